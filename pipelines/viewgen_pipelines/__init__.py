@@ -1,0 +1,1 @@
+"""Shard-wise execution of view generation: steps, executors, leases and ledgers."""

@@ -1,0 +1,1 @@
+"""Contrastive training on expert and cached views, and its evaluation."""

@@ -1,0 +1,5 @@
+"""``python -m viewgen``."""
+
+from viewgen.cli import main
+
+main()

@@ -1,0 +1,100 @@
+"""The ``viewgen`` command.
+
+Each command lives in a module of its own, imported when the command runs, so that ``viewgen --help`` stays
+quick; the heavy imports stand inside the command functions for the same reason.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from viewgen.errors import UsageError, ViewgenError, nearest_name
+
+__all__ = ["main", "print_json"]
+
+# name: (module, one line for the list of commands)
+COMMANDS = {
+    "cache": ("viewgen.cli.cache", "Generate views of a data set and store them: the main job."),
+    "calibrate": ("viewgen.cli.calibrate", "Measure ε₁, the mean anchor-to-expert-view distance."),
+    "datasets": ("viewgen.cli.datasets", "List the data sets and whether they are present."),
+    "doctor": ("viewgen.cli.doctor", "Check the environment."),
+    "models": ("viewgen.cli.models", "List and show the networks that are at hand."),
+    "pretrain": ("viewgen.cli.pretrain", "Train the generator, inverter and encoder that a cache needs."),
+    "show": ("viewgen.cli.show", "Show a cache: contents, provenance, statistics."),
+    "verify": ("viewgen.cli.verify", "Check every shard of a cache against its commit record."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            raise click.UsageError(f"no command {cmd_name!r}{nearest_name(cmd_name, COMMANDS)}", ctx)
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="viewgen")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Generate views for contrastive learning offline, and store them as a Zarr cache.
+
+    \b
+    Example:
+      viewgen cache --dataset digits --method wsearch
+    """
+    ctx.obj = {"debug": debug}
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print exactly one JSON object on standard output."""
+    click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; deliberate errors become one message and their exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        sys.exit(cli.main(args=words, prog_name="viewgen", standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt:
+        click.echo("interrupted; run the same command again to go on from here", err=True)
+        sys.exit(128 + signal.SIGINT)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ViewgenError as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"unexpected {type(error).__name__}: {error}\nrun again with --debug for the traceback", err=True)
+        sys.exit(UsageError.exit_code if isinstance(error, click.UsageError) else 1)

@@ -1,0 +1,78 @@
+"""Every error that viewgen raises on purpose, with the exit code that the command line gives it.
+
+A message says what came, what was expected and what to do. Each class is also the built-in error it
+specialises, so that callers who know only Python can catch it.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CacheMismatchError",
+    "CorruptDataError",
+    "DataError",
+    "IncompleteError",
+    "LeaseError",
+    "MissingFileError",
+    "ModelError",
+    "StorageError",
+    "UsageError",
+    "ViewgenError",
+    "nearest_name",
+]
+
+
+class ViewgenError(Exception):
+    """Base of all deliberate errors; exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(ViewgenError, ValueError):
+    """An argument that cannot be used; exit code 2."""
+
+    exit_code = 2
+
+
+class CacheMismatchError(ViewgenError, ValueError):
+    """The configuration differs from that of the cache at the URL; exit code 3."""
+
+    exit_code = 3
+
+
+class IncompleteError(ViewgenError, RuntimeError):
+    """The job ended with quarantined samples or shards; exit code 4."""
+
+    exit_code = 4
+
+
+class CorruptDataError(ViewgenError, ValueError):
+    """Stored bytes differ from what was committed, or an archive is damaged; exit code 5."""
+
+    exit_code = 5
+
+
+class MissingFileError(ViewgenError, FileNotFoundError):
+    """Data or weights are not there; the message names the file, its URL and where to put it."""
+
+
+class DataError(ViewgenError, ValueError):
+    """A data set is empty, has unexpected shapes, or does not fit the models."""
+
+
+class ModelError(ViewgenError, ValueError):
+    """Weights do not fit the network: a missing key, a wrong shape, another resolution."""
+
+
+class StorageError(ViewgenError, OSError):
+    """A URL cannot be read or written."""
+
+
+class LeaseError(ViewgenError, RuntimeError):
+    """Another run holds the cache."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return ``'; did you mean X?'`` for the known name closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
