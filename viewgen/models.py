@@ -1,0 +1,174 @@
+"""Networks on file: safetensors with the network's shape in the header, one file per network.
+
+The header entry ``viewgen`` is a JSON object ``{"format": 1, "kind": …, "config": {…}, …}``. Weights may be
+stored in half precision; they are used in float32.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from viewgen.encoder import Encoder, EncoderConfig
+from viewgen.errors import MissingFileError, ModelError
+from viewgen.inverter import Inverter, InverterConfig
+from viewgen.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+
+__all__ = ["Kind", "Models", "file_digest", "load_model", "load_models", "read_header", "save_model"]
+
+Kind = Literal["generator", "discriminator", "inverter", "encoder"]
+
+NETWORKS: dict[str, tuple[Any, Any]] = {
+    "generator": (Generator, GeneratorConfig),
+    "discriminator": (Discriminator, DiscriminatorConfig),
+    "inverter": (Inverter, InverterConfig),
+    "encoder": (Encoder, EncoderConfig),
+}
+FORMAT = 1
+LATENT_AVG = "latent_avg"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Models:
+    """The networks of one job, in evaluation mode, without parameter gradients, on one device.
+
+    A network that the job does not need is None.
+    """
+
+    device: torch.device
+    generator: Generator | None = None
+    discriminator: Discriminator | None = None
+    inverter: Inverter | None = None
+    encoder: Encoder | None = None
+
+
+def file_digest(path: str | Path) -> str:
+    """Return ``"sha256:…"`` of a file's bytes."""
+    with open(path, "rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def network_kind(network: nn.Module) -> str:
+    """Return the kind under which `network` is stored."""
+    return next(kind for kind, (network_class, _) in NETWORKS.items() if isinstance(network, network_class))
+
+
+def _stored_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return everything a file holds: the state dict and, for a generator, its mean latent."""
+    state = dict(network.state_dict())
+    if isinstance(network, Generator):
+        state[LATENT_AVG] = network.latent_avg
+    return state
+
+
+def save_model(
+    network: nn.Module, path: str | Path, *, dtype: torch.dtype = torch.float32, notes: Mapping[str, Any] | None = None
+) -> None:
+    """Write a network to `path` atomically.
+
+    Args:
+        network: a `Generator`, `Discriminator`, `Inverter` or `Encoder`.
+        path: the ``.safetensors`` file.
+        dtype: storage type of floating-point tensors (float16 halves the file).
+        notes: further JSON values for the header (data set, training command, …).
+    """
+    config = dataclasses.asdict(cast(Any, network).config)
+    header = {"format": FORMAT, "kind": network_kind(network), "config": config, **(notes or {})}
+    state = {
+        key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in _stored_state(network).items()
+    }
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_bytes(save(state, metadata={"viewgen": json.dumps(header, sort_keys=True)}))
+    temporary.replace(target)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Return the header of a network file without reading its tensors.
+
+    Raises:
+        MissingFileError: there is no such file.
+        ModelError: it is not a safetensors file written by viewgen.
+    """
+    if not Path(path).is_file():
+        raise MissingFileError(f"no weights at {path}; `viewgen pretrain` makes them, or give the path of a file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
+    if "viewgen" not in metadata:
+        raise ModelError(f"{path} has no viewgen header: it was not written by `viewgen pretrain` or `models import`")
+    header: dict[str, Any] = json.loads(metadata["viewgen"])
+    if header.get("format") != FORMAT or header.get("kind") not in NETWORKS:
+        raise ModelError(
+            f"{path} holds format {header.get('format')!r}, kind {header.get('kind')!r}; this version reads "
+            f"format {FORMAT} of {', '.join(NETWORKS)}"
+        )
+    return header
+
+
+def load_model(path: str | Path, kind: Kind, device: torch.device | str = "cpu") -> nn.Module:
+    """Load a network for inference: float32, evaluation mode, no parameter gradients.
+
+    Args:
+        path: file written by `save_model`.
+        kind: what it must be.
+        device: where it goes.
+
+    Raises:
+        MissingFileError: there is no such file.
+        ModelError: another kind, a missing or unexpected key, a wrong shape, non-finite weights.
+    """
+    header = read_header(path)
+    if header["kind"] != kind:
+        raise ModelError(f"{path} holds a network of kind {header['kind']!r}; a {kind} is needed here")
+    network_class, config_class = NETWORKS[kind]
+    try:
+        config = config_class(**header["config"])
+    except TypeError as error:
+        raise ModelError(f"{path}: the header's config does not describe a {kind}: {error}") from error
+    network = cast(nn.Module, network_class(config))
+    expected = {key: tuple(value.shape) for key, value in _stored_state(network).items()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    _check_state(path, state, expected)
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    if isinstance(network, Generator):
+        network.latent_avg.copy_(state.pop(LATENT_AVG))
+    network.load_state_dict(state, strict=True)
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _check_state(path: str | Path, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    problems = [f"missing {key} {expected[key]}" for key in expected.keys() - state.keys()]
+    problems += [f"unexpected {key}" for key in state.keys() - expected.keys()]
+    for key in state.keys() & expected.keys():
+        if tuple(state[key].shape) != expected[key]:
+            problems.append(f"{key} has shape {tuple(state[key].shape)}, expected {expected[key]}")
+        elif state[key].is_floating_point() and not bool(torch.isfinite(state[key]).all()):
+            problems.append(f"{key} holds non-finite values")
+    if problems:
+        shown = "; ".join(sorted(problems)[:5])
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelError(f"{path} does not fit its header: {shown}{more}")
+
+
+def load_models(paths: Mapping[str, str | Path], device: torch.device | str = "cpu") -> Models:
+    """Load the networks named by `paths`, kind → file, onto `device`."""
+    loaded = {kind: load_model(path, cast(Kind, kind), device) for kind, path in paths.items()}
+    return Models(device=torch.device(device), **cast(dict[str, Any], loaded))
