@@ -1,0 +1,57 @@
+"""The cache of views: a plain Zarr v3 group whose shards count once their commit record is written."""
+
+from viewgen.store.cache import RUN_FOLDER, create_cache, read_spec
+from viewgen.store.commits import (
+    Fault,
+    ShardCommit,
+    commit_shard,
+    compact_commits,
+    drop_commits,
+    list_commits,
+    pending_shards,
+    read_commit,
+    write_shard,
+)
+from viewgen.store.spec import (
+    STATUS_ABSENT,
+    STATUS_FAILED,
+    STATUS_NOT_CONVERGED,
+    STATUS_OK,
+    ArrayLayout,
+    CacheSpec,
+    default_shard_images,
+)
+from viewgen.store.storage import (
+    LocalStorage,
+    ObjectExistsError,
+    Storage,
+    open_storage,
+    parse_storage_options,
+)
+
+__all__ = [
+    "RUN_FOLDER",
+    "STATUS_ABSENT",
+    "STATUS_FAILED",
+    "STATUS_NOT_CONVERGED",
+    "STATUS_OK",
+    "ArrayLayout",
+    "CacheSpec",
+    "Fault",
+    "LocalStorage",
+    "ObjectExistsError",
+    "ShardCommit",
+    "Storage",
+    "commit_shard",
+    "compact_commits",
+    "create_cache",
+    "default_shard_images",
+    "drop_commits",
+    "list_commits",
+    "open_storage",
+    "parse_storage_options",
+    "pending_shards",
+    "read_commit",
+    "read_spec",
+    "write_shard",
+]

@@ -1,0 +1,149 @@
+"""Creating a cache, resuming it, refusing another configuration, replacing it."""
+
+import json
+from typing import Any
+
+from viewgen.errors import CacheMismatchError, CorruptDataError, MissingFileError, StorageError
+from viewgen.store.encoding import array_metadata, group_metadata
+from viewgen.store.spec import FORMAT_VERSION, OPTIONAL_ARRAYS, CacheSpec
+from viewgen.store.storage import ObjectExistsError, Storage
+
+__all__ = ["RUN_FOLDER", "create_cache", "read_spec"]
+
+RUN_FOLDER = "run"
+"""Folder inside a cache for the executors' own files: attempt markers, the lease (``run/lease*``)."""
+
+_GROUP = "zarr.json"
+_LONGEST_DIFF = 12
+
+
+def create_cache(storage: Storage, spec: CacheSpec, *, overwrite: bool = False) -> None:
+    """Make the cache, or get ready to resume it if it is there with the same identity.
+
+    The group's ``zarr.json`` is written first and create-only, which settles who owns the URL; the arrays'
+    documents follow from it and are written again where they are missing, so being killed anywhere in
+    between does no harm.
+
+    Args:
+        storage: where.
+        spec: what.
+        overwrite: delete the cache that is there, whatever its identity.
+
+    Raises:
+        CacheMismatchError: a cache with another identity is there.
+        StorageError: something that is no viewgen cache is there, or the URL cannot be written.
+        CorruptDataError: the cache's ``zarr.json`` is damaged.
+    """
+    existing = _existing_spec(storage, overwrite)
+    if existing is not None and overwrite:
+        _remove(storage, existing)
+        existing = None
+    if existing is None:
+        try:
+            storage.write_new(_GROUP, group_metadata(spec))
+        except ObjectExistsError:
+            existing = read_spec(storage)
+    if existing is not None and existing.identity != spec.identity:
+        raise CacheMismatchError(_mismatch(storage.url, existing, spec))
+    storage.remove_leftovers()
+    for layout in spec.array_layout().values():
+        path, document = f"{layout.name}/zarr.json", array_metadata(layout)
+        try:
+            sound = storage.read(path) == document
+        except MissingFileError:
+            sound = False
+        if not sound:
+            storage.write(path, document)
+
+
+def read_spec(storage: Storage) -> CacheSpec:
+    """Return the specification of the cache.
+
+    Raises:
+        MissingFileError: nothing is there.
+        StorageError: what is there is no viewgen cache, or one of a newer format.
+        CorruptDataError: its ``zarr.json`` is damaged.
+    """
+    try:
+        data = storage.read(_GROUP)
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"no cache at {storage.url} (it has no {_GROUP}); check the URL, or make it with `viewgen cache`"
+        ) from error
+    try:
+        entry = json.loads(data)["attributes"].get("viewgen")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CorruptDataError(f"{storage.url}/{_GROUP} is damaged: {error}") from error
+    if entry is None:
+        raise StorageError(f"{storage.url} is a Zarr group, but no viewgen cache")
+    if entry.get("format_version") != FORMAT_VERSION:
+        raise StorageError(
+            f"{storage.url} has cache format {entry.get('format_version')!r}, this version of viewgen reads "
+            f"{FORMAT_VERSION}; read it with the version that wrote it"
+        )
+    spec = CacheSpec.from_json(entry.get("spec") or {})
+    if spec.identity != entry.get("identity"):
+        raise CorruptDataError(
+            f"{storage.url}/{_GROUP} is damaged: its specification has the identity {spec.identity}, "
+            f"its record says {entry.get('identity')}"
+        )
+    return spec
+
+
+def _existing_spec(storage: Storage, overwrite: bool) -> CacheSpec | None:
+    """Return the specification of the cache that is there, None if the place is free."""
+    names = set(storage.entries()) - {RUN_FOLDER}
+    if not names:
+        return None
+    if _GROUP not in names:
+        raise StorageError(
+            f"{storage.url} is not empty and no viewgen cache (it holds {', '.join(sorted(names)[:3])}"
+            f"{', …' if len(names) > 3 else ''}); choose another --out"
+        )
+    try:
+        return read_spec(storage)
+    except CorruptDataError as error:
+        if overwrite:
+            raise StorageError(f"{error}; it will not be deleted unread, remove it by hand") from error
+        raise
+
+
+def _remove(storage: Storage, spec: CacheSpec) -> None:
+    """Delete a cache: records first, the group's document last, so that it stays recognisable until then."""
+    storage.delete_tree("commits")
+    for name in storage.paths(RUN_FOLDER):
+        if not name.startswith(f"{RUN_FOLDER}/lease"):
+            storage.delete(name)
+    for name in (*spec.array_layout(), *OPTIONAL_ARRAYS):
+        storage.delete_tree(name)
+    storage.delete(_GROUP)
+
+
+def _mismatch(url: str, existing: CacheSpec, spec: CacheSpec) -> str:
+    old, new = _flat(existing.to_json()), _flat(spec.to_json())
+    keys = [
+        key for key in sorted(old | new) if old.get(key) != new.get(key) and not key.startswith("versions.")
+    ]
+    lines = [
+        f"  {key}: the cache has {old.get(key, 'nothing')}, this command asks for {new.get(key, 'nothing')}"
+        for key in keys
+    ]
+    if len(lines) > _LONGEST_DIFF:
+        lines[_LONGEST_DIFF:] = [f"  … and {len(lines) - _LONGEST_DIFF} more"]
+    return "\n".join(
+        [
+            f"the cache at {url} was made with another configuration:",
+            *lines,
+            "use --overwrite to replace it, or another --out to keep both",
+        ]
+    )
+
+
+def _flat(document: Any, prefix: str = "") -> dict[str, str]:
+    """Return dotted key → JSON text of every leaf."""
+    if isinstance(document, dict) and document:
+        leaves: dict[str, str] = {}
+        for key, value in document.items():
+            leaves |= _flat(value, f"{prefix}.{key}" if prefix else key)
+        return leaves
+    return {prefix: json.dumps(document, ensure_ascii=False)}

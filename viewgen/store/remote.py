@@ -1,0 +1,182 @@
+"""Caches in memory, on S3 and at any other URL that fsspec knows."""
+
+import errno
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from viewgen.errors import MissingFileError, StorageError, nearest_name
+from viewgen.store.storage import ObjectExistsError, Storage
+
+__all__ = ["FsspecStorage"]
+
+# Stores whose PUT is atomic and takes "only if absent" as a condition of the request itself.
+_CONDITIONAL_PUT = {"s3", "s3a", "gs", "gcs"}
+_FOLDERLESS = {*_CONDITIONAL_PUT, "memory", "abfs", "az"}
+_IN_PROCESS_WRITES = threading.Lock()
+
+
+class FsspecStorage(Storage):
+    """An fsspec file system.
+
+    Create-only writes are conditional PUTs on S3 and Google Cloud Storage, and take a lock for ``memory://``.
+    Elsewhere (and on S3 look-alikes that ignore the condition) they are a check followed by a PUT, which two
+    writers can race. On file systems that write in place (sftp, hdfs, …) a killed writer can leave a torn
+    object; its digest tells.
+
+    Raises:
+        StorageError: the protocol is unknown, its package is missing, or it refuses the options.
+    """
+
+    parallel_reads = 32
+
+    def __init__(self, url: str, storage_options: dict[str, Any] | None = None) -> None:
+        self.url = _without_credentials(url)
+        self._secrets = _secret_texts(storage_options or {}) + _secret_parts(url)
+        protocol = url.partition("://")[0]
+        try:
+            self._fs, root = url_to_fs(url, **(storage_options or {}))
+        except ImportError as error:
+            package = "pip install 'viewgen[s3]'" if protocol in ("s3", "s3a") else str(error)
+            raise StorageError(f"{protocol}:// needs a package that is not installed: {package}") from error
+        except ValueError as error:
+            if protocol in fsspec.available_protocols():
+                raise self._error("open", "", error) from None
+            near = nearest_name(protocol, ["file", "memory", "s3", "gs", "abfs"])
+            raise StorageError(
+                f"unknown protocol {protocol!r} in {self.url}{near}; give a path, file://, memory://, s3:// "
+                "or another URL that fsspec knows"
+            ) from None
+        except Exception as error:
+            raise self._error("open", "", error) from None
+        self._root = root.rstrip("/")
+        protocols = self._fs.protocol
+        self._protocols = {protocols} if isinstance(protocols, str) else set(protocols)
+
+    def read(self, path: str) -> bytes:
+        with self._clear_errors("read", path):
+            return bytes(self._fs.cat_file(self._place(path)))
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        with self._clear_errors("read", path):
+            return bytes(self._fs.cat_file(self._place(path), start=start, end=start + length))
+
+    def write_new(self, path: str, data: bytes) -> None:
+        conditional = bool(self._protocols & _CONDITIONAL_PUT)
+        condition = {"mode": "create"} if conditional else {}
+        lock = nullcontext() if conditional else _IN_PROCESS_WRITES
+        with self._clear_errors("write", path), lock:
+            if self.size(path) is not None:
+                raise FileExistsError(path)
+            self._put(path, lambda place: self._fs.pipe_file(place, data, **condition))
+
+    def write(self, path: str, data: bytes) -> None:
+        with self._clear_errors("write", path):
+            self._put(path, lambda place: self._fs.pipe_file(place, data))
+
+    def size(self, path: str) -> int | None:
+        with self._clear_errors("read", path):
+            place = self._place(path)
+            self._fs.invalidate_cache(place)
+            try:
+                return int(self._fs.info(place)["size"])
+            except FileNotFoundError:
+                return None
+
+    def paths(self, prefix: str = "") -> list[str]:
+        with self._clear_errors("list", prefix):
+            folder = self._place(prefix)
+            self._fs.invalidate_cache(folder)
+            found = self._fs.find(folder)
+            start = len(self._fs._strip_protocol(self._root)) + 1
+            return sorted(place[start:] for place in found if place.startswith(folder.rstrip("/") + "/"))
+
+    def entries(self) -> list[str]:
+        with self._clear_errors("list", ""):
+            self._fs.invalidate_cache(self._root)
+            try:
+                places = self._fs.ls(self._root, detail=False)
+            except FileNotFoundError:
+                return []
+            return sorted(name for p in places if (name := p.rstrip("/")[len(self._root) + 1 :]))
+
+    def delete(self, path: str) -> None:
+        with self._clear_errors("delete", path), suppress(FileNotFoundError):
+            self._fs.rm_file(self._place(path))
+
+    def delete_tree(self, prefix: str) -> None:
+        with self._clear_errors("delete", prefix), suppress(FileNotFoundError):
+            self._fs.invalidate_cache(self._place(prefix))
+            self._fs.rm(self._place(prefix), recursive=True)
+
+    def _place(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def _put(self, path: str, put: Callable[[str], object]) -> None:
+        place = self._place(path)
+        try:
+            put(place)
+        except FileNotFoundError:
+            if self._protocols & _FOLDERLESS:
+                raise
+            self._fs.makedirs(place.rpartition("/")[0], exist_ok=True)
+            put(place)
+
+    @contextmanager
+    def _clear_errors(self, verb: str, path: str) -> Iterator[None]:
+        """Turn whatever a file system raises into one message without credentials."""
+        try:
+            yield
+        except (StorageError, MissingFileError):
+            raise
+        except FileNotFoundError as error:
+            if verb == "write":
+                raise StorageError(
+                    f"cannot write {self.url}/{path}: the bucket or folder does not exist; create it first"
+                ) from error
+            raise MissingFileError(f"{self.url}/{path} does not exist") from error
+        except Exception as error:
+            if isinstance(error, FileExistsError) or "PreconditionFailed" in str(error):
+                raise ObjectExistsError(
+                    f"{self.url}/{path} exists already and must not be replaced"
+                ) from None
+            raise self._error(verb, path, error) from None
+
+    def _error(self, verb: str, path: str, error: Exception) -> StorageError:
+        code = getattr(error, "errno", None)
+        reason = str(error) or type(error).__name__
+        if isinstance(error, PermissionError) or code in (errno.EACCES, errno.EPERM):
+            reason = f"permission denied ({reason}); check the credentials and the bucket's policy"
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            reason = reason.replace(secret, "…")
+        place = f"{self.url}/{path}".rstrip("/")
+        return StorageError(f"cannot {verb} {place}: {type(error).__name__}: {reason}")
+
+
+def _without_credentials(url: str) -> str:
+    """Return the URL without user, password, query (signatures) and fragment."""
+    links = []
+    for link in url.split("::"):
+        parts = urlsplit(link)
+        links.append(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
+    # urlunsplit drops the slashes of an empty host, as in memory:///x
+    return "::".join(re.sub(r"^(\w+):(?!//)", r"\1://", link) if ":" in link else link for link in links)
+
+
+def _secret_parts(url: str) -> list[str]:
+    """Return the parts of the URL that `_without_credentials` leaves out."""
+    parts = [urlsplit(link) for link in url.split("::")]
+    return [text for part in parts for text in (part.password, part.query, part.fragment) if text]
+
+
+def _secret_texts(value: Any) -> list[str]:
+    """Return every text in the storage options that may be a secret."""
+    if isinstance(value, dict):
+        return [text for entry in value.values() for text in _secret_texts(entry)]
+    return [value] if isinstance(value, str) and len(value) >= 6 and "://" not in value else []
