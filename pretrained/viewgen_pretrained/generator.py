@@ -1,0 +1,209 @@
+"""Training of the StyleGAN2 generator and discriminator (Karras et al., 2020).
+
+Non-saturating loss, lazy R1 (γ 10 every 16 steps), lazy path length (weight 2 every 4), style mixing 0.9,
+an exponential moving average of the generator with a half-life of 10,000 images, and DiffAugment for small sets.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from viewgen.datasets import ImageDataset
+from viewgen.errors import UsageError
+from viewgen.images import to_model, to_storage
+from viewgen.picture import tile
+from viewgen.randomness import addressed_normal
+from viewgen.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from viewgen_pretrained.batches import batch_rows
+from viewgen_pretrained.diffaugment import diffaugment
+from viewgen_pretrained.session import Trainer, as_identity
+
+__all__ = ["GeneratorTrainer", "GeneratorTrainingConfig", "r1_penalty"]
+
+NUM_PICTURE_ROWS, NUM_PICTURE_COLUMNS = 8, 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorTrainingConfig:
+    """How a generator is trained.
+
+    Attributes:
+        channels: feature channels at 4, 8, … px of both networks; entries past the image size are dropped.
+        num_mapping_layers: layers of the mapping network.
+        num_images: length of the run, in real images shown to the discriminator.
+        batch_size: images a step.
+        learning_rate: of both networks' Adam (betas 0, 0.99).
+        r1_weight, r1_interval: γ of R1, and steps between its evaluations.
+        path_weight, path_interval: weight of the path-length penalty, and steps between its evaluations.
+        style_mixing: probability that a sample's layers use two latent codes.
+        ema_half_life: of the averaged generator, in images.
+        augment: DiffAugment policy, for example ``("translation", "color")``.
+        seed: seed of the run.
+    """
+
+    channels: tuple[int, ...] = (512, 512, 512, 512, 256, 128)
+    num_mapping_layers: int = 8
+    num_images: int = 5_000_000
+    batch_size: int = 64
+    learning_rate: float = 0.0025
+    r1_weight: float = 10.0
+    r1_interval: int = 16
+    path_weight: float = 2.0
+    path_interval: int = 4
+    style_mixing: float = 0.9
+    ema_half_life: float = 10_000.0
+    augment: tuple[str, ...] = ("translation", "color")
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        object.__setattr__(self, "augment", tuple(self.augment))
+        if min(self.num_images, self.batch_size, self.r1_interval, self.path_interval) < 1:
+            raise UsageError("num_images, batch_size, r1_interval and path_interval must be at least 1")
+        diffaugment(torch.zeros(1, 3, 8, 8), self.augment)
+
+
+def r1_penalty(discriminator: nn.Module, images: Tensor) -> Tensor:
+    """Return ½·mean‖∇ d̃(x)‖² over real images `(B, 3, H, W)` (Mescheder et al., 2018), without γ."""
+    images = images.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
+
+
+class GeneratorTrainer(Trainer):
+    """Adversarial training with lazy regularisation."""
+
+    kind = "generator"
+
+    def __init__(self, dataset: ImageDataset, config: GeneratorTrainingConfig, device: torch.device) -> None:
+        self.dataset = dataset
+        self.config = config
+        self.device = device
+        self.seed = config.seed
+        self.num_steps = math.ceil(config.num_images / config.batch_size)
+        self.identity = {"dataset": dataset.digest, **as_identity(config)}
+        torch.manual_seed(config.seed)
+        size = dataset.image_size
+        channels = config.channels[: int(math.log2(size)) - 1] if size >= 8 else config.channels
+        self.generator = Generator(
+            GeneratorConfig(image_size=size, channels=channels, num_mapping_layers=config.num_mapping_layers)
+        ).to(device)
+        self.discriminator = Discriminator(DiscriminatorConfig(image_size=size, channels=channels)).to(device)
+        self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.generator_optimiser = self._adam(self.generator, config.path_interval if config.path_weight else 0)
+        self.discriminator_optimiser = self._adam(self.discriminator, config.r1_interval if config.r1_weight else 0)
+        self.mean_path_length = torch.zeros((), device=device)
+
+    def _adam(self, network: nn.Module, interval: int) -> torch.optim.Adam:
+        # lazy regularisation adds a step every `interval` steps, so the moments are shortened accordingly
+        ratio = interval / (interval + 1) if interval else 1.0
+        return torch.optim.Adam(network.parameters(), lr=self.config.learning_rate * ratio, betas=(0.0, 0.99**ratio))
+
+    def _codes(self, batch_size: int) -> Tensor:
+        """Return W⁺ codes `(B, L, 512)`, most of them mixed from two w at a random layer."""
+        num_layers = self.generator.num_layers
+        z = torch.randn(2 * batch_size, self.generator.config.style_dim, device=self.device)
+        first, second = self.generator.mapping(z).chunk(2)
+        cut = torch.randint(1, num_layers, (batch_size, 1), device=self.device)
+        mixed = torch.rand(batch_size, 1, device=self.device) < self.config.style_mixing
+        cut = torch.where(mixed, cut, num_layers)
+        layer = torch.arange(num_layers, device=self.device)
+        return torch.where((layer < cut)[..., None], first[:, None], second[:, None])
+
+    def step(self, step: int) -> dict[str, float]:
+        """Train both networks on one batch."""
+        config = self.config
+        rows = batch_rows(len(self.dataset), config.batch_size, step, config.seed)
+        real = to_model(self.dataset.images(rows), self.device)
+        metrics = self._discriminator_step(real, step) | self._generator_step(len(rows), step)
+        half_life = min(config.ema_half_life, 0.05 * (step + 1) * config.batch_size)
+        decay = 0.5 ** (config.batch_size / max(half_life, 1e-8))
+        with torch.no_grad():
+            averaged, current = list(self.average.parameters()), list(self.generator.parameters())
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+        return metrics
+
+    def _discriminator_step(self, real: Tensor, step: int) -> dict[str, float]:
+        config = self.config
+        with torch.no_grad():
+            fake = self.generator.synthesis(self._codes(len(real)), noise="random")
+        fake_logit = self.discriminator(diffaugment(fake, config.augment))
+        real_logit = self.discriminator(diffaugment(real, config.augment))
+        loss = F.softplus(fake_logit).mean() + F.softplus(-real_logit).mean()
+        metrics = {
+            "d_loss": float(loss.detach()),
+            "real_sign": float(real_logit.detach().sign().mean()),
+        }
+        self._update(self.discriminator_optimiser, loss)
+        if config.r1_weight and step % config.r1_interval == 0:
+            penalty = r1_penalty(self.discriminator, diffaugment(real, config.augment))
+            self._update(self.discriminator_optimiser, penalty * config.r1_weight * config.r1_interval)
+            metrics["r1"] = float(penalty.detach())
+        return metrics
+
+    def _generator_step(self, batch_size: int, step: int) -> dict[str, float]:
+        config = self.config
+        self.discriminator.requires_grad_(False)
+        fake = self.generator.synthesis(self._codes(batch_size), noise="random")
+        loss = F.softplus(-self.discriminator(diffaugment(fake, config.augment))).mean()
+        metrics = {"g_loss": float(loss.detach())}
+        self._update(self.generator_optimiser, loss)
+        self.discriminator.requires_grad_(True)
+        if config.path_weight and step % config.path_interval == 0:
+            codes = self._codes(max(1, batch_size // 2))
+            images = self.generator.synthesis(codes, noise="random")
+            noise = torch.randn_like(images) / math.sqrt(images.shape[2] * images.shape[3])
+            (gradient,) = torch.autograd.grad((images * noise).sum(), codes, create_graph=True)
+            lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+            self.mean_path_length = torch.lerp(self.mean_path_length, lengths.detach().mean(), 0.01)
+            penalty = (lengths - self.mean_path_length).square().mean()
+            self._update(self.generator_optimiser, penalty * config.path_weight * config.path_interval)
+            metrics["path_length"] = float(self.mean_path_length)
+        return metrics
+
+    @staticmethod
+    def _update(optimiser: torch.optim.Adam, loss: Tensor) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    def finish(self) -> Generator:
+        """Return the averaged generator with its mean latent."""
+        self.average.latent_avg.copy_(self.average.mean_latent())
+        return self.average
+
+    @torch.no_grad()
+    def picture(self) -> np.ndarray[Any, Any]:
+        """Return samples of the averaged generator above a strip of real images."""
+        count = NUM_PICTURE_ROWS * NUM_PICTURE_COLUMNS
+        z = addressed_normal((count, self.generator.config.style_dim), "picture").to(self.device)
+        samples = to_storage(self.average(z)).cpu().numpy()
+        real = self.dataset.images(np.arange(2 * NUM_PICTURE_COLUMNS) % len(self.dataset))
+        return tile(np.concatenate([samples, real]), NUM_PICTURE_COLUMNS)
+
+    def state(self) -> dict[str, Any]:
+        """Return networks, optimisers and running means."""
+        return {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "average": self.average.state_dict(),
+            "generator_optimiser": self.generator_optimiser.state_dict(),
+            "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
+            "mean_path_length": self.mean_path_length,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.generator.load_state_dict(state["generator"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.average.load_state_dict(state["average"])
+        self.generator_optimiser.load_state_dict(state["generator_optimiser"])
+        self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+        self.mean_path_length = state["mean_path_length"].to(self.device)

@@ -1,0 +1,194 @@
+"""Training of the inverter e against a frozen generator (in-domain inversion; eq. 4 of the paper).
+
+‖x − g(e(x))‖² + λ·perceptual(x, g(e(x))) + λ_adv·softplus(−d̃(g(e(x)))): the adversarial term is written as the
+loss that e minimises; d̃ is fine-tuned beside it with R1.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from viewgen.datasets import ImageDataset
+from viewgen.errors import ModelError, UsageError
+from viewgen.images import to_model, to_storage
+from viewgen.inverter import Inverter, InverterConfig
+from viewgen.perceptual import build_perceptual, resolve_perceptual
+from viewgen.picture import tile
+from viewgen.stylegan2 import Discriminator, Generator
+from viewgen_pretrained.batches import batch_rows
+from viewgen_pretrained.generator import r1_penalty
+from viewgen_pretrained.session import Trainer, as_identity
+
+__all__ = ["InverterTrainer", "InverterTrainingConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InverterTrainingConfig:
+    """How an inverter is trained.
+
+    Attributes:
+        channels, hidden_dim: see `InverterConfig`; entries past the image size are dropped.
+        num_steps: optimiser steps.
+        batch_size: images a step.
+        learning_rate: of Adam (betas 0.9, 0.99); cosine to 0 over the last half.
+        perceptual: ``"auto"``, ``"lpips"``, ``"discriminator"`` or ``"none"``.
+        perceptual_weight, adversarial_weight: relative to the mean squared pixel error.
+        r1_weight, r1_interval: γ of the discriminator's R1, and steps between its evaluations.
+        ema_half_life: of the averaged inverter, in steps.
+        seed: seed of the run.
+    """
+
+    channels: tuple[int, ...] = (512, 512, 256, 128, 64, 32)
+    hidden_dim: int = 256
+    num_steps: int = 50_000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    perceptual: str = "auto"
+    perceptual_weight: float = 0.2
+    adversarial_weight: float = 0.05
+    r1_weight: float = 10.0
+    r1_interval: int = 16
+    ema_half_life: float = 200.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if min(self.num_steps, self.batch_size, self.r1_interval) < 1:
+            raise UsageError("num_steps, batch_size and r1_interval must be at least 1")
+
+
+class InverterTrainer(Trainer):
+    """Adam on images of the data set, so that the codes stay in the generator's domain."""
+
+    kind = "inverter"
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        config: InverterTrainingConfig,
+        device: torch.device,
+        *,
+        generator: Generator,
+        discriminator: Discriminator,
+        depends: Mapping[str, str],
+    ) -> None:
+        size = dataset.image_size
+        for network in (generator, discriminator):
+            if network.config.image_size != size:
+                raise ModelError(
+                    f"the {type(network).__name__.lower()} makes {network.config.image_size}-px images, "
+                    f"{dataset.name} has {size}-px images"
+                )
+        self.dataset = dataset
+        self.config = config
+        self.device = device
+        self.seed = config.seed
+        self.num_steps = config.num_steps
+        perceptual = resolve_perceptual(config.perceptual, has_discriminator=True)
+        self.identity = {
+            "dataset": dataset.digest,
+            **as_identity(config),
+            "perceptual": perceptual,
+            "generator": depends["generator"],
+            "discriminator": depends["discriminator"],
+        }
+        torch.manual_seed(config.seed)
+        self.generator = generator
+        self.perceptual = build_perceptual(perceptual, discriminator, device)
+        self.critic = copy.deepcopy(discriminator).train().requires_grad_(True)
+        channels = config.channels[: int(math.log2(size)) - 1]
+        self.inverter = Inverter(InverterConfig(image_size=size, channels=channels, hidden_dim=config.hidden_dim))
+        self.inverter.latent_avg.copy_(generator.latent_avg)
+        self.inverter = self.inverter.to(device)
+        self.current = copy.deepcopy(self.inverter)
+        self.optimiser = torch.optim.Adam(self.current.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=1e-4, betas=(0.0, 0.99))
+
+    def step(self, step: int) -> dict[str, float]:
+        """Train on one batch."""
+        config = self.config
+        rows = batch_rows(len(self.dataset), config.batch_size, step, config.seed)
+        real = to_model(self.dataset.images(rows), self.device)
+        progress = step / self.num_steps
+        decayed = 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * progress - 1)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate * decayed
+        self.current.train()
+        fake = self.generator.synthesis(self.current(real))
+        pixel = (fake - real).square().mean()
+        loss = pixel
+        metrics = {"pixel": float(pixel.detach())}
+        if self.perceptual is not None and config.perceptual_weight:
+            with torch.no_grad():
+                target = self.perceptual.features(real)
+            perceptual = self.perceptual.distance(self.perceptual.features(fake), target).mean()
+            loss = loss + config.perceptual_weight * perceptual
+            metrics["perceptual"] = float(perceptual.detach())
+        if config.adversarial_weight:
+            self.critic.requires_grad_(False)
+            adversarial = F.softplus(-self.critic(fake)).mean()
+            self.critic.requires_grad_(True)
+            loss = loss + config.adversarial_weight * adversarial
+            metrics["adversarial"] = float(adversarial.detach())
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        if config.adversarial_weight:
+            metrics["critic"] = self._critic_step(real, fake.detach(), step)
+        self._average(step)
+        return metrics
+
+    def _critic_step(self, real: torch.Tensor, fake: torch.Tensor, step: int) -> float:
+        config = self.config
+        loss = F.softplus(self.critic(fake)).mean() + F.softplus(-self.critic(real)).mean()
+        value = float(loss.detach())
+        if config.r1_weight and step % config.r1_interval == 0:
+            loss = loss + config.r1_weight * config.r1_interval * r1_penalty(self.critic, real)
+        self.critic_optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.critic_optimiser.step()
+        return value
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        half_life = min(self.config.ema_half_life, 0.05 * (step + 1))
+        weight = 1 - 0.5 ** (1 / half_life)
+        for averaged, current in zip(self.inverter.parameters(), self.current.parameters(), strict=True):
+            averaged.lerp_(current, weight)
+        for averaged, current in zip(self.inverter.buffers(), self.current.buffers(), strict=True):
+            averaged.copy_(current)
+
+    @torch.no_grad()
+    def picture(self) -> np.ndarray[Any, Any]:
+        """Return rows of images above rows of their reconstructions."""
+        columns = 16
+        rows = np.arange(4 * columns) % len(self.dataset)
+        real = self.dataset.images(rows)
+        self.inverter.eval()
+        fake = to_storage(self.generator.synthesis(self.inverter(to_model(real, self.device)))).cpu().numpy()
+        pairs = [part[i : i + columns] for i in range(0, len(rows), columns) for part in (real, fake)]
+        return tile(np.concatenate(pairs), columns)
+
+    def state(self) -> dict[str, Any]:
+        """Return networks and optimisers."""
+        return {
+            "inverter": self.inverter.state_dict(),
+            "current": self.current.state_dict(),
+            "critic": self.critic.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "critic_optimiser": self.critic_optimiser.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.inverter.load_state_dict(state["inverter"])
+        self.current.load_state_dict(state["current"])
+        self.critic.load_state_dict(state["critic"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.critic_optimiser.load_state_dict(state["critic_optimiser"])

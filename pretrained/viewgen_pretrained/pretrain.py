@@ -1,0 +1,208 @@
+"""`viewgen pretrain` as functions: train a network on a data set, measure it, write weights and model card."""
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.errors import UsageError, nearest_name
+from viewgen.expert import ExpertConfig
+from viewgen.models import file_digest, load_model, save_model
+from viewgen.recipes import recipe
+from viewgen_pretrained import quality
+from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
+from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
+from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
+from viewgen_pretrained.session import run_training
+
+__all__ = ["pretrain_encoder", "pretrain_generator", "pretrain_inverter", "training_config"]
+
+STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+def training_config(config_class: type, section: str, dataset: str, overrides: Mapping[str, Any]) -> Any:
+    """Build a training configuration: the dataclass's defaults, the data set's recipe, then `overrides`.
+
+    Raises:
+        UsageError: a name is not a field of the configuration.
+    """
+    known = {field.name for field in dataclasses.fields(config_class)}
+    values = {**recipe(dataset, section), **overrides}
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{section} training has no setting {name!r}{nearest_name(name, known)}")
+    if "expert" in known and "expert" not in values:
+        values["expert"] = ExpertConfig(**recipe(dataset, "expert"))
+    return config_class(**values)
+
+
+def _finish(
+    network: torch.nn.Module,
+    out: Path,
+    kind: str,
+    dataset: ImageDataset,
+    trainer: Any,
+    *,
+    seconds: float,
+    measured: dict[str, Any],
+    command: list[str],
+    dtype: str,
+    depends: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    path = out / f"{kind}.safetensors"
+    save_model(network, path, dtype=STORAGE_DTYPES[dtype], notes={"dataset": dataset.name})
+    card = {
+        "kind": kind,
+        "file": path.name,
+        "sha256": file_digest(path).removeprefix("sha256:"),
+        "dataset": {"name": dataset.name, "split": dataset.split, "digest": dataset.digest, "images": len(dataset)},
+        "network": json.loads(json.dumps(dataclasses.asdict(cast(Any, network).config))),
+        "training": trainer.identity,
+        "depends": dict(depends or {}),
+        "seed": trainer.seed,
+        "steps": trainer.num_steps,
+        "seconds": round(seconds),
+        "command": shlex.join(command),
+        "storage_dtype": dtype,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "measured": measured,
+    }
+    (out / f"{kind}.card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    return card
+
+
+def pretrain_encoder(
+    dataset: str,
+    out: str | Path,
+    *,
+    split: str = "train",
+    data_root: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    overwrite: bool = False,
+    command: list[str] | None = None,
+) -> dict[str, Any]:
+    """Train the contrastive encoder f, and measure its 5-NN accuracy on the test split.
+
+    Args:
+        dataset: name of the data set.
+        out: folder for ``encoder.safetensors``, ``encoder.card.json`` and the training's checkpoint.
+        split: images to train on.
+        data_root: where data sets are.
+        settings: fields of `EncoderTrainingConfig` that differ from the recipe.
+        device: torch device.
+        dtype: storage type of the weights, ``"float32"`` or ``"float16"``.
+        overwrite: start afresh instead of resuming.
+        command: the command line, for the card.
+
+    Returns:
+        the model card.
+    """
+    images = load_dataset(dataset, split, data_root=data_root)
+    config = training_config(EncoderTrainingConfig, "encoder", dataset, settings or {})
+    trainer = EncoderTrainer(images, config, torch.device(device))
+    out = Path(out)
+    seconds = run_training(trainer, out, overwrite=overwrite)
+    encoder = trainer.encoder.eval().requires_grad_(False)
+    measured = quality.measure_encoder(encoder, images, data_root)
+    return _finish(
+        encoder, out, "encoder", images, trainer,
+        seconds=seconds, measured=measured, command=command or [], dtype=dtype,
+    )  # fmt: skip
+
+
+def pretrain_generator(
+    dataset: str,
+    out: str | Path,
+    *,
+    split: str = "train",
+    data_root: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    encoder: str | Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    overwrite: bool = False,
+    command: list[str] | None = None,
+) -> dict[str, Any]:
+    """Train the generator g and the discriminator d̃.
+
+    Args:
+        encoder: an encoder file; its features measure the kernel distance between samples and images.
+            Without it the distance is not measured.
+        (the others as in `pretrain_encoder`)
+
+    Returns:
+        the generator's model card; the discriminator gets one of its own.
+    """
+    images = load_dataset(dataset, split, data_root=data_root)
+    config = training_config(GeneratorTrainingConfig, "generator", dataset, settings or {})
+    feature_net = None if encoder is None else load_model(encoder, "encoder", device)
+    trainer = GeneratorTrainer(images, config, torch.device(device))
+    out = Path(out)
+    seconds = run_training(trainer, out, overwrite=overwrite)
+    generator = trainer.finish()
+    measured: dict[str, Any] = {}
+    depends = {}
+    if feature_net is not None and encoder is not None:
+        measured = quality.measure_generator(generator, cast(Any, feature_net), images, data_root)
+        depends["encoder"] = file_digest(encoder)
+    common = {"seconds": seconds, "command": command or [], "dtype": dtype}
+    _finish(trainer.discriminator.eval(), out, "discriminator", images, trainer, measured={}, **common)  # type: ignore[arg-type]
+    return _finish(generator, out, "generator", images, trainer, measured=measured, depends=depends, **common)  # type: ignore[arg-type]
+
+
+def pretrain_inverter(
+    dataset: str,
+    out: str | Path,
+    *,
+    generator: str | Path | None = None,
+    discriminator: str | Path | None = None,
+    encoder: str | Path | None = None,
+    split: str = "train",
+    data_root: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    overwrite: bool = False,
+    command: list[str] | None = None,
+) -> dict[str, Any]:
+    """Train the inverter e against a frozen generator (eq. 4), and measure its reconstructions.
+
+    Args:
+        generator, discriminator: network files; by default those in `out`.
+        encoder: an encoder file for the feature distance of reconstructions; by default the one in `out`,
+            and if there is none that distance is not measured.
+        (the others as in `pretrain_encoder`)
+
+    Returns:
+        the model card.
+    """
+    out = Path(out)
+    images = load_dataset(dataset, split, data_root=data_root)
+    config = training_config(InverterTrainingConfig, "inverter", dataset, settings or {})
+    generator_path = Path(generator or out / "generator.safetensors")
+    discriminator_path = Path(discriminator or out / "discriminator.safetensors")
+    encoder_path = Path(encoder or out / "encoder.safetensors")
+    depends = {"generator": file_digest(generator_path), "discriminator": file_digest(discriminator_path)}
+    networks: dict[str, Any] = {
+        "generator": load_model(generator_path, "generator", device),
+        "discriminator": load_model(discriminator_path, "discriminator", device),
+    }
+    feature_net: Any = None
+    if encoder is not None or encoder_path.exists():
+        feature_net = load_model(encoder_path, "encoder", device)
+        depends["encoder"] = file_digest(encoder_path)
+    trainer = InverterTrainer(images, config, torch.device(device), depends=depends, **networks)
+    seconds = run_training(trainer, out, overwrite=overwrite)
+    inverter = trainer.inverter.eval().requires_grad_(False)
+    measured = quality.measure_inverter(inverter, networks["generator"], feature_net, images, data_root)
+    return _finish(
+        inverter, out, "inverter", images, trainer,
+        seconds=seconds, measured=measured, command=command or [], dtype=dtype, depends=depends,
+    )  # fmt: skip

@@ -1,0 +1,126 @@
+"""``viewgen pretrain``: train the networks that a cache needs."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from viewgen.cli import print_json
+from viewgen.errors import UsageError
+
+__all__ = ["pretrain"]
+
+
+def _settings(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE")
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name] = text
+    return values
+
+
+def _common(function: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--dataset", required=True, help="Data set; `viewgen datasets` lists them."),
+        click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder."),
+        click.option("--split", default="train", show_default=True, help="Images to train on."),
+        click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are."),
+        click.option("--seed", default=0, show_default=True),
+        click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE",
+                     help="A training setting that differs from the data set's recipe; repeatable."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
+        click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
+                     help="Storage type of the weights."),
+        click.option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
+        click.option("--json", "as_json", is_flag=True, help="Print the model card as one JSON object."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _run(function: Callable[..., dict[str, Any]], *, device: str, seed: int, as_json: bool, **options: Any) -> None:
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} cannot be used: {error}") from error
+    options["settings"] = {"seed": seed, **options["settings"]}
+    card = function(device=device, command=["viewgen", *sys.argv[1:]], **options)
+    if as_json:
+        print_json(card)
+        return
+    out = options["out"]
+    click.echo(f"{out / card['file']}  {card['parameters']:,} parameters, {card['steps']:,} steps, {card['seconds']} s")
+    for name, value in card["measured"].items():
+        click.echo(f"  {name}: {value}")
+
+
+@click.group()
+def pretrain() -> None:
+    """Train a network; run the same command again to go on from its last checkpoint.
+
+    \b
+    Example, in this order:
+      viewgen pretrain encoder   --dataset digits --out runs/digits
+      viewgen pretrain generator --dataset digits --out runs/digits --encoder runs/digits/encoder.safetensors
+      viewgen pretrain inverter  --dataset digits --out runs/digits
+      viewgen cache --dataset digits --method wsearch --models runs/digits
+    """
+
+
+@pretrain.command()
+@_common
+def encoder(**options: Any) -> None:
+    """Train the contrastive encoder f on expert views.
+
+    \b
+    Example:
+      viewgen pretrain encoder --dataset cifar10 --out runs/cifar10 --device cuda
+    """
+    from viewgen_pretrained.pretrain import pretrain_encoder
+
+    _run(pretrain_encoder, **options)
+
+
+@pretrain.command()
+@_common
+@click.option("--encoder", default=None, type=click.Path(dir_okay=False), help="Features for the kernel distance.")
+def generator(**options: Any) -> None:
+    """Train StyleGAN2's generator g and its discriminator.
+
+    \b
+    Example:
+      viewgen pretrain generator --dataset cifar10 --out runs/cifar10 --set num_images=25000000
+    """
+    from viewgen_pretrained.pretrain import pretrain_generator
+
+    _run(pretrain_generator, **options)
+
+
+@pretrain.command()
+@_common
+@click.option("--generator", default=None, type=click.Path(dir_okay=False), help="By default the one in --out.")
+@click.option("--discriminator", default=None, type=click.Path(dir_okay=False), help="By default the one in --out.")
+@click.option("--encoder", default=None, type=click.Path(dir_okay=False), help="Features for the measured distance.")
+def inverter(**options: Any) -> None:
+    """Train the inverter e: image to W⁺ codes of a frozen generator.
+
+    \b
+    Example:
+      viewgen pretrain inverter --dataset cifar10 --out runs/cifar10
+    """
+    from viewgen_pretrained.pretrain import pretrain_inverter
+
+    _run(pretrain_inverter, **options)

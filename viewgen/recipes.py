@@ -1,0 +1,24 @@
+"""Defaults per data set, read from ``recipes.toml``."""
+
+import functools
+import tomllib
+from importlib import resources
+from typing import Any
+
+__all__ = ["recipe"]
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, dict[str, Any]]]:
+    return tomllib.loads(resources.files("viewgen").joinpath("recipes.toml").read_text("utf-8"))
+
+
+def recipe(dataset: str, section: str) -> dict[str, Any]:
+    """Return the defaults of one section (``"wsearch"``, ``"expert"``, ``"generator"`` …) for a data set.
+
+    A data set's own table overrides ``[default.<section>]`` value by value; a name such as ``"folder:PATH"``
+    or ``"trifeature:32"`` uses the table of the part before the colon.
+    """
+    table = _table()
+    base = dataset.split(":", 1)[0]
+    return {**table["default"].get(section, {}), **table.get(base, {}).get(section, {})}
