@@ -12,6 +12,7 @@ from viewgen.store.commits import (
     read_commit,
     write_shard,
 )
+from viewgen.store.reader import CacheReader
 from viewgen.store.spec import (
     STATUS_ABSENT,
     STATUS_FAILED,
@@ -36,6 +37,7 @@ __all__ = [
     "STATUS_NOT_CONVERGED",
     "STATUS_OK",
     "ArrayLayout",
+    "CacheReader",
     "CacheSpec",
     "Fault",
     "LocalStorage",

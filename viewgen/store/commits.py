@@ -50,7 +50,7 @@ class ShardCommit:
         shard_id: which shard.
         identity: of the cache's specification, `CacheSpec.identity`.
         objects: path → {"bytes": size, "sha256": hexadecimal digest} of every object of the shard.
-        status: status code of each row of the shard.
+        status: status code of each row of the shard, one byte each; any sequence of codes is taken.
         failures: row of the cache → reason, for rows with status 3.
         attempt: how often the shard was begun, from 1.
         run_id: which run wrote it.
@@ -61,7 +61,7 @@ class ShardCommit:
     shard_id: int
     identity: str
     objects: dict[str, dict[str, Any]]
-    status: tuple[int, ...]
+    status: bytes
     failures: dict[int, str] = field(default_factory=dict)
     attempt: int = 1
     run_id: str = ""
@@ -69,13 +69,13 @@ class ShardCommit:
     stats: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "status", tuple(int(code) for code in self.status))
+        object.__setattr__(self, "status", np.asarray([*self.status], np.uint8).tobytes())
         object.__setattr__(self, "failures", {int(row): str(why) for row, why in self.failures.items()})
 
     def to_bytes(self) -> bytes:
         """Return the record's line."""
         document = {f.name: getattr(self, f.name) for f in fields(self)}
-        document["status"] = "".join(str(code) for code in self.status)
+        document["status"] = "".join(map(str, self.status))
         document["stats"] = _without_nan(self.stats)
         document["digest"] = hashlib.sha256(canonical_json(document)).hexdigest()
         return canonical_json(document) + b"\n"
@@ -88,6 +88,7 @@ class ShardCommit:
             digest = document.pop("digest")
             if digest != hashlib.sha256(canonical_json(document)).hexdigest():
                 raise ValueError("its digest does not match its contents")
+            document["status"] = bytes(map(int, document["status"]))
             return cls(**document)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise CorruptDataError(f"{place} is damaged: {error}") from error

@@ -6,8 +6,8 @@ An object is either one chunk, ``data ‖ crc32c(data)``, or a shard of the ``sh
 
 with ``index`` a (chunks, 2) table of little-endian uint64 (offset, length including the checksum). Chunks
 hold raw little-endian rows, so a row's place in the object follows from its number alone. Rows behind the
-last image of a chunk are padding (the fill value); chunks of padding only are absent, marked by 2⁶⁴ − 1 in the
-index. Zarr specification 3.0, "Sharding codec" and "crc32c checksum codec".
+last image of a chunk are padding (the fill value); chunks of nothing but padding are absent, marked by
+2⁶⁴ − 1 in the index. Zarr specification 3.0, "Sharding codec" and "crc32c checksum codec".
 """
 
 import json

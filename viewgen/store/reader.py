@@ -1,0 +1,263 @@
+"""Reading a cache: random rows, random views, whole shards."""
+
+import math
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from viewgen.errors import UsageError, nearest_name
+from viewgen.store.array_reader import ArrayReader, MappedArrayReader, ObjectSource, RangeArrayReader
+from viewgen.store.cache import read_spec
+from viewgen.store.commits import scan_commits
+from viewgen.store.encoding import decode_object
+from viewgen.store.spec import STATUS_NOT_CONVERGED, STATUS_OK
+from viewgen.store.storage import open_storage
+
+__all__ = ["CacheReader"]
+
+_Array = np.ndarray[Any, Any]
+
+
+class CacheReader:
+    """The finished part of a cache: the rows of committed shards whose status is wanted.
+
+    Rows are numbered as in the cache, 0 to N − 1; `rows` lists those that can be read. Local caches are
+    memory-mapped. Remote ones are read by range requests, chunk-wise, or copied shard by shard into `mirror`
+    and memory-mapped there.
+
+    A shard object that is missing or has another size than was committed is found when it is first touched;
+    so is a flipped bit, through the checksum of the chunk that is read (`check="crc"`) or the digest of the
+    whole object (`check="digest"`). `check="size"` leaves the contents of the large arrays unverified.
+
+    Args:
+        url: of the cache.
+        storage_options: for fsspec.
+        check: what is verified at first touch.
+        mirror: local folder for copies of a remote cache's objects.
+        statuses: status codes of the rows that are wanted.
+
+    Attributes:
+        spec: the cache's specification.
+        committed: ids of the committed shards, ascending.
+        rows: int64, the rows that can be read, ascending.
+
+    Raises:
+        MissingFileError: there is no cache at the URL.
+        CorruptDataError: here or in any read: stored bytes differ from what was committed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        storage_options: dict[str, Any] | None = None,
+        *,
+        check: Literal["size", "crc", "digest"] = "crc",
+        mirror: str | Path | None = None,
+        statuses: Collection[int] = (STATUS_OK, STATUS_NOT_CONVERGED),
+    ) -> None:
+        if check not in ("size", "crc", "digest"):
+            raise UsageError(f"check is {check!r}; expected 'size', 'crc' or 'digest'")
+        self._reopen: Callable[[], CacheReader] = partial(
+            CacheReader, url, storage_options, check=check, mirror=mirror, statuses=statuses
+        )
+        storage = open_storage(url, storage_options)
+        self.spec = read_spec(storage)
+        log = scan_commits(storage, self.spec)
+        if log.faults:
+            warnings.warn(
+                f"{storage.url}: {len(log.faults)} commit records are damaged and their images left out; "
+                "`viewgen verify` names them",
+                stacklevel=2,
+            )
+        self.committed = list(log.commits)
+        self._committed = set(log.commits)
+        status = np.zeros(self.spec.num_images, np.uint8)
+        for shard_id, commit in log.commits.items():
+            rows = self.spec.shard_rows(shard_id)
+            status[rows.start : rows.stop] = np.frombuffer(commit.status, np.uint8)
+        self._readable: _Array = np.isin(status, list(statuses)) & (status != 0)
+        self.rows: _Array = np.flatnonzero(self._readable)
+        mirror = None if mirror is None or storage.local_path("zarr.json") else Path(mirror).expanduser()
+        commits = log.commits if mirror is not None or check == "digest" else {}
+        self._source = ObjectSource(storage, self.spec, commits, check, mirror)
+        self._layouts = self.spec.array_layout()
+        self._readers: dict[str, ArrayReader] = {}
+        self._columns: dict[tuple[str, int], _Array] = {}
+        self._views_shape = self._layouts["views"].row_shape
+        self._image_shape = self._views_shape[1:]
+        self._image_bytes = math.prod(self._image_shape)
+        self._views = self._reader("views")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return self._reopen, ()
+
+    def views(self, rows: Any, view_index: Any = None, out: _Array | None = None) -> _Array:
+        """Read views.
+
+        Args:
+            rows: a row or int `(B,)`, of `self.rows`, in any order, repeats allowed.
+            view_index: which view, one for all rows or int `(B,)`; by default all views.
+            out: array to fill, of the result's shape, uint8 and C-contiguous; saves its allocation.
+
+        Returns:
+            uint8 `(B, V, C, H, W)`, or `(B, C, H, W)` with `view_index`; without the B for a single row.
+
+        Raises:
+            UsageError: a row is not readable, or a view index is outside 0 … V − 1.
+        """
+        num_views, length = self.spec.num_views, self._image_bytes
+        start: Any = 0
+        if view_index is None:
+            shape, length = self._views_shape, length * num_views
+        else:
+            shape = self._image_shape
+            if np.min(view_index) < 0 or np.max(view_index) >= num_views:
+                raise UsageError(f"a view index is outside 0 … {num_views - 1}")
+            start = np.asarray(view_index, np.int64) * length
+        if isinstance(rows, int | np.integer):
+            return self._one(int(rows), int(start), length, shape, out)
+        rows = self._checked(rows)
+        if out is None:
+            out = np.empty((len(rows), *shape), np.uint8)
+        elif out.shape != (len(rows), *shape) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise UsageError(
+                f"out is {out.dtype} {out.shape}, expected contiguous uint8 {(len(rows), *shape)}"
+            )
+        if len(rows):
+            self._views.gather(rows, start, length, out.data.cast("B"))
+        return out
+
+    def array(self, name: str, rows: Any = None) -> _Array:
+        """Read any array of the cache.
+
+        Args:
+            name: of the array: "distance", "label", "w_plus" …
+            rows: int `(B,)`; by default `self.rows`.
+
+        Returns:
+            `(B, *row_shape)` of the array's dtype.
+        """
+        if name not in self._layouts:
+            raise UsageError(
+                f"no array {name!r}{nearest_name(name, self._layouts)}; has {list(self._layouts)}"
+            )
+        rows = self.rows if rows is None else self._checked(rows)
+        layout = self._layouts[name]
+        out = np.empty((len(rows), *layout.row_shape), layout.dtype)
+        if not len(rows):
+            return out
+        if layout.chunk_rows is not None:
+            length = layout.row_bytes
+            self._reader(name).gather(rows, 0, length, out.data.cast("B"))
+            return out
+        shards = rows // layout.shard_rows
+        order = np.argsort(shards, kind="stable")
+        bounds = [0, *(np.flatnonzero(np.diff(shards[order])) + 1).tolist(), len(rows)]
+        self._load_columns(name, np.unique(shards).tolist())
+        for first, stop in pairwise(bounds):
+            taken = order[first:stop]
+            shard_id = int(shards[taken[0]])
+            out[taken] = self._columns[name, shard_id][rows[taken] - shard_id * layout.shard_rows]
+        return out
+
+    @property
+    def labels(self) -> _Array:
+        """int64 `(len(self), *label_shape)`, aligned with `rows`."""
+        return self.array("label")
+
+    @property
+    def source_index(self) -> _Array:
+        """int64 `(len(self),)`: position of each row's image in its data set, aligned with `rows`."""
+        return self.array("source_index")
+
+    @property
+    def distance(self) -> _Array:
+        """float32 `(len(self), V)`: distance of each view from its anchor, aligned with `rows`."""
+        return self.array("distance")
+
+    def shard(self, shard_id: int, arrays: Iterable[str] | None = None) -> dict[str, _Array]:
+        """Read the readable rows of one committed shard.
+
+        Args:
+            shard_id: of `self.committed`.
+            arrays: names; by default all except latent codes.
+
+        Returns:
+            "row" int64 `(R,)` and the arrays `(R, *row_shape)`, in row order.
+        """
+        if shard_id not in self._committed:
+            raise UsageError(f"shard {shard_id} is not committed")
+        names = [n for n in self._layouts if "w_plus" not in n] if arrays is None else list(arrays)
+        if unknown := set(names) - set(self._layouts):
+            raise UsageError(f"no arrays {sorted(unknown)}; there are {list(self._layouts)}")
+        rows = self.spec.shard_rows(shard_id)
+        kept = self._readable[rows.start : rows.stop]
+        contents: dict[str, _Array] = {"row": rows.start + np.flatnonzero(kept)}
+        for name in names:
+            if self._layouts[name].chunk_rows is None:
+                self._load_columns(name, [shard_id])
+                contents[name] = self._columns[name, shard_id][kept]
+            else:
+                values = self._reader(name).shard(shard_id)
+                contents[name] = values if kept.all() else values[kept]
+        return contents
+
+    def iter_shards(
+        self, order: Iterable[int] | None = None, arrays: Iterable[str] | None = None
+    ) -> Iterator[dict[str, _Array]]:
+        """Yield `shard(id, arrays)` for every committed shard, or for the ids of `order`."""
+        names = None if arrays is None else list(arrays)
+        for shard_id in self.committed if order is None else order:
+            yield self.shard(shard_id, names)
+
+    def _one(self, row: int, start: int, length: int, shape: tuple[int, ...], out: _Array | None) -> _Array:
+        if not 0 <= row < len(self._readable) or not self._readable[row]:
+            self._checked([row])
+        if isinstance(self._views, MappedArrayReader) and out is None:
+            data = self._views.row(row, start, length)
+            return np.frombuffer(data, np.uint8).reshape(shape).copy()
+        one = np.empty(shape, np.uint8) if out is None else out
+        self._views.gather(np.array([row]), start, length, one.data.cast("B"))
+        return one
+
+    def _checked(self, rows: Any) -> _Array:
+        """Return `rows` as int64 `(B,)`; UsageError names the first that cannot be read."""
+        indices = np.asarray(rows)
+        if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+            raise UsageError(f"rows are {indices.dtype} {indices.shape}, expected integers (B,)")
+        indices = indices.astype(np.int64, copy=False)
+        N = self.spec.num_images
+        if indices.size and (indices.min() < 0 or indices.max() >= N):
+            raise UsageError(f"a row is outside 0 … {N - 1}")
+        if not self._readable[indices].all():
+            row = int(indices[~self._readable[indices]][0])
+            raise UsageError(f"row {row} is absent or failed; use rows of CacheReader.rows")
+        return indices
+
+    def _reader(self, name: str) -> ArrayReader:
+        if name not in self._readers:
+            kind = MappedArrayReader if self._source.mappable else RangeArrayReader
+            self._readers[name] = kind(self._source, self._layouts[name])
+        return self._readers[name]
+
+    def _load_columns(self, name: str, shard_ids: list[int]) -> None:
+        """Decode the objects of a small array that are not in memory yet."""
+        layout = self._layouts[name]
+
+        def load(shard_id: int) -> _Array:
+            data = self._source.read(layout, shard_id)
+            num_rows = self._source.num_rows(shard_id)
+            return decode_object(layout, data, num_rows, self._source.place(layout, shard_id))
+
+        absent = [shard_id for shard_id in shard_ids if (name, shard_id) not in self._columns]
+        loaded = self._source.storage.map_parallel(load, absent)
+        for shard_id, values in zip(absent, loaded, strict=True):
+            self._columns[name, shard_id] = values
