@@ -1,0 +1,147 @@
+"""Archives read member by member, with caps: nothing is extracted, no path in an archive reaches the disk."""
+
+import gzip
+import io
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+
+from viewgen.errors import CorruptDataError, StorageError, ViewgenError
+
+__all__ = ["TarMember", "damage_as_error", "read_maybe_gzip", "read_zip_member", "tar_members"]
+
+COPY_BYTES = 1 << 20
+
+
+@contextmanager
+def damage_as_error(path: Path) -> Iterator[None]:
+    """Turn what the decoders raise on damaged input into CorruptDataError with the archive's name."""
+    try:
+        yield
+    except ViewgenError:
+        raise
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        gzip.BadGzipFile,
+        EOFError,
+        NotImplementedError,
+    ) as error:
+        raise CorruptDataError(
+            f"{path} is damaged: {error or type(error).__name__}. Delete it and run again to fetch it anew."
+        ) from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+class Readable(Protocol):
+    """What bytes can be read from."""
+
+    def read(self, size: int = ..., /) -> bytes | None: ...
+
+
+class _CappedReader(io.RawIOBase):
+    """A readable stream that refuses to deliver more than `cap` bytes: a decompression bomb ends here."""
+
+    def __init__(self, stream: Readable, cap: int, path: Path) -> None:
+        self._stream, self._left, self._cap, self._path = stream, cap, cap, path
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(self._left + 1 if size < 0 else min(size, self._left + 1)) or b""
+        self._left -= len(data)
+        if self._left < 0:
+            raise CorruptDataError(
+                f"{self._path} unpacks to more than {self._cap} bytes; it is not what it should be"
+            )
+        return data
+
+
+class TarMember:
+    """A regular file in a tar stream, to be read once, in order."""
+
+    def __init__(self, name: str, num_bytes: int, stream: IO[bytes], archive: Path) -> None:
+        self.name, self.num_bytes, self._stream, self._archive = name, num_bytes, stream, archive
+
+    def read(self, num_bytes: int | None = None) -> bytes:
+        """Return exactly `num_bytes` (by default all) bytes, or raise CorruptDataError."""
+        wanted = self.num_bytes if num_bytes is None else num_bytes
+        with damage_as_error(self._archive):
+            data = self._stream.read(wanted)
+        if len(data) != wanted:
+            raise CorruptDataError(f"{self._archive} ends within {self.name}")
+        return data
+
+
+def tar_members(path: Path, wanted: Mapping[str, int], *, cap: int) -> Iterator[TarMember]:
+    """Yield the `wanted` members of a .tar.gz, in the archive's order, and stop after the last.
+
+    Args:
+        path: the archive.
+        wanted: member name → the largest size in bytes that it may have.
+        cap: the largest size in bytes of everything unpacked on the way, members that are skipped included.
+
+    Raises:
+        CorruptDataError: damaged, truncated, over a cap, or a wanted member is missing or no regular file.
+    """
+    missing = set(wanted)
+    with damage_as_error(path), gzip.open(path) as unpacked:
+        capped = _CappedReader(unpacked, cap, path)
+        with tarfile.open(fileobj=capped, mode="r|") as archive:
+            for entry in archive:
+                name = entry.name.removeprefix("./")
+                if name not in missing:
+                    continue
+                if not entry.isreg() or entry.issparse():
+                    raise CorruptDataError(f"{path}: {name} is not a regular file")
+                if entry.size > wanted[name]:
+                    raise CorruptDataError(
+                        f"{path}: {name} has {entry.size} bytes, at most {wanted[name]} expected"
+                    )
+                stream = archive.extractfile(entry)
+                assert stream is not None
+                missing.remove(name)
+                yield TarMember(name, entry.size, stream, path)
+                if not missing:
+                    return
+    raise CorruptDataError(f"{path} has no {', '.join(sorted(missing))}")
+
+
+def read_zip_member(archive: zipfile.ZipFile, name: str, *, cap: int) -> bytes:
+    """Return one member of a .zip; CorruptDataError if missing, damaged or of more than `cap` bytes."""
+    path = Path(archive.filename or "archive")
+    try:
+        entry = archive.getinfo(name)
+    except KeyError as error:
+        raise CorruptDataError(f"{path} has no {name}") from error
+    with damage_as_error(path):
+        if entry.file_size > cap or entry.flag_bits & 1:
+            raise CorruptDataError(
+                f"{path}: {name} is encrypted or has {entry.file_size} bytes, at most {cap} expected"
+            )
+        # The size in the directory may lie; reading one byte more than the cap tells.
+        with archive.open(entry) as stream:
+            data = stream.read(cap + 1)
+        if len(data) != entry.file_size:
+            raise CorruptDataError(f"{path}: {name} has {len(data)} bytes, its entry says {entry.file_size}")
+    return data
+
+
+def read_maybe_gzip(path: Path, *, cap: int) -> bytes:
+    """Return the content of a plain or gzip file (told by its first two bytes), at most `cap` bytes of it."""
+    with damage_as_error(path), open(path, "rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream: Readable = gzip.GzipFile(fileobj=raw) if packed else raw
+        chunks = []
+        capped = _CappedReader(stream, cap, path)
+        while chunk := capped.read(COPY_BYTES):
+            chunks.append(chunk)
+    return b"".join(chunks)

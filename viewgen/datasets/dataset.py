@@ -1,0 +1,242 @@
+"""What a data set is: images and labels addressed by source index, and a digest of both.
+
+A source index is a position in one split, 0 to len − 1. It never changes, whatever the order or batch size in
+which images are asked for; caches and ledgers are keyed by it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewgen.errors import UsageError, nearest_name
+
+__all__ = [
+    "ContentDigest",
+    "DatasetFamily",
+    "DatasetInfo",
+    "ImageDataset",
+    "MemoryImages",
+    "PixelSource",
+    "canonical_split",
+    "refuse_argument",
+]
+
+UNLABELED = -1
+DIGEST_BLOCK = 512
+
+
+class PixelSource(Protocol):
+    """Where the pixels of a split come from: memory, a memory-mapped file, a renderer."""
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images at `indices` (`(B,)`, in range) as a new array `(B, 3, H, W)`, uint8."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryImages:
+    """Images held in memory: `array` is `(N, 3, H, W)`, uint8."""
+
+    array: NDArray[np.uint8]
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.array[indices]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageDataset:
+    """One split of an image data set.
+
+    Attributes:
+        name: canonical name, such as ``"digits"`` or ``"folder:/data/x"``: load it to get the same again.
+        split: ``"train"``, ``"test"`` or, for STL-10, ``"unlabeled"``.
+        image_size: H = W, in pixels.
+        num_classes: number of classes; of values per attribute where a label has several attributes.
+        class_names: one name per class; empty where a label has several attributes.
+        pixels: where the images come from.
+        targets: labels `(N, *label_shape)`, int64; −1 where the official data has none.
+        attribute_names: the names of the label's entries, for multi-attribute labels `(A,)`.
+        attribute_values: the value names of each attribute, `A` tuples of `num_classes` names.
+        stored_digest: the digest, where it was computed when the images were decoded.
+        digest_images: how many of the first images the digest covers; None for all (see `digest`).
+    """
+
+    name: str
+    split: str
+    image_size: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    pixels: PixelSource = field(repr=False)
+    targets: NDArray[np.int64] = field(repr=False)
+    attribute_names: tuple[str, ...] = ()
+    attribute_values: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    stored_digest: str | None = field(default=None, repr=False)
+    digest_images: int | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """`()` for one label per image, `(A,)` for a label with A attributes."""
+        return self.targets.shape[1:]
+
+    def images(self, indices: Sequence[int] | NDArray[Any]) -> NDArray[np.uint8]:
+        """Return images by source index.
+
+        Args:
+            indices: source indices, `(B,)`, in any order; duplicates are allowed, negative ones are not.
+
+        Returns:
+            A new array `(B, 3, H, W)`, uint8, 0 to 255.
+
+        Raises:
+            IndexError: an index lies outside 0 … len − 1.
+        """
+        return self.pixels.read(self._checked(indices))
+
+    def labels(self, indices: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+        """Return labels by source index: `(B, *label_shape)`, int64; −1 for an unlabeled image."""
+        return self.targets[self._checked(indices)]
+
+    def batch(self, indices: Sequence[int] | NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Return `image`, `label` and `source_index` at `indices`: what travels down a pipeline."""
+        checked = self._checked(indices)
+        return {
+            "image": self.pixels.read(checked),
+            "label": self.targets[checked],
+            "source_index": checked,
+        }
+
+    def label_text(self, label: int | Sequence[int] | NDArray[Any]) -> str:
+        """Return a label in words: ``"cat"``, ``"star, dots, red"``, or ``"unlabeled"`` for −1."""
+        values = np.atleast_1d(np.asarray(label))
+        if self.attribute_values:
+            return ", ".join(names[value] for names, value in zip(self.attribute_values, values, strict=True))
+        (value,) = values
+        return "unlabeled" if value == UNLABELED else self.class_names[value]
+
+    @cached_property
+    def digest(self) -> str:
+        """``"sha256:…"`` of the decoded images and labels.
+
+        Decoded data sets carry it from the day they were decoded. A rendered one (trifeature) hashes all
+        labels and its first `digest_images` images, which meet every combination of attributes.
+        """
+        if self.stored_digest is not None:
+            return self.stored_digest
+        digest = ContentDigest()
+        for indices in self._blocks(self.digest_images or len(self)):
+            digest.update(self.pixels.read(indices))
+        return digest.finish(self.targets)
+
+    def _blocks(self, count: int) -> Iterator[NDArray[np.int64]]:
+        count = min(count, len(self))
+        for start in range(0, count, DIGEST_BLOCK):
+            yield np.arange(start, min(start + DIGEST_BLOCK, count))
+
+    def _checked(self, indices: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+        array = np.asarray(indices)
+        if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+            raise IndexError(
+                f"source indices are a vector of integers, got {array.dtype} of shape {array.shape}"
+            )
+        if array.size and (array.min() < 0 or array.max() >= len(self)):
+            raise IndexError(
+                f"{self.name} {self.split} has source indices 0 to {len(self) - 1}, "
+                f"got {array.min()} to {array.max()}"
+            )
+        return array.astype(np.int64)
+
+
+class ContentDigest:
+    """SHA-256 over images, block by block, then their shape and the labels."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._num_images = 0
+        self._image_shape: tuple[int, ...] = ()
+
+    def update(self, images: NDArray[np.uint8]) -> None:
+        """Add the next block of images, `(B, 3, H, W)`."""
+        self._hash.update(np.ascontiguousarray(images).reshape(-1).data)
+        self._num_images += len(images)
+        self._image_shape = images.shape[1:]
+
+    def finish(self, labels: NDArray[np.int64]) -> str:
+        """Add the labels and return ``"sha256:…"``."""
+        shapes = {"images": [self._num_images, *self._image_shape], "labels": list(labels.shape)}
+        self._hash.update(json.dumps(shapes).encode())
+        self._hash.update(np.ascontiguousarray(labels, dtype="<i8").reshape(-1).data)
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetInfo:
+    """One line of ``viewgen datasets``.
+
+    Attributes:
+        name: name to load it by; an upper-case word stands for what the user fills in.
+        image_size: H = W in pixels as delivered; None where it depends on the files.
+        num_classes: number of classes (of values per attribute for trifeature); None where it depends.
+        num_images: images per split; empty where it depends on the files.
+        source: where the data comes from.
+        licence: the licence or terms under which its authors offer it.
+        present: whether it can be loaded without a network; None where it depends on the path.
+    """
+
+    name: str
+    image_size: int | None
+    num_classes: int | None
+    num_images: dict[str, int]
+    source: str
+    licence: str
+    present: bool | None = None
+
+
+class DatasetFamily(Protocol):
+    """A data set, or a family of them that share a prefix (``folder:PATH``, ``trifeature:SIZE``)."""
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What is known without looking at the disk."""
+        ...
+
+    def is_present(self, root: Path) -> bool | None:
+        """Tell whether it can be loaded without a network; None where that depends on the argument."""
+        ...
+
+    def download(self, root: Path) -> list[Path]:
+        """Fetch and verify every file that is missing; return their paths."""
+        ...
+
+    def load(self, argument: str, split: str, root: Path, download: bool) -> ImageDataset:
+        """Load one split; `argument` is what follows the colon in the name."""
+        ...
+
+
+def canonical_split(
+    name: str, split: str, known: Iterable[str], aliases: dict[str, str] | None = None
+) -> str:
+    """Return the split's canonical name, or raise UsageError with the nearest one."""
+    split = (aliases or {}).get(split, split)
+    splits = tuple(known)
+    if split not in splits:
+        raise UsageError(
+            f"data set {name!r} has no split {split!r}{nearest_name(split, splits) or '.'} "
+            f"Its splits: {', '.join(splits)}"
+        )
+    return split
+
+
+def refuse_argument(name: str, argument: str) -> None:
+    """Raise UsageError for something behind the colon of a data set that takes nothing there."""
+    if argument:
+        raise UsageError(f"data set {name!r} takes nothing after a colon, got {name}:{argument}")

@@ -1,0 +1,167 @@
+"""``folder:PATH``: pictures sorted into one directory per class.
+
+Either PATH/CLASS/… (one split, ``train``) or PATH/train/CLASS/… with PATH/test/CLASS/… or PATH/val/CLASS/…
+beside it. Classes are the directory names of the train split, sorted; images are sorted by class, then path.
+``folder:PATH?size=64`` scales the shorter side of every picture to 64 pixels and cuts out the centre; without
+it all pictures must be square and of one size.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewgen.datasets.dataset import DatasetInfo, ImageDataset, canonical_split
+from viewgen.datasets.decoded import Blocks, Labelling, load_decoded
+from viewgen.datasets.pictures import PICTURE_SUFFIXES, decode_blocks, decode_picture
+from viewgen.errors import CorruptDataError, DataError, MissingFileError, StorageError, UsageError
+
+__all__ = ["FOLDER"]
+
+SIZE_SUFFIX = re.compile(r"\?size=(\d+)$")
+MAX_IMAGE_SIZE = 1024
+MAX_FILE_BYTES = 256 << 20
+
+
+class Folder:
+    """The family of image folders."""
+
+    info = DatasetInfo(
+        name="folder:PATH",
+        image_size=None,
+        num_classes=None,
+        num_images={},
+        source="pictures, PATH/CLASS/",
+        licence="yours",
+    )
+
+    def is_present(self, root: Path) -> None:
+        return None
+
+    def download(self, root: Path) -> list[Path]:
+        raise UsageError("folder:PATH is read from your disk; there is nothing to download")
+
+    def load(self, argument: str, split: str, root: Path, download: bool) -> ImageDataset:
+        """Load one split, decoding it on first use and again when a file was added, removed or changed.
+
+        Raises:
+            MissingFileError: there is no such directory.
+            DataError: no pictures, an empty class, or sizes that differ.
+            CorruptDataError: a picture cannot be decoded.
+        """
+        path, image_size = _parse(argument)
+        directories = _split_directories(path)
+        name = f"folder:{path}" + (f"?size={image_size}" if image_size else "")
+        split = canonical_split(name, split, directories, {"val": "test"})
+        class_names = _class_directories(directories["train"])
+        files = _pictures(directories[split], class_names, allow_empty=split != "train")
+        source = {"size": image_size, "classes": list(class_names), "listing": _fingerprint(files)}
+        key = hashlib.sha256(name.encode()).hexdigest()[:16]
+        return load_decoded(
+            name,
+            split,
+            root / "folder" / key / split,
+            source,
+            lambda: _blocks(files, class_names, image_size),
+        )
+
+
+def _parse(argument: str) -> tuple[Path, int | None]:
+    match = SIZE_SUFFIX.search(argument)
+    image_size = int(match[1]) if match else None
+    if image_size is not None and not 8 <= image_size <= MAX_IMAGE_SIZE:
+        raise UsageError(f"?size= takes 8 to {MAX_IMAGE_SIZE} pixels, got {image_size}")
+    text = argument[: match.start()] if match else argument
+    if not text:
+        raise UsageError("folder: needs a path, for example folder:/data/flowers")
+    path = Path(text).expanduser().resolve()
+    if not path.is_dir():
+        raise MissingFileError(f"there is no directory {path}; expected {path}/CLASS/picture.png")
+    return path, image_size
+
+
+def _split_directories(path: Path) -> dict[str, Path]:
+    if not any(entry.is_dir() for entry in _visible(path / "train")):
+        return {"train": path}
+    held_out = next((folder for folder in (path / "test", path / "val") if folder.is_dir()), None)
+    return {"train": path / "train", **({"test": held_out} if held_out else {})}
+
+
+def _visible(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return []
+    return sorted(
+        (entry for entry in path.iterdir() if not entry.name.startswith(".")), key=lambda entry: entry.name
+    )
+
+
+def _class_directories(path: Path) -> tuple[str, ...]:
+    names = tuple(entry.name for entry in _visible(path) if entry.is_dir())
+    if not names:
+        loose = sum(entry.suffix.lower() in PICTURE_SUFFIXES for entry in _visible(path))
+        found = f"{loose} pictures lie in it without a class directory" if loose else "it is empty"
+        raise DataError(f"{path} has no class directories: {found}; expected {path}/CLASS/picture.png")
+    return names
+
+
+def _pictures(path: Path, class_names: tuple[str, ...], *, allow_empty: bool) -> list[tuple[Path, int]]:
+    strangers = set(_class_directories(path)) - set(class_names)
+    if strangers:
+        raise DataError(f"{path} has the class {min(strangers)!r}, which the train split has not")
+    files: list[tuple[Path, int]] = []
+    for label, name in enumerate(class_names):
+        found = [
+            file
+            for file in (path / name).rglob("*")
+            if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+        ]
+        if not found and not allow_empty:
+            suffixes = " ".join(sorted(PICTURE_SUFFIXES))
+            raise DataError(
+                f"class directory {path / name} holds no pictures ({suffixes}); fill or remove it"
+            )
+        files += [(file, label) for file in sorted(found, key=lambda file: file.relative_to(path).as_posix())]
+    if not files:
+        raise DataError(f"{path} holds no pictures")
+    return files
+
+
+def _fingerprint(files: list[tuple[Path, int]]) -> str:
+    found = hashlib.sha256()
+    for file, label in files:
+        status = file.stat()
+        found.update(
+            f"{label}\0{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
+        )
+    return found.hexdigest()
+
+
+def _blocks(files: list[tuple[Path, int]], class_names: tuple[str, ...], image_size: int | None) -> Blocks:
+    first: tuple[Path, tuple[int, int]] | None = None
+
+    def decode(file: Path) -> NDArray[np.uint8]:
+        nonlocal first
+        try:
+            if file.stat().st_size > MAX_FILE_BYTES:
+                raise CorruptDataError(f"{file} has more than {MAX_FILE_BYTES} bytes; that is no picture")
+            data = file.read_bytes()
+        except OSError as error:
+            raise StorageError(f"cannot read {file}: {error.strerror}") from error
+        image = decode_picture(data, str(file), image_size)
+        height, width = image.shape[1:]
+        first = first or (file, (height, width))
+        if height != width or (height, width) != first[1] or height > MAX_IMAGE_SIZE:
+            raise DataError(
+                f"{file} is {width}×{height} pixels, {first[0]} {first[1][1]}×{first[1][0]}: pictures must "
+                f"be square, of one size, at most {MAX_IMAGE_SIZE}. Add ?size=N to the name, as in "
+                "folder:PATH?size=64, to scale the shorter side to N and cut out the centre."
+            )
+        return image
+
+    yield from decode_blocks((file for file, _ in files), decode)
+    return Labelling(np.array([label for _, label in files], np.int64), class_names)
+
+
+FOLDER = Folder()

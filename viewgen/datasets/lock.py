@@ -1,0 +1,33 @@
+"""One process at a time downloads or decodes a data set; the others wait and find it done."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from viewgen.errors import StorageError
+
+__all__ = ["directory_lock"]
+
+
+@contextmanager
+def directory_lock(directory: Path) -> Iterator[None]:
+    """Hold the exclusive lock of `directory`, which is made if need be. The system frees it if we die.
+
+    Raises:
+        StorageError: the directory cannot be made or written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {directory} ({error.strerror}); "
+            "name a writable data root with --data-root or VIEWGEN_DATA"
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
