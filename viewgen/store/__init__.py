@@ -29,6 +29,8 @@ from viewgen.store.storage import (
     open_storage,
     parse_storage_options,
 )
+from viewgen.store.summary import summarise_cache
+from viewgen.store.verification import VerifyReport, repair_cache, verify_cache
 
 __all__ = [
     "RUN_FOLDER",
@@ -44,6 +46,7 @@ __all__ = [
     "ObjectExistsError",
     "ShardCommit",
     "Storage",
+    "VerifyReport",
     "commit_shard",
     "compact_commits",
     "create_cache",
@@ -55,5 +58,8 @@ __all__ = [
     "pending_shards",
     "read_commit",
     "read_spec",
+    "repair_cache",
+    "summarise_cache",
+    "verify_cache",
     "write_shard",
 ]

@@ -198,10 +198,10 @@ def read_commit(storage: Storage, identity: str, shard_id: int) -> ShardCommit |
     block = _block_path(shard_id // _BLOCK_SHARDS)
     for path in (_record_path(shard_id), block):
         try:
-            lines = storage.read(path).splitlines()
+            data = storage.read(path)
         except MissingFileError:
             continue
-        for line in lines:
+        for line in data.splitlines() if path == block else [data]:
             try:
                 commit = ShardCommit.from_bytes(line, path)
             except CorruptDataError:
@@ -219,7 +219,7 @@ def scan_commits(storage: Storage, spec: CacheSpec) -> CommitLog:
     for path, data in _read_log(storage):
         single = _SINGLE.fullmatch(path)
         shard = int(single[1]) if single else None
-        for line in data.splitlines() or [b""]:
+        for line in [data] if single else data.splitlines():
             try:
                 commit = ShardCommit.from_bytes(line, path)
             except CorruptDataError as error:

@@ -15,7 +15,7 @@ from viewgen.store.array_reader import ArrayReader, MappedArrayReader, ObjectSou
 from viewgen.store.cache import read_spec
 from viewgen.store.commits import scan_commits
 from viewgen.store.encoding import decode_object
-from viewgen.store.spec import STATUS_NOT_CONVERGED, STATUS_OK
+from viewgen.store.spec import STATUS_ABSENT, STATUS_NOT_CONVERGED, STATUS_OK
 from viewgen.store.storage import open_storage
 
 __all__ = ["CacheReader"]
@@ -42,8 +42,11 @@ class CacheReader:
         statuses: status codes of the rows that are wanted.
 
     Attributes:
+        url: of the cache, without credentials.
         spec: the cache's specification.
+        commits: shard id → commit record.
         committed: ids of the committed shards, ascending.
+        status: uint8 `(N,)`, status code of every row.
         rows: int64, the rows that can be read, ascending.
 
     Raises:
@@ -74,17 +77,18 @@ class CacheReader:
                 "`viewgen verify` names them",
                 stacklevel=2,
             )
+        self.url = storage.url
+        self.commits = log.commits
         self.committed = list(log.commits)
-        self._committed = set(log.commits)
         status = np.zeros(self.spec.num_images, np.uint8)
         for shard_id, commit in log.commits.items():
             rows = self.spec.shard_rows(shard_id)
             status[rows.start : rows.stop] = np.frombuffer(commit.status, np.uint8)
-        self._readable: _Array = np.isin(status, list(statuses)) & (status != 0)
+        self.status: _Array = status
+        self._readable: _Array = np.isin(status, list(statuses)) & (status != STATUS_ABSENT)
         self.rows: _Array = np.flatnonzero(self._readable)
         mirror = None if mirror is None or storage.local_path("zarr.json") else Path(mirror).expanduser()
-        commits = log.commits if mirror is not None or check == "digest" else {}
-        self._source = ObjectSource(storage, self.spec, commits, check, mirror)
+        self._source = ObjectSource(storage, self.spec, log.commits, check, mirror)
         self._layouts = self.spec.array_layout()
         self._readers: dict[str, ArrayReader] = {}
         self._columns: dict[tuple[str, int], _Array] = {}
@@ -193,7 +197,7 @@ class CacheReader:
         Returns:
             "row" int64 `(R,)` and the arrays `(R, *row_shape)`, in row order.
         """
-        if shard_id not in self._committed:
+        if shard_id not in self.commits:
             raise UsageError(f"shard {shard_id} is not committed")
         names = [n for n in self._layouts if "w_plus" not in n] if arrays is None else list(arrays)
         if unknown := set(names) - set(self._layouts):

@@ -88,12 +88,15 @@ class Storage(ABC):
     def remove_leftovers(self, older_than_seconds: float = 3600) -> None:  # noqa: B027 most have none
         """Delete the temporary files that killed writers left behind."""
 
-    def map_parallel(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-        """Apply `function` to `items`, in order, with at most `parallel_reads` calls in flight."""
-        if self.parallel_reads == 1:
+    def map_parallel(
+        self, function: Callable[[_Item], _Result], items: Iterable[_Item], at_most: int | None = None
+    ) -> Iterator[_Result]:
+        """Apply `function` to `items`, in order, with at most `parallel_reads` (or fewer) calls in flight."""
+        workers = min(self.parallel_reads, at_most or self.parallel_reads)
+        if workers == 1:
             yield from map(function, items)
             return
-        with ThreadPoolExecutor(self.parallel_reads) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             yield from pool.map(function, items)
 
     def __repr__(self) -> str:

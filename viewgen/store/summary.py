@@ -1,0 +1,89 @@
+"""What `viewgen show` tells about a cache."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from viewgen.store.commits import ShardCommit
+from viewgen.store.reader import CacheReader
+from viewgen.store.spec import STATUS_ABSENT, STATUS_FAILED, STATUS_NOT_CONVERGED, STATUS_OK
+
+__all__ = ["summarise_cache"]
+
+
+def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return contents, provenance and statistics of a cache as one JSON object.
+
+    Reads the commit records and the small arrays, no views.
+
+    Returns:
+        url, identity, the specification's keys, and
+
+        - shards: {committed, expected, images_per_shard};
+        - images: {ok, not_converged, failed, absent};
+        - bytes: stored bytes of committed objects;
+        - seconds: sum of the shards' wall-clock times; views_per_second: per worker;
+        - runs: ids of the runs that wrote it; retried_shards: shards that took more than one attempt;
+        - distance, steps, inversion_error: {mean, sd, min, median, max} over readable rows, None if empty;
+        - epsilon_boundary, distance_ratio (mean distance / ε₁), mean_pairwise: where known, else None.
+    """
+    reader = CacheReader(url, storage_options)
+    spec, commits = reader.spec, list(reader.commits.values())
+    counts = np.bincount(reader.status, minlength=4)
+    epsilon = spec.config.get("epsilon_boundary")
+    epsilon = float(epsilon) if isinstance(epsilon, int | float) else None
+    distance = _statistics(reader.distance)
+    seconds = sum(commit.seconds for commit in commits)
+    made = int(counts[STATUS_OK] + counts[STATUS_NOT_CONVERGED]) * spec.num_views
+    return {
+        "url": reader.url,
+        "identity": spec.identity,
+        **spec.to_json(),
+        "shards": {
+            "committed": len(commits),
+            "expected": spec.num_shards,
+            "images_per_shard": spec.shard_images,
+        },
+        "images": {
+            "ok": int(counts[STATUS_OK]),
+            "not_converged": int(counts[STATUS_NOT_CONVERGED]),
+            "failed": int(counts[STATUS_FAILED]),
+            "absent": int(counts[STATUS_ABSENT]),
+        },
+        "bytes": sum(entry["bytes"] for commit in commits for entry in commit.objects.values()),
+        "seconds": seconds,
+        "views_per_second": made / seconds if seconds > 0 else None,
+        "runs": sorted({commit.run_id for commit in commits}),
+        "retried_shards": [commit.shard_id for commit in commits if commit.attempt > 1],
+        "distance": distance,
+        "steps": _statistics(reader.array("steps")),
+        "inversion_error": _statistics(reader.array("inversion_error")),
+        "epsilon_boundary": epsilon,
+        "distance_ratio": distance["mean"] / epsilon if distance and epsilon else None,
+        "mean_pairwise": _mean_pairwise(commits),
+    }
+
+
+def _statistics(values: np.ndarray[Any, Any]) -> dict[str, float] | None:
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not finite.size:
+        return None
+    return {
+        "mean": float(finite.mean()),
+        "sd": float(finite.std()),
+        "min": float(finite.min()),
+        "median": float(np.median(finite)),
+        "max": float(finite.max()),
+    }
+
+
+def _mean_pairwise(commits: list[ShardCommit]) -> float | None:
+    """Return the mean of the shards' `stats["mean_pairwise"]`, weighted by their readable rows."""
+    total, weight = 0.0, 0
+    for commit in commits:
+        value = commit.stats.get("mean_pairwise")
+        rows = commit.status.count(STATUS_OK) + commit.status.count(STATUS_NOT_CONVERGED)
+        if isinstance(value, int | float) and math.isfinite(value) and rows:
+            total, weight = total + value * rows, weight + rows
+    return total / weight if weight else None
