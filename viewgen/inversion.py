@@ -1,0 +1,112 @@
+"""In-domain inversion: a code for every image, refined from the inverter's guess (spec §2, eq. 4).
+
+Refinement minimises, for each image on its own,
+
+    mean (x − g(w))² + λ_p·perceptual(x, g(w)) + λ_d·mean (w₀ − e(g(w)))²,   w₀ = e(x)
+
+from w = w₀ by Adam; the last term keeps the code in the generator's domain. Means run over pixels and over
+code elements.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from viewgen.errors import UsageError
+from viewgen.inverter import Inverter
+from viewgen.perceptual import PERCEPTUAL, PerceptualDistance
+from viewgen.slots import Evaluation, SlotOptions, SlotResult, optimise
+from viewgen.stylegan2 import Generator
+
+__all__ = ["InvertConfig", "InversionProblem", "invert_images"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InvertConfig:
+    """Settings of the refinement.
+
+    Attributes:
+        learning_rate: of Adam.
+        max_steps: updates after which an image keeps the best code so far.
+        perceptual: ``"auto"``, ``"lpips"``, ``"discriminator"`` or ``"none"``.
+        perceptual_weight: λ_p, relative to the mean squared pixel error.
+        domain_weight: λ_d.
+        patience: updates within which the loss must fall by 1 % to go on.
+    """
+
+    learning_rate: float = 0.01
+    max_steps: int = 200
+    perceptual: str = "auto"
+    perceptual_weight: float = 0.2
+    domain_weight: float = 2.0
+    patience: int = 20
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 0 or self.patience < 1 or self.learning_rate <= 0:
+            raise UsageError("max_steps must be at least 0, patience at least 1, learning_rate positive")
+        if self.perceptual not in PERCEPTUAL:
+            raise UsageError(f"perceptual is {self.perceptual!r}; expected one of {', '.join(PERCEPTUAL)}")
+
+
+class InversionProblem:
+    """Refinement of the images of one shard, as a `viewgen.slots.Problem`.
+
+    Args:
+        generator, inverter: frozen networks.
+        perceptual: distance of the perceptual term, or None.
+        images: model images, `(N, 3, H, W)`.
+        config: weights and stopping rule.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        inverter: Inverter,
+        perceptual: PerceptualDistance | None,
+        images: Tensor,
+        config: InvertConfig,
+    ) -> None:
+        self.generator, self.inverter, self.perceptual, self.config = generator, inverter, perceptual, config
+        self.images = images
+        self.num_images = len(images)
+        self.device = images.device
+        with torch.no_grad():
+            self.first_w = torch.cat([inverter(part) for part in images.split(256)])
+            self.targets = [] if perceptual is None else perceptual.features(images)
+        self.best_loss = images.new_full((len(images),), torch.inf)
+        self.best_step = torch.zeros(len(images), dtype=torch.long, device=images.device)
+
+    def start(self, rows: Tensor) -> Tensor:
+        """Return the inverter's codes of the images `rows`, `(A, 1, L, D)`."""
+        self.best_loss[rows] = torch.inf
+        self.best_step[rows] = 0
+        return self.first_w[rows][:, None]
+
+    def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
+        """Evaluate the refinement's loss; an image is done when it has stopped falling."""
+        config = self.config
+        images = self.generator.synthesis(w[:, 0])
+        loss = (images - self.images[rows]).square().mean(dim=(1, 2, 3))
+        if self.perceptual is not None and config.perceptual_weight:
+            targets = [target[rows] for target in self.targets]
+            distance = self.perceptual.distance(self.perceptual.features(images), targets)
+            loss = loss + config.perceptual_weight * distance
+        if config.domain_weight:
+            drift = (self.inverter(images) - self.first_w[rows]).square().mean(dim=(1, 2))
+            loss = loss + config.domain_weight * drift
+        with torch.no_grad():
+            fallen = loss < 0.99 * self.best_loss[rows]
+            self.best_loss[rows] = torch.where(fallen, loss.detach(), self.best_loss[rows])
+            self.best_step[rows] = torch.where(fallen, steps, self.best_step[rows])
+            done = steps - self.best_step[rows] >= config.patience
+        return Evaluation(loss, done)
+
+
+def invert_images(problem: InversionProblem, num_slots: int) -> SlotResult:
+    """Refine the codes of the images of `problem`, `num_slots` at once; returns each image's best code."""
+    config = problem.config
+    options = SlotOptions(
+        num_slots=num_slots, learning_rate=config.learning_rate, max_steps=config.max_steps, keep_best=True
+    )
+    return optimise(problem, options)

@@ -1,0 +1,250 @@
+"""W-search: views at a chosen distance from their anchor in the encoder's space (eq. 2 of the paper).
+
+For every image, n codes w_k minimise
+
+    mean_k (‖f(g(w_k)) − f(x₀)‖₂ − ε₁)²  +  λ · mean_k max(0, ε₂ − d̄_k)
+
+where d̄_k is the mean distance of view k to the other n − 1 views. Distances lie between L2-normalised
+projections, in [0, 2]. n points at distance ε₁ from one anchor have a mean pairwise distance of at most
+`feasible_spread`, so ε₂ is a push rather than a target, and an image has converged when every view is within
+a tolerance of ε₁ and its spread has reached a share of the bound or has stopped growing.
+
+Shape legend: N images, A active images, n views, L layers, D style dimension, K projection dimension.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from viewgen.encoder import Encoder
+from viewgen.errors import UsageError
+from viewgen.images import to_model, to_storage
+from viewgen.randomness import addressed_normal
+from viewgen.slots import Evaluation, SlotOptions, SlotResult, optimise
+from viewgen.stylegan2 import Generator
+
+__all__ = [
+    "WSearchConfig",
+    "WSearchProblem",
+    "boundary_uniformity_loss",
+    "feasible_spread",
+    "initial_codes",
+    "mean_pairwise_distance",
+    "search_views",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WSearchConfig:
+    """Settings of W-search.
+
+    Attributes:
+        epsilon_boundary: ε₁, distance of a view from its anchor.
+        epsilon_uniformity: ε₂, mean distance between an image's views at which the push ends.
+        uniformity_weight: λ.
+        boundary: δ, ``"squared"`` for (d − ε₁)² or ``"hinge"`` for max(0, ε₁ − d).
+        anchor: x₀, the ``"reconstruction"`` g(e(x)) or the ``"image"`` itself.
+        init_noise: standard deviation of the noise on every view's first code.
+        learning_rate: of Adam.
+        max_steps: updates after which an image counts as not converged.
+        tolerance: how far from ε₁ a view of a converged image may lie.
+        spread_share: share of the feasible spread that ends the search.
+        patience: updates within which the spread must grow by 1 % to go on.
+    """
+
+    epsilon_boundary: float = 0.3
+    epsilon_uniformity: float = 0.5
+    uniformity_weight: float = 0.01
+    boundary: Literal["squared", "hinge"] = "squared"
+    anchor: Literal["reconstruction", "image"] = "reconstruction"
+    init_noise: float = 0.005
+    learning_rate: float = 0.01
+    max_steps: int = 1000
+    tolerance: float = 0.03
+    spread_share: float = 0.95
+    patience: int = 10
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon_boundary <= 2:
+            raise UsageError(f"epsilon_boundary is {self.epsilon_boundary}; distances of unit vectors lie in (0, 2]")
+        if not 0 <= self.epsilon_uniformity <= 2 or self.uniformity_weight < 0:
+            raise UsageError(
+                f"epsilon_uniformity is {self.epsilon_uniformity} and uniformity_weight {self.uniformity_weight}; "
+                "expected a distance in [0, 2] and a weight of at least 0"
+            )
+        if self.boundary not in ("squared", "hinge") or self.anchor not in ("reconstruction", "image"):
+            raise UsageError(
+                f"boundary is {self.boundary!r} and anchor {self.anchor!r}; expected 'squared' or 'hinge', and "
+                "'reconstruction' or 'image'"
+            )
+        if self.init_noise <= 0:
+            raise UsageError(
+                f"init_noise is {self.init_noise}; it must be positive, because a view at distance 0 has no gradient"
+            )
+        if self.max_steps < 1 or self.learning_rate <= 0 or self.tolerance <= 0 or self.patience < 1:
+            raise UsageError("max_steps, learning_rate, tolerance and patience must be positive")
+
+
+def feasible_spread(epsilon_boundary: float, num_views: int) -> float:
+    """Return the largest mean pairwise distance of n points at distance ε₁ from one point: ε₁·√(2n/(n−1)).
+
+    It is reached by a regular simplex around the anchor (0.454 for ε₁ 0.3 and 8 views); 0 for a single view.
+    """
+    return 0.0 if num_views < 2 else epsilon_boundary * math.sqrt(2 * num_views / (num_views - 1))
+
+
+def mean_pairwise_distance(z: Tensor) -> Tensor:
+    """Return d̄: each view's mean distance to the other views of its image.
+
+    Args:
+        z: projections, `(A, n, K)`.
+
+    Returns:
+        `(A, n)`; zeros for a single view.
+    """
+    num_views = z.shape[1]
+    if num_views < 2:
+        return z.new_zeros(z.shape[:2])
+    square = (z[:, :, None] - z[:, None]).square().sum(dim=3)
+    # the diagonal is set to 1 under the root, where its gradient would be infinite, and removed after it
+    eye = torch.eye(num_views, dtype=torch.bool, device=z.device)
+    distance = square.masked_fill(eye, 1.0).clamp_min(1e-12).sqrt().masked_fill(eye, 0.0)
+    return distance.sum(dim=2) / (num_views - 1)
+
+
+def boundary_uniformity_loss(distance: Tensor, pairwise: Tensor, config: WSearchConfig) -> Tensor:
+    """Return eq. 2 of every image.
+
+    Args:
+        distance: of the views from their anchor, `(A, n)`.
+        pairwise: d̄, `(A, n)`.
+        config: ε₁, ε₂, λ and δ.
+
+    Returns:
+        `(A,)`.
+    """
+    gap = distance - config.epsilon_boundary
+    boundary = gap.square() if config.boundary == "squared" else (-gap).clamp_min(0)
+    uniformity = (config.epsilon_uniformity - pairwise).clamp_min(0)
+    return boundary.mean(dim=1) + config.uniformity_weight * uniformity.mean(dim=1)
+
+
+def initial_codes(
+    anchor_w_plus: Tensor, image_ids: Tensor, num_views: int, *, noise: float, seed: int, stage: str
+) -> Tensor:
+    """Return n copies of every anchor code, each with noise that depends on (seed, stage, image, view) alone.
+
+    Args:
+        anchor_w_plus: refined inversions, `(A, L, D)`.
+        image_ids: source indices, `(A,)`, on the CPU.
+        num_views: n.
+        noise: standard deviation.
+        seed, stage: address of the draw.
+
+    Returns:
+        `(A, n, L, D)` on the anchors' device.
+    """
+    shape = tuple(anchor_w_plus.shape[1:])
+    draws = [
+        addressed_normal(shape, seed, stage, image_id, view)
+        for image_id in image_ids.tolist()
+        for view in range(num_views)
+    ]
+    if not draws:
+        return anchor_w_plus.new_zeros(0, num_views, *shape)
+    offsets = torch.stack(draws).unflatten(0, (-1, num_views)).to(anchor_w_plus)
+    return anchor_w_plus[:, None] + noise * offsets
+
+
+class WSearchProblem:
+    """Eq. 2 for the images of one shard, as a `viewgen.slots.Problem`.
+
+    Attributes:
+        distance: anchor distances at the last evaluation of each image, `(N, n)`.
+        spread: mean pairwise distance at the last evaluation of each image, `(N,)`.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        encoder: Encoder,
+        *,
+        anchor_features: Tensor,
+        anchor_w_plus: Tensor,
+        image_ids: Tensor,
+        num_views: int,
+        config: WSearchConfig,
+        seed: int,
+    ) -> None:
+        self.generator, self.encoder, self.config, self.seed = generator, encoder, config, seed
+        self.anchor_features = anchor_features
+        self.anchor_w_plus = anchor_w_plus
+        self.image_ids = image_ids.cpu()
+        self.num_views = num_views
+        self.num_images = len(anchor_w_plus)
+        self.device = anchor_w_plus.device
+        self.distance = anchor_w_plus.new_full((self.num_images, num_views), torch.nan)
+        self.spread = anchor_w_plus.new_zeros(self.num_images)
+        self.best_spread = anchor_w_plus.new_zeros(self.num_images)
+        self.best_step = torch.zeros(self.num_images, dtype=torch.long, device=self.device)
+        self.bound = feasible_spread(config.epsilon_boundary, num_views)
+
+    def start(self, rows: Tensor) -> Tensor:
+        """Return the first codes of the images `rows`."""
+        self.best_spread[rows] = 0
+        self.best_step[rows] = 0
+        return initial_codes(
+            self.anchor_w_plus[rows],
+            self.image_ids[rows.cpu()],
+            self.num_views,
+            noise=self.config.init_noise,
+            seed=self.seed,
+            stage="wsearch",
+        )
+
+    def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
+        """Evaluate eq. 2 and the stopping rule."""
+        config = self.config
+        images = self.generator.synthesis(w.flatten(0, 1)).clamp(-1, 1)
+        z = self.encoder(images).unflatten(0, (-1, self.num_views))
+        difference = z - self.anchor_features[rows][:, None]
+        distance = difference.square().sum(dim=2).clamp_min(1e-12).sqrt()
+        pairwise = mean_pairwise_distance(z)
+        loss = boundary_uniformity_loss(distance, pairwise, config)
+        with torch.no_grad():
+            self.distance[rows] = distance.detach()
+            spread = pairwise.detach().mean(dim=1)
+            self.spread[rows] = spread
+            grown = spread > 1.01 * self.best_spread[rows]
+            self.best_spread[rows] = torch.where(grown, spread, self.best_spread[rows])
+            self.best_step[rows] = torch.where(grown, steps, self.best_step[rows])
+            if config.boundary == "squared":
+                near = (distance - config.epsilon_boundary).abs() <= config.tolerance
+            else:
+                near = distance >= config.epsilon_boundary - config.tolerance
+            spread_enough = spread >= config.spread_share * self.bound
+            stalled = steps - self.best_step[rows] >= config.patience
+            done = near.all(dim=1) & (spread_enough | stalled)
+        return Evaluation(loss, done)
+
+
+def search_views(problem: WSearchProblem, num_slots: int) -> SlotResult:
+    """Run W-search on the images of `problem`, `num_slots` at once."""
+    config = problem.config
+    options = SlotOptions(num_slots=num_slots, learning_rate=config.learning_rate, max_steps=config.max_steps)
+    return optimise(problem, options)
+
+
+@torch.no_grad()
+def render(generator: Generator, w: Tensor, batch_size: int) -> Tensor:
+    """Return storage images `(B, 3, H, W)`, uint8, of codes `(B, L, D)`."""
+    return torch.cat([to_storage(generator.synthesis(part)) for part in w.split(batch_size)])
+
+
+@torch.no_grad()
+def project(encoder: Encoder, images: Tensor, batch_size: int) -> Tensor:
+    """Return projections `(B, K)`, float32, of storage images `(B, 3, H, W)`."""
+    return torch.cat([encoder(to_model(part)) for part in images.split(batch_size)])

@@ -1,0 +1,210 @@
+"""Optimisation of many images' latent codes at once, in slots.
+
+A slot holds one image's codes with its own Adam moments and step count. An image that meets its own stopping
+rule leaves and the next image takes its slot, so the device works on full batches until the queue is empty;
+then the batch shrinks. No image's result depends on which others shared its batch, beyond float rounding.
+
+Shape legend: N images, A active slots, n codes (views) per image, L layers, D style dimension.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from viewgen.errors import UsageError
+
+__all__ = ["FAILED", "NOT_CONVERGED", "OK", "Evaluation", "Problem", "SlotOptions", "SlotResult", "optimise"]
+
+OK, NOT_CONVERGED, FAILED = 1, 2, 3
+ADAM_EPSILON = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation of the active slots.
+
+    Attributes:
+        loss: per image, `(A,)`; its gradient moves the codes.
+        done: whether the image has met its stopping rule with these codes, bool `(A,)`.
+    """
+
+    loss: Tensor
+    done: Tensor
+
+
+class Problem(Protocol):
+    """What is optimised. Whatever a problem remembers of an image is addressed by its row."""
+
+    num_images: int
+    device: torch.device
+
+    def start(self, rows: Tensor) -> Tensor:
+        """Return the first codes of the images `rows`, `(A, n, L, D)`, and forget what is known of them."""
+        ...
+
+    def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
+        """Evaluate codes `(A, n, L, D)` of the images `rows`, `(A,)`, after `steps` updates, `(A,)`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlotOptions:
+    """How the slots are run.
+
+    Attributes:
+        num_slots: images optimised at once.
+        learning_rate, betas: of Adam.
+        max_steps: updates after which an image leaves without having converged.
+        keep_best: return the codes of the lowest loss met rather than the last ones.
+    """
+
+    num_slots: int
+    learning_rate: float
+    max_steps: int
+    betas: tuple[float, float] = (0.9, 0.999)
+    keep_best: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_slots < 1 or self.max_steps < 0 or self.learning_rate <= 0:
+            raise UsageError(
+                f"num_slots is {self.num_slots}, max_steps {self.max_steps}, learning_rate {self.learning_rate}; "
+                "expected at least 1, at least 0, and a positive number"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class SlotResult:
+    """Outcome of every image.
+
+    Attributes:
+        w: codes, `(N, n, L, D)`, on the problem's device; those of a failed image are its first ones.
+        steps: updates made, `(N,)`, int32.
+        status: OK, NOT_CONVERGED or FAILED (non-finite twice), `(N,)`, uint8.
+        loss: of the returned codes, `(N,)`.
+        passes: evaluations of one image's codes, summed over the images.
+    """
+
+    w: Tensor
+    steps: Tensor
+    status: Tensor
+    loss: Tensor
+    passes: int
+
+
+class _Slots:
+    """State of the active slots; every tensor's first axis is the slot."""
+
+    def __init__(self, problem: Problem) -> None:
+        device = problem.device
+        empty = problem.start(torch.empty(0, dtype=torch.long, device=device))
+        self.problem = problem
+        self.rows = torch.empty(0, dtype=torch.long, device=device)
+        self.steps = torch.empty(0, dtype=torch.long, device=device)
+        self.resets = torch.empty(0, dtype=torch.long, device=device)
+        self.w, self.mean, self.square, self.best_w = (empty.clone() for _ in range(4))
+        self.best_loss = torch.empty(0, device=device)
+
+    _NAMES = ("rows", "steps", "resets", "w", "mean", "square", "best_w", "best_loss")
+
+    def add(self, rows: Tensor) -> None:
+        w = self.problem.start(rows)
+        zeros = torch.zeros_like(rows)
+        new = {
+            "rows": rows, "steps": zeros, "resets": zeros, "w": w, "mean": torch.zeros_like(w),
+            "square": torch.zeros_like(w), "best_w": w, "best_loss": torch.full_like(w[:, 0, 0, 0], torch.inf),
+        }  # fmt: skip
+        for name in self._NAMES:
+            setattr(self, name, torch.cat([getattr(self, name), new[name]]))
+
+    def keep(self, kept: Tensor) -> None:
+        for name in self._NAMES:
+            setattr(self, name, getattr(self, name)[kept])
+
+    def restart(self, broken: Tensor) -> None:
+        """Take the slots in the mask `broken` back to their first codes."""
+        self.w = self.w.clone()
+        self.w[broken] = self.problem.start(self.rows[broken])
+        for moment in (self.mean, self.square):
+            moment[broken] = 0
+        self.steps[broken] = 0
+        self.resets[broken] += 1
+        self.best_loss[broken] = torch.inf
+
+    def adam(self, gradient: Tensor, options: SlotOptions) -> None:
+        beta1, beta2 = options.betas
+        self.mean.lerp_(gradient, 1 - beta1)
+        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        self.steps = self.steps + 1
+        count = self.steps.to(gradient.dtype)[:, None, None, None]
+        rate = options.learning_rate * torch.sqrt(1 - beta2**count) / (1 - beta1**count)
+        # epsilon is scaled as in the usual form, mean / (sqrt(square / (1 - β₂ᵗ)) + ε)
+        epsilon = ADAM_EPSILON * torch.sqrt(1 - beta2**count)
+        self.w = self.w - rate * self.mean / (self.square.sqrt() + epsilon)
+
+
+def optimise(problem: Problem, options: SlotOptions) -> SlotResult:
+    """Minimise every image's loss with Adam until its stopping rule holds or its steps are used up.
+
+    An image whose loss or gradient is not finite starts once more; the second time it is marked FAILED. Its
+    neighbours are unaffected.
+
+    Args:
+        problem: losses, first codes and stopping rule.
+        options: slots, learning rate, limits.
+    """
+    num_images, device = problem.num_images, problem.device
+    slots = _Slots(problem)
+    result: SlotResult | None = None
+    passes = 0
+    following = 0
+    while True:
+        free = options.num_slots - len(slots.rows)
+        if free > 0 and following < num_images:
+            upto = min(num_images, following + free)
+            slots.add(torch.arange(following, upto, device=device))
+            following = upto
+        if result is None:
+            result = SlotResult(
+                w=torch.empty(num_images, *slots.w.shape[1:], device=device),
+                steps=torch.zeros(num_images, dtype=torch.int32, device=device),
+                status=torch.zeros(num_images, dtype=torch.uint8, device=device),
+                loss=torch.full((num_images,), torch.nan, device=device),
+                passes=0,
+            )
+        if len(slots.rows) == 0:
+            break
+        w = slots.w.detach().requires_grad_()
+        evaluation = problem.evaluate(w, slots.rows, slots.steps)
+        passes += len(slots.rows)
+        (gradient,) = torch.autograd.grad(evaluation.loss.sum(), w)
+        loss = evaluation.loss.detach()
+        finite = torch.isfinite(loss) & torch.isfinite(gradient).flatten(1).all(dim=1)
+        if options.keep_best:
+            better = finite & (loss < slots.best_loss)
+            slots.best_loss = torch.where(better, loss, slots.best_loss)
+            slots.best_w = torch.where(better[:, None, None, None], slots.w, slots.best_w)
+        failed = ~finite & (slots.resets > 0)
+        broken = ~finite & ~failed
+        done = finite & evaluation.done
+        out_of_steps = finite & ~done & (slots.steps >= options.max_steps)
+        leaving = done | out_of_steps | failed
+        if bool(leaving.any()):
+            rows = slots.rows[leaving]
+            first = problem.start(slots.rows[failed])
+            chosen = (slots.best_w if options.keep_best else slots.w).clone()
+            chosen[failed] = first
+            result.w[rows] = chosen[leaving]
+            result.steps[rows] = slots.steps[leaving].to(torch.int32)
+            status = torch.where(failed, FAILED, torch.where(done, OK, NOT_CONVERGED)).to(torch.uint8)
+            result.status[rows] = status[leaving]
+            result.loss[rows] = (slots.best_loss if options.keep_best else loss)[leaving]
+            moving = ~leaving
+            gradient, broken = gradient[moving], broken[moving]
+            slots.keep(moving)
+        if len(slots.rows):
+            slots.adam(gradient, options)
+            if bool(broken.any()):
+                slots.restart(broken)
+    return SlotResult(w=result.w, steps=result.steps, status=result.status, loss=result.loss, passes=passes)
