@@ -71,7 +71,10 @@ def read_spec(storage: Storage) -> CacheSpec:
             f"no cache at {storage.url} (it has no {_GROUP}); check the URL, or make it with `viewgen cache`"
         ) from error
     try:
-        entry = json.loads(data)["attributes"].get("viewgen")
+        document = json.loads(data)
+        if (document["zarr_format"], document["node_type"]) != (3, "group"):
+            raise ValueError("it does not describe a group of Zarr format 3")
+        entry = document["attributes"].get("viewgen")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CorruptDataError(f"{storage.url}/{_GROUP} is damaged: {error}") from error
     if entry is None:
@@ -82,11 +85,8 @@ def read_spec(storage: Storage) -> CacheSpec:
             f"{FORMAT_VERSION}; read it with the version that wrote it"
         )
     spec = CacheSpec.from_json(entry.get("spec") or {})
-    if spec.identity != entry.get("identity"):
-        raise CorruptDataError(
-            f"{storage.url}/{_GROUP} is damaged: its specification has the identity {spec.identity}, "
-            f"its record says {entry.get('identity')}"
-        )
+    if entry != json.loads(group_metadata(spec))["attributes"]["viewgen"]:
+        raise CorruptDataError(f"{storage.url}/{_GROUP} is damaged: the specification and its digest differ")
     return spec
 
 

@@ -10,6 +10,7 @@ last image of a chunk are padding (the fill value); chunks of nothing but paddin
 2⁶⁴ − 1 in the index. Zarr specification 3.0, "Sharding codec" and "crc32c checksum codec".
 """
 
+import hashlib
 import json
 import math
 from typing import Any
@@ -18,7 +19,7 @@ import google_crc32c
 import numpy as np
 
 from viewgen.errors import CorruptDataError
-from viewgen.store.spec import FORMAT_VERSION, ArrayLayout, CacheSpec
+from viewgen.store.spec import FORMAT_VERSION, ArrayLayout, CacheSpec, canonical_json
 
 __all__ = [
     "CHECKSUM_BYTES",
@@ -44,11 +45,15 @@ def crc32c(data: Any) -> bytes:
 
 
 def group_metadata(spec: CacheSpec) -> bytes:
-    """Return the group's ``zarr.json``; its attribute ``viewgen`` holds the specification."""
-    attributes = {
-        "viewgen": {"format_version": FORMAT_VERSION, "identity": spec.identity, "spec": spec.to_json()}
+    """Return the group's ``zarr.json``; its attribute ``viewgen`` holds the specification and its digest."""
+    document = spec.to_json()
+    entry = {
+        "format_version": FORMAT_VERSION,
+        "identity": spec.identity,
+        "digest": hashlib.sha256(canonical_json(document)).hexdigest(),
+        "spec": document,
     }
-    return _pretty({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    return _pretty({"zarr_format": 3, "node_type": "group", "attributes": {"viewgen": entry}})
 
 
 def array_metadata(layout: ArrayLayout) -> bytes:
