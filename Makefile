@@ -1,0 +1,42 @@
+# One word per chore. PYTHON picks the interpreter (3.11 or later).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test chaos check bench clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed-test
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+# Options such as DEMO="--limit 128" shorten it.
+demo: $(VENV)/installed
+	$(BIN)/viewgen cache --dataset digits --method wsearch --out demo/digits-train-wsearch.zarr $(DEMO)
+
+# The short, seeded form of everything, faults included.
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -q $(TESTS)
+
+# The long fault-injection campaign: random moments, dozens of kills, a tally.
+chaos: $(VENV)/installed-test
+	$(BIN)/python -m pytest -q -s -m chaos tests/chaos
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --diff . || true
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-dev
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo build dist
