@@ -246,13 +246,13 @@ def test_command_downloads_and_reports(
     site: Site, small_cifar: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def listed() -> bool:
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             main(["datasets", "--json", "--data-root", str(tmp_path)])
         rows = json.loads(capsys.readouterr().out)["datasets"]
         return next(row["present"] for row in rows if row["name"] == "cifar10")
 
     assert not listed()
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["datasets", "--download", "cifar10", "--data-root", str(tmp_path)])
     assert str(tmp_path / "cifar10" / "cifar-10-binary.tar.gz") in capsys.readouterr().err
     assert listed()

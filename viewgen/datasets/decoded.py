@@ -111,8 +111,10 @@ def read_decoded(name: str, split: str, directory: Path, source: dict[str, Any])
     """Open the decoded copy in `directory`; None if there is none of this format and source."""
     try:
         text = (directory / "about.json").read_text("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise StorageError(f"cannot read {directory}: {error.strerror}") from error
     images = directory / "images.npy"
     try:
         about = json.loads(text)
