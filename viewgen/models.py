@@ -151,6 +151,8 @@ def load_model(path: str | Path, kind: Kind, device: torch.device | str = "cpu")
     if isinstance(network, Generator):
         network.latent_avg.copy_(state.pop(LATENT_AVG))
     network.load_state_dict(state, strict=True)
+    if isinstance(network, Encoder | Inverter):
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.to(device).eval().requires_grad_(False)
 
 
