@@ -24,6 +24,7 @@ from viewgen.datasets.archived import ArchivedDataset
 from viewgen.datasets.cifar import CIFAR10, CIFAR100
 from viewgen.datasets.dataset import ImageDataset
 from viewgen.datasets.decoded import Blocks, Labelling, load_decoded
+from viewgen.datasets.progress import progress
 from viewgen.datasets.stl10 import STL10
 from viewgen.datasets.tinyimagenet import TINYIMAGENET
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, StorageError, UsageError
@@ -351,13 +352,13 @@ def test_decoded_copy_is_made_once_and_again_for_another_source(tmp_path: Path) 
     def decode() -> Blocks:
         return blocks_of(images, calls)
 
-    first = load_decoded("x", "train", tmp_path / "train", {"md5": "1"}, decode)
-    again = load_decoded("x", "train", tmp_path / "train", {"md5": "1"}, decode)
+    first = load_decoded("x", "train", tmp_path / "train", {"md5": "1"}, decode, num_images=5)
+    again = load_decoded("x", "train", tmp_path / "train", {"md5": "1"}, decode, num_images=5)
     assert len(calls) == 1
     assert first.digest == again.digest
     np.testing.assert_array_equal(again.images(range(5)), images)
     np.load(tmp_path / "train" / "images.npy", allow_pickle=False)
-    load_decoded("x", "train", tmp_path / "train", {"md5": "2"}, decode)
+    load_decoded("x", "train", tmp_path / "train", {"md5": "2"}, decode, num_images=5)
     assert len(calls) == 2
     assert {entry.name for entry in tmp_path.iterdir()} == {".lock", "train"}
 
@@ -366,7 +367,9 @@ def test_threads_decode_once(tmp_path: Path) -> None:
     images, calls = pixels(5, 8), []
     threads = [
         threading.Thread(
-            target=load_decoded, args=("x", "train", tmp_path / "train", {}, lambda: blocks_of(images, calls))
+            target=load_decoded,
+            args=("x", "train", tmp_path / "train", {}, lambda: blocks_of(images, calls)),
+            kwargs={"num_images": 5},
         )
         for _ in range(4)
     ]
@@ -384,26 +387,28 @@ def test_decoding_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
     (tmp_path / ".new-of-a-killed-run").mkdir()
     with pytest.raises(CorruptDataError, match="damaged"):
-        load_decoded("x", "train", tmp_path / "train", {}, broken)
+        load_decoded("x", "train", tmp_path / "train", {}, broken, num_images=5)
     assert {entry.name for entry in tmp_path.iterdir()} == {".lock"}
 
 
 def test_decoding_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images"):
-        load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(pixels(0, 8)))
+        load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(pixels(0, 8)), num_images=5)
 
 
 def test_decoding_into_an_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="--data-root"):
-        load_decoded("x", "train", tmp_path / "file" / "d" / "train", {}, lambda: blocks_of(pixels(5, 8)))
+        load_decoded(
+            "x", "train", tmp_path / "file" / "d" / "train", {}, lambda: blocks_of(pixels(5, 8)), num_images=5
+        )
 
 
 @pytest.mark.parametrize("file", ["images.npy", "labels.npy", "about.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])
 def test_altered_copy_is_noticed(tmp_path: Path, file: str, damage: str) -> None:
     images = pixels(5, 8)
-    load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(images))
+    load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(images), num_images=5)
     path = tmp_path / "train" / file
     if damage == "gone":
         path.unlink()
@@ -411,16 +416,16 @@ def test_altered_copy_is_noticed(tmp_path: Path, file: str, damage: str) -> None
         content = path.read_bytes()
         path.write_bytes(content[:-20] if damage == "cut" else bytes(len(content)))
     if (file, damage) == ("about.json", "gone"):
-        load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(images))
+        load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(images), num_images=5)
         return
     with pytest.raises(CorruptDataError, match="Delete that directory") as caught:
-        load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(images))
+        load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(images), num_images=5)
     assert str(tmp_path / "train") in str(caught.value)
 
 
 def test_decoded_data_set_pickles_as_a_path(tmp_path: Path) -> None:
     images = pixels(200, 32)
-    dataset = load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(images))
+    dataset = load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(images), num_images=5)
     dataset.images([0])
     packed = pickle.dumps(dataset)
     assert len(packed) < images.nbytes / 50
@@ -443,3 +448,23 @@ def test_digest_depends_on_pixels_labels_and_order(tmp_path: Path) -> None:
         shutil.rmtree(root)
     assert len(digests) == 3
     assert all(digest.startswith("sha256:") for digest in digests)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal_and_a_line_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("decoding x", 1000) as report:
+        report(10)
+    assert capsys.readouterr() == ("", "decoding x (1,000 images)\n")
+    for in_bytes, shown in ((False, "1000/1000"), (True, "1.0/1.0 kB")):
+        terminal = Terminal()
+        monkeypatch.setattr("sys.stderr", terminal)
+        with progress("working", 1000, in_bytes=in_bytes) as report:
+            report(1000)
+        assert shown in terminal.getvalue()
+        assert "working" in terminal.getvalue()

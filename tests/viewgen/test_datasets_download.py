@@ -166,7 +166,7 @@ def test_an_error_answer_names_file_url_and_place(site: Site, tmp_path: Path, st
 def test_offline_names_file_url_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
     file = RemoteFile(name="data.bin", urls=("http://127.0.0.1:1/data.bin",), num_bytes=7, md5="0" * 32)
-    with pytest.raises(MissingFileError, match="ConnectionError") as caught:
+    with pytest.raises(MissingFileError, match="NewConnectionError") as caught:
         fetch(file, tmp_path)
     assert_advice(str(caught.value), file, tmp_path)
     assert names(tmp_path) == set()

@@ -53,7 +53,14 @@ class ArchivedDataset:
         if found is not None:
             return found
         archive = obtain(self.archive, self._directories(root), download=download)
-        return load_decoded(name, split, directory, source, lambda: self.blocks(archive, split))
+        return load_decoded(
+            name,
+            split,
+            directory,
+            source,
+            lambda: self.blocks(archive, split),
+            num_images=self.info.num_images[split],
+        )
 
     def _directories(self, root: Path) -> tuple[Path, Path]:
         return root / self.info.name, root

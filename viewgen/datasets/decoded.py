@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from viewgen.datasets.dataset import ContentDigest, ImageDataset
 from viewgen.datasets.lock import directory_lock
+from viewgen.datasets.progress import progress
 from viewgen.errors import CorruptDataError, DataError, StorageError, ViewgenError
 
 __all__ = ["Blocks", "DecodedImages", "Labelling", "load_decoded", "read_decoded"]
@@ -66,6 +67,8 @@ def load_decoded(
     directory: Path,
     source: dict[str, Any],
     decode: Callable[[], Blocks],
+    *,
+    num_images: int,
 ) -> ImageDataset:
     """Open the decoded copy of a split, making it first if it is absent or was made from another source.
 
@@ -75,6 +78,7 @@ def load_decoded(
         directory: where the copy lives; its parent also holds the lock.
         source: what the copy depends on (archive checksum, listing, size), JSON values.
         decode: yields the images; called only if a copy has to be made.
+        num_images: how many are expected; only the progress display depends on it.
 
     Raises:
         CorruptDataError: the copy was altered since, or the source is damaged.
@@ -92,7 +96,8 @@ def load_decoded(
         fresh = directory.parent / f".new-{uuid4().hex}"
         try:
             fresh.mkdir()
-            _write(fresh, split, source, decode())
+            with progress(f"decoding {name}, {split}, once", num_images) as report:
+                _write(fresh, split, source, decode(), report)
             if directory.exists():
                 shutil.rmtree(directory)
             os.rename(fresh, directory)
@@ -142,7 +147,9 @@ def read_decoded(name: str, split: str, directory: Path, source: dict[str, Any])
     )
 
 
-def _write(directory: Path, split: str, source: dict[str, Any], blocks: Blocks) -> None:
+def _write(
+    directory: Path, split: str, source: dict[str, Any], blocks: Blocks, report: Callable[[int], None]
+) -> None:
     digest = ContentDigest()
     num_images = 0
     image_shape: tuple[int, ...] = ()
@@ -158,6 +165,7 @@ def _write(directory: Path, split: str, source: dict[str, Any], blocks: Blocks) 
             digest.update(block)
             num_images += len(block)
             image_shape = block.shape[1:]
+            report(num_images)
         if not num_images:
             raise DataError(f"split {split!r} has no images")
         if len(labelling.labels) != num_images:

@@ -6,14 +6,13 @@ or a killed process leaves the part behind; the next try asks for the rest of it
 
 import hashlib
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from viewgen.datasets.lock import directory_lock
+from viewgen.datasets.progress import progress
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError, ViewgenError
 
 __all__ = ["RemoteFile", "fetch", "locate", "obtain", "verify"]
@@ -138,7 +137,7 @@ def _complete(file: RemoteFile, url: str, part: Path) -> None:
 
 def _transfer_all(file: RemoteFile, url: str, part: Path) -> None:
     cuts = 0
-    with _progress(file) as report:
+    with progress(f"downloading {file.name}", file.num_bytes, in_bytes=True) as report:
         while (have := part.stat().st_size if part.exists() else 0) != file.num_bytes:
             if have > file.num_bytes:
                 part.unlink()
@@ -149,9 +148,8 @@ def _transfer_all(file: RemoteFile, url: str, part: Path) -> None:
                 arrived = part.stat().st_size if part.exists() else 0
                 cuts += 1
                 if arrived <= have or cuts > MAX_CUTS:
-                    raise _TransferError(
-                        f"{error}, {arrived} of {file.num_bytes} bytes kept for the next try"
-                    ) from error
+                    kept = f", {arrived} of {file.num_bytes} bytes kept for the next try" if arrived else ""
+                    raise _TransferError(f"{error}{kept}") from error
                 time.sleep(RETRY_SECONDS)
 
 
@@ -182,38 +180,16 @@ def _transfer(file: RemoteFile, url: str, part: Path, have: int, report: Callabl
                 out.flush()
                 os.fsync(out.fileno())
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise _TransferError(f"{url}: {type(error).__name__}: {str(error)[:200]}") from error
+        raise _TransferError(f"{url}: {_reason(error)}") from error
     if have != file.num_bytes:
         raise _TransferError(f"{url} ended after {have} of {file.num_bytes} bytes")
 
 
-@contextmanager
-def _progress(file: RemoteFile) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the bytes present so far: a bar on a terminal, plain lines elsewhere."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    if not sys.stderr.isatty():
-        print(f"downloading {file.name} ({file.num_bytes / 1e6:.1f} MB)", file=sys.stderr)
-        yield lambda _: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(file.name, total=file.num_bytes)
-        yield lambda done: bar.update(task, completed=done)
+def _reason(error: Exception) -> str:
+    """Return the innermost reason of a failed request, without the pools and retries wrapped around it."""
+    inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    inner = getattr(inner, "reason", None) or inner
+    return f"{type(inner).__name__}: {str(inner).rpartition('): ')[2] or inner}"
 
 
 def _md5(path: Path) -> str:

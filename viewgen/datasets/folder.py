@@ -65,6 +65,7 @@ class Folder:
             root / "folder" / key / split,
             source,
             lambda: _blocks(files, class_names, image_size),
+            num_images=len(files),
         )
 
 
