@@ -5,11 +5,13 @@ import gzip
 import hashlib
 import io
 import pickle
+import resource
 import shutil
 import struct
 import tarfile
 import threading
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from viewgen.datasets.archive import read_maybe_gzip, read_zip_member, tar_membe
 from viewgen.datasets.archived import ArchivedDataset
 from viewgen.datasets.cifar import CIFAR10, CIFAR100
 from viewgen.datasets.dataset import ImageDataset
-from viewgen.datasets.decoded import Blocks, Labelling, load_decoded
+from viewgen.datasets.decoded import Blocks, Labelling, load_decoded, read_decoded
 from viewgen.datasets.progress import progress
 from viewgen.datasets.stl10 import STL10
 from viewgen.datasets.tinyimagenet import TINYIMAGENET
@@ -421,6 +423,30 @@ def test_altered_copy_is_noticed(tmp_path: Path, file: str, damage: str) -> None
     with pytest.raises(CorruptDataError, match="Delete that directory") as caught:
         load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(images), num_images=5)
     assert str(tmp_path / "train") in str(caught.value)
+
+
+def test_one_wrong_label_is_noticed(tmp_path: Path) -> None:
+    load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(pixels(5, 8)), num_images=5)
+    labels = np.load(tmp_path / "train" / "labels.npy")
+    labels[3] = 0
+    np.save(tmp_path / "train" / "labels.npy", labels)
+    with pytest.raises(CorruptDataError, match="not those that were written"):
+        read_decoded("x", "train", tmp_path / "train", {})
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """Let no file of this process grow beyond 64 KiB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, full_disk: None) -> None:
+    with pytest.raises(StorageError, match=r"cannot write the decoded images to .*train"):
+        load_decoded("x", "train", tmp_path / "train", {}, lambda: blocks_of(pixels(50, 32)), num_images=50)
+    assert {entry.name for entry in tmp_path.iterdir()} == {".lock"}
 
 
 def test_decoded_data_set_pickles_as_a_path(tmp_path: Path) -> None:

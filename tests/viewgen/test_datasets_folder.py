@@ -1,5 +1,7 @@
 """Image folders: layouts, order, sizes, and every way in which a folder can be bad."""
 
+import contextlib
+import io
 import os
 import struct
 import zlib
@@ -7,11 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from viewgen.cli import main
 from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError, ViewgenError
+from viewgen.datasets.pictures import decode_picture
+from viewgen.errors import (
+    CorruptDataError,
+    DataError,
+    MissingFileError,
+    StorageError,
+    UsageError,
+    ViewgenError,
+)
 
 
 def save(path: Path, color: object = 0, size: tuple[int, int] = (16, 16), mode: str = "RGB") -> Path:
@@ -153,9 +165,44 @@ def test_a_truncated_picture_is_corrupt(flowers: Path) -> None:
         load(flowers)
 
 
+@pytest.mark.filterwarnings("ignore")  # Pillow remarks on damage that it can live with
+@settings(max_examples=150, deadline=None)
+@given(format=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), data=st.data())
+def test_damaged_pictures_give_an_image_or_a_deliberate_error(format: str, data: st.DataObject) -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)).save(out, format)
+    content = bytearray(out.getvalue())
+    for _ in range(3):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(CorruptDataError, DataError):
+        image = decode_picture(bytes(content), "picture", 16)
+        assert image.shape == (3, 16, 16)
+        assert image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_every_common_mode_becomes_rgb(mode: str) -> None:
+    out = io.BytesIO()
+    picture = Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode)
+    if mode == "P":
+        picture.save(out, "PNG", transparency=bytes(256))
+    else:
+        picture.save(out, "TIFF")
+    assert (decode_picture(out.getvalue(), "picture", None) == 255).all()
+
+
 def test_deep_pictures_are_refused(flowers: Path) -> None:
     Image.fromarray(np.full((16, 16), 40_000, np.uint16)).save(flowers / "rose" / "deep.png")
     with pytest.raises(DataError, match="more than 8 bits per channel"):
+        load(flowers)
+
+
+def test_an_unreadable_picture_is_named(flowers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StorageError, match=r"cannot read .*z\.gif: Permission denied"):
         load(flowers)
 
 

@@ -128,7 +128,7 @@ def read_decoded(name: str, split: str, directory: Path, source: dict[str, Any])
         labels = np.load(directory / "labels.npy", allow_pickle=False)
         shape = np.load(images, mmap_mode="r", allow_pickle=False).shape
         intact = (
-            list(shape) == about["shape"] and len(labels) == shape[0] and _spots(images) == about["spots"]
+            list(shape) == about["shape"] and len(labels) == shape[0] and _check(directory) == about["check"]
         )
         digest, class_names = str(about["digest"]), tuple(about["class_names"])
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -186,10 +186,10 @@ def _write(
         "shape": [num_images, *image_shape],
         "class_names": list(labelling.class_names),
         "digest": digest.finish(labelling.labels),
-        "spots": _spots(directory / "images.npy"),
+        "check": _check(directory),
     }
     with open(directory / "about.json", "w", encoding="utf-8") as text:
-        json.dump(about, text, ensure_ascii=False, indent=1)
+        json.dump(about, text, indent=1)
         text.flush()
         os.fsync(text.fileno())
 
@@ -203,11 +203,13 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return header
 
 
-def _spots(path: Path) -> str:
-    """Return a hash of the file's size, its two ends and evenly spaced spots: cheap however large it is."""
-    size = path.stat().st_size
+def _check(directory: Path) -> str:
+    """Return a hash of the labels and of the images' size, ends and evenly spaced spots; cheap."""
+    images = directory / "images.npy"
+    size = images.stat().st_size
     found = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as handle:
+    found.update((directory / "labels.npy").read_bytes())
+    with open(images, "rb") as handle:
         for offset in np.linspace(0, max(size - SPOT_BYTES, 0), NUM_SPOTS).astype(int).tolist():
             handle.seek(offset)
             found.update(handle.read(SPOT_BYTES))

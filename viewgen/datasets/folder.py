@@ -58,7 +58,7 @@ class Folder:
         class_names = _class_directories(directories["train"])
         files = _pictures(directories[split], class_names, allow_empty=split != "train")
         source = {"size": image_size, "classes": list(class_names), "listing": _fingerprint(files)}
-        key = hashlib.sha256(name.encode()).hexdigest()[:16]
+        key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         return load_decoded(
             name,
             split,
@@ -140,22 +140,15 @@ def _fingerprint(files: list[tuple[Path, int]]) -> str:
 
 
 def _blocks(files: list[tuple[Path, int]], class_names: tuple[str, ...], image_size: int | None) -> Blocks:
-    first: tuple[Path, tuple[int, int]] | None = None
+    first, _ = files[0]
+    _, first_height, first_width = _decode(first, image_size).shape
 
     def decode(file: Path) -> NDArray[np.uint8]:
-        nonlocal first
-        try:
-            if file.stat().st_size > MAX_FILE_BYTES:
-                raise CorruptDataError(f"{file} has more than {MAX_FILE_BYTES} bytes; that is no picture")
-            data = file.read_bytes()
-        except OSError as error:
-            raise StorageError(f"cannot read {file}: {error.strerror}") from error
-        image = decode_picture(data, str(file), image_size)
-        height, width = image.shape[1:]
-        first = first or (file, (height, width))
-        if height != width or (height, width) != first[1] or height > MAX_IMAGE_SIZE:
+        image = _decode(file, image_size)
+        _, height, width = image.shape
+        if height != width or (height, width) != (first_height, first_width) or height > MAX_IMAGE_SIZE:
             raise DataError(
-                f"{file} is {width}×{height} pixels, {first[0]} {first[1][1]}×{first[1][0]}: pictures must "
+                f"{file} is {width}×{height} pixels, {first} {first_width}×{first_height}: pictures must "
                 f"be square, of one size, at most {MAX_IMAGE_SIZE}. Add ?size=N to the name, as in "
                 "folder:PATH?size=64, to scale the shorter side to N and cut out the centre."
             )
@@ -163,6 +156,16 @@ def _blocks(files: list[tuple[Path, int]], class_names: tuple[str, ...], image_s
 
     yield from decode_blocks((file for file, _ in files), decode)
     return Labelling(np.array([label for _, label in files], np.int64), class_names)
+
+
+def _decode(file: Path, image_size: int | None) -> NDArray[np.uint8]:
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise CorruptDataError(f"{file} has more than {MAX_FILE_BYTES} bytes; that is no picture")
+        data = file.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror}") from error
+    return decode_picture(data, str(file), image_size)
 
 
 FOLDER = Folder()

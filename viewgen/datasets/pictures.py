@@ -2,7 +2,7 @@
 
 import io
 import os
-import warnings
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from viewgen.errors import CorruptDataError, DataError
+from viewgen.errors import CorruptDataError, DataError, ViewgenError
 
 __all__ = ["PICTURE_SUFFIXES", "decode_blocks", "decode_picture"]
 
@@ -20,8 +20,23 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 PICTURE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-MAX_PIXELS = 100_000_000
-BLOCK_IMAGES = 512
+# Below Pillow's own alarm, so that ours is the message.
+MAX_PIXELS = 80_000_000
+BLOCK_IMAGES = 64
+# What Pillow's readers raise on damaged or hostile files.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 
 Item = TypeVar("Item")
 
@@ -42,30 +57,24 @@ def decode_picture(data: bytes, name: str, image_size: int | None) -> NDArray[np
         DataError: it has more than 8 bits per channel.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if picture.width * picture.height > MAX_PIXELS:
-                raise CorruptDataError(
-                    f"{name} claims {picture.width}×{picture.height} pixels; that is no picture"
-                )
-            picture.load()
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as e:
-        if isinstance(e, CorruptDataError):
-            raise
-        raise CorruptDataError(f"{name} cannot be decoded as a picture: {e}. Replace or remove it.") from e
-    if picture.mode.startswith(("I", "F")):
-        raise DataError(
-            f"{name} has more than 8 bits per channel (mode {picture.mode}); convert it to 8-bit RGB first"
-        )
-    picture = ImageOps.exif_transpose(picture).convert("RGB")
+        picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise CorruptDataError(
+                f"{name} claims {picture.width}×{picture.height} pixels; that is no picture"
+            )
+        if picture.mode.startswith(("I", "F")):
+            raise DataError(
+                f"{name} has more than 8 bits per channel (mode {picture.mode}); make it 8-bit RGB first"
+            )
+        picture = ImageOps.exif_transpose(picture)
+        picture.info.pop("transparency", None)
+        picture = picture.convert("RGB")
+    except ViewgenError:
+        raise
+    except DECODER_ERRORS as error:
+        raise CorruptDataError(
+            f"{name} cannot be decoded as a picture: {error}. Replace or remove it."
+        ) from error
     if image_size is not None and picture.size != (image_size, image_size):
         picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(picture).transpose(2, 0, 1)

@@ -37,7 +37,9 @@ def tinyimagenet_blocks(path: Path, split: str) -> Blocks:
 
         def lines(name: str) -> list[str]:
             return (
-                read_zip_member(archive, f"{FOLDER}/{name}", cap=MAX_TEXT_BYTES).decode("utf-8").splitlines()
+                read_zip_member(archive, f"{FOLDER}/{name}", cap=MAX_TEXT_BYTES)
+                .decode("utf-8", "replace")
+                .splitlines()
             )
 
         wnids = sorted(line.strip() for line in lines("wnids.txt") if line.strip())
