@@ -166,7 +166,7 @@ def test_a_truncated_picture_is_corrupt(flowers: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow remarks on damage that it can live with
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(format=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), data=st.data())
 def test_damaged_pictures_give_an_image_or_a_deliberate_error(format: str, data: st.DataObject) -> None:
     out = io.BytesIO()
