@@ -1,5 +1,6 @@
 """Fixtures that several test folders share."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -69,7 +70,9 @@ def write_cache(shard_arrays: Callable[..., Arrays]) -> Callable[..., Arrays]:
                 identity=spec.identity,
                 objects=objects,
                 status=arrays["status"],
-                failures={row: "poisoned" for row, code in zip(rows, arrays["status"], strict=True) if code == 3},
+                failures={
+                    row: "poisoned" for row, code in zip(rows, arrays["status"], strict=True) if code == 3
+                },
                 run_id="run-a",
                 seconds=2.0,
                 stats={"mean_pairwise": 0.4},
@@ -79,3 +82,9 @@ def write_cache(shard_arrays: Callable[..., Arrays]) -> Callable[..., Arrays]:
         return {name: np.concatenate([arrays[name] for arrays in shards]) for name in spec.array_layout()}
 
     return write
+
+
+@pytest.fixture
+def no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip flushes to the device: a test cannot see what they are for, and they take most of its time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

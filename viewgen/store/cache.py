@@ -36,14 +36,14 @@ def create_cache(storage: Storage, spec: CacheSpec, *, overwrite: bool = False) 
     """
     existing = _existing_spec(storage, overwrite)
     if existing is not None and overwrite:
-        _remove(storage, existing)
-        existing = None
-    if existing is None:
+        _clear(storage, existing)
+        storage.write(_GROUP, group_metadata(spec))
+    elif existing is None:
         try:
             storage.write_new(_GROUP, group_metadata(spec))
         except ObjectExistsError:
             existing = read_spec(storage)
-    if existing is not None and existing.identity != spec.identity:
+    if existing is not None and existing.identity != spec.identity and not overwrite:
         raise CacheMismatchError(_mismatch(storage.url, existing, spec))
     storage.remove_leftovers()
     for layout in spec.array_layout().values():
@@ -108,15 +108,14 @@ def _existing_spec(storage: Storage, overwrite: bool) -> CacheSpec | None:
         raise
 
 
-def _remove(storage: Storage, spec: CacheSpec) -> None:
-    """Delete a cache: records first, the group's document last, so that it stays recognisable until then."""
+def _clear(storage: Storage, spec: CacheSpec) -> None:
+    """Delete a cache's contents, records first; its ``zarr.json`` stays, so that it stays recognisable."""
     storage.delete_tree("commits")
     for name in storage.paths(RUN_FOLDER):
         if not name.startswith(f"{RUN_FOLDER}/lease"):
             storage.delete(name)
     for name in (*spec.array_layout(), *OPTIONAL_ARRAYS):
         storage.delete_tree(name)
-    storage.delete(_GROUP)
 
 
 def _mismatch(url: str, existing: CacheSpec, spec: CacheSpec) -> str:

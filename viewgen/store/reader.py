@@ -117,15 +117,12 @@ class CacheReader:
         Raises:
             UsageError: a row is not readable, or a view index is outside 0 … V − 1.
         """
-        num_views, length = self.spec.num_views, self._image_bytes
-        start: Any = 0
+        length, start = self._image_bytes, 0
         if view_index is None:
-            shape, length = self._views_shape, length * num_views
+            shape, length = self._views_shape, length * self.spec.num_views
         else:
             shape = self._image_shape
-            if np.min(view_index) < 0 or np.max(view_index) >= num_views:
-                raise UsageError(f"a view index is outside 0 … {num_views - 1}")
-            start = np.asarray(view_index, np.int64) * length
+            start = self._checked_view(view_index, rows) * length
         if isinstance(rows, int | np.integer):
             return self._one(int(rows), int(start), length, shape, out)
         rows = self._checked(rows)
@@ -245,6 +242,17 @@ class CacheReader:
             row = int(indices[~self._readable[indices]][0])
             raise UsageError(f"row {row} is absent or failed; use rows of CacheReader.rows")
         return indices
+
+    def _checked_view(self, view_index: Any, rows: Any) -> Any:
+        """Return `view_index` as an integer or int64 `(B,)`."""
+        index = np.asarray(view_index)
+        if index.shape not in ((), np.shape(rows)) or (index.size and index.dtype.kind not in "iu"):
+            raise UsageError(
+                f"view_index is {index.dtype} {index.shape}, expected an integer or integers {np.shape(rows)}"
+            )
+        if index.size and (index.min() < 0 or index.max() >= self.spec.num_views):
+            raise UsageError(f"a view index is outside 0 … {self.spec.num_views - 1}")
+        return index.astype(np.int64)
 
     def _reader(self, name: str) -> ArrayReader:
         if name not in self._readers:

@@ -1,0 +1,251 @@
+"""What every storage promises, held against memory, local folders, file:// URLs and S3."""
+
+import logging
+import pickle
+import threading
+import uuid
+
+import numpy as np
+import pytest
+
+from viewgen.errors import CacheMismatchError, CorruptDataError, MissingFileError, StorageError
+from viewgen.store import (
+    CacheReader,
+    ObjectExistsError,
+    compact_commits,
+    create_cache,
+    drop_commits,
+    list_commits,
+    open_storage,
+    pending_shards,
+    repair_cache,
+    verify_cache,
+)
+
+pytestmark = pytest.mark.usefixtures("no_flushing")
+
+
+class StorageContract:
+    """Subclasses provide the fixtures `url`, a fresh place, and `options`."""
+
+    @pytest.fixture
+    def options(self):
+        return {}
+
+    @pytest.fixture
+    def storage(self, url, options):
+        return open_storage(url, options)
+
+    def test_an_empty_place_is_empty(self, storage):
+        assert storage.entries() == []
+        assert storage.paths() == storage.paths("folder") == []
+        assert storage.size("a") is None
+        assert not storage.exists("folder/a")
+        storage.delete("folder/a")
+        storage.delete_tree("folder")
+        with pytest.raises(MissingFileError, match="folder/a"):
+            storage.read("folder/a")
+
+    def test_what_is_written_is_read(self, storage):
+        data = bytes(range(256)) * 5
+        storage.write("folder/deep/a.b", data)
+        storage.write_new("folder/c", b"")
+        assert storage.read("folder/deep/a.b") == data
+        assert storage.read("folder/c") == b""
+        assert (storage.size("folder/deep/a.b"), storage.size("folder/c")) == (1280, 0)
+        assert storage.paths() == storage.paths("folder") == ["folder/c", "folder/deep/a.b"]
+        assert storage.paths("fold") == []
+        assert storage.entries() == ["folder"]
+
+    def test_ranges(self, storage):
+        storage.write("a", b"0123456789")
+        assert storage.read_range("a", 0, 3) == b"012"
+        assert storage.read_range("a", 8, 10) == b"89"
+        assert storage.read_range("a", 20, 4) == b""
+        with pytest.raises(MissingFileError):
+            storage.read_range("b", 0, 1)
+
+    def test_write_replaces_and_write_new_does_not(self, storage):
+        storage.write_new("f/a", b"1")
+        with pytest.raises(ObjectExistsError, match="f/a"):
+            storage.write_new("f/a", b"2")
+        assert storage.read("f/a") == b"1"
+        storage.write("f/a", b"3")
+        assert storage.read("f/a") == b"3"
+        storage.delete("f/a")
+        storage.write_new("f/a", b"4")
+        assert storage.read("f/a") == b"4"
+
+    def test_one_of_many_creators_wins(self, storage, url, options):
+        outcomes = []
+        barrier = threading.Barrier(8)
+
+        def create(number):
+            mine = open_storage(url, options)
+            barrier.wait()
+            try:
+                mine.write_new("lease", b"%d" % number)
+                outcomes.append(number)
+            except ObjectExistsError:
+                pass
+
+        threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(outcomes) == 1
+        assert storage.read("lease") == b"%d" % outcomes[0]
+
+    def test_delete_tree_takes_the_folder_and_nothing_beside_it(self, storage):
+        for path in ("views/a", "views/b/c", "views2/a", "v"):
+            storage.write(path, b"x")
+        storage.delete_tree("views")
+        assert storage.paths() == ["v", "views2/a"]
+
+    def test_another_writer_is_seen(self, storage, url, options):
+        other = open_storage(url, options)
+        assert other.paths("f") == []
+        assert not other.exists("f/a")
+        storage.write("f/a", b"1")
+        assert other.paths("f") == ["f/a"]
+        assert other.exists("f/a")
+        storage.delete("f/a")
+        assert other.paths("f") == []
+        assert not other.exists("f/a")
+
+    def test_it_travels_by_pickle(self, storage):
+        storage.write("a", b"1")
+        assert pickle.loads(pickle.dumps(storage)).read("a") == b"1"
+
+    def test_map_parallel_keeps_the_order(self, storage):
+        for number in range(40):
+            storage.write(f"n/{number:02d}", b"%d" % number)
+        read = list(storage.map_parallel(storage.read, storage.paths("n")))
+        assert read == [b"%d" % number for number in range(40)]
+
+    def test_a_cache_from_creation_to_repair(self, storage, url, options, make_spec, write_cache):
+        spec = make_spec()
+        create_cache(storage, spec)
+        assert pending_shards(storage, spec) == [0, 1, 2]
+        contents = write_cache(storage, spec)
+        assert pending_shards(storage, spec) == []
+        reader = CacheReader(url, options)
+        rows = np.array([20, 0, 7, 8, 0])
+        np.testing.assert_array_equal(reader.views(rows), contents["views"][rows])
+        np.testing.assert_array_equal(
+            reader.views(rows, [1, 0, 1, 0, 1]), contents["views"][rows, [1, 0, 1, 0, 1]]
+        )
+        np.testing.assert_array_equal(reader.views(9, 1), contents["views"][9, 1])
+        np.testing.assert_array_equal(reader.distance, contents["distance"])
+        for shard in reader.iter_shards():
+            np.testing.assert_array_equal(shard["views"], contents["views"][shard["row"]])
+        assert verify_cache(url, options).ok
+
+        with pytest.raises(CacheMismatchError, match="seed: the cache has 7, this command asks for 8"):
+            create_cache(storage, make_spec(seed=8))
+
+        path = spec.array_layout()["views"].object_path(1)
+        data = bytearray(storage.read(path))
+        data[3] ^= 1
+        storage.write(path, bytes(data))
+        report = verify_cache(url, options)
+        assert [(fault.shard, fault.kind) for fault in report.faults] == [(1, "digest")]
+        for check in ("crc", "digest"):
+            with pytest.raises(CorruptDataError, match="views"):
+                CacheReader(url, options, check=check).views([0, 8])
+        assert repair_cache(url, options, report) == [1]
+        assert pending_shards(storage, spec) == [1]
+        with pytest.raises(ObjectExistsError, match="shard 0 was committed already"):
+            write_cache(storage, spec)
+
+        create_cache(storage, make_spec(seed=8), overwrite=True)
+        assert list_commits(storage, spec) == {}
+        assert not storage.paths("commits")
+
+    def test_compaction_keeps_every_record(self, storage, make_spec, write_cache):
+        spec = make_spec()
+        write_cache(storage, spec)
+        before = list_commits(storage, spec)
+        assert compact_commits(storage, spec) == 1
+        assert storage.paths("commits") == ["commits/compacted-00000000.jsonl"]
+        assert list_commits(storage, spec) == before
+        assert compact_commits(storage, spec) == 0
+        drop_commits(storage, spec, [1])
+        assert list_commits(storage, spec) == {shard: before[shard] for shard in (0, 2)}
+
+
+class TestLocal(StorageContract):
+    @pytest.fixture
+    def url(self, tmp_path):
+        return str(tmp_path / "new folder/c.zarr")
+
+
+class TestFileUrl(StorageContract):
+    @pytest.fixture
+    def url(self, tmp_path):
+        return f"file://{tmp_path}/c.zarr"
+
+
+class TestMemory(StorageContract):
+    @pytest.fixture
+    def url(self):
+        url = f"memory://{uuid.uuid4().hex}/c.zarr"
+        yield url
+        open_storage(url).delete_tree("")
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 look-alike in this process; yields its endpoint."""
+    server_module = pytest.importorskip("moto.server", reason="needs moto[server]")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+class TestS3(StorageContract):
+    @pytest.fixture
+    def options(self, s3_server):
+        endpoint = {"endpoint_url": s3_server}
+        return {"key": "AKIAEXAMPLEKEY", "secret": "example-secret", "client_kwargs": endpoint}
+
+    @pytest.fixture
+    def url(self, options):
+        import s3fs
+
+        bucket = uuid.uuid4().hex
+        s3fs.S3FileSystem(**options).mkdir(bucket)
+        return f"s3://{bucket}/folder/c.zarr"
+
+    def test_creation_is_a_condition_of_the_request(self, storage, monkeypatch):
+        """The check before the PUT only saves a transfer: without it the server refuses as well."""
+        storage.write_new("a", b"1")
+        monkeypatch.setattr(storage, "size", lambda path: None)
+        with pytest.raises(ObjectExistsError):
+            storage.write_new("a", b"2")
+        assert storage.read("a") == b"1"
+
+    def test_a_missing_bucket_and_wrong_options_are_one_clear_message(self, options):
+        with pytest.raises(
+            StorageError, match="cannot write s3://nowhere/c/a: the bucket or folder does not exist"
+        ):
+            open_storage("s3://nowhere/c", options).write_new("a", b"")
+        with pytest.raises(StorageError, match="names no bucket"):
+            open_storage("s3://", options)
+        with pytest.raises(StorageError, match="misspelt"):
+            open_storage("s3://b/c", {**options, "misspelt": 1}).read("a")
+
+    def test_no_credentials_in_messages(self, options):
+        secrets = {"key": "AKIAEXAMPLEKEY", "secret": "example-secret"}
+        endpoint = {"endpoint_url": "http://127.0.0.1:9"}
+        quick = {"config_kwargs": {"retries": {"max_attempts": 0}, "connect_timeout": 1}}
+        storage = open_storage("s3://bucket/c", {**secrets, **quick, "client_kwargs": endpoint})
+        storage._fs.retries = 1
+        with pytest.raises(StorageError, match="cannot read s3://bucket/c/a") as caught:
+            storage.read("a")
+        for text in (str(caught.value), repr(storage)):
+            assert not any(secret in text for secret in secrets.values())

@@ -1,0 +1,363 @@
+"""Creating, resuming, refusing and replacing a cache; commit records; killed at every step."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from viewgen.errors import CacheMismatchError, CorruptDataError, DataError, MissingFileError, StorageError
+from viewgen.store import (
+    LocalStorage,
+    ObjectExistsError,
+    ShardCommit,
+    commit_shard,
+    compact_commits,
+    create_cache,
+    drop_commits,
+    list_commits,
+    pending_shards,
+    read_commit,
+    read_spec,
+    verify_cache,
+    write_shard,
+)
+
+pytestmark = pytest.mark.usefixtures("no_flushing")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the package catches it."""
+
+
+class FragileStorage(LocalStorage):
+    """Dies before its change number `life`."""
+
+    def __init__(self, root, life):
+        super().__init__(root)
+        self.life = life
+
+    def _spend(self):
+        if self.life == 0:
+            raise Killed
+        self.life -= 1
+
+    def write_new(self, path, data):
+        self._spend()
+        super().write_new(path, data)
+
+    def write(self, path, data):
+        self._spend()
+        super().write(path, data)
+
+    def delete(self, path):
+        self._spend()
+        super().delete(path)
+
+    def delete_tree(self, prefix):
+        # object by object, as a slow store would
+        for path in self.paths(prefix):
+            self._spend()
+            super().delete(path)
+
+
+def kill_everywhere(root, act, template=None):
+    """Run `act` on copies of `template`, killed before its first change, its second, … until it survives.
+
+    Yields the storage after each kill.
+    """
+    for life in range(1000):
+        place = root / f"life{life}"
+        if template is not None:
+            shutil.copytree(template, place)
+        try:
+            act(FragileStorage(place, life))
+            return
+        except Killed:
+            yield LocalStorage(place)
+    raise AssertionError("it never ends")
+
+
+def test_the_group_is_plain_zarr(tmp_path, make_spec, write_cache):
+    spec = make_spec(arrays=("w_plus", "anchor_w_plus"), latent_shape=(4, 512), label_shape=(3,))
+    contents = write_cache(LocalStorage(tmp_path / "c.zarr"), spec)
+    import zarr
+
+    # by name: listing the group makes zarr warn about the folder of commit records
+    for name, expected in contents.items():
+        found = zarr.open_array(str(tmp_path / "c.zarr" / name), mode="r")
+        assert found.metadata.dimension_names == spec.array_layout()[name].axes
+        np.testing.assert_array_equal(found[...], expected)
+    group = zarr.open_group(str(tmp_path / "c.zarr"), mode="r")
+    assert group.attrs["viewgen"]["format_version"] == 1
+    assert group.attrs["viewgen"]["spec"]["method"] == "wsearch"
+
+
+def test_rows_that_were_never_written_read_as_fill(tmp_path, make_spec):
+    import zarr
+
+    create_cache(LocalStorage(tmp_path), make_spec())
+    assert not zarr.open_array(str(tmp_path / "views"), mode="r")[...].any()
+    assert not zarr.open_array(str(tmp_path / "status"), mode="r")[...].any()
+    assert np.isnan(zarr.open_array(str(tmp_path / "distance"), mode="r")[...]).all()
+    assert (zarr.open_array(str(tmp_path / "source_index"), mode="r")[...] == -1).all()
+
+
+def test_the_same_command_resumes_and_keeps_what_is_there(tmp_path, make_spec, write_cache):
+    storage, spec = LocalStorage(tmp_path), make_spec(versions={"torch": "1"})
+    write_cache(storage, spec)
+    storage.delete("views/zarr.json")
+    storage.write("label/zarr.json", b"{torn")
+    create_cache(storage, make_spec(versions={"torch": "2"}))
+    assert read_spec(storage) == spec
+    assert verify_cache(str(tmp_path)).ok
+
+
+def test_another_configuration_is_refused_with_a_diff(tmp_path, make_spec):
+    storage = LocalStorage(tmp_path)
+    create_cache(storage, make_spec())
+    asked = make_spec(config={"epsilon_boundary": 0.2, "optimiser": {"lr": 0.01}, "new": True}, num_views=4)
+    with pytest.raises(CacheMismatchError) as caught:
+        create_cache(storage, asked)
+    assert caught.value.exit_code == 3
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"the cache at {tmp_path} was made with another configuration:"
+    assert lines[1:-1] == [
+        "  config.epsilon_boundary: the cache has 0.3, this command asks for 0.2",
+        "  config.new: the cache has nothing, this command asks for true",
+        "  num_views: the cache has 2, this command asks for 4",
+    ]
+    assert "--overwrite" in lines[-1]
+    assert "--out" in lines[-1]
+
+
+def test_overwrite_replaces_the_cache_but_not_the_lease(tmp_path, make_spec, write_cache):
+    storage = LocalStorage(tmp_path)
+    write_cache(storage, make_spec(arrays=("w_plus",), latent_shape=(2, 4)))
+    storage.write("run/lease.json", b"mine")
+    storage.write("run/attempts/3", b"1")
+    create_cache(storage, make_spec(seed=8), overwrite=True)
+    assert read_spec(storage) == make_spec(seed=8)
+    folders = {path.partition("/")[0] for path in storage.paths()} - {"zarr.json"}
+    assert folders == {"run", *make_spec().array_layout()}
+    assert storage.paths("run") == ["run/lease.json"]
+    assert storage.paths("views") == ["views/zarr.json"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["holiday.jpg", "views/c.0"])
+def test_a_folder_that_is_no_cache_is_never_touched(tmp_path, make_spec, name, overwrite):
+    storage = LocalStorage(tmp_path)
+    storage.write(name, b"precious")
+    with pytest.raises(StorageError, match="is not empty and no viewgen cache"):
+        create_cache(storage, make_spec(), overwrite=overwrite)
+    assert storage.paths() == [name]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_foreign_zarr_group_is_never_touched(tmp_path, make_spec, overwrite):
+    document = {"zarr_format": 3, "node_type": "group", "attributes": {"title": "climate"}}
+    storage = LocalStorage(tmp_path)
+    storage.write("zarr.json", json.dumps(document).encode())
+    with pytest.raises(StorageError, match="a Zarr group, but no viewgen cache"):
+        create_cache(storage, make_spec(), overwrite=overwrite)
+    assert storage.paths() == ["zarr.json"]
+
+
+def test_overwrite_leaves_foreign_files_beside_the_arrays(tmp_path, make_spec, write_cache):
+    storage = LocalStorage(tmp_path)
+    write_cache(storage, make_spec())
+    storage.write("notes.txt", b"precious")
+    create_cache(storage, make_spec(seed=8), overwrite=True)
+    assert storage.read("notes.txt") == b"precious"
+
+
+def test_no_cache_and_a_newer_cache(tmp_path, make_spec):
+    storage = LocalStorage(tmp_path)
+    with pytest.raises(MissingFileError, match="no cache at"):
+        read_spec(storage)
+    create_cache(storage, make_spec())
+    storage.write(
+        "zarr.json", storage.read("zarr.json").replace(b'"format_version": 1', b'"format_version": 2')
+    )
+    with pytest.raises(StorageError, match="cache format 2"):
+        read_spec(storage)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_flipped_bit_of_the_specification_is_found(tmp_path_factory, make_spec, data):
+    storage = LocalStorage(tmp_path_factory.mktemp("c"))
+    create_cache(storage, make_spec(versions={"torch": "2.13"}))
+    document = bytearray(storage.read("zarr.json"))
+    document[data.draw(st.integers(0, len(document) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    storage.write("zarr.json", bytes(document))
+    with pytest.raises((CorruptDataError, StorageError)):
+        read_spec(storage)
+
+
+def test_creation_killed_anywhere_is_taken_up(tmp_path, make_spec):
+    spec = make_spec()
+    states = 0
+    for storage in kill_everywhere(tmp_path, lambda storage: create_cache(storage, spec)):
+        create_cache(storage, spec)
+        assert not verify_cache(storage.url).faults
+        states += 1
+    assert states == 1 + len(spec.array_layout())
+
+
+def test_overwriting_killed_anywhere_is_taken_up(tmp_path, make_spec, write_cache):
+    old, new = make_spec(), make_spec(seed=8)
+    write_cache(LocalStorage(tmp_path / "old"), old)
+
+    def replace(storage):
+        create_cache(storage, new, overwrite=True)
+
+    for storage in kill_everywhere(tmp_path, replace, tmp_path / "old"):
+        if pending_shards(storage, old) == [0, 1, 2]:
+            # once no record is trusted, at most the arrays' documents are gone
+            assert {fault.kind for fault in verify_cache(storage.url).faults} <= {"metadata"}
+        create_cache(storage, new, overwrite=True)
+        assert read_spec(storage) == new
+        assert pending_shards(storage, new) == [0, 1, 2]
+        assert storage.paths("views") == ["views/zarr.json"]
+
+
+def test_a_shard_killed_anywhere_is_not_there_and_can_be_written_again(tmp_path, make_spec, write_cache):
+    spec = make_spec()
+    create_cache(LocalStorage(tmp_path / "new"), spec)
+
+    def write(storage):
+        write_cache(storage, spec)
+
+    for storage in kill_everywhere(tmp_path, write, tmp_path / "new"):
+        assert not verify_cache(storage.url).faults
+        done = set(list_commits(storage, spec))
+        assert {storage.exists(f"commits/{shard:08d}.json") for shard in done} <= {True}
+        assert done | set(pending_shards(storage, spec)) == {0, 1, 2}
+        drop_commits(storage, spec, done)
+        write_cache(storage, spec)
+        assert verify_cache(storage.url).ok
+
+
+@pytest.mark.parametrize("change", ["compact", "drop"])
+def test_compaction_and_dropping_killed_anywhere_lose_no_other_record(
+    tmp_path, make_spec, write_cache, change
+):
+    spec = make_spec()
+    template = LocalStorage(tmp_path / "template")
+    write_cache(template, spec)
+    if change == "drop":
+        compact_commits(template, spec)
+    kept = {"compact": {0, 1, 2}, "drop": {0, 2}}[change]
+
+    def act(storage):
+        if change == "compact":
+            compact_commits(storage, spec)
+        else:
+            drop_commits(storage, spec, [1])
+
+    for storage in kill_everywhere(tmp_path, act, template.root):
+        assert kept <= set(list_commits(storage, spec))
+        act(storage)
+        assert set(list_commits(storage, spec)) == kept
+
+
+class TestCommits:
+    @pytest.fixture
+    def storage(self, tmp_path):
+        return LocalStorage(tmp_path)
+
+    @pytest.fixture
+    def spec(self, storage, make_spec):
+        spec = make_spec()
+        create_cache(storage, spec)
+        return spec
+
+    @pytest.fixture
+    def write(self, storage, spec, shard_arrays):
+        def write(seed, run_id):
+            objects = write_shard(storage, spec, 1, shard_arrays(spec, 1, seed))
+            return ShardCommit(
+                shard_id=1, identity=spec.identity, objects=objects, status=bytes([1] * 8), run_id=run_id
+            )
+
+        return write
+
+    def test_a_record_is_read_back_equal(self, spec, write):
+        commit = dataclasses.replace(
+            write(0, "a"),
+            status=[1, 2, 3, 1, 1, 1, 1, 1],
+            failures={10: "NaN — non-finite"},
+            stats={"x": 1.5},
+        )
+        assert ShardCommit.from_bytes(commit.to_bytes(), "") == commit
+        assert commit.status == bytes([1, 2, 3, 1, 1, 1, 1, 1])
+        odd = dataclasses.replace(commit, stats={"mean": float("nan")})
+        assert ShardCommit.from_bytes(odd.to_bytes(), "").stats == {"mean": None}
+
+    def test_committing_the_same_objects_twice_is_quiet(self, storage, spec, write):
+        commit = write(0, "a")
+        commit_shard(storage, commit)
+        commit_shard(storage, dataclasses.replace(commit, run_id="b"))
+        assert list_commits(storage, spec)[1].run_id == "a"
+
+    def test_a_committed_shard_is_not_written_over(self, storage, spec, write):
+        commit_shard(storage, write(0, "a"))
+        with pytest.raises(ObjectExistsError, match="shard 1 was committed already, by run 'a'"):
+            write(1, "b")
+
+    def test_the_record_follows_the_bytes_when_two_runs_race(self, storage, spec, write):
+        """Run b writes over a's objects before a commits; whoever commits, the record must be true."""
+        first, second = write(0, "a"), write(1, "b")
+        commit_shard(storage, first)
+        assert verify_cache(storage.url).faults
+        commit_shard(storage, second)
+        assert not verify_cache(storage.url).faults
+        assert list_commits(storage, spec)[1].run_id == "b"
+        with pytest.raises(ObjectExistsError):
+            commit_shard(storage, first)
+        assert list_commits(storage, spec)[1].run_id == "b"
+
+    def test_a_record_that_nothing_supports_is_withdrawn(self, storage, spec, write):
+        first, second = write(0, "a"), write(1, "b")
+        storage.write("label/c.1", b"torn")
+        storage.write_new("commits/00000001.json", first.to_bytes())
+        with pytest.raises(ObjectExistsError):
+            commit_shard(storage, second)
+        assert 1 in pending_shards(storage, spec)
+
+    @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\xfe", b"null\n"])
+    def test_a_damaged_record_does_not_count_and_is_replaced(self, storage, spec, write, damage):
+        commit = write(0, "a")
+        storage.write("commits/00000001.json", damage)
+        assert 1 in pending_shards(storage, spec)
+        assert read_commit(storage, spec.identity, 1) is None
+        commit_shard(storage, commit)
+        assert list_commits(storage, spec) == {1: commit}
+
+    def test_a_record_of_another_cache_does_not_count_and_is_replaced(self, storage, spec, write):
+        commit = write(0, "a")
+        commit_shard(storage, dataclasses.replace(commit, identity="sha256:other"))
+        assert 1 in pending_shards(storage, spec)
+        commit_shard(storage, commit)
+        assert list_commits(storage, spec) == {1: commit}
+
+    @pytest.mark.parametrize("fault", ["missing", "unknown", "shape", "dtype"])
+    def test_wrong_arrays_are_refused_before_anything_is_written(self, storage, spec, shard_arrays, fault):
+        arrays = shard_arrays(spec, 1)
+        if fault == "missing":
+            del arrays["steps"]
+        elif fault == "unknown":
+            arrays["extra"] = arrays["steps"]
+        elif fault == "shape":
+            arrays["steps"] = arrays["steps"][:-1]
+        else:
+            arrays["steps"] = arrays["steps"].astype(np.int64)
+        before = storage.paths()
+        with pytest.raises(DataError, match=r"shard 1.*(steps|extra)"):
+            write_shard(storage, spec, 1, arrays)
+        assert storage.paths() == before

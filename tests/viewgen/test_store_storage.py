@@ -1,0 +1,142 @@
+"""Local writes under failure, and the messages for URLs that cannot be used."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from viewgen.errors import StorageError, UsageError, ViewgenError
+from viewgen.store import LocalStorage, open_storage, parse_storage_options
+
+
+def test_bare_paths_and_file_urls_are_one_place(tmp_path):
+    bare, url = open_storage(str(tmp_path / "c")), open_storage(f"file://{tmp_path}/c")
+    assert isinstance(bare, LocalStorage)
+    assert isinstance(url, LocalStorage)
+    bare.write("a/b", b"1")
+    assert url.read("a/b") == b"1"
+    assert url.local_path("a/b") == tmp_path / "c/a/b"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_object_and_no_litter(tmp_path, monkeypatch, step):
+    storage = LocalStorage(tmp_path)
+    storage.write("f/a", b"old")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(*((os, "fsync", fail) if step == "fsync" else (Path, "replace", fail)))
+    with pytest.raises(StorageError, match="No space left on device"):
+        storage.write("f/a", b"new")
+    monkeypatch.undo()
+    assert storage.read("f/a") == b"old"
+    assert os.listdir(tmp_path / "f") == ["a"]
+
+
+def test_create_only_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage = LocalStorage(tmp_path)
+    storage.write_new("a", b"1")
+    with pytest.raises(FileExistsError):
+        storage.write_new("a", b"2")
+    assert storage.read("a") == b"1"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_leftovers_of_killed_writers_are_invisible_and_swept_when_old(tmp_path):
+    storage = LocalStorage(tmp_path)
+    storage.write("f/a", b"1")
+    left = tmp_path / "f/.b.123.abcd.viewgen-tmp"
+    left.write_bytes(b"torn")
+    assert storage.paths() == ["f/a"]
+    storage.remove_leftovers()
+    assert left.exists()
+    storage.remove_leftovers(older_than_seconds=0)
+    assert os.listdir(tmp_path / "f") == ["a"]
+
+
+def test_links_inside_a_cache_are_not_followed_when_deleting(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/data").write_bytes(b"1")
+    storage = LocalStorage(tmp_path / "c")
+    storage.write("views/a", b"1")
+    (tmp_path / "c/views/link").symlink_to(tmp_path / "precious")
+    storage.delete_tree("views")
+    assert storage.entries() == []
+    assert (tmp_path / "precious/data").exists()
+
+
+@pytest.mark.parametrize("path", ["../a", "a/../../b", "/etc/passwd"])
+def test_paths_stay_inside(tmp_path, path):
+    with pytest.raises(UsageError, match="not a path inside"):
+        LocalStorage(tmp_path).read(path)
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    storage = open_storage(str(tmp_path / "file/c.zarr"))
+    with pytest.raises(StorageError, match="Not a directory"):
+        storage.write("a", b"")
+    with pytest.raises(StorageError):
+        open_storage(str(tmp_path / "file")).entries()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "an empty URL"),
+        ("s4://bucket/c", "unknown protocol 's4' in s4://bucket/c; did you mean 's3'"),
+        ("nonsense://user:pass@host/c", "unknown protocol 'nonsense' in nonsense://host/c"),
+    ],
+)
+def test_urls_that_cannot_be_opened(url, message):
+    with pytest.raises(StorageError, match=message) as caught:
+        open_storage(url)
+    assert "pass@" not in str(caught.value)
+
+
+def test_a_missing_package_says_how_to_install_it(monkeypatch):
+    from fsspec.registry import _registry
+
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)
+    with pytest.raises(StorageError, match=r"pip install 'viewgen\[s3\]'"):
+        open_storage("s3://bucket/c")
+
+
+def test_a_read_only_protocol_and_its_credentials():
+    storage = open_storage("http://user:password@127.0.0.1:9/c?signature=topsecret")
+    assert storage.url == "http://127.0.0.1:9/c"
+    with pytest.raises(StorageError) as caught:
+        storage.write("a", b"")
+    assert not any(secret in str(caught.value) for secret in ("password", "topsecret"))
+    assert isinstance(caught.value, ViewgenError | OSError)
+
+
+def test_storage_options_are_parsed():
+    pairs = [
+        "anon=true",
+        "key=AKIA",
+        "client_kwargs.endpoint_url=http://h:1",
+        "client_kwargs.verify=false",
+        "e=",
+    ]
+    assert parse_storage_options(pairs) == {
+        "anon": True,
+        "key": "AKIA",
+        "client_kwargs": {"endpoint_url": "http://h:1", "verify": False},
+        "e": "",
+    }
+
+
+@pytest.mark.parametrize("pairs", [["topsecret"], ["=topsecret"], ["a=1", "a.b=topsecret"]])
+def test_wrong_storage_options_do_not_show_their_value(pairs):
+    with pytest.raises(UsageError) as caught:
+        parse_storage_options(pairs)
+    assert "topsecret" not in str(caught.value)
