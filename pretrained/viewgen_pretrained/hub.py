@@ -42,6 +42,11 @@ class Card:
     command: str
     details: Mapping[str, Any]
 
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The measured quality, name → value."""
+        return dict(self.details.get("measured", {}))
+
 
 def cards() -> dict[str, Card]:
     """Return every known card by name."""
