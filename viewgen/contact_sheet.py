@@ -75,7 +75,9 @@ def contact_sheet(
             if np.isnan(distance):
                 continue
             off = epsilon_boundary is not None and abs(distance - epsilon_boundary) > tolerance
-            draw.text((column(lead + view), top + tile + 1), f"d {distance:.3f}", OFF if off else FAINT, small)
+            draw.text(
+                (column(lead + view), top + tile + 1), f"d {distance:.3f}", OFF if off else FAINT, small
+            )
     return np.asarray(canvas)
 
 

@@ -61,7 +61,9 @@ class ExpertConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a probability")
         if not 0 <= self.hue <= 0.5 or min(self.brightness, self.contrast, self.saturation) < 0:
-            raise UsageError("brightness, contrast and saturation must not be negative, hue must be in [0, 0.5]")
+            raise UsageError(
+                "brightness, contrast and saturation must not be negative, hue must be in [0, 0.5]"
+            )
 
 
 def expert_views(images: Tensor, uniforms: Tensor, config: ExpertConfig) -> Tensor:
@@ -143,7 +145,9 @@ def resized_crop(images: Tensor, box_B4: Tensor, flipped: Tensor) -> Tensor:
     x = centres(left, w, width)
     x = torch.where(flipped[:, None], x.flip(1), x)
     grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
-    return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(
+        images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False
+    )
 
 
 def to_gray(x: Tensor) -> Tensor:
@@ -191,7 +195,9 @@ def rotate_hue(x: Tensor, turns: Tensor) -> Tensor:
     safe = chroma.clamp_min(1e-12)
     red, green, blue = x.unbind(dim=1)
     hue = torch.where(
-        argmax == 0, (green - blue) / safe, torch.where(argmax == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+        argmax == 0,
+        (green - blue) / safe,
+        torch.where(argmax == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     hue = hue + 6 * turns[:, None, None]
     # channel n of HSV → RGB: V − C·max(0, min(k, 4 − k, 1)), k = (n + H/60°) mod 6, n = 5, 3, 1

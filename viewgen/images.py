@@ -28,7 +28,10 @@ def to_model(
     Returns:
         `(..., C, H, W)` in [−1, 1]: 0 ↦ −1, 255 ↦ 1.
     """
-    tensor = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    if isinstance(images, np.ndarray):
+        tensor = torch.from_numpy(images if images.flags.writeable else images.copy())
+    else:
+        tensor = images
     if tensor.dtype != torch.uint8:
         raise TypeError(f"to_model takes uint8 images, got {tensor.dtype}")
     return tensor.to(device=device).to(dtype).div_(127.5).sub_(1)

@@ -8,6 +8,7 @@ from w = w₀ by Adam; the last term keeps the code in the generator's domain. M
 code elements.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,11 @@ from viewgen.perceptual import PERCEPTUAL, PerceptualDistance
 from viewgen.slots import Evaluation, SlotOptions, SlotResult, optimise
 from viewgen.stylegan2 import Generator
 
-__all__ = ["InvertConfig", "InversionProblem", "invert_images"]
+__all__ = ["InversionProblem", "InvertConfig", "invert_images"]
+
+
+# Images that pass through a network at once outside the slots.
+NETWORK_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +48,16 @@ class InvertConfig:
     patience: int = 20
 
     def __post_init__(self) -> None:
-        if self.max_steps < 0 or self.patience < 1 or self.learning_rate <= 0:
-            raise UsageError("max_steps must be at least 0, patience at least 1, learning_rate positive")
+        if self.max_steps < 0 or self.patience < 1 or not 0 < self.learning_rate < math.inf:
+            raise UsageError(
+                f"max_steps is {self.max_steps}, patience {self.patience}, learning_rate "
+                f"{self.learning_rate}; expected at least 0, at least 1, and a positive number"
+            )
+        if not (0 <= self.perceptual_weight < math.inf and 0 <= self.domain_weight < math.inf):
+            raise UsageError(
+                f"perceptual_weight is {self.perceptual_weight} and domain_weight {self.domain_weight}; "
+                "expected weights of at least 0"
+            )
         if self.perceptual not in PERCEPTUAL:
             raise UsageError(f"perceptual is {self.perceptual!r}; expected one of {', '.join(PERCEPTUAL)}")
 
@@ -72,8 +85,12 @@ class InversionProblem:
         self.num_images = len(images)
         self.device = images.device
         with torch.no_grad():
-            self.first_w = torch.cat([inverter(part) for part in images.split(256)])
-            self.targets = [] if perceptual is None else perceptual.features(images)
+            parts = images.split(NETWORK_BATCH)
+            self.first_w = torch.cat([inverter(part) for part in parts])
+            self.targets: list[Tensor] = []
+            if perceptual is not None and config.perceptual_weight:
+                features = [perceptual.features(part) for part in parts]
+                self.targets = [torch.cat(layer) for layer in zip(*features, strict=True)]
         self.best_loss = images.new_full((len(images),), torch.inf)
         self.best_step = torch.zeros(len(images), dtype=torch.long, device=images.device)
 
@@ -88,7 +105,7 @@ class InversionProblem:
         config = self.config
         images = self.generator.synthesis(w[:, 0])
         loss = (images - self.images[rows]).square().mean(dim=(1, 2, 3))
-        if self.perceptual is not None and config.perceptual_weight:
+        if self.perceptual is not None and self.targets:
             targets = [target[rows] for target in self.targets]
             distance = self.perceptual.distance(self.perceptual.features(images), targets)
             loss = loss + config.perceptual_weight * distance

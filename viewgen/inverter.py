@@ -5,6 +5,7 @@ No truncation is applied to its output (ψ = 1).
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ class Inverter(nn.Module):
             nn.BatchNorm2d(channels[0]),
             nn.ReLU(),
         ]
-        blocks += [DownBlock(wide, narrow) for wide, narrow in zip(channels, channels[1:], strict=False)]
+        blocks += [DownBlock(wide, narrow) for wide, narrow in pairwise(channels)]
         self.trunk = nn.Sequential(*blocks)
         self.hidden = nn.Linear(channels[-1] * 16, config.hidden_dim)
         self.head = nn.Linear(config.hidden_dim, self.num_layers * config.style_dim)
@@ -92,7 +93,10 @@ class Inverter(nn.Module):
         """Map model images `(B, 3, size, size)` to codes `(B, L, style_dim)`."""
         size = self.config.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise ModelError(f"images have shape {tuple(images.shape)}; this inverter takes (B, 3, {size}, {size})")
+            raise ModelError(
+                f"images have shape {tuple(images.shape)}; this inverter takes (B, 3, {size}, {size})"
+            )
         features = self.trunk(images).flatten(1)
         offset = self.head(nn.functional.leaky_relu(self.hidden(features), 0.2))
-        return self.latent_avg + offset.unflatten(1, (self.num_layers, self.config.style_dim))
+        codes: Tensor = self.latent_avg + offset.unflatten(1, (self.num_layers, self.config.style_dim))
+        return codes

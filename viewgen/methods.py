@@ -15,7 +15,7 @@ To add a method, write a module with a config dataclass and a builder, and `regi
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from viewgen.expert import NUM_UNIFORMS, ExpertConfig, expert_views
 from viewgen.images import to_model, to_storage
 from viewgen.inversion import InversionProblem, InvertConfig, invert_images
 from viewgen.models import Models
-from viewgen.perceptual import Resolved, build_perceptual
+from viewgen.perceptual import build_perceptual, resolve_perceptual
 from viewgen.perturb import WPerturbConfig
 from viewgen.randomness import addressed_generator
 from viewgen.search import (
@@ -53,10 +53,16 @@ CODES_PER_BATCH = {"cpu": 64, "cuda": 2048}
 
 
 class Builder(Protocol):
-    """Makes a step: networks on a device, a seed, the number of views, and how many images to optimise at once."""
+    """Makes a step of networks on a device, a seed, a number of views, and how many images run at once."""
 
     def __call__(
-        self, config: Any, models: Models, device: str, seed: int, num_views: int, batch_size: int | None = None
+        self,
+        config: Any,
+        models: Models,
+        device: str,
+        seed: int,
+        num_views: int,
+        batch_size: int | None = None,
     ) -> Step: ...
 
 
@@ -104,7 +110,9 @@ def method_spec(name: str) -> MethodSpec:
         UsageError: there is none; the message names the nearest.
     """
     if name not in METHODS:
-        raise UsageError(f"no view method {name!r}{nearest_name(name, METHODS)} (known: {', '.join(METHODS)})")
+        raise UsageError(
+            f"no view method {name!r}{nearest_name(name, METHODS)} (known: {', '.join(METHODS)})"
+        )
     return METHODS[name]
 
 
@@ -122,11 +130,16 @@ def _need(models: Models, name: str) -> Any:
 
 
 def _numpy(tensor: Tensor, dtype: Any = None) -> NDArray[Any]:
-    return cast(NDArray[Any], np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=dtype))
+    return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=dtype)
+
+
+def _tensor(array: NDArray[Any], device: str) -> Tensor:
+    # arrays out of a shared or mapped memory are read-only, which torch does not know
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
 
 
 def _measure(encoder: Encoder, views: Tensor, anchor_features: Tensor) -> Batch:
-    """Return distances of stored views `(B, V, 3, H, W)` from anchors `(B, K)`, and their mean pairwise distance."""
+    """Return the distances of stored views `(B, V, 3, H, W)` from anchors `(B, K)` and from each other."""
     num_views = views.shape[1]
     z = project(encoder, views.flatten(0, 1), RENDER_BATCH).unflatten(0, (-1, num_views))
     return {
@@ -136,15 +149,21 @@ def _measure(encoder: Encoder, views: Tensor, anchor_features: Tensor) -> Batch:
 
 
 def build_invert(
-    config: InvertConfig, models: Models, device: str, seed: int, num_views: int, batch_size: int | None = None
+    config: InvertConfig,
+    models: Models,
+    device: str,
+    seed: int,
+    num_views: int,
+    batch_size: int | None = None,
 ) -> Step:
     """Return the step that refines every image's code; its one view is the reconstruction."""
     generator, inverter = _need(models, "generator"), _need(models, "inverter")
-    perceptual = build_perceptual(cast(Resolved, config.perceptual), models.discriminator, models.device)
+    chosen = resolve_perceptual(config.perceptual, has_discriminator=models.discriminator is not None)
+    perceptual = build_perceptual(chosen, models.discriminator, models.device)
     num_slots = _num_slots(batch_size, 1, models.device)
 
     def step(batch: Batch) -> Batch:
-        images = to_model(batch["image"], device)
+        images = to_model(_tensor(batch["image"], device))
         problem = InversionProblem(generator, inverter, perceptual, images, config)
         result = invert_images(problem, num_slots)
         codes = result.w[:, 0]
@@ -155,7 +174,6 @@ def build_invert(
             "distance": np.full((len(views), 1), np.nan, np.float32),
             "steps": _numpy(result.steps),
             "inversion_error": _numpy(error),
-            # an image that still improved at the last step has a usable code
             "status": _numpy(result.status),
             "anchor_w_plus": _numpy(codes),
         }
@@ -164,22 +182,27 @@ def build_invert(
 
 
 def build_wsearch(
-    config: WSearchConfig, models: Models, device: str, seed: int, num_views: int, batch_size: int | None = None
+    config: WSearchConfig,
+    models: Models,
+    device: str,
+    seed: int,
+    num_views: int,
+    batch_size: int | None = None,
 ) -> Step:
     """Return the step of W-search (eq. 2)."""
     generator, encoder = _need(models, "generator"), _need(models, "encoder")
     num_slots = _num_slots(batch_size, num_views, models.device)
 
     def step(batch: Batch) -> Batch:
-        anchors = torch.from_numpy(batch["anchor_w_plus"]).to(device)
-        image_features = project(encoder, torch.from_numpy(batch["image"]).to(device), RENDER_BATCH)
+        anchors = _tensor(batch["anchor_w_plus"], device)
+        image_features = project(encoder, _tensor(batch["image"], device), RENDER_BATCH)
         features = project(encoder, render(generator, anchors, RENDER_BATCH), RENDER_BATCH)
         problem = WSearchProblem(
             generator,
             encoder,
             anchor_features=features if config.anchor == "reconstruction" else image_features,
             anchor_w_plus=anchors,
-            image_ids=torch.from_numpy(batch["source_index"]),
+            image_ids=_tensor(batch["source_index"], "cpu"),
             num_views=num_views,
             config=config,
             seed=seed,
@@ -200,16 +223,21 @@ def build_wsearch(
 
 
 def build_wperturb(
-    config: WPerturbConfig, models: Models, device: str, seed: int, num_views: int, batch_size: int | None = None
+    config: WPerturbConfig,
+    models: Models,
+    device: str,
+    seed: int,
+    num_views: int,
+    batch_size: int | None = None,
 ) -> Step:
     """Return the step of W-perturb: g(e(x) + σ·N(0, I))."""
     generator, encoder = _need(models, "generator"), _need(models, "encoder")
 
     def step(batch: Batch) -> Batch:
-        anchors = torch.from_numpy(batch["anchor_w_plus"]).to(device)
-        image_features = project(encoder, torch.from_numpy(batch["image"]).to(device), RENDER_BATCH)
+        anchors = _tensor(batch["anchor_w_plus"], device)
+        image_features = project(encoder, _tensor(batch["image"], device), RENDER_BATCH)
         features = project(encoder, render(generator, anchors, RENDER_BATCH), RENDER_BATCH)
-        ids = torch.from_numpy(batch["source_index"])
+        ids = _tensor(batch["source_index"], "cpu")
         codes = initial_codes(anchors, ids, num_views, noise=config.sigma, seed=seed, stage="wperturb")
         views = render(generator, codes.flatten(0, 1), RENDER_BATCH).unflatten(0, (-1, num_views))
         return {
@@ -226,21 +254,23 @@ def build_wperturb(
 
 
 def build_expert(
-    config: ExpertConfig, models: Models, device: str, seed: int, num_views: int, batch_size: int | None = None
+    config: ExpertConfig,
+    models: Models,
+    device: str,
+    seed: int,
+    num_views: int,
+    batch_size: int | None = None,
 ) -> Step:
-    """Return the step that applies the expert transform; a view's draw is addressed by (seed, image, view)."""
+    """Return the step that applies the expert transform, its draws addressed by (seed, image, view)."""
     encoder = _need(models, "encoder")
 
     def step(batch: Batch) -> Batch:
-        images = torch.from_numpy(batch["image"]).to(device)
+        images = _tensor(batch["image"], device)
         uniforms = expert_uniforms(batch["source_index"], num_views, seed)
-        repeated = to_model(images).repeat_interleave(num_views, dim=0)
-        views = torch.cat(
-            [
-                to_storage(expert_views(part, u, config))
-                for part, u in zip(repeated.split(RENDER_BATCH), uniforms.split(RENDER_BATCH), strict=True)
-            ]
-        ).unflatten(0, (-1, num_views))
+        repeated = images.repeat_interleave(num_views, dim=0)
+        pairs = zip(repeated.split(RENDER_BATCH), uniforms.split(RENDER_BATCH), strict=True)
+        parts = [to_storage(expert_views(to_model(part), u, config)) for part, u in pairs]
+        views = torch.cat(parts).unflatten(0, (-1, num_views))
         return {
             "views": _numpy(views),
             "steps": np.zeros(len(views), np.int32),

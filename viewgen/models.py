@@ -58,8 +58,15 @@ def file_digest(path: str | Path) -> str:
 
 
 def network_kind(network: nn.Module) -> str:
-    """Return the kind under which `network` is stored."""
-    return next(kind for kind, (network_class, _) in NETWORKS.items() if isinstance(network, network_class))
+    """Return the kind under which `network` is stored.
+
+    Raises:
+        ModelError: it is none of ours.
+    """
+    for kind, (network_class, _) in NETWORKS.items():
+        if isinstance(network, network_class):
+            return kind
+    raise ModelError(f"a {type(network).__name__} cannot be stored; expected one of {', '.join(NETWORKS)}")
 
 
 def _stored_state(network: nn.Module) -> dict[str, Tensor]:
@@ -71,7 +78,11 @@ def _stored_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def save_model(
-    network: nn.Module, path: str | Path, *, dtype: torch.dtype = torch.float32, notes: Mapping[str, Any] | None = None
+    network: nn.Module,
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a network to `path` atomically.
 
@@ -80,18 +91,28 @@ def save_model(
         path: the ``.safetensors`` file.
         dtype: storage type of floating-point tensors (float16 halves the file).
         notes: further JSON values for the header (data set, training command, …).
+
+    Raises:
+        ModelError: it is no network of ours, or a weight is not finite in the storage type.
     """
+    kind = network_kind(network)
     config = dataclasses.asdict(cast(Any, network).config)
-    header = {"format": FORMAT, "kind": network_kind(network), "config": config, **(notes or {})}
+    header = {**(notes or {}), "format": FORMAT, "kind": kind, "config": config}
     state = {
         key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in _stored_state(network).items()
     }
+    broken = sorted(key for key, value in state.items() if not _is_finite(value))
+    if broken:
+        raise ModelError(f"the {kind} is not stored: {broken[0]} holds values that are not finite as {dtype}")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_bytes(save(state, metadata={"viewgen": json.dumps(header, sort_keys=True)}))
-    temporary.replace(target)
+    try:
+        temporary.write_bytes(save(state, metadata={"viewgen": json.dumps(header, sort_keys=True)}))
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -102,16 +123,25 @@ def read_header(path: str | Path) -> dict[str, Any]:
         ModelError: it is not a safetensors file written by viewgen.
     """
     if not Path(path).is_file():
-        raise MissingFileError(f"no weights at {path}; `viewgen pretrain` makes them, or give the path of a file")
+        raise MissingFileError(
+            f"no weights at {path}; `viewgen pretrain` makes them, or give the path of a file"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
     if "viewgen" not in metadata:
-        raise ModelError(f"{path} has no viewgen header: it was not written by `viewgen pretrain` or `models import`")
-    header: dict[str, Any] = json.loads(metadata["viewgen"])
-    if header.get("format") != FORMAT or header.get("kind") not in NETWORKS:
+        raise ModelError(
+            f"{path} has no viewgen header: it was not written by `viewgen pretrain` or `models import`"
+        )
+    try:
+        header = json.loads(metadata["viewgen"])
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path} has a damaged viewgen header: {error}") from error
+    if not isinstance(header, dict) or not isinstance(header.get("config"), dict):
+        raise ModelError(f"{path} has a viewgen header without the network's config")
+    if header.get("format") != FORMAT or str(header.get("kind")) not in NETWORKS:
         raise ModelError(
             f"{path} holds format {header.get('format')!r}, kind {header.get('kind')!r}; this version reads "
             f"format {FORMAT} of {', '.join(NETWORKS)}"
@@ -137,7 +167,7 @@ def load_model(path: str | Path, kind: Kind, device: torch.device | str = "cpu")
     network_class, config_class = NETWORKS[kind]
     try:
         config = config_class(**header["config"])
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ModelError(f"{path}: the header's config does not describe a {kind}: {error}") from error
     network = cast(nn.Module, network_class(config))
     expected = {key: tuple(value.shape) for key, value in _stored_state(network).items()}
@@ -156,13 +186,19 @@ def load_model(path: str | Path, kind: Kind, device: torch.device | str = "cpu")
     return network.to(device).eval().requires_grad_(False)
 
 
-def _check_state(path: str | Path, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())
+
+
+def _check_state(
+    path: str | Path, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+) -> None:
     problems = [f"missing {key} {expected[key]}" for key in expected.keys() - state.keys()]
     problems += [f"unexpected {key}" for key in state.keys() - expected.keys()]
     for key in state.keys() & expected.keys():
         if tuple(state[key].shape) != expected[key]:
             problems.append(f"{key} has shape {tuple(state[key].shape)}, expected {expected[key]}")
-        elif state[key].is_floating_point() and not bool(torch.isfinite(state[key]).all()):
+        elif not _is_finite(state[key]):
             problems.append(f"{key} holds non-finite values")
     if problems:
         shown = "; ".join(sorted(problems)[:5])

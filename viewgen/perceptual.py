@@ -5,17 +5,25 @@ same form on the activations of the discriminator that belongs to the generator.
 """
 
 import importlib.util
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from viewgen.errors import MissingFileError, UsageError
+from viewgen.errors import CorruptDataError, MissingFileError, UsageError
 from viewgen.stylegan2 import Discriminator
 from viewgen.torchvision_import import import_torchvision
 
-__all__ = ["PERCEPTUAL", "DiscriminatorDistance", "PerceptualDistance", "build_perceptual", "resolve_perceptual"]
+__all__ = [
+    "PERCEPTUAL",
+    "DiscriminatorDistance",
+    "PerceptualDistance",
+    "build_perceptual",
+    "resolve_perceptual",
+]
 
 PERCEPTUAL = ("auto", "lpips", "discriminator", "none")
 Resolved = Literal["lpips", "discriminator", "none"]
@@ -82,20 +90,35 @@ class DiscriminatorDistance:
 
 
 class LpipsDistance:
-    """LPIPS on VGG16, from the package ``lpips``."""
+    """LPIPS on VGG16, from the package ``lpips``.
+
+    Raises:
+        CorruptDataError: the trunk's weights cannot be read.
+    """
 
     def __init__(self, device: torch.device) -> None:
         import_torchvision()
         import lpips
 
-        self.network: Any = lpips.LPIPS(net="vgg", verbose=False).to(device).eval().requires_grad_(False)
+        with warnings.catch_warnings():
+            # lpips calls torchvision by names that torchvision has renamed
+            warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+            try:
+                network: Any = lpips.LPIPS(net="vgg", verbose=False)
+            except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                raise CorruptDataError(
+                    f"{lpips_trunk()} cannot be read ({error}); delete it and get it again from "
+                    f"https://download.pytorch.org/models/{LPIPS_TRUNK}"
+                ) from error
+        self.network = network.to(device).eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Return the normalised activations of LPIPS's layers."""
-        import lpips
-
+        """Return the activations of LPIPS's layers, unit-normalised over the channels."""
         activations = self.network.net(self.network.scaling_layer(images))
-        return [lpips.normalize_tensor(x) for x in activations]
+        # as lpips does, but with a finite gradient where every channel is 0
+        return [
+            x / (x.square().sum(dim=1, keepdim=True).clamp_min(1e-20).sqrt() + 1e-10) for x in activations
+        ]
 
     def distance(self, first: list[Tensor], second: list[Tensor]) -> Tensor:
         """Return LPIPS, `(B,)`."""

@@ -1,5 +1,6 @@
 """W-perturb: views from Gaussian noise on the code, g(e(x) + σ·N(0, I)) (§3.2 of the paper)."""
 
+import math
 from dataclasses import dataclass
 
 from viewgen.errors import UsageError
@@ -18,5 +19,5 @@ class WPerturbConfig:
     sigma: float = 0.2
 
     def __post_init__(self) -> None:
-        if not self.sigma >= 0:
-            raise UsageError(f"sigma is {self.sigma}; a standard deviation must not be negative")
+        if not 0 <= self.sigma < math.inf:
+            raise UsageError(f"sigma is {self.sigma}; a standard deviation is a number of at least 0")

@@ -10,7 +10,9 @@ from PIL import Image
 __all__ = ["tile", "write_png"]
 
 
-def tile(images: np.ndarray[Any, Any], num_columns: int, *, gap: int = 2, scale: int = 1) -> np.ndarray[Any, Any]:
+def tile(
+    images: np.ndarray[Any, Any], num_columns: int, *, gap: int = 2, scale: int = 1
+) -> np.ndarray[Any, Any]:
     """Lay storage images out row by row.
 
     Args:

@@ -12,8 +12,11 @@ __all__ = ["addressed_generator", "addressed_normal", "addressed_seed"]
 
 
 def addressed_seed(*address: int | str) -> int:
-    """Return a 63-bit seed that depends on every part of `address` (for example seed, stage, image, view)."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in address)
+    """Return a 63-bit seed that depends on every part of `address` (for example seed, stage, image, view).
+
+    NumPy's integers count as the integers they hold.
+    """
+    text = "\x1f".join(f"{'str' if isinstance(part, str) else 'int'}:{part}" for part in address)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 

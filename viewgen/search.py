@@ -69,23 +69,35 @@ class WSearchConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon_boundary <= 2:
-            raise UsageError(f"epsilon_boundary is {self.epsilon_boundary}; distances of unit vectors lie in (0, 2]")
-        if not 0 <= self.epsilon_uniformity <= 2 or self.uniformity_weight < 0:
             raise UsageError(
-                f"epsilon_uniformity is {self.epsilon_uniformity} and uniformity_weight {self.uniformity_weight}; "
-                "expected a distance in [0, 2] and a weight of at least 0"
+                f"epsilon_boundary is {self.epsilon_boundary}; distances of unit vectors lie in (0, 2]"
+            )
+        if not 0 <= self.epsilon_uniformity <= 2 or not 0 <= self.uniformity_weight < math.inf:
+            raise UsageError(
+                f"epsilon_uniformity is {self.epsilon_uniformity} and uniformity_weight "
+                f"{self.uniformity_weight}; expected a distance in [0, 2] and a weight of at least 0"
             )
         if self.boundary not in ("squared", "hinge") or self.anchor not in ("reconstruction", "image"):
             raise UsageError(
-                f"boundary is {self.boundary!r} and anchor {self.anchor!r}; expected 'squared' or 'hinge', and "
-                "'reconstruction' or 'image'"
+                f"boundary is {self.boundary!r} and anchor {self.anchor!r}; expected 'squared' or 'hinge', "
+                "and 'reconstruction' or 'image'"
             )
-        if self.init_noise <= 0:
+        if not 0 < self.init_noise < math.inf:
             raise UsageError(
-                f"init_noise is {self.init_noise}; it must be positive, because a view at distance 0 has no gradient"
+                f"init_noise is {self.init_noise}; it must be positive, because a view at distance 0 has "
+                "no gradient"
             )
-        if self.max_steps < 1 or self.learning_rate <= 0 or self.tolerance <= 0 or self.patience < 1:
-            raise UsageError("max_steps, learning_rate, tolerance and patience must be positive")
+        if self.max_steps < 1 or self.patience < 1:
+            raise UsageError(
+                f"max_steps is {self.max_steps} and patience {self.patience}; expected at least 1"
+            )
+        if not (
+            0 < self.learning_rate < math.inf and 0 < self.tolerance <= 2 and 0 <= self.spread_share <= 1
+        ):
+            raise UsageError(
+                f"learning_rate is {self.learning_rate}, tolerance {self.tolerance} and spread_share "
+                f"{self.spread_share}; expected a positive number, a distance in (0, 2] and a share in [0, 1]"
+            )
 
 
 def feasible_spread(epsilon_boundary: float, num_views: int) -> float:
@@ -155,7 +167,7 @@ def initial_codes(
     ]
     if not draws:
         return anchor_w_plus.new_zeros(0, num_views, *shape)
-    offsets = torch.stack(draws).unflatten(0, (-1, num_views)).to(anchor_w_plus)
+    offsets: Tensor = torch.stack(draws).unflatten(0, (-1, num_views)).to(anchor_w_plus)
     return anchor_w_plus[:, None] + noise * offsets
 
 

@@ -7,6 +7,7 @@ then the batch shrinks. No image's result depends on which others shared its bat
 Shape legend: N images, A active slots, n codes (views) per image, L layers, D style dimension.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,11 +68,13 @@ class SlotOptions:
     keep_best: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_slots < 1 or self.max_steps < 0 or self.learning_rate <= 0:
+        if self.num_slots < 1 or self.max_steps < 0 or not self.learning_rate > 0:
             raise UsageError(
-                f"num_slots is {self.num_slots}, max_steps {self.max_steps}, learning_rate {self.learning_rate}; "
-                "expected at least 1, at least 0, and a positive number"
+                f"num_slots is {self.num_slots}, max_steps {self.max_steps}, learning_rate "
+                f"{self.learning_rate}; expected at least 1, at least 0, and a positive number"
             )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"betas is {self.betas}; expected two numbers in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,9 @@ class SlotResult:
 
     Attributes:
         w: codes, `(N, n, L, D)`, on the problem's device; those of a failed image are its first ones.
-        steps: updates made, `(N,)`, int32.
+        steps: updates made (since the restart, if there was one), `(N,)`, int32.
         status: OK, NOT_CONVERGED or FAILED (non-finite twice), `(N,)`, uint8.
-        loss: of the returned codes, `(N,)`.
+        loss: of the returned codes, `(N,)`; NaN for a failed image.
         passes: evaluations of one image's codes, summed over the images.
     """
 
@@ -104,7 +107,7 @@ class _Slots:
         self.steps = torch.empty(0, dtype=torch.long, device=device)
         self.resets = torch.empty(0, dtype=torch.long, device=device)
         self.w, self.mean, self.square, self.best_w = (empty.clone() for _ in range(4))
-        self.best_loss = torch.empty(0, device=device)
+        self.best_loss = torch.empty(0, device=device, dtype=empty.dtype)
 
     _NAMES = ("rows", "steps", "resets", "w", "mean", "square", "best_w", "best_loss")
 
@@ -112,9 +115,15 @@ class _Slots:
         w = self.problem.start(rows)
         zeros = torch.zeros_like(rows)
         new = {
-            "rows": rows, "steps": zeros, "resets": zeros, "w": w, "mean": torch.zeros_like(w),
-            "square": torch.zeros_like(w), "best_w": w, "best_loss": torch.full_like(w[:, 0, 0, 0], torch.inf),
-        }  # fmt: skip
+            "rows": rows,
+            "steps": zeros,
+            "resets": zeros,
+            "w": w,
+            "mean": torch.zeros_like(w),
+            "square": torch.zeros_like(w),
+            "best_w": w,
+            "best_loss": torch.full_like(w[:, 0, 0, 0], torch.inf),
+        }
         for name in self._NAMES:
             setattr(self, name, torch.cat([getattr(self, name), new[name]]))
 
@@ -138,9 +147,12 @@ class _Slots:
         self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         self.steps = self.steps + 1
         count = self.steps.to(gradient.dtype)[:, None, None, None]
-        rate = options.learning_rate * torch.sqrt(1 - beta2**count) / (1 - beta1**count)
+        # 1 - βᵗ by expm1: written out it would lose half of float32's digits in the first steps
+        correction1 = -torch.expm1(count * math.log(beta1)) if beta1 else torch.ones_like(count)
+        correction2 = (-torch.expm1(count * math.log(beta2))).sqrt() if beta2 else torch.ones_like(count)
+        rate = options.learning_rate * correction2 / correction1
         # epsilon is scaled as in the usual form, mean / (sqrt(square / (1 - β₂ᵗ)) + ε)
-        epsilon = ADAM_EPSILON * torch.sqrt(1 - beta2**count)
+        epsilon = ADAM_EPSILON * correction2
         self.w = self.w - rate * self.mean / (self.square.sqrt() + epsilon)
 
 
@@ -167,10 +179,10 @@ def optimise(problem: Problem, options: SlotOptions) -> SlotResult:
             following = upto
         if result is None:
             result = SlotResult(
-                w=torch.empty(num_images, *slots.w.shape[1:], device=device),
+                w=slots.w.new_empty(num_images, *slots.w.shape[1:]),
                 steps=torch.zeros(num_images, dtype=torch.int32, device=device),
                 status=torch.zeros(num_images, dtype=torch.uint8, device=device),
-                loss=torch.full((num_images,), torch.nan, device=device),
+                loss=slots.w.new_full((num_images,), torch.nan),
                 passes=0,
             )
         if len(slots.rows) == 0:
@@ -199,7 +211,8 @@ def optimise(problem: Problem, options: SlotOptions) -> SlotResult:
             result.steps[rows] = slots.steps[leaving].to(torch.int32)
             status = torch.where(failed, FAILED, torch.where(done, OK, NOT_CONVERGED)).to(torch.uint8)
             result.status[rows] = status[leaving]
-            result.loss[rows] = (slots.best_loss if options.keep_best else loss)[leaving]
+            final = slots.best_loss if options.keep_best else loss
+            result.loss[rows] = final.masked_fill(failed, torch.nan)[leaving]
             moving = ~leaving
             gradient, broken = gradient[moving], broken[moving]
             slots.keep(moving)

@@ -16,7 +16,7 @@ _declared: torch.library.Library | None = None
 
 
 def import_torchvision(submodule: str = "") -> ModuleType:
-    """Import ``torchvision`` or one of its submodules (``"models"``, ``"transforms.v2"``) beside any torch build."""
+    """Import ``torchvision`` or a submodule (``"models"``, ``"transforms.v2"``) beside any torch build."""
     global _declared
     name = f"torchvision.{submodule}" if submodule else "torchvision"
     if torch.version.cuda is None and torch.version.hip is None and _declared is None:

@@ -43,7 +43,8 @@ def cutout(x: Tensor) -> Tensor:
     size = x.shape[-1]
     centre_B2 = torch.randint(0, size, (len(x), 2), device=x.device)
     at = torch.arange(size, device=x.device)
-    inside = (at - centre_B2[..., None]).abs() < size // 4
+    offset = at - centre_B2[..., None]
+    inside = (offset >= -(size // 4)) & (offset < size // 4)
     mask = inside[:, 0, :, None] & inside[:, 1, None, :]
     return x * (~mask)[:, None].to(x.dtype)
 
@@ -62,4 +63,3 @@ def diffaugment(x: Tensor, policy: tuple[str, ...]) -> Tensor:
             raise UsageError(f"no augmentation {name!r} (known: {', '.join(POLICIES)})")
         x = POLICIES[name](x)
     return x
-

@@ -77,7 +77,7 @@ class EncoderTrainer(Trainer):
                 width=config.width,
                 projection_dim=config.projection_dim,
             )
-        ).to(device, memory_format=torch.channels_last)
+        ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = torch.optim.SGD(
             self.encoder.parameters(), lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
         )

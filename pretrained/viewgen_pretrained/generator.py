@@ -1,7 +1,7 @@
 """Training of the StyleGAN2 generator and discriminator (Karras et al., 2020).
 
-Non-saturating loss, lazy R1 (γ 10 every 16 steps), lazy path length (weight 2 every 4), style mixing 0.9,
-an exponential moving average of the generator with a half-life of 10,000 images, and DiffAugment for small sets.
+Non-saturating loss, lazy R1 (γ 10 every 16 steps), lazy path length (weight 2 every 4), style mixing 0.9, an
+exponential moving average of the generator with a half-life of 10,000 images, and DiffAugment for small sets.
 """
 
 import copy
@@ -97,14 +97,20 @@ class GeneratorTrainer(Trainer):
         ).to(device)
         self.discriminator = Discriminator(DiscriminatorConfig(image_size=size, channels=channels)).to(device)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.generator_optimiser = self._adam(self.generator, config.path_interval if config.path_weight else 0)
-        self.discriminator_optimiser = self._adam(self.discriminator, config.r1_interval if config.r1_weight else 0)
+        self.generator_optimiser = self._adam(
+            self.generator, config.path_interval if config.path_weight else 0
+        )
+        self.discriminator_optimiser = self._adam(
+            self.discriminator, config.r1_interval if config.r1_weight else 0
+        )
         self.mean_path_length = torch.zeros((), device=device)
 
     def _adam(self, network: nn.Module, interval: int) -> torch.optim.Adam:
         # lazy regularisation adds a step every `interval` steps, so the moments are shortened accordingly
         ratio = interval / (interval + 1) if interval else 1.0
-        return torch.optim.Adam(network.parameters(), lr=self.config.learning_rate * ratio, betas=(0.0, 0.99**ratio))
+        return torch.optim.Adam(
+            network.parameters(), lr=self.config.learning_rate * ratio, betas=(0.0, 0.99**ratio)
+        )
 
     def _codes(self, batch_size: int) -> Tensor:
         """Return W⁺ codes `(B, L, 512)`, most of them mixed from two w at a random layer."""
@@ -126,7 +132,8 @@ class GeneratorTrainer(Trainer):
         half_life = min(config.ema_half_life, 0.05 * (step + 1) * config.batch_size)
         decay = 0.5 ** (config.batch_size / max(half_life, 1e-8))
         with torch.no_grad():
-            averaged, current = list(self.average.parameters()), list(self.generator.parameters())
+            averaged: list[Tensor] = list(self.average.parameters())
+            current: list[Tensor] = list(self.generator.parameters())
             torch._foreach_lerp_(averaged, current, 1 - decay)
         return metrics
 

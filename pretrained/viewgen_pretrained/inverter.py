@@ -1,7 +1,7 @@
 """Training of the inverter e against a frozen generator (in-domain inversion; eq. 4 of the paper).
 
-‖x − g(e(x))‖² + λ·perceptual(x, g(e(x))) + λ_adv·softplus(−d̃(g(e(x)))): the adversarial term is written as the
-loss that e minimises; d̃ is fine-tuned beside it with R1.
+‖x − g(e(x))‖² + λ·perceptual(x, g(e(x))) + λ_adv·softplus(−d̃(g(e(x)))): the adversarial term is written as
+the loss that e minimises; d̃ is fine-tuned beside it with R1.
 """
 
 import copy
@@ -103,11 +103,20 @@ class InverterTrainer(Trainer):
         self.perceptual = build_perceptual(perceptual, discriminator, device)
         self.critic = copy.deepcopy(discriminator).train().requires_grad_(True)
         channels = config.channels[: int(math.log2(size)) - 1]
-        self.inverter = Inverter(InverterConfig(image_size=size, channels=channels, hidden_dim=config.hidden_dim))
+        self.inverter = Inverter(
+            InverterConfig(
+                image_size=size,
+                channels=channels,
+                hidden_dim=config.hidden_dim,
+                style_dim=generator.config.style_dim,
+            )
+        )
         self.inverter.latent_avg.copy_(generator.latent_avg)
         self.inverter = self.inverter.to(device)
         self.current = copy.deepcopy(self.inverter)
-        self.optimiser = torch.optim.Adam(self.current.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+        self.optimiser = torch.optim.Adam(
+            self.current.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
+        )
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=1e-4, betas=(0.0, 0.99))
 
     def step(self, step: int) -> dict[str, float]:
@@ -161,8 +170,8 @@ class InverterTrainer(Trainer):
         weight = 1 - 0.5 ** (1 / half_life)
         for averaged, current in zip(self.inverter.parameters(), self.current.parameters(), strict=True):
             averaged.lerp_(current, weight)
-        for averaged, current in zip(self.inverter.buffers(), self.current.buffers(), strict=True):
-            averaged.copy_(current)
+        for kept, buffer in zip(self.inverter.buffers(), self.current.buffers(), strict=True):
+            kept.copy_(buffer)
 
     @torch.no_grad()
     def picture(self) -> np.ndarray[Any, Any]:

@@ -1,4 +1,4 @@
-"""`viewgen pretrain` as functions: train a network on a data set, measure it, write weights and model card."""
+"""`viewgen pretrain` as functions: train a network, measure it, write weights and model card."""
 
 import dataclasses
 import json
@@ -29,16 +29,33 @@ def training_config(config_class: type, section: str, dataset: str, overrides: M
     """Build a training configuration: the dataclass's defaults, the data set's recipe, then `overrides`.
 
     Raises:
-        UsageError: a name is not a field of the configuration.
+        UsageError: a name is not a field of the configuration, or a value cannot be one of that field.
     """
-    known = {field.name for field in dataclasses.fields(config_class)}
     values = {**recipe(dataset, section), **overrides}
-    for name in values:
-        if name not in known:
-            raise UsageError(f"{section} training has no setting {name!r}{nearest_name(name, known)}")
-    if "expert" in known and "expert" not in values:
-        values["expert"] = ExpertConfig(**recipe(dataset, "expert"))
-    return config_class(**values)
+    if "expert" in {field.name for field in dataclasses.fields(config_class)}:
+        expert = values.get("expert", {})
+        if not isinstance(expert, Mapping):
+            raise UsageError(f"expert is {expert!r}; expected an object such as {{\"hue\": 0.0}}")
+        values["expert"] = _checked(ExpertConfig, "expert", {**recipe(dataset, "expert"), **expert})
+    return _checked(config_class, f"{section} training", values)
+
+
+def _checked(config_class: type, title: str, values: Mapping[str, Any]) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    for name, value in values.items():
+        if name not in fields:
+            raise UsageError(f"{title} has no setting {name!r}{nearest_name(name, fields)}")
+        field = fields[name]
+        if field.default is dataclasses.MISSING:
+            continue
+        kind = type(field.default)
+        accepted = {float: (int, float), tuple: (list, tuple)}.get(kind, (kind,))
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            raise UsageError(f"{title}: {name} is {value!r}; expected a value such as {field.default!r}")
+    try:
+        return config_class(**values)
+    except TypeError as error:
+        raise UsageError(f"{title}: {error}") from error
 
 
 def _finish(
@@ -60,7 +77,12 @@ def _finish(
         "kind": kind,
         "file": path.name,
         "sha256": file_digest(path).removeprefix("sha256:"),
-        "dataset": {"name": dataset.name, "split": dataset.split, "digest": dataset.digest, "images": len(dataset)},
+        "dataset": {
+            "name": dataset.name,
+            "split": dataset.split,
+            "digest": dataset.digest,
+            "images": len(dataset),
+        },
         "network": json.loads(json.dumps(dataclasses.asdict(cast(Any, network).config))),
         "training": trainer.identity,
         "depends": dict(depends or {}),
@@ -72,7 +94,8 @@ def _finish(
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "measured": measured,
     }
-    (out / f"{kind}.card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    (out / f"{kind}.card.json").write_text(text, encoding="utf-8")
     return card
 
 
@@ -189,11 +212,11 @@ def pretrain_inverter(
     generator_path = Path(generator or out / "generator.safetensors")
     discriminator_path = Path(discriminator or out / "discriminator.safetensors")
     encoder_path = Path(encoder or out / "encoder.safetensors")
-    depends = {"generator": file_digest(generator_path), "discriminator": file_digest(discriminator_path)}
     networks: dict[str, Any] = {
         "generator": load_model(generator_path, "generator", device),
         "discriminator": load_model(discriminator_path, "discriminator", device),
     }
+    depends = {"generator": file_digest(generator_path), "discriminator": file_digest(discriminator_path)}
     feature_net: Any = None
     if encoder is not None or encoder_path.exists():
         feature_net = load_model(encoder_path, "encoder", device)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets.dataset import UNLABELED
 from viewgen.encoder import Encoder
+from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.inverter import Inverter
 from viewgen.randomness import addressed_normal
@@ -24,6 +26,7 @@ __all__ = ["kernel_distance", "measure_encoder", "measure_generator", "measure_i
 
 BATCH = 256
 MAX_IMAGES = 10_000
+KERNEL_ROWS = 1024
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> float:
@@ -32,19 +35,26 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
     Args:
         x: features to judge, `(N, D)`.
         y: features of real images, `(M, D)`; their mean square sets the scale.
+
+    Raises:
+        UsageError: fewer than two features on a side.
     """
+    if min(len(x), len(y)) < 2:
+        raise UsageError(f"a kernel distance needs two features on each side, got {len(x)} and {len(y)}")
     x, y = x.double(), y.double()
     scale = y.square().mean().sqrt()
     x, y = x / scale, y / scale
     dim = x.shape[1]
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / dim + 1) ** 3
+    def total(a: Tensor, b: Tensor) -> Tensor:
+        return torch.stack([((part @ b.T / dim + 1) ** 3).sum() for part in a.split(KERNEL_ROWS)]).sum()
 
-    def off_diagonal_mean(k: Tensor) -> Tensor:
-        return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+    def off_diagonal_mean(a: Tensor) -> Tensor:
+        diagonal = ((a.square().sum(dim=1) / dim + 1) ** 3).sum()
+        return (total(a, a) - diagonal) / (len(a) * (len(a) - 1))
 
-    return float(off_diagonal_mean(kernel(x, x)) + off_diagonal_mean(kernel(y, y)) - 2 * kernel(x, y).mean())
+    cross = total(x, y) / (len(x) * len(y))
+    return float(off_diagonal_mean(x) + off_diagonal_mean(y) - 2 * cross)
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
@@ -57,7 +67,9 @@ def _device(network: torch.nn.Module) -> torch.device:
 
 
 def _rows(dataset: ImageDataset) -> np.ndarray[Any, Any]:
-    return np.arange(min(len(dataset), MAX_IMAGES))
+    # spread over the whole split: image folders are sorted by class
+    count = min(len(dataset), MAX_IMAGES)
+    return np.arange(count) * len(dataset) // count
 
 
 @torch.no_grad()
@@ -68,13 +80,23 @@ def _features(encoder: Encoder, dataset: ImageDataset) -> Tensor:
     return torch.cat([encoder.embed(to_model(dataset.images(part), device)).cpu() for part in batches])
 
 
-def _held_out(dataset: ImageDataset, data_root: str | None) -> ImageDataset:
-    return load_dataset(dataset.name, "test", data_root=data_root)
+def _held_out(dataset: ImageDataset, data_root: str | None) -> ImageDataset | None:
+    try:
+        return load_dataset(dataset.name, "test", data_root=data_root)
+    except UsageError:  # an image folder without a test split
+        return None
 
 
 def measure_encoder(encoder: Encoder, dataset: ImageDataset, data_root: str | None) -> dict[str, Any]:
-    """Return the 5-NN accuracy (cosine, backbone features) of the test split against the training split."""
+    """Return the 5-NN accuracy (cosine, backbone features) of the test split against the training split.
+
+    Nothing is measured without a test split.
+    """
     test = _held_out(dataset, data_root)
+    if test is None:
+        return {}
+    if np.any(dataset.labels(_rows(dataset)) == UNLABELED):
+        dataset = load_dataset(dataset.name, "train", data_root=data_root)
     labels = [torch.from_numpy(part.labels(_rows(part))) for part in (dataset, test)]
     if labels[0].ndim > 1:  # several attributes: report each
         train_features, test_features = _features(encoder, dataset), _features(encoder, test)
@@ -92,32 +114,41 @@ def measure_encoder(encoder: Encoder, dataset: ImageDataset, data_root: str | No
 def measure_generator(
     generator: Generator, encoder: Encoder, dataset: ImageDataset, data_root: str | None
 ) -> dict[str, Any]:
-    """Return the kernel distance between samples (ψ 1, fixed noise) and training images, and train–test."""
+    """Return the kernel distance between samples (ψ 1, fixed noise) and training images, and train–test.
+
+    The latter is left out if there is no test split.
+    """
     device = _device(generator)
     real = _features(encoder, dataset)
-    test = _features(encoder, _held_out(dataset, data_root))
     samples = []
     for start in range(0, len(real), BATCH):
         count = min(BATCH, len(real) - start)
         z = addressed_normal((count, generator.config.style_dim), "quality", start).to(device)
         samples.append(encoder.embed(to_model(to_storage(generator(z)))).cpu())
-    fake = torch.cat(samples)
-    return {
-        "kernel_distance": round(kernel_distance(fake, real), 6),
-        "kernel_distance_train_test": round(kernel_distance(test, real), 6),
-        "kernel_distance_features": "backbone of the viewgen encoder named under depends",
-        "samples": len(fake),
-    }
+    measured: dict[str, Any] = {"kernel_distance": round(kernel_distance(torch.cat(samples), real), 6)}
+    test = _held_out(dataset, data_root)
+    if test is not None:
+        distance = kernel_distance(_features(encoder, test), real)
+        measured["kernel_distance_train_test"] = round(distance, 6)
+    measured["kernel_distance_features"] = "backbone of the viewgen encoder named under depends"
+    measured["samples"] = len(real)
+    return measured
 
 
 @torch.no_grad()
 def measure_inverter(
-    inverter: Inverter, generator: Generator, encoder: Encoder | None, dataset: ImageDataset, data_root: str | None
+    inverter: Inverter,
+    generator: Generator,
+    encoder: Encoder | None,
+    dataset: ImageDataset,
+    data_root: str | None,
 ) -> dict[str, Any]:
-    """Return PSNR and feature distance ‖f(x) − f(g(e(x)))‖ of unrefined reconstructions, train and test split."""
+    """Return PSNR and feature distance ‖f(x) − f(g(e(x)))‖ of unrefined reconstructions, train and test."""
     device = _device(generator)
     measured: dict[str, Any] = {}
     for name, part in (("train", dataset), ("test", _held_out(dataset, data_root))):
+        if part is None:
+            continue
         ratios, distances = [], []
         rows = _rows(part)
         for batch in np.array_split(rows, max(1, len(rows) // BATCH)):

@@ -6,21 +6,24 @@ Killing the process and running the same command again therefore continues to th
 
 import csv
 import dataclasses
+import fcntl
+import io
 import json
 import math
 import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from viewgen.errors import CacheMismatchError, CorruptDataError, ViewgenError
+from viewgen.errors import CacheMismatchError, CorruptDataError, LeaseError, ViewgenError
 from viewgen.malloc import keep_freed_memory
 from viewgen.picture import write_png
 from viewgen.randomness import addressed_seed
@@ -31,7 +34,7 @@ CHECKPOINT = "checkpoint.pt"
 
 
 class TrainingDivergedError(ViewgenError, ArithmeticError):
-    """A loss became NaN or infinite."""
+    """A loss or a weight became NaN or infinite."""
 
 
 class Trainer(ABC):
@@ -66,10 +69,24 @@ class Trainer(ABC):
         return None
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+@contextmanager
+def _only_run(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system frees if the process dies."""
+    with open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LeaseError(
+                f"another process trains in {folder}; wait for its end, or give another --out"
+            ) from error
+        yield
+
+
+def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    # one name for all: a killed run leaves at most one, and the next run overwrites it
+    temporary = path.with_name(f".{path.name}.part")
     with open(temporary, "wb") as file:
-        file.write(data)
+        write(file)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -78,25 +95,49 @@ def _write_atomically(path: Path, data: bytes) -> None:
 def _check_identity(path: Path, trainer: Trainer) -> None:
     wanted = json.loads(json.dumps(trainer.identity))
     if path.exists():
-        found = json.loads(path.read_text())
+        try:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise CorruptDataError(
+                f"{path} cannot be read ({error}); give --overwrite to start afresh"
+            ) from error
         different = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
         if different:
-            lines = "\n".join(f"  {key}: there {found.get(key)!r}, asked {wanted.get(key)!r}" for key in different)
+            lines = "\n".join(
+                f"  {key}: there {found.get(key)!r}, asked {wanted.get(key)!r}" for key in different
+            )
             raise CacheMismatchError(
                 f"{path.parent} holds another {trainer.kind} training:\n{lines}\n"
                 "give another --out, or --overwrite to start afresh"
             )
-    _write_atomically(path, json.dumps(wanted, indent=1, sort_keys=True).encode())
+    text = json.dumps(wanted, indent=1, sort_keys=True)
+    _write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        loaded: dict[str, Any] = torch.load(path, weights_only=True)
-    except Exception as error:
-        raise CorruptDataError(f"{path} cannot be read ({error}); delete it, or give --overwrite to start afresh") from error
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"trainer", "step", "seconds"} - loaded.keys()
+    except Exception as error:  # torch.load has no error class of its own
+        raise CorruptDataError(
+            f"{path} cannot be read ({error}); delete it, or give --overwrite to start afresh"
+        ) from error
+    if missing:
+        raise CorruptDataError(f"{path} is no checkpoint of a training; delete it, or give --overwrite")
     return loaded
+
+
+def _tensors(state: Any) -> Iterator[torch.Tensor]:
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from _tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from _tensors(value)
 
 
 class Metrics:
@@ -118,12 +159,11 @@ class Metrics:
         self.rows.append({"step": step, **{name: f"{value:.6g}" for name, value in values.items()}})
 
     def write(self) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        temporary.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        _write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
 def run_training(
@@ -152,11 +192,35 @@ def run_training(
 
     Raises:
         CacheMismatchError: the folder holds a run of another configuration.
-        TrainingDivergedError: a metric is not finite; the last checkpoint stays.
+        CorruptDataError: the checkpoint cannot be read.
+        LeaseError: another process trains in the folder.
+        TrainingDivergedError: a metric or a weight is not finite; the last checkpoint stays.
     """
     keep_freed_memory()
     folder = out / f"{trainer.kind}-training"
     folder.mkdir(parents=True, exist_ok=True)
+    with _only_run(folder):
+        return _run(
+            trainer,
+            folder,
+            overwrite=overwrite,
+            checkpoint_seconds=checkpoint_seconds,
+            log_every=log_every,
+            picture_seconds=picture_seconds,
+            last_step=trainer.num_steps if stop_after is None else min(stop_after, trainer.num_steps),
+        )
+
+
+def _run(
+    trainer: Trainer,
+    folder: Path,
+    *,
+    overwrite: bool,
+    checkpoint_seconds: float,
+    log_every: int,
+    picture_seconds: float,
+    last_step: int,
+) -> float:
     checkpoint_path = folder / CHECKPOINT
     if overwrite:
         for name in (CHECKPOINT, "identity.json", "metrics.csv"):
@@ -164,25 +228,34 @@ def run_training(
     _check_identity(folder / "identity.json", trainer)
     checkpoint = _load_checkpoint(checkpoint_path)
     first_step, seconds_before = 0, 0.0
+    recent: dict[str, list[float]] = {}
     if checkpoint is not None:
         trainer.restore(checkpoint["trainer"])
         first_step, seconds_before = checkpoint["step"], checkpoint["seconds"]
+        recent = checkpoint.get("recent", {})
     metrics = Metrics(folder / "metrics.csv", first_step)
     started = last_checkpoint = last_picture = time.monotonic()
 
+    def diverged(what: str) -> TrainingDivergedError:
+        kept = f"the checkpoint before it is in {folder}. " if checkpoint_path.exists() else ""
+        return TrainingDivergedError(
+            f"{trainer.kind} training: {what}; {kept}Lower the learning rate or check the data"
+        )
+
     def save(next_step: int) -> None:
-        state = {
-            "trainer": trainer.state(),
+        state = trainer.state()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(state)):
+            raise diverged(f"a weight is not finite after step {next_step - 1}")
+        # metrics first: rows past the checkpoint are cut, rows before it could not be made again
+        metrics.write()
+        checkpoint = {
+            "trainer": state,
             "step": next_step,
             "seconds": seconds_before + time.monotonic() - started,
+            "recent": recent,
         }
-        temporary = checkpoint_path.with_name(f".{CHECKPOINT}.{os.getpid()}")
-        torch.save(state, temporary)
-        temporary.replace(checkpoint_path)
-        metrics.write()
+        _write_atomically(checkpoint_path, lambda file: torch.save(checkpoint, file))
 
-    last_step = trainer.num_steps if stop_after is None else min(stop_after, trainer.num_steps)
-    recent: dict[str, list[float]] = {}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -200,21 +273,22 @@ def run_training(
             values = trainer.step(step)
             for name, value in values.items():
                 if not math.isfinite(value):
-                    raise TrainingDivergedError(
-                        f"{trainer.kind} training: {name} is {value} at step {step}; the checkpoint of an earlier "
-                        f"step is in {folder}. Lower the learning rate or check the data"
-                    )
+                    raise diverged(f"{name} is {value} at step {step}")
                 recent.setdefault(name, []).append(value)
             progress.update(task, advance=1)
             now = time.monotonic()
-            if (step + 1) % log_every == 0 or step + 1 == last_step:
+            if (step + 1) % log_every == 0 or step + 1 == trainer.num_steps:
                 means = {name: sum(numbers) / len(numbers) for name, numbers in recent.items()}
                 recent.clear()
                 metrics.add(step, means)
                 note = " ".join(f"{name} {value:.3g}" for name, value in means.items())
                 progress.update(task, note=note)
                 if not interactive and (step + 1) % (log_every * 10) == 0:
-                    print(f"{trainer.kind} step {step + 1}/{trainer.num_steps} {note}", file=sys.stderr, flush=True)
+                    print(
+                        f"{trainer.kind} step {step + 1}/{trainer.num_steps} {note}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
             if now - last_picture > picture_seconds:
                 _write_picture(trainer, folder)
                 last_picture = now

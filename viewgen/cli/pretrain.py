@@ -30,15 +30,16 @@ def _settings(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ..
 def _common(function: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option("--dataset", required=True, help="Data set; `viewgen datasets` lists them."),
-        click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder."),
+        click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
+                     help="Run folder."),
         click.option("--split", default="train", show_default=True, help="Images to train on."),
         click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are."),
         click.option("--seed", default=0, show_default=True),
         click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE",
                      help="A training setting that differs from the data set's recipe; repeatable."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
-        click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
-                     help="Storage type of the weights."),
+        click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
+                     show_default=True, help="Storage type of the weights."),
         click.option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
         click.option("--json", "as_json", is_flag=True, help="Print the model card as one JSON object."),
     ]  # fmt: skip
@@ -47,7 +48,9 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _run(function: Callable[..., dict[str, Any]], *, device: str, seed: int, as_json: bool, **options: Any) -> None:
+def _run(
+    function: Callable[..., dict[str, Any]], *, device: str, seed: int, as_json: bool, **options: Any
+) -> None:
     import torch
 
     if device == "auto":
@@ -62,7 +65,8 @@ def _run(function: Callable[..., dict[str, Any]], *, device: str, seed: int, as_
         print_json(card)
         return
     out = options["out"]
-    click.echo(f"{out / card['file']}  {card['parameters']:,} parameters, {card['steps']:,} steps, {card['seconds']} s")
+    counts = f"{card['parameters']:,} parameters, {card['steps']:,} steps, {card['seconds']} s"
+    click.echo(f"{out / card['file']}  {counts}")
     for name, value in card["measured"].items():
         click.echo(f"  {name}: {value}")
 
@@ -96,7 +100,9 @@ def encoder(**options: Any) -> None:
 
 @pretrain.command()
 @_common
-@click.option("--encoder", default=None, type=click.Path(dir_okay=False), help="Features for the kernel distance.")
+@click.option(
+    "--encoder", default=None, type=click.Path(dir_okay=False), help="Features for the kernel distance."
+)
 def generator(**options: Any) -> None:
     """Train StyleGAN2's generator g and its discriminator.
 
@@ -111,9 +117,15 @@ def generator(**options: Any) -> None:
 
 @pretrain.command()
 @_common
-@click.option("--generator", default=None, type=click.Path(dir_okay=False), help="By default the one in --out.")
-@click.option("--discriminator", default=None, type=click.Path(dir_okay=False), help="By default the one in --out.")
-@click.option("--encoder", default=None, type=click.Path(dir_okay=False), help="Features for the measured distance.")
+@click.option(
+    "--generator", default=None, type=click.Path(dir_okay=False), help="By default the one in --out."
+)
+@click.option(
+    "--discriminator", default=None, type=click.Path(dir_okay=False), help="By default the one in --out."
+)
+@click.option(
+    "--encoder", default=None, type=click.Path(dir_okay=False), help="Features for the measured distance."
+)
 def inverter(**options: Any) -> None:
     """Train the inverter e: image to W⁺ codes of a frozen generator.
 

@@ -154,14 +154,18 @@ class Discriminator(nn.Module):
         """Score `image`, `(B, 3, size, size)`, by one logit each, `(B, 1)`."""
         size = self.config.image_size
         if image.ndim != 4 or image.shape[1:] != (3, size, size):
-            raise ModelError(f"images have shape {tuple(image.shape)}; this discriminator takes (B, 3, {size}, {size})")
+            raise ModelError(
+                f"images have shape {tuple(image.shape)}; this discriminator takes (B, 3, {size}, {size})"
+            )
         x: Tensor = self.convs(image)
         x = self.final_linear(self.final_conv(minibatch_stddev(x)).flatten(1))
         if not self.config.num_classes:
             return x
         if labels is None:
-            raise ModelError(f"this discriminator is conditional on {self.config.num_classes} classes: pass labels")
+            raise ModelError(
+                f"this discriminator is conditional on {self.config.num_classes} classes: pass labels"
+            )
         if not labels.is_floating_point():
             labels = nn.functional.one_hot(labels, self.config.num_classes).to(x.dtype)
-        condition = self.style(normalize_second_moment(self.embed(labels)))
+        condition: Tensor = self.style(normalize_second_moment(self.embed(labels)))
         return (x * condition).sum(dim=1, keepdim=True) / math.sqrt(condition.shape[1])

@@ -83,14 +83,16 @@ class ConstantInput(nn.Module):
         self.input = nn.Parameter(torch.randn(1, num_channels, 4, 4))
 
     def forward(self, batch_size: int) -> Tensor:
-        """Return `(batch_size, C, 4, 4)`, channels last: every later layer keeps that layout, the faster one."""
+        """Return `(batch_size, C, 4, 4)`, channels last: later layers keep that layout, the faster one."""
         return self.input.expand(batch_size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 class StyledConv(nn.Module):
     """Modulated 3×3 convolution, noise, bias, activation."""
 
-    def __init__(self, in_channels: int, out_channels: int, config: GeneratorConfig, *, upsample: bool = False):
+    def __init__(
+        self, in_channels: int, out_channels: int, config: GeneratorConfig, *, upsample: bool = False
+    ):
         super().__init__()
         self.conv = ModulatedConv2d(in_channels, out_channels, 3, config.style_dim, upsample=upsample)
         self.noise = NoiseInjection()
@@ -98,7 +100,8 @@ class StyledConv(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
         """Map `(B, C, H, W)` under `style`, `(B, D)`, to `(B, O, H', W')`."""
-        return self.activate(self.noise(self.conv(x, style), noise))
+        y: Tensor = self.activate(self.noise(self.conv(x, style), noise))
+        return y
 
 
 class ToRGB(nn.Module):
@@ -114,7 +117,7 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, image: Tensor | None = None) -> Tensor:
         """Map `(B, C, H, W)` and the image so far, `(B, 3, H/2, W/2)`, to `(B, 3, H, W)`."""
-        rgb = self.conv(x, style) + self.bias
+        rgb: Tensor = self.conv(x, style) + self.bias
         if self.clamp is not None:
             rgb = rgb.clamp(-self.clamp, self.clamp)
         return rgb if image is None else rgb + self.upsample(image)
@@ -176,7 +179,9 @@ class Generator(nn.Module):
             w: Tensor = self.style(z)
             return w
         if labels is None:
-            raise ModelError(f"this generator is conditional on {self.config.num_classes} classes: pass labels")
+            raise ModelError(
+                f"this generator is conditional on {self.config.num_classes} classes: pass labels"
+            )
         if not labels.is_floating_point():
             labels = nn.functional.one_hot(labels, self.config.num_classes).to(z.dtype)
         condition = normalize_second_moment(self.embed(labels))
@@ -220,7 +225,12 @@ class Generator(nn.Module):
         return image
 
     def forward(
-        self, z: Tensor, labels: Tensor | None = None, *, psi: float = 1.0, noise: Noise | Sequence[Tensor] = "fixed"
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        *,
+        psi: float = 1.0,
+        noise: Noise | Sequence[Tensor] = "fixed",
     ) -> Tensor:
         """Map z, `(B, style_dim)`, to images `(B, 3, size, size)` under truncation ψ."""
         w = self.mapping(z, labels)
@@ -239,7 +249,9 @@ class Generator(nn.Module):
             z = torch.randn(count, self.config.style_dim, generator=random).to(reference)
             labels = None
             if self.config.num_classes:
-                labels = torch.randint(self.config.num_classes, (count,), generator=random).to(reference.device)
+                labels = torch.randint(self.config.num_classes, (count,), generator=random).to(
+                    reference.device
+                )
             total += self.mapping(z, labels).double().sum(dim=0).cpu()
         return (total / num_samples).to(reference)
 

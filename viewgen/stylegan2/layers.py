@@ -91,7 +91,9 @@ class EqualLinear(nn.Module):
 class EqualConv2d(nn.Module):
     """Bias-free convolution with equalised learning rate."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.gain = 1 / math.sqrt(in_channels * kernel_size**2)
