@@ -1,0 +1,142 @@
+"""The Ray executor: a pool of actors under Ray Data, one row per shard.
+
+What goes in is a shard number, what comes out a report; images and views never enter Ray's object store.
+
+Settings that look odd are answers to Ray Data's defaults (2.60): errored blocks are dropped silently unless
+`max_errored_blocks` is 0; a pool waits for ever for a worker that may not restart, so restarts stay unlimited
+and the attempt ledger sets the limit; shards queued behind another on one actor would only wait there.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from viewgen.errors import UsageError, ViewgenError
+from viewgen_pipelines.job import ShardJob, ShardReport
+from viewgen_pipelines.ray_session import ray_session
+from viewgen_pipelines.worker import ShardWorker
+
+__all__ = ["RayExecutor"]
+
+
+class ViewgenWorker:
+    """The actor; its name is what the dashboard shows."""
+
+    def __init__(self, job: ShardJob) -> None:
+        self.worker = ShardWorker(job).__enter__()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        return {"report": self.worker.run(int(row["shard_id"])).to_json()}
+
+
+class RayExecutor:
+    """Runs shards on Ray actors.
+
+    Args:
+        num_workers: actors, each with one shard at a time; by default one per GPU, or per core without.
+        max_workers: so many shards there are.
+        gpus_per_worker: GPUs that each holds, fractions allowed; by default 1 where this machine has GPUs.
+        address: of a running cluster; None starts Ray on this machine.
+        say: is told where the dashboard is.
+    """
+
+    in_driver = False
+
+    def __init__(
+        self,
+        *,
+        num_workers: int | None = None,
+        max_workers: int,
+        gpus_per_worker: float | None = None,
+        address: str | None = None,
+        say: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self.num_workers = num_workers
+        self.max_workers = max_workers
+        self.gpus_per_worker = gpus_per_worker
+        self.address = address
+        self.say = say
+        self.device = "cpu"
+        self.num_threads = 1
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "RayExecutor":
+        session = self._stack.enter_context(ray_session(self.address, num_workers=self.num_workers or 1))
+        try:
+            self._divide(session.num_cores, session.num_gpus)
+        except BaseException:
+            self._stack.close()
+            raise
+        if session.dashboard is not None:
+            self.say(session.dashboard)
+        return self
+
+    def _divide(self, num_cores: float, num_gpus: float) -> None:
+        """Settle workers, threads and device from what the session has."""
+        if self.gpus_per_worker is None:
+            self.gpus_per_worker = min(1.0, num_gpus)
+        share = self.gpus_per_worker
+        if share > num_gpus:
+            raise UsageError(
+                f"--gpus-per-worker {share:g}, but Ray sees {num_gpus:g} GPUs; leave the option out to "
+                "compute on the processor"
+            )
+        if self.num_workers is None:
+            self.num_workers = max(1, int(num_gpus / share if share else num_cores))
+        elif self.num_workers * share > num_gpus:
+            raise UsageError(
+                f"--workers {self.num_workers} need {self.num_workers * share:g} GPUs, {share:g} each, but "
+                f"Ray sees {num_gpus:g}; give fewer --workers or a smaller --gpus-per-worker"
+            )
+        self.num_workers = min(self.num_workers, self.max_workers)
+        self.num_threads = max(1, int(num_cores // self.num_workers))
+        self.device = "cuda" if share else "cpu"
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def run(self, job: ShardJob, shard_ids: list[int], check: Callable[[], None]) -> Iterator[ShardReport]:
+        rows = iter(self._dataset(job, shard_ids).iter_rows())
+        try:
+            while True:
+                check()
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    return
+                except ViewgenError:
+                    raise
+                except Exception as error:
+                    raise ViewgenError(f"Ray ended the run: {_first_line(error)}") from error
+                yield ShardReport.from_json(row["report"])
+        finally:
+            # Closing the iterator ends Ray Data's executor, and with it the actors.
+            rows.close()
+
+    def _dataset(self, job: ShardJob, shard_ids: list[int]) -> Any:
+        import ray.data
+
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.enable_auto_log_stats = False
+        context.execution_no_progress_timeout_s = -1
+        context.max_errored_blocks = 0
+        workers = min(self.num_workers or 1, len(shard_ids))
+        dataset = ray.data.from_items(
+            [{"shard_id": shard_id} for shard_id in shard_ids], override_num_blocks=len(shard_ids)
+        )
+        return dataset.map(
+            ViewgenWorker,
+            fn_constructor_args=(job,),
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+            num_cpus=job.num_threads,
+            num_gpus=self.gpus_per_worker,
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,157 @@
+"""What `cache` reports: numbers of the finished cache, what is missing, how far the views are from ε₁."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from viewgen.store import STATUS_NOT_CONVERGED, STATUS_OK, CacheReader
+from viewgen_pipelines.driver import Stage, StageResult
+
+__all__ = ["BOUNDARY_TOLERANCE", "CacheResult", "make_result", "report_lines"]
+
+BOUNDARY_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheResult:
+    """What `cache` returns.
+
+    Attributes:
+        url: of the cache.
+        num_images: N.
+        num_views: V.
+        epsilon_boundary: ε₁ of the method's configuration, None where it has none.
+        converged_share: share of all N images with status 1.
+        mean_pairwise: mean distance between an image's views, None where the method does not measure it.
+        seconds: wall-clock time of this run, inversions included.
+        views_per_second: views that this run made per second of the view stage; None if it made none.
+        quarantined: what is missing, each ``{"shard", "rows": [first, last], "reason"}`` for a shard that was
+            given up or ``{"shard", "row", "reason"}`` for a sample that failed.
+    """
+
+    url: str
+    num_images: int
+    num_views: int
+    epsilon_boundary: float | None
+    converged_share: float
+    mean_pairwise: float | None
+    seconds: float
+    views_per_second: float | None
+    quarantined: list[dict[str, Any]]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image has its views."""
+        return not self.quarantined
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_result(stage: Stage, result: StageResult, reader: CacheReader, seconds: float) -> CacheResult:
+    """Collect the numbers of a finished run."""
+    spec = stage.spec
+    epsilon = spec.config.get("epsilon_boundary")
+    return CacheResult(
+        url=reader.url,
+        num_images=spec.num_images,
+        num_views=spec.num_views,
+        epsilon_boundary=epsilon if isinstance(epsilon, int | float) else None,
+        converged_share=float((reader.status == STATUS_OK).sum() / spec.num_images),
+        mean_pairwise=_mean_pairwise(result),
+        seconds=round(seconds, 3),
+        views_per_second=(
+            round(result.num_new_images * spec.num_views / result.seconds, 3)
+            if result.num_new_images
+            else None
+        ),
+        quarantined=_missing(stage, result),
+    )
+
+
+def report_lines(stage: Stage, result: CacheResult, reader: CacheReader) -> list[str]:
+    """Describe the cache in a few lines for people."""
+    spec = stage.spec
+    num_ok, num_late = (
+        int((reader.status == STATUS_OK).sum()),
+        int((reader.status == STATUS_NOT_CONVERGED).sum()),
+    )
+    lines = [
+        f"{spec.dataset['name']} {spec.dataset['split']}, {spec.method}: {len(reader)} of {spec.num_images} "
+        f"images × {spec.num_views} views in {result.url}",
+        f"  converged {num_ok}, not converged {num_late}, missing {spec.num_images - num_ok - num_late}",
+    ]
+    if result.epsilon_boundary is not None and len(reader):
+        lines += _boundary_lines(result.epsilon_boundary, reader)
+    if result.mean_pairwise is not None and spec.num_views > 1:
+        lines.append(
+            f"  mean pairwise distance {result.mean_pairwise:.3f}"
+            f"{_pairwise_context(spec.config, spec.num_views)}"
+        )
+    if result.views_per_second is not None:
+        lines.append(f"  {result.views_per_second:,.1f} views per second, {result.seconds:.1f} s in all")
+    for item in result.quarantined[:10]:
+        place = (
+            f"row {item['row']}"
+            if "row" in item
+            else f"shard {item['shard']} (rows {item['rows'][0]} to {item['rows'][1]})"
+        )
+        lines.append(f"  missing: {place}: {_one_line(item['reason'])}")
+    if len(result.quarantined) > 10:
+        lines.append(f"  … and {len(result.quarantined) - 10} more (all of them with --json)")
+    if any("rows" in item for item in result.quarantined):
+        lines.append("  shards that were given up are tried again with a larger --max-attempts")
+    return lines
+
+
+def _boundary_lines(epsilon: float, reader: CacheReader) -> list[str]:
+    distance = reader.distance
+    misses = np.abs(distance - epsilon) > BOUNDARY_TOLERANCE
+    converged = reader.status[reader.rows] == STATUS_OK
+    num_late = int(misses[~converged].sum())
+    text = (
+        f"  distance from the anchor {np.nanmean(distance):.3f} ± {np.nanstd(distance):.3f} (ε₁ {epsilon:g})"
+        f"; {int(misses.sum())} of {misses.size} views miss it by more than {BOUNDARY_TOLERANCE:g}"
+    )
+    if misses.any():
+        text += f": {num_late} in images that did not converge, {int(misses.sum()) - num_late} in others"
+    return [text]
+
+
+def _pairwise_context(config: dict[str, Any], num_views: int) -> str:
+    target, epsilon = config.get("epsilon_uniformity"), config.get("epsilon_boundary")
+    if target is None or epsilon is None:
+        return ""
+    # n points at distance ε₁ from one anchor cannot be farther apart on average
+    bound = epsilon * math.sqrt(2 * num_views / (num_views - 1))
+    return f" (ε₂ {target:g}; at most {bound:.3f} is possible at ε₁ {epsilon:g})"
+
+
+def _mean_pairwise(result: StageResult) -> float | None:
+    total, weight = 0.0, 0
+    for commit in result.commits.values():
+        value = commit.stats.get("mean_pairwise")
+        rows = commit.stats.get("num_ok", 0) + commit.stats.get("num_not_converged", 0)
+        if value is not None:
+            total, weight = total + value * rows, weight + rows
+    return total / weight if weight else None
+
+
+def _missing(stage: Stage, result: StageResult) -> list[dict[str, Any]]:
+    missing: list[dict[str, Any]] = []
+    for shard_id, reason in result.quarantined.items():
+        rows = stage.spec.shard_rows(shard_id)
+        missing.append({"shard": shard_id, "rows": [rows[0], rows[-1]], "reason": reason})
+    for shard_id, commit in result.commits.items():
+        missing += [
+            {"shard": shard_id, "row": row, "reason": reason}
+            for row, reason in sorted(commit.failures.items())
+        ]
+    return sorted(missing, key=lambda item: item["shard"])
+
+
+def _one_line(text: str, limit: int = 200) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[:limit] + "…"

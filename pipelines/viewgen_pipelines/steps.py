@@ -1,0 +1,134 @@
+"""One shard's work, without an executor: read, run the method, find bad samples, assemble the arrays.
+
+B is the number of samples handed to the method, R the rows of the shard.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewgen.errors import CorruptDataError, DataError, LeaseError, MissingFileError, StorageError
+from viewgen.store import STATUS_FAILED, STATUS_NOT_CONVERGED, STATUS_OK, CacheSpec
+
+__all__ = ["Batch", "ShardError", "assemble", "run_finding_bad_samples", "shard_stats"]
+
+Batch = dict[str, NDArray[Any]]
+
+# Errors of the surroundings: no sample is to blame, and trying them one by one would blame all.
+_ENVIRONMENT = (StorageError, MissingFileError, CorruptDataError, LeaseError, MemoryError)
+# As many failures before anything succeeded mean that the method fails, not the samples.
+_MAX_FAILURES_WITHOUT_SUCCESS = 8
+
+
+class ShardError(RuntimeError):
+    """The method fails on a shard as a whole."""
+
+
+def run_finding_bad_samples(
+    step: Callable[[NDArray[np.int64]], Batch], rows: NDArray[np.int64]
+) -> tuple[list[tuple[NDArray[np.int64], Batch]], dict[int, str]]:
+    """Run `step` on `rows`; where it raises, halve the rows until the samples that raise stand alone.
+
+    Args:
+        step: takes rows `(B,)` and returns arrays with first axis B.
+        rows: rows of the cache, `(R,)`.
+
+    Returns:
+        The parts that succeeded as (rows, outputs), in order, and row → reason of the samples that raised.
+
+    Raises:
+        ShardError: no sample succeeds.
+    """
+    parts: list[tuple[NDArray[np.int64], Batch]] = []
+    failures: dict[int, str] = {}
+    waiting = [rows] if len(rows) else []
+    while waiting:
+        part = waiting.pop()
+        try:
+            parts.append((part, step(part)))
+        except _ENVIRONMENT:
+            raise
+        except Exception as error:
+            if len(part) > 1:
+                # The right half goes below the left one: order stays, and a bad sample is met soon.
+                middle = len(part) // 2
+                waiting += [part[middle:], part[:middle]]
+                continue
+            if _is_out_of_memory(error):
+                raise
+            failures[int(part[0])] = f"{type(error).__name__}: {error}"
+            if not parts and (len(failures) >= _MAX_FAILURES_WITHOUT_SUCCESS or not waiting):
+                raise ShardError(
+                    f"every sample tried fails, the last with {failures[int(part[0])]}"
+                ) from error
+    return parts, failures
+
+
+def assemble(
+    spec: CacheSpec,
+    shard_id: int,
+    dataset_batch: Batch,
+    parts: list[tuple[NDArray[np.int64], Batch]],
+) -> Batch:
+    """Put the outputs of a shard's parts into its arrays; rows without output get status 3 and fill values.
+
+    Args:
+        spec: of the cache.
+        shard_id: which shard.
+        dataset_batch: `source_index` `(R,)` and `label` `(R, *label_shape)` of all rows.
+        parts: from `run_finding_bad_samples`.
+
+    Raises:
+        DataError: the method returned arrays of another shape, or none where one is needed.
+    """
+    rows = spec.shard_rows(shard_id)
+    arrays: Batch = {}
+    for name, layout in spec.array_layout().items():
+        array = np.full((len(rows), *layout.row_shape), layout.fill, layout.dtype)
+        if name in dataset_batch:
+            array[:] = dataset_batch[name]
+        elif name == "status":
+            array[:] = STATUS_FAILED
+        arrays[name] = array
+        if name in ("source_index", "label"):
+            continue
+        for part_rows, outputs in parts:
+            if name not in outputs:
+                raise DataError(f"method {spec.method!r} returned no {name!r}, only {sorted(outputs)}")
+            expected = (len(part_rows), *layout.row_shape)
+            if outputs[name].shape != expected:
+                raise DataError(
+                    f"method {spec.method!r} returned {name!r} {outputs[name].shape}, expected {expected}"
+                )
+            array[part_rows - rows.start] = outputs[name]
+    failed = arrays["status"] == STATUS_FAILED
+    arrays["views"][failed] = 0
+    return arrays
+
+
+def shard_stats(
+    spec: CacheSpec, arrays: Batch, parts: list[tuple[NDArray[np.int64], Batch]]
+) -> dict[str, Any]:
+    """Return what reports take from commit records: samples by status, means over readable rows."""
+    stats: dict[str, Any] = {
+        "num_ok": int((arrays["status"] == STATUS_OK).sum()),
+        "num_not_converged": int((arrays["status"] == STATUS_NOT_CONVERGED).sum()),
+        "num_failed": int((arrays["status"] == STATUS_FAILED).sum()),
+    }
+    for name in ("mean_pairwise", "anchor_distance"):
+        values = [
+            outputs[name][np.isin(outputs["status"], (STATUS_OK, STATUS_NOT_CONVERGED))]
+            for _, outputs in parts
+            if name in outputs
+        ]
+        finite = np.concatenate([value[np.isfinite(value)] for value in values]) if values else np.empty(0)
+        if finite.size:
+            stats[name] = float(finite.mean())
+    return stats
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CUDA's out-of-memory error is a RuntimeError of torch's own class."""
+    return type(error).__name__ == "OutOfMemoryError"

@@ -1,0 +1,117 @@
+"""``viewgen cache``."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from viewgen.cli import print_json
+from viewgen.cli.storage_option import storage_option
+
+__all__ = ["cache"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _Boundary(click.ParamType[float | str]):
+    """A number, or ``auto``."""
+
+    name = "F|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value == "auto":
+            return "auto"
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor 'auto'", param, ctx)
+
+
+_FILE = click.Path(dir_okay=False)
+_option = click.option
+_OPTIONS = (
+    _option("--dataset", required=True, metavar="D", help="Data set; `viewgen datasets` lists them."),
+    _option("--method", default="wsearch", show_default=True, metavar="M",
+            help="wsearch, wperturb, expert or invert."),
+    _option("--views", type=int, metavar="V", help="Views per image.  [default: 8]"),
+    _option("--out", metavar="URL", help="Path, s3:// or other fsspec URL of the cache.  [default: in "
+            "$VIEWGEN_CACHE or the user's cache folder]"),
+    _option("--overwrite", is_flag=True, help="Replace a cache of another configuration."),
+    _option("--dry-run", is_flag=True, help="Check everything, say what would be made, write nothing."),
+    _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
+    # the images
+    _option("--split", default="train", show_default=True, help="Split of the data set."),
+    _option("--limit", type=int, metavar="N", help="Only the first N images."),
+    _option("--data-root", envvar="VIEWGEN_DATA", metavar="DIR", help="Where data sets are."),
+    # the views
+    _option("--epsilon-boundary", type=_Boundary(), metavar="F|auto",
+            help="wsearch: ε₁, distance of a view from its anchor; auto measures it on expert views."),
+    _option("--epsilon-uniformity", type=float, metavar="F", help="wsearch: ε₂, distance between views."),
+    _option("--uniformity-weight", type=float, metavar="F", help="wsearch: λ, weight of the spread."),
+    _option("--anchor", type=click.Choice(["reconstruction", "image"]),
+            help="wsearch: what ε₁ counts from."),
+    _option("--max-steps", type=int, metavar="N", help="wsearch, invert: most updates per image."),
+    _option("--sigma", type=float, metavar="F", help="wperturb: standard deviation of the noise."),
+    _option("--keep-latents", is_flag=True, help="wsearch, wperturb: store the views' codes too."),
+    _option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers."),
+    # the networks
+    _option("--models", metavar="DIR",
+            help="Folder of a `viewgen pretrain` run.  [default: the data set's own networks]"),
+    _option("--generator", type=_FILE, help="Weights that replace the data set's own."),
+    _option("--inverter", type=_FILE, help="The same for the inverter."),
+    _option("--encoder", type=_FILE, help="The same for the encoder."),
+    _option("--discriminator", type=_FILE, help="The same for the discriminator."),
+    _option("--inversions", metavar="URL",
+            help="Cache of inversions, made there if missing.  [default: beside --out]"),
+    # the execution
+    _option("--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True,
+            help="local: one worker in this process, without Ray."),
+    _option("--workers", type=int, metavar="N", help="Shards made at once.  [default: one per GPU, or core]"),
+    _option("--gpus-per-worker", type=float, metavar="F",
+            help="GPUs of each worker.  [default: 1 where there are GPUs]"),
+    _option("--ray-address", metavar="HOST:PORT", help="Join a cluster; auto: the one of this machine."),
+    _option("--batch-size", type=int, metavar="N",
+            help="Images optimised at once; changes memory and speed, not the views."),
+    _option("--shard-images", type=int, metavar="N",
+            help="Images per shard.  [default: about 12 shards of 16 to 512]"),
+    _option("--max-attempts", type=int, default=3, show_default=True,
+            help="Failures after which a shard is quarantined."),
+    _option("--hang-timeout", type=float, default=3600.0, show_default=True, metavar="SECONDS",
+            help="Longest time for one shard."),
+)  # fmt: skip
+
+
+def _add_options(command: _Command) -> _Command:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_add_options
+@storage_option
+def cache(as_json: bool, **options: Any) -> None:
+    """Generate views of a data set and store them in a Zarr cache.
+
+    The same command goes on where an interrupted run ended; another configuration on the same URL is refused.
+    Exit code 0: complete; 3: the cache there has another configuration; 4: some images could not be made.
+
+    \b
+    Examples:
+      viewgen cache --dataset digits --method wsearch
+      viewgen cache --dataset digits --method wperturb --sigma 0.1 --out views.zarr
+      viewgen cache --dataset cifar10 --out s3://bucket/views.zarr --gpus-per-worker 1 --json
+    """
+    from viewgen.errors import IncompleteError
+    from viewgen_pipelines import cache as make_cache
+
+    try:
+        result = make_cache(**options)
+    except (KeyboardInterrupt, SystemExit):
+        click.echo("stopped; run the same command again to go on from here", err=True)
+        raise
+    if as_json:
+        print_json(result.to_json())
+    elif result.complete and not options["dry_run"]:
+        click.echo(result.url)
+    click.get_current_context().exit(0 if result.complete else IncompleteError.exit_code)
