@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from viewgen.errors import CorruptDataError, MissingFileError, UsageError
-from viewgen.store import CacheReader, LocalStorage, compact_commits, drop_commits, open_storage
+from viewgen.store import CacheReader, LocalStorage, compact_commits, create_cache, open_storage
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
 SHAPE = {"num_images": 37, "shard_images": 12, "height": 112, "width": 112, "num_views": 3}
@@ -188,84 +188,115 @@ def test_a_mirror_is_filled_once_and_then_read_without_the_source(tmp_path, make
         CacheReader(url, mirror=tmp_path / "mirror").views([0])
 
 
-class TestDamage:
-    @pytest.fixture
-    def spec(self, make_spec):
-        return make_spec(**SHAPE)
+@pytest.fixture(scope="module")
+def small_spec(make_spec):
+    return make_spec(**SHAPE)
 
-    @pytest.fixture(params=["local", "remote", "mirror"])
-    def place(self, request, tmp_path, spec, write_cache):
-        """Storage and a function that opens its reader."""
-        url = str(tmp_path / "c") if request.param == "local" else f"memory://{tmp_path}/{request.param}"
-        mirror = tmp_path / "mirror" if request.param == "mirror" else None
-        storage = open_storage(url)
-        write_cache(storage, spec)
-        return storage, lambda **options: CacheReader(url, mirror=mirror, **options)
 
-    @pytest.mark.parametrize("check", ["size", "crc", "digest"])
-    @pytest.mark.parametrize("name", ["views", "label"])
-    @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "longer"])
-    def test_missing_and_truncated_objects(self, place, spec, name, damage, check):
-        storage, open_reader = place
-        path = spec.array_layout()[name].object_path(1)
-        data = storage.read(path)
-        if damage == "missing":
-            storage.delete(path)
-        else:
-            storage.write(path, {"empty": b"", "truncated": data[:-1], "longer": data + b"\0"}[damage])
-        reader = open_reader(check=check)
-        reader.array(name, [0, 24])
-        with pytest.raises(CorruptDataError, match=r"(is missing|bytes).*verify --repair"):
-            reader.array(name, [0, 13])
-        with pytest.raises(CorruptDataError):
-            list(reader.iter_shards())
+@pytest.fixture(scope="module", params=["local", "remote", "mirror"])
+def url(request, tmp_path_factory, small_spec, write_cache):
+    """One cache for all; every test puts back what it damages."""
+    folder = tmp_path_factory.mktemp(request.param)
+    url = str(folder / "c") if request.param == "local" else f"memory://{folder}"
+    write_cache(open_storage(url), small_spec)
+    yield url
+    if request.param != "local":
+        open_storage(url).delete_tree("")
 
-    @pytest.mark.parametrize("check", ["crc", "digest"])
-    @pytest.mark.parametrize("name", ["views", "label", "distance"])
-    def test_flipped_bits(self, place, spec, name, check):
-        storage, open_reader = place
-        path = spec.array_layout()[name].object_path(1)
-        data = bytearray(storage.read(path))
-        data[5] ^= 64
-        storage.write(path, bytes(data))
-        reader = open_reader(check=check)
-        reader.array(name, [0, 24])
-        for _ in range(2):
-            with pytest.raises(CorruptDataError, match=path):
-                reader.array(name, [12])
+
+@pytest.fixture
+def storage(url):
+    return open_storage(url)
+
+
+@pytest.fixture
+def open_damaged(url, tmp_path):
+    mirror = tmp_path if "mirror" in url else None
+    return lambda **options: CacheReader(url, mirror=mirror, **options)
+
+
+@pytest.fixture
+def damage(storage):
+    """Return a function that replaces an object, or deletes it, until the test ends."""
+    sound = {}
+
+    def replace(path, data):
+        sound[path] = storage.read(path)
+        storage.delete(path)
+        if data is not None:
+            storage.write(path, data)
+
+    yield replace
+    for path, data in sound.items():
+        storage.write(path, data)
+
+
+@pytest.mark.parametrize("check", ["size", "crc", "digest"])
+@pytest.mark.parametrize("name", ["views", "label"])
+@pytest.mark.parametrize("fault", ["missing", "empty", "truncated", "longer"])
+def test_missing_and_truncated_objects(storage, open_damaged, damage, small_spec, name, fault, check):
+    path = small_spec.array_layout()[name].object_path(1)
+    data = storage.read(path)
+    damage(path, {"missing": None, "empty": b"", "truncated": data[:-1], "longer": data + b"\0"}[fault])
+    reader = open_damaged(check=check)
+    reader.array(name, [0, 24])
+    with pytest.raises(CorruptDataError, match=r"(is missing|bytes).*verify --repair"):
+        reader.array(name, [0, 13])
+    with pytest.raises(CorruptDataError):
+        list(reader.iter_shards())
+
+
+@pytest.mark.parametrize("check", ["crc", "digest"])
+@pytest.mark.parametrize("name", ["views", "label", "distance"])
+def test_flipped_bits(storage, open_damaged, damage, small_spec, name, check):
+    path = small_spec.array_layout()[name].object_path(1)
+    data = bytearray(storage.read(path))
+    data[5] ^= 64
+    damage(path, bytes(data))
+    reader = open_damaged(check=check)
+    reader.array(name, [0, 24])
+    for _ in range(2):
         with pytest.raises(CorruptDataError, match=path):
-            reader.shard(1)
+            reader.array(name, [12])
+    with pytest.raises(CorruptDataError, match=path):
+        reader.shard(1)
 
-    def test_a_damaged_index_on_disk(self, tmp_path, spec, write_cache):
-        write_cache(LocalStorage(tmp_path), spec)
-        path = tmp_path / spec.array_layout()["views"].object_path(0)
-        data = bytearray(path.read_bytes())
-        data[-10] ^= 1
-        path.write_bytes(data)
-        with pytest.raises(CorruptDataError, match="shard index is damaged"):
-            CacheReader(str(tmp_path), check="size").views(0)
 
-    def test_damaged_records_are_left_out_with_a_warning(self, place, spec):
-        storage, open_reader = place
-        storage.write("commits/00000001.json", storage.read("commits/00000001.json").replace(b"1", b"2", 1))
-        with pytest.warns(UserWarning, match="1 commit records are damaged"):
-            reader = open_reader()
-        assert reader.committed == [0, 2, 3]
-        assert not set(reader.rows) & set(spec.shard_rows(1))
+def test_damaged_records_are_left_out_with_a_warning(storage, open_damaged, damage, small_spec):
+    path = "commits/00000001.json"
+    damage(path, storage.read(path).replace(b"1", b"2", 1))
+    with pytest.warns(UserWarning, match="1 commit records are damaged"):
+        reader = open_damaged()
+    assert reader.committed == [0, 2, 3]
+    assert not set(reader.rows) & set(small_spec.shard_rows(1))
 
-    def test_uncommitted_objects_are_not_there(self, place, spec):
-        storage, open_reader = place
-        drop_commits(storage, spec, [1])
-        reader = open_reader()
-        assert reader.committed == [0, 2, 3]
-        with pytest.raises(UsageError, match="row 13 is absent"):
-            reader.views([13])
 
-    def test_a_compacted_log_reads_alike(self, place, spec):
-        storage, open_reader = place
-        before = open_reader().commits
-        compact_commits(storage, spec)
-        assert open_reader().commits == before
+def test_uncommitted_objects_are_not_there(open_damaged, damage):
+    damage("commits/00000001.json", None)
+    reader = open_damaged()
+    assert reader.committed == [0, 2, 3]
+    with pytest.raises(UsageError, match="row 13 is absent"):
+        reader.views([13])
+
+
+def test_a_damaged_index_on_disk(tmp_path, make_spec, write_cache):
+    spec = make_spec()
+    write_cache(LocalStorage(tmp_path), spec)
+    path = tmp_path / spec.array_layout()["views"].object_path(0)
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptDataError, match="shard index is damaged"):
+        CacheReader(str(tmp_path), check="size").views(0)
+
+
+def test_a_compacted_log_reads_alike(make_spec, write_cache):
+    url, spec = "memory://compacted", make_spec()
+    write_cache(open_storage(url), spec)
+    before = CacheReader(url).commits
+    compact_commits(open_storage(url), spec)
+    assert CacheReader(url).commits == before
+    open_storage(url).delete_tree("")
 
 
 def test_no_cache(tmp_path):
@@ -274,8 +305,6 @@ def test_no_cache(tmp_path):
 
 
 def test_an_empty_cache(tmp_path, make_spec):
-    from viewgen.store import create_cache
-
     create_cache(LocalStorage(tmp_path), make_spec())
     reader = CacheReader(str(tmp_path))
     assert len(reader) == 0

@@ -45,7 +45,7 @@ def verify(
 
     with _progress() as report_progress:
         report = verify_cache(url, storage_options, progress=report_progress)
-    repaired = repair_cache(url, storage_options, report) if repair and report.faults else []
+    repaired = repair_cache(url, storage_options, report) if repair and report.num_shards else []
     if as_json:
         print_json(
             {

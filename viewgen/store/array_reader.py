@@ -145,7 +145,11 @@ class ArrayReader(ABC):
 
 
 class MappedArrayReader(ArrayReader):
-    """Memory-maps the objects; each chunk's checksum is verified when it is first touched."""
+    """Memory-maps the objects; each chunk's checksum is verified when it is first touched.
+
+    A file that somebody truncates while it is mapped ends the process (SIGBUS); the store itself only ever
+    replaces files by renaming, which leaves open maps intact.
+    """
 
     def __init__(self, source: ObjectSource, layout: ArrayLayout) -> None:
         super().__init__(source, layout)

@@ -5,7 +5,7 @@ from typing import Any
 
 from viewgen.errors import CacheMismatchError, CorruptDataError, MissingFileError, StorageError
 from viewgen.store.encoding import array_metadata, group_metadata
-from viewgen.store.spec import FORMAT_VERSION, OPTIONAL_ARRAYS, CacheSpec
+from viewgen.store.spec import FORMAT_VERSION, OPTIONAL_ARRAYS, CacheSpec, identity_of
 from viewgen.store.storage import ObjectExistsError, Storage
 
 __all__ = ["RUN_FOLDER", "create_cache", "read_spec"]
@@ -75,18 +75,21 @@ def read_spec(storage: Storage) -> CacheSpec:
         if (document["zarr_format"], document["node_type"]) != (3, "group"):
             raise ValueError("it does not describe a group of Zarr format 3")
         entry = document["attributes"].get("viewgen")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        if entry is None:
+            if storage.paths("commits"):
+                raise ValueError("it has commit records, but its attribute 'viewgen' is gone")
+            raise StorageError(f"{storage.url} is a Zarr group, but no viewgen cache")
+        version = entry["format_version"]
+        if version != FORMAT_VERSION and entry["identity"] == identity_of(entry["spec"], version):
+            raise StorageError(
+                f"{storage.url} has cache format {version!r}, this viewgen reads {FORMAT_VERSION}; "
+                "read it with the version that wrote it"
+            )
+        spec = CacheSpec.from_json(entry["spec"])
+        if entry != json.loads(group_metadata(spec))["attributes"]["viewgen"]:
+            raise ValueError("the specification and its digest differ")
+    except (KeyError, AttributeError, TypeError, CorruptDataError, ValueError) as error:
         raise CorruptDataError(f"{storage.url}/{_GROUP} is damaged: {error}") from error
-    if entry is None:
-        raise StorageError(f"{storage.url} is a Zarr group, but no viewgen cache")
-    if entry.get("format_version") != FORMAT_VERSION:
-        raise StorageError(
-            f"{storage.url} has cache format {entry.get('format_version')!r}, this version of viewgen reads "
-            f"{FORMAT_VERSION}; read it with the version that wrote it"
-        )
-    spec = CacheSpec.from_json(entry.get("spec") or {})
-    if entry != json.loads(group_metadata(spec))["attributes"]["viewgen"]:
-        raise CorruptDataError(f"{storage.url}/{_GROUP} is damaged: the specification and its digest differ")
     return spec
 
 

@@ -39,6 +39,9 @@ __all__ = [
 
 _BLOCK_SHARDS = 1000
 _SINGLE = re.compile(r"commits/(\d{8,})\.json")
+_DIGEST = b',"digest":"%s"}\n'
+_TO_DIGITS = bytes.maketrans(bytes(range(10)), b"0123456789")
+_FROM_DIGITS = bytes.maketrans(b"0123456789", bytes(range(10)))
 _COMPACTED = re.compile(r"commits/compacted-(\d{8,})\.jsonl")
 
 
@@ -69,26 +72,27 @@ class ShardCommit:
     stats: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "status", np.asarray([*self.status], np.uint8).tobytes())
+        if not isinstance(self.status, bytes):
+            object.__setattr__(self, "status", np.asarray(self.status, np.uint8).tobytes())
         object.__setattr__(self, "failures", {int(row): str(why) for row, why in self.failures.items()})
 
     def to_bytes(self) -> bytes:
-        """Return the record's line."""
+        """Return the record's line: canonical JSON, closed by the sha256 digest of what stands before it."""
         document = {f.name: getattr(self, f.name) for f in fields(self)}
-        document["status"] = "".join(map(str, self.status))
+        document["status"] = self.status.translate(_TO_DIGITS).decode()
         document["stats"] = _without_nan(self.stats)
-        document["digest"] = hashlib.sha256(canonical_json(document)).hexdigest()
-        return canonical_json(document) + b"\n"
+        body = canonical_json(document)[:-1]
+        return body + _DIGEST % hashlib.sha256(body).hexdigest().encode()
 
     @classmethod
     def from_bytes(cls, line: bytes, place: str) -> "ShardCommit":
         """Read a record's line; CorruptDataError if it is not, to the bit, one that `to_bytes` wrote."""
+        body = line[: -len(_DIGEST % bytes(64))]
         try:
-            document = json.loads(line)
-            digest = document.pop("digest")
-            if digest != hashlib.sha256(canonical_json(document)).hexdigest():
+            if line[len(body) :] != _DIGEST % hashlib.sha256(body).hexdigest().encode():
                 raise ValueError("its digest does not match its contents")
-            document["status"] = bytes(map(int, document["status"]))
+            document = json.loads(body + b"}")
+            document["status"] = document["status"].encode().translate(_FROM_DIGITS)
             return cls(**document)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise CorruptDataError(f"{place} is damaged: {error}") from error
@@ -201,7 +205,7 @@ def read_commit(storage: Storage, identity: str, shard_id: int) -> ShardCommit |
             data = storage.read(path)
         except MissingFileError:
             continue
-        for line in data.splitlines() if path == block else [data]:
+        for line in data.splitlines(keepends=True) if path == block else [data]:
             try:
                 commit = ShardCommit.from_bytes(line, path)
             except CorruptDataError:
@@ -219,7 +223,7 @@ def scan_commits(storage: Storage, spec: CacheSpec) -> CommitLog:
     for path, data in _read_log(storage):
         single = _SINGLE.fullmatch(path)
         shard = int(single[1]) if single else None
-        for line in [data] if single else data.splitlines():
+        for line in [data] if single else data.splitlines(keepends=True):
             try:
                 commit = ShardCommit.from_bytes(line, path)
             except CorruptDataError as error:
@@ -286,7 +290,7 @@ def drop_commits(storage: Storage, spec: CacheSpec, shard_ids: Iterable[int]) ->
     dropped = set(shard_ids)
     for block in {shard // _BLOCK_SHARDS for shard in dropped}:
         try:
-            lines = storage.read(_block_path(block)).splitlines()
+            lines = storage.read(_block_path(block)).splitlines(keepends=True)
         except MissingFileError:
             continue
         for line in lines:
@@ -295,7 +299,7 @@ def drop_commits(storage: Storage, spec: CacheSpec, shard_ids: Iterable[int]) ->
             except CorruptDataError:
                 continue
             if commit.shard_id not in dropped and not storage.exists(_record_path(commit.shard_id)):
-                storage.write(_record_path(commit.shard_id), line + b"\n")
+                storage.write(_record_path(commit.shard_id), line)
         storage.delete(_block_path(block))
     for shard in dropped:
         storage.delete(_record_path(shard))

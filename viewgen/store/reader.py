@@ -38,7 +38,7 @@ class CacheReader:
         url: of the cache.
         storage_options: for fsspec.
         check: what is verified at first touch.
-        mirror: local folder for copies of a remote cache's objects.
+        mirror: local folder for copies of a remote cache's objects; a local cache is read where it lies.
         statuses: status codes of the rows that are wanted.
 
     Attributes:

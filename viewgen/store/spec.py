@@ -21,6 +21,7 @@ __all__ = [
     "CacheSpec",
     "canonical_json",
     "default_shard_images",
+    "identity_of",
 ]
 
 FORMAT_VERSION = 1
@@ -36,6 +37,14 @@ def canonical_json(document: Any) -> bytes:
     return json.dumps(
         document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
+
+
+def identity_of(document: dict[str, Any], format_version: Any) -> str:
+    """Return the identity of a specification given as JSON."""
+    counted = {key: value for key, value in document.items() if key != "versions"}
+    return (
+        "sha256:" + hashlib.sha256(canonical_json(counted | {"format_version": format_version})).hexdigest()
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,9 +156,7 @@ class CacheSpec:
     @property
     def identity(self) -> str:
         """``sha256:…`` over everything but `versions`, and the format version."""
-        document = self.to_json() | {"format_version": FORMAT_VERSION}
-        del document["versions"]
-        return "sha256:" + hashlib.sha256(canonical_json(document)).hexdigest()
+        return identity_of(self.to_json(), FORMAT_VERSION)
 
     @property
     def num_shards(self) -> int:
