@@ -62,6 +62,7 @@ def write(folder: Path, num_images: int) -> CacheSpec:
             for name, layout in spec.array_layout().items()
         }
         arrays["status"][:] = 1
+        arrays["source_index"][:] = spec.shard_rows(shard_id)
         objects = write_shard(storage, spec, shard_id, arrays)
         identity, status = spec.identity, arrays["status"]
         commit_shard(
