@@ -1,6 +1,22 @@
 """Shard-wise execution of view generation: steps, executors, leases and ledgers."""
 
-from viewgen_pipelines.cache import cache
-from viewgen_pipelines.report import CacheResult
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from viewgen_pipelines.caching import cache
+    from viewgen_pipelines.report import CacheResult
 
 __all__ = ["CacheResult", "cache"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are asked for: torch, which they need, takes seconds."""
+    if name == "cache":
+        from viewgen_pipelines.caching import cache
+
+        return cache
+    if name == "CacheResult":
+        from viewgen_pipelines.report import CacheResult
+
+        return CacheResult
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -124,6 +124,7 @@ class Watchdog:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
+        self._timer.join()
         faulthandler.cancel_dump_traceback_later()
 
     def _expire(self) -> None:

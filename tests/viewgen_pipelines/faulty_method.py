@@ -1,0 +1,105 @@
+"""A view method for tests: its views follow from a formula, and a file tells it which faults to commit.
+
+The file named by VIEWGEN_TEST_FAULTS is JSON, read anew for every call, so that a test can change it between
+runs without changing the cache's configuration::
+
+    {"raise": [3], "segfault": [70], "hang": [], "exit": [], "failed": [], "late": [], "seconds": 0.1}
+
+Lists hold source indices; "seconds" is slept in every call. "once": DIR makes crashes happen only once each.
+"""
+
+import ctypes
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from viewgen.methods import METHODS, MethodSpec, register
+
+FAULTS = "VIEWGEN_TEST_FAULTS"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaultyConfig:
+    """`sigma` stands for any setting."""
+
+    sigma: float = 0.25
+
+
+def expected_views(images: np.ndarray, source_index: np.ndarray, num_views: int, seed: int) -> np.ndarray:
+    """Return what the method makes: every pixel plus a number that depends on image, view and seed."""
+    offset = (source_index[:, None] * 7 + np.arange(num_views) * 31 + seed * 13) % 256
+    return (images[:, None] + offset[:, :, None, None, None]).astype(np.uint8)
+
+
+def build_faulty(
+    config: FaultyConfig, models: Any, device: str, seed: int, num_views: int, batch_size: int | None = None
+) -> Any:
+    def step(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        source = batch["source_index"]
+        faults = _faults()
+        time.sleep(faults.get("seconds", 0.0))
+        for kind, act in (("segfault", _segfault), ("exit", _exit), ("hang", _hang)):
+            for index in set(faults.get(kind, ())) & set(source.tolist()):
+                if not _done_once(faults, kind, index):
+                    act()
+        if bad := sorted(set(faults.get("raise", ())) & set(source.tolist())):
+            raise ValueError(f"bad samples {bad}")
+        status = np.ones(len(source), np.uint8)
+        status[np.isin(source, faults.get("late", []))] = 2
+        status[np.isin(source, faults.get("failed", []))] = 3
+        return {
+            "views": expected_views(batch["image"], source, num_views, seed),
+            "distance": np.full((len(source), num_views), config.sigma, np.float32),
+            "steps": np.full(len(source), 5, np.int32),
+            "inversion_error": np.zeros(len(source), np.float32),
+            "status": status,
+            "mean_pairwise": np.full(len(source), 0.5, np.float32),
+        }
+
+    if "build" in _faults():
+        raise RuntimeError(_faults()["build"])
+    return step
+
+
+def _faults() -> dict[str, Any]:
+    path = os.environ.get(FAULTS)
+    return json.loads(Path(path).read_text()) if path and Path(path).exists() else {}
+
+
+def _done_once(faults: dict[str, Any], kind: str, index: int) -> bool:
+    if "once" not in faults:
+        return False
+    mark = Path(faults["once"]) / f"{kind}-{index}"
+    if mark.exists():
+        return True
+    mark.touch()
+    return False
+
+
+def _segfault() -> None:
+    ctypes.string_at(0)
+
+
+def _exit() -> None:
+    os._exit(7)
+
+
+def _hang() -> None:
+    time.sleep(3600)
+
+
+if "faulty" not in METHODS:
+    register(
+        MethodSpec(
+            name="faulty",
+            summary="for tests",
+            config=FaultyConfig,
+            needs=frozenset(),
+            build=build_faulty,
+        )
+    )
