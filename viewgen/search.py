@@ -14,7 +14,7 @@ Shape legend: N images, A active images, n views, L layers, D style dimension, K
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ __all__ = [
     "search_views",
 ]
 
+# The first steps meet gradients many times those near the boundary; a second moment that remembers a thousand
+# steps (Adam's usual 0.999) would hold an overshot view where it is.
+BETAS = (0.9, 0.99)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WSearchConfig:
@@ -49,6 +53,8 @@ class WSearchConfig:
         anchor: x₀, the ``"reconstruction"`` g(e(x)) or the ``"image"`` itself.
         init_noise: standard deviation of the noise on every view's first code.
         learning_rate: of Adam.
+        decay_steps: after t updates an image's learning rate is learning_rate / (1 + t / decay_steps), so that
+            views near a steep boundary come to rest instead of stepping over it.
         max_steps: updates after which an image counts as not converged.
         tolerance: how far from ε₁ a view of a converged image may lie.
         spread_share: share of the feasible spread that ends the search.
@@ -62,6 +68,7 @@ class WSearchConfig:
     anchor: Literal["reconstruction", "image"] = "reconstruction"
     init_noise: float = 0.005
     learning_rate: float = 0.01
+    decay_steps: float = 20.0
     max_steps: int = 1000
     tolerance: float = 0.03
     spread_share: float = 0.95
@@ -171,6 +178,31 @@ def initial_codes(
     return anchor_w_plus[:, None] + noise * offsets
 
 
+class _ClampToRange(torch.autograd.Function):
+    """Clamp to [−1, 1]; a saturated pixel passes the gradients whose descent leads back into the range.
+
+    A plain clamp stops every gradient of a saturated pixel, and a view whose strokes and background are
+    saturated (digits, garments) would rest wherever its first steps took it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        (gradient,) = gradients
+        return gradient * (((x <= 1) | (gradient > 0)) & ((x >= -1) | (gradient < 0)))
+
+
+def clamp_to_range(images: Tensor) -> Tensor:
+    """Clamp model images to [−1, 1], with gradients that can lead a saturated pixel back into the range."""
+    clamped: Tensor = _ClampToRange.apply(images)  # type: ignore[no-untyped-call]
+    return clamped
+
+
 class WSearchProblem:
     """Eq. 2 for the images of one shard, as a `viewgen.slots.Problem`.
 
@@ -220,7 +252,7 @@ class WSearchProblem:
     def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
         """Evaluate eq. 2 and the stopping rule."""
         config = self.config
-        images = self.generator.synthesis(w.flatten(0, 1)).clamp(-1, 1)
+        images = clamp_to_range(self.generator.synthesis(w.flatten(0, 1)))
         z = self.encoder(images).unflatten(0, (-1, self.num_views))
         difference = z - self.anchor_features[rows][:, None]
         distance = difference.square().sum(dim=2).clamp_min(1e-12).sqrt()
@@ -246,7 +278,13 @@ class WSearchProblem:
 def search_views(problem: WSearchProblem, num_slots: int) -> SlotResult:
     """Run W-search on the images of `problem`, `num_slots` at once."""
     config = problem.config
-    options = SlotOptions(num_slots=num_slots, learning_rate=config.learning_rate, max_steps=config.max_steps)
+    options = SlotOptions(
+        num_slots=num_slots,
+        learning_rate=config.learning_rate,
+        decay_steps=config.decay_steps,
+        max_steps=config.max_steps,
+        betas=BETAS,
+    )
     return optimise(problem, options)
 
 

@@ -58,6 +58,8 @@ class SlotOptions:
         num_slots: images optimised at once.
         learning_rate, betas: of Adam.
         max_steps: updates after which an image leaves without having converged.
+        decay_steps: an image's learning rate after t updates is learning_rate / (1 + t / decay_steps); None
+            keeps it constant.
         keep_best: return the codes of the lowest loss met rather than the last ones.
     """
 
@@ -66,6 +68,7 @@ class SlotOptions:
     max_steps: int
     betas: tuple[float, float] = (0.9, 0.999)
     keep_best: bool = False
+    decay_steps: float | None = None
 
     def __post_init__(self) -> None:
         if self.num_slots < 1 or self.max_steps < 0 or not self.learning_rate > 0:
@@ -150,7 +153,8 @@ class _Slots:
         # 1 - βᵗ by expm1: written out it would lose half of float32's digits in the first steps
         correction1 = -torch.expm1(count * math.log(beta1)) if beta1 else torch.ones_like(count)
         correction2 = (-torch.expm1(count * math.log(beta2))).sqrt() if beta2 else torch.ones_like(count)
-        rate = options.learning_rate * correction2 / correction1
+        decay = 1.0 if options.decay_steps is None else 1 / (1 + (count - 1) / options.decay_steps)
+        rate = options.learning_rate * decay * correction2 / correction1
         # epsilon is scaled as in the usual form, mean / (sqrt(square / (1 - β₂ᵗ)) + ε)
         epsilon = ADAM_EPSILON * correction2
         self.w = self.w - rate * self.mean / (self.square.sqrt() + epsilon)
