@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ import torch
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import UsageError, nearest_name
 from viewgen.expert import ExpertConfig
-from viewgen.models import file_digest, load_model, save_model
+from viewgen.models import Kind, file_digest, load_model, save_model
 from viewgen.recipes import recipe
 from viewgen_pretrained import quality
 from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
@@ -66,13 +66,15 @@ def _finish(
     trainer: Any,
     *,
     seconds: float,
-    measured: dict[str, Any],
-    command: list[str],
+    measure: Callable[[Any], dict[str, Any]],
+    command: list[str] | None,
     dtype: str,
     depends: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
+    """Write weights and card; what is measured is the file as written, rounding of its storage type included."""
     path = out / f"{kind}.safetensors"
     save_model(network, path, dtype=STORAGE_DTYPES[dtype], notes={"dataset": dataset.name})
+    stored = load_model(path, cast(Kind, kind), next(network.parameters()).device)
     card = {
         "kind": kind,
         "file": path.name,
@@ -89,10 +91,10 @@ def _finish(
         "seed": trainer.seed,
         "steps": trainer.num_steps,
         "seconds": round(seconds),
-        "command": shlex.join(command),
+        "command": shlex.join(command or []),
         "storage_dtype": dtype,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "measured": measured,
+        "measured": measure(stored),
     }
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
     (out / f"{kind}.card.json").write_text(text, encoding="utf-8")
@@ -132,11 +134,9 @@ def pretrain_encoder(
     trainer = EncoderTrainer(images, config, torch.device(device))
     out = Path(out)
     seconds = run_training(trainer, out, overwrite=overwrite)
-    encoder = trainer.encoder.eval().requires_grad_(False)
-    measured = quality.measure_encoder(encoder, images, data_root)
     return _finish(
-        encoder, out, "encoder", images, trainer,
-        seconds=seconds, measured=measured, command=command or [], dtype=dtype,
+        trainer.encoder, out, "encoder", images, trainer, seconds=seconds, command=command, dtype=dtype,
+        measure=lambda stored: quality.measure_encoder(stored, images, data_root),
     )  # fmt: skip
 
 
@@ -169,15 +169,21 @@ def pretrain_generator(
     trainer = GeneratorTrainer(images, config, torch.device(device))
     out = Path(out)
     seconds = run_training(trainer, out, overwrite=overwrite)
-    generator = trainer.finish()
-    measured: dict[str, Any] = {}
-    depends = {}
-    if feature_net is not None and encoder is not None:
-        measured = quality.measure_generator(generator, cast(Any, feature_net), images, data_root)
-        depends["encoder"] = file_digest(encoder)
-    common = {"seconds": seconds, "command": command or [], "dtype": dtype}
-    _finish(trainer.discriminator.eval(), out, "discriminator", images, trainer, measured={}, **common)  # type: ignore[arg-type]
-    return _finish(generator, out, "generator", images, trainer, measured=measured, depends=depends, **common)  # type: ignore[arg-type]
+    depends = {} if encoder is None else {"encoder": file_digest(encoder)}
+
+    def measure(stored: Any) -> dict[str, Any]:
+        if feature_net is None:
+            return {}
+        return quality.measure_generator(stored, cast(Any, feature_net), images, data_root)
+
+    _finish(
+        trainer.discriminator, out, "discriminator", images, trainer, seconds=seconds, command=command,
+        dtype=dtype, measure=lambda _: {},
+    )  # fmt: skip
+    return _finish(
+        trainer.finish(), out, "generator", images, trainer, seconds=seconds, command=command, dtype=dtype,
+        measure=measure, depends=depends,
+    )  # fmt: skip
 
 
 def pretrain_inverter(
@@ -223,9 +229,10 @@ def pretrain_inverter(
         depends["encoder"] = file_digest(encoder_path)
     trainer = InverterTrainer(images, config, torch.device(device), depends=depends, **networks)
     seconds = run_training(trainer, out, overwrite=overwrite)
-    inverter = trainer.inverter.eval().requires_grad_(False)
-    measured = quality.measure_inverter(inverter, networks["generator"], feature_net, images, data_root)
     return _finish(
-        inverter, out, "inverter", images, trainer,
-        seconds=seconds, measured=measured, command=command or [], dtype=dtype, depends=depends,
+        trainer.inverter, out, "inverter", images, trainer, seconds=seconds, command=command, dtype=dtype,
+        measure=lambda stored: quality.measure_inverter(
+            stored, networks["generator"], feature_net, images, data_root
+        ),
+        depends=depends,
     )  # fmt: skip
