@@ -59,7 +59,7 @@ def contact_sheet(
 
     def column(index: int) -> int:
         # a wider gap sets the image and its reconstruction apart from the views
-        return MARGIN + name_width + index * (tile + GAP) + (2 * GAP if index >= lead else 0)
+        return int(MARGIN + name_width + index * (tile + GAP) + (2 * GAP if index >= lead else 0))
 
     heads = ["image", *(["inverted"] if lead == 2 else []), *(f"view {k + 1}" for k in range(num_views))]
     for index, head in enumerate(heads):

@@ -14,7 +14,7 @@ Shape legend: N images, A active images, n views, L layers, D style dimension, K
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -194,13 +194,13 @@ class _ClampToRange(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         (gradient,) = gradients
-        return gradient * (((x <= 1) | (gradient > 0)) & ((x >= -1) | (gradient < 0)))
+        useful = ((x <= 1) | (gradient > 0)) & ((x >= -1) | (gradient < 0))
+        return gradient * useful.to(gradient.dtype)
 
 
 def clamp_to_range(images: Tensor) -> Tensor:
     """Clamp model images to [−1, 1], with gradients that can lead a saturated pixel back into the range."""
-    clamped: Tensor = _ClampToRange.apply(images)  # type: ignore[no-untyped-call]
-    return clamped
+    return cast(Tensor, _ClampToRange.apply(images))  # type: ignore[no-untyped-call]
 
 
 class WSearchProblem:

@@ -85,7 +85,9 @@ def local_file(card: Card) -> Path:
     if not path.is_file():
         raise MissingFileError(f"the weights of {card.name} are missing at {path}; install viewgen again")
     if file_digest(path) != f"sha256:{card.sha256}":
-        raise CorruptDataError(f"{path} is not the file that the card {card.name} describes (its sha256 differs)")
+        raise CorruptDataError(
+            f"{path} is not the file that the card {card.name} describes (its sha256 differs); install viewgen again"
+        )
     return path
 
 
@@ -143,7 +145,9 @@ def _no_weights(dataset: str, kind: str) -> str:
     lines = [_pretrain_command(name, dataset, out) for name in ("encoder", "generator", "inverter")]
     shipped = sorted({card.dataset for card in cards().values()})
     return (
-        f"no {kind} is known for the data set {dataset!r} (weights are at hand for: {', '.join(shipped) or 'none'}). "
-        f"Train the networks, in this order:\n  " + "\n  ".join(lines) + f"\nand add --models {out}, or name a file of "
-        f"your own with --{kind} FILE"
+        f"no {kind} is known for the data set {dataset!r} (weights ship for: {', '.join(shipped) or 'none'}). "
+        "Train the networks, in this order:\n  "
+        + "\n  ".join(lines)
+        + f"\nand add --models {out}, or name a "
+        f"file of your own with --{kind} FILE"
     )

@@ -35,7 +35,7 @@ def training_config(config_class: type, section: str, dataset: str, overrides: M
     if "expert" in {field.name for field in dataclasses.fields(config_class)}:
         expert = values.get("expert", {})
         if not isinstance(expert, Mapping):
-            raise UsageError(f"expert is {expert!r}; expected an object such as {{\"hue\": 0.0}}")
+            raise UsageError(f'expert is {expert!r}; expected an object such as {{"hue": 0.0}}')
         values["expert"] = _checked(ExpertConfig, "expert", {**recipe(dataset, "expert"), **expert})
     return _checked(config_class, f"{section} training", values)
 
@@ -71,7 +71,7 @@ def _finish(
     dtype: str,
     depends: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Write weights and card; what is measured is the file as written, rounding of its storage type included."""
+    """Write weights and card; measured is the file as written, the rounding of its storage type included."""
     path = out / f"{kind}.safetensors"
     save_model(network, path, dtype=STORAGE_DTYPES[dtype], notes={"dataset": dataset.name})
     stored = load_model(path, cast(Kind, kind), next(network.parameters()).device)

@@ -56,7 +56,9 @@ def test_color_operations_equal_torchvision():
     )
     turns = random(24) - 0.5
     for index, rotated in enumerate(rotate_hue(images, turns)):
-        torch.testing.assert_close(rotated, functional.adjust_hue(images[index], float(turns[index])), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            rotated, functional.adjust_hue(images[index], float(turns[index])), atol=1e-4, rtol=0
+        )
 
 
 def test_color_jitter_applies_each_order_as_torchvision_does():

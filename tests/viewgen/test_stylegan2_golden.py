@@ -56,7 +56,9 @@ def filled(network: nn.Module, shapes: dict[str, list[int]]) -> nn.Module:
     """Load weights made from the public keys; strict in both directions."""
     constructed = network.state_dict()
     assert {key: list(value.shape) for key, value in constructed.items()} == shapes
-    state = {key: constructed[key] if "kernel" in key else fill_public(key, shape) for key, shape in shapes.items()}
+    state = {
+        key: constructed[key] if "kernel" in key else fill_public(key, shape) for key, shape in shapes.items()
+    }
     network.load_state_dict(state, strict=True)
     return network.double()
 
@@ -76,10 +78,14 @@ def test_generator_equals_the_public_network(golden, keys, prefix, size, multipl
         image = generator.synthesis(golden[f"{prefix}.w_plus"].double())
         torch.testing.assert_close(image, golden[f"{prefix}.image_from_w_plus"], rtol=1e-9, atol=1e-9)
         truncated = generator(golden[f"{prefix}.z"].double(), psi=0.7)
-        torch.testing.assert_close(truncated, golden[f"{prefix}.image_from_z_truncation_0.7"], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            truncated, golden[f"{prefix}.image_from_z_truncation_0.7"], rtol=1e-9, atol=1e-9
+        )
         single = generator.float().synthesis(golden[f"{prefix}.w_plus"].float())
         # float32 rounding through about twenty layers
-        torch.testing.assert_close(single, golden[f"{prefix}.image_from_w_plus"].float(), rtol=1e-3, atol=1e-2)
+        torch.testing.assert_close(
+            single, golden[f"{prefix}.image_from_w_plus"].float(), rtol=1e-3, atol=1e-2
+        )
 
 
 @pytest.mark.parametrize(("prefix", "size", "multiplier"), [("res32", 32, 2), ("res64", 64, 1)])
@@ -106,7 +112,9 @@ def test_official_class_conditional_networks(golden, keys):
         )
     )
     constructed = generator.state_dict()
-    generator.load_state_dict({**{k: v for k, v in constructed.items() if "kernel" in k}, **state}, strict=True)
+    generator.load_state_dict(
+        {**{k: v for k, v in constructed.items() if "kernel" in k}, **state}, strict=True
+    )
     generator.latent_avg.copy_(latent_avg)
 
     shapes = keys["ada_cifar10.D"]

@@ -26,7 +26,10 @@ def test_simclr_is_equation_1(views, temperature):
     count = len(views[0])
     total = 0.0
     for i in range(2 * count):
-        similarity = [math.exp(sum(a * b for a, b in zip(z[i], z[k], strict=True)) / temperature) for k in range(2 * count)]
+        similarity = [
+            math.exp(sum(a * b for a, b in zip(z[i], z[k], strict=True)) / temperature)
+            for k in range(2 * count)
+        ]
         total -= math.log(similarity[(i + count) % (2 * count)] / (sum(similarity) - similarity[i]))
     assert float(simclr(views[0], views[1], temperature)) == pytest.approx(total / (2 * count), rel=1e-12)
 

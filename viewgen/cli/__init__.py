@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from viewgen.errors import UsageError, ViewgenError, nearest_name
+from viewgen.errors import ViewgenError, nearest_name
 
 __all__ = ["main", "print_json"]
 
@@ -49,7 +49,9 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="viewgen")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
@@ -96,5 +98,6 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"unexpected {type(error).__name__}: {error}\nrun again with --debug for the traceback", err=True)
-        sys.exit(UsageError.exit_code if isinstance(error, click.UsageError) else 1)
+        click.echo(f"unexpected {type(error).__name__}: {error}", err=True)
+        click.echo("run again with --debug for the traceback", err=True)
+        sys.exit(1)

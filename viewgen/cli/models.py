@@ -37,7 +37,11 @@ def list_models(as_json: bool) -> None:
         print_json(
             {
                 "models": [
-                    {"name": name, **{field: getattr(card, field) for field in fields}, "measured": card.measured}
+                    {
+                        "name": name,
+                        **{field: getattr(card, field) for field in fields},
+                        "measured": card.measured,
+                    }
                     for name, card in known.items()
                 ]
             }
@@ -48,7 +52,8 @@ def list_models(as_json: bool) -> None:
 
     table = Table("name", "image", "parameters", "measured", box=None, header_style="bold")
     for name, card in known.items():
-        measured = ", ".join(f"{key} {value}" for key, value in card.measured.items() if not isinstance(value, str))
+        numbers = {key: value for key, value in card.measured.items() if not isinstance(value, str)}
+        measured = ", ".join(f"{key} {value}" for key, value in numbers.items())
         table.add_row(name, f"{card.image_size} px", f"{card.details.get('parameters', 0):,}", measured)
     Console().print(table)
     click.echo("\nOther data sets: `viewgen pretrain --help` shows the commands that train the networks.")
