@@ -23,7 +23,7 @@ from viewgen.encoder import Encoder
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.randomness import addressed_normal
-from viewgen.slots import Evaluation, SlotOptions, SlotResult, optimise
+from viewgen.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
 from viewgen.stylegan2 import Generator
 
 __all__ = [
@@ -53,8 +53,8 @@ class WSearchConfig:
         anchor: x₀, the ``"reconstruction"`` g(e(x)) or the ``"image"`` itself.
         init_noise: standard deviation of the noise on every view's first code.
         learning_rate: of Adam.
-        decay_steps: after t updates an image's learning rate is learning_rate / (1 + t / decay_steps), so that
-            views near a steep boundary come to rest instead of stepping over it.
+        decay_steps: after t updates an image's learning rate is learning_rate / (1 + t / decay_steps), so
+            that views near a steep boundary come to rest instead of stepping over it.
         max_steps: updates after which an image counts as not converged.
         tolerance: how far from ε₁ a view of a converged image may lie.
         spread_share: share of the feasible spread that ends the search.
@@ -94,6 +94,8 @@ class WSearchConfig:
                 f"init_noise is {self.init_noise}; it must be positive, because a view at distance 0 has "
                 "no gradient"
             )
+        if not 0 < self.decay_steps:
+            raise UsageError(f"decay_steps is {self.decay_steps}; expected a positive number")
         if self.max_steps < 1 or self.patience < 1:
             raise UsageError(
                 f"max_steps is {self.max_steps} and patience {self.patience}; expected at least 1"
@@ -192,8 +194,8 @@ class _ClampToRange(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        (gradient,) = gradients
+        x: Tensor = ctx.saved_tensors[0]
+        gradient = gradients[0]
         useful = ((x <= 1) | (gradient > 0)) & ((x >= -1) | (gradient < 0))
         return gradient * useful.to(gradient.dtype)
 
@@ -275,8 +277,8 @@ class WSearchProblem:
         return Evaluation(loss, done)
 
 
-def search_views(problem: WSearchProblem, num_slots: int) -> SlotResult:
-    """Run W-search on the images of `problem`, `num_slots` at once."""
+def search_views(problem: WSearchProblem, num_slots: int, group_size: int | None = None) -> SlotResult:
+    """Run W-search on the images of `problem`, `num_slots` at once, evaluated in groups of `group_size`."""
     config = problem.config
     options = SlotOptions(
         num_slots=num_slots,
@@ -284,17 +286,20 @@ def search_views(problem: WSearchProblem, num_slots: int) -> SlotResult:
         decay_steps=config.decay_steps,
         max_steps=config.max_steps,
         betas=BETAS,
+        group_size=group_size,
     )
     return optimise(problem, options)
 
 
 @torch.no_grad()
 def render(generator: Generator, w: Tensor, batch_size: int) -> Tensor:
-    """Return storage images `(B, 3, H, W)`, uint8, of codes `(B, L, D)`."""
-    return torch.cat([to_storage(generator.synthesis(part)) for part in w.split(batch_size)])
+    """Return storage images `(B, 3, H, W)`, uint8, of codes `(B, L, D)`, always `batch_size` at once."""
+    parts = equal_parts(w, batch_size)
+    return torch.cat([to_storage(generator.synthesis(part))[:kept] for part, kept in parts])
 
 
 @torch.no_grad()
 def project(encoder: Encoder, images: Tensor, batch_size: int) -> Tensor:
-    """Return projections `(B, K)`, float32, of storage images `(B, 3, H, W)`."""
-    return torch.cat([encoder(to_model(part)) for part in images.split(batch_size)])
+    """Return projections `(B, K)`, float32, of storage images `(B, 3, H, W)`, always `batch_size` at once."""
+    parts = equal_parts(images, batch_size)
+    return torch.cat([encoder(to_model(part))[:kept] for part, kept in parts])

@@ -86,7 +86,7 @@ def local_file(card: Card) -> Path:
         raise MissingFileError(f"the weights of {card.name} are missing at {path}; install viewgen again")
     if file_digest(path) != f"sha256:{card.sha256}":
         raise CorruptDataError(
-            f"{path} is not the file that the card {card.name} describes (its sha256 differs); install viewgen again"
+            f"{path} is not the file that the card {card.name} describes (its sha256); install viewgen again"
         )
     return path
 
@@ -145,7 +145,7 @@ def _no_weights(dataset: str, kind: str) -> str:
     lines = [_pretrain_command(name, dataset, out) for name in ("encoder", "generator", "inverter")]
     shipped = sorted({card.dataset for card in cards().values()})
     return (
-        f"no {kind} is known for the data set {dataset!r} (weights ship for: {', '.join(shipped) or 'none'}). "
+        f"no {kind} is known for data set {dataset!r} (weights ship for: {', '.join(shipped) or 'none'}). "
         "Train the networks, in this order:\n  "
         + "\n  ".join(lines)
         + f"\nand add --models {out}, or name a "

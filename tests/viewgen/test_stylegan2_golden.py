@@ -1,4 +1,4 @@
-"""Our StyleGAN2 against outputs of the public networks (tests/golden/), whose weights are made from the keys."""
+"""Our StyleGAN2 against outputs of the public networks (tests/golden/), weights made from the keys."""
 
 import json
 import zlib
@@ -98,7 +98,7 @@ def test_discriminator_equals_the_public_network(golden, keys, prefix, size, mul
 
 
 def test_official_class_conditional_networks(golden, keys):
-    """The official `cifar` networks: class-conditional, two mapping layers, plain discriminator, clamp 256."""
+    """The official `cifar` networks: class-conditional, two mapping layers, no skips, clamp 256."""
     shapes = keys["ada_cifar10.G_ema"]
     official = {key: fill_official(key, shape) for key, shape in shapes.items()}
     state, latent_avg = convert_generator(official)
