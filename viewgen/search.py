@@ -94,7 +94,7 @@ class WSearchConfig:
                 f"init_noise is {self.init_noise}; it must be positive, because a view at distance 0 has "
                 "no gradient"
             )
-        if not 0 < self.decay_steps:
+        if not self.decay_steps > 0:
             raise UsageError(f"decay_steps is {self.decay_steps}; expected a positive number")
         if self.max_steps < 1 or self.patience < 1:
             raise UsageError(
