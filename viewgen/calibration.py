@@ -10,11 +10,12 @@ from viewgen.encoder import Encoder
 from viewgen.errors import DataError, UsageError
 from viewgen.expert import ExpertConfig, expert_views
 from viewgen.images import to_model
-from viewgen.methods import RENDER_BATCH, expert_uniforms
+from viewgen.methods import expert_uniforms
 from viewgen.randomness import addressed_generator
 
 __all__ = ["Calibration", "calibrate"]
 
+BATCH = 256
 MAX_COMPARED = 2000
 
 
@@ -77,7 +78,7 @@ def calibrate(
     order = torch.randperm(len(dataset), generator=addressed_generator(seed, "calibration")).numpy()
     rows = np.sort(order[:num_images])
     distances, anchors = [], []
-    for part in np.array_split(rows, max(1, len(rows) // RENDER_BATCH)):
+    for part in np.array_split(rows, max(1, len(rows) // BATCH)):
         images = to_model(dataset.images(part), device)
         uniforms = expert_uniforms(part, num_views, seed)
         views = expert_views(images.repeat_interleave(num_views, dim=0), uniforms, expert)

@@ -17,14 +17,10 @@ from torch import Tensor
 from viewgen.errors import UsageError
 from viewgen.inverter import Inverter
 from viewgen.perceptual import PERCEPTUAL, PerceptualDistance
-from viewgen.slots import Evaluation, SlotOptions, SlotResult, optimise
+from viewgen.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
 from viewgen.stylegan2 import Generator
 
 __all__ = ["InversionProblem", "InvertConfig", "invert_images"]
-
-
-# Images that pass through a network at once outside the slots.
-NETWORK_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +66,7 @@ class InversionProblem:
         perceptual: distance of the perceptual term, or None.
         images: model images, `(N, 3, H, W)`.
         config: weights and stopping rule.
+        batch_size: images that pass through the networks at once when the targets are computed.
     """
 
     def __init__(
@@ -79,17 +76,18 @@ class InversionProblem:
         perceptual: PerceptualDistance | None,
         images: Tensor,
         config: InvertConfig,
+        batch_size: int = 32,
     ) -> None:
         self.generator, self.inverter, self.perceptual, self.config = generator, inverter, perceptual, config
         self.images = images
         self.num_images = len(images)
         self.device = images.device
         with torch.no_grad():
-            parts = images.split(NETWORK_BATCH)
-            self.first_w = torch.cat([inverter(part) for part in parts])
+            parts = list(equal_parts(images, batch_size))
+            self.first_w = torch.cat([inverter(part)[:kept] for part, kept in parts])
             self.targets: list[Tensor] = []
             if perceptual is not None and config.perceptual_weight:
-                features = [perceptual.features(part) for part in parts]
+                features = [[x[:kept] for x in perceptual.features(part)] for part, kept in parts]
                 self.targets = [torch.cat(layer) for layer in zip(*features, strict=True)]
         self.best_loss = images.new_full((len(images),), torch.inf)
         self.best_step = torch.zeros(len(images), dtype=torch.long, device=images.device)
@@ -120,10 +118,17 @@ class InversionProblem:
         return Evaluation(loss, done)
 
 
-def invert_images(problem: InversionProblem, num_slots: int) -> SlotResult:
-    """Refine the codes of the images of `problem`, `num_slots` at once; returns each image's best code."""
+def invert_images(problem: InversionProblem, num_slots: int, group_size: int | None = None) -> SlotResult:
+    """Refine the codes of the images of `problem`, `num_slots` at once; returns each image's best code.
+
+    The images are evaluated in groups of exactly `group_size`, or all slots at once.
+    """
     config = problem.config
     options = SlotOptions(
-        num_slots=num_slots, learning_rate=config.learning_rate, max_steps=config.max_steps, keep_best=True
+        num_slots=num_slots,
+        learning_rate=config.learning_rate,
+        max_steps=config.max_steps,
+        keep_best=True,
+        group_size=group_size,
     )
     return optimise(problem, options)

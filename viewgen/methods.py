@@ -47,9 +47,10 @@ __all__ = ["METHODS", "Batch", "MethodSpec", "Step", "method_spec", "register"]
 Batch = dict[str, NDArray[Any]]
 Step = Callable[[Batch], Batch]
 
-# Images that pass through a network at once outside the slots, and codes optimised at once by default.
-RENDER_BATCH = 256
-CODES_PER_BATCH = {"cpu": 64, "cuda": 2048}
+# Images (or codes) that pass through the networks at once, at up to 32 px. Always exactly as many, and never
+# more or fewer on request: networks round differently at different batch sizes, and a search that starts at
+# its anchor carries a difference in the last bit to another view.
+IMAGES_AT_ONCE = {"cpu": 32, "cuda": 256}
 
 
 class Builder(Protocol):
@@ -116,10 +117,16 @@ def method_spec(name: str) -> MethodSpec:
     return METHODS[name]
 
 
-def _num_slots(batch_size: int | None, num_views: int, device: torch.device) -> int:
-    if batch_size is not None:
-        return batch_size
-    return max(1, CODES_PER_BATCH.get(device.type, 64) // num_views)
+def _images_at_once(image_size: int, device: torch.device) -> int:
+    at_once = IMAGES_AT_ONCE.get(device.type, IMAGES_AT_ONCE["cpu"])
+    return max(1, min(at_once, at_once * 32**2 // image_size**2))
+
+
+def _slots(batch_size: int | None, num_views: int, at_once: int) -> tuple[int, int]:
+    """Return how many images are optimised at once (`batch_size` in whole groups), and a group's size."""
+    group_size = max(1, at_once // num_views)
+    wanted = group_size if batch_size is None else batch_size
+    return -(-wanted // group_size) * group_size, group_size
 
 
 def _need(models: Models, name: str) -> Any:
@@ -138,10 +145,10 @@ def _tensor(array: NDArray[Any], device: str) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
 
 
-def _measure(encoder: Encoder, views: Tensor, anchor_features: Tensor) -> Batch:
+def _measure(encoder: Encoder, views: Tensor, anchor_features: Tensor, at_once: int) -> Batch:
     """Return the distances of stored views `(B, V, 3, H, W)` from anchors `(B, K)` and from each other."""
     num_views = views.shape[1]
-    z = project(encoder, views.flatten(0, 1), RENDER_BATCH).unflatten(0, (-1, num_views))
+    z = project(encoder, views.flatten(0, 1), at_once).unflatten(0, (-1, num_views))
     return {
         "distance": _numpy((z - anchor_features[:, None]).norm(dim=2)),
         "mean_pairwise": _numpy(mean_pairwise_distance(z).mean(dim=1)),
@@ -160,14 +167,15 @@ def build_invert(
     generator, inverter = _need(models, "generator"), _need(models, "inverter")
     chosen = resolve_perceptual(config.perceptual, has_discriminator=models.discriminator is not None)
     perceptual = build_perceptual(chosen, models.discriminator, models.device)
-    num_slots = _num_slots(batch_size, 1, models.device)
+    at_once = _images_at_once(generator.config.image_size, models.device)
+    num_slots, group_size = _slots(batch_size, 1, at_once)
 
     def step(batch: Batch) -> Batch:
         images = to_model(_tensor(batch["image"], device))
-        problem = InversionProblem(generator, inverter, perceptual, images, config)
-        result = invert_images(problem, num_slots)
+        problem = InversionProblem(generator, inverter, perceptual, images, config, at_once)
+        result = invert_images(problem, num_slots, group_size)
         codes = result.w[:, 0]
-        views = render(generator, codes, RENDER_BATCH)
+        views = render(generator, codes, at_once)
         error = (to_model(views) - images).square().mean(dim=(1, 2, 3))
         return {
             "views": _numpy(views[:, None]),
@@ -191,12 +199,13 @@ def build_wsearch(
 ) -> Step:
     """Return the step of W-search (eq. 2)."""
     generator, encoder = _need(models, "generator"), _need(models, "encoder")
-    num_slots = _num_slots(batch_size, num_views, models.device)
+    at_once = _images_at_once(generator.config.image_size, models.device)
+    num_slots, group_size = _slots(batch_size, num_views, at_once)
 
     def step(batch: Batch) -> Batch:
         anchors = _tensor(batch["anchor_w_plus"], device)
-        image_features = project(encoder, _tensor(batch["image"], device), RENDER_BATCH)
-        features = project(encoder, render(generator, anchors, RENDER_BATCH), RENDER_BATCH)
+        image_features = project(encoder, _tensor(batch["image"], device), at_once)
+        features = project(encoder, render(generator, anchors, at_once), at_once)
         problem = WSearchProblem(
             generator,
             encoder,
@@ -207,8 +216,8 @@ def build_wsearch(
             config=config,
             seed=seed,
         )
-        result = search_views(problem, num_slots)
-        views = render(generator, result.w.flatten(0, 1), RENDER_BATCH).unflatten(0, (-1, num_views))
+        result = search_views(problem, num_slots, group_size)
+        views = render(generator, result.w.flatten(0, 1), at_once).unflatten(0, (-1, num_views))
         return {
             "views": _numpy(views),
             "steps": _numpy(result.steps),
@@ -216,7 +225,7 @@ def build_wsearch(
             "status": _numpy(result.status),
             "anchor_distance": _numpy((features - image_features).norm(dim=1)),
             "w_plus": _numpy(result.w),
-            **_measure(encoder, views, problem.anchor_features),
+            **_measure(encoder, views, problem.anchor_features, at_once),
         }
 
     return step
@@ -232,14 +241,15 @@ def build_wperturb(
 ) -> Step:
     """Return the step of W-perturb: g(e(x) + σ·N(0, I))."""
     generator, encoder = _need(models, "generator"), _need(models, "encoder")
+    at_once = _images_at_once(generator.config.image_size, models.device)
 
     def step(batch: Batch) -> Batch:
         anchors = _tensor(batch["anchor_w_plus"], device)
-        image_features = project(encoder, _tensor(batch["image"], device), RENDER_BATCH)
-        features = project(encoder, render(generator, anchors, RENDER_BATCH), RENDER_BATCH)
+        image_features = project(encoder, _tensor(batch["image"], device), at_once)
+        features = project(encoder, render(generator, anchors, at_once), at_once)
         ids = _tensor(batch["source_index"], "cpu")
         codes = initial_codes(anchors, ids, num_views, noise=config.sigma, seed=seed, stage="wperturb")
-        views = render(generator, codes.flatten(0, 1), RENDER_BATCH).unflatten(0, (-1, num_views))
+        views = render(generator, codes.flatten(0, 1), at_once).unflatten(0, (-1, num_views))
         return {
             "views": _numpy(views),
             "steps": np.zeros(len(views), np.int32),
@@ -247,7 +257,7 @@ def build_wperturb(
             "status": np.full(len(views), OK, np.uint8),
             "anchor_distance": _numpy((features - image_features).norm(dim=1)),
             "w_plus": _numpy(codes),
-            **_measure(encoder, views, features),
+            **_measure(encoder, views, features, at_once),
         }
 
     return step
@@ -263,12 +273,13 @@ def build_expert(
 ) -> Step:
     """Return the step that applies the expert transform, its draws addressed by (seed, image, view)."""
     encoder = _need(models, "encoder")
+    at_once = _images_at_once(encoder.config.image_size, models.device)
 
     def step(batch: Batch) -> Batch:
         images = _tensor(batch["image"], device)
         uniforms = expert_uniforms(batch["source_index"], num_views, seed)
         repeated = images.repeat_interleave(num_views, dim=0)
-        pairs = zip(repeated.split(RENDER_BATCH), uniforms.split(RENDER_BATCH), strict=True)
+        pairs = zip(repeated.split(at_once), uniforms.split(at_once), strict=True)
         parts = [to_storage(expert_views(to_model(part), u, config)) for part, u in pairs]
         views = torch.cat(parts).unflatten(0, (-1, num_views))
         return {
@@ -276,7 +287,7 @@ def build_expert(
             "steps": np.zeros(len(views), np.int32),
             "inversion_error": np.full(len(views), np.nan, np.float32),
             "status": np.full(len(views), OK, np.uint8),
-            **_measure(encoder, views, project(encoder, images, RENDER_BATCH)),
+            **_measure(encoder, views, project(encoder, images, at_once), at_once),
         }
 
     return step

@@ -2,12 +2,17 @@
 
 A slot holds one image's codes with its own Adam moments and step count. An image that meets its own stopping
 rule leaves and the next image takes its slot, so the device works on full batches until the queue is empty;
-then the batch shrinks. No image's result depends on which others shared its batch, beyond float rounding.
+then the batch shrinks.
+
+Networks round differently at different batch sizes, and some searches carry a rounding error to another view
+within thirty steps. With `SlotOptions.group_size` the problem is therefore evaluated on groups of always the
+same size, and an image's result is the same to the bit whichever images shared its slots.
 
 Shape legend: N images, A active slots, n codes (views) per image, L layers, D style dimension.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +21,17 @@ from torch import Tensor
 
 from viewgen.errors import UsageError
 
-__all__ = ["FAILED", "NOT_CONVERGED", "OK", "Evaluation", "Problem", "SlotOptions", "SlotResult", "optimise"]
+__all__ = [
+    "FAILED",
+    "NOT_CONVERGED",
+    "OK",
+    "Evaluation",
+    "Problem",
+    "SlotOptions",
+    "SlotResult",
+    "equal_parts",
+    "optimise",
+]
 
 OK, NOT_CONVERGED, FAILED = 1, 2, 3
 ADAM_EPSILON = 1e-8
@@ -46,7 +61,10 @@ class Problem(Protocol):
         ...
 
     def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
-        """Evaluate codes `(A, n, L, D)` of the images `rows`, `(A,)`, after `steps` updates, `(A,)`."""
+        """Evaluate codes `(A, n, L, D)` of the images `rows`, `(A,)`, after `steps` updates, `(A,)`.
+
+        A row may stand in `rows` more than once, with the same codes.
+        """
         ...
 
 
@@ -61,6 +79,8 @@ class SlotOptions:
         decay_steps: an image's learning rate after t updates is learning_rate / (1 + t / decay_steps); None
             keeps it constant.
         keep_best: return the codes of the lowest loss met rather than the last ones.
+        group_size: images per evaluation, exactly: the last group is filled up by repeating an image. None
+            evaluates all slots at once.
     """
 
     num_slots: int
@@ -69,6 +89,7 @@ class SlotOptions:
     betas: tuple[float, float] = (0.9, 0.999)
     keep_best: bool = False
     decay_steps: float | None = None
+    group_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_slots < 1 or self.max_steps < 0 or not self.learning_rate > 0:
@@ -78,6 +99,10 @@ class SlotOptions:
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas is {self.betas}; expected two numbers in [0, 1)")
+        if self.decay_steps is not None and not self.decay_steps > 0:
+            raise UsageError(f"decay_steps is {self.decay_steps}; expected a positive number")
+        if self.group_size is not None and self.group_size < 1:
+            raise UsageError(f"group_size is {self.group_size}; expected at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +185,34 @@ class _Slots:
         self.w = self.w - rate * self.mean / (self.square.sqrt() + epsilon)
 
 
+def equal_parts(rows: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
+    """Split a tensor along its first axis into parts of exactly `size`, the last filled up by its last row.
+
+    Yields:
+        a part, `(size, ...)`, and how many of its rows count; for an empty tensor that tensor and 0.
+    """
+    count = len(rows)
+    if count == 0:
+        yield rows, 0
+    for start in range(0, count, size):
+        index = torch.arange(start, start + size, device=rows.device).clamp_max(count - 1)
+        yield rows[index], min(size, count - start)
+
+
+def _evaluate(problem: Problem, slots: _Slots, group_size: int | None) -> tuple[Evaluation, Tensor]:
+    """Return the evaluation of all slots and the gradient of their codes."""
+    every = torch.arange(len(slots.rows), device=slots.rows.device)
+    losses, dones, gradients = [], [], []
+    for group, kept in equal_parts(every, group_size or len(every)):
+        w = slots.w[group].detach().requires_grad_()
+        evaluation = problem.evaluate(w, slots.rows[group], slots.steps[group])
+        (gradient,) = torch.autograd.grad(evaluation.loss.sum(), w)
+        losses.append(evaluation.loss.detach()[:kept])
+        dones.append(evaluation.done[:kept])
+        gradients.append(gradient[:kept])
+    return Evaluation(torch.cat(losses), torch.cat(dones)), torch.cat(gradients)
+
+
 def optimise(problem: Problem, options: SlotOptions) -> SlotResult:
     """Minimise every image's loss with Adam until its stopping rule holds or its steps are used up.
 
@@ -191,11 +244,9 @@ def optimise(problem: Problem, options: SlotOptions) -> SlotResult:
             )
         if len(slots.rows) == 0:
             break
-        w = slots.w.detach().requires_grad_()
-        evaluation = problem.evaluate(w, slots.rows, slots.steps)
+        evaluation, gradient = _evaluate(problem, slots, options.group_size)
         passes += len(slots.rows)
-        (gradient,) = torch.autograd.grad(evaluation.loss.sum(), w)
-        loss = evaluation.loss.detach()
+        loss = evaluation.loss
         finite = torch.isfinite(loss) & torch.isfinite(gradient).flatten(1).all(dim=1)
         if options.keep_best:
             better = finite & (loss < slots.best_loss)
