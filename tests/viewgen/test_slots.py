@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from viewgen.errors import UsageError
-from viewgen.slots import FAILED, NOT_CONVERGED, OK, Evaluation, SlotOptions, SlotResult, optimise
+from viewgen.slots import (
+    FAILED,
+    NOT_CONVERGED,
+    OK,
+    Evaluation,
+    SlotOptions,
+    SlotResult,
+    equal_parts,
+    optimise,
+)
 
 CPU = torch.device("cpu")
 
@@ -22,7 +31,9 @@ class Valleys:
     shape: tuple[int, int, int] = (2, 2, 3)
     seed: int = 0
     bumps: float = 0.3
-    poisoned: dict[int, tuple[str, int, int]] = field(default_factory=dict)  # row: (what, from step, attempts)
+    poisoned: dict[int, tuple[str, int, int]] = field(
+        default_factory=dict
+    )  # row: (what, from step, attempts)
     device: torch.device = CPU
 
     def __post_init__(self) -> None:
@@ -83,6 +94,8 @@ def one_by_one(problem: Valleys, options: SlotOptions) -> SlotResult:
             done = value < problem.enough[row].item()
             if done or step == options.max_steps:
                 break
+            if options.decay_steps is not None:
+                adam.param_groups[0]["lr"] = options.learning_rate / (1 + step / options.decay_steps)
             adam.zero_grad()
             loss.sum().backward()
             adam.step()
@@ -112,11 +125,22 @@ def assert_equal(found: SlotResult, expected: SlotResult) -> None:
     max_steps=st.integers(0, 30),
     learning_rate=st.sampled_from([0.01, 0.1, 0.5]),
     betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9), (0.0, 0.99)]),
+    decay_steps=st.sampled_from([None, 3.0, 20.0]),
+    group_size=st.sampled_from([None, 1, 2, 5]),
     keep_best=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_slots_equal_a_loop_over_images(
-    num_images, num_slots, shape, max_steps, learning_rate, betas, keep_best, seed
+    num_images,
+    num_slots,
+    shape,
+    max_steps,
+    learning_rate,
+    betas,
+    decay_steps,
+    group_size,
+    keep_best,
+    seed,
 ):
     problem = Valleys(num_images, shape, seed)
     options = SlotOptions(
@@ -124,6 +148,8 @@ def test_slots_equal_a_loop_over_images(
         learning_rate=learning_rate,
         max_steps=max_steps,
         betas=betas,
+        decay_steps=decay_steps,
+        group_size=group_size,
         keep_best=keep_best,
     )
     assert_equal(optimise(problem, options), one_by_one(problem, options))
@@ -162,6 +188,26 @@ def test_slots_are_full_to_the_end_and_refilled_in_order():
             assert step == next_step.get(row, 0)
             next_step[row] = step + 1
     assert seen == list(range(20))
+
+
+def test_groups_are_of_one_size_filled_up_by_their_last_image():
+    problem = Valleys(20)
+    optimise(problem, SlotOptions(num_slots=6, learning_rate=0.1, max_steps=25, group_size=4))
+    assert {len(rows) for rows, _ in problem.diary} == {4}
+    repeats = [4 - len(set(rows)) for rows, _ in problem.diary]
+    assert set(repeats) >= {0, 2, 3}
+    for (rows, _), repeated in zip(problem.diary, repeats, strict=True):
+        assert rows[4 - repeated :] == [rows[3 - repeated]] * repeated
+    assert problem.starts == [1] * 20
+
+
+@given(count=st.integers(0, 20), size=st.integers(1, 8))
+def test_equal_parts_hold_every_row_once(count, size):
+    rows = torch.arange(2 * count).view(count, 2)
+    parts = list(equal_parts(rows, size))
+    assert torch.equal(torch.cat([part[:kept] for part, kept in parts]), rows)
+    assert all(len(part) == size for part, _ in parts) or count == 0
+    assert all(torch.equal(row, part[kept - 1]) for part, kept in parts for row in part[kept:])
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -222,6 +268,8 @@ def test_no_steps_leave_the_first_codes():
         {"learning_rate": float("nan")},
         {"betas": (0.9, 1.0)},
         {"betas": (-0.1, 0.9)},
+        {"decay_steps": 0.0},
+        {"group_size": 0},
     ],
 )
 def test_bad_options_are_refused(changes):
