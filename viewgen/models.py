@@ -167,16 +167,19 @@ def load_model(path: str | Path, kind: Kind, device: torch.device | str = "cpu")
     network_class, config_class = NETWORKS[kind]
     try:
         config = config_class(**header["config"])
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{path}: the header's config does not describe a {kind}: {error}") from error
-    network = cast(nn.Module, network_class(config))
-    expected = {key: tuple(value.shape) for key, value in _stored_state(network).items()}
+        # shapes alone: a header that asks for a terabyte is refused before any of it is allocated
+        with torch.device("meta"):
+            shapes = _stored_state(network_class(config))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path}: the header's config does not describe a network: {error}") from error
+    expected = {key: tuple(value.shape) for key, value in shapes.items()}
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ModelError(f"{path} is damaged: {error}") from error
     _check_state(path, state, expected)
+    network = cast(nn.Module, network_class(config))
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if isinstance(network, Generator):
         network.latent_avg.copy_(state.pop(LATENT_AVG))
