@@ -215,6 +215,7 @@ def build_wsearch(
             num_views=num_views,
             config=config,
             seed=seed,
+            batch_size=at_once,
         )
         result = search_views(problem, num_slots, group_size)
         views = render(generator, result.w.flatten(0, 1), at_once).unflatten(0, (-1, num_views))

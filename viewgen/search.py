@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from viewgen.boundary_start import boundary_scales
 from viewgen.encoder import Encoder
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
@@ -39,6 +40,8 @@ __all__ = [
 # The first steps meet gradients many times those near the boundary; a second moment that remembers a thousand
 # steps (Adam's usual 0.999) would hold an overshot view where it is.
 BETAS = (0.9, 0.99)
+# Images whose start is looked for together: it bounds the memory of their directions.
+START_IMAGES = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +54,10 @@ class WSearchConfig:
         uniformity_weight: λ.
         boundary: δ, ``"squared"`` for (d − ε₁)² or ``"hinge"`` for max(0, ε₁ − d).
         anchor: x₀, the ``"reconstruction"`` g(e(x)) or the ``"image"`` itself.
-        init_noise: standard deviation of the noise on every view's first code.
+        start: first codes: ``"boundary"``, random directions followed to ε₁ (see `viewgen.boundary_start`), or
+            ``"noise"``, the anchor's code with a little noise, as in the paper.
+        start_passes: evaluations that look for the boundary.
+        init_noise: standard deviation of that little noise.
         learning_rate: of Adam.
         decay_steps: after t updates an image's learning rate is learning_rate / (1 + t / decay_steps), so
             that views near a steep boundary come to rest instead of stepping over it.
@@ -66,13 +72,15 @@ class WSearchConfig:
     uniformity_weight: float = 0.01
     boundary: Literal["squared", "hinge"] = "squared"
     anchor: Literal["reconstruction", "image"] = "reconstruction"
+    start: Literal["boundary", "noise"] = "boundary"
+    start_passes: int = 5
     init_noise: float = 0.005
     learning_rate: float = 0.01
     decay_steps: float = 20.0
     max_steps: int = 1000
     tolerance: float = 0.03
-    spread_share: float = 0.95
-    patience: int = 10
+    spread_share: float = 0.8
+    patience: int = 5
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon_boundary <= 2:
@@ -88,6 +96,11 @@ class WSearchConfig:
             raise UsageError(
                 f"boundary is {self.boundary!r} and anchor {self.anchor!r}; expected 'squared' or 'hinge', "
                 "and 'reconstruction' or 'image'"
+            )
+        if self.start not in ("boundary", "noise") or self.start_passes < 1:
+            raise UsageError(
+                f"start is {self.start!r} and start_passes {self.start_passes}; expected 'boundary' or 'noise', "
+                "and at least 1"
             )
         if not 0 < self.init_noise < math.inf:
             raise UsageError(
@@ -154,7 +167,7 @@ def boundary_uniformity_loss(distance: Tensor, pairwise: Tensor, config: WSearch
 
 
 def initial_codes(
-    anchor_w_plus: Tensor, image_ids: Tensor, num_views: int, *, noise: float, seed: int, stage: str
+    anchor_w_plus: Tensor, image_ids: Tensor, num_views: int, *, noise: float | Tensor, seed: int, stage: str
 ) -> Tensor:
     """Return n copies of every anchor code, each with noise that depends on (seed, stage, image, view) alone.
 
@@ -162,7 +175,7 @@ def initial_codes(
         anchor_w_plus: refined inversions, `(A, L, D)`.
         image_ids: source indices, `(A,)`, on the CPU.
         num_views: n.
-        noise: standard deviation.
+        noise: standard deviation, of all or of each view, `(A, n)`.
         seed, stage: address of the draw.
 
     Returns:
@@ -177,6 +190,8 @@ def initial_codes(
     if not draws:
         return anchor_w_plus.new_zeros(0, num_views, *shape)
     offsets: Tensor = torch.stack(draws).unflatten(0, (-1, num_views)).to(anchor_w_plus)
+    if isinstance(noise, Tensor):
+        noise = noise[..., None, None]
     return anchor_w_plus[:, None] + noise * offsets
 
 
@@ -224,6 +239,7 @@ class WSearchProblem:
         num_views: int,
         config: WSearchConfig,
         seed: int,
+        batch_size: int,
     ) -> None:
         self.generator, self.encoder, self.config, self.seed = generator, encoder, config, seed
         self.anchor_features = anchor_features
@@ -234,6 +250,10 @@ class WSearchProblem:
         self.device = anchor_w_plus.device
         self.distance = anchor_w_plus.new_full((self.num_images, num_views), torch.nan)
         self.spread = anchor_w_plus.new_zeros(self.num_images)
+        self.noise = anchor_w_plus.new_full((self.num_images, num_views), config.init_noise)
+        if config.start == "boundary":
+            for rows in torch.arange(self.num_images, device=self.device).split(START_IMAGES):
+                self.noise[rows] = self._boundary_scales(rows, batch_size)
         self.best_spread = anchor_w_plus.new_zeros(self.num_images)
         self.best_step = torch.zeros(self.num_images, dtype=torch.long, device=self.device)
         self.bound = feasible_spread(config.epsilon_boundary, num_views)
@@ -242,13 +262,23 @@ class WSearchProblem:
         """Return the first codes of the images `rows`."""
         self.best_spread[rows] = 0
         self.best_step[rows] = 0
-        return initial_codes(
-            self.anchor_w_plus[rows],
-            self.image_ids[rows.cpu()],
-            self.num_views,
-            noise=self.config.init_noise,
-            seed=self.seed,
-            stage="wsearch",
+        return self._codes(rows, self.noise[rows])
+
+    def _codes(self, rows: Tensor, noise: float | Tensor) -> Tensor:
+        anchors, ids = self.anchor_w_plus[rows], self.image_ids[rows.cpu()]
+        return initial_codes(anchors, ids, self.num_views, noise=noise, seed=self.seed, stage="wsearch")
+
+    def _boundary_scales(self, rows: Tensor, batch_size: int) -> Tensor:
+        anchors = self.anchor_w_plus[rows]
+        return boundary_scales(
+            self.generator,
+            self.encoder,
+            anchors,
+            self.anchor_features[rows],
+            self._codes(rows, 1.0) - anchors[:, None],
+            self.config.epsilon_boundary,
+            num_passes=self.config.start_passes,
+            batch_size=batch_size,
         )
 
     def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:

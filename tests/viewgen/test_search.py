@@ -151,6 +151,7 @@ def make_problem(small_models: Models, image_batch):
             num_views=num_views,
             config=config,
             seed=0,
+            batch_size=32,
         )
 
     return make
