@@ -21,7 +21,7 @@ from viewgen.store import (
 from viewgen_pipelines.executors import Executor
 from viewgen_pipelines.job import ShardJob, ShardReport
 from viewgen_pipelines.lease import Lease
-from viewgen_pipelines.ledger import AttemptLedger
+from viewgen_pipelines.ledger import AttemptLedger, ShardHistory
 from viewgen_pipelines.progress import Progress
 from viewgen_pipelines.watchdog import CrashTrace
 
@@ -200,12 +200,7 @@ class _StageRun:
 
     def _loop(self, finished: set[int]) -> None:
         while True:
-            quarantined = self.ledger.quarantined()
-            missing = [
-                shard_id
-                for shard_id in range(self.spec.num_shards)
-                if shard_id not in finished and shard_id not in quarantined and shard_id not in self.blocked
-            ]
+            missing = self._missing(finished)
             if not missing:
                 return
             before = len(finished)
@@ -224,6 +219,14 @@ class _StageRun:
                     f"no shard of {self.storage.url} could be finished and none failed: the workers end "
                     "before their work; run with --executor local to see why"
                 )
+
+    def _missing(self, finished: set[int]) -> list[int]:
+        """Return the shards to be made; those that have failed before come last."""
+        histories = self.ledger.histories()
+        unwanted = finished | set(self.blocked) | set(self.ledger.quarantined(histories))
+        missing = [shard_id for shard_id in range(self.spec.num_shards) if shard_id not in unwanted]
+        new = ShardHistory()
+        return sorted(missing, key=lambda shard_id: histories.get(shard_id, new).failures)
 
     def _take(self, report: ShardReport, finished: set[int]) -> None:
         shard_id, detail = report.shard_id, report.detail

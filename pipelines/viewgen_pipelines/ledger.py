@@ -6,8 +6,8 @@ gets a second marker, whose name carries the outcome:
 
 - ``raised``, ``hung``, ``crashed``: the shard's own doing, as far as one can tell; each counts as one
   failure;
-- ``died``: the process that ran driver and step in one ended without a word (SIGKILL, power, memory): it may
-  or may not have been the shard, and counts a third;
+- ``died``: the process that ran driver and step in one ended without a word (SIGKILL, power, memory): it was
+  hardly the shard, and counts a tenth;
 - ``interrupted``: somebody stopped the run, or the environment failed; does not count.
 
 A shard whose failures reach ``max_attempts`` is quarantined: no run touches it until the limit is raised.
@@ -32,7 +32,7 @@ from viewgen_pipelines.watchdog import CrashTrace
 __all__ = ["FAILURES", "Attempt", "AttemptLedger", "ShardHistory"]
 
 FOLDER = f"{RUN_FOLDER}/attempts"
-FAILURES = {"raised": Fraction(1), "hung": Fraction(1), "crashed": Fraction(1), "died": Fraction(1, 3)}
+FAILURES = {"raised": Fraction(1), "hung": Fraction(1), "crashed": Fraction(1), "died": Fraction(1, 10)}
 OUTCOMES = (*FAILURES, "interrupted")
 
 _NAME = re.compile(rf"(\d{{8}})-(\d{{2,}})-(started|{'|'.join(OUTCOMES)})\.json")

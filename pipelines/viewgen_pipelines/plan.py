@@ -85,7 +85,9 @@ def make_plan(options: CacheOptions, say: Callable[[str], object]) -> CachePlan:
         raise UsageError(f"--limit {options.limit}: at least one image is needed")
     dataset, paths = _inputs(method, options)
     num_images = min(options.limit or len(dataset), len(dataset))
-    shard_images = options.shard_images or automatic_shard_images(num_images, dataset.image_size, num_views)
+    shard_images = options.shard_images
+    if shard_images is None:
+        shard_images = automatic_shard_images(num_images, dataset.image_size, num_views)
     if shard_images < 1:
         raise UsageError(f"--shard-images {shard_images}: at least one image per shard is needed")
     maker = _SpecMaker(options, dataset, num_images, shard_images, paths)

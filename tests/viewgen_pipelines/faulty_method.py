@@ -5,10 +5,12 @@ runs without changing the cache's configuration::
 
     {"raise": [3], "segfault": [70], "hang": [], "exit": [], "failed": [], "late": [], "seconds": 0.1}
 
-Lists hold source indices; "seconds" is slept in every call. "once": DIR makes crashes happen only once each.
+Lists hold source indices; "seconds" is slept in every call. "once": DIR has "exit" and "hang" happen only
+once. "disk_full" has every later write of this process fail, "build": TEXT the setting-up of a worker.
 """
 
 import ctypes
+import errno
 import json
 import os
 import time
@@ -43,6 +45,10 @@ def build_faulty(
         source = batch["source_index"]
         faults = _faults()
         time.sleep(faults.get("seconds", 0.0))
+        if faults.get("disk_full"):
+            os.fsync = _no_space
+        elif os.fsync is _no_space:
+            os.fsync = _fsync
         for kind, act in (("segfault", _segfault), ("exit", _exit), ("hang", _hang)):
             for index in set(faults.get(kind, ())) & set(source.tolist()):
                 if not _done_once(faults, kind, index):
@@ -72,13 +78,20 @@ def _faults() -> dict[str, Any]:
 
 
 def _done_once(faults: dict[str, Any], kind: str, index: int) -> bool:
-    if "once" not in faults:
+    if "once" not in faults or kind == "segfault":
         return False
     mark = Path(faults["once"]) / f"{kind}-{index}"
     if mark.exists():
         return True
     mark.touch()
     return False
+
+
+_fsync = os.fsync
+
+
+def _no_space(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _segfault() -> None:
