@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import MissingFileError, ModelError
@@ -184,7 +186,9 @@ def load_model(path: str | Path, kind: Kind, device: torch.device | str = "cpu")
     if isinstance(network, Generator):
         network.latent_avg.copy_(state.pop(LATENT_AVG))
     network.load_state_dict(state, strict=True)
+    network.eval()
     if isinstance(network, Encoder | Inverter):
+        fold_batch_norms(network)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.to(device).eval().requires_grad_(False)
 
@@ -207,6 +211,19 @@ def _check_state(
         shown = "; ".join(sorted(problems)[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ModelError(f"{path} does not fit its header: {shown}{more}")
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold every batch normalisation that directly follows a convolution into it, for inference.
+
+    A search evaluates the networks thousands of times an image; each normalisation is a pass over memory.
+    """
+    for module in network.modules():
+        children = list(module.named_children())
+        for (name, first), (next_name, second) in pairwise(children):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(first, second))
+                setattr(module, next_name, nn.Identity())
 
 
 def load_models(paths: Mapping[str, str | Path], device: torch.device | str = "cpu") -> Models:
