@@ -79,6 +79,13 @@ def _stored_state(network: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def _stored_shapes(kind: str, config: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that a file of this configuration holds, without allocating any of it."""
+    with torch.device("meta"):
+        state = _stored_state(NETWORKS[kind][0](config))
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
 def save_model(
     network: nn.Module,
     path: str | Path,
@@ -95,9 +102,16 @@ def save_model(
         notes: further JSON values for the header (data set, training command, …).
 
     Raises:
-        ModelError: it is no network of ours, or a weight is not finite in the storage type.
+        ModelError: it is no network of ours, it was loaded for inference, or a weight is not finite in the
+            storage type.
     """
     kind = network_kind(network)
+    expected = _stored_shapes(kind, cast(Any, network).config)
+    if expected.keys() != _stored_state(network).keys():
+        raise ModelError(
+            f"the {kind} is not stored: it was loaded for inference, which folds its batch normalisations; "
+            "store the network that was trained, or copy its file"
+        )
     config = dataclasses.asdict(cast(Any, network).config)
     header = {**(notes or {}), "format": FORMAT, "kind": kind, "config": config}
     state = {
@@ -169,12 +183,9 @@ def load_model(path: str | Path, kind: Kind, device: torch.device | str = "cpu")
     network_class, config_class = NETWORKS[kind]
     try:
         config = config_class(**header["config"])
-        # shapes alone: a header that asks for a terabyte is refused before any of it is allocated
-        with torch.device("meta"):
-            shapes = _stored_state(network_class(config))
+        expected = _stored_shapes(kind, config)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: the header's config does not describe a network: {error}") from error
-    expected = {key: tuple(value.shape) for key, value in shapes.items()}
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

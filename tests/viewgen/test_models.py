@@ -207,6 +207,13 @@ def test_another_module_is_no_network_of_ours(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_loaded_for_inference_is_not_stored(encoder_file, tmp_path):
+    loaded = load_model(encoder_file, "encoder")
+    with pytest.raises(ModelError, match="loaded for inference"):
+        save_model(loaded, tmp_path / "again.safetensors")
+    assert not (tmp_path / "again.safetensors").exists()
+
+
 @pytest.mark.parametrize("kind", ["encoder", "inverter"])
 def test_folding_batch_norms_changes_no_output(small_models, kind):
     images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
