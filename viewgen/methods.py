@@ -40,7 +40,7 @@ from viewgen.search import (
     render,
     search_views,
 )
-from viewgen.slots import OK
+from viewgen.slots import FAILED, OK
 
 __all__ = ["METHODS", "Batch", "MethodSpec", "Step", "method_spec", "register"]
 
@@ -182,7 +182,8 @@ def build_invert(
             "distance": np.full((len(views), 1), np.nan, np.float32),
             "steps": _numpy(result.steps),
             "inversion_error": _numpy(error),
-            "status": _numpy(result.status),
+            # an image that still improved at its last step has a usable code
+            "status": np.where(_numpy(result.status) == FAILED, FAILED, OK).astype(np.uint8),
             "anchor_w_plus": _numpy(codes),
         }
 
