@@ -1,5 +1,7 @@
 """Small networks with random weights: 8-px images, 32-dimensional codes."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,15 @@ def settle(network: nn.Module, images: Tensor) -> None:
             module.momentum = None
     network.train()
     network(images)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small networks are faster on one thread, and on a busy machine many times so."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
