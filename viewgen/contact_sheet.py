@@ -50,7 +50,7 @@ def contact_sheet(
     tile = side * scale
     lead = 1 if reconstructions is None else 2
     name_width = 74
-    width = 2 * MARGIN + name_width + (lead + num_views) * (tile + GAP) + GAP
+    width = 2 * MARGIN + name_width + (lead + num_views) * (tile + GAP) + 2 * GAP
     height = MARGIN + HEADER + num_rows * (tile + CAPTION + GAP) + MARGIN
     canvas = Image.new("RGB", (width, height), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)
@@ -104,7 +104,10 @@ def write_contact_sheet(
     """
     labels = dataset.labels(rows)
     names = [f"{_label_name(dataset, label)}\n#{row}" for label, row in zip(labels, rows, strict=True)]
-    target = "" if epsilon_boundary is None else f" · distance d from the anchor, ε₁ = {epsilon_boundary:.3g}"
+    # Pillow's built-in font has no Greek letters
+    target = (
+        "" if epsilon_boundary is None else f" · d: distance from the anchor, wanted {epsilon_boundary:.3g}"
+    )
     pixels = contact_sheet(
         dataset.images(rows),
         reconstructions,
