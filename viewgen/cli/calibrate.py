@@ -1,0 +1,106 @@
+"""``viewgen calibrate``: measure ε₁."""
+
+from pathlib import Path
+
+import click
+
+from viewgen.cli import print_json
+
+__all__ = ["calibrate"]
+
+
+@click.command()
+@click.option("--dataset", required=True, help="Data set; `viewgen datasets` lists them.")
+@click.option("--split", default="train", show_default=True, help="Images to measure.")
+@click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are.")
+@click.option("--encoder", default=None, type=click.Path(dir_okay=False), help="Weights of the encoder f.")
+@click.option(
+    "--models",
+    default=None,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of a `viewgen pretrain` run.  [default: the weights that ship for the data set]",
+)
+@click.option(
+    "--num-images", default=1000, show_default=True, type=click.IntRange(min=2), help="Sample size."
+)
+@click.option(
+    "--num-views",
+    default=4,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Expert views of every image.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the sample and the views.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def calibrate(
+    dataset: str,
+    split: str,
+    data_root: str | None,
+    encoder: str | None,
+    models: Path | None,
+    num_images: int,
+    num_views: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Measure ε₁, the mean distance ‖f(x) − f(t(x))‖ between an image and its expert views.
+
+    `viewgen cache --epsilon-boundary auto` uses the same number.
+
+    \b
+    Examples:
+      viewgen calibrate --dataset digits
+      viewgen calibrate --dataset cifar10 --models runs/cifar10 --num-images 5000 --json
+    """
+    import torch
+
+    from viewgen import calibration
+    from viewgen.datasets import load_dataset
+    from viewgen.expert import ExpertConfig
+    from viewgen.models import file_digest, load_models
+    from viewgen.recipes import recipe
+    from viewgen_pretrained.hub import find_models
+
+    overrides = {"encoder": encoder} if encoder else {}
+    paths = find_models(dataset, {"encoder"}, models_dir=models, overrides=overrides)
+    images = load_dataset(dataset, split, data_root=data_root)
+    network = load_models(paths, "cuda" if torch.cuda.is_available() else "cpu").encoder
+    assert network is not None
+    measured = calibration.calibrate(
+        network,
+        images,
+        ExpertConfig(**recipe(dataset, "expert")),
+        num_images=num_images,
+        num_views=num_views,
+        seed=seed,
+    )
+    if as_json:
+        print_json(
+            {
+                "dataset": images.name,
+                "split": images.split,
+                "epsilon_boundary": measured.epsilon_boundary,
+                "standard_deviation": measured.standard_deviation,
+                "quantiles": dict(
+                    zip(("0.05", "0.25", "0.5", "0.75", "0.95"), measured.quantiles, strict=True)
+                ),
+                "different_images": measured.different_images,
+                "num_images": measured.num_images,
+                "num_views": measured.num_views,
+                "seed": seed,
+                "encoder": str(paths["encoder"]),
+                "encoder_digest": file_digest(paths["encoder"]),
+            }
+        )
+        return
+    spread = " · ".join(f"{value:.3f}" for value in measured.quantiles)
+    rows = (
+        ("ε₁", f"{measured.epsilon_boundary:.3f} ± {measured.standard_deviation:.3f}"),
+        ("5 · 25 · 50 · 75 · 95 %", spread),
+        ("two different images", f"{measured.different_images:.3f}"),
+        ("measured", f"{measured.num_images:,} images × {measured.num_views} views of {images.name} {split}"),
+        ("encoder", str(paths["encoder"])),
+    )
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")

@@ -1,0 +1,233 @@
+"""``viewgen doctor``: is everything there that the other commands need?"""
+
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from viewgen.cli import print_json
+
+__all__ = ["Check", "doctor", "examine"]
+
+GIB = 2**30
+MIN_PYTHON = (3, 11)
+MIN_MEMORY = 4 * GIB
+MIN_FREE_DISK = 2 * GIB
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at.
+        level: ``"ok"``, ``"warn"`` (something optional is missing) or ``"fail"`` (something needed is).
+        detail: what was found.
+        advice: what to do about it; empty if all is well.
+    """
+
+    name: str
+    level: Literal["ok", "warn", "fail"]
+    detail: str
+    advice: str = ""
+
+
+Outcome = tuple[Literal["ok", "warn", "fail"], str, str]
+
+
+def _ok(detail: str) -> Outcome:
+    return "ok", detail, ""
+
+
+def _python() -> Outcome:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < MIN_PYTHON:
+        return "fail", version, f"viewgen needs Python {'.'.join(map(str, MIN_PYTHON))} or later"
+    return _ok(version)
+
+
+def _torch() -> Outcome:
+    import torch
+
+    torch.zeros(2, 2) @ torch.zeros(2, 2)
+    return _ok(f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def _gpu() -> Outcome:
+    import torch
+
+    if not torch.cuda.is_available():
+        build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        advice = (
+            "digits and small jobs run on the processor; for the rest see https://pytorch.org/get-started"
+        )
+        return "warn", f"none in reach, torch is {build}", advice
+    names = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        torch.ones(8, 8, device=f"cuda:{index}").sum().item()
+        names.append(f"{properties.name} ({properties.total_memory / GIB:.0f} GiB)")
+    return _ok(", ".join(names))
+
+
+def _torchvision() -> Outcome:
+    from viewgen.torchvision_import import import_torchvision
+
+    import_torchvision("models.resnet")
+    return _ok(metadata.version("torchvision"))
+
+
+def _package(name: str) -> Callable[[], Outcome]:
+    def check() -> Outcome:
+        importlib.import_module(name)
+        return _ok(metadata.version(name))
+
+    return check
+
+
+def _s3() -> Outcome:
+    try:
+        importlib.import_module("s3fs")
+    except ImportError:
+        return "warn", "not installed", "pip install 'viewgen[s3]' to keep caches at s3:// URLs"
+    return _ok(metadata.version("s3fs"))
+
+
+def _lpips() -> Outcome:
+    from viewgen.models import file_digest
+    from viewgen.perceptual import LPIPS_TRUNK, lpips_trunk
+
+    instead = "without it inversions use the discriminator's features"
+    url = f"https://download.pytorch.org/models/{LPIPS_TRUNK}"
+    if importlib.util.find_spec("lpips") is None:
+        return "warn", "not installed", f"pip install 'viewgen[lpips]'; {instead}"
+    trunk = lpips_trunk()
+    if not trunk.is_file():
+        return "warn", f"no weights at {trunk}", f"put {url} there; {instead}"
+    # torchvision names its files by the first digits of their sha256
+    wanted = LPIPS_TRUNK.removesuffix(".pth").rsplit("-", 1)[1]
+    if not file_digest(trunk).removeprefix("sha256:").startswith(wanted):
+        return "fail", f"{trunk} is damaged or another file (its sha256)", f"delete it, or get {url} again"
+    return _ok(f"{metadata.version('lpips')}, weights at {trunk}")
+
+
+def _data_root(data_root: str | None) -> Callable[[], Outcome]:
+    def check() -> Outcome:
+        from viewgen.datasets import resolve_data_root
+
+        root = resolve_data_root(data_root)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root):
+                pass
+        except OSError as error:
+            advice = "name a writable directory with --data-root or VIEWGEN_DATA"
+            return "fail", f"{root} cannot be written ({error.strerror})", advice
+        free = shutil.disk_usage(root).free
+        detail = f"{root}, {free / GIB:.1f} GiB free"
+        if free < MIN_FREE_DISK:
+            return (
+                "warn",
+                detail,
+                "downloads and decoded data sets need more; free some or move the data root",
+            )
+        return _ok(detail)
+
+    return check
+
+
+def _memory_bytes() -> int:
+    """Return the memory that this process may use: the machine's, or its container's if that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return total if text == "max" else min(total, int(text))
+
+
+def _machine() -> Outcome:
+    from viewgen_pipelines.process import available_cores
+
+    memory = _memory_bytes()
+    detail = f"{available_cores()} cores, {memory / GIB:.1f} GiB memory"
+    if memory < MIN_MEMORY:
+        return "warn", detail, "a worker takes about 2 GiB; use --workers 1"
+    return _ok(detail)
+
+
+def _weights() -> Outcome:
+    from viewgen_pretrained.hub import cards, local_file
+
+    known = cards()
+    for card in known.values():
+        local_file(card)
+    return _ok(f"{len(known)} files as their cards describe them: {', '.join(sorted(known))}")
+
+
+def examine(data_root: str | None = None) -> list[Check]:
+    """Look at everything that the other commands need; never raises.
+
+    Args:
+        data_root: where data sets live; by default as for every command.
+    """
+    again = "pip install --force-reinstall viewgen"
+    checks: tuple[tuple[str, Callable[[], Outcome], str], ...] = (
+        ("python", _python, ""),
+        ("torch", _torch, "see https://pytorch.org/get-started"),
+        (
+            "gpu",
+            _gpu,
+            "the driver does not work with this build of torch; see https://pytorch.org/get-started",
+        ),
+        ("torchvision", _torchvision, "install the torchvision that belongs to this torch"),
+        ("ray", _package("ray"), "pip install 'ray[data,default]'; until then use --executor local"),
+        ("zarr", _package("zarr"), "pip install 'zarr>=3.1'"),
+        ("s3fs", _s3, "pip install --upgrade s3fs"),
+        ("lpips", _lpips, "pip install --upgrade lpips"),
+        ("data root", _data_root(data_root), "name a writable directory with --data-root or VIEWGEN_DATA"),
+        ("machine", _machine, again),
+        ("weights", _weights, again),
+    )
+    found = []
+    for name, check, advice in checks:
+        try:
+            level, detail, what_to_do = check()
+        except Exception as error:  # whatever is broken, the other lines still help
+            level, detail, what_to_do = "fail", f"{type(error).__name__}: {error}", advice
+        found.append(Check(name=name, level=level, detail=detail, advice=what_to_do))
+    return found
+
+
+@click.command()
+@click.option("--data-root", default=None, help="Where data sets are.  [default: as for every command]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def doctor(ctx: click.Context, /, data_root: str | None, as_json: bool) -> None:
+    """Check the environment; exit code 1 if something that is needed fails.
+
+    \b
+    Examples:
+      viewgen doctor
+      viewgen doctor --json
+    """
+    checks = examine(data_root)
+    ok = all(check.level != "fail" for check in checks)
+    if as_json:
+        print_json({"ok": ok, "checks": [asdict(check) for check in checks]})
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            mark = click.style(f"{check.level:<4}", fg=COLOURS[check.level])
+            click.echo(f"{mark}  {check.name:<{width}}  {check.detail}")
+            if check.advice:
+                click.echo(f"{'':<{width + 8}}→ {check.advice}")
+    ctx.exit(0 if ok else 1)
