@@ -123,7 +123,7 @@ def assert_equal(found: SlotResult, expected: SlotResult) -> None:
     num_slots=st.integers(1, 12),
     shape=st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 4)),
     max_steps=st.integers(0, 30),
-    learning_rate=st.sampled_from([0.01, 0.1, 0.5]),
+    learning_rate=st.sampled_from([0.01, 0.1, 0.5, 1.5]),
     betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9), (0.0, 0.99)]),
     decay_steps=st.sampled_from([None, 3.0, 20.0]),
     group_size=st.sampled_from([None, 1, 2, 5]),
@@ -245,6 +245,7 @@ def test_keep_best_returns_the_lowest_loss_met():
     options = {"num_slots": 8, "learning_rate": 0.8, "max_steps": 12}
     last = optimise(problem, SlotOptions(**options))
     best = optimise(problem, SlotOptions(keep_best=True, **options))
+    assert_equal(best, one_by_one(problem, SlotOptions(keep_best=True, **options)))
     rows = torch.arange(30)
     torch.testing.assert_close(problem.loss(best.w, rows), best.loss)
     assert bool((best.loss <= last.loss).all())
