@@ -114,11 +114,10 @@ class LpipsDistance:
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Return the activations of LPIPS's layers, unit-normalised over the channels."""
+        import lpips
+
         activations = self.network.net(self.network.scaling_layer(images))
-        # as lpips does, but with a finite gradient where every channel is 0
-        return [
-            x / (x.square().sum(dim=1, keepdim=True).clamp_min(1e-20).sqrt() + 1e-10) for x in activations
-        ]
+        return [lpips.normalize_tensor(x) for x in activations]
 
     def distance(self, first: list[Tensor], second: list[Tensor]) -> Tensor:
         """Return LPIPS, `(B,)`."""

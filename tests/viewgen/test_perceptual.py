@@ -131,7 +131,7 @@ def test_lpips_equals_the_packages_own_value(lpips_distance, hub):
 
 
 def test_lpips_has_a_finite_gradient_where_all_features_are_0(lpips_distance):
-    """The package's normalisation divides by the root of 0 there, and its gradient is NaN."""
+    """The normalisation has no gradient there; the trunk's ReLU keeps that from the image."""
     scaling = lpips_distance.network.scaling_layer
     x = scaling.shift.expand(1, 3, 16, 16).clone().requires_grad_()  # the trunk's input is exactly 0
     features = lpips_distance.features(x)
