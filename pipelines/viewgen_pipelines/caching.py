@@ -1,5 +1,6 @@
 """`viewgen cache` as a function: generate the views of a data set and store them."""
 
+import dataclasses
 import time
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from viewgen_pipelines.executors import Executor, LocalExecutor
 from viewgen_pipelines.plan import CacheOptions, CachePlan, make_plan
 from viewgen_pipelines.progress import Progress
 from viewgen_pipelines.report import CacheResult, make_result, report_lines
+from viewgen_pipelines.sheet import draw_contact_sheet
 
 __all__ = ["cache"]
 
@@ -191,7 +193,12 @@ class _Run:
         result = self._stage(target, executor, blocked, overwrite=self.overwrite)
         reader = CacheReader(target.url, self.storage_options)
         summary = make_result(target, result, reader, time.monotonic() - start)
-        for line in report_lines(target, summary, reader):
+        try:
+            sheet = draw_contact_sheet(self.plan, reader, self.storage_options)
+            summary = dataclasses.replace(summary, contact_sheet=sheet)
+        except OSError as error:
+            self.progress.say(f"the contact sheet could not be written: {error}")
+        for line in report_lines(target, result, summary, reader):
             self.progress.say(line)
         return summary
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from viewgen.methods import METHODS, MethodSpec, config_fields, method_spec
 from viewgen.models import NETWORKS, file_digest, read_header
 from viewgen.recipes import recipe
 from viewgen.store import CacheSpec, default_shard_images, open_storage, read_spec
+from viewgen.stylegan2 import num_style_layers
 from viewgen_pipelines.driver import Stage
 from viewgen_pipelines.versions import versions
 
@@ -29,7 +29,6 @@ METHOD_OPTIONS = (
     "sigma",
     "anchor",
 )
-STYLE_DIM = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +106,7 @@ def make_plan(options: CacheOptions, say: Callable[[str], object]) -> CachePlan:
             spec=spec,
             method=method,
             config=config,
-            model_paths=maker.paths_of(method),
+            model_paths=maker.paths_of(method, config),
             inversions_url=inversions_url,
         )
     )
@@ -143,8 +142,12 @@ class _SpecMaker:
         self.paths = paths
         self.digests = {kind: file_digest(path) for kind, path in paths.items()}
 
-    def paths_of(self, method: MethodSpec) -> dict[str, str]:
-        return {kind: str(path.absolute()) for kind, path in self.paths.items() if kind in method.needs}
+    def paths_of(self, method: MethodSpec, config: Any) -> dict[str, str]:
+        """Return kind → file of the networks that the method uses with this configuration."""
+        needs = method.needs
+        if getattr(config, "perceptual", "discriminator") != "discriminator":
+            needs -= {"discriminator"}  # it only serves the perceptual distance
+        return {kind: str(path.absolute()) for kind, path in self.paths.items() if kind in needs}
 
     def spec(
         self,
@@ -167,7 +170,8 @@ class _SpecMaker:
             },
             method=method.name,
             config=dataclasses.asdict(config),
-            models={kind: self.digests[kind] for kind in self.paths_of(method)} | dict(more_digests or {}),
+            models={kind: self.digests[kind] for kind in self.paths_of(method, config)}
+            | dict(more_digests or {}),
             seed=self.options.seed,
             num_images=self.num_images,
             num_views=num_views,
@@ -199,7 +203,7 @@ class _SpecMaker:
             spec=spec,
             method=method,
             config=config,
-            model_paths=self.paths_of(method),
+            model_paths=self.paths_of(method, config),
         )
 
     def _existing_inversions(self, url: str, wanted: CacheSpec) -> CacheSpec:
@@ -222,7 +226,7 @@ class _SpecMaker:
 
     def _latent_shape(self) -> tuple[int, int]:
         config = read_header(self.paths["generator"])["config"]
-        return 2 * int(math.log2(config["image_size"])) - 2, config.get("style_dim", STYLE_DIM)
+        return num_style_layers(config["image_size"]), config["style_dim"]
 
 
 def _num_views(method: MethodSpec, views: int | None) -> int:

@@ -62,6 +62,7 @@ class RayExecutor:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "RayExecutor":
+        self.say(f"joining the Ray cluster at {self.address}" if self.address else "starting Ray")
         session = self._stack.enter_context(ray_session(self.address, num_workers=self.num_workers or 1))
         try:
             self._divide(session.num_cores, session.num_gpus)

@@ -152,6 +152,10 @@ def _start(ray: Any, address: str | None, num_workers: int) -> None:
         with warnings.catch_warnings(), _stderr_closed():
             warnings.simplefilter("ignore")
             ray.init(**settings)
+    except SystemExit as ending:
+        # the handler that `ray.init` puts in place at once leaves with the bare number of the signal
+        code = 128 + signal.SIGTERM if ending.code == signal.SIGTERM else ending.code
+        raise SystemExit(code) from None
     except Exception as error:
         place = f"the Ray cluster at {address}" if address else "a Ray session on this machine"
         raise ViewgenError(
@@ -172,7 +176,7 @@ def _dashboard(ray: Any) -> str | None:
 
 
 def _restore_sigterm(handler: Any) -> None:
-    """`ray.init` puts its own handler in place, which would end the process with status 15."""
+    """Put the caller's handler back in the place of the one of `ray.init`."""
     if threading.current_thread() is threading.main_thread() and handler is not None:
         signal.signal(signal.SIGTERM, handler)
 

@@ -29,6 +29,7 @@ class CacheResult:
         views_per_second: views that this run made per second of the view stage; None if it made none.
         quarantined: what is missing, each ``{"shard", "rows": [first, last], "reason"}`` for a shard that was
             given up or ``{"shard", "row", "reason"}`` for a sample that failed.
+        contact_sheet: path of a picture of some images and their views; None if there is nothing to show.
     """
 
     url: str
@@ -40,6 +41,7 @@ class CacheResult:
     seconds: float
     views_per_second: float | None
     quarantined: list[dict[str, Any]]
+    contact_sheet: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -47,7 +49,10 @@ class CacheResult:
         return not self.quarantined
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return what ``--json`` prints."""
+        document = asdict(self)
+        del document["contact_sheet"]
+        return document
 
 
 def make_result(stage: Stage, result: StageResult, reader: CacheReader, seconds: float) -> CacheResult:
@@ -60,7 +65,7 @@ def make_result(stage: Stage, result: StageResult, reader: CacheReader, seconds:
         num_views=spec.num_views,
         epsilon_boundary=epsilon if isinstance(epsilon, int | float) else None,
         converged_share=float((reader.status == STATUS_OK).sum() / spec.num_images),
-        mean_pairwise=_mean_pairwise(result),
+        mean_pairwise=_mean(result, "mean_pairwise"),
         seconds=round(seconds, 3),
         views_per_second=(
             round(result.num_new_images * spec.num_views / result.seconds, 3)
@@ -71,42 +76,49 @@ def make_result(stage: Stage, result: StageResult, reader: CacheReader, seconds:
     )
 
 
-def report_lines(stage: Stage, result: CacheResult, reader: CacheReader) -> list[str]:
+def report_lines(stage: Stage, result: StageResult, summary: CacheResult, reader: CacheReader) -> list[str]:
     """Describe the cache in a few lines for people."""
     spec = stage.spec
-    num_ok, num_late = (
-        int((reader.status == STATUS_OK).sum()),
-        int((reader.status == STATUS_NOT_CONVERGED).sum()),
-    )
+    num_ok = int((reader.status == STATUS_OK).sum())
+    num_late = int((reader.status == STATUS_NOT_CONVERGED).sum())
     lines = [
         f"{spec.dataset['name']} {spec.dataset['split']}, {spec.method}: {len(reader)} of {spec.num_images} "
-        f"images × {spec.num_views} views in {result.url}",
+        f"images × {spec.num_views} views in {summary.url}",
         f"  converged {num_ok}, not converged {num_late}, missing {spec.num_images - num_ok - num_late}",
     ]
-    if result.epsilon_boundary is not None and len(reader):
-        lines += _boundary_lines(result.epsilon_boundary, reader)
-    if result.mean_pairwise is not None and spec.num_views > 1:
+    if summary.epsilon_boundary is not None and len(reader):
+        lines.append(_boundary_line(summary.epsilon_boundary, reader))
+    if summary.mean_pairwise is not None and spec.num_views > 1:
+        context = _pairwise_context(spec.config, spec.num_views)
+        lines.append(f"  mean pairwise distance {summary.mean_pairwise:.3f}{context}")
+    if (error := _mean(result, "anchor_distance")) is not None:
         lines.append(
-            f"  mean pairwise distance {result.mean_pairwise:.3f}"
-            f"{_pairwise_context(spec.config, spec.num_views)}"
+            f"  the inversions' own error: {error:.3f} from image to reconstruction{_beyond(result)}"
         )
-    if result.views_per_second is not None:
-        lines.append(f"  {result.views_per_second:,.1f} views per second, {result.seconds:.1f} s in all")
-    for item in result.quarantined[:10]:
+    if summary.views_per_second is not None:
+        lines.append(f"  {summary.views_per_second:,.1f} views per second, {summary.seconds:.1f} s in all")
+    if summary.contact_sheet is not None:
+        lines.append(f"  contact sheet: {summary.contact_sheet}")
+    return lines + _missing_lines(summary.quarantined)
+
+
+def _missing_lines(quarantined: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for item in quarantined[:10]:
         place = (
             f"row {item['row']}"
             if "row" in item
-            else f"shard {item['shard']} (rows {item['rows'][0]} to {item['rows'][1]})"
+            else "shard {shard} (rows {rows[0]} to {rows[1]})".format(**item)
         )
         lines.append(f"  missing: {place}: {_one_line(item['reason'])}")
-    if len(result.quarantined) > 10:
-        lines.append(f"  … and {len(result.quarantined) - 10} more (all of them with --json)")
-    if any("rows" in item for item in result.quarantined):
+    if len(quarantined) > 10:
+        lines.append(f"  … and {len(quarantined) - 10} more (all of them with --json)")
+    if any("rows" in item for item in quarantined):
         lines.append("  shards that were given up are tried again with a larger --max-attempts")
     return lines
 
 
-def _boundary_lines(epsilon: float, reader: CacheReader) -> list[str]:
+def _boundary_line(epsilon: float, reader: CacheReader) -> str:
     distance = reader.distance
     misses = np.abs(distance - epsilon) > BOUNDARY_TOLERANCE
     converged = reader.status[reader.rows] == STATUS_OK
@@ -117,7 +129,7 @@ def _boundary_lines(epsilon: float, reader: CacheReader) -> list[str]:
     )
     if misses.any():
         text += f": {num_late} in images that did not converge, {int(misses.sum()) - num_late} in others"
-    return [text]
+    return text
 
 
 def _pairwise_context(config: dict[str, Any], num_views: int) -> str:
@@ -129,14 +141,24 @@ def _pairwise_context(config: dict[str, Any], num_views: int) -> str:
     return f" (ε₂ {target:g}; at most {bound:.3f} is possible at ε₁ {epsilon:g})"
 
 
-def _mean_pairwise(result: StageResult) -> float | None:
+def _mean(result: StageResult, name: str) -> float | None:
+    """Return the mean of a statistic of the shards, weighted by their readable rows."""
     total, weight = 0.0, 0
     for commit in result.commits.values():
-        value = commit.stats.get("mean_pairwise")
+        value = commit.stats.get(name)
         rows = commit.stats.get("num_ok", 0) + commit.stats.get("num_not_converged", 0)
         if value is not None:
             total, weight = total + value * rows, weight + rows
     return total / weight if weight else None
+
+
+def _beyond(result: StageResult) -> str:
+    """Say how many reconstructions lie farther from their image than ε₁."""
+    stats = [commit.stats for commit in result.commits.values() if "num_anchors_beyond" in commit.stats]
+    if not stats:
+        return ""
+    rows = sum(entry["num_ok"] + entry["num_not_converged"] for entry in stats)
+    return f", beyond ε₁ in {sum(entry['num_anchors_beyond'] for entry in stats)} of {rows} images"
 
 
 def _missing(stage: Stage, result: StageResult) -> list[dict[str, Any]]:

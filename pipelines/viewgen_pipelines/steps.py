@@ -124,8 +124,12 @@ def shard_stats(
             if name in outputs
         ]
         finite = np.concatenate([value[np.isfinite(value)] for value in values]) if values else np.empty(0)
-        if finite.size:
-            stats[name] = float(finite.mean())
+        if not finite.size:
+            continue
+        stats[name] = float(finite.mean())
+        epsilon = spec.config.get("epsilon_boundary")
+        if name == "anchor_distance" and epsilon is not None:
+            stats["num_anchors_beyond"] = int((finite > epsilon).sum())
     return stats
 
 

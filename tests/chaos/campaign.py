@@ -73,7 +73,7 @@ class Campaign:
         self.faults = folder / "faults.json"
         self.faults.write_text(json.dumps({"seconds": step_seconds}))
         # Moments are drawn so that a driver often finishes a few shards, and sometimes none.
-        self.longest_wait = step_seconds * 10 + (15.0 if executor == "ray" else 0.5)
+        self.longest_wait = step_seconds * 10 + 0.5
 
     def run(self, num_faults: int) -> Counter[str]:
         """Inject faults until `num_faults` have struck and the cache under way is finished and right."""
@@ -83,6 +83,8 @@ class Campaign:
         driver = self._start()
         while sum(self.tally[kind] for kind in FAULTS) < num_faults:
             (kind,) = self.random.choices(list(weights), list(weights.values()))
+            if self.random.random() < 0.8:
+                self._wait(driver, 120, driver.is_working)
             self._wait(driver, self.random.uniform(0, self.longest_wait))
             if driver.poll() is not None:
                 driver = self._finished(driver)
@@ -163,9 +165,9 @@ class Campaign:
         self._count(kind, f"exit {code}, {shards} shards were done")
         return Driver(self) if restart else driver
 
-    def _wait(self, driver: "Driver", seconds: float) -> None:
+    def _wait(self, driver: "Driver", seconds: float, condition: Callable[[], bool] = lambda: False) -> None:
         deadline = time.monotonic() + seconds
-        while driver.poll() is None and time.monotonic() < deadline:
+        while driver.poll() is None and time.monotonic() < deadline and not condition():
             time.sleep(0.02)
 
     def _finished(self, driver: "Driver") -> "Driver":
@@ -207,6 +209,15 @@ class Driver:
                     env=os.environ | {faulty_method.FAULTS: str(campaign.faults)},
                 )
         self.pid = self.process.pid
+        self.attempts = campaign.url / "run/attempts"
+        self.began = self._num_attempts()
+
+    def is_working(self) -> bool:
+        """Say whether a worker of this driver has begun a shard."""
+        return self._num_attempts() > self.began
+
+    def _num_attempts(self) -> int:
+        return len(list(self.attempts.glob("*-started.json")))
 
     def poll(self) -> int | None:
         code: int | None = (
@@ -228,6 +239,14 @@ class Driver:
         return self.log.read_text()
 
 
+def print_tally(executor: str, seed: int, tally: Counter[str]) -> None:
+    """Print what struck, and that it left no mark."""
+    print(f"{executor}, seed {seed}:")
+    for kind, count in sorted(tally.items()):
+        print(f"  {kind}: {count}")
+    print("  every image exactly once, every file as it was committed", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make caches while everything around them fails.")
     parser.add_argument("--executor", choices=["ray", "local", "both"], default="both")
@@ -247,10 +266,8 @@ def main() -> None:
                 seed=seed,
                 say=lambda line: print(line, flush=True),
             ).run(options.faults)
-        print(f"{executor}, seed {seed}, {time.monotonic() - start:.0f} s:")
-        for kind, count in sorted(tally.items()):
-            print(f"  {kind}: {count}")
-        print("  every image exactly once, every file as it was committed", flush=True)
+        print(f"{time.monotonic() - start:.0f} s")
+        print_tally(executor, seed, tally)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """``viewgen cache``."""
 
+import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -107,9 +108,9 @@ def cache(as_json: bool, **options: Any) -> None:
 
     try:
         result = make_cache(**options)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as ending:
         click.echo("stopped; run the same command again to go on from here", err=True)
-        raise
+        raise SystemExit(ending.code if isinstance(ending, SystemExit) else 128 + signal.SIGINT) from None
     if as_json:
         print_json(result.to_json())
     elif result.complete and not options["dry_run"]:
