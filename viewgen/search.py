@@ -54,9 +54,9 @@ class WSearchConfig:
         uniformity_weight: λ.
         boundary: δ, ``"squared"`` for (d − ε₁)² or ``"hinge"`` for max(0, ε₁ − d).
         anchor: x₀, the ``"reconstruction"`` g(e(x)) or the ``"image"`` itself.
-        start: first codes: ``"boundary"``, random directions followed to ε₁ (see `viewgen.boundary_start`), or
+        start: first codes: ``"boundary"``, random directions followed to ε₁ (`viewgen.boundary_start`), or
             ``"noise"``, the anchor's code with a little noise, as in the paper.
-        start_passes: evaluations that look for the boundary.
+        start_passes: evaluations, at most, that look for a view's place on the boundary.
         init_noise: standard deviation of that little noise.
         learning_rate: of Adam.
         decay_steps: after t updates an image's learning rate is learning_rate / (1 + t / decay_steps), so
@@ -73,13 +73,13 @@ class WSearchConfig:
     boundary: Literal["squared", "hinge"] = "squared"
     anchor: Literal["reconstruction", "image"] = "reconstruction"
     start: Literal["boundary", "noise"] = "boundary"
-    start_passes: int = 5
+    start_passes: int = 12
     init_noise: float = 0.005
     learning_rate: float = 0.01
     decay_steps: float = 20.0
     max_steps: int = 1000
     tolerance: float = 0.03
-    spread_share: float = 0.8
+    spread_share: float = 0.75
     patience: int = 5
 
     def __post_init__(self) -> None:
@@ -99,8 +99,8 @@ class WSearchConfig:
             )
         if self.start not in ("boundary", "noise") or self.start_passes < 1:
             raise UsageError(
-                f"start is {self.start!r} and start_passes {self.start_passes}; expected 'boundary' or 'noise', "
-                "and at least 1"
+                f"start is {self.start!r} and start_passes {self.start_passes}; expected 'boundary' or "
+                "'noise', and at least 1"
             )
         if not 0 < self.init_noise < math.inf:
             raise UsageError(
@@ -277,7 +277,8 @@ class WSearchProblem:
             self.anchor_features[rows],
             self._codes(rows, 1.0) - anchors[:, None],
             self.config.epsilon_boundary,
-            num_passes=self.config.start_passes,
+            tolerance=self.config.tolerance / 2,
+            max_passes=self.config.start_passes,
             batch_size=batch_size,
         )
 

@@ -36,7 +36,7 @@ def test_scales_equal_a_bisection(epsilon):
     f, g = Bent(), Pictures()
     features = f(g.synthesis(anchors))
     found = boundary_scales(
-        g, f, anchors, features, directions, epsilon, num_passes=40, batch_size=4
+        g, f, anchors, features, directions, epsilon, tolerance=0, max_passes=40, batch_size=4
     )  # fmt: skip
     for image in range(NUM_IMAGES):
         for view in range(NUM_VIEWS):
@@ -52,9 +52,19 @@ def test_each_view_is_found_on_its_own():
     anchors, directions = draw(NUM_IMAGES, NUM_LAYERS, DIM), draw(NUM_IMAGES, NUM_VIEWS, NUM_LAYERS, DIM)
     f, g = Bent(), Pictures()
     features = f(g.synthesis(anchors))
-    together = boundary_scales(g, f, anchors, features, directions, 0.3, num_passes=5, batch_size=8)
+    together = boundary_scales(
+        g, f, anchors, features, directions, 0.3, tolerance=0.01, max_passes=5, batch_size=8
+    )
     alone = boundary_scales(
-        g, f, anchors[1:2], features[1:2], directions[1:2, 2:3], 0.3, num_passes=5, batch_size=8
+        g,
+        f,
+        anchors[1:2],
+        features[1:2],
+        directions[1:2, 2:3],
+        0.3,
+        tolerance=0.01,
+        max_passes=5,
+        batch_size=8,
     )
     assert torch.equal(alone[0, 0], together[1, 2])
 
@@ -66,7 +76,7 @@ def test_more_passes_come_closer():
     gaps = []
     for num_passes in (1, 3, 5, 9):
         scale = boundary_scales(
-            g, f, anchors, features, directions, 0.3, num_passes=num_passes, batch_size=16
+            g, f, anchors, features, directions, 0.3, tolerance=0, max_passes=num_passes, batch_size=16
         )
         z = f(g.synthesis((scale[..., None, None] * directions).flatten(0, 1))).unflatten(0, (8, NUM_VIEWS))
         gaps.append(float(((z - features[:, None]).norm(dim=2) - 0.3).abs().max()))
