@@ -114,16 +114,21 @@ def make_trainer(dataset: ImageDataset, adversaries: dict[str, Any]) -> Callable
 
 @pytest.fixture(scope="session")
 def weights_of() -> Callable[[Trainer], dict[str, torch.Tensor]]:
-    """Return a function trainer → every tensor of its state by name."""
+    """Return a function trainer → every tensor of its networks and optimisers by name.
 
-    def flatten(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
-        if isinstance(state, torch.Tensor):
-            return {prefix: state}
-        items = (
-            state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
-        )
+    It reads them off the trainer rather than off `Trainer.state`, which could leave one out.
+    """
+
+    def flatten(value: Any, name: str) -> dict[str, torch.Tensor]:
+        if isinstance(value, torch.Tensor):
+            return {name: value.clone()}
+        if isinstance(value, torch.nn.Module | torch.optim.Optimizer):
+            value = value.state_dict()
+        if isinstance(value, list | tuple):
+            value = dict(enumerate(value))
+        items = value.items() if isinstance(value, dict) else ()
         return {
-            name: tensor for key, value in items for name, tensor in flatten(value, f"{prefix}.{key}").items()
+            inner: tensor for key, part in items for inner, tensor in flatten(part, f"{name}.{key}").items()
         }
 
-    return lambda trainer: {name: tensor.clone() for name, tensor in flatten(trainer.state()).items()}
+    return lambda trainer: flatten(vars(trainer), "")

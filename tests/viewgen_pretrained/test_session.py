@@ -58,7 +58,12 @@ def test_a_run_in_pieces_equals_a_run_in_one(make_trainer, weights_of, undisturb
 def test_training_changes_the_networks(make_trainer, weights_of, undisturbed, kind):
     first = weights_of(make_trainer(kind))
     expected, _ = undisturbed[kind]
-    networks = {name for name in first if "optimiser" not in name and name.endswith("weight")}
+    trained = {
+        "encoder": (".encoder",),
+        "generator": (".generator.", ".discriminator.", ".average."),
+        "inverter": (".inverter.", ".current.", ".critic."),
+    }
+    networks = {name for name in first if name.startswith(trained[kind]) and name.endswith("weight")}
     changed = {name for name in networks if not torch.equal(first[name], expected[name])}
     assert len(changed) > 0.8 * len(networks)
 
@@ -89,21 +94,34 @@ def fatal_step(number):
     return values
 
 def fatal_save(state, file):
-    if state["step"] == 4:
+    if state["step"] == 6:
         file.write(b"half")
         file.flush()
         die()
     save(state, file)
 
+def counted_step(number):
+    trainer.steps_done = number + 1
+    return step(number)
+
+def fatal_replace(self, target):
+    replace(self, target)
+    if trainer.steps_done == 6:
+        die()
+
+replace = Path.replace
 if {moment!r} == "step":
     trainer.step = fatal_step
-else:
+elif {moment!r} == "half a checkpoint":
     torch.save = fatal_save
+else:
+    trainer.steps_done = 0
+    trainer.step, Path.replace = counted_step, fatal_replace
 session.run_training(trainer, Path({out!r}), checkpoint_seconds=-1.0, log_every=3)
 """
 
 
-@pytest.mark.parametrize(("moment", "kept"), [("step", 4), ("save", 3)])
+@pytest.mark.parametrize(("moment", "kept"), [("step", 4), ("half a checkpoint", 5), ("metrics", 5)])
 def test_a_killed_process_loses_nothing(
     make_trainer, weights_of, undisturbed, dataset, data_root, tmp_path, moment, kept
 ):
