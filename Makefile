@@ -32,7 +32,7 @@ chaos: $(VENV)/installed-test
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --diff . || true
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(VENV)/installed-dev
