@@ -93,9 +93,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Return a function that starts the command line, with the faulty method, in a process of its own."""
     running: list[subprocess.Popen[str]] = []
 
-    def start_process(*words: str, before: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+    def start_process(*words: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [sys.executable, str(FOLDER / "faulty_cli.py"), *before, *words],
+            [sys.executable, str(FOLDER / "faulty_cli.py"), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -108,15 +108,3 @@ def start(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     for process in running:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture
-def run(start: Callable[..., "subprocess.Popen[str]"]) -> Callable[..., tuple[int, str, str]]:
-    """Return a function that runs the command line to its end: (exit code, stdout, stderr)."""
-
-    def run_process(*words: str, before: tuple[str, ...] = ()) -> tuple[int, str, str]:
-        process = start(*words, before=before)
-        out, err = process.communicate(timeout=240)
-        return process.returncode, out, err
-
-    return run_process

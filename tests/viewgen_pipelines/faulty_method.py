@@ -44,7 +44,7 @@ def build_faulty(
     def step(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         source = batch["source_index"]
         faults = _faults()
-        time.sleep(faults.get("seconds", 0.0))
+        _sleep()
         if faults.get("disk_full"):
             os.fsync = _no_space
         elif os.fsync is _no_space:
@@ -74,7 +74,15 @@ def build_faulty(
 
 def _faults() -> dict[str, Any]:
     path = os.environ.get(FAULTS)
-    return json.loads(Path(path).read_text()) if path and Path(path).exists() else {}
+    # a file that is being replaced is empty for a moment
+    return json.loads(Path(path).read_text() or "{}") if path and Path(path).exists() else {}
+
+
+def _sleep() -> None:
+    """Sleep for "seconds", or until the file asks for less."""
+    start = time.monotonic()
+    while time.monotonic() - start < _faults().get("seconds", 0.0):
+        time.sleep(0.02)
 
 
 def _done_once(faults: dict[str, Any], kind: str, index: int) -> bool:

@@ -1,14 +1,20 @@
 """The command as users meet it: output, exit codes, signals, a second driver."""
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
+from dying_driver import start_driver
 from expected_cache import assert_every_image_once
 
-WORDS = ("--dataset", "digits", "--method", "faulty", "--views", "2", "--limit", "60", "--shard-images", "16")
+from viewgen.cli import main
+
+pytestmark = pytest.mark.usefixtures("no_flushing")
+
+OPTIONS = {"views": 2, "limit": 60, "shard_images": 16}
 
 
 @pytest.fixture
@@ -16,9 +22,27 @@ def url(tmp_path):
     return str(tmp_path / "c.zarr")
 
 
-def test_json_is_one_object_on_standard_output_and_4_means_incomplete(run, url, faults):
+@pytest.fixture
+def run(capsys, url):
+    """Return a function that runs the command in this process: (exit code, stdout, stderr)."""
+
+    def run_command(*words, **changes):
+        options = (
+            OPTIONS | {"dataset": "digits", "method": "faulty", "executor": "local", "out": url} | changes
+        )
+        given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as caught:
+            main(["cache", *given, *words])
+        signal.signal(signal.SIGTERM, handler)
+        return caught.value.code, *capsys.readouterr()
+
+    return run_command
+
+
+def test_json_is_one_object_on_standard_output_and_4_means_incomplete(run, faults):
     faults(**{"raise": [3]}, late=[7])
-    code, out, err = run("cache", *WORDS, "--executor", "local", "--out", url, "--json")
+    code, out, err = run("--json")
     assert code == 4
     document = json.loads(out)
     assert set(document) == {
@@ -37,42 +61,46 @@ def test_json_is_one_object_on_standard_output_and_4_means_incomplete(run, url, 
     assert "missing: row 3: ValueError: bad samples [3]" in err
 
 
-def test_a_complete_cache_prints_its_url(run, url, faults):
-    code, out, err = run("cache", *WORDS, "--executor", "local", "--out", url)
-    assert (code, out) == (0, f"{url}\n"), err
+def test_a_complete_cache_prints_its_url_and_shows_some_of_it(run, url, tmp_path, faults):
+    code, out, err = run()
+    assert (code, out) == (0, f"{url}\n")
     assert "60 of 60 images × 2 views" in err
+    assert f"contact sheet: {tmp_path / 'c.png'}" in err
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_two_drivers_one_is_refused_and_the_other_finishes(start, run, url, faults):
-    faults(seconds=8)
-    first = start("cache", *WORDS, "--executor", "local", "--out", url)
+def test_two_drivers_one_is_refused_and_the_other_finishes(run, url, tmp_path, faults):
+    path = faults(seconds=100)
+    first = start_driver(path, out=url, **OPTIONS)
     wait_for(Path(url) / "run/attempts/00000000-01-started.json")
-    code, out, err = run("cache", *WORDS, "--executor", "local", "--out", url)
-    faults()
+    code, out, err = run()
     assert code == 1
     assert out == ""
     assert "is being written by run" in err
     assert f"process {first.pid}" in err
     assert "Traceback" not in err
-    assert first.wait(timeout=60) == 0
+    faults()
+    first.join(60)
+    assert first.exitcode == 0
     assert_every_image_once(url, num_images=60)
 
 
 @pytest.mark.parametrize(("kill", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_run_and_the_same_command_goes_on(start, run, url, faults, kill, code):
-    faults(seconds=0.5)
-    driver = start("cache", *WORDS, "--executor", "local", "--out", url)
+def test_a_signal_ends_the_run_and_the_same_command_goes_on(run, url, tmp_path, faults, kill, code):
+    path = faults(seconds=0.3)
+    driver = start_driver(path, out=url, **OPTIONS)
     wait_for(Path(url) / "commits/00000000.json")
     asked = time.monotonic()
-    driver.send_signal(kill)
-    _, err = driver.communicate(timeout=60)
+    os.kill(driver.pid, kill)
+    driver.join(60)
     assert time.monotonic() - asked < 30
-    assert driver.returncode == code, err
+    err = Path(f"{path}.stderr").read_text()
+    assert driver.exitcode == code, err
     assert "run the same command again" in err
     assert "Traceback" not in err
     assert not (Path(url) / "commits/00000003.json").exists()
     faults()
-    assert run("cache", *WORDS, "--executor", "local", "--out", url, "--max-attempts", "1")[0] == 0
+    assert run(max_attempts=1)[0] == 0
     assert_every_image_once(url, num_images=60)
 
 

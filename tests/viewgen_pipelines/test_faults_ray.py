@@ -86,16 +86,19 @@ def test_a_full_disk_under_ray_ends_the_run_and_blames_no_shard(make, url, ray_f
 
 def test_drivers_that_are_killed_or_told_to_stop_are_continued(make, url, faults, start):
     """Each comes at once, while the workers of the one before may still be there."""
-    faults(seconds=0.7)
+    faults(seconds=0.2)
     words = ("--dataset", "digits", "--method", "faulty", "--views", "2", "--limit", "130", "--json")
 
     killed = start("cache", *words, "--shard-images", "16", "--workers", "2", "--out", url)
     wait_for(Path(url) / "commits/00000001.json")
+    faults(seconds=100)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait(timeout=30) == -signal.SIGKILL
 
+    faults(seconds=0.2)
     stopped = start("cache", *words, "--shard-images", "16", "--workers", "2", "--out", url)
     wait_for(Path(url) / "commits/00000005.json")
+    faults(seconds=100)
     asked = time.monotonic()
     stopped.send_signal(signal.SIGTERM)
     out, err = stopped.communicate(timeout=60)
