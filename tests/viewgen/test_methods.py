@@ -47,10 +47,10 @@ def taken(batch: Batch, rows: list[int]) -> Batch:
 
 @pytest.fixture(scope="module")
 def outputs(small_models: Models, image_batch: Batch) -> dict[str, Batch]:
-    return {name: run(small_models, name, image_batch) for name in METHODS}
+    return {name: run(small_models, name, image_batch) for name in CONFIGS}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_shapes_and_types(outputs, image_batch, name):
     out, views = outputs[name], NUM_VIEWS[name]
     expected = {
@@ -79,13 +79,13 @@ def test_the_optimised_methods_above_take_steps_and_refill_slots(outputs):
     assert len(set(outputs["wsearch"]["steps"])) > 2
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_equal_batches_give_equal_bits(small_models, image_batch, outputs, name):
     again = run(small_models, name, image_batch)
     assert all(np.array_equal(again[key], outputs[name][key], equal_nan=True) for key in again)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CONFIGS)
 @settings(deadline=None, max_examples=6, derandomize=True)
 @given(data=st.data())
 def test_an_image_gets_the_same_views_in_any_company(small_models, image_batch, outputs, name, data):
@@ -225,7 +225,7 @@ def test_invert_stores_reconstruction_code_and_error(small_models, image_batch, 
     assert set(out["status"]) <= {OK, NOT_CONVERGED}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_read_only_arrays_are_taken(small_models, image_batch, outputs, name):
     locked = {key: array[:2].copy() for key, array in image_batch.items()}
     for array in locked.values():
