@@ -58,7 +58,10 @@ class Progress:
             TextColumn("images  {task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        with RichProgress(*columns, console=self._console) as self._bar:
+        # standard output stays as it is: it may be the one that keeps Ray's messages out
+        with RichProgress(
+            *columns, console=self._console, redirect_stdout=False, redirect_stderr=False
+        ) as self._bar:
             self._task = self._bar.add_task(title, total=self._total, completed=num_done, rate="")
             try:
                 yield
