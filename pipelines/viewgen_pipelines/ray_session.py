@@ -157,10 +157,11 @@ def _start(ray: Any, address: str | None, num_workers: int) -> None:
         code = 128 + signal.SIGTERM if ending.code == signal.SIGTERM else ending.code
         raise SystemExit(code) from None
     except Exception as error:
-        place = f"the Ray cluster at {address}" if address else "a Ray session on this machine"
-        raise ViewgenError(
-            f"cannot {'reach' if address else 'start'} {place}: {error}; --executor local needs no Ray"
-        ) from error
+        place, remedy = "a Ray session on this machine", "--executor local needs no Ray"
+        if address:
+            place = f"the Ray cluster at {address}"
+            remedy = "a cluster with token authentication needs RAY_AUTH_MODE=token and its token here"
+        raise ViewgenError(f"cannot {'reach' if address else 'start'} {place}: {error}; {remedy}") from error
     if address is None:
         with contextlib.suppress(OSError, RuntimeError):
             (Path.home() / ".ray" / "auth_token").chmod(0o600)
