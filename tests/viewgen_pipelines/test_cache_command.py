@@ -69,6 +69,15 @@ def test_a_complete_cache_prints_its_url_and_shows_some_of_it(run, url, tmp_path
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_another_configuration_is_exit_code_3_with_the_difference(run, url, faults):
+    assert run()[0] == 0
+    code, out, err = run("--json", seed=1, sigma=0.5)
+    assert (code, out) == (3, "")
+    assert "seed: the cache has 0, this command asks for 1" in err
+    assert "config.sigma: the cache has 0.25, this command asks for 0.5" in err
+    assert_every_image_once(url, num_images=60)
+
+
 def test_two_drivers_one_is_refused_and_the_other_finishes(run, url, tmp_path, faults):
     path = faults(seconds=100)
     first = start_driver(path, out=url, **OPTIONS)
