@@ -1,11 +1,15 @@
 """Defaults per data set, read from ``recipes.toml``."""
 
+import dataclasses
 import functools
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-__all__ = ["recipe"]
+from viewgen.errors import UsageError, nearest_name
+
+__all__ = ["checked_config", "recipe"]
 
 
 @functools.cache
@@ -22,3 +26,31 @@ def recipe(dataset: str, section: str) -> dict[str, Any]:
     table = _table()
     base = dataset.split(":", 1)[0]
     return {**table["default"].get(section, {}), **table.get(base, {}).get(section, {})}
+
+
+def checked_config(config_class: type, title: str, values: Mapping[str, Any]) -> Any:
+    """Build a configuration of named values.
+
+    Args:
+        config_class: a dataclass.
+        title: what messages call it.
+        values: its fields; those missing take their defaults.
+
+    Raises:
+        UsageError: a name is not a field, or a value cannot be one of that field.
+    """
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    for name, value in values.items():
+        if name not in fields:
+            raise UsageError(f"{title} has no setting {name!r}{nearest_name(name, fields)}")
+        field = fields[name]
+        if field.default is dataclasses.MISSING:
+            continue
+        kind = type(field.default)
+        accepted = {float: (int, float), tuple: (list, tuple)}.get(kind, (kind,))
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            raise UsageError(f"{title}: {name} is {value!r}; expected a value such as {field.default!r}")
+    try:
+        return config_class(**values)
+    except TypeError as error:
+        raise UsageError(f"{title}: {error}") from error

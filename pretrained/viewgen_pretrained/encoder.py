@@ -13,9 +13,9 @@ from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import UsageError
 from viewgen.expert import NUM_UNIFORMS, ExpertConfig, expert_views
 from viewgen.images import to_model
-from viewgen_pretrained.batches import batch_rows
-from viewgen_pretrained.session import Trainer, as_identity
+from viewgen_train.batches import batch_rows
 from viewgen_train.losses import info_nce, simclr
+from viewgen_train.session import Trainer, as_identity
 
 __all__ = ["EncoderTrainer", "EncoderTrainingConfig"]
 

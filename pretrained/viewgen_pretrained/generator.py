@@ -21,9 +21,9 @@ from viewgen.images import to_model, to_storage
 from viewgen.picture import tile
 from viewgen.randomness import addressed_normal
 from viewgen.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from viewgen_pretrained.batches import batch_rows
 from viewgen_pretrained.diffaugment import diffaugment
-from viewgen_pretrained.session import Trainer, as_identity
+from viewgen_train.batches import batch_rows
+from viewgen_train.session import Trainer, as_identity
 
 __all__ = ["GeneratorTrainer", "GeneratorTrainingConfig", "r1_penalty"]
 

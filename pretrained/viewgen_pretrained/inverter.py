@@ -21,9 +21,9 @@ from viewgen.inverter import Inverter, InverterConfig
 from viewgen.perceptual import build_perceptual, resolve_perceptual
 from viewgen.picture import tile
 from viewgen.stylegan2 import Discriminator, Generator
-from viewgen_pretrained.batches import batch_rows
 from viewgen_pretrained.generator import r1_penalty
-from viewgen_pretrained.session import Trainer, as_identity
+from viewgen_train.batches import batch_rows
+from viewgen_train.session import Trainer, as_identity
 
 __all__ = ["InverterTrainer", "InverterTrainingConfig"]
 

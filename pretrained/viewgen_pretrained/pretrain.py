@@ -10,15 +10,15 @@ from typing import Any, cast
 import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.errors import UsageError, nearest_name
+from viewgen.errors import UsageError
 from viewgen.expert import ExpertConfig
 from viewgen.models import Kind, file_digest, load_model, save_model
-from viewgen.recipes import recipe
+from viewgen.recipes import checked_config, recipe
 from viewgen_pretrained import quality
 from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
-from viewgen_pretrained.session import run_training
+from viewgen_train.session import run_training
 
 __all__ = ["pretrain_encoder", "pretrain_generator", "pretrain_inverter", "training_config"]
 
@@ -36,26 +36,8 @@ def training_config(config_class: type, section: str, dataset: str, overrides: M
         expert = values.get("expert", {})
         if not isinstance(expert, Mapping):
             raise UsageError(f'expert is {expert!r}; expected an object such as {{"hue": 0.0}}')
-        values["expert"] = _checked(ExpertConfig, "expert", {**recipe(dataset, "expert"), **expert})
-    return _checked(config_class, f"{section} training", values)
-
-
-def _checked(config_class: type, title: str, values: Mapping[str, Any]) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(config_class)}
-    for name, value in values.items():
-        if name not in fields:
-            raise UsageError(f"{title} has no setting {name!r}{nearest_name(name, fields)}")
-        field = fields[name]
-        if field.default is dataclasses.MISSING:
-            continue
-        kind = type(field.default)
-        accepted = {float: (int, float), tuple: (list, tuple)}.get(kind, (kind,))
-        if not isinstance(value, accepted) or isinstance(value, bool):
-            raise UsageError(f"{title}: {name} is {value!r}; expected a value such as {field.default!r}")
-    try:
-        return config_class(**values)
-    except TypeError as error:
-        raise UsageError(f"{title}: {error}") from error
+        values["expert"] = checked_config(ExpertConfig, "expert", {**recipe(dataset, "expert"), **expert})
+    return checked_config(config_class, f"{section} training", values)
 
 
 def _finish(

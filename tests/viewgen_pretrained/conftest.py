@@ -15,7 +15,7 @@ from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.pretrain import training_config
-from viewgen_pretrained.session import Trainer
+from viewgen_train.session import Trainer
 
 TRAINERS: dict[str, tuple[Any, type]] = {
     "encoder": (EncoderTrainer, EncoderTrainingConfig),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from viewgen.stylegan2 import Discriminator, DiscriminatorConfig
-from viewgen_pretrained.batches import batch_rows
 from viewgen_pretrained.generator import r1_penalty
+from viewgen_train.batches import batch_rows
 
 
 def make_discriminator() -> Discriminator:
