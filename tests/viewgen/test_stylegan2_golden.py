@@ -16,6 +16,20 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 GRADIENT_FREE = torch.no_grad()
 
 
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+        ),
+    ]
+)
+def device(request, monkeypatch) -> str:
+    """Each device, computing as a worker of viewgen does: without TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Tensor]:
     return load_file(GOLDEN / "stylegan2.safetensors")
@@ -66,11 +80,14 @@ def filled(network: nn.Module, shapes: dict[str, list[int]]) -> nn.Module:
 @pytest.mark.parametrize(
     ("prefix", "size", "multiplier", "num_mapping_layers"), [("res32", 32, 2, 2), ("res64", 64, 1, 8)]
 )
-def test_generator_equals_the_public_network(golden, keys, prefix, size, multiplier, num_mapping_layers):
+def test_generator_equals_the_public_network(
+    golden, keys, device, prefix, size, multiplier, num_mapping_layers
+):
+    golden = {key: value.to(device) for key, value in golden.items()}
     config = GeneratorConfig(
         image_size=size, channels=public_channels(size, multiplier), num_mapping_layers=num_mapping_layers
     )
-    generator = filled(Generator(config), keys[f"{prefix}.generator"])
+    generator = filled(Generator(config), keys[f"{prefix}.generator"]).to(device)
     generator.latent_avg.copy_(golden[f"{prefix}.latent_avg"][0])
     with GRADIENT_FREE:
         w = generator.mapping(golden[f"{prefix}.z"].double())
@@ -89,15 +106,16 @@ def test_generator_equals_the_public_network(golden, keys, prefix, size, multipl
 
 
 @pytest.mark.parametrize(("prefix", "size", "multiplier"), [("res32", 32, 2), ("res64", 64, 1)])
-def test_discriminator_equals_the_public_network(golden, keys, prefix, size, multiplier):
+def test_discriminator_equals_the_public_network(golden, keys, device, prefix, size, multiplier):
+    golden = {key: value.to(device) for key, value in golden.items()}
     config = DiscriminatorConfig(image_size=size, channels=public_channels(size, multiplier))
-    discriminator = filled(Discriminator(config), keys[f"{prefix}.discriminator"])
+    discriminator = filled(Discriminator(config), keys[f"{prefix}.discriminator"]).to(device)
     with GRADIENT_FREE:
         logits = discriminator(golden[f"{prefix}.x"].double())
     torch.testing.assert_close(logits, golden[f"{prefix}.logits"], rtol=1e-9, atol=1e-9)
 
 
-def test_official_class_conditional_networks(golden, keys):
+def test_official_class_conditional_networks(golden, keys, device):
     """The official `cifar` networks: class-conditional, two mapping layers, no skips, clamp 256."""
     shapes = keys["ada_cifar10.G_ema"]
     official = {key: fill_official(key, shape) for key, shape in shapes.items()}
@@ -132,6 +150,9 @@ def test_official_class_conditional_networks(golden, keys):
     kernels = {k: v for k, v in constructed.items() if "kernel" in k}
     discriminator.load_state_dict({**kernels, **convert_discriminator(official)}, strict=True)
 
+    generator.to(device)
+    discriminator.to(device)
+    golden = {key: value.to(device) for key, value in golden.items()}
     with GRADIENT_FREE:
         c = golden["ada.c"]
         w = generator.mapping(golden["ada.z"], c)
