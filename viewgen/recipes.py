@@ -48,7 +48,7 @@ def checked_config(config_class: type, title: str, values: Mapping[str, Any]) ->
             continue
         kind = type(field.default)
         accepted = {float: (int, float), tuple: (list, tuple)}.get(kind, (kind,))
-        if not isinstance(value, accepted) or isinstance(value, bool):
+        if not isinstance(value, accepted) or isinstance(value, bool) != (kind is bool):
             raise UsageError(f"{title}: {name} is {value!r}; expected a value such as {field.default!r}")
     try:
         return config_class(**values)

@@ -1,0 +1,125 @@
+"""The folder of a training: what it holds, and how its encoder is opened."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+
+from viewgen.encoder import Encoder
+from viewgen.errors import CorruptDataError, MissingFileError, UsageError
+from viewgen.models import load_model, read_header
+from viewgen_train.config import TrainConfig
+
+__all__ = ["CONFIG", "CURVES", "Run", "open_run"]
+
+CONFIG = "config.json"
+CURVES = "curves.png"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A training that is finished or under way.
+
+    Attributes:
+        path: its folder.
+        which: ``"last"`` or ``"best"``.
+        encoder: the trained network, for inference (see `viewgen.models.load_model`).
+        config: the training's settings.
+        dataset: name of its data set.
+        split: of the data set.
+        digest: of the data set's images and labels.
+        num_images: how many of the split's first images it trains on.
+        cache: ``{"url", "identity", "method"}`` of the cache of views, or None.
+        step: optimiser steps behind the weights.
+        num_steps: length of the training.
+        complete: whether it ran to its end.
+    """
+
+    path: Path
+    which: str
+    encoder: Encoder
+    config: TrainConfig
+    dataset: str
+    split: str
+    digest: str
+    num_images: int
+    cache: Mapping[str, Any] | None
+    step: int
+    num_steps: int
+
+    @property
+    def complete(self) -> bool:
+        return read_step(self.path / "last.safetensors") >= self.num_steps
+
+    @property
+    def weights(self) -> Path:
+        """The file of the encoder, which `viewgen cache --encoder` takes too."""
+        return self.path / f"{self.which}.safetensors"
+
+
+def open_run(
+    path: str | Path, which: Literal["last", "best"] = "last", device: torch.device | str = "cpu"
+) -> Run:
+    """Open the folder of a training.
+
+    Args:
+        path: the ``--out`` of `viewgen train`.
+        which: the weights after the last epoch, or those with the best 5-NN accuracy on held-out training
+            images.
+        device: where the encoder goes.
+
+    Raises:
+        MissingFileError: there is no training at `path`, or it has not written weights yet.
+        CorruptDataError: its ``config.json`` cannot be read.
+        ModelError: the weights are damaged.
+    """
+    folder = Path(path).expanduser()
+    if which not in ("last", "best"):
+        raise UsageError(f"which is {which!r}; expected 'last' or 'best'")
+    document = read_config(folder)
+    weights = folder / f"{which}.safetensors"
+    if not weights.is_file():
+        raise MissingFileError(
+            f"{folder} holds a training without {weights.name} yet; run its `viewgen train` command again, "
+            "or wait for its first checkpoint"
+        )
+    dataset = document["dataset"]
+    return Run(
+        path=folder,
+        which=which,
+        encoder=cast(Encoder, load_model(weights, "encoder", device)),
+        config=TrainConfig.from_json(document["config"]),
+        dataset=dataset["name"],
+        split=dataset["split"],
+        digest=dataset["digest"],
+        num_images=dataset["num_images"],
+        cache=document["cache"],
+        step=read_step(weights),
+        num_steps=document["num_steps"],
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the contents of a run's ``config.json``."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise MissingFileError(
+            f"no training in {folder}: it has no {CONFIG}; give the folder that `viewgen train` printed, or "
+            "train with\n  viewgen train --assimilation A2 --out " + str(folder)
+        )
+    try:
+        document = dict(json.loads(path.read_text()))
+        missing = {"dataset", "config", "cache", "num_steps"} - document.keys()
+    except (ValueError, TypeError) as error:
+        raise CorruptDataError(f"{path} cannot be read: {error}") from error
+    if missing:
+        raise CorruptDataError(f"{path} lacks {', '.join(sorted(missing))}")
+    return document
+
+
+def read_step(weights: Path) -> int:
+    """Return the optimiser steps behind a weights file of a training."""
+    return int(read_header(weights).get("step", 0))
