@@ -1,0 +1,107 @@
+"""Two processes × B against one × 2B."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from viewgen.errors import UsageError
+from viewgen_train.distributed import SynchronisedBatchNorm, World, synchronise_batchnorm
+
+SCRIPT = Path(__file__).parent / "two_ranks.py"
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What the two processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", str(SCRIPT), str(rank), str(folder)], stderr=subprocess.PIPE
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process finds, through torch's own batch normalisation and no wrapper."""
+    specification = importlib.util.spec_from_file_location("two_ranks", SCRIPT)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.everything(World())
+
+
+def test_the_processes_know_each_other(ranks):
+    assert [found["rank"].tolist() for found in ranks] == [[0, 2], [1, 2]]
+    assert [float(found["mean"]) for found in ranks] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient", "backbone", "projector"])
+def test_training_is_that_of_one_process(ranks, alone, what):
+    """Losses, gradients, weights and running statistics; float64, so only sums in another order differ."""
+    names = [name for name in alone if name.startswith(what)]
+    assert len(names) >= 3
+    for found in ranks:
+        for name in names:
+            torch.testing.assert_close(found[name], alone[name], rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_gradients_of_this_test_are_not_zero(alone):
+    """Otherwise a gather without gradients would pass."""
+    assert min(float(v.abs().max()) for name, v in alone.items() if name.startswith("gradient 0")) > 1e-6
+
+
+@pytest.mark.parametrize("kind", ["flat", "image", "untracked", "apart"])
+def test_layers_are_those_of_one_process(ranks, alone, kind):
+    names = [name for name in alone if name.startswith(kind) and name != f"{kind} gradient"]
+    assert names
+    for found in ranks:
+        for name in names:
+            # float32 at 100 ± 1: an ulp of the input is 1e-5 of its deviation
+            expected = alone[name]
+            torch.testing.assert_close(found[name], expected, rtol=2e-5, atol=1e-4, msg=name)
+    if kind != "apart":
+        gradient = torch.cat([found[f"{kind} gradient"] for found in ranks])
+        torch.testing.assert_close(gradient, alone[f"{kind} gradient"], rtol=1e-3, atol=1e-4)
+
+
+def test_one_process_is_left_alone():
+    world = World.current()
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    z = torch.ones(2, 2)
+    assert world == World(0, 1)
+    assert world.is_main
+    assert world.gather(z) is z
+    assert world.data_parallel(network) is network
+    assert type(synchronise_batchnorm(network, world)[1]) is torch.nn.BatchNorm1d
+    assert world.reduce_mean(0.25) == 0.25
+    world.barrier()
+
+
+def test_only_the_forward_of_batch_normalisation_is_replaced():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.BatchNorm1d(4))
+    before = network.state_dict()
+    synchronised = synchronise_batchnorm(network, World(0, 2))
+    assert [type(layer) for layer in synchronised[1:]] == [SynchronisedBatchNorm] * 2
+    assert all(
+        value is before[name] or value.equal(before[name]) for name, value in network.state_dict().items()
+    )
+    # without a process group it is the plain layer
+    x = torch.randn(6, 3, 2, 2)
+    torch.testing.assert_close(
+        synchronised[1](x[:, [0, 1, 2, 0]]), torch.nn.BatchNorm2d(4)(x[:, [0, 1, 2, 0]])
+    )
+
+
+def test_shares_are_consecutive_and_equal():
+    rows = torch.arange(6)
+    assert [World(rank, 3).share(rows).tolist() for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    with pytest.raises(UsageError, match="batch of 6 does not divide into equal parts for 4 workers"):
+        World(0, 4).share(rows)

@@ -1,0 +1,86 @@
+"""One of two processes that train together: ``python two_ranks.py RANK FOLDER`` writes FOLDER/RANK.pt."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from viewgen.encoder import Encoder, EncoderConfig
+from viewgen_train.distributed import World, synchronise_batchnorm
+from viewgen_train.losses import simclr
+
+GLOBAL_BATCH = 12
+STEPS = 3
+
+
+def train(world: World) -> dict[str, Tensor]:
+    """Train a small encoder; each view goes through a pass of its own, as in the recipe of CIFAR-10."""
+    torch.manual_seed(0)
+    config = EncoderConfig(image_size=8, width=2, projection_dim=4)
+    encoder = Encoder(config).double()
+    network = world.data_parallel(synchronise_batchnorm(encoder, world))
+    optimiser = torch.optim.SGD(encoder.parameters(), lr=0.05, momentum=0.9)
+    found = {}
+    for step in range(STEPS):
+        random = torch.Generator().manual_seed(step)
+        images = torch.randn(2, GLOBAL_BATCH, 3, 8, 8, generator=random, dtype=torch.float64)
+        z1, z2 = (world.gather(network(world.share(view))) for view in images)
+        loss = simclr(z1, z2, 0.5)
+        optimiser.zero_grad()
+        loss.backward()
+        found[f"loss {step}"] = loss.detach()
+        found |= {f"gradient {step} {name}": p.grad.clone() for name, p in encoder.named_parameters()}
+        optimiser.step()
+    encoder.eval()
+    return found | encoder.state_dict()
+
+
+def normalise(world: World) -> dict[str, Tensor]:
+    """Normalise vectors and images by layers that torch checks for one process."""
+    found = {}
+    for name, layer, shape in (
+        ("flat", nn.BatchNorm1d(5, affine=False), (8, 5)),
+        ("image", nn.BatchNorm2d(3, momentum=None), (8, 3, 4, 4)),
+        ("untracked", nn.BatchNorm2d(3, track_running_stats=False), (8, 3, 4, 4)),
+    ):
+        torch.manual_seed(1)
+        layer = synchronise_batchnorm(layer, world)
+        for _ in range(2):
+            # far from 0, where E[x²] − E[x]² would lose its digits
+            x = (100 + torch.randn(shape)).requires_grad_()
+            y = world.gather(layer(world.share(x)))
+            (y * torch.randn(shape)).sum().backward()
+        found |= {f"{name} {key}": value for key, value in layer.state_dict().items()}
+        found |= {f"{name} output": y.detach(), f"{name} gradient": world.share(x.grad) / world.size}
+    return found
+
+
+def apart(world: World) -> dict[str, Tensor]:
+    """Average gradients of parameters that no wrapper knows."""
+    torch.manual_seed(2)
+    layers = nn.ModuleList([nn.Linear(3, 2), nn.Linear(2, 2), nn.Linear(9, 9)])
+    x = torch.randn(6, 3)
+    F.mse_loss(layers[1](layers[0](world.share(x))), torch.ones(6 // world.size, 2)).backward()
+    world.average_gradients(layers.parameters())
+    assert layers[2].weight.grad is None
+    return {f"apart {name}": p.grad for name, p in layers.named_parameters() if p.grad is not None}
+
+
+def everything(world: World) -> dict[str, Tensor]:
+    return train(world) | normalise(world) | apart(world)
+
+
+if __name__ == "__main__":
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    world = World.current()
+    found = everything(world)
+    found["rank"] = torch.tensor([world.rank, world.size])
+    found["mean"] = torch.tensor(world.reduce_mean(float(rank)), dtype=torch.float64)
+    world.barrier()
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
