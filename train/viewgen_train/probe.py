@@ -151,7 +151,8 @@ def linear_probe(
     if train.embeddings.shape[1:] != test.embeddings.shape[1:] or train.labels.ndim != test.labels.ndim:
         raise DataError(
             f"train has features {tuple(train.embeddings.shape)} with labels {tuple(train.labels.shape)}, "
-            f"test {tuple(test.embeddings.shape)} with {tuple(test.labels.shape)}; compute both by one encoder"
+            f"test {tuple(test.embeddings.shape)} with {tuple(test.labels.shape)}; both must come from one "
+            "encoder and one data set"
         )
     source = augmented if config.augmentation != "none" else None
     num_seeds, num_images, width = config.num_seeds, len(train), train.embeddings.shape[1]
@@ -190,7 +191,7 @@ def linear_probe(
             batch_SA = each.view(num_seeds, -1, num_attributes).mean(dim=1)
             optimiser.zero_grad(set_to_none=True)
             # a sum: no probe's gradient depends on how many others there are
-            batch_SA.sum().backward()  # type: ignore[no-untyped-call]
+            batch_SA.sum().backward()
             optimiser.step()
             loss_SA += batch_SA.detach() * rows_SB.shape[1] / num_images
         progress(1)
