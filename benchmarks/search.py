@@ -1,0 +1,272 @@
+"""W-search against the paper's procedure (`benchmarks/reference/`): the step, and searches to their end.
+
+"step" times one update of the same batch by every contender: the reference as published code writes it, with
+its weights frozen, with frozen weights and a tuned allocator, and viewgen's engine. "search" gives every
+contender the same inverted digits and lets it run to its own stopping rule: viewgen's per image, the paper's
+per batch at a mean boundary loss that asks for the same share of views within tolerance.
+
+    python benchmarks/search.py
+"""
+
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from measure import interleave, ratio, write_result
+from reference.generator import PlainSynthesis
+from reference.search import freeze, paper_search, paper_step
+from torch import Tensor
+
+from viewgen.datasets import load_dataset
+from viewgen.encoder import Encoder, EncoderConfig
+from viewgen.images import to_model
+from viewgen.inversion import InversionProblem, InvertConfig, invert_images
+from viewgen.malloc import keep_freed_memory
+from viewgen.models import load_models, save_model
+from viewgen.recipes import recipe
+from viewgen.search import (
+    BETAS,
+    WSearchConfig,
+    WSearchProblem,
+    feasible_spread,
+    initial_codes,
+    mean_pairwise_distance,
+    search_views,
+)
+from viewgen.slots import SlotOptions, optimise
+from viewgen.stylegan2 import Generator, GeneratorConfig, public_channels
+from viewgen_pretrained.hub import find_models
+
+NUM_VIEWS = 8
+
+
+def fold(encoder: Encoder) -> Encoder:
+    """Return a copy as viewgen loads encoders: evaluation mode, batch normalisation folded."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "encoder.safetensors"
+        save_model(encoder, path)
+        loaded = load_models({"encoder": path}, "cpu").encoder
+    assert loaded is not None
+    return loaded
+
+
+def time_steps(num_images: int, rounds: int) -> dict[str, list[float]]:
+    """Time one update of `num_images` × 8 views with the paper's networks (random weights)."""
+    torch.manual_seed(0)
+    config = GeneratorConfig(image_size=32, channels=public_channels(32, 2), num_mapping_layers=2)
+    generator = Generator(config).eval().requires_grad_(False)
+    encoder = Encoder(EncoderConfig(image_size=32)).eval()
+    folded = fold(encoder)
+    plain = PlainSynthesis(generator.state_dict(), 32)
+    anchors = generator.broadcast(generator.mapping(torch.randn(num_images, 512))).contiguous()
+    search = WSearchConfig(start="noise", tolerance=1e-6, max_steps=1)
+    start = initial_codes(
+        anchors, torch.arange(num_images), NUM_VIEWS, noise=search.init_noise, seed=0, stage="wsearch"
+    )
+    features = torch.cat([folded(generator.synthesis(part).clamp(-1, 1)) for part in anchors.split(32)])
+
+    w = start.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([w], lr=search.learning_rate)
+
+    def reference() -> None:
+        paper_step(
+            plain,
+            encoder,
+            anchors,
+            w,
+            optimiser,
+            epsilon_boundary=search.epsilon_boundary,
+            epsilon_uniformity=search.epsilon_uniformity,
+            weight=search.uniformity_weight,
+        )
+
+    def engine() -> None:
+        problem = WSearchProblem(
+            generator,
+            folded,
+            anchor_features=features,
+            anchor_w_plus=anchors,
+            image_ids=torch.arange(num_images),
+            num_views=NUM_VIEWS,
+            config=search,
+            seed=0,
+            batch_size=32,
+        )
+        optimise(
+            problem,
+            SlotOptions(
+                num_slots=num_images,
+                learning_rate=search.learning_rate,
+                max_steps=1,
+                betas=BETAS,
+                group_size=4,
+            ),
+        )
+
+    published, frozen, ours = [], [], []
+    for _ in range(rounds):
+        plain.requires_grad_(True)
+        encoder.requires_grad_(True)
+        published += interleave({"reference": reference}, 1, warm_up=0)["reference"]
+        freeze(plain, encoder)
+        seconds = interleave({"reference": reference, "viewgen": engine}, 1, warm_up=0)
+        frozen += seconds["reference"]
+        # one update, with an evaluation before and after it
+        ours += [value / 2 for value in seconds["viewgen"]]
+    return {"published": published, "frozen": frozen, "viewgen": ours}
+
+
+def invert(num_images: int) -> tuple[Any, Tensor, Tensor]:
+    """Return the digits' networks, refined codes `(N, L, 512)` and source indices of the first images."""
+    models = load_models(find_models("digits", {"generator", "inverter", "encoder"}), "cpu")
+    dataset = load_dataset("digits", "train")
+    rows = torch.arange(num_images)
+    images = to_model(torch.from_numpy(dataset.images(rows.numpy())))
+    config = InvertConfig(**recipe("digits", "invert"))
+    problem = InversionProblem(models.generator, models.inverter, None, images, config, 32)
+    return models, invert_images(problem, 32, 32).w[:, 0], rows
+
+
+def quality(distance: Tensor, spread: Tensor, config: WSearchConfig) -> dict[str, float]:
+    """Return the share of views within ±0.05 of ε₁, and the mean spread as a share of the feasible one."""
+    bound = feasible_spread(config.epsilon_boundary, NUM_VIEWS)
+    return {
+        "views_in_tolerance": float(((distance - config.epsilon_boundary).abs() <= 0.05).float().mean()),
+        "spread_share_of_bound": float(spread.mean()) / bound,
+    }
+
+
+def measure(models: Any, codes: Tensor, views: Tensor, config: WSearchConfig) -> dict[str, float]:
+    """Measure float views' codes `(N, n, L, 512)` against their reconstructions."""
+    with torch.no_grad():
+        anchors = models.encoder(models.generator.synthesis(codes).clamp(-1, 1))
+        z = models.encoder(models.generator.synthesis(views.flatten(0, 1)).clamp(-1, 1))
+        z = z.unflatten(0, (-1, NUM_VIEWS))
+    distance = (z - anchors[:, None]).norm(dim=2)
+    return quality(distance, mean_pairwise_distance(z).mean(dim=1), config)
+
+
+def run_search(
+    models: Any, codes: Tensor, rows: Tensor, config: WSearchConfig, num_slots: int
+) -> dict[str, float]:
+    """Run viewgen's engine; seconds, evaluations of an image, quality."""
+    started = time.perf_counter()
+    with torch.no_grad():
+        anchors = torch.cat(
+            [models.encoder(models.generator.synthesis(c).clamp(-1, 1)) for c in codes.split(32)]
+        )
+    problem = WSearchProblem(
+        models.generator,
+        models.encoder,
+        anchor_features=anchors,
+        anchor_w_plus=codes,
+        image_ids=rows,
+        num_views=NUM_VIEWS,
+        config=config,
+        seed=0,
+        batch_size=32,
+    )
+    result = search_views(problem, num_slots, 4)
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "updates_per_image": float(result.steps.float().mean()),
+        "converged_share": float((result.status == 1).float().mean()),
+        **measure(models, codes, result.w, config),
+    }
+
+
+def run_reference(
+    models: Any, plain: PlainSynthesis, codes: Tensor, rows: Tensor, config: WSearchConfig, batch_size: int
+) -> dict[str, float]:
+    """Run the paper's procedure batch by batch."""
+    started = time.perf_counter()
+    found, steps = [], []
+    for part, ids in zip(codes.split(batch_size), rows.split(batch_size), strict=True):
+        start = initial_codes(part, ids, NUM_VIEWS, noise=config.init_noise, seed=0, stage="wsearch")
+        outcome = paper_search(
+            plain,
+            models.encoder,
+            part,
+            start,
+            epsilon_boundary=config.epsilon_boundary,
+            epsilon_uniformity=config.epsilon_uniformity,
+            weight=config.uniformity_weight,
+            learning_rate=config.learning_rate,
+            max_steps=config.max_steps,
+            stop_at=(config.tolerance / 2) ** 2,
+        )
+        found.append(outcome.w)
+        steps += [outcome.steps] * len(part)
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "updates_per_image": sum(steps) / len(steps),
+        **measure(models, codes, torch.cat(found), config),
+    }
+
+
+def compare_searches(num_images: int, batch_size: int, rounds: int) -> dict[str, list[dict[str, float]]]:
+    """Run every contender in turn on the same digits."""
+    models, codes, rows = invert(num_images)
+    plain = PlainSynthesis(models.generator.state_dict(), 32)
+    freeze(plain)
+    base = recipe("digits", "wsearch")
+    long = {**base, "max_steps": 200}
+    contenders = {
+        "paper's procedure, frozen weights": lambda: run_reference(
+            models, plain, codes, rows, WSearchConfig(**long), batch_size
+        ),
+        "viewgen, start near the anchor": lambda: run_search(
+            models, codes, rows, WSearchConfig(**long, start="noise"), batch_size
+        ),
+        "viewgen (default)": lambda: run_search(models, codes, rows, WSearchConfig(**base), batch_size),
+    }
+    outcomes: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            outcomes[name].append(run())
+    return outcomes
+
+
+@click.command()
+@click.option("--step-images", default=4, show_default=True, help="Images of the timed step, 8 views each.")
+@click.option("--images", default=64, show_default=True, help="Digits to search.")
+@click.option("--batch-size", default=32, show_default=True, help="Images searched at once.")
+@click.option("--rounds", default=3, show_default=True)
+def main(step_images: int, images: int, batch_size: int, rounds: int) -> None:
+    """Measure, print and write the result file."""
+    ratios: dict[str, dict[str, float]] = {}
+    before = time_steps(step_images, rounds)
+    keep_freed_memory()
+    after = time_steps(step_images, rounds)
+    # viewgen's own time is the one with the tuned allocator, which its workers set
+    ours = after["viewgen"]
+    ratios["step: as published / viewgen"] = ratio(before["published"], ours)
+    ratios["step: frozen weights / viewgen"] = ratio(before["frozen"], ours)
+    ratios["step: frozen weights, tuned malloc / viewgen"] = ratio(after["frozen"], ours)
+    outcomes = compare_searches(images, batch_size, rounds)
+    default = [run["seconds"] for run in outcomes["viewgen (default)"]]
+    searches = {}
+    for name, runs in outcomes.items():
+        searches[name] = {**runs[-1], "seconds": math.fsum(run["seconds"] for run in runs) / len(runs)}
+        if name != "viewgen (default)":
+            ratios[f"search: {name} / viewgen (default)"] = ratio([run["seconds"] for run in runs], default)
+    path = write_result(
+        "search",
+        {"ratios": ratios, "searches": searches, "images": images, "step_images": step_images},
+        ("torch", "torchvision"),
+    )
+    for name, value in ratios.items():
+        click.echo(f"{value['median']:8.2f} × ({value['low']:.2f} … {value['high']:.2f})  {name}")
+    for name, found in searches.items():
+        click.echo(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in found.items()))
+    click.echo(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
