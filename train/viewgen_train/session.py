@@ -15,26 +15,47 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from viewgen.errors import CacheMismatchError, CorruptDataError, LeaseError, ViewgenError
 from viewgen.malloc import keep_freed_memory
 from viewgen.picture import write_png
 from viewgen.randomness import addressed_seed
 
-__all__ = ["Trainer", "TrainingDivergedError", "run_training"]
+__all__ = ["Observer", "Trainer", "TrainingDivergedError", "run_training"]
 
 CHECKPOINT = "checkpoint.pt"
 
 
 class TrainingDivergedError(ViewgenError, ArithmeticError):
     """A loss or a weight became NaN or infinite."""
+
+
+class Observer(Protocol):
+    """Is told what becomes a row of ``metrics.csv``."""
+
+    def start(self, folder: Path, first_step: int) -> None:
+        """Prepare to go on from `first_step`."""
+        ...
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the means that end with `step`."""
+        ...
+
+    def checkpoint(self) -> None:
+        """Put down what was logged: a checkpoint was written."""
+        ...
+
+    def close(self) -> None:
+        """End, with or without success."""
+        ...
 
 
 class Trainer(ABC):
@@ -45,15 +66,18 @@ class Trainer(ABC):
         identity: JSON values that a resumed run must share (data digest, configuration, seed).
         num_steps: length of the run.
         seed: seed of the run.
+        settle_every: steps after which metrics that are tensors are looked at. More than one keeps an
+            accelerator from waiting in every step.
     """
 
     kind: str
     identity: dict[str, Any]
     num_steps: int
     seed: int
+    settle_every: int = 1
 
     @abstractmethod
-    def step(self, step: int) -> dict[str, float]:
+    def step(self, step: int) -> Mapping[str, float | Tensor]:
         """Train on one batch, and return metrics that must be finite."""
 
     @abstractmethod
@@ -67,6 +91,16 @@ class Trainer(ABC):
     def picture(self) -> np.ndarray[Any, Any] | None:
         """Return a sample grid, uint8 `(height, width, 3)`, or None."""
         return None
+
+    def before_checkpoint(self, folder: Path, next_step: int) -> None:  # noqa: B027
+        """Write files that the checkpoint about to be written refers to."""
+
+    def after_checkpoint(self, folder: Path, next_step: int) -> None:  # noqa: B027
+        """Give those files their final names: the checkpoint stands."""
+
+    def on_divergence(self, folder: Path, step: int) -> str:
+        """Write down what explains a metric that is not finite; return a sentence for the message."""
+        return ""
 
 
 @contextmanager
@@ -170,6 +204,9 @@ def run_training(
     trainer: Trainer,
     out: Path,
     *,
+    folder: Path | None = None,
+    writes: bool = True,
+    observer: Observer | None = None,
     overwrite: bool = False,
     checkpoint_seconds: float = 60.0,
     log_every: int = 20,
@@ -181,6 +218,9 @@ def run_training(
     Args:
         trainer: the network's training.
         out: folder of the run.
+        folder: of the checkpoint and metrics, where it is not the one named above.
+        writes: whether this process writes files; of several that train together, only one does.
+        observer: is told the metrics.
         overwrite: forget an earlier run.
         checkpoint_seconds: pause between checkpoints.
         log_every: steps that one row of ``metrics.csv`` averages.
@@ -197,13 +237,15 @@ def run_training(
         TrainingDivergedError: a metric or a weight is not finite; the last checkpoint stays.
     """
     keep_freed_memory()
-    folder = out / f"{trainer.kind}-training"
+    folder = folder or out / f"{trainer.kind}-training"
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_run(folder):
+    with _only_run(folder) if writes else nullcontext():
         return _run(
             trainer,
             folder,
-            overwrite=overwrite,
+            writes=writes,
+            observer=observer if writes else None,
+            overwrite=overwrite and writes,
             checkpoint_seconds=checkpoint_seconds,
             log_every=log_every,
             picture_seconds=picture_seconds,
@@ -215,6 +257,8 @@ def _run(
     trainer: Trainer,
     folder: Path,
     *,
+    writes: bool,
+    observer: Observer | None,
     overwrite: bool,
     checkpoint_seconds: float,
     log_every: int,
@@ -225,7 +269,8 @@ def _run(
     if overwrite:
         for name in (CHECKPOINT, "identity.json", "metrics.csv"):
             (folder / name).unlink(missing_ok=True)
-    _check_identity(folder / "identity.json", trainer)
+    if writes:
+        _check_identity(folder / "identity.json", trainer)
     checkpoint = _load_checkpoint(checkpoint_path)
     first_step, seconds_before = 0, 0.0
     recent: dict[str, list[float]] = {}
@@ -234,6 +279,8 @@ def _run(
         first_step, seconds_before = checkpoint["step"], checkpoint["seconds"]
         recent = checkpoint.get("recent", {})
     metrics = Metrics(folder / "metrics.csv", first_step)
+    # steps whose metrics nobody has looked at yet
+    unsettled: list[tuple[int, Mapping[str, float | Tensor]]] = []
     started = last_checkpoint = last_picture = time.monotonic()
 
     def diverged(what: str) -> TrainingDivergedError:
@@ -242,12 +289,24 @@ def _run(
             f"{trainer.kind} training: {what}; {kept}Lower the learning rate or check the data"
         )
 
+    def settle() -> None:
+        for at, values in unsettled:
+            for name, value in values.items():
+                number = float(value)
+                if not math.isfinite(number):
+                    explanation = trainer.on_divergence(folder, at) if writes else ""
+                    raise diverged(f"{name} is {number} at step {at}{explanation}")
+                recent.setdefault(name, []).append(number)
+        unsettled.clear()
+
     def save(next_step: int) -> None:
+        settle()
         state = trainer.state()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(state)):
             raise diverged(f"a weight is not finite after step {next_step - 1}")
         # metrics first: rows past the checkpoint are cut, rows before it could not be made again
         metrics.write()
+        trainer.before_checkpoint(folder, next_step)
         checkpoint = {
             "trainer": state,
             "step": next_step,
@@ -255,6 +314,9 @@ def _run(
             "recent": recent,
         }
         _write_atomically(checkpoint_path, lambda file: torch.save(checkpoint, file))
+        trainer.after_checkpoint(folder, next_step)
+        if observer is not None:
+            observer.checkpoint()
 
     columns = (
         TextColumn("{task.description}"),
@@ -263,41 +325,49 @@ def _run(
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    interactive = sys.stderr.isatty()
-    with Progress(*columns, console=_console(), disable=not interactive) as progress:
+    interactive = sys.stderr.isatty() and writes
+    with (
+        closing(observer) if observer is not None else nullcontext(),
+        Progress(*columns, console=_console(), disable=not interactive) as progress,
+    ):
+        if observer is not None:
+            observer.start(folder, first_step)
         task = progress.add_task(
             f"training {trainer.kind}", total=trainer.num_steps, completed=first_step, note=""
         )
         for step in range(first_step, last_step):
             torch.manual_seed(addressed_seed(trainer.seed, trainer.kind, step))
-            values = trainer.step(step)
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    raise diverged(f"{name} is {value} at step {step}")
-                recent.setdefault(name, []).append(value)
+            unsettled.append((step, trainer.step(step)))
+            log_now = (step + 1) % log_every == 0 or step + 1 == trainer.num_steps
+            if log_now or len(unsettled) >= trainer.settle_every:
+                settle()
             progress.update(task, advance=1)
             now = time.monotonic()
-            if (step + 1) % log_every == 0 or step + 1 == trainer.num_steps:
+            if log_now:
                 means = {name: sum(numbers) / len(numbers) for name, numbers in recent.items()}
                 recent.clear()
                 metrics.add(step, means)
+                if observer is not None:
+                    observer.log(step, means)
                 note = " ".join(f"{name} {value:.3g}" for name, value in means.items())
                 progress.update(task, note=note)
-                if not interactive and (step + 1) % (log_every * 10) == 0:
+                if writes and not interactive and (step + 1) % (log_every * 10) == 0:
                     print(
                         f"{trainer.kind} step {step + 1}/{trainer.num_steps} {note}",
                         file=sys.stderr,
                         flush=True,
                     )
-            if now - last_picture > picture_seconds:
+            if writes and now - last_picture > picture_seconds:
                 _write_picture(trainer, folder)
                 last_picture = now
-            if now - last_checkpoint > checkpoint_seconds:
+            if writes and now - last_checkpoint > checkpoint_seconds:
                 save(step + 1)
                 last_checkpoint = now
-        if last_step > first_step:
+        settle()
+        if writes and last_step > first_step:
             save(last_step)
-    _write_picture(trainer, folder)
+    if writes:
+        _write_picture(trainer, folder)
     return seconds_before + time.monotonic() - started
 
 
