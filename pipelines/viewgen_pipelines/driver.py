@@ -11,6 +11,7 @@ from viewgen.store import (
     CacheSpec,
     ShardCommit,
     Storage,
+    compact_commits,
     create_cache,
     list_commits,
     open_storage,
@@ -31,6 +32,9 @@ __all__ = ["Stage", "StageResult", "run_stage"]
 _MAX_STORAGE_ERRORS = 3
 # Shards in a row that fail in a cache without a single finished shard: then it is not the shards.
 _MAX_FAILURES_WITHOUT_SUCCESS = 5
+# Shards from which a finished cache's records are put together, 1000 to an object: listing and reading as
+# many single records would take readers longer than their work.
+_COMPACT_FROM = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +174,9 @@ class _StageRun:
             finally:
                 self._close()
         commits = list_commits(self.storage, self.spec)
+        if len(commits) == self.spec.num_shards >= _COMPACT_FROM:
+            self.lease.check()
+            compact_commits(self.storage, self.spec)
         quarantined = self.blocked | self.ledger.quarantined()
         num_images = sum(len(self.spec.shard_rows(shard_id)) for shard_id in commits)
         return StageResult(

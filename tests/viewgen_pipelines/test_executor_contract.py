@@ -156,6 +156,16 @@ class ExecutorContract:
             make(out=str(folder), overwrite=True)
         assert sorted(path.name for path in folder.iterdir()) == ["me.png", "zarr.json"]
 
+    def test_the_records_of_a_large_cache_are_put_together_once_it_is_finished(
+        self, make, url, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("viewgen_pipelines.driver._COMPACT_FROM", 2)
+        make(limit=40)
+        records = sorted(path.name for path in (tmp_path / "c.zarr/commits").iterdir())
+        assert records == ["compacted-00000000.jsonl"]
+        assert make(limit=40).complete
+        assert_every_image_once(url, num_images=40)
+
     def test_s3(self, make, s3_url, s3_options):
         make(out=s3_url, storage_options=s3_options, limit=40)
         assert_every_image_once(s3_url, num_images=40, storage_options=s3_options)
