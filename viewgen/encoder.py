@@ -28,14 +28,18 @@ class EncoderConfig:
         backbone: ``"resnet18"`` or ``"resnet50"``.
         width: channels of the first stage; 64 is the standard network.
         projection_dim: width of the projector's output.
+        projector: ``"mlp"``, two layers, or ``"simsiam"``, three with batch normalisation.
     """
 
     image_size: int
     backbone: str = "resnet18"
     width: int = 64
     projection_dim: int = 128
+    projector: str = "mlp"
 
     def __post_init__(self) -> None:
+        if self.projector not in ("mlp", "simsiam"):
+            raise ModelError(f"projector is {self.projector!r}; expected 'mlp' or 'simsiam'")
         if self.backbone not in BACKBONES:
             raise ModelError(
                 f"no backbone {self.backbone!r}{nearest_name(self.backbone, BACKBONES)} "
@@ -64,6 +68,17 @@ def _build_backbone(config: EncoderConfig) -> tuple[nn.Module, int]:
     return cast(nn.Module, network), width * 8 * block.expansion
 
 
+def _build_projector(config: EncoderConfig, dim: int) -> nn.Sequential:
+    if config.projector == "mlp":
+        return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, config.projection_dim))
+    out = config.projection_dim
+    return nn.Sequential(
+        *(nn.Linear(dim, out, bias=False), nn.BatchNorm1d(out), nn.ReLU()),
+        *(nn.Linear(out, out, bias=False), nn.BatchNorm1d(out), nn.ReLU()),
+        *(nn.Linear(out, out, bias=False), nn.BatchNorm1d(out, affine=False)),
+    )
+
+
 class Encoder(nn.Module):
     """f: image → unit vector.
 
@@ -76,16 +91,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.backbone, self.embedding_dim = _build_backbone(config)
-        self.projector = nn.Sequential(
-            nn.Linear(self.embedding_dim, self.embedding_dim),
-            nn.ReLU(),
-            nn.Linear(self.embedding_dim, config.projection_dim),
-        )
+        self.projector = _build_projector(config, self.embedding_dim)
 
     def embed(self, images: Tensor) -> Tensor:
         """Map model images `(B, 3, H, W)` to backbone features `(B, embedding_dim)`."""
         return cast(Tensor, self.backbone(images))
 
+    def project(self, images: Tensor) -> Tensor:
+        """Map model images `(B, 3, H, W)` to projections `(B, projection_dim)` of any length."""
+        return cast(Tensor, self.projector(self.embed(images)))
+
     def forward(self, images: Tensor) -> Tensor:
         """Map model images `(B, 3, H, W)` to L2-normalised projections `(B, projection_dim)`."""
-        return F.normalize(self.projector(self.embed(images)), dim=1)
+        return F.normalize(self.project(images), dim=1)

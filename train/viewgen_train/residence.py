@@ -1,0 +1,164 @@
+"""Images on their way to the device: held there or in memory as uint8 if they fit, streamed if not."""
+
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from viewgen.datasets import ImageDataset
+from viewgen.store import CacheReader
+
+__all__ = ["ImageMemory", "ShardBuffer", "ViewMemory", "available_bytes", "to_device"]
+
+_Rows = NDArray[np.int64]
+# share of the free memory that images and views may take together
+MEMORY_SHARE = 0.5
+READ_ROWS = 4096
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return how many bytes of images may be held: half of the free memory of the device's kind."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * MEMORY_SHARE)
+    return int(_free_host_bytes() * MEMORY_SHARE)
+
+
+def _free_host_bytes() -> int:
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux
+        return 4 << 30
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Copy an array to the device, without waiting for it where the device has a queue."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+class ImageMemory:
+    """The images of a data set, as uint8 on the device if they fit.
+
+    Args:
+        dataset: the images.
+        num_images: how many of the first of them.
+        device: where batches go.
+        memory_bytes: that may be taken.
+
+    Attributes:
+        held_bytes: that are taken.
+    """
+
+    def __init__(
+        self, dataset: ImageDataset, num_images: int, device: torch.device, memory_bytes: int
+    ) -> None:
+        self.dataset, self.device = dataset, device
+        size = num_images * 3 * dataset.image_size**2
+        self._held: Tensor | None = None
+        self.held_bytes = 0
+        if size <= memory_bytes:
+            self.held_bytes = size
+            self._held = torch.empty(
+                num_images, 3, dataset.image_size, dataset.image_size, dtype=torch.uint8, device=device
+            )
+            for start in range(0, num_images, READ_ROWS):
+                rows = np.arange(start, min(start + READ_ROWS, num_images))
+                self._held[start : start + len(rows)] = torch.from_numpy(dataset.images(rows))
+
+    def read(self, rows: _Rows) -> Tensor:
+        """Return uint8 images `(B, 3, H, W)` on the device."""
+        if self._held is None:
+            return to_device(self.dataset.images(rows), self.device)
+        return self._held.index_select(0, torch.tensor(rows).to(self.device))
+
+
+class ViewMemory:
+    """All views of a cache as one uint8 tensor on the device.
+
+    Args:
+        reader: of the cache; its readable rows are copied, the others are zeros.
+        num_images: rows of the cache.
+        device: where the views are.
+    """
+
+    def __init__(self, reader: CacheReader, num_images: int, device: torch.device) -> None:
+        spec = reader.spec
+        self.device = device
+        self.num_views = spec.num_views
+        self._views = torch.zeros(
+            num_images, spec.num_views, 3, spec.height, spec.width, dtype=torch.uint8, device=device
+        )
+        for part in reader.iter_shards(arrays=["views"]):
+            self._views[torch.from_numpy(part["row"]).to(device)] = torch.from_numpy(part["views"]).to(device)
+
+    def read(self, rows: _Rows, view_index: Tensor) -> Tensor:
+        """Return views `(B, m, 3, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
+        flat = torch.tensor(rows)[:, None] * self.num_views + view_index
+        chosen = self._views.flatten(0, 1).index_select(0, flat.flatten().to(self.device))
+        return chosen.unflatten(0, view_index.shape)
+
+    def expect(self, rows: _Rows) -> None:
+        """Do nothing: everything is at hand."""
+
+
+class ShardBuffer:
+    """Views of the shards that are in use, read whole, ahead of their use.
+
+    Args:
+        reader: of the cache.
+        capacity: shards that are kept.
+        device: where views go.
+    """
+
+    def __init__(self, reader: CacheReader, capacity: int, device: torch.device) -> None:
+        self._reader, self._capacity, self._device = reader, capacity, device
+        self._shards: OrderedDict[int, Future[NDArray[np.uint8]]] = OrderedDict()
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shards")
+
+    def read(self, rows: _Rows, view_index: Tensor) -> Tensor:
+        """Return views `(B, m, 3, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
+        spec = self._reader.spec
+        out = np.zeros((*view_index.shape, 3, spec.height, spec.width), np.uint8)
+        index = view_index.numpy()
+        shards = rows // spec.shard_images
+        for shard_id in np.unique(shards).tolist():
+            chosen = np.flatnonzero(shards == shard_id)
+            views = self._shard(shard_id).result()
+            out[chosen] = views[(rows[chosen] % spec.shard_images)[:, None], index[chosen]]
+        self._forget()
+        return to_device(out, self._device)
+
+    def expect(self, rows: _Rows) -> None:
+        """Begin to read what these rows need."""
+        for shard_id in np.unique(rows // self._reader.spec.shard_images).tolist():
+            self._shard(shard_id)
+
+    def _shard(self, shard_id: int) -> Future[NDArray[np.uint8]]:
+        if shard_id not in self._shards:
+            self._shards[shard_id] = self._pool.submit(self._load, shard_id)
+        self._shards.move_to_end(shard_id)
+        return self._shards[shard_id]
+
+    def _load(self, shard_id: int) -> NDArray[np.uint8]:
+        spec = self._reader.spec
+        part = self._reader.shard(shard_id, ["views"])
+        row_range = spec.shard_rows(shard_id)
+        if len(part["row"]) == len(row_range):
+            whole: NDArray[np.uint8] = part["views"]
+            return whole
+        views = np.zeros((len(row_range), spec.num_views, 3, spec.height, spec.width), np.uint8)
+        views[part["row"] - row_range.start] = part["views"]
+        return views
+
+    def _forget(self) -> None:
+        while len(self._shards) > self._capacity:
+            self._shards.popitem(last=False)
