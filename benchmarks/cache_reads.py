@@ -8,14 +8,10 @@ array in memory, "memcpy" copies as many bytes from a random place of it.
     python benchmarks/cache_reads.py
 """
 
-import json
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ import click
 import numpy as np
 import tensorstore
 import zarr
+from measure import ratio, write_result
 
 from viewgen.store import (
     CacheReader,
@@ -34,7 +31,6 @@ from viewgen.store import (
     write_shard,
 )
 
-RESULT = Path(__file__).parent / "results" / "cache_reads.json"
 BATCH = 256
 
 
@@ -125,23 +121,10 @@ def contests(folder: Path, spec: CacheSpec) -> dict[str, dict[str, tuple[int, Ca
     }
 
 
-def machine() -> str:
-    """Describe the processor and the versions that matter."""
-    info = Path("/proc/cpuinfo")
-    models = [
-        line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
-    ]
-    processor = f"{len(models)} × {models[0]}" if models else platform.processor()
-    versions = f"Python {platform.python_version()}, numpy {np.__version__}, zarr {zarr.__version__}"
-    return f"{processor}, {versions}, tensorstore {version('tensorstore')}"
-
-
 @click.command()
 @click.option("--images", default=16384, show_default=True, help="Images of the cache, 24.6 kB each.")
 @click.option("--rounds", default=25, show_default=True, help="Rounds of all contenders.")
-@click.option("--out", default=RESULT, type=click.Path(path_type=Path), show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the result file instead of a table.")
-def main(images: int, rounds: int, out: Path, as_json: bool) -> None:
+def main(images: int, rounds: int) -> None:
     """Measure, print a table and write the result file."""
     generator = np.random.default_rng(0)
     seconds: dict[str, dict[str, list[float]]] = {}
@@ -158,30 +141,21 @@ def main(images: int, rounds: int, out: Path, as_json: bool) -> None:
                     elapsed = (time.perf_counter() - start) / count
                     if round_number:
                         seconds.setdefault(task, {}).setdefault(name, []).append(elapsed)
-    ratios = {}
-    for task, times in seconds.items():
-        for name in times:
-            if name != "viewgen":
-                of_rounds = sorted(b / a for a, b in zip(times["viewgen"], times[name], strict=True))
-                ratios[f"{task}: viewgen / {name}"] = {
-                    "median": statistics.median(of_rounds),
-                    "low": of_rounds[len(of_rounds) // 10],
-                    "high": of_rounds[-1 - len(of_rounds) // 10],
-                }
-    document = {"machine": machine(), "date": datetime.now(UTC).date().isoformat(), "ratios": ratios}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    if as_json:
-        click.echo(json.dumps(document, ensure_ascii=False))
-        return
+    ratios = {
+        f"{task}: viewgen / {name}": ratio(times[name], times["viewgen"])
+        for task, times in seconds.items()
+        for name in times
+        if name != "viewgen"
+    }
+    write_result("cache_reads", {"ratios": ratios}, ("numpy", "zarr", "tensorstore"))
     for task, times in seconds.items():
         click.echo(task)
         for name, values in times.items():
             rate = f"{1 / statistics.median(values):12,.0f} images/s"
-            ratio = ratios.get(f"{task}: viewgen / {name}")
+            found = ratios.get(f"{task}: viewgen / {name}")
             against = (
-                f"   viewgen is {ratio['median']:8.2f} × ({ratio['low']:.2f} … {ratio['high']:.2f})"
-                if ratio
+                f"   viewgen is {found['median']:8.2f} × ({found['low']:.2f} … {found['high']:.2f})"
+                if found
                 else ""
             )
             click.echo(f"  {name:14} {rate}{against}")
