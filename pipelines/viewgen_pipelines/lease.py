@@ -25,7 +25,15 @@ from typing import Any
 from viewgen.errors import LeaseError, MissingFileError, StorageError
 from viewgen.store import RUN_FOLDER, Storage
 
-__all__ = ["EXPIRY_SECONDS", "HEARTBEAT_SECONDS", "Lease", "LeaseToken", "process_is_alive", "this_process"]
+__all__ = [
+    "EXPIRY_SECONDS",
+    "HEARTBEAT_SECONDS",
+    "Lease",
+    "LeaseToken",
+    "process_is_alive",
+    "ruling_record",
+    "this_process",
+]
 
 HEARTBEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 3 * HEARTBEAT_SECONDS
@@ -81,7 +89,7 @@ class LeaseToken:
 
     def check(self, storage: Storage) -> None:
         """Raise `LeaseError` unless the run still holds the lease and its driver is not known to be dead."""
-        record = _ruling_record(storage)
+        record = ruling_record(storage)
         if record is None or record["run_id"] != self.run_id:
             raise LeaseError(f"run {self.run_id} no longer holds the lease of {self.url}; its worker stops")
         if process_is_alive(record["holder"]) is False:
@@ -183,7 +191,7 @@ class Lease:
         last_success = time.monotonic()
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
-                ruling = _ruling_record(self.storage)
+                ruling = ruling_record(self.storage)
                 if ruling is None or ruling["run_id"] != self.run_id:
                     holder = "nobody" if ruling is None else f"run {ruling['run_id']}"
                     self.lost = f"run {self.run_id} lost the lease of {self.storage.url} to {holder}"
@@ -215,6 +223,7 @@ def _read(storage: Storage, epoch: int) -> dict[str, Any] | None:
     return record
 
 
-def _ruling_record(storage: Storage) -> dict[str, Any] | None:
+def ruling_record(storage: Storage) -> dict[str, Any] | None:
+    """Return who holds the lease (or held it last): run_id, holder, started and heartbeat (epoch seconds)."""
     epochs = _epochs(storage)
     return _read(storage, epochs[-1]) if epochs else None

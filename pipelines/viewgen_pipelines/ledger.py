@@ -123,6 +123,7 @@ class AttemptLedger:
             "run_id": self.run_id,
             "worker": this_process(),
             "in_driver": self.in_driver,
+            "max_attempts": self.max_attempts,
             "time": time.time(),
         }
         self.storage.write_new(attempt.path("started"), json.dumps(record).encode())

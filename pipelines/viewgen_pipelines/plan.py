@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from viewgen.recipes import recipe
 from viewgen.store import CacheSpec, default_shard_images, open_storage, read_spec
 from viewgen.stylegan2 import num_style_layers
 from viewgen_pipelines.driver import Stage
+from viewgen_pipelines.names import file_name, inversions_name
 from viewgen_pipelines.versions import versions
 
 __all__ = ["METHOD_OPTIONS", "CacheOptions", "CachePlan", "make_plan"]
@@ -192,8 +192,8 @@ class _SpecMaker:
         url = self.options.inversions
         if url is None:
             parent, _, _ = (self.options.out or _default_out(self.options)).rstrip("/").rpartition("/")
-            name = _file_name(f"inversions-{self.dataset.name}-{self.dataset.split}")
-            url = f"{parent or '.'}/{name}-{spec.identity.removeprefix('sha256:')[:8]}.zarr"
+            name = inversions_name(self.dataset.name, self.dataset.split, spec.identity)
+            url = f"{parent or '.'}/{name}"
         else:
             spec = self._existing_inversions(url, spec)
             config = method.config(**spec.config)
@@ -345,14 +345,9 @@ def _default_out(options: CacheOptions) -> str:
 
     import platformdirs
 
-    name = _file_name(f"{options.dataset}-{options.split}-{options.method}.zarr")
+    name = file_name(f"{options.dataset}-{options.split}-{options.method}.zarr")
     folder = os.environ.get("VIEWGEN_CACHE") or str(Path(platformdirs.user_cache_dir("viewgen")) / "caches")
     return f"{folder.rstrip('/')}/{name}"
-
-
-def _file_name(text: str) -> str:
-    """Make a data set's name ("folder:/data/x") part of a file name."""
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-")
 
 
 def _flag(name: str) -> str:

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from viewgen.errors import CorruptDataError, DataError, LeaseError, MissingFileError, StorageError
 from viewgen.store import STATUS_FAILED, STATUS_NOT_CONVERGED, STATUS_OK, CacheSpec
 
-__all__ = ["Batch", "ShardError", "assemble", "run_finding_bad_samples", "shard_stats"]
+__all__ = ["PAIRWISE_BINS", "Batch", "ShardError", "assemble", "run_finding_bad_samples", "shard_stats"]
 
 Batch = dict[str, NDArray[Any]]
+
+# Edges of the bins in which commit records count images by the mean distance between their views.
+PAIRWISE_BINS: NDArray[np.float64] = np.linspace(0, 2, 101)
 
 # Errors of the surroundings: no sample is to blame, and trying them one by one would blame all.
 _ENVIRONMENT = (StorageError, MissingFileError, CorruptDataError, LeaseError, MemoryError)
@@ -127,6 +130,9 @@ def shard_stats(
         if not finite.size:
             continue
         stats[name] = float(finite.mean())
+        if name == "mean_pairwise":
+            # per image there is no array of it, and a mean does not show how it is spread
+            stats["mean_pairwise_counts"] = np.histogram(finite, PAIRWISE_BINS)[0].tolist()
         epsilon = spec.config.get("epsilon_boundary")
         if name == "anchor_distance" and epsilon is not None:
             stats["num_anchors_beyond"] = int((finite > epsilon).sum())

@@ -1,0 +1,191 @@
+"""What the templates need to know of single images, and of the choices above a grid of them."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewgen_pipelines.gallery.index import Snapshot
+from viewgen_pipelines.gallery.numbers import Gauge
+from viewgen_pipelines.gallery.pictures import MAX_STRIP_VIEWS, frames_size, strip_size
+from viewgen_pipelines.gallery.queries import PAGE_SIZES, SORTS, STATUS_NAMES, Query
+from viewgen_pipelines.gallery.sources import CacheSource
+
+__all__ = [
+    "STATUS_CSS",
+    "STATUS_WORDS",
+    "frame_tiles",
+    "make_card",
+    "source_tiles",
+    "strip_context",
+    "toolbar",
+    "view_tiles",
+]
+
+STATUS_WORDS = {"ok": "ok", "not-converged": "not converged", "failed": "failed"}
+STATUS_CSS = {"ok": "ok", "not-converged": "late", "failed": "failed"}
+BOUNDARY_TOLERANCE = 0.05
+
+# so many classes fit into a list that people still use
+_MAX_CLASSES = 1000
+
+
+def make_card(source: CacheSource, snapshot: Snapshot, row: int, query: str = "") -> dict[str, Any]:
+    """Describe one image of a grid.
+
+    Args:
+        source: of the snapshot.
+        snapshot: the cache.
+        row: of the cache, committed.
+        query: query string of the link to its page.
+    """
+    columns = snapshot.columns
+    status = STATUS_NAMES.get(int(columns["status"][row]), "failed")
+    label = columns["label"][row]
+    text = source.label_text(snapshot.spec, label)
+    position = int(columns["source_index"][row])
+    places = [f"{a}.{v}" for a, v in enumerate(label.tolist())] if np.ndim(label) else [str(int(label))]
+    shown = min(snapshot.spec.num_views, MAX_STRIP_VIEWS)
+    what = "no views" if status == "failed" else f"{shown} view{'s' if shown > 1 else ''}"
+    distance = float(snapshot.mean_distance[row])
+    said = "" if distance != distance else f", mean distance {distance:.3f}"
+    return {
+        "row": row,
+        "source": position,
+        "label": text,
+        "keys": " ".join(places),
+        "status": status,
+        "status_text": STATUS_WORDS[status],
+        "css": STATUS_CSS[status],
+        "distance": distance,
+        "miss": float(snapshot.worst_miss[row]),
+        "error": float(columns["inversion_error"][row]),
+        "steps": int(columns["steps"][row]) if "max_steps" in snapshot.spec.config else -1,
+        "reason": snapshot.failure(row),
+        "fingerprint": snapshot.fingerprint(row),
+        "query": query,
+        "alt": f"{text} #{position}: original, reconstruction, {what}{said}",
+    }
+
+
+def source_tiles(source: CacheSource, snapshot: Snapshot, card: dict[str, Any]) -> list[dict[str, str]]:
+    """Describe the pictures that views come from: original and reconstruction."""
+    row, about = card["row"], f"{card['label']} #{card['source']}"
+    version = f"?v={card['fingerprint']}"
+    _, reason = source.dataset(snapshot.spec)
+    there = source.original(snapshot, row) is not None
+    original = {
+        "name": "original",
+        "src": f"picture/{row}/original.png{version}" if there else "",
+        "alt": f"Original of {about}",
+        "reason": reason or "not in the data set",
+    }
+    if not _has_codes(snapshot):
+        return [original]
+    _, reason = source.inversion_index(snapshot.spec)
+    there = source.reconstruction(snapshot, row) is not None
+    reconstruction = {
+        "name": "reconstruction",
+        "src": f"picture/{row}/reconstruction.png{version}" if there else "",
+        "alt": f"Reconstruction of {about} from its inversion",
+        "reason": reason or "this image has no inversion",
+    }
+    return [original, reconstruction]
+
+
+def view_tiles(snapshot: Snapshot, card: dict[str, Any]) -> list[dict[str, Any]]:
+    """Describe the views of an image; empty if it has none."""
+    row = card["row"]
+    if not snapshot.readable(row):
+        return []
+    distances, epsilon = snapshot.columns["distance"][row], snapshot.epsilon_boundary
+    gauge = Gauge(distances, epsilon)
+    tiles = []
+    for view, distance in enumerate(distances.tolist()):
+        off = epsilon is not None and abs(distance - epsilon) > BOUNDARY_TOLERANCE
+        said = "" if distance != distance else f", distance {distance:.3f} from the anchor"
+        tiles.append(
+            {
+                "number": view + 1,
+                "src": f"picture/{row}/view-{view}.png?v={card['fingerprint']}",
+                "alt": f"View {view + 1} of {card['label']} #{card['source']}{said}",
+                "distance": distance,
+                "off": off,
+                "gauge": gauge.draw(distance, off=off),
+            }
+        )
+    return tiles
+
+
+def frame_tiles(
+    source: CacheSource, snapshot: Snapshot, card: dict[str, Any]
+) -> tuple[list[dict[str, Any]], str]:
+    """Describe the rows of frames between the anchor and each view, or say why there are none."""
+    row = card["row"]
+    if not snapshot.readable(row) or not _has_codes(snapshot):
+        return [], ""
+    if reason := source.why_no_frames(snapshot, row):
+        return [], reason
+    width, height = frames_size(snapshot.spec)
+    tiles = [
+        {
+            "number": view + 1,
+            "src": f"frames/{row}/{view}.png?v={card['fingerprint']}",
+            "alt": f"Nine pictures on the way from the anchor to view {view + 1}",
+            "width": width,
+            "height": height,
+        }
+        for view in range(snapshot.spec.num_views)
+    ]
+    return tiles, ""
+
+
+def strip_context(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the size of the strips on a page and what they show."""
+    width, height = strip_size(snapshot.spec)
+    num_views = snapshot.spec.num_views
+    views = (
+        f"{num_views} views" if num_views <= MAX_STRIP_VIEWS else f"{MAX_STRIP_VIEWS} of {num_views} views"
+    )
+    legend = f"original, reconstruction, {views}" if _has_codes(snapshot) else f"original, {views}"
+    return {"strip_width": width, "strip_height": height, "legend": legend}
+
+
+def toolbar(source: CacheSource, snapshot: Snapshot, query: Query, rows: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the choices above a grid of `rows`."""
+    sorts = []
+    for key, words in SORTS.items():
+        if key == "row":
+            sorts.append({"key": key, "text": words})
+        elif key != "miss" or snapshot.epsilon_boundary is not None:
+            sorts.append({"key": f"-{key}", "text": f"{words}, high first"})
+            sorts.append({"key": key, "text": f"{words}, low first"})
+    return {
+        "query": query,
+        "sorts": sorts,
+        "labels": _label_choices(source, snapshot, snapshot.columns["label"][rows]),
+        "statuses": list(STATUS_WORDS.items()),
+        "sizes": PAGE_SIZES,
+    }
+
+
+def _label_choices(source: CacheSource, snapshot: Snapshot, labels: NDArray[Any]) -> list[dict[str, str]]:
+    spec = snapshot.spec
+    if labels.ndim == 1:
+        values = np.unique(labels).tolist()[:_MAX_CLASSES]
+        return [{"key": str(v), "text": source.label_text(spec, v)} for v in values]
+    dataset, _ = source.dataset(spec)
+    choices = []
+    for attribute in range(labels.shape[1]):
+        for value in np.unique(labels[:, attribute]).tolist()[:_MAX_CLASSES]:
+            text = f"attribute {attribute}: {value}"
+            if dataset is not None and dataset.attribute_values:
+                name = dataset.attribute_names[attribute]
+                text = f"{name}: {dataset.attribute_values[attribute][value]}"
+            choices.append({"key": f"{attribute}.{value}", "text": text})
+    return choices
+
+
+def _has_codes(snapshot: Snapshot) -> bool:
+    """Whether the method starts from an inversion, so that there are an anchor and a way to each view."""
+    return "inversions" in snapshot.spec.models

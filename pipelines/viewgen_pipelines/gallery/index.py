@@ -1,0 +1,227 @@
+"""What the gallery keeps of a cache in memory: the small arrays of every image, never a pixel.
+
+60,000 images with 8 views take about 4 MB. The index follows a cache that grows: it looks at the commit
+records again when it is asked, at most once per `REFRESH_SECONDS`, and reads new shards only.
+"""
+
+import contextlib
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewgen.errors import CorruptDataError, MissingFileError, StorageError
+from viewgen.store import (
+    STATUS_ABSENT,
+    STATUS_FAILED,
+    STATUS_NOT_CONVERGED,
+    STATUS_OK,
+    CacheReader,
+    CacheSpec,
+    ShardCommit,
+    Storage,
+    open_storage,
+    read_spec,
+)
+
+__all__ = ["REFRESH_SECONDS", "CacheIndex", "Snapshot"]
+
+REFRESH_SECONDS = 1.0
+
+_COLUMNS = ("source_index", "label", "distance", "steps", "inversion_error", "status")
+_SHOWN = (STATUS_OK, STATUS_NOT_CONVERGED, STATUS_FAILED)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Snapshot:
+    """A cache as it stood at one moment; N images, V views.
+
+    Attributes:
+        version: grows with every change of the cache.
+        reader: gives the views of committed shards, failed rows (all zero) included.
+        columns: name → array with first axis N: source_index, label, distance, steps, inversion_error,
+            status; fill values where nothing is committed yet.
+        faulty: shard id → what is wrong with its files; its rows count as absent.
+        mean_distance: float32 `(N,)`, mean over the views of the distance from the anchor, NaN if unknown.
+        worst_miss: float32 `(N,)`, largest |distance − ε₁| of an image's views, NaN if unknown.
+        row_of_source: source index → row.
+    """
+
+    version: int
+    reader: CacheReader
+    columns: dict[str, NDArray[Any]]
+    faulty: dict[int, str]
+    mean_distance: NDArray[np.float32] = field(init=False)
+    worst_miss: NDArray[np.float32] = field(init=False)
+    row_of_source: dict[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        distance = self.columns["distance"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # rows without any distance
+            mean = np.nanmean(distance, axis=1)
+            miss = np.full(len(mean), np.nan, np.float32)
+            if self.epsilon_boundary is not None:
+                miss = np.nanmax(np.abs(distance - self.epsilon_boundary), axis=1)
+        object.__setattr__(self, "mean_distance", mean)
+        object.__setattr__(self, "worst_miss", miss)
+        rows = self.rows
+        sources = self.columns["source_index"][rows]
+        object.__setattr__(self, "row_of_source", dict(zip(sources.tolist(), rows.tolist(), strict=True)))
+
+    @property
+    def spec(self) -> CacheSpec:
+        return self.reader.spec
+
+    @property
+    def commits(self) -> dict[int, ShardCommit]:
+        return self.reader.commits
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows that are committed, whatever their status, ascending."""
+        return np.flatnonzero(self.columns["status"] != STATUS_ABSENT)
+
+    @property
+    def epsilon_boundary(self) -> float | None:
+        """ε₁ of the method's configuration, None where it has none."""
+        return self._number("epsilon_boundary")
+
+    @property
+    def epsilon_uniformity(self) -> float | None:
+        """ε₂ of the method's configuration, None where it has none."""
+        return self._number("epsilon_uniformity")
+
+    def readable(self, row: int) -> bool:
+        """Whether the row exists and has views."""
+        status = self.columns["status"]
+        return 0 <= row < len(status) and status[row] in (STATUS_OK, STATUS_NOT_CONVERGED)
+
+    def shard_of(self, row: int) -> int:
+        return row // self.spec.shard_images
+
+    def failure(self, row: int) -> str:
+        """Return why the row failed; empty if it did not."""
+        commit = self.commits.get(self.shard_of(row))
+        return commit.failures.get(row, "") if commit is not None else ""
+
+    def fingerprint(self, row: int) -> str:
+        """Return text that changes when the row's pixels do: for the addresses of pictures."""
+        commit = self.commits.get(self.shard_of(row))
+        return self.spec.identity[7:15] + (_digest_of_views(commit)[:8] if commit is not None else "")
+
+    def _number(self, name: str) -> float | None:
+        value = self.spec.config.get(name)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+class CacheIndex:
+    """Follows one cache; safe to use from several threads.
+
+    Args:
+        url: of the cache, which may not exist yet.
+        storage_options: for fsspec.
+        clock: seconds, for the pause between two looks at the storage.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        storage_options: dict[str, Any] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._url, self._storage_options, self._clock = url, storage_options, clock
+        self.storage: Storage = open_storage(url, storage_options)
+        self.url = self.storage.url
+        self._lock = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._seen: object = None
+        self._looked = -np.inf
+
+    def snapshot(self) -> Snapshot:
+        """Return the cache as it is now, give or take `REFRESH_SECONDS`.
+
+        Raises:
+            MissingFileError: there is no cache at the URL (yet).
+            StorageError: the storage cannot be read, and never could.
+            CorruptDataError: the cache's metadata are damaged.
+        """
+        with self._lock:
+            now = self._clock()
+            if self._snapshot is None or now - self._looked >= REFRESH_SECONDS:
+                try:
+                    self._refresh()
+                except (MissingFileError, StorageError):
+                    # a cache that is just being replaced, or a storage that stutters
+                    if self._snapshot is None:
+                        raise
+                self._looked = now
+            assert self._snapshot is not None
+            return self._snapshot
+
+    def _refresh(self) -> None:
+        identity = read_spec(self.storage).identity
+        seen = (identity, *self.storage.paths("commits"))
+        if seen == self._seen:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged records: `Snapshot.faulty` says more
+            reader = CacheReader(self._url, self._storage_options, statuses=_SHOWN)
+        before = self._snapshot
+        if before is not None and before.spec.identity != reader.spec.identity:
+            before = None
+        columns = _empty_columns(reader.spec) if before is None else _copies(before.columns)
+        known = {} if before is None else dict(before.commits)
+        faulty = {} if before is None else dict(before.faulty)
+        for shard_id in known.keys() | reader.commits.keys():
+            commit = reader.commits.get(shard_id)
+            if commit == known.get(shard_id):
+                continue
+            faulty.pop(shard_id, None)
+            rows = reader.spec.shard_rows(shard_id)
+            _clear(columns, reader.spec, rows)
+            if commit is None:
+                continue
+            try:
+                _fill(columns, reader, shard_id)
+            except CorruptDataError as error:
+                _clear(columns, reader.spec, rows)
+                faulty[shard_id] = str(error)
+        version = 1 if self._snapshot is None else self._snapshot.version + 1
+        self._snapshot = Snapshot(version=version, reader=reader, columns=columns, faulty=faulty)
+        self._seen = seen
+
+
+def _empty_columns(spec: CacheSpec) -> dict[str, NDArray[Any]]:
+    layouts = spec.array_layout()
+    return {name: np.full(layouts[name].shape, layouts[name].fill, layouts[name].dtype) for name in _COLUMNS}
+
+
+def _copies(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name: values.copy() for name, values in columns.items()}
+
+
+def _clear(columns: dict[str, NDArray[Any]], spec: CacheSpec, rows: range) -> None:
+    layouts = spec.array_layout()
+    for name, values in columns.items():
+        values[rows.start : rows.stop] = layouts[name].fill
+
+
+def _fill(columns: dict[str, NDArray[Any]], reader: CacheReader, shard_id: int) -> None:
+    contents = reader.shard(shard_id, _COLUMNS)
+    for name, values in columns.items():
+        values[contents["row"]] = contents[name]
+
+
+def _digest_of_views(commit: ShardCommit) -> str:
+    with contextlib.suppress(StopIteration):
+        return str(
+            next(entry["sha256"] for path, entry in commit.objects.items() if path.startswith("views/"))
+        )
+    return ""

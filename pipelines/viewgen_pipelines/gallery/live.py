@@ -1,0 +1,166 @@
+"""How a run stands, read from what it leaves in the cache: lease, attempt markers, commit records.
+
+Nothing is asked of the run itself, so that it is followed from anywhere its storage can be read.
+"""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from viewgen.errors import MissingFileError, StorageError
+from viewgen.store import STATUS_NOT_CONVERGED, STATUS_OK, Storage
+from viewgen_pipelines.gallery.index import CacheIndex, Snapshot
+from viewgen_pipelines.lease import EXPIRY_SECONDS, process_is_alive, ruling_record
+from viewgen_pipelines.ledger import AttemptLedger, ShardHistory
+
+__all__ = ["Progress", "Trouble", "find_troubles", "follow"]
+
+# Of a run that did not say how many failures it allows.
+_DEFAULT_MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a cache is.
+
+    Attributes:
+        running: a run holds the cache right now.
+        run_id: of the run that holds it, empty if none does.
+        num_shards: committed shards.
+        num_images: images in them.
+        shards_expected: all shards.
+        images_expected: all images.
+        views_per_second: of the run under way, over its whole time; None before its first shard.
+        seconds_left: at that rate; None if unknown.
+        shards_in_work: shards begun and not finished by the run under way.
+    """
+
+    running: bool = False
+    run_id: str = ""
+    num_shards: int
+    num_images: int
+    shards_expected: int
+    images_expected: int
+    views_per_second: float | None = None
+    seconds_left: float | None = None
+    shards_in_work: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.num_shards == self.shards_expected
+
+    @property
+    def share(self) -> float:
+        """Finished share of the images, 0 to 1."""
+        return self.num_images / max(self.images_expected, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trouble:
+    """A sample or a shard that is missing, and why.
+
+    Attributes:
+        shard: which shard.
+        rows: first and last row concerned.
+        reason: in the run's words.
+        final: whether it was given up; otherwise it will be tried again.
+    """
+
+    shard: int
+    rows: tuple[int, int]
+    reason: str
+    final: bool = True
+
+
+def follow(index: CacheIndex, snapshot: Snapshot, *, now: float | None = None) -> Progress:
+    """Return how far the cache is, and how fast the run under way."""
+    spec, commits = snapshot.spec, snapshot.commits
+    sound = {shard_id: commit for shard_id, commit in commits.items() if shard_id not in snapshot.faulty}
+    counted: dict[str, Any] = {
+        "num_shards": len(sound),
+        "num_images": sum(len(spec.shard_rows(shard_id)) for shard_id in sound),
+        "shards_expected": spec.num_shards,
+        "images_expected": spec.num_images,
+    }
+    record = _holder(index.storage, time.time() if now is None else now)
+    if record is None:
+        return Progress(**counted)
+    run_id = str(record["run_id"])
+    made = sum(
+        commit.status.count(STATUS_OK) + commit.status.count(STATUS_NOT_CONVERGED)
+        for commit in sound.values()
+        if commit.run_id == run_id
+    )
+    seconds = max((time.time() if now is None else now) - float(record["started"]), 1e-3)
+    rate = made * spec.num_views / seconds if made else None
+    left = (spec.num_images - counted["num_images"]) * spec.num_views
+    return Progress(
+        running=True,
+        run_id=run_id,
+        views_per_second=rate,
+        seconds_left=None if rate is None else left / rate,
+        shards_in_work=sum(
+            bool(history.open)
+            for shard_id, history in _histories(index.storage).items()
+            if shard_id not in sound
+        ),
+        **counted,
+    )
+
+
+def find_troubles(index: CacheIndex, snapshot: Snapshot, limit: int = 200) -> list[Trouble]:
+    """Return what is missing for a reason: failed samples, shards that failed, shards with damaged files.
+
+    Args:
+        index: of the cache.
+        snapshot: of the cache.
+        limit: most entries.
+    """
+    spec = snapshot.spec
+    troubles = [
+        Trouble(shard=shard_id, rows=(row, row), reason=reason)
+        for shard_id, commit in snapshot.commits.items()
+        for row, reason in sorted(commit.failures.items())
+    ]
+    for shard_id, reason in snapshot.faulty.items():
+        rows = spec.shard_rows(shard_id)
+        troubles.append(Trouble(shard=shard_id, rows=(rows[0], rows[-1]), reason=reason))
+    ledger = AttemptLedger(index.storage, "", _DEFAULT_MAX_ATTEMPTS)
+    for shard_id, history in _histories(index.storage).items():
+        if shard_id in snapshot.commits or not history.failures or shard_id >= spec.num_shards:
+            continue
+        rows = spec.shard_rows(shard_id)
+        final = history.failures >= _max_attempts(ledger, history)
+        troubles.append(
+            Trouble(shard=shard_id, rows=(rows[0], rows[-1]), reason=ledger.reason(history), final=final)
+        )
+        if len(troubles) >= limit:
+            break
+    return sorted(troubles, key=lambda trouble: (trouble.shard, trouble.rows))[:limit]
+
+
+def _holder(storage: Storage, now: float) -> dict[str, Any] | None:
+    """Return the lease's record if a living run holds it."""
+    record = None
+    # a heartbeat that is being written, a storage that stutters: the next look tells
+    with contextlib.suppress(StorageError, MissingFileError, ValueError):
+        record = ruling_record(storage)
+    if record is None:
+        return None
+    alive = process_is_alive(record["holder"])
+    if alive is None:
+        alive = now - float(record["heartbeat"]) <= EXPIRY_SECONDS
+    return record if alive else None
+
+
+def _histories(storage: Storage) -> dict[int, ShardHistory]:
+    try:
+        return AttemptLedger(storage, "", _DEFAULT_MAX_ATTEMPTS).histories()
+    except (StorageError, MissingFileError):
+        return {}
+
+
+def _max_attempts(ledger: AttemptLedger, history: ShardHistory) -> int:
+    said = ledger.started(history.attempts[-1]).get("max_attempts")
+    return said if isinstance(said, int) else _DEFAULT_MAX_ATTEMPTS

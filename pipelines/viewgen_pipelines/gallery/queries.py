@@ -1,0 +1,117 @@
+"""Which images a page shows, in which order: filters and sort orders of the grid."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewgen.store import STATUS_FAILED, STATUS_NOT_CONVERGED, STATUS_OK
+from viewgen_pipelines.gallery.index import Snapshot
+
+__all__ = ["PAGE_SIZES", "SORTS", "STATUS_NAMES", "Query", "select"]
+
+STATUS_NAMES = {STATUS_OK: "ok", STATUS_NOT_CONVERGED: "not-converged", STATUS_FAILED: "failed"}
+PAGE_SIZES = (24, 48, 96)
+# key: words; a minus before the key turns the order round
+SORTS = {
+    "row": "position in the data set",
+    "distance": "mean distance from the anchor",
+    "miss": "farthest miss of ε₁",
+    "error": "inversion error",
+    "steps": "steps to converge",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Query:
+    """What a visitor asked the grid for.
+
+    Attributes:
+        sort: key of `SORTS`, with a minus for the largest first.
+        label: ``"3"`` for a class, ``"1.3"`` for value 3 of attribute 1, empty for all.
+        status: value of `STATUS_NAMES`, empty for all.
+        page: from 1.
+        size: images per page.
+    """
+
+    sort: str = "row"
+    label: str = ""
+    status: str = ""
+    page: int = 1
+    size: int = PAGE_SIZES[0]
+
+    @classmethod
+    def parse(cls, parameters: Mapping[str, str]) -> "Query":
+        """Read a query string; what cannot be understood falls back to its default."""
+        sort = parameters.get("sort", "row")
+        label = parameters.get("class", "")
+        status = parameters.get("status", "")
+        size = _integer(parameters.get("size"), PAGE_SIZES[0])
+        return cls(
+            sort=sort if sort.removeprefix("-") in SORTS else "row",
+            label=label if _label_numbers(label) else "",
+            status=status if status in STATUS_NAMES.values() else "",
+            page=max(1, _integer(parameters.get("page"), 1)),
+            size=size if size in PAGE_SIZES else PAGE_SIZES[0],
+        )
+
+    def text(self, **changes: Any) -> str:
+        """Return the query string, with `changes`, without defaults; ``?`` included unless it is empty."""
+        values = {"sort": self.sort, "class": self.label, "status": self.status}
+        values |= {"page": self.page, "size": self.size} | changes
+        defaults = {"sort": "row", "class": "", "status": "", "page": 1, "size": PAGE_SIZES[0]}
+        given = {key: value for key, value in values.items() if value != defaults.get(key)}
+        return f"?{urlencode(given)}" if given else ""
+
+
+def select(snapshot: Snapshot, query: Query) -> NDArray[np.int64]:
+    """Return the rows that a query means, in its order, all pages of them.
+
+    Rows without the number that is sorted by (failed ones, mostly) come last.
+    """
+    rows = snapshot.rows
+    if query.status:
+        code = next(code for code, name in STATUS_NAMES.items() if name == query.status)
+        rows = rows[snapshot.columns["status"][rows] == code]
+    if query.label:
+        numbers = _label_numbers(query.label)
+        labels = snapshot.columns["label"][rows].reshape(len(rows), -1)
+        attribute, value = numbers if len(numbers) == 2 else (0, numbers[0])
+        if attribute >= labels.shape[1]:
+            return rows[:0]
+        rows = rows[labels[:, attribute] == value]
+    key = query.sort.removeprefix("-")
+    descending = query.sort.startswith("-")
+    if key == "row":
+        return rows[::-1] if descending else rows
+    values = _sort_values(snapshot, key)[rows].astype(np.float64)
+    values = np.where(np.isfinite(values), -values if descending else values, np.inf)
+    return rows[np.argsort(values, kind="stable")]
+
+
+def _sort_values(snapshot: Snapshot, key: str) -> NDArray[Any]:
+    if key == "distance":
+        return snapshot.mean_distance
+    if key == "miss":
+        return snapshot.worst_miss
+    if key == "error":
+        return snapshot.columns["inversion_error"]
+    steps = snapshot.columns["steps"].astype(np.float64)
+    return np.where(steps < 0, np.nan, steps)
+
+
+def _integer(text: str | None, default: int) -> int:
+    # no int(): it takes as long as the text is, squared, and knows other scripts' digits
+    return int(text) if text is not None and len(text) < 10 and text.isascii() and text.isdigit() else default
+
+
+def _label_numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of a class filter; empty if it is none. A class may be −1 (no label)."""
+    parts = text.split(".")
+    if len(parts) == 1 and text == "-1":
+        return (-1,)
+    numbers = tuple(_integer(part, -1) for part in parts)
+    return numbers if len(numbers) <= 2 and min(numbers) >= 0 else ()

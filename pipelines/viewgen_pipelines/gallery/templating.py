@@ -1,0 +1,62 @@
+"""The page templates: escaping on, undefined names are errors, numbers as people write them."""
+
+import functools
+import math
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+__all__ = ["message_page", "read_static", "render"]
+
+
+def render(template: str, **context: Any) -> str:
+    """Render a page; every value is escaped unless the template says that it is markup of ours."""
+    return _environment().get_template(template).render(**context)
+
+
+def message_page(title: str, text: str, *, root: str = "", again: bool = False, login: bool = False) -> str:
+    """Return a page with one message.
+
+    Args:
+        title: heading.
+        text: what there is to say.
+        root: path to the gallery's root, as on the other pages.
+        again: load it again after a few seconds.
+        login: ask for the token.
+    """
+    return render("message.html", title=title, text=text, root=root, again=again, login=login)
+
+
+@functools.cache
+def read_static() -> dict[str, bytes]:
+    """Return the files that all pages use, by name; there are no others."""
+    folder = resources.files(__package__).joinpath("static")
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": lambda value: f"{value:,}",
+        "fixed": lambda value: f"{value:.3f}",
+        "short": lambda value: f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}",
+        "number": lambda value: "" if value is None or not math.isfinite(value) else f"{value:.6g}",
+        "duration": _duration,
+    }
+    return environment
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None or not math.isfinite(seconds):
+        return "an unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes}:{rest:02d} min"

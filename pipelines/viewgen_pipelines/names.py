@@ -1,0 +1,21 @@
+"""What files and caches are called when nobody says otherwise."""
+
+import re
+
+__all__ = ["file_name", "inversions_name"]
+
+
+def file_name(text: str) -> str:
+    """Make a data set's name ("folder:/data/x") part of a file name."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-")
+
+
+def inversions_name(dataset: str, split: str, identity: str) -> str:
+    """Return the name of the cache of inversions that lies beside a cache of views.
+
+    Args:
+        dataset: name of the data set.
+        split: of the data set.
+        identity: of the inversions' specification, ``"sha256:…"``.
+    """
+    return f"{file_name(f'inversions-{dataset}-{split}')}-{identity.removeprefix('sha256:')[:8]}.zarr"
