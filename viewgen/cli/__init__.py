@@ -24,6 +24,7 @@ COMMANDS = {
     "calibrate": ("viewgen.cli.calibrate", "Measure ε₁, the mean anchor-to-expert-view distance."),
     "datasets": ("viewgen.cli.datasets", "List the data sets and whether they are present."),
     "doctor": ("viewgen.cli.doctor", "Check the environment."),
+    "eval": ("viewgen.cli.eval", "Linear probe and nearest neighbours of a trained encoder."),
     "models": ("viewgen.cli.models", "List and show the networks that are at hand."),
     "pretrain": ("viewgen.cli.pretrain", "Train the generator, inverter and encoder that a cache needs."),
     "show": ("viewgen.cli.show", "Show a cache: contents, provenance, statistics."),

@@ -1,0 +1,343 @@
+"""Evaluation of a trained encoder on frozen features: linear probe and nearest neighbours."""
+
+import csv
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.encoder import Encoder
+from viewgen.errors import DataError, UsageError
+from viewgen.expert import NUM_UNIFORMS, ExpertConfig, expert_views
+from viewgen.images import to_model
+from viewgen.models import file_digest, load_model, read_header
+from viewgen.randomness import addressed_generator
+from viewgen.recipes import checked_config, recipe
+from viewgen_train.features import Features, evaluation_mode, extract_features
+from viewgen_train.neighbours import METRICS, knn_accuracies
+from viewgen_train.probe import LinearProbe, ProbeConfig, linear_probe, probe_config
+from viewgen_train.run import open_run
+
+__all__ = ["Evaluation", "evaluate", "measure"]
+
+# (what is being done, how much of it is done, how much there is)
+Report = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """Accuracies of one encoder on one data set.
+
+    Attributes:
+        attributes: names of the label's attributes, `A`; one without a name for plain labels.
+        probe: the trained linear probes.
+        neighbours: the values of k, 5 among them.
+        knn: metric → accuracies `(len(neighbours), A)`.
+        images_per_second: embedded while features were computed.
+        seconds: of the whole evaluation.
+        about: what was evaluated: run, weights, data set, epochs, loss, recipe … as JSON values.
+    """
+
+    attributes: tuple[str, ...]
+    probe: LinearProbe
+    neighbours: tuple[int, ...]
+    knn: Mapping[str, NDArray[np.float64]]
+    images_per_second: float
+    seconds: float
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``evaluation.json`` holds: accuracies are shares, 0 to 1, means of the attributes."""
+
+        def neighbours(column: slice) -> dict[str, dict[str, float]]:
+            return {
+                metric: {
+                    str(k): round(float(row[column].mean()), 6)
+                    for k, row in zip(self.neighbours, table, strict=True)
+                }
+                for metric, table in self.knn.items()
+            }
+
+        def accuracies(column: slice) -> dict[str, Any]:
+            part = dataclasses.replace(self.probe, top1=self.probe.top1[:, column])
+            return {
+                "top1": round(part.mean, 6),
+                "top1_sd": round(part.deviation, 6),
+                "top1_per_seed": [round(float(value), 6) for value in part.top1.mean(axis=1)],
+                "knn5_top1": neighbours(column)["cosine"]["5"],
+                "knn": neighbours(column),
+            }
+
+        document = {**self.about, **accuracies(slice(None))}
+        if len(self.attributes) > 1:
+            document["attributes"] = {
+                name: accuracies(slice(index, index + 1)) for index, name in enumerate(self.attributes)
+            }
+        return {
+            **document,
+            "images_per_second": round(self.images_per_second, 1),
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def measure(
+    encoder: Encoder,
+    train: ImageDataset,
+    test: ImageDataset,
+    probe: ProbeConfig,
+    *,
+    neighbours: Sequence[int] = (5,),
+    expert: ExpertConfig | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    batch_size: int = 512,
+    report: Report = lambda *_: None,
+) -> Evaluation:
+    """Evaluate an encoder: features of both splits once, then the probe and the neighbours on them.
+
+    Args:
+        encoder: on `device`; left as it was.
+        train: what the probe learns, and where neighbours are looked for.
+        test: what is classified.
+        probe: the probe's recipe.
+        neighbours: values of k; 5 is always measured.
+        expert: transform of which the probe's augmentation takes its strength; by default the data set's.
+        seed: of the probes.
+        device: where everything is computed.
+        batch_size: images embedded at once.
+        report: is told of the progress.
+
+    Raises:
+        DataError: a split is empty or holds unlabelled images.
+        ModelError: the images have another size than the encoder was trained on.
+        UsageError: a value of k that the training images do not allow.
+    """
+    started = time.perf_counter()
+    neighbours = tuple(sorted({5, *neighbours}))
+    total, done = len(train) + len(test), 0
+
+    def embedded(count: int) -> None:
+        nonlocal done
+        done += count
+        report("features", done, total)
+
+    def embed(part: ImageDataset) -> Features:
+        return extract_features(encoder, part, batch_size=batch_size, device=device, progress=embedded)
+
+    train_features, test_features = embed(train), embed(test)
+    extracted = time.perf_counter()
+    knn: dict[str, NDArray[np.float64]] = {
+        metric: knn_accuracies(train_features, test_features, neighbours=neighbours, metric=metric)
+        for metric in METRICS
+    }
+    epochs = 0
+
+    def probed(count: int) -> None:
+        nonlocal epochs
+        epochs += count
+        report("probe", epochs, probe.epochs)
+
+    augment = _Augmentation(encoder, train, expert or dataset_expert(train.name), probe, seed, device)
+    with evaluation_mode(encoder):
+        trained = linear_probe(
+            train_features, test_features, probe, seed=seed, augmented=augment, progress=probed
+        )
+    return Evaluation(
+        attributes=train.attribute_names or ("",),
+        probe=trained,
+        neighbours=neighbours,
+        knn=knn,
+        images_per_second=total / (extracted - started),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    which: Literal["last", "best"] = "last",
+    dataset: str | None = None,
+    data_root: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    neighbours: Sequence[int] = (5,),
+    seed: int = 0,
+    device: str = "auto",
+    batch_size: int = 512,
+    report: Report = lambda *_: None,
+) -> dict[str, Any]:
+    """Evaluate a training, as `viewgen eval` does, and write the result beside its weights.
+
+    The probe learns the train split and is measured on the test split of the data set.
+
+    Args:
+        run: folder of a `viewgen train`, or an encoder file.
+        which: the weights after the last epoch (``"last"``), or ``"best"``.
+        dataset: evaluate on another data set than the encoder was trained on.
+        data_root: where data sets are.
+        settings: fields of `ProbeConfig` that differ from the data set's recipe.
+        neighbours: values of k for the nearest neighbours; 5 is always measured.
+        seed: of the probes.
+        device: torch device; ``"auto"`` takes a GPU where there is one.
+        batch_size: images embedded at once.
+        report: is told of the progress.
+
+    Returns:
+        what was written to ``evaluation.json`` in the run's folder (``evaluation-best.json`` for the best
+        weights, with the data set's name for another data set, and ``<name>.evaluation.json`` for a file).
+
+    Raises:
+        MissingFileError: there is no such run or file, or the data set is not at hand.
+        UsageError: the data set of a file is not known, or a setting cannot be used.
+        DataError: the data set is not the one that the run was trained on, or lacks labels.
+        ModelError: the weights are damaged, or were trained on another image size.
+    """
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    path = Path(run).expanduser()
+    subject = _file(path, device) if path.is_file() else _run(path, which, device)
+    name = dataset or subject.dataset
+    if name is None:
+        raise UsageError(f"{path} does not say which data set it was trained on; name one with --dataset")
+    train, test = (load_dataset(name, split, data_root=data_root) for split in ("train", "test"))
+    if subject.digest is not None and (train.name, train.split) == (subject.dataset, subject.split):
+        _check_digest(train, subject.digest, path)
+    probe = probe_config(train.name, **(settings or {}))
+    found = measure(
+        subject.encoder,
+        train,
+        test,
+        probe,
+        neighbours=neighbours,
+        expert=subject.expert if dataset is None else None,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        report=report,
+    )
+    about = {
+        "run": str(run),
+        "weights": {"file": str(subject.weights), "digest": file_digest(subject.weights)},
+        "dataset": {"name": train.name, "digest": train.digest, "train": len(train), "test": len(test)},
+        "epochs": subject.epochs,
+        "loss": subject.loss,
+        "probe": json.loads(json.dumps(dataclasses.asdict(probe))),
+        "seed": seed,
+        "device": device,
+    }
+    document = dataclasses.replace(found, about=about).to_json()
+    other = dataset is not None and train.name != subject.dataset
+    result = subject.result if not other else _named(subject.result, train.name)
+    temporary = result.with_name(f".{result.name}.part")
+    temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(result)
+    return document
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Subject:
+    """An encoder and what is known of its training."""
+
+    encoder: Encoder
+    weights: Path
+    result: Path
+    dataset: str | None
+    split: str | None = None
+    digest: str | None = None
+    epochs: float | None = None
+    loss: float | None = None
+    expert: ExpertConfig | None = None
+
+
+def _run(folder: Path, which: Literal["last", "best"], device: str) -> _Subject:
+    run = open_run(folder, which, device)
+    return _Subject(
+        encoder=run.encoder,
+        weights=run.weights,
+        result=folder / ("evaluation.json" if which == "last" else f"evaluation-{which}.json"),
+        dataset=run.dataset,
+        split=run.split,
+        digest=run.digest,
+        epochs=round(run.config.epochs * run.step / run.num_steps, 2),
+        loss=_last_loss(folder / "metrics.csv", run.step),
+        expert=run.config.expert,
+    )
+
+
+def _file(path: Path, device: str) -> _Subject:
+    encoder = cast(Encoder, load_model(path, "encoder", device))
+    dataset = read_header(path).get("dataset")
+    return _Subject(
+        encoder=encoder,
+        weights=path,
+        result=path.with_name(f"{path.stem}.evaluation.json"),
+        dataset=dataset if isinstance(dataset, str) else None,
+    )
+
+
+def _last_loss(path: Path, step: int) -> float | None:
+    """Return the last loss that a run's metrics hold up to a step."""
+    if not path.is_file():
+        return None
+    with open(path, newline="") as file:
+        losses = [row["loss"] for row in csv.DictReader(file) if row.get("loss") and int(row["step"]) <= step]
+    return float(losses[-1]) if losses else None
+
+
+def _check_digest(dataset: ImageDataset, digest: str, path: Path) -> None:
+    if dataset.digest != digest:
+        raise DataError(
+            f"{path} was trained on {dataset.name} {dataset.split} with digest {digest}, here it has "
+            f"{dataset.digest}: its images or labels have changed; give the --data-root of that training, or "
+            "train again"
+        )
+
+
+def _named(result: Path, dataset: str) -> Path:
+    # the end of a long path tells more than its start, and file names have an end too
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", dataset).strip("-")[-80:]
+    return result.with_name(f"{result.stem}-{slug}.json")
+
+
+def dataset_expert(dataset: str) -> ExpertConfig:
+    """Return the expert transform of a data set's recipe."""
+    config: ExpertConfig = checked_config(ExpertConfig, "the expert transform", recipe(dataset, "expert"))
+    return config
+
+
+class _Augmentation:
+    """Features of augmented training images; the view of an image is a function of seeds, epoch and row."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        dataset: ImageDataset,
+        expert: ExpertConfig,
+        probe: ProbeConfig,
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
+        crop = dataclasses.replace(expert, jitter_probability=0.0, grayscale_probability=0.0)
+        self.expert = expert if probe.augmentation == "expert" else crop
+        self.encoder, self.dataset, self.seed, self.device = encoder, dataset, seed, device
+        self._uniforms: dict[int, tuple[int, Tensor]] = {}
+
+    @torch.no_grad()
+    def __call__(self, probe_seed: int, epoch: int, rows: Tensor) -> Tensor:
+        drawn_for, uniforms = self._uniforms.get(probe_seed, (-1, torch.empty(0)))
+        if drawn_for != epoch:
+            generator = addressed_generator(self.seed, "probe view", probe_seed, epoch)
+            uniforms = torch.rand(len(self.dataset), NUM_UNIFORMS, generator=generator)
+            self._uniforms[probe_seed] = (epoch, uniforms)
+        rows = rows.cpu()
+        images = to_model(self.dataset.images(rows.numpy()), self.device)
+        views = expert_views(images, uniforms[rows], self.expert)
+        return self.encoder.embed(views.contiguous(memory_format=torch.channels_last))

@@ -1,0 +1,149 @@
+"""``viewgen eval``: linear probe and nearest neighbours of a trained encoder."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from viewgen.cli import print_json
+
+__all__ = ["eval"]
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--weights", "which", type=click.Choice(["last", "best"]), default="last", show_default=True,
+    help="Of the run.",
+)  # fmt: skip
+@click.option("--dataset", default=None, help="Another data set than the run's.")
+@click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are.")
+@click.option(
+    "-k", "--neighbours", multiple=True, type=click.IntRange(min=1), metavar="K",
+    help="Nearest neighbours that vote, repeatable; 5 is always measured.",
+)  # fmt: skip
+@click.option(
+    "--augmentation", type=click.Choice(["none", "crop", "expert"]), default=None,
+    help="Of the probe's training images: none (features are computed once), crops and flips, or the whole "
+    "expert transform.  [default: none]",
+)  # fmt: skip
+@click.option(
+    "--probe-seeds", "num_seeds", type=click.IntRange(min=1), default=None, help="[default: the recipe's, 5]"
+)
+@click.option(
+    "--probe-epochs", "epochs", type=click.IntRange(min=1), default=None, help="[default: the recipe's, 100]"
+)
+@click.option(
+    "--probe-learning-rate", "learning_rate", type=float, default=None, help="[default: the recipe's]"
+)
+@click.option("--seed", default=0, show_default=True, help="Of the probes.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=512, show_default=True,
+    help="Images embedded at once.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def eval(
+    run: Path,
+    as_json: bool,
+    augmentation: str | None,
+    num_seeds: int | None,
+    epochs: int | None,
+    learning_rate: float | None,
+    **options: Any,
+) -> None:
+    """Evaluate RUN, the folder of a `viewgen train` or an encoder file.
+
+    Linear probe (mean ± standard deviation over its seeds, after its last epoch) and nearest neighbours on
+    the frozen backbone's features, learned from the train split and measured on the test split. The result
+    is written to evaluation.json in RUN.
+
+    \b
+    Examples:
+      viewgen eval runs/digits-A2
+      viewgen eval runs/digits-A2 --weights best -k 20 --json
+      viewgen eval runs/cifar10/encoder.safetensors --dataset cifar100
+    """
+    from viewgen_train.evaluate import evaluate
+
+    given = {
+        "augmentation": augmentation, "num_seeds": num_seeds, "epochs": epochs, "learning_rate": learning_rate
+    }  # fmt: skip
+    settings = {name: value for name, value in given.items() if value is not None}
+    with _progress_bar() as report:
+        document = evaluate(run, settings=settings, report=report, **options)
+    if as_json:
+        print_json(document)
+    else:
+        _print_table(document)
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar, whose task changes; nothing without a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # left to itself, rich sends what others print to standard output through the bar's console
+    with Progress(
+        *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,
+        redirect_stdout=False,
+    ) as progress:  # fmt: skip
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                for task in tasks.values():
+                    progress.remove_task(task)
+                tasks.clear()
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done)
+
+        yield report
+
+
+def _print_table(document: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    dataset, probe = document["dataset"], document["probe"]
+    click.echo(f"{document['weights']['file']}{_training(document)}")
+    images = f"learned from {dataset['train']:,} images, measured on {dataset['test']:,} test images"
+    click.echo(f"{dataset['name']}: {images}")
+    columns = {**document.get("attributes", {}), "mean" if "attributes" in document else "top-1": document}
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_row(
+        "linear probe",
+        *(f"{100 * part['top1']:.2f} ± {100 * part['top1_sd']:.2f} %" for part in columns.values()),
+    )
+    for metric, accuracies in document["knn"].items():
+        for k in accuracies:
+            row = (f"{100 * part['knn'][metric][k]:.2f} %" for part in columns.values())
+            table.add_row(f"{k}-NN {metric}", *row)
+    click.echo()
+    Console(width=max(80, 24 + 22 * len(columns))).print(table)
+    click.echo()
+    seeds = f"{probe['num_seeds']} seeds" if probe["num_seeds"] > 1 else "1 seed"
+    rate = f"learning rate {probe['learning_rate']:g} ({probe['schedule']})"
+    augmentation = "" if probe["augmentation"] == "none" else f", augmentation {probe['augmentation']}"
+    click.echo(
+        f"probe: {probe['epochs']} epochs of SGD, {rate}, batch {probe['batch_size']}, {seeds}{augmentation}"
+    )
+    click.echo(f"{document['images_per_second']:,.0f} images/s embedded, {document['seconds']:.1f} s in all")
+
+
+def _training(document: dict[str, Any]) -> str:
+    parts = []
+    if document["epochs"] is not None:
+        parts.append(f"{document['epochs']:g} epochs")
+    if document["loss"] is not None:
+        parts.append(f"loss {document['loss']:.4g}")
+    return f"  ({', '.join(parts)})" if parts else ""
