@@ -37,6 +37,9 @@ NETWORKS: dict[str, tuple[Any, Any]] = {
 }
 FORMAT = 1
 LATENT_AVG = "latent_avg"
+# Settings that came after the first files: headers name them where they differ from the default, so that a
+# network of the first kind is still written byte for byte as before.
+LATER_SETTINGS = {("discriminator", "stddev_group"): 4, ("inverter", "num_classes"): 0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +115,11 @@ def save_model(
             f"the {kind} is not stored: it was loaded for inference, which folds its batch normalisations; "
             "store the network that was trained, or copy its file"
         )
-    config = dataclasses.asdict(cast(Any, network).config)
+    config = {
+        name: value
+        for name, value in dataclasses.asdict(cast(Any, network).config).items()
+        if (kind, name) not in LATER_SETTINGS or LATER_SETTINGS[kind, name] != value
+    }
     header = {**(notes or {}), "format": FORMAT, "kind": kind, "config": config}
     state = {
         key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()

@@ -1,8 +1,11 @@
-"""Where a data set's networks come from: a run folder, named files, or the cards of known weights.
+"""Where a data set's networks come from: a run folder, named files, imports of the user, known weights.
 
-``cards.toml`` lists the known weights; they ship in this package.
+``cards.toml`` lists the weights that ship in this package, and under ``[public]`` those that others publish
+and `viewgen models import` reads.
 """
 
+import json
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,10 +13,26 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from viewgen.errors import CorruptDataError, MissingFileError, UsageError, nearest_name
 from viewgen.models import NETWORKS, file_digest
 
-__all__ = ["Card", "cards", "find_card", "find_models", "local_file"]
+__all__ = [
+    "Card",
+    "PublicFile",
+    "cards",
+    "find_card",
+    "find_models",
+    "local_file",
+    "models_folder",
+    "models_root",
+    "network_file",
+    "public_files",
+    "user_cards",
+]
+
+PUBLIC = "public"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +46,8 @@ class Card:
         image_size: side of its images in pixels.
         sha256: of the file, in hexadecimal.
         licence: under which it may be used.
-        path: inside this package.
-        command: that trained it.
+        path: inside this package, or absolute for networks of the user.
+        command: that trained or imported it.
         details: everything else on the card (configuration, training, measured quality).
     """
 
@@ -48,13 +67,52 @@ class Card:
         return dict(self.details.get("measured", {}))
 
 
-def cards() -> dict[str, Card]:
-    """Return every known card by name."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublicFile:
+    """A checkpoint that somebody else publishes; viewgen never downloads it.
+
+    Attributes:
+        name: of the entry.
+        title: what it is.
+        dataset: it was trained on.
+        image_size: side of its images in pixels.
+        url: where it is published.
+        licence: under which, and where its text is.
+        layout: of the file.
+        config: of its networks.
+        sha256: of the file, in hexadecimal; empty if no digest of it is known.
+        sha256_source: who says so.
+        expected: published quality, name → value or source.
+    """
+
+    name: str
+    title: str
+    dataset: str
+    image_size: int
+    url: str
+    licence: str
+    layout: str
+    config: Mapping[str, Any]
+    sha256: str = ""
+    sha256_source: str = ""
+    expected: Mapping[str, Any]
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return self.url.rsplit("/", 1)[1]
+
+
+def _table() -> dict[str, dict[str, dict[str, Any]]]:
     text = resources.files("viewgen_pretrained").joinpath("cards.toml").read_text("utf-8")
-    table: dict[str, dict[str, Any]] = tomllib.loads(text)
+    return tomllib.loads(text)
+
+
+def cards() -> dict[str, Card]:
+    """Return the cards of the weights that ship, by name."""
     known = {}
-    for dataset, kinds in table.items():
-        for kind, entry in kinds.items():
+    for dataset, kinds in _table().items():
+        for kind, entry in kinds.items() if dataset != PUBLIC else ():
             name = f"{dataset}/{kind}"
             fields = {key: entry[key] for key in ("image_size", "sha256", "licence", "path", "command")}
             details = {key: value for key, value in entry.items() if key not in fields}
@@ -62,13 +120,61 @@ def cards() -> dict[str, Card]:
     return known
 
 
+def public_files() -> dict[str, PublicFile]:
+    """Return the registry's entries of checkpoints that others publish, by name."""
+    return {name: PublicFile(name=name, **entry) for name, entry in _table().get(PUBLIC, {}).items()}
+
+
+def models_root(folder: str | Path | None = None) -> Path:
+    """Return `folder`, else the environment's ``VIEWGEN_MODELS``, else the user's data folder."""
+    chosen = folder or os.environ.get("VIEWGEN_MODELS")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return platformdirs.user_data_path("viewgen") / "models"
+
+
+def user_cards(root: str | Path | None = None) -> dict[str, Card]:
+    """Return the cards of imported networks (and of those trained beside them), by name.
+
+    Raises:
+        CorruptDataError: a card cannot be read.
+    """
+    found = {}
+    for path in sorted(models_root(root).glob("[!.]*/*.card.json")):
+        try:
+            entry = json.loads(path.read_text("utf-8"))
+            kind, dataset = str(entry["kind"]), entry["dataset"]["name"]
+            name = f"{path.parent.name}/{kind}"
+            found[name] = Card(
+                name=name,
+                kind=kind,
+                dataset=str(dataset),
+                image_size=int(entry["network"]["image_size"]),
+                sha256=str(entry["sha256"]),
+                licence=str(entry.get("licence", "your own training")),
+                path=str(path.parent / entry["file"]),
+                command=str(entry.get("command", "")),
+                details={
+                    key: value
+                    for key, value in entry.items()
+                    if key not in ("kind", "dataset", "sha256", "licence", "file", "command")
+                },
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptDataError(
+                f"the model card {path} cannot be read ({type(error).__name__}: {error}); import the model "
+                "again"
+            ) from error
+    return found
+
+
 def find_card(name: str) -> Card:
-    """Return the card called `name`.
+    """Return the card called `name`, of the weights that ship or of the user's.
 
     Raises:
         UsageError: there is none; the message names the nearest.
     """
-    known = cards()
+    known = user_cards() | cards()
     if name not in known:
         raise UsageError(f"no model {name!r}{nearest_name(name, known)}; `viewgen models list` names them")
     return known[name]
@@ -78,17 +184,44 @@ def local_file(card: Card) -> Path:
     """Return the card's file.
 
     Raises:
-        MissingFileError: the installation lacks it.
+        MissingFileError: it is gone.
         CorruptDataError: the file's sha256 is not the card's.
     """
     path = Path(str(resources.files("viewgen_pretrained").joinpath(card.path)))
+    again = "import or train it again" if Path(card.path).is_absolute() else "install viewgen again"
     if not path.is_file():
-        raise MissingFileError(f"the weights of {card.name} are missing at {path}; install viewgen again")
+        raise MissingFileError(f"the weights of {card.name} are missing at {path}; {again}")
     if file_digest(path) != f"sha256:{card.sha256}":
         raise CorruptDataError(
-            f"{path} is not the file that the card {card.name} describes (its sha256); install viewgen again"
+            f"{path} is not the file that the card {card.name} describes (its sha256); {again}"
         )
     return path
+
+
+def models_folder(text: str | Path) -> Path:
+    """Return the folder that ``--models`` names: a path, or the name of an import."""
+    folder = Path(text)
+    if not folder.is_dir() and len(folder.parts) == 1 and (models_root() / folder).is_dir():
+        return models_root() / folder
+    return folder
+
+
+def network_file(text: str | Path, kind: str) -> Path:
+    """Return the file that ``--generator`` and its like name: a path, an import's name, or a card's name.
+
+    Raises:
+        MissingFileError: there is none of these.
+    """
+    path = Path(text)
+    if path.is_file():
+        return path
+    for name in (f"{text}/{kind}", str(text)):
+        card = (user_cards() | cards()).get(name)
+        if card is not None and card.kind == kind:
+            return local_file(card)
+    raise MissingFileError(
+        f"no weights at {path}, given as the {kind}: neither a file nor a name of `viewgen models list`"
+    )
 
 
 def find_models(
@@ -100,31 +233,33 @@ def find_models(
 ) -> dict[str, Path]:
     """Return the weights file of every kind of network that a job needs.
 
-    A file named in `overrides` comes first, then `models_dir` (the ``--out`` of `viewgen pretrain`), then the
-    cards of the data set.
+    A file named in `overrides` comes first, then `models_dir`, then the weights that ship for the data set,
+    then an import of the user's under the data set's name.
 
     Args:
         dataset: name of the data set.
         kinds: of networks, such as ``{"generator", "encoder"}``.
-        models_dir: folder of a `viewgen pretrain` run.
-        overrides: kind → file.
+        models_dir: folder of a `viewgen pretrain` run, or the name of an import.
+        overrides: kind → file, or name of an import or card.
 
     Raises:
         MissingFileError: there are no weights for a kind; the message gives the commands that make them.
     """
     known = cards()
+    own = models_root() / dataset
+    if models_dir is None and own.is_dir() and dataset not in {card.dataset for card in known.values()}:
+        models_dir = own
     found: dict[str, Path] = {}
     for kind in sorted(set(kinds) & NETWORKS.keys()):
         if overrides and overrides.get(kind):
-            path = Path(overrides[kind])
-            if not path.is_file():
-                raise MissingFileError(f"no weights at {path}, given as the {kind}")
+            path = network_file(overrides[kind], kind)
         elif models_dir is not None:
-            path = Path(models_dir) / f"{kind}.safetensors"
+            folder = models_folder(models_dir)
+            path = folder / f"{kind}.safetensors"
             if not path.is_file():
                 raise MissingFileError(
-                    f"no {kind}.safetensors in {models_dir}; make it with\n  "
-                    + _pretrain_command(kind, dataset, str(models_dir))
+                    f"no {kind}.safetensors in {folder}; make it with\n  "
+                    + _pretrain_command(kind, dataset, str(folder))
                 )
         elif f"{dataset}/{kind}" in known:
             path = local_file(known[f"{dataset}/{kind}"])
@@ -142,12 +277,33 @@ def _pretrain_command(kind: str, dataset: str, out: str) -> str:
 
 def _no_weights(dataset: str, kind: str) -> str:
     out = f"runs/{dataset.replace(':', '-').replace('/', '-').strip('-')}"
-    lines = [_pretrain_command(name, dataset, out) for name in ("encoder", "generator", "inverter")]
     shipped = sorted({card.dataset for card in cards().values()})
-    return (
-        f"no {kind} is known for data set {dataset!r} (weights ship for: {', '.join(shipped) or 'none'}). "
-        "Train the networks, in this order:\n  "
-        + "\n  ".join(lines)
-        + f"\nand add --models {out}, or name a "
-        f"file of your own with --{kind} FILE"
+    parts = [
+        f"no {kind} is known for data set {dataset!r} (weights ship for: {', '.join(shipped) or 'none'})."
+    ]
+    public = [entry for entry in public_files().values() if entry.dataset == dataset]
+    for entry in public:
+        digest = f"{entry.sha256} ({entry.sha256_source})" if entry.sha256 else "no digest is published"
+        parts.append(
+            f"{entry.title} is public; viewgen does not download it. Get it, if its licence suits you:\n"
+            f"  file     {entry.file}\n"
+            f"  from     {entry.url}\n"
+            f"  licence  {entry.licence}\n"
+            f"  sha256   {digest}"
+        )
+    if public:
+        folder = models_root() / dataset
+        parts.append(
+            "Then import it and train the other networks, in this order:\n"
+            f"  viewgen models import {public[0].file} --as {dataset}\n"
+            f"  {_pretrain_command('encoder', dataset, str(folder))}\n"
+            f"  {_pretrain_command('inverter', dataset, str(folder))}\n"
+            f"after which `viewgen cache --dataset {dataset}` finds them. Or train all of them yourself:"
+        )
+    else:
+        parts.append("Train the networks, in this order:")
+    lines = [_pretrain_command(name, dataset, out) for name in ("encoder", "generator", "inverter")]
+    parts.append(
+        "  " + "\n  ".join(lines) + f"\nand add --models {out}, or name a file of your own with --{kind} FILE"
     )
+    return "\n".join(parts)

@@ -12,7 +12,7 @@ import torch
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import UsageError
 from viewgen.expert import ExpertConfig
-from viewgen.models import Kind, file_digest, load_model, save_model
+from viewgen.models import Kind, file_digest, load_model, read_header, save_model
 from viewgen.recipes import checked_config, recipe
 from viewgen_pretrained import quality
 from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
@@ -67,7 +67,7 @@ def _finish(
             "digest": dataset.digest,
             "images": len(dataset),
         },
-        "network": json.loads(json.dumps(dataclasses.asdict(cast(Any, network).config))),
+        "network": read_header(path)["config"],
         "training": trainer.identity,
         "depends": dict(depends or {}),
         "seed": trainer.seed,

@@ -1,6 +1,8 @@
-"""``viewgen models``: the networks that are at hand."""
+"""``viewgen models``: the networks that are at hand, and imports of public ones."""
 
 import json
+import sys
+from pathlib import Path
 
 import click
 
@@ -11,27 +13,28 @@ __all__ = ["models"]
 
 @click.group()
 def models() -> None:
-    """List and show the networks that are at hand.
+    """List, show and import networks.
 
     \b
     Example:
       viewgen models list
       viewgen models show digits/generator
+      viewgen models import cifar10.pkl --as cifar10
     """
 
 
 @models.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_models(as_json: bool) -> None:
-    """List the known weights.
+    """List the weights that ship, those you imported, and public ones that can be imported.
 
     \b
     Example:
       viewgen models list --json
     """
-    from viewgen_pretrained.hub import cards
+    from viewgen_pretrained.hub import cards, models_root, public_files, user_cards
 
-    known = cards()
+    known, own, public = cards(), user_cards(), public_files()
     if as_json:
         fields = ("kind", "dataset", "image_size", "sha256", "licence")
         print_json(
@@ -39,23 +42,45 @@ def list_models(as_json: bool) -> None:
                 "models": [
                     {
                         "name": name,
+                        "origin": "viewgen" if name in known else "user",
                         **{field: getattr(card, field) for field in fields},
                         "measured": card.measured,
                     }
-                    for name, card in known.items()
-                ]
+                    for name, card in (own | known).items()
+                ],
+                "public": [
+                    {
+                        "name": name,
+                        "dataset": entry.dataset,
+                        "url": entry.url,
+                        "licence": entry.licence,
+                        "sha256": entry.sha256 or None,
+                        "expected": dict(entry.expected),
+                    }
+                    for name, entry in public.items()
+                ],
+                "models_root": str(models_root()),
             }
         )
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "image", "parameters", "measured", box=None, header_style="bold")
-    for name, card in known.items():
-        numbers = {key: value for key, value in card.measured.items() if not isinstance(value, str)}
-        measured = ", ".join(f"{key} {value}" for key, value in numbers.items())
-        table.add_row(name, f"{card.image_size} px", f"{card.details.get('parameters', 0):,}", measured)
-    Console().print(table)
+    console = Console()
+    for title, group in (("", known), (f"\nYours, in {models_root()}:", own)):
+        if not group:
+            continue
+        if title:
+            click.echo(title)
+        table = Table("name", "image", "parameters", "measured", box=None, header_style="bold")
+        for name, card in group.items():
+            numbers = {key: value for key, value in card.measured.items() if not isinstance(value, str)}
+            measured = ", ".join(f"{key} {value}" for key, value in numbers.items())
+            table.add_row(name, f"{card.image_size} px", f"{card.details.get('parameters', 0):,}", measured)
+        console.print(table)
+    click.echo("\nPublic, for `viewgen models import` (get the file yourself; mind its licence):")
+    for entry in public.values():
+        click.echo(f"  {entry.title}\n    {entry.url}\n    {entry.licence}")
     click.echo("\nOther data sets: `viewgen pretrain --help` shows the commands that train the networks.")
 
 
@@ -71,11 +96,15 @@ def show_model(name: str, as_json: bool) -> None:
     """
     import dataclasses
 
-    from viewgen_pretrained.hub import find_card, local_file
+    from viewgen_pretrained.hub import find_card, local_file, public_files
 
-    card = find_card(name)
-    document = {**dataclasses.asdict(card), "file": str(local_file(card))}
-    document.update(document.pop("details"))
+    public = public_files().get(name)
+    if public is not None:
+        document = {**dataclasses.asdict(public), "file": public.file}
+    else:
+        card = find_card(name)
+        document = {**dataclasses.asdict(card), "file": str(local_file(card))}
+        document.update(document.pop("details"))
     if as_json:
         print_json(document)
         return
@@ -86,3 +115,77 @@ def show_model(name: str, as_json: bool) -> None:
                 click.echo(f"  {inner}: {detail if isinstance(detail, str) else json.dumps(detail)}")
         else:
             click.echo(f"{key}: {value}")
+
+
+@models.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--as",
+    "name",
+    required=True,
+    metavar="NAME",
+    help="What to call it. The name of a data set makes `viewgen cache` find it on its own.",
+)
+@click.option("--dataset", default=None, help="What it was trained on, for the card.")
+@click.option("--licence", default=None, help="For the card.  [default: what the registry knows]")
+@click.option(
+    "--models-root",
+    default=None,
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Where imports are kept.  [default: $VIEWGEN_MODELS or your data folder]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the networks of that name.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")  # fmt: skip
+def import_command(
+    file: Path,
+    name: str,
+    dataset: str | None,
+    licence: str | None,
+    models_root: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Convert a public StyleGAN2 checkpoint; nothing that the file carries is run.
+
+    FILE is a .pt of the public PyTorch StyleGAN2 (with g_ema), or a .pkl of the official
+    stylegan2-ada-pytorch. The networks are written as safetensors with model cards.
+
+    \b
+    Examples:
+      viewgen models import cifar10.pkl --as cifar10
+      viewgen models import 550000.pt --as faces --dataset folder:/data/faces --licence "CC BY-NC 4.0"
+      viewgen cache --dataset folder:/data/faces --models faces
+    """
+    from viewgen_pretrained.importing import import_model
+
+    result = import_model(
+        file,
+        name,
+        models_root=models_root,
+        dataset=dataset,
+        licence=licence,
+        overwrite=overwrite,
+        command=["viewgen", *sys.argv[1:]],
+    )
+    source = result.cards["generator"]["source"]
+    registry = None if result.public is None else result.public.name
+    if as_json:
+        print_json({"name": name, "folder": str(result.folder), "registry": registry, "models": result.cards})
+        return
+    for kind, card in result.cards.items():
+        network = card["network"]
+        classes = f", {network['num_classes']} classes" if network["num_classes"] else ""
+        click.echo(
+            f"{result.folder / card['file']}  {kind}, {network['image_size']} px{classes}, "
+            f"{card['parameters']:,} parameters"
+        )
+    known = f"the file {registry} of the registry" if registry else "a file that the registry does not know"
+    click.echo(f"from {source['file']}, {known}, sha256 {source['sha256']}")
+    click.echo(f"licence: {result.cards['generator']['licence']}")
+    on = result.cards["generator"]["dataset"]["name"]
+    on = "DATASET" if on == "unknown" else on
+    click.echo("next, if they are not there yet: the encoder and the inverter")
+    for network_name in ("encoder", "inverter"):
+        click.echo(f"  viewgen pretrain {network_name} --dataset {on} --out {result.folder}")
+    click.echo(f"  viewgen cache --dataset {on}" + ("" if name == on else f" --models {name}"))

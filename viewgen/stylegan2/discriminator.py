@@ -18,8 +18,6 @@ from viewgen.stylegan2.layers import Blur, EqualConv2d, EqualLinear, FusedLeakyR
 
 __all__ = ["Discriminator", "DiscriminatorConfig", "minibatch_stddev"]
 
-STDDEV_GROUP = 4
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiscriminatorConfig:
@@ -32,6 +30,7 @@ class DiscriminatorConfig:
         num_classes: classes of a class-conditional network, otherwise 0.
         num_mapping_layers: layers of the class mapping.
         activation_clamp: bound on activations, or None.
+        stddev_group: samples whose features' deviation is taken together.
     """
 
     image_size: int
@@ -40,28 +39,32 @@ class DiscriminatorConfig:
     num_classes: int = 0
     num_mapping_layers: int = 8
     activation_clamp: float | None = None
+    stddev_group: int = 4
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
+        if self.stddev_group < 1:
+            raise ModelError(f"stddev_group is {self.stddev_group}; expected at least 1")
         GeneratorConfig(image_size=self.image_size, channels=self.channels)
         if self.architecture not in ("residual", "plain"):
             raise ModelError(f"architecture is {self.architecture!r}; expected 'residual' or 'plain'")
 
 
-def minibatch_stddev(x: Tensor) -> Tensor:
-    """Append one channel: the standard deviation of the features within groups of up to 4 samples.
+def minibatch_stddev(x: Tensor, group_size: int = 4) -> Tensor:
+    """Append one channel: the standard deviation of the features within groups of samples.
 
-    Sample i belongs to group i mod ⌈B/4⌉, which for multiples of 4 are the public networks' groups; any
-    batch size is taken.
+    Sample i belongs to group i mod ⌈B/size⌉, which for multiples of the size are the public networks'
+    groups; any batch size is taken.
 
     Args:
         x: features, `(B, C, H, W)`.
+        group_size: samples of a group, at most.
 
     Returns:
         `(B, C + 1, H, W)`.
     """
     batch_size = x.shape[0]
-    num_groups = math.ceil(batch_size / STDDEV_GROUP)
+    num_groups = math.ceil(batch_size / group_size)
     group_B = torch.arange(batch_size, device=x.device) % num_groups
     member_GB = (group_B == torch.arange(num_groups, device=x.device)[:, None]).to(x.dtype)
     member_GB = member_GB / member_GB.sum(dim=1, keepdim=True)
@@ -158,7 +161,7 @@ class Discriminator(nn.Module):
                 f"images have shape {tuple(image.shape)}; this discriminator takes (B, 3, {size}, {size})"
             )
         x: Tensor = self.convs(image)
-        x = self.final_linear(self.final_conv(minibatch_stddev(x)).flatten(1))
+        x = self.final_linear(self.final_conv(minibatch_stddev(x, self.config.stddev_group)).flatten(1))
         if not self.config.num_classes:
             return x
         if labels is None:
