@@ -1,8 +1,19 @@
 """What files and caches are called when nobody says otherwise."""
 
 import re
+from pathlib import Path
 
-__all__ = ["file_name", "inversions_name"]
+__all__ = ["absolute_url", "cache_name", "file_name", "inversions_name"]
+
+
+def absolute_url(url: str) -> str:
+    """Make a local path absolute: workers may have another working directory."""
+    return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+def cache_name(url: str) -> str:
+    """Return what people call the cache at a URL without credentials: its last part."""
+    return url.rstrip("/").rpartition("/")[2].removesuffix(".zarr") or "cache"
 
 
 def file_name(text: str) -> str:

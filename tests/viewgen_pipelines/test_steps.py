@@ -109,7 +109,9 @@ def test_rows_without_output_are_failed_zeros_with_true_labels(make_spec):
     assert arrays["source_index"].tolist() == rows.tolist()
     assert arrays["label"].tolist() == (rows % 10).tolist()
     stats = shard_stats(spec, arrays, parts)
+    counts = stats.pop("mean_pairwise_counts")
     assert stats == {"num_ok": 2, "num_not_converged": 0, "num_failed": 3, "mean_pairwise": 0.5}
+    assert (sum(counts), counts[25]) == (2, 2), "both images lie in the bin from 0.50 to 0.52"
 
 
 def test_a_sample_that_the_method_marks_failed_has_no_views(make_spec):

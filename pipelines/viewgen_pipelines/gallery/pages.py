@@ -20,6 +20,7 @@ from viewgen_pipelines.gallery.live import Progress, find_troubles, follow
 from viewgen_pipelines.gallery.queries import STATUS_NAMES, Query, select
 from viewgen_pipelines.gallery.sources import CacheSource
 from viewgen_pipelines.gallery.templating import render
+from viewgen_pipelines.names import cache_name
 
 __all__ = ["Pages", "Site", "sample_rows"]
 
@@ -65,7 +66,7 @@ class Pages:
     ) -> None:
         self.source, self.other = source, other
         self.static_rows = static_rows
-        names = [_name(source), "" if other is None else _name(other)]
+        names = [cache_name(source.index.url), "" if other is None else cache_name(other.index.url)]
         if names[0] == names[1]:
             names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
         self.site = Site(
@@ -283,7 +284,3 @@ def sample_rows(rows: NDArray[np.int64], count: int) -> list[int]:
         return []
     picked: list[int] = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)].tolist()
     return picked
-
-
-def _name(source: CacheSource) -> str:
-    return source.index.url.rstrip("/").rpartition("/")[2].removesuffix(".zarr") or "cache"

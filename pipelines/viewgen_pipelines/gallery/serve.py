@@ -1,0 +1,256 @@
+"""The gallery as a Ray Serve application: it stands on the dashboard's Serve tab while it runs.
+
+Ray is imported inside functions. A Serve instance that runs on a cluster already keeps its address; ours
+listens on this machine only, unless told otherwise.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from viewgen.errors import UsageError, ViewgenError
+from viewgen.store import open_storage
+from viewgen_pipelines.gallery.security import is_loopback, known_hosts, new_token
+from viewgen_pipelines.names import absolute_url, cache_name, file_name
+
+__all__ = ["DEFAULT_PORT", "GalleryOptions", "ServedGallery", "choose_port", "deploy", "withdraw"]
+
+DEFAULT_PORT = 8000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GalleryOptions:
+    """What a gallery shows, and where it listens.
+
+    Attributes:
+        url: of the cache.
+        compare: URL of a second cache of the same images, or None.
+        storage_options: of the caches.
+        data_root: where data sets are looked for, None for the default.
+        inversions: URL of the inversions, None to look beside the cache.
+        models: folder of a `viewgen pretrain` run, None for the networks that ship.
+        host: address to listen on, if Serve does not run yet.
+        port: the same; None for 8000 or, if that is taken, a free one.
+        allow_hosts: further names that the Host header may carry.
+        token: that visitors must show even on this machine; None for one where others can reach the address.
+    """
+
+    url: str = field(repr=False)
+    compare: str | None = field(default=None, repr=False)
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    data_root: str | None = None
+    inversions: str | None = field(default=None, repr=False)
+    models: str | None = None
+    host: str = "127.0.0.1"
+    port: int | None = None
+    allow_hosts: tuple[str, ...] = ()
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("url", "compare", "inversions"):
+            url = getattr(self, name)
+            if url is None:
+                continue
+            object.__setattr__(self, name, absolute_url(url))
+            if url.startswith("memory://"):
+                raise UsageError(
+                    f"{url} lives in the memory of one process, which the gallery's does not share"
+                )
+        if self.data_root is None:
+            object.__setattr__(self, "data_root", os.environ.get("VIEWGEN_DATA"))
+
+    @property
+    def cache(self) -> str:
+        """The cache's name."""
+        return cache_name(open_storage(self.url, self.storage_options).url)
+
+    @property
+    def slug(self) -> str:
+        """The cache's name as part of an address, told apart from others of that name."""
+        digest = hashlib.sha256(f"{self.url}\n{self.compare}".encode()).hexdigest()
+        return f"{file_name(self.cache)}-{digest[:6]}"
+
+    @property
+    def application(self) -> str:
+        """The name on the dashboard's Serve tab."""
+        return f"viewgen-{self.slug}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedGallery:
+    """A gallery that answers.
+
+    Attributes:
+        url: of its first page; with the token, where there is one.
+        application: name on the dashboard's Serve tab.
+        host: address that it listens on.
+        token: that visitors must show, None on this machine.
+    """
+
+    url: str = field(repr=False)
+    application: str
+    host: str
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def lines(self) -> list[str]:
+        """What a person needs to know to open it."""
+        if self.token is None:
+            access = "from this machine only, without a login"
+        else:
+            access = f"the address holds the token; others need it: {self.token}"
+        return [f"gallery: {self.url} ({access}; {self.application} on the dashboard's Serve tab)"]
+
+
+def choose_port(host: str, port: int | None = None) -> int:
+    """Return `port`, or 8000 or a free one if None.
+
+    Raises:
+        UsageError: the port is taken, or the address is none of this machine's.
+    """
+    for candidate in [port] if port is not None else [DEFAULT_PORT, 0]:
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host.strip("[]"), candidate))
+                return int(probe.getsockname()[1])
+        except OSError as error:
+            failure = error
+    raise UsageError(
+        f"cannot listen on {host} port {port or 'any'}: {failure}; give another --host or --port"
+    )
+
+
+def deploy(options: GalleryOptions) -> ServedGallery:
+    """Serve a gallery in the Ray session of this process, and start Serve if it does not run.
+
+    Raises:
+        UsageError: it cannot listen there.
+        ViewgenError: Serve does not start.
+    """
+    with _quiet_serve():
+        from ray import serve
+
+        host, port = _serve_address() or (options.host, choose_port(options.host, options.port))
+        token = options.token if is_loopback(host) else options.token or new_token()
+        hosts = known_hosts(host, options.allow_hosts)
+        try:
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": host, "port": port},
+                logging_config={"log_level": "ERROR", "enable_access_log": False},
+            )
+            serve.run(
+                _application(options, sorted(hosts), token),
+                name=options.application,
+                route_prefix=f"/{options.slug}",
+                logging_config={"log_level": "ERROR", "enable_access_log": False},
+            )
+        except Exception as error:
+            raise ViewgenError(f"Ray Serve does not start the gallery: {error}") from error
+    return ServedGallery(
+        url=gallery_url(options, host, port, token), application=options.application, host=host, token=token
+    )
+
+
+def gallery_url(options: GalleryOptions, host: str, port: int, token: str | None = None) -> str:
+    """Return the address of the first page as a visitor types it."""
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/{options.slug}/" + (f"?token={token}" if token else "")
+
+
+def withdraw(application: str) -> None:
+    """Take a gallery off a cluster that goes on, and Serve too if nothing else is left on it."""
+    with _quiet_serve(), contextlib.suppress(Exception):
+        from ray import serve
+
+        serve.delete(application)
+        if not serve.status().applications:
+            serve.shutdown()
+
+
+def is_running(application: str) -> bool:
+    """Whether a gallery still answers."""
+    with _quiet_serve():
+        from ray import serve
+
+        try:
+            status = serve.status().applications.get(application)
+        except Exception:  # of Ray, when the session has ended
+            return False
+    return status is not None and status.status in ("RUNNING", "DEPLOYING")
+
+
+def _application(options: GalleryOptions, hosts: list[str], token: str | None) -> Any:
+    import ray
+    from ray import serve
+
+    def build() -> Any:
+        return _build(options, hosts, token)
+
+    # where the cache's path means the same; no core is taken from the workers
+    node = ray.util.get_node_ip_address()
+    deployment = serve.deployment(
+        name="gallery",
+        max_ongoing_requests=64,
+        ray_actor_options={"num_cpus": 0, "resources": {f"node:{node}": 0.001}},
+    )
+    return deployment(serve.ingress(build)()).bind()
+
+
+def _build(options: GalleryOptions, hosts: list[str], token: str | None) -> Any:
+    """Build the application; runs in the process that serves it."""
+    import threading
+
+    from viewgen_pipelines.gallery.app import build_app
+    from viewgen_pipelines.gallery.sources import CacheSource
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, which a run beside it needs more
+    common: dict[str, Any] = {
+        "storage_options": options.storage_options,
+        "data_root": options.data_root,
+        "inversions": options.inversions,
+        "models": options.models,
+    }
+    source = CacheSource(url=options.url, **common)
+    other = CacheSource(url=options.compare, **common) if options.compare is not None else None
+
+    def warm() -> None:
+        with contextlib.suppress(ViewgenError):  # the first visitor is told
+            source.dataset(source.snapshot().spec)
+
+    threading.Thread(target=warm, daemon=True).start()
+    return build_app(source, other, hosts=hosts, token=token)
+
+
+def _serve_address() -> tuple[str, int] | None:
+    """Return where a Serve instance that runs already listens."""
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return None
+    return str(client.http_config.host), int(client.http_config.port)
+
+
+@contextlib.contextmanager
+def _quiet_serve() -> Iterator[None]:
+    """Keep Serve's chatter off the terminal; it sets its loggers' levels anew whenever it is asked."""
+    logger = logging.getLogger("ray.serve")
+
+    def only_errors(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(only_errors)
+    try:
+        yield
+    finally:
+        logger.removeFilter(only_errors)
