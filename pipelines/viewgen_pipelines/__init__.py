@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from viewgen_pipelines.caching import cache
+    from viewgen_pipelines.inspecting import inspect
     from viewgen_pipelines.report import CacheResult
 
-__all__ = ["CacheResult", "cache"]
+__all__ = ["CacheResult", "cache", "inspect"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,6 +16,10 @@ def __getattr__(name: str) -> Any:
         from viewgen_pipelines.caching import cache
 
         return cache
+    if name == "inspect":
+        from viewgen_pipelines.inspecting import inspect
+
+        return inspect
     if name == "CacheResult":
         from viewgen_pipelines.report import CacheResult
 

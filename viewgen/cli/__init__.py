@@ -25,6 +25,7 @@ COMMANDS = {
     "datasets": ("viewgen.cli.datasets", "List the data sets and whether they are present."),
     "doctor": ("viewgen.cli.doctor", "Check the environment."),
     "eval": ("viewgen.cli.eval", "Linear probe and nearest neighbours of a trained encoder."),
+    "inspect": ("viewgen.cli.inspect", "Look at a cache in a browser: a gallery on the Ray dashboard."),
     "models": ("viewgen.cli.models", "List and show the networks that are at hand."),
     "pretrain": ("viewgen.cli.pretrain", "Train the generator, inverter and encoder that a cache needs."),
     "show": ("viewgen.cli.show", "Show a cache: contents, provenance, statistics."),
