@@ -67,6 +67,7 @@ class InversionProblem:
         images: model images, `(N, 3, H, W)`.
         config: weights and stopping rule.
         batch_size: images that pass through the networks at once when the targets are computed.
+        labels: of the images, `(N,)`, for a class-conditional generator.
     """
 
     def __init__(
@@ -77,14 +78,21 @@ class InversionProblem:
         images: Tensor,
         config: InvertConfig,
         batch_size: int = 32,
+        labels: Tensor | None = None,
     ) -> None:
         self.generator, self.inverter, self.perceptual, self.config = generator, inverter, perceptual, config
         self.images = images
+        self.labels = labels
         self.num_images = len(images)
         self.device = images.device
         with torch.no_grad():
             parts = list(equal_parts(images, batch_size))
-            self.first_w = torch.cat([inverter(part)[:kept] for part, kept in parts])
+            their_labels = (
+                [None] * len(parts) if labels is None else [p for p, _ in equal_parts(labels, batch_size)]
+            )
+            self.first_w = torch.cat(
+                [inverter(part, own)[:kept] for (part, kept), own in zip(parts, their_labels, strict=True)]
+            )
             self.targets: list[Tensor] = []
             if perceptual is not None and config.perceptual_weight:
                 features = [[x[:kept] for x in perceptual.features(part)] for part, kept in parts]
@@ -108,7 +116,8 @@ class InversionProblem:
             distance = self.perceptual.distance(self.perceptual.features(images), targets)
             loss = loss + config.perceptual_weight * distance
         if config.domain_weight:
-            drift = (self.inverter(images) - self.first_w[rows]).square().mean(dim=(1, 2))
+            labels = None if self.labels is None else self.labels[rows]
+            drift = (self.inverter(images, labels) - self.first_w[rows]).square().mean(dim=(1, 2))
             loss = loss + config.domain_weight * drift
         with torch.no_grad():
             fallen = loss < 0.99 * self.best_loss[rows]

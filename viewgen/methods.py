@@ -2,7 +2,8 @@
 
 A built method is a pure step from arrays to arrays, without Ray, files or hidden state:
 
-- in: ``image`` uint8 `(B, 3, H, W)`, ``source_index`` int64 `(B,)`, and where the method needs inversions
+- in: ``image`` uint8 `(B, 3, H, W)`, ``source_index`` int64 `(B,)`, ``label`` int64 `(B, *label_shape)`,
+  which only the inversion into a class-conditional generator reads, and where the method needs inversions
   ``anchor_w_plus`` float32 `(B, L, 512)` and ``anchor_error`` float32 `(B,)`;
 - out: ``views`` uint8 `(B, V, 3, H, W)`, ``distance`` float32 `(B, V)` from the anchor in the encoder's space
   (of the stored 8-bit views; NaN without an encoder), ``steps`` int32 `(B,)`, ``inversion_error`` float32
@@ -27,6 +28,7 @@ from viewgen.errors import ModelError, UsageError, nearest_name
 from viewgen.expert import NUM_UNIFORMS, ExpertConfig, expert_views
 from viewgen.images import to_model, to_storage
 from viewgen.inversion import InversionProblem, InvertConfig, invert_images
+from viewgen.inverter import class_labels
 from viewgen.models import Models
 from viewgen.perceptual import build_perceptual, resolve_perceptual
 from viewgen.perturb import WPerturbConfig
@@ -169,10 +171,17 @@ def build_invert(
     perceptual = build_perceptual(chosen, models.discriminator, models.device)
     at_once = _images_at_once(generator.config.image_size, models.device)
     num_slots, group_size = _slots(batch_size, 1, at_once)
+    num_classes = generator.config.num_classes
+    if inverter.config.num_classes != num_classes:
+        raise ModelError(
+            f"the generator has {num_classes} classes, the inverter {inverter.config.num_classes}; train an "
+            "inverter for this generator (viewgen pretrain inverter)"
+        )
 
     def step(batch: Batch) -> Batch:
         images = to_model(_tensor(batch["image"], device))
-        problem = InversionProblem(generator, inverter, perceptual, images, config, at_once)
+        labels = class_labels(_tensor(batch["label"], device), num_classes) if num_classes else None
+        problem = InversionProblem(generator, inverter, perceptual, images, config, at_once, labels)
         result = invert_images(problem, num_slots, group_size)
         codes = result.w[:, 0]
         views = render(generator, codes, at_once)

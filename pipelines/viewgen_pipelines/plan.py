@@ -15,7 +15,7 @@ from viewgen.recipes import recipe
 from viewgen.store import CacheSpec, default_shard_images, open_storage, read_spec
 from viewgen.stylegan2 import num_style_layers
 from viewgen_pipelines.driver import Stage
-from viewgen_pipelines.names import file_name, inversions_name
+from viewgen_pipelines.names import absolute_url, file_name, inversions_name
 from viewgen_pipelines.versions import versions
 
 __all__ = ["METHOD_OPTIONS", "CacheOptions", "CachePlan", "make_plan"]
@@ -117,11 +117,6 @@ def automatic_shard_images(num_images: int, image_size: int, num_views: int) -> 
     """Return S, whatever the number of workers: about twelve shards of 16 to 512 images, below 50 MB each."""
     share = min(max(num_images // 12, 16), 512)
     return min(1 << (share.bit_length() - 1), default_shard_images(3 * image_size**2, num_views))
-
-
-def absolute_url(url: str) -> str:
-    """Make a local path absolute: workers may have another working directory."""
-    return url if "://" in url else str(Path(url).expanduser().absolute())
 
 
 class _SpecMaker:
@@ -288,7 +283,29 @@ def _inputs(method: MethodSpec, options: CacheOptions) -> tuple[ImageDataset, di
                 f"{dataset.image_size} px; give one of that size (--{kind} FILE, --models DIR) or train it "
                 "with `viewgen pretrain`"
             )
+    _check_classes(dataset, paths)
     return dataset, paths
+
+
+def _check_classes(dataset: ImageDataset, paths: Mapping[str, Path]) -> None:
+    """Refuse a class-conditional generator whose classes the images' labels, or the inverter, do not have."""
+    if not {"generator", "inverter"} <= paths.keys():
+        return
+    classes = {
+        kind: read_header(paths[kind])["config"].get("num_classes", 0) for kind in ("generator", "inverter")
+    }
+    if classes["generator"] != classes["inverter"]:
+        raise ModelError(
+            f"the generator at {paths['generator']} has {classes['generator']} classes, the inverter at "
+            f"{paths['inverter']} has {classes['inverter']}; train an inverter for this generator with "
+            "`viewgen pretrain inverter`"
+        )
+    if classes["generator"] and (dataset.label_shape or dataset.num_classes > classes["generator"]):
+        raise ModelError(
+            f"the generator at {paths['generator']} is conditional on {classes['generator']} classes; the "
+            f"images of {dataset.name!r} have {dataset.num_classes} classes and labels of shape "
+            f"{dataset.label_shape}"
+        )
 
 
 def _model_paths(method: MethodSpec, options: CacheOptions, dataset_name: str) -> dict[str, Path]:

@@ -70,10 +70,17 @@ class GeneratorTrainingConfig:
         diffaugment(torch.zeros(1, 3, 8, 8), self.augment)
 
 
-def r1_penalty(discriminator: nn.Module, images: Tensor) -> Tensor:
-    """Return ½·mean‖∇ d̃(x)‖² over real images `(B, 3, H, W)` (Mescheder et al., 2018), without γ."""
+def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return ½·mean‖∇ d̃(x)‖² over real images `(B, 3, H, W)` (Mescheder et al., 2018), without γ.
+
+    `labels`, `(B,)`, are those of the images where the discriminator is class-conditional.
+    """
     images = images.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        discriminator(images).sum() if labels is None else discriminator(images, labels).sum(),
+        images,
+        create_graph=True,
+    )
     return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
 
 

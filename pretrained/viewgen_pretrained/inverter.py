@@ -1,7 +1,8 @@
 """Training of the inverter e against a frozen generator (in-domain inversion; eq. 4 of the paper).
 
 ‖x − g(e(x))‖² + λ·perceptual(x, g(e(x))) + λ_adv·softplus(−d̃(g(e(x)))): the adversarial term is written as
-the loss that e minimises; d̃ is fine-tuned beside it with R1.
+the loss that e minimises; d̃ is fine-tuned beside it with R1. Where g and d̃ are class-conditional, both take
+the images' labels: e(x) is then an offset from the mean latent of the image's class.
 """
 
 import copy
@@ -15,9 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from viewgen.datasets import ImageDataset
-from viewgen.errors import ModelError, UsageError
+from viewgen.errors import DataError, ModelError, UsageError
 from viewgen.images import to_model, to_storage
-from viewgen.inverter import Inverter, InverterConfig
+from viewgen.inverter import Inverter, InverterConfig, class_labels
 from viewgen.perceptual import build_perceptual, resolve_perceptual
 from viewgen.picture import tile
 from viewgen.stylegan2 import Discriminator, Generator
@@ -85,6 +86,14 @@ class InverterTrainer(Trainer):
                     f"the {type(network).__name__.lower()} makes {network.config.image_size}-px images, "
                     f"{dataset.name} has {size}-px images"
                 )
+        every_label = torch.from_numpy(dataset.labels(np.arange(len(dataset))))
+        for network in (generator, discriminator):
+            class_labels(every_label, network.config.num_classes)
+        if discriminator.config.num_classes and bool((every_label < 0).any()):
+            raise DataError(
+                f"the discriminator is conditional on {discriminator.config.num_classes} classes, and some "
+                f"images of {dataset.name} {dataset.split} have no label; train on a split with labels"
+            )
         self.dataset = dataset
         self.config = config
         self.device = device
@@ -109,9 +118,10 @@ class InverterTrainer(Trainer):
                 channels=channels,
                 hidden_dim=config.hidden_dim,
                 style_dim=generator.config.style_dim,
+                num_classes=generator.config.num_classes,
             )
         )
-        self.inverter.latent_avg.copy_(generator.latent_avg)
+        self.inverter.take_latents(generator)
         self.inverter = self.inverter.to(device)
         self.current = copy.deepcopy(self.inverter)
         self.optimiser = torch.optim.Adam(
@@ -119,17 +129,24 @@ class InverterTrainer(Trainer):
         )
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=1e-4, betas=(0.0, 0.99))
 
+    def _labels(self, rows: np.ndarray[Any, Any], network: Generator | Discriminator) -> torch.Tensor | None:
+        """Return the labels that condition a network, None if it has no classes."""
+        if not network.config.num_classes:
+            return None
+        return torch.from_numpy(self.dataset.labels(rows)).to(self.device)
+
     def step(self, step: int) -> dict[str, float]:
         """Train on one batch."""
         config = self.config
         rows = batch_rows(len(self.dataset), config.batch_size, step, config.seed)
         real = to_model(self.dataset.images(rows), self.device)
+        critic_labels = self._labels(rows, self.critic)
         progress = step / self.num_steps
         decayed = 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * progress - 1)))
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate * decayed
         self.current.train()
-        fake = self.generator.synthesis(self.current(real))
+        fake = self.generator.synthesis(self.current(real, self._labels(rows, self.generator)))
         pixel = (fake - real).square().mean()
         loss = pixel
         metrics = {"pixel": float(pixel.detach())}
@@ -141,7 +158,7 @@ class InverterTrainer(Trainer):
             metrics["perceptual"] = float(perceptual.detach())
         if config.adversarial_weight:
             self.critic.requires_grad_(False)
-            adversarial = F.softplus(-self.critic(fake)).mean()
+            adversarial = F.softplus(-self.critic(fake, critic_labels)).mean()
             self.critic.requires_grad_(True)
             loss = loss + config.adversarial_weight * adversarial
             metrics["adversarial"] = float(adversarial.detach())
@@ -149,16 +166,18 @@ class InverterTrainer(Trainer):
         loss.backward()
         self.optimiser.step()
         if config.adversarial_weight:
-            metrics["critic"] = self._critic_step(real, fake.detach(), step)
+            metrics["critic"] = self._critic_step(real, fake.detach(), critic_labels, step)
         self._average(step)
         return metrics
 
-    def _critic_step(self, real: torch.Tensor, fake: torch.Tensor, step: int) -> float:
+    def _critic_step(
+        self, real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor | None, step: int
+    ) -> float:
         config = self.config
-        loss = F.softplus(self.critic(fake)).mean() + F.softplus(-self.critic(real)).mean()
+        loss = F.softplus(self.critic(fake, labels)).mean() + F.softplus(-self.critic(real, labels)).mean()
         value = float(loss.detach())
         if config.r1_weight and step % config.r1_interval == 0:
-            loss = loss + config.r1_weight * config.r1_interval * r1_penalty(self.critic, real)
+            loss = loss + config.r1_weight * config.r1_interval * r1_penalty(self.critic, real, labels)
         self.critic_optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.critic_optimiser.step()
@@ -180,7 +199,8 @@ class InverterTrainer(Trainer):
         rows = np.arange(4 * columns) % len(self.dataset)
         real = self.dataset.images(rows)
         self.inverter.eval()
-        fake = to_storage(self.generator.synthesis(self.inverter(to_model(real, self.device)))).cpu().numpy()
+        codes = self.inverter(to_model(real, self.device), self._labels(rows, self.generator))
+        fake = to_storage(self.generator.synthesis(codes)).cpu().numpy()
         pairs = [part[i : i + columns] for i in range(0, len(rows), columns) for part in (real, fake)]
         return tile(np.concatenate(pairs), columns)
 

@@ -17,7 +17,7 @@ from viewgen.datasets.dataset import UNLABELED
 from viewgen.encoder import Encoder
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
-from viewgen.inverter import Inverter
+from viewgen.inverter import Inverter, class_labels
 from viewgen.randomness import addressed_normal
 from viewgen.stylegan2 import Generator
 from viewgen_train.neighbours import knn_accuracy
@@ -153,7 +153,9 @@ def measure_inverter(
         rows = _rows(part)
         for batch in np.array_split(rows, max(1, len(rows) // BATCH)):
             x = to_model(part.images(batch), device)
-            reconstruction = generator.synthesis(inverter(x)).clamp(-1, 1)
+            labels = torch.from_numpy(part.labels(batch)).to(device)
+            codes = inverter(x, class_labels(labels, generator.config.num_classes))
+            reconstruction = generator.synthesis(codes).clamp(-1, 1)
             ratios.append(psnr(reconstruction, x).cpu())
             if encoder is not None:
                 distances.append((encoder(reconstruction) - encoder(x)).norm(dim=1).cpu())

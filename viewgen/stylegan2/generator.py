@@ -191,7 +191,10 @@ class Generator(nn.Module):
         return w
 
     def truncate(self, w: Tensor, psi: float) -> Tensor:
-        """Move codes `(..., style_dim)` towards the mean latent: w̄ + ψ·(w − w̄)."""
+        """Move codes `(..., style_dim)` towards the mean latent: w̄ + ψ·(w − w̄).
+
+        The centre is the mean over all classes, as in the official class-conditional networks.
+        """
         return torch.lerp(self.latent_avg.to(w.dtype), w, psi)
 
     def broadcast(self, w: Tensor) -> Tensor:
@@ -253,6 +256,26 @@ class Generator(nn.Module):
                     reference.device
                 )
             total += self.mapping(z, labels).double().sum(dim=0).cpu()
+        return (total / num_samples).to(reference)
+
+    @torch.no_grad()
+    def class_latents(self, num_samples: int = 10_000, seed: int = 0) -> Tensor:
+        """Return the mean w of every class over the same seeded draws of z, `(num_classes, style_dim)`.
+
+        Raises:
+            ModelError: the generator has no classes.
+        """
+        if not self.config.num_classes:
+            raise ModelError("this generator has no classes, and so no mean latents of them")
+        reference = self.input.input
+        random = torch.Generator().manual_seed(seed)
+        total = torch.zeros(self.config.num_classes, self.config.style_dim, dtype=torch.float64)
+        for start in range(0, num_samples, 1000):
+            count = min(1000, num_samples - start)
+            z = torch.randn(count, self.config.style_dim, generator=random).to(reference)
+            for label in range(self.config.num_classes):
+                labels = torch.full((count,), label, device=reference.device)
+                total[label] += self.mapping(z, labels).double().sum(dim=0).cpu()
         return (total / num_samples).to(reference)
 
     def _noise(self, noise: Noise | Sequence[Tensor], dtype: torch.dtype) -> list[Tensor | None]:
