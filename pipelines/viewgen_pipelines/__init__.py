@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from viewgen_pipelines.caching import cache
     from viewgen_pipelines.inspecting import inspect
+    from viewgen_pipelines.mutual_information import MIResult, mi
     from viewgen_pipelines.report import CacheResult
 
-__all__ = ["CacheResult", "cache", "inspect"]
+__all__ = ["CacheResult", "MIResult", "cache", "inspect", "mi"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from viewgen_pipelines.inspecting import inspect
 
         return inspect
+    if name in ("MIResult", "mi"):
+        from viewgen_pipelines import mutual_information
+
+        return getattr(mutual_information, name)
     if name == "CacheResult":
         from viewgen_pipelines.report import CacheResult
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "doctor": ("viewgen.cli.doctor", "Check the environment."),
     "eval": ("viewgen.cli.eval", "Linear probe and nearest neighbours of a trained encoder."),
     "inspect": ("viewgen.cli.inspect", "Look at a cache in a browser: a gallery on the Ray dashboard."),
+    "mi": ("viewgen.cli.mi", "Estimate the mutual information of views."),
     "models": ("viewgen.cli.models", "List and show the networks that are at hand."),
     "pretrain": ("viewgen.cli.pretrain", "Train the generator, inverter and encoder that a cache needs."),
     "show": ("viewgen.cli.show", "Show a cache: contents, provenance, statistics."),

@@ -1,0 +1,314 @@
+"""`viewgen mi` as a function: how much the views of a data set share."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.errors import DataError, MissingFileError, UsageError
+from viewgen.expert import ExpertConfig
+from viewgen.models import file_digest
+from viewgen.mutual_information import MIConfig
+from viewgen.recipes import checked_config, recipe
+from viewgen.store import CacheReader, Storage, open_storage
+from viewgen_pipelines.mi_report import caveat_lines, write_reports
+from viewgen_pipelines.names import absolute_url, cache_name, file_name
+from viewgen_pipelines.pair_executors import LocalPairs, PairExecutor, RayPairs
+from viewgen_pipelines.pair_progress import PairProgress
+from viewgen_pipelines.view_pairs import EXPERT, ORIGINAL, PairResult, PairTask, ViewRef
+
+__all__ = ["MIResult", "mi"]
+
+RESULTS = "pairs"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MIResult:
+    """The pairs of a run.
+
+    Attributes:
+        estimator: that was trained.
+        pairs: results, in the order (original, expert), then per cache (original, method), (method, expert).
+        url: of the folder with the results, the table (``mi.csv``) and the plot (``mi.png``).
+        num_images: whose views were compared.
+    """
+
+    estimator: str
+    pairs: tuple[PairResult, ...]
+    url: str
+    num_images: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether no pair was refused."""
+        return not any(pair.refused for pair in self.pairs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return ``{"estimator", "pairs": [{"x", "y", "nats", "low", "high", …}]}``, all in nats."""
+        entries = []
+        for pair in self.pairs:
+            measured = pair.estimate
+            entries.append(
+                {
+                    "x": pair.x,
+                    "y": pair.y,
+                    "nats": None if measured is None else measured.nats,
+                    "low": None if measured is None else measured.low,
+                    "high": None if measured is None else measured.high,
+                    "warnings": [pair.refused] if measured is None else list(measured.warnings),
+                    "bounds": {}
+                    if measured is None
+                    else {name: dataclasses.asdict(bound) for name, bound in measured.bounds.items()},
+                    "num_held_out": None if measured is None else measured.num_held_out,
+                    "alignment": pair.alignment,
+                    "uniformity_x": pair.uniformity_x,
+                    "uniformity_y": pair.uniformity_y,
+                }
+            )
+        return {"estimator": self.estimator, "pairs": entries}
+
+
+def mi(
+    dataset: str,
+    *,
+    cache: Sequence[str] = (),
+    estimator: str = "mine",
+    split: str = "train",
+    limit: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    separate_trunks: bool = False,
+    encoder: str | None = None,
+    models: str | None = None,
+    bits: bool = False,
+    out: str | None = None,
+    overwrite: bool = False,
+    executor: Literal["ray", "local"] = "ray",
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
+    ray_address: str | None = None,
+    seed: int = 0,
+    storage_options: dict[str, Any] | None = None,
+    data_root: str | None = None,
+    quiet: bool = False,
+) -> MIResult:
+    """Estimate the mutual information of the views of a data set, pair by pair.
+
+    Pairs that an earlier run with the same settings has measured are read from `out`. All pairs are measured
+    on the same images, those of which every cache has views.
+
+    Args:
+        dataset: name of the data set.
+        cache: URLs of caches of its views; without one, only (original, expert) is measured.
+        estimator: that the statistics network is trained for, ``"mine"``, ``"infonce"``, ``"nwj"`` or
+            ``"smile"``; the others are read off the same network.
+        split: of the data set.
+        limit: only the first of the images.
+        steps: updates of the statistics network; 400 unless the data set's recipe says otherwise.
+        batch_size: images per update, and K of InfoNCE; 128 unless the recipe says otherwise.
+        separate_trunks: one trunk for each of the two views in place of a shared one.
+        encoder: weights for alignment and uniformity; by default the data set's own, if there are any.
+        models: folder of a `viewgen pretrain` run with the encoder.
+        bits: tables, CSV and plot in bits; JSON always holds nats.
+        out: URL of a folder for results, table and plot; by default ``mi-<dataset>-<split>`` in
+            ``$VIEWGEN_CACHE`` or the user's cache folder.
+        overwrite: measure every pair again.
+        executor: ``"ray"``, or ``"local"`` for one pair after the other in this process.
+        workers: pairs at once; by default one per GPU, or per core without.
+        gpus_per_worker: GPUs of each; by default 1 where there are GPUs, else 0.
+        ray_address: of a running Ray cluster, whose nodes must have the data set and the encoder; by default
+            Ray is started on this machine.
+        seed: root of all random numbers.
+        storage_options: of the fsspec file system of `cache` and `out`.
+        data_root: folder of the data sets.
+        quiet: write nothing to standard error.
+
+    Raises:
+        UsageError: an option is wrong.
+        DataError: a cache holds other images or other sizes, or there are fewer images than a batch needs.
+        MissingFileError: a cache, data set or encoder is not there.
+    """
+    progress = PairProgress(quiet=quiet)
+    chosen = _pair_executor(executor, workers, gpus_per_worker, ray_address, progress)
+    images = load_dataset(dataset, split, data_root=data_root)
+    settings: dict[str, Any] = {"estimator": estimator, "num_steps": steps, "batch_size": batch_size}
+    given = {name: value for name, value in settings.items() if value is not None}
+    config = checked_config(
+        MIConfig, "mi", {**recipe(dataset, "mi"), **given, "shared_trunk": not separate_trunks}
+    )
+    weights = _encoder(dataset, encoder, models, progress)
+    urls = [absolute_url(url) for url in cache]
+    if executor == "ray" and any(url.startswith("memory://") for url in urls):
+        raise UsageError("a memory:// cache is not shared with Ray's workers; add --executor local")
+    readers = [CacheReader(url, storage_options) for url in urls]
+    chosen_images = _images(images, readers, limit, config, seed, progress)
+    common: dict[str, Any] = {
+        "dataset": dataset,
+        "split": images.split,
+        "dataset_digest": images.digest,
+        "data_root": data_root,
+        "source_index": chosen_images,
+        "config": config,
+        "expert": ExpertConfig(**recipe(dataset, "expert")),
+        "encoder": None if weights is None else str(weights),
+        "encoder_digest": None if weights is None else file_digest(weights),
+        "seed": seed,
+        "storage_options": storage_options or {},
+    }
+    tasks = [PairTask(x=x, y=y, **common) for x, y in _pairs(urls, readers)]
+    storage = open_storage(out or _default_out(dataset, images.split), storage_options)
+    results = _measure(tasks, storage, chosen, progress, overwrite=overwrite)
+    result = MIResult(
+        estimator=estimator, pairs=tuple(results), url=storage.url, num_images=len(chosen_images)
+    )
+    write_reports(storage, estimator, results, f"{images.name} {images.split}", bits=bits)
+    for line in caveat_lines(results):
+        progress.say(line)
+    return result
+
+
+def _measure(
+    tasks: list[PairTask],
+    storage: Storage,
+    executor: PairExecutor,
+    progress: PairProgress,
+    *,
+    overwrite: bool,
+) -> list[PairResult]:
+    """Return the result of every task: read where it is there, measured and stored where not."""
+    results = {} if overwrite else dict(_finished(tasks, storage))
+    missing = [number for number in range(len(tasks)) if number not in results]
+    if results:
+        progress.say(f"{len(results)} of {len(tasks)} pairs were measured before, in {storage.url}")
+    if missing:
+        todo = [tasks[number] for number in missing]
+        with progress.pairs([f"{task.x.label}, {task.y.label}" for task in todo], todo[0].config.num_steps):
+            for place, measured in executor.run(todo, progress.step):
+                results[missing[place]] = measured
+                if not measured.refused:
+                    document = {"address": todo[place].address, **measured.to_json()}
+                    storage.write(_path(todo[place]), json.dumps(document, indent=1).encode())
+                progress.done(place)
+    return [results[number] for number in range(len(tasks))]
+
+
+def _finished(tasks: list[PairTask], storage: Storage) -> Iterator[tuple[int, PairResult]]:
+    for number, task in enumerate(tasks):
+        try:
+            document = json.loads(storage.read(_path(task)))
+            if document.pop("address") == task.address:
+                found = PairResult.from_json(document)
+                # labels follow the caches named in this run
+                yield number, dataclasses.replace(found, x=task.x.label, y=task.y.label)
+        except (MissingFileError, ValueError, KeyError, TypeError):
+            continue  # absent or damaged: measured anew
+
+
+def _path(task: PairTask) -> str:
+    return f"{RESULTS}/{task.address[:32]}.json"
+
+
+def _pairs(urls: list[str], readers: list[CacheReader]) -> Iterator[tuple[ViewRef, ViewRef]]:
+    original, expert = ViewRef(label=ORIGINAL), ViewRef(label=EXPERT)
+    yield original, expert
+    for label, url, reader in zip(_labels(urls, readers), urls, readers, strict=True):
+        views = ViewRef(label=label, url=url, identity=reader.spec.identity)
+        yield original, views
+        yield views, expert
+
+
+def _labels(urls: list[str], readers: list[CacheReader]) -> list[str]:
+    """Return the caches' methods, or where two would read alike, the names of their folders."""
+    methods = [reader.spec.method for reader in readers]
+    taken = [ORIGINAL, EXPERT, *methods]
+    labels = [
+        method if taken.count(method) == 1 else f"{method} ({cache_name(url)})"
+        for method, url in zip(methods, urls, strict=True)
+    ]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(
+                f"two caches would both be called {label!r}; name each cache once, and rename one of two "
+                "folders of the same name"
+            )
+    return labels
+
+
+def _images(
+    dataset: ImageDataset,
+    readers: list[CacheReader],
+    limit: int | None,
+    config: MIConfig,
+    seed: int,
+    progress: PairProgress,
+) -> NDArray[np.int64]:
+    """Return the source indices of the images that every cache has views of."""
+    from viewgen.mutual_information.training import split_images
+    from viewgen.mutual_information.views import check_cache
+
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: expected at least 1 image")
+    images = np.arange(len(dataset), dtype=np.int64)
+    for reader in readers:
+        check_cache(reader, dataset)
+        images = np.intersect1d(images, reader.source_index)
+    if not len(images):
+        raise DataError("the caches have no image in common; make them of the same images")
+    if len(images) < len(dataset):
+        progress.say(f"{len(images):,} of {len(dataset):,} images have views in every cache given")
+    images = images[:limit]
+    split_images(len(images), config, seed)  # too few images are refused before anything is started
+    return images
+
+
+def _encoder(dataset: str, encoder: str | None, models: str | None, progress: PairProgress) -> Path | None:
+    from viewgen_pretrained.hub import find_models
+
+    overrides = {"encoder": encoder} if encoder else {}
+    try:
+        return find_models(dataset, {"encoder"}, models_dir=models, overrides=overrides)["encoder"]
+    except MissingFileError:
+        if encoder or models:
+            raise
+        progress.say(
+            f"alignment and uniformity are left out: no encoder is known for {dataset} "
+            "(give --encoder FILE or --models DIR)"
+        )
+        return None
+
+
+def _default_out(dataset: str, split: str) -> str:
+    import platformdirs
+
+    folder = os.environ.get("VIEWGEN_CACHE") or str(Path(platformdirs.user_cache_dir("viewgen")) / "caches")
+    return f"{folder.rstrip('/')}/mi-{file_name(f'{dataset}-{split}')}"
+
+
+def _pair_executor(
+    executor: str,
+    workers: int | None,
+    gpus_per_worker: float | None,
+    ray_address: str | None,
+    progress: PairProgress,
+) -> PairExecutor:
+    if executor == "local":
+        for flag, value in (
+            ("--workers", None if workers == 1 else workers),
+            ("--gpus-per-worker", gpus_per_worker),
+            ("--ray-address", ray_address),
+        ):
+            if value is not None:
+                raise UsageError(f"{flag}: --executor local measures one pair at a time, without Ray")
+        return LocalPairs()
+    if executor != "ray":
+        raise UsageError(f"--executor {executor!r}: expected 'ray' or 'local'")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: expected at least 1")
+    return RayPairs(workers=workers, gpus_per_worker=gpus_per_worker, address=ray_address, say=progress.say)

@@ -1,0 +1,170 @@
+"""One pair of views as a piece of work: what a worker is told, what it measures, how that is addressed."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.errors import DataError
+from viewgen.expert import ExpertConfig
+from viewgen.mutual_information import MIConfig, MIEstimate
+from viewgen.store import CacheReader
+from viewgen_pipelines.process import configure_process
+
+__all__ = ["EXPERT", "ORIGINAL", "PairResult", "PairTask", "ViewRef", "run_pair"]
+
+ORIGINAL, EXPERT = "original", "expert"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewRef:
+    """A kind of view.
+
+    Attributes:
+        label: how tables call it: ``"original"``, ``"expert"`` or a cache's method.
+        url: of the cache; None for the two others.
+        identity: of the cache's specification; None for the two others.
+    """
+
+    label: str
+    url: str | None = field(default=None, repr=False)
+    identity: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairTask:
+    """All that a worker needs to measure one pair; small, and pickled into Ray's tasks.
+
+    Attributes:
+        dataset, split: of the images.
+        dataset_digest: of their content.
+        data_root: where data sets are looked for, None for the default.
+        x, y: the two kinds of view.
+        source_index: of the images, int64 `(N,)`.
+        config: of the estimate.
+        expert: strength of the expert views.
+        encoder: weights file for alignment and uniformity, or None.
+        encoder_digest: of that file.
+        seed: root of all random numbers.
+        storage_options: of the caches.
+        device: ``"cpu"`` or ``"cuda"``.
+        num_threads: torch threads.
+    """
+
+    dataset: str
+    split: str
+    dataset_digest: str
+    data_root: str | None = None
+    x: ViewRef
+    y: ViewRef
+    source_index: NDArray[np.int64] = field(repr=False)
+    config: MIConfig
+    expert: ExpertConfig
+    encoder: str | None = None
+    encoder_digest: str | None = None
+    seed: int = 0
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    device: str = "cpu"
+    num_threads: int = 1
+
+    @property
+    def address(self) -> str:
+        """Hexadecimal digest of everything that the result depends on."""
+        content = {
+            "format": FORMAT,
+            "dataset": [self.dataset, self.split, self.dataset_digest],
+            "views": [[ref.label if ref.identity is None else "cache", ref.identity] for ref in self.views],
+            "images": hashlib.sha256(self.source_index.astype("<i8").tobytes()).hexdigest(),
+            "config": asdict(self.config),
+            "expert": asdict(self.expert) if EXPERT in (self.x.label, self.y.label) else None,
+            "encoder": self.encoder_digest,
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def views(self) -> tuple[ViewRef, ViewRef]:
+        """x and y."""
+        return self.x, self.y
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairResult:
+    """What was measured of a pair.
+
+    Attributes:
+        x, y: labels of the two kinds of view.
+        estimate: mutual information, or None if it was refused.
+        refused: why, or an empty string.
+        alignment, uniformity_x, uniformity_y: in an encoder's space, or None without one.
+    """
+
+    x: str
+    y: str
+    estimate: MIEstimate | None
+    refused: str = ""
+    alignment: float | None = None
+    uniformity_x: float | None = None
+    uniformity_y: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that `from_json` reads."""
+        estimate = None if self.estimate is None else self.estimate.to_json()
+        values = {name: getattr(self, name) for name in ("alignment", "uniformity_x", "uniformity_y")}
+        return {"x": self.x, "y": self.y, "estimate": estimate, "refused": self.refused, **values}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "PairResult":
+        """Read what `to_json` wrote."""
+        estimate = document["estimate"]
+        read = None if estimate is None else MIEstimate.from_json(estimate)
+        return cls(**{**document, "estimate": read})
+
+
+def run_pair(task: PairTask, on_step: Callable[[int], object] = lambda _: None) -> PairResult:
+    """Measure one pair. Views that cannot be measured are a result too: `refused` says why.
+
+    Args:
+        task: which pair.
+        on_step: is told the number of every update of the statistics network.
+    """
+    configure_process(task.num_threads)
+    from viewgen.mutual_information import estimate_mutual_information
+    from viewgen.mutual_information.views import ViewPairs
+
+    dataset = load_dataset(task.dataset, task.split, data_root=task.data_root)
+    pairs = ViewPairs(_views(task.x, task, dataset), _views(task.y, task, dataset), task.source_index)
+    try:
+        estimate = estimate_mutual_information(
+            pairs, task.config, seed=task.seed, device=task.device, on_step=on_step
+        )
+    except DataError as error:
+        return PairResult(x=task.x.label, y=task.y.label, estimate=None, refused=str(error))
+    values: dict[str, float] = {}
+    if task.encoder is not None:
+        from viewgen.alignment import measure_alignment
+        from viewgen.models import load_models
+
+        encoder = load_models({"encoder": task.encoder}, task.device).encoder
+        assert encoder is not None
+        measured = measure_alignment(encoder, pairs, seed=task.seed)
+        values = {
+            "alignment": measured.alignment,
+            "uniformity_x": measured.uniformity_x,
+            "uniformity_y": measured.uniformity_y,
+        }
+    return PairResult(x=task.x.label, y=task.y.label, estimate=estimate, **values)
+
+
+def _views(ref: ViewRef, task: PairTask, dataset: ImageDataset) -> Any:
+    from viewgen.mutual_information.views import CachedViews, ExpertViews, OriginalViews
+
+    if ref.url is not None:
+        return CachedViews(CacheReader(ref.url, task.storage_options))
+    return OriginalViews(dataset) if ref.label == ORIGINAL else ExpertViews(dataset, task.expert)
