@@ -1,0 +1,218 @@
+"""One training on several processes, started by Ray Train: a worker per GPU, or processes without any.
+
+The workers form a process group of torch.distributed, in which a training finds itself by `World.current()`.
+What rank 0 prints (its progress bar, too) appears where the command was given. The training's own checkpoints
+are all there is to resume from, so a group that lost a worker is started again and goes on from the last one.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from viewgen.errors import UsageError, ViewgenError
+
+__all__ = ["distribute"]
+
+SCRATCH = ".ray-train"
+POLL_SECONDS = 0.2
+# must be set before Ray Train is imported
+_ENVIRONMENT = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
+
+
+def distribute(
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    *,
+    num_workers: int,
+    folder: str | Path,
+    use_gpu: bool = False,
+    address: str | None = None,
+    max_restarts: int = 3,
+    say: Callable[[str], object] = lambda _: None,
+) -> Any:
+    """Call a function on several workers that can talk to each other.
+
+    Args:
+        function: of a module; it trains, and resumes by itself if it is called again.
+        arguments: its keyword arguments, picklable.
+        num_workers: processes; ranks 0 to num_workers − 1.
+        folder: of the run. Workers on other machines must see it under the same path.
+        use_gpu: give each worker a GPU of its own (NCCL); otherwise they share the processor (gloo).
+        address: of a running Ray cluster; None starts Ray on this machine.
+        max_restarts: how often to start the workers again after one of them has died.
+        say: is told what happens to the workers.
+
+    Returns:
+        what rank 0's call returned, as JSON values.
+
+    Raises:
+        UsageError: there are fewer GPUs than workers.
+        ViewgenError: what a worker raised; or a worker died more than `max_restarts` times, or Ray failed.
+    """
+    from viewgen_pipelines.ray_session import ray_session
+
+    if num_workers < 1:
+        raise UsageError(f"{num_workers} workers were asked for; expected at least 1")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    scratch = Path(folder).expanduser().absolute() / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        with ray_session(address, num_workers=num_workers) as session:
+            if use_gpu and session.num_gpus < num_workers:
+                raise UsageError(
+                    f"{num_workers} GPUs were asked for, but Ray sees {session.num_gpus:g}; ask for fewer"
+                )
+            task = {
+                "function": function,
+                "arguments": dict(arguments),
+                "scratch": str(scratch),
+                "cwd": os.getcwd(),
+                "num_threads": None if use_gpu else max(1, int(session.num_cores) // num_workers),
+                "terminal": sys.stderr.isatty(),
+                "columns": shutil.get_terminal_size().columns,
+            }
+            with _shown(scratch / "output"):
+                _run(task, num_workers, use_gpu, max_restarts, say)
+            return json.loads((scratch / "result.json").read_text())
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run(
+    task: dict[str, Any], num_workers: int, use_gpu: bool, max_restarts: int, say: Callable[[str], object]
+) -> None:
+    """Run the workers until their work is done."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+        from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+    for attempt in range(max_restarts + 1):
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config=task,
+            scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+            run_config=RunConfig(name=f"attempt-{attempt}", storage_path=task["scratch"]),
+        )
+        try:
+            trainer.fit()
+            return
+        except WorkerGroupError as error:
+            _raise_what_was_raised(error.worker_failures)
+            if attempt == max_restarts:
+                raise ViewgenError(
+                    f"a worker died {attempt + 1} times (out of memory, or killed?); run the same command "
+                    "again to go on from the last checkpoint"
+                ) from error
+            note = f"{attempt + 1} of {max_restarts} restarts"
+            say(f"a worker died; starting all again from the last checkpoint ({note})")
+        except TrainingFailedError as error:
+            reason = str(getattr(error, "controller_failure", error)).strip().splitlines()
+            raise ViewgenError(f"Ray Train failed: {reason[-1] if reason else error!r}") from error
+
+
+def _raise_what_was_raised(failures: Mapping[int, BaseException]) -> None:
+    """Raise what the function raised; return where a worker died instead.
+
+    Args:
+        failures: rank → the function's exception, or one of Ray's for a worker that is gone.
+    """
+    # others that lost the connection to a rank that died or raised tell nothing new
+    for failure in failures.values():
+        if isinstance(failure, ViewgenError):
+            raise failure from None
+    if any(type(failure).__module__.partition(".")[0] == "ray" for failure in failures.values()):
+        return
+    lines = [f"rank {rank}: {type(failure).__name__}: {failure}" for rank, failure in failures.items()]
+    raise ViewgenError("a worker failed; " + "; ".join(lines)) from next(iter(failures.values()))
+
+
+def _work(task: dict[str, Any]) -> None:
+    """Do a worker's part; runs in the worker."""
+    import torch
+    import torch.distributed as dist
+
+    from viewgen.malloc import keep_freed_memory
+
+    keep_freed_memory()
+    with contextlib.suppress(OSError):
+        os.chdir(task["cwd"])  # Ray Train works in a folder of its own
+    if task["num_threads"] is not None:
+        torch.set_num_threads(task["num_threads"])
+    scratch = Path(task["scratch"])
+    is_main = not dist.is_initialized() or dist.get_rank() == 0
+    os.environ["COLUMNS"] = str(task["columns"])
+    with _Output(scratch / "output", task["terminal"]) if is_main else contextlib.nullcontext():
+        result = task["function"](**task["arguments"])
+    if is_main:
+        part = scratch / ".result.part"
+        part.write_text(json.dumps(result))
+        part.replace(scratch / "result.json")
+
+
+class _Output(io.TextIOBase):
+    """Standard error of rank 0, which the process that started it copies to its own."""
+
+    def __init__(self, path: Path, terminal: bool) -> None:
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._terminal = terminal
+
+    def write(self, text: str) -> int:
+        self._file.write(text.encode())
+        return len(text)
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def writable(self) -> bool:
+        return True
+
+    def __enter__(self) -> "_Output":
+        self._redirection = contextlib.redirect_stderr(self)
+        self._redirection.__enter__()
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self._redirection.__exit__(*failure)
+        self._file.close()
+
+
+@contextlib.contextmanager
+def _shown(path: Path) -> Iterator[None]:
+    """Copy to standard error what is appended to a file."""
+    over = threading.Event()
+
+    def copy() -> None:
+        position = 0
+        ended = False
+        while not ended:
+            # once more after the end, for the last words
+            ended = over.wait(POLL_SECONDS)
+            if path.exists():
+                with open(path, "rb") as file:
+                    file.seek(position)
+                    text = file.read()
+                position += len(text)
+                sys.stderr.write(text.decode(errors="replace"))
+                sys.stderr.flush()
+
+    thread = threading.Thread(target=copy, name="output of rank 0")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
