@@ -27,6 +27,11 @@ class Codes:
         num_images: images that are trained on.
         device: where codes go.
         memory_bytes: that may be taken to hold them.
+
+    Attributes:
+        readable: images that have a code, ascending.
+        shape: of a code, `(L, D)`.
+        held_bytes: memory that was taken.
     """
 
     def __init__(self, reader: CacheReader, num_images: int, device: torch.device, memory_bytes: int) -> None:
@@ -34,7 +39,10 @@ class Codes:
         self.readable = reader.rows[reader.rows < num_images]
         self.shape = tuple(reader.spec.latent_shape or ())
         self._held: Tensor | None = None
-        if 4 * num_images * self.shape[0] * self.shape[1] <= memory_bytes:
+        self.held_bytes = 0
+        size = 4 * num_images * self.shape[0] * self.shape[1]
+        if size <= memory_bytes:
+            self.held_bytes = size
             self._held = torch.zeros(num_images, *self.shape, device=device)
             self._held[torch.from_numpy(self.readable).to(device)] = self._read(self.readable)
         self._is_readable = torch.zeros(num_images, dtype=torch.bool)

@@ -186,9 +186,12 @@ def train_config(dataset: str, settings: Mapping[str, Any] | None = None) -> Tra
     if given.get("generated") == "viewmaker":
         values |= recipe(dataset, "train-viewmaker")
     expert = dict(recipe(dataset, "expert"))
+    table = given.pop("expert", {})
+    if not isinstance(table, Mapping):
+        raise UsageError(f'expert is {table!r}; expected an object such as {{"hue": 0.0}}, or expert.hue')
+    expert |= table
     for name in [name for name in given if name.startswith("expert.")]:
         expert[name.removeprefix("expert.")] = given.pop(name)
-    if "expert" in given:
-        raise UsageError("expert is a table; set its entries as expert.hue, expert.crop_scale …")
+    values["expert"] = checked_config(ExpertConfig, "the expert transform", expert)
     config: TrainConfig = checked_config(TrainConfig, "the training", values | given)
-    return dataclasses.replace(config, expert=checked_config(ExpertConfig, "the expert transform", expert))
+    return config

@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from viewgen.datasets import ImageDataset
 from viewgen.store import CacheReader
 
-__all__ = ["ImageMemory", "ShardBuffer", "ViewMemory", "available_bytes", "to_device"]
+__all__ = ["ImageMemory", "ShardBuffer", "ViewMemory", "available_bytes", "on_device"]
 
 _Rows = NDArray[np.int64]
 # share of the free memory that images and views may take together
@@ -37,10 +36,9 @@ def _free_host_bytes() -> int:
         return 4 << 30
 
 
-def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Copy an array to the device, without waiting for it where the device has a queue."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to the device, without waiting for it where the device has a queue."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
@@ -77,34 +75,35 @@ class ImageMemory:
     def read(self, rows: _Rows) -> Tensor:
         """Return uint8 images `(B, 3, H, W)` on the device."""
         if self._held is None:
-            return to_device(self.dataset.images(rows), self.device)
+            return on_device(torch.from_numpy(self.dataset.images(rows)), self.device)
         return self._held.index_select(0, torch.tensor(rows).to(self.device))
 
 
 class ViewMemory:
-    """All views of a cache as one uint8 tensor on the device.
+    """All views of a cache as one uint8 tensor; those of its rows that cannot be read are zeros.
 
     Args:
-        reader: of the cache; its readable rows are copied, the others are zeros.
-        num_images: rows of the cache.
-        device: where the views are.
+        reader: of the cache.
+        held: where the tensor is: on the device, or in the host's memory.
+        device: where batches go.
     """
 
-    def __init__(self, reader: CacheReader, num_images: int, device: torch.device) -> None:
+    def __init__(self, reader: CacheReader, held: torch.device, device: torch.device) -> None:
         spec = reader.spec
-        self.device = device
+        self.held, self.device = held, device
         self.num_views = spec.num_views
-        self._views = torch.zeros(
-            num_images, spec.num_views, 3, spec.height, spec.width, dtype=torch.uint8, device=device
-        )
+        shape = (spec.num_images, spec.num_views, 3, spec.height, spec.width)
+        self._views = torch.zeros(shape, dtype=torch.uint8, device=held)
         for part in reader.iter_shards(arrays=["views"]):
-            self._views[torch.from_numpy(part["row"]).to(device)] = torch.from_numpy(part["views"]).to(device)
+            rows = torch.from_numpy(part["row"])
+            views = part["views"] if part["views"].flags.writeable else part["views"].copy()
+            self._views[rows.to(held)] = torch.from_numpy(views).to(held)
 
     def read(self, rows: _Rows, view_index: Tensor) -> Tensor:
         """Return views `(B, m, 3, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
         flat = torch.tensor(rows)[:, None] * self.num_views + view_index
-        chosen = self._views.flatten(0, 1).index_select(0, flat.flatten().to(self.device))
-        return chosen.unflatten(0, view_index.shape)
+        chosen = self._views.flatten(0, 1).index_select(0, flat.flatten().to(self.held))
+        return on_device(chosen, self.device).unflatten(0, view_index.shape)
 
     def expect(self, rows: _Rows) -> None:
         """Do nothing: everything is at hand."""
@@ -135,7 +134,7 @@ class ShardBuffer:
             views = self._shard(shard_id).result()
             out[chosen] = views[(rows[chosen] % spec.shard_images)[:, None], index[chosen]]
         self._forget()
-        return to_device(out, self._device)
+        return on_device(torch.from_numpy(out), self._device)
 
     def expect(self, rows: _Rows) -> None:
         """Begin to read what these rows need."""

@@ -1,0 +1,223 @@
+"""The cache that a training takes its views from: how it is found, and why it may be refused."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from viewgen.datasets import ImageDataset
+from viewgen.errors import (
+    CacheMismatchError,
+    CorruptDataError,
+    IncompleteError,
+    MissingFileError,
+    UsageError,
+    ViewgenError,
+)
+from viewgen.methods import METHODS
+from viewgen.store import CacheReader, CacheSpec, open_storage, pending_shards, read_spec
+
+__all__ = ["FoundCache", "cache_folder", "check_cache", "find_cache", "no_cache"]
+
+INVERSIONS = "invert"
+SHOWN_LABELS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundCache:
+    """A cache in the folder of caches.
+
+    Attributes:
+        url: where it is.
+        spec: its specification.
+        pending: shards that it lacks.
+        changed: time of its last commit, in seconds; 0 where the storage does not say.
+    """
+
+    url: str
+    spec: CacheSpec
+    pending: int
+    changed: float
+
+
+def cache_folder() -> str:
+    """Return where `viewgen cache` puts caches unless told otherwise."""
+    folder = os.environ.get("VIEWGEN_CACHE") or str(Path(platformdirs.user_cache_dir("viewgen")) / "caches")
+    return folder.rstrip("/")
+
+
+def find_cache(
+    dataset: str | None,
+    split: str,
+    *,
+    inversions: bool = False,
+    storage_options: dict[str, Any] | None = None,
+    folder: str | None = None,
+) -> FoundCache | None:
+    """Return the complete cache that was changed last, or None.
+
+    Args:
+        dataset: name of its data set; by default any.
+        split: of the data set.
+        inversions: look for inversions instead of views.
+        storage_options: for fsspec, where the folder is a URL.
+        folder: of the caches; by default `cache_folder`.
+
+    Raises:
+        IncompleteError: there is no complete cache, but an unfinished one.
+        UsageError: the storage knows no times, and there are several.
+    """
+    folder = folder or cache_folder()
+    found = [
+        cache
+        for cache in _caches(folder, storage_options)
+        if (cache.spec.method == INVERSIONS) == inversions
+        and cache.spec.dataset.get("split") == split
+        and dataset in (None, cache.spec.dataset.get("name"))
+    ]
+    complete = [cache for cache in found if not cache.pending]
+    if not complete and found:
+        cache = max(found, key=lambda cache: cache.changed)
+        raise IncompleteError(_incomplete(cache.url, cache.spec, cache.pending))
+    if len(complete) > 1 and not any(cache.changed for cache in complete):
+        urls = "\n  ".join(cache.url for cache in complete)
+        raise UsageError(f"{folder} holds several complete caches; name one with --cache:\n  {urls}")
+    return max(complete, key=lambda cache: cache.changed, default=None)
+
+
+def _caches(folder: str, storage_options: dict[str, Any] | None) -> list[FoundCache]:
+    if "://" not in folder and not Path(folder).expanduser().is_dir():
+        return []
+    found = []
+    for name in open_storage(folder, storage_options).entries():
+        if not name.endswith(".zarr"):
+            continue
+        url = f"{folder}/{name}"
+        storage = open_storage(url, storage_options)
+        try:
+            spec = read_spec(storage)
+            pending = len(pending_shards(storage, spec))
+        except ViewgenError:  # a cache being begun, or of another format: not one to train on
+            continue
+        found.append(FoundCache(url=url, spec=spec, pending=pending, changed=_changed(url)))
+    return found
+
+
+def _changed(url: str) -> float:
+    if "://" in url:
+        return 0.0
+    root = Path(url).expanduser()
+    return max(path.stat().st_mtime for path in (root / "commits", root / "zarr.json") if path.exists())
+
+
+def _incomplete(url: str, spec: CacheSpec, pending: int) -> str:
+    dataset = spec.dataset
+    return (
+        f"the cache at {url} is not complete: {pending} of {spec.num_shards} shards are missing; run its "
+        f"`viewgen cache --dataset {dataset.get('name')} --method {spec.method} …` command again, which goes "
+        "on from there"
+    )
+
+
+def check_cache(
+    reader: CacheReader, dataset: ImageDataset, *, inversions: bool = False, say: Callable[[str], object]
+) -> None:
+    """Refuse a cache that does not fit the data set.
+
+    Args:
+        reader: of the cache.
+        dataset: that is trained on.
+        inversions: whether it is to hold inversions.
+        say: is told of images without views.
+
+    Raises:
+        CacheMismatchError: it was made of another data set, split or image size.
+        IncompleteError: shards are missing.
+        CorruptDataError: labels are in another order, or an array holds values that are not finite.
+    """
+    spec = reader.spec
+    if inversions != (spec.method == INVERSIONS) and inversions:
+        raise CacheMismatchError(
+            f"{reader.url} holds {spec.method} views, where inversions are needed; make them with\n"
+            f"  viewgen cache --dataset {dataset.name} --method {INVERSIONS}"
+        )
+    pairs = {
+        "data set": (spec.dataset.get("name"), dataset.name),
+        "split": (spec.dataset.get("split"), dataset.split),
+        "content": (spec.dataset.get("digest"), dataset.digest),
+        "image size": ((spec.height, spec.width), (dataset.image_size, dataset.image_size)),
+    }
+    # one folder under two names is one data set: its content decides
+    same_content = pairs["content"][0] == pairs["content"][1]
+    different = [
+        f"  {name}: the cache has {there}, the training {here}"
+        for name, (there, here) in pairs.items()
+        if there != here and not (same_content and name == "data set")
+    ]
+    if different:
+        raise CacheMismatchError(
+            f"the cache at {reader.url} is of another data set:\n"
+            + "\n".join(different)
+            + "\ngive the cache that was made of it, or make one with\n"
+            f"  viewgen cache --dataset {dataset.name} --split {dataset.split} --method wsearch"
+        )
+    pending = spec.num_shards - len(reader.committed)
+    if pending:
+        raise IncompleteError(_incomplete(reader.url, spec, pending))
+    if not len(reader):
+        raise IncompleteError(f"the cache at {reader.url} has no view: all of its images failed")
+    _check_labels(reader, dataset)
+    _check_finite(reader)
+    without = spec.num_images - len(reader)
+    if without:
+        say(
+            f"{without} of {spec.num_images} images have no view in the cache: an expert view takes its place"
+        )
+
+
+def _check_labels(reader: CacheReader, dataset: ImageDataset) -> None:
+    rows = reader.rows
+    wrong = np.flatnonzero(reader.source_index != rows)
+    if not len(wrong):
+        there, here = reader.labels, dataset.labels(rows)
+        wrong = np.flatnonzero((there != here).reshape(len(rows), -1).any(axis=1))
+    if len(wrong):
+        shown = ", ".join(str(row) for row in rows[wrong[:SHOWN_LABELS]])
+        raise CorruptDataError(
+            f"{reader.url}: {len(wrong)} rows ({shown} …) carry another image's index or label than "
+            f"{dataset.name} {dataset.split} has there; check it with `viewgen verify {reader.url}`"
+        )
+
+
+def _check_finite(reader: CacheReader) -> None:
+    """Refuse NaN where a method measures: it would mean that a view is not what its status says."""
+    method = METHODS.get(reader.spec.method)
+    if reader.spec.method == INVERSIONS:
+        name = "inversion_error"
+    elif method is not None and "encoder" in method.needs:
+        name = "distance"
+    else:  # a method that measures no distance
+        return
+    values = reader.array(name)
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(bad):
+        raise CorruptDataError(
+            f"{reader.url}: {name} is not finite in {len(bad)} rows, the first of them "
+            f"{int(reader.rows[bad[0]])}; check the cache with `viewgen verify {reader.url}`, and make it "
+            "again with --overwrite"
+        )
+
+
+def no_cache(dataset: str | None, split: str, *, inversions: bool = False) -> MissingFileError:
+    """Return the error that says how to make the cache that is missing."""
+    method = INVERSIONS if inversions else "wsearch"
+    kind, option = ("inversions", "--inversions") if inversions else ("views", "--cache")
+    return MissingFileError(
+        f"no cache of {kind} of {dataset or 'any data set'} ({split}) in {cache_folder()}; make one with\n"
+        f"  viewgen cache --dataset {dataset or 'D'} --method {method}\n"
+        f"or name one with {option} URL"
+    )

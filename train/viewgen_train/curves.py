@@ -1,0 +1,104 @@
+"""The records of a training that people look at: TensorBoard events and ``curves.png``."""
+
+import csv
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from viewgen.picture import write_png
+
+__all__ = ["CurveWriter", "draw_curves"]
+
+TENSORBOARD = "tensorboard"
+# metric: (panel, label)
+PANELS: dict[str, tuple[int, str]] = {
+    "loss": (0, "loss"),
+    "viewmaker_loss": (0, "Viewmaker's loss"),
+    "knn5_top1": (1, "test images"),
+    "knn5_heldout": (1, "held-out training images"),
+    "learning_rate": (2, "learning rate"),
+}
+TITLES = ("loss", "5-NN accuracy", "learning rate")
+
+
+class CurveWriter:
+    """An `viewgen_train.session.Observer` that writes TensorBoard events, and curves with each checkpoint.
+
+    Args:
+        steps_per_epoch: scales the horizontal axis of the curves.
+    """
+
+    def __init__(self, steps_per_epoch: int) -> None:
+        self._steps_per_epoch = steps_per_epoch
+        self._folder: Path | None = None
+        self._writer: Any = None
+
+    def start(self, folder: Path, first_step: int) -> None:
+        """Begin to write into `folder`; an earlier run's events from `first_step` on count no more."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tensorboard's imports
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._folder = folder
+        self._writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=first_step or None)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Write scalars."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step + 1)
+
+    def checkpoint(self) -> None:
+        """Flush the events and draw the curves."""
+        self._writer.flush()
+        if self._folder is not None:
+            draw_curves(self._folder, self._steps_per_epoch)
+
+    def close(self) -> None:
+        """Close the events' file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def draw_curves(folder: Path, steps_per_epoch: int) -> None:
+    """Draw ``metrics.csv`` of a run as ``curves.png``: loss, 5-NN accuracy and learning rate by epoch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    series = _series(folder / "metrics.csv")
+    figure = Figure(figsize=(13, 3.8), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(TITLES))
+    for panel, title in zip(panels, TITLES, strict=True):
+        panel.set_title(title)
+        panel.set_xlabel("epoch")
+        panel.grid(alpha=0.3)
+        panel.margins(x=0.02)
+    for name, (place, label) in PANELS.items():
+        if name in series:
+            steps, values = series[name]
+            marker = "o" if place == 1 else None
+            panels[place].plot(steps / steps_per_epoch, values, label=label, marker=marker, markersize=3)
+    for panel in panels:
+        if len(panel.get_lines()) > 1:
+            panel.legend()
+    if panels[1].get_lines():
+        panels[1].set_ylim(top=min(1.0, panels[1].get_ylim()[1]))
+    else:
+        panels[1].text(0.5, 0.5, "not measured yet", ha="center", transform=panels[1].transAxes)
+    canvas.draw()
+    write_png(np.asarray(canvas.buffer_rgba())[..., :3].copy(), folder / "curves.png")
+
+
+def _series(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Return metric → (steps done, values) of the rows that have it."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    if path.exists():
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                for name, text in row.items():
+                    if name != "step" and text:
+                        points.setdefault(name, []).append((int(row["step"]) + 1, float(text)))
+    return {name: tuple(np.array(pairs).T) for name, pairs in points.items()}  # type: ignore[misc]

@@ -1,0 +1,243 @@
+"""From the options of `train` to what exactly will be trained; refusals come before anything is written."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.errors import MissingFileError, UsageError
+from viewgen.store import CacheReader
+from viewgen_train.caches import cache_folder, check_cache, find_cache, no_cache
+from viewgen_train.config import TrainConfig, train_config
+from viewgen_train.residence import available_bytes
+
+__all__ = ["TrainOptions", "TrainPlan", "make_plan"]
+
+# Its networks ship with viewgen, so that its cache can be made without further ado.
+EMBEDDED_DATASET = "digits"
+FROM_CODES = ("wperturb", "online")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainOptions:
+    """The options of `train`; see there."""
+
+    dataset: str | None
+    split: str
+    limit: int | None
+    cache: str | None
+    inversions: str | None
+    generator: str | None
+    models: str | None
+    out: str | None
+    settings: Mapping[str, Any]
+    data_root: str | None
+    storage_options: dict[str, Any] = field(repr=False)
+    device: str
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainPlan:
+    """What a run trains: plain values, so that it can be sent to worker processes.
+
+    Attributes:
+        config: the settings, all resolved.
+        dataset, split, digest: name, split and content of the data set.
+        num_images: how many of the first images are trained on.
+        cache: ``{"url", "identity", "method"}`` of the cache of views or inversions, or None.
+        generator: file of g, where views are made in the step.
+        out: folder of the run.
+        data_root: where data sets are.
+        storage_options: of the cache's storage.
+        memory_bytes: that images and views may take in the host's memory.
+    """
+
+    config: TrainConfig
+    dataset: str
+    split: str
+    digest: str
+    num_images: int
+    cache: dict[str, str] | None
+    generator: str | None
+    out: str
+    data_root: str | None
+    storage_options: dict[str, Any] = field(repr=False)
+    memory_bytes: int
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.config.epochs * (self.num_images // self.config.batch_size)
+
+    def document(self) -> dict[str, Any]:
+        """Return what ``config.json`` holds."""
+        return {
+            "format": 1,
+            "dataset": {
+                "name": self.dataset,
+                "split": self.split,
+                "digest": self.digest,
+                "num_images": self.num_images,
+            },
+            "cache": self.cache,
+            "num_steps": self.num_steps,
+            "seed": self.config.seed,
+            "config": self.config.to_json(),
+        }
+
+
+def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
+    """Check the options and resolve them; make the cache of the embedded data set if there is none.
+
+    Args:
+        options: of the command.
+        say: is told what was chosen.
+
+    Raises:
+        UsageError, MissingFileError, CacheMismatchError, IncompleteError, CorruptDataError: see `train`.
+    """
+    config = train_config(options.dataset or "", options.settings)
+    needs_codes = config.generated in FROM_CODES
+    _refuse_ignored(options, config)
+    url, name = None, options.dataset
+    if config.generated == "cache" or needs_codes:
+        given = options.inversions if needs_codes else options.cache
+        url, name = _cache_url(given, options, needs_codes, say)
+    elif name is None:
+        raise UsageError(
+            "which images? Name a data set with --dataset (`viewgen datasets` lists them); "
+            f"{config.generated} views are in no cache that would say"
+        )
+    dataset = load_dataset(name, options.split, data_root=options.data_root)
+    config = _resolved(train_config(dataset.name, options.settings), options.device)
+    cache, num_images = None, len(dataset)
+    if url is not None:
+        reader = CacheReader(url, options.storage_options)
+        check_cache(reader, dataset, inversions=needs_codes, say=say)
+        num_images = reader.spec.num_images
+        cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
+        if num_images < len(dataset):
+            say(f"the cache covers the first {num_images} of {len(dataset)} images; training on those")
+    num_images = _limited(options.limit, num_images, len(dataset))
+    if config.batch_size > num_images:
+        raise UsageError(
+            f"batch_size is {config.batch_size}, and there are {num_images} images; give a smaller one "
+            "(--batch-size)"
+        )
+    generator = _generator(dataset, options) if needs_codes else None
+    plan = TrainPlan(
+        config=config,
+        dataset=dataset.name,
+        split=dataset.split,
+        digest=dataset.digest,
+        num_images=num_images,
+        cache=cache,
+        generator=generator,
+        out=str(Path(options.out or _default_out(dataset, config, cache)).expanduser().absolute()),
+        data_root=options.data_root,
+        storage_options=options.storage_options,
+        memory_bytes=available_bytes(torch.device("cpu"))
+        if options.memory_bytes is None
+        else options.memory_bytes,
+    )
+    return plan
+
+
+def _refuse_ignored(options: TrainOptions, config: TrainConfig) -> None:
+    """Refuse options that the source of generated views would ignore."""
+    unused = {
+        "--cache": options.cache is not None and config.generated != "cache",
+        "--inversions": options.inversions is not None and config.generated not in FROM_CODES,
+        "--generator": options.generator is not None and config.generated not in FROM_CODES,
+        "--models": options.models is not None and config.generated not in FROM_CODES,
+    }
+    for option, ignored in unused.items():
+        if ignored:
+            raise UsageError(
+                f"{option} is given, but the views come from {config.generated!r} (--generated), which would "
+                "ignore it"
+            )
+    if options.limit is not None and options.limit < 2:
+        raise UsageError(f"--limit {options.limit}: at least two images are needed")
+
+
+def _cache_url(
+    given: str | None, options: TrainOptions, inversions: bool, say: Callable[[str], object]
+) -> tuple[str, str]:
+    """Return the URL of the cache to use and the name of its data set."""
+    if given is not None:
+        spec = CacheReader(given, options.storage_options).spec
+        return given, options.dataset or spec.dataset["name"]
+    found = find_cache(
+        _canonical(options.dataset),
+        options.split,
+        inversions=inversions,
+        storage_options=options.storage_options,
+    )
+    if found is not None:
+        say(f"views from {found.url}, the complete cache that changed last")
+        return found.url, options.dataset or found.spec.dataset["name"]
+    if options.dataset not in (None, EMBEDDED_DATASET) or options.split != "train":
+        raise no_cache(options.dataset, options.split, inversions=inversions)
+    return _make_embedded(inversions, options, say), EMBEDDED_DATASET
+
+
+def _canonical(name: str | None) -> str | None:
+    """Return a data set's name as caches have it, without loading it."""
+    if name is None or not name.startswith("folder:"):
+        return name
+    path, mark, query = name.removeprefix("folder:").partition("?")
+    return f"folder:{Path(path).expanduser().absolute()}{mark}{query}"
+
+
+def _make_embedded(inversions: bool, options: TrainOptions, say: Callable[[str], object]) -> str:
+    from viewgen_pipelines import cache
+
+    method = "invert" if inversions else "wsearch"
+    say(
+        f"no cache in {cache_folder()} yet; making one of the embedded data set {EMBEDDED_DATASET}, as\n"
+        f"  viewgen cache --dataset {EMBEDDED_DATASET} --method {method}"
+    )
+    return cache(EMBEDDED_DATASET, method=method, data_root=options.data_root).url
+
+
+def _resolved(config: TrainConfig, device: str) -> TrainConfig:
+    """Settle what ``precision="auto"`` stands for."""
+    if config.precision != "auto":
+        return config
+    fast = device.startswith("cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return dataclasses.replace(config, precision="bf16" if fast else "float32")
+
+
+def _limited(limit: int | None, num_images: int, whole: int) -> int:
+    if limit is None:
+        return num_images
+    if limit > num_images:
+        raise UsageError(
+            f"--limit {limit}: there are {num_images} images"
+            + (f" in the cache (of {whole} in the data set)" if num_images < whole else "")
+        )
+    return limit
+
+
+def _generator(dataset: ImageDataset, options: TrainOptions) -> str:
+    from viewgen_pretrained.hub import find_models
+
+    overrides = {} if options.generator is None else {"generator": options.generator}
+    try:
+        found = find_models(dataset.name, {"generator"}, models_dir=options.models, overrides=overrides)
+    except MissingFileError as error:
+        raise MissingFileError(f"views made in the training step need the generator: {error}") from error
+    return str(found["generator"].absolute())
+
+
+def _default_out(dataset: ImageDataset, config: TrainConfig, cache: Mapping[str, str] | None) -> str:
+    views = config.generated if cache is None or config.generated != "cache" else cache["method"]
+    name = f"{dataset.name}-{config.assimilation}-{views}-seed{config.seed}"
+    return "runs/" + re.sub(r"[^\w.+-]+", "-", name).strip("-")

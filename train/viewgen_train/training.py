@@ -1,0 +1,209 @@
+"""`viewgen train` as a function: train an encoder on expert and generated views."""
+
+import csv
+import dataclasses
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from viewgen.errors import DataError, UsageError
+from viewgen_train.curves import TENSORBOARD
+from viewgen_train.plan import TrainOptions, TrainPlan, make_plan
+from viewgen_train.run import CONFIG, CURVES
+from viewgen_train.session import CHECKPOINT
+from viewgen_train.weights import BEST, LAST
+from viewgen_train.worker import train_worker
+
+__all__ = ["TrainResult", "train"]
+
+# what a run writes, TensorBoard's folder apart
+FILES = (
+    *(CHECKPOINT, LAST, BEST, CONFIG, CURVES),
+    *("identity.json", "metrics.csv", "evaluation.json", "evaluation-best.json", "diverged.json"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """What a training came to.
+
+    Attributes:
+        run: its folder.
+        epochs: passes over the images.
+        loss: mean over the last steps.
+        top1, top1_sd: accuracy of linear probes, mean and standard deviation over their seeds, as shares; NaN
+            if they were not asked for or the data set has no labelled test images.
+        knn5_top1: 5-NN accuracy on the test split, likewise.
+        images_per_second: trained on by this call, evaluation left out; NaN if there was nothing to do.
+    """
+
+    run: str
+    epochs: int
+    loss: float
+    top1: float
+    top1_sd: float
+    knn5_top1: float
+    images_per_second: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; null for what is not known."""
+        values = dataclasses.asdict(self)
+        return {
+            name: None if isinstance(value, float) and value != value else value
+            for name, value in values.items()
+        }
+
+
+def train(
+    dataset: str | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    cache: str | None = None,
+    inversions: str | None = None,
+    generator: str | None = None,
+    models: str | None = None,
+    out: str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    data_root: str | None = None,
+    storage_options: dict[str, Any] | None = None,
+    device: str = "auto",
+    gpus: int | None = None,
+    workers: int | None = None,
+    memory_bytes: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    overwrite: bool = False,
+    evaluate: bool = True,
+    quiet: bool = False,
+) -> TrainResult:
+    """Train an encoder, or go on where an earlier call with the same options ended.
+
+    Args:
+        dataset: name of the data set; by default that of the cache.
+        settings: fields of `viewgen_train.config.TrainConfig` that differ from the data set's recipe.
+        cache: URL of the cache of views; by default the complete one that changed last, of the data set if
+            one is named, in the folder where `viewgen cache` puts them. If there is none, that of the
+            embedded data set (digits) is made.
+        inversions: URL of the inversions that wperturb and online start from; found likewise.
+        generator: weights file of g for these two; by default the data set's own.
+        models: folder of a `viewgen pretrain` run that has the generator.
+        out: folder of the run; by default ``runs/<dataset>-<assimilation>-<views>-seed<seed>``.
+        split: images that are trained on.
+        limit: only the first images of the split.
+        data_root: where data sets are.
+        storage_options: of the cache's fsspec file system.
+        device: torch device, or ``"auto"`` for a GPU where there is one.
+        gpus: train on that many GPUs, a process each.
+        workers: train with that many processes on the CPU.
+        memory_bytes: that images and views may take in the host's memory; what does not fit is streamed.
+        checkpoint_seconds: pause between checkpoints.
+        overwrite: forget an earlier run in `out`.
+        evaluate: measure linear probes and neighbours at the end.
+        quiet: do not say what was chosen.
+
+    Returns:
+        the result; the folder holds ``last.safetensors``, ``best.safetensors``, ``config.json``,
+        ``metrics.csv``, ``curves.png``, TensorBoard events and ``evaluation.json``.
+
+    Raises:
+        UsageError: an option or a setting is wrong.
+        MissingFileError: data, weights or a cache are missing; the message says how to get them.
+        CacheMismatchError: the cache is of another data set, split or image size, or `out` holds another
+            training; the message lists the differences.
+        IncompleteError: the cache lacks shards.
+        CorruptDataError: a cache or checkpoint is damaged.
+        LeaseError: another process trains in `out`.
+        TrainingDivergedError: the loss or a weight is not finite; ``diverged.json`` names the images.
+    """
+    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    device = _device(device, gpus, workers)
+    options = TrainOptions(
+        dataset=dataset,
+        split=split,
+        limit=limit,
+        cache=cache,
+        inversions=inversions,
+        generator=generator,
+        models=models,
+        out=out,
+        settings=settings or {},
+        data_root=data_root,
+        storage_options=storage_options or {},
+        device=device,
+        memory_bytes=memory_bytes,
+    )
+    plan = make_plan(options, say)
+    folder = Path(plan.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        _forget(folder)
+    say(f"{plan.dataset}, {plan.config.assimilation}, {plan.num_steps} steps; the run is in {folder}")
+    num_workers = gpus or workers or 1
+    arguments = {"plan": plan, "device": device, "checkpoint_seconds": checkpoint_seconds}
+    if num_workers > 1:
+        from viewgen_train.launch import distribute
+
+        images_per_second = distribute(
+            train_worker, arguments, num_workers=num_workers, folder=folder, use_gpu=bool(gpus), say=say
+        )
+    else:
+        images_per_second = train_worker(plan, device, checkpoint_seconds=checkpoint_seconds)
+    return _result(plan, images_per_second, evaluate=evaluate, device=device, say=say)
+
+
+def _device(device: str, gpus: int | None, workers: int | None) -> str:
+    if gpus is not None and workers is not None:
+        raise UsageError("--gpus and --workers were given; expected one of them")
+    if min(gpus or 1, workers or 1) < 1:
+        raise UsageError(f"--gpus {gpus}, --workers {workers}: expected at least 1")
+    if gpus is not None and gpus > torch.cuda.device_count():
+        raise UsageError(
+            f"--gpus {gpus}: this machine has {torch.cuda.device_count()}; give as many as there are, or "
+            "--workers N for processes on the CPU"
+        )
+    if device == "auto":
+        return "cpu" if workers or not torch.cuda.is_available() else "cuda"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} cannot be used: {error}") from error
+    return device
+
+
+def _forget(folder: Path) -> None:
+    """Remove an earlier run's files."""
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
+
+
+def _result(
+    plan: TrainPlan, images_per_second: float, *, evaluate: bool, device: str, say: Any
+) -> TrainResult:
+    values: dict[str, float] = {}
+    with open(Path(plan.out) / "metrics.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            values |= {name: float(text) for name, text in row.items() if text}
+    unknown = float("nan")
+    found: dict[str, Any] = {}
+    if evaluate:
+        from viewgen_train.evaluate import evaluate as evaluate_run
+
+        try:
+            found = evaluate_run(plan.out, data_root=plan.data_root, device=device)
+        except (UsageError, DataError) as error:
+            say(f"no linear probe: {error}")
+    return TrainResult(
+        run=plan.out,
+        epochs=plan.config.epochs,
+        loss=values.get("loss", unknown),
+        top1=found.get("top1", unknown),
+        top1_sd=found.get("top1_sd", unknown),
+        knn5_top1=found.get("knn5_top1", values.get("knn5_top1", unknown)),
+        images_per_second=images_per_second,
+    )
