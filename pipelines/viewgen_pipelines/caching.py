@@ -208,6 +208,7 @@ class _Run:
         result = run_stage(
             stage,
             executor,
+            dataset=self.plan.dataset,
             storage_options=self.storage_options,
             progress=self.progress,
             job_settings=self.settings,

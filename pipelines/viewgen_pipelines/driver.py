@@ -1,11 +1,13 @@
 """The driver loop: list what is missing, run it, until nothing is missing or nothing helps."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import viewgen.errors
+from viewgen.datasets import ImageDataset
 from viewgen.errors import CorruptDataError, ViewgenError
 from viewgen.store import (
     CacheSpec,
@@ -20,6 +22,7 @@ from viewgen.store import (
     verify_cache,
 )
 from viewgen_pipelines.executors import Executor
+from viewgen_pipelines.inputs import publish, withdraw
 from viewgen_pipelines.job import ShardJob, ShardReport
 from viewgen_pipelines.lease import Lease
 from viewgen_pipelines.ledger import AttemptLedger, ShardHistory
@@ -83,6 +86,7 @@ def run_stage(
     stage: Stage,
     executor: Executor,
     *,
+    dataset: ImageDataset,
     storage_options: dict[str, Any],
     progress: Progress,
     job_settings: dict[str, Any],
@@ -95,6 +99,7 @@ def run_stage(
     Args:
         stage: what to make.
         executor: entered already.
+        dataset: whose images these are; workers on other machines get them from the cache's storage.
         storage_options: of the cache's file system.
         progress: shows how far it is.
         job_settings: further fields of `ShardJob`.
@@ -133,7 +138,9 @@ def run_stage(
             num_threads=executor.num_threads,
             **job_settings,
         )
-        run = _StageRun(stage, storage, storage_options, lease, job, executor, progress, dict(blocked or {}))
+        run = _StageRun(
+            stage, storage, storage_options, lease, job, executor, dataset, progress, dict(blocked or {})
+        )
         return run.run(start)
 
 
@@ -146,6 +153,7 @@ class _StageRun:
         lease: Lease,
         job: ShardJob,
         executor: Executor,
+        dataset: ImageDataset,
         progress: Progress,
         blocked: dict[int, str],
     ) -> None:
@@ -156,6 +164,7 @@ class _StageRun:
         self.lease = lease
         self.job = job
         self.executor = executor
+        self.dataset = dataset
         self.progress = progress
         self.blocked = blocked
         self.ledger = AttemptLedger(storage, lease.run_id, job.max_attempts, in_driver=executor.in_driver)
@@ -212,6 +221,7 @@ class _StageRun:
                 return
             before = len(finished)
             failed = False
+            self._publish()
             reports = self.executor.run(self.job, missing, self.lease.check)
             try:
                 for report in reports:
@@ -226,6 +236,13 @@ class _StageRun:
                     f"no shard of {self.storage.url} could be finished and none failed: the workers end "
                     "before their work; run with --executor local to see why"
                 )
+
+    def _publish(self) -> None:
+        """Put what workers elsewhere need where they can reach it; jobs then name no file of the driver."""
+        if not self.executor.elsewhere or self.job.inputs is not None:
+            return
+        inputs = publish(self.storage, self.dataset, self.spec.num_images, self.job.model_paths)
+        self.job = dataclasses.replace(self.job, inputs=inputs, data_root=None, model_paths={})
 
     def _missing(self, finished: set[int]) -> list[int]:
         """Return the shards to be made; those that have failed before come last."""
@@ -265,6 +282,8 @@ class _StageRun:
         try:
             committed = list_commits(self.storage, self.spec)
             self.ledger.interrupt_own(committed, "the run ended during the attempt")
+            if self.job.inputs is not None:
+                withdraw(self.storage)
         except (OSError, CorruptDataError):
             pass  # The storage fails; the error under way says so, and the next run judges these attempts.
         CrashTrace.sweep(self.lease.run_id)

@@ -16,11 +16,13 @@ class Executor(AbstractContextManager["Executor"], Protocol):
 
     Attributes:
         in_driver: the worker is the driver's own process.
-        device: ``"cpu"`` or ``"cuda"``; known once entered, as is
+        elsewhere: workers may run on machines that do not have the driver's files; known once entered, as are
+        device: ``"cpu"`` or ``"cuda"``, and
         num_threads: torch threads of one worker.
     """
 
     in_driver: bool
+    elsewhere: bool
     device: str
     num_threads: int
 
@@ -37,6 +39,7 @@ class LocalExecutor:
     """One worker in this process, without Ray: for ``memory://``, for debugging, for machines without Ray."""
 
     in_driver = True
+    elsewhere = False
 
     def __init__(self) -> None:
         self.device = "cpu"

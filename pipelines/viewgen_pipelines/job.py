@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from viewgen.store import CacheSpec
+from viewgen_pipelines.inputs import Inputs
 from viewgen_pipelines.lease import LeaseToken
 
 __all__ = ["ShardJob", "ShardReport"]
@@ -22,7 +23,8 @@ class ShardJob:
         method: the `viewgen.methods.MethodSpec`; the object itself, so that a registry entry of the driver's
             process reaches the workers.
         config: the method's configuration.
-        data_root: where data sets are looked for, None for the default.
+        inputs: what workers on other machines fetch; None where they read the driver's own files, which are
+        data_root: where data sets are looked for, None for the default, and
         model_paths: kind → file of the networks that the method needs.
         inversions_url: cache with the anchor codes, row by row those of `spec`, or None.
         device: ``"cpu"`` or ``"cuda"``.
@@ -39,6 +41,7 @@ class ShardJob:
     spec: CacheSpec
     method: Any
     config: Any
+    inputs: Inputs | None = None
     data_root: str | None = None
     model_paths: dict[str, str] = field(default_factory=dict)
     inversions_url: str | None = field(default=None, repr=False)

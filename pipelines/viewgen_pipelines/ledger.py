@@ -8,7 +8,8 @@ gets a second marker, whose name carries the outcome:
   failure;
 - ``died``: the process that ran driver and step in one ended without a word (SIGKILL, power, memory): it was
   hardly the shard, and counts a tenth;
-- ``interrupted``: somebody stopped the run, or the environment failed; does not count.
+- ``interrupted``: somebody stopped the run, the worker's node was lost, or the environment failed; does not
+  count.
 
 A shard whose failures reach ``max_attempts`` is quarantined: no run touches it until the limit is raised.
 """
@@ -19,7 +20,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -75,13 +76,26 @@ class AttemptLedger:
         run_id: written into every marker.
         max_attempts: failures after which a shard is quarantined.
         in_driver: the worker is the driver's own process, so a shard that crashes takes the driver along.
+        node: names the machine of this process within its cluster.
+        node_is_lost: says of another such name whether that machine has left the cluster.
     """
 
-    def __init__(self, storage: Storage, run_id: str, max_attempts: int, *, in_driver: bool = False) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        run_id: str,
+        max_attempts: int,
+        *,
+        in_driver: bool = False,
+        node: str = "",
+        node_is_lost: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self.storage = storage
         self.run_id = run_id
         self.max_attempts = max_attempts
         self.in_driver = in_driver
+        self.node = node
+        self.node_is_lost = node_is_lost
 
     def histories(self) -> dict[int, ShardHistory]:
         """Read the whole ledger (names only, one listing)."""
@@ -106,13 +120,18 @@ class AttemptLedger:
     def begin(self, shard_id: int) -> Attempt | None:
         """Mark the start of an attempt, or return None if the shard is quarantined.
 
-        An open attempt of this same run is judged here: its process did not live to end it, so it crashed.
+        An open attempt of this same run is judged here: its process did not live to end it, so it crashed,
+        unless its whole node was lost.
         """
         history = self.histories().get(shard_id, ShardHistory())
         failures = history.failures
         for attempt in history.open:
             record = self.started(attempt)
-            if record.get("run_id") == self.run_id and not _runs_elsewhere(record):
+            if record.get("run_id") != self.run_id or _runs_elsewhere(record):
+                continue
+            if record.get("node") and self.node_is_lost(record["node"]):
+                self.end(attempt, "interrupted", "the worker's node was lost")
+            else:
                 self.end(attempt, "crashed", _crash_reason(record) or "the worker ended without a word")
                 failures += FAILURES["crashed"]
         if failures >= self.max_attempts:
@@ -123,6 +142,7 @@ class AttemptLedger:
             "run_id": self.run_id,
             "worker": this_process(),
             "in_driver": self.in_driver,
+            "node": self.node,
             "max_attempts": self.max_attempts,
             "time": time.time(),
         }

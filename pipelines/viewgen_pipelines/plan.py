@@ -15,6 +15,7 @@ from viewgen.recipes import recipe
 from viewgen.store import CacheSpec, default_shard_images, open_storage, read_spec
 from viewgen.stylegan2 import num_style_layers
 from viewgen_pipelines.driver import Stage
+from viewgen_pipelines.inputs import download
 from viewgen_pipelines.names import absolute_url, file_name, inversions_name
 from viewgen_pipelines.versions import versions
 
@@ -314,7 +315,13 @@ def _model_paths(method: MethodSpec, options: CacheOptions, dataset_name: str) -
         return {}
     from viewgen_pretrained.hub import find_models
 
-    overrides = {kind: path for kind, path in options.networks.items() if path is not None}
+    overrides: dict[str, str | Path] = {kind: path for kind, path in options.networks.items() if path}
+    if options.models is not None and "://" in options.models:
+        folder = options.models.rstrip("/")
+        overrides = {kind: f"{folder}/{kind}.safetensors" for kind in needs} | overrides
+    for kind, path in overrides.items():
+        if "://" in str(path):
+            overrides[kind] = download(str(path), options.storage_options, options.data_root)
     return find_models(dataset_name, needs, models_dir=options.models, overrides=overrides)
 
 

@@ -9,6 +9,7 @@ and the attempt ledger sets the limit; shards queued behind another on one actor
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,7 +25,10 @@ class ViewgenWorker:
     """The actor; its name is what the dashboard shows."""
 
     def __init__(self, job: ShardJob) -> None:
-        self.worker = ShardWorker(job).__enter__()
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        self.worker = ShardWorker(job, node=node, node_is_lost=_node_is_lost).__enter__()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         return {"report": self.worker.run(int(row["shard_id"])).to_json()}
@@ -42,6 +46,7 @@ class RayExecutor:
     """
 
     in_driver = False
+    elsewhere = False
 
     def __init__(
         self,
@@ -62,10 +67,12 @@ class RayExecutor:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "RayExecutor":
-        self.say(f"joining the Ray cluster at {self.address}" if self.address else "starting Ray")
-        session = self._stack.enter_context(ray_session(self.address, num_workers=self.num_workers or 1))
+        address = self.address or os.environ.get("RAY_ADDRESS")
+        self.say(f"joining the Ray cluster at {address}" if address else "starting Ray")
+        session = self._stack.enter_context(ray_session(address, num_workers=self.num_workers or 1))
+        self.elsewhere = session.elsewhere
         try:
-            self._divide(session.num_cores, session.num_gpus)
+            self._divide(session.num_cores, session.num_gpus, session.node_cores)
         except BaseException:
             self._stack.close()
             raise
@@ -73,25 +80,39 @@ class RayExecutor:
             self.say(session.dashboard)
         return self
 
-    def _divide(self, num_cores: float, num_gpus: float) -> None:
-        """Settle workers, threads and device from what the session has."""
+    def _divide(self, num_cores: float, num_gpus: float, node_cores: float | None = None) -> None:
+        """Settle workers, threads and device from what the session has.
+
+        A cluster may still grow: what is asked for by name is waited for there. On a machine of its own the
+        same would be waited for in vain.
+        """
+        asked, grows = self.num_workers, self.elsewhere
         if self.gpus_per_worker is None:
             self.gpus_per_worker = min(1.0, num_gpus)
         share = self.gpus_per_worker
-        if share > num_gpus:
+        if share > num_gpus and not grows:
             raise UsageError(
                 f"--gpus-per-worker {share:g}, but Ray sees {num_gpus:g} GPUs; leave the option out to "
                 "compute on the processor"
             )
         if self.num_workers is None:
             self.num_workers = max(1, int(num_gpus / share if share else num_cores))
-        elif self.num_workers * share > num_gpus:
+        elif self.num_workers * share > num_gpus and not grows:
             raise UsageError(
                 f"--workers {self.num_workers} need {self.num_workers * share:g} GPUs, {share:g} each, but "
                 f"Ray sees {num_gpus:g}; give fewer --workers or a smaller --gpus-per-worker"
             )
         self.num_workers = min(self.num_workers, self.max_workers)
         self.num_threads = max(1, int(num_cores // self.num_workers))
+        if grows:
+            # a worker that asks for more than a node has is never placed
+            self.num_threads = max(1, min(self.num_threads, int(node_cores or 1)))
+            self.say(
+                f"{self.num_workers} workers with {self.num_threads} cores"
+                + (f" and {share:g} GPUs" if share else "")
+                + f" each, on a cluster that has {num_cores:g} cores and {num_gpus:g} GPUs now"
+                + ("" if asked else "; --workers asks for more")
+            )
         self.device = "cuda" if share else "cpu"
 
     def __exit__(self, *_: object) -> None:
@@ -136,6 +157,12 @@ class RayExecutor:
             num_cpus=job.num_threads,
             num_gpus=self.gpus_per_worker,
         )
+
+
+def _node_is_lost(node: str) -> bool:
+    import ray
+
+    return node not in {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}
 
 
 def _first_line(error: BaseException) -> str:

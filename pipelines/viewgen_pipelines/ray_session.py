@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +28,7 @@ __all__ = ["RaySession", "check_address", "ray_session", "sweep_sessions"]
 
 OBJECT_STORE_BYTES = 100 * 2**20
 
+_PACKAGES = ("viewgen", "viewgen_pipelines", "viewgen_pretrained", "viewgen_train")
 _SESSION = re.compile(r"session_.*_(\d+)")
 # Must be set before the first import of ray in this process.
 _ENVIRONMENT = {
@@ -45,11 +47,15 @@ class RaySession:
         dashboard: line that tells where the dashboard is, None without one.
         num_cores: processor cores of the cluster.
         num_gpus: GPUs of the cluster.
+        elsewhere: it may have, or get, nodes on other machines.
+        node_cores: processor cores of its smallest node that has any.
     """
 
     dashboard: str | None
     num_cores: float
     num_gpus: float
+    elsewhere: bool
+    node_cores: float
 
 
 @contextlib.contextmanager
@@ -81,10 +87,13 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
                 _restore_sigterm(handler)
             there = ray.cluster_resources()
             own = address is None and not joined
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             yield RaySession(
                 dashboard=_dashboard(ray),
                 num_cores=available_cores() if own else there.get("CPU", 1.0),
                 num_gpus=there.get("GPU", 0.0),
+                elsewhere=address is not None or len(nodes) > 1,
+                node_cores=min((node["CPU"] for node in nodes if node.get("CPU")), default=1.0),
             )
         finally:
             if not joined:
@@ -147,7 +156,7 @@ def _start(ray: Any, address: str | None, num_workers: int) -> None:
             "_temp_dir": str(folder),
         }
     else:
-        settings["address"] = address
+        settings |= {"address": address, "runtime_env": package_environment()}
     try:
         with warnings.catch_warnings(), _stderr_closed():
             warnings.simplefilter("ignore")
@@ -165,6 +174,15 @@ def _start(ray: Any, address: str | None, num_workers: int) -> None:
     if address is None:
         with contextlib.suppress(OSError, RuntimeError):
             (Path.home() / ".ray" / "auth_token").chmod(0o600)
+
+
+def package_environment() -> dict[str, Any]:
+    """Return the ``runtime_env`` that ships viewgen's code, and nothing else, to the nodes of a cluster.
+
+    So workers run the driver's version whatever is installed there. Weights stay out of it.
+    """
+    folders = [str(Path(str(resources.files(name)))) for name in _PACKAGES]
+    return {"py_modules": folders, "excludes": ["weights/", "__pycache__/", "*.pyc"]}
 
 
 def _dashboard(ray: Any) -> str | None:

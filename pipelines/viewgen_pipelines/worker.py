@@ -5,8 +5,10 @@ The order of events decides what a kill leaves behind: attempt marker, objects, 
 
 import contextlib
 import errno
+import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,6 +37,7 @@ from viewgen.store import (
     read_commit,
     write_shard,
 )
+from viewgen_pipelines.inputs import fetch, fetch_dataset
 from viewgen_pipelines.job import ShardJob, ShardReport
 from viewgen_pipelines.ledger import Attempt, AttemptLedger
 from viewgen_pipelines.process import configure_process
@@ -56,12 +59,32 @@ class ShardWorker:
 
     Data set, networks and method are set up with the first shard, behind its attempt marker, so that a crash
     there counts too.
+
+    Args:
+        job: what to make.
+        observe: is told of every committed shard: its record and the distances `(R, V)` of its views.
+        node, node_is_lost: as for `AttemptLedger`.
     """
 
-    def __init__(self, job: ShardJob) -> None:
+    def __init__(
+        self,
+        job: ShardJob,
+        observe: Callable[[ShardCommit, np.ndarray[Any, Any]], object] = lambda *_: None,
+        *,
+        node: str = "",
+        node_is_lost: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self.job = job
+        self.observe = observe
         self.storage = open_storage(job.url, job.storage_options)
-        self.ledger = AttemptLedger(self.storage, job.token.run_id, job.max_attempts, in_driver=job.in_driver)
+        self.ledger = AttemptLedger(
+            self.storage,
+            job.token.run_id,
+            job.max_attempts,
+            in_driver=job.in_driver,
+            node=node,
+            node_is_lost=node_is_lost,
+        )
         self.trace = CrashTrace(job.token.run_id)
         self._step: Any = None
 
@@ -84,6 +107,8 @@ class ShardWorker:
             return ShardReport(shard_id=shard_id, outcome=outcome, seconds=seconds, **details)
 
         try:
+            if self._step is None:
+                self._check_place()
             if read_commit(self.storage, self.job.spec.identity, shard_id) is not None:
                 return report("present")
             self.job.token.check(self.storage)
@@ -100,6 +125,13 @@ class ShardWorker:
         except BaseException:
             self._end(attempt, "interrupted", "the process was asked to stop")
             raise
+
+    def _check_place(self) -> None:
+        if not self.storage.exists("zarr.json"):
+            raise MissingFileError(
+                f"the cache {self.storage.url} cannot be seen from {platform.node()}; give an --out that all "
+                "nodes of the cluster share: an object store (s3://…) or a shared file system"
+            )
 
     def _make(self, shard_id: int, attempt_number: int, start: float) -> None:
         spec = self.job.spec
@@ -127,6 +159,7 @@ class ShardWorker:
             stats=shard_stats(spec, arrays, parts),
         )
         commit_shard(self.storage, commit)
+        self.observe(commit, arrays["distance"])
 
     def _set_up(self) -> None:
         job = self.job
@@ -134,18 +167,26 @@ class ShardWorker:
             configure_process(job.num_threads)
             from viewgen.models import file_digest, load_models
 
-            self._dataset = load_dataset(
-                job.spec.dataset["name"], job.spec.dataset["split"], data_root=job.data_root, download=False
-            )
+            paths = {kind: Path(path) for kind, path in job.model_paths.items()}
+            if job.inputs is not None:
+                self._dataset = fetch_dataset(self.storage, job.spec, job.inputs)
+                paths = {kind: fetch(self.storage, digest) for kind, digest in job.inputs.networks.items()}
+            else:
+                self._dataset = load_dataset(
+                    job.spec.dataset["name"],
+                    job.spec.dataset["split"],
+                    data_root=job.data_root,
+                    download=False,
+                )
             if self._dataset.digest != job.spec.dataset["digest"]:
                 raise CorruptDataError(
                     f"data set {self._dataset.name!r} here is {self._dataset.digest}, the cache's is "
                     f"{job.spec.dataset['digest']}; all workers need the same data"
                 )
-            for kind, path in job.model_paths.items():
+            for kind, path in paths.items():
                 if (digest := file_digest(path)) != job.spec.models[kind]:
                     raise ModelError(f"{path} is {digest} here, the driver's is {job.spec.models[kind]}")
-            models = load_models({kind: Path(path) for kind, path in job.model_paths.items()}, job.device)
+            models = load_models(paths, job.device)
             self._inversions = None
             if job.inversions_url is not None:
                 self._inversions = CacheReader(job.inversions_url, job.storage_options)
