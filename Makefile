@@ -35,8 +35,11 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Ratios of interleaved runs, and docs/benchmarks.md made of all results.
+BENCHMARKS := cache_reads search workers
 bench: $(VENV)/installed-dev
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python benchmarks/table.py
 
 clean:
 	rm -rf $(VENV) demo build dist
