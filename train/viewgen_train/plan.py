@@ -16,7 +16,7 @@ from viewgen_train.caches import cache_folder, check_cache, find_cache, no_cache
 from viewgen_train.config import TrainConfig, train_config
 from viewgen_train.residence import available_bytes
 
-__all__ = ["TrainOptions", "TrainPlan", "make_plan"]
+__all__ = ["TrainOptions", "TrainPlan", "make_plan", "resolved_precision"]
 
 # Its networks ship with viewgen, so that its cache can be made without further ado.
 EMBEDDED_DATASET = "digits"
@@ -115,7 +115,7 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
             f"{config.generated} views are in no cache that would say"
         )
     dataset = load_dataset(name, options.split, data_root=options.data_root)
-    config = _resolved(train_config(dataset.name, options.settings), options.device)
+    config = resolved_precision(train_config(dataset.name, options.settings), options.device)
     cache, num_images = None, len(dataset)
     if url is not None:
         reader = CacheReader(url, options.storage_options)
@@ -207,7 +207,7 @@ def _make_embedded(inversions: bool, options: TrainOptions, say: Callable[[str],
     return cache(EMBEDDED_DATASET, method=method, data_root=options.data_root).url
 
 
-def _resolved(config: TrainConfig, device: str) -> TrainConfig:
+def resolved_precision(config: TrainConfig, device: str) -> TrainConfig:
     """Settle what ``precision="auto"`` stands for."""
     if config.precision != "auto":
         return config

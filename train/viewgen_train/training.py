@@ -50,6 +50,17 @@ class TrainResult:
     knn5_top1: float
     images_per_second: float
 
+    def lines(self) -> list[str]:
+        """Return what is known, for people."""
+        lines = [f"{self.epochs} epochs, loss {self.loss:.4f}"]
+        if self.images_per_second == self.images_per_second:
+            lines[0] += f", {self.images_per_second:.0f} images per second"
+        if self.top1 == self.top1:
+            lines.append(f"linear probe {100 * self.top1:.2f} ± {100 * self.top1_sd:.2f} %")
+        if self.knn5_top1 == self.knn5_top1:
+            lines.append(f"5-NN {100 * self.knn5_top1:.2f} %")
+        return [*lines, f"curves: {Path(self.run) / CURVES}"]
+
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; null for what is not known."""
         values = dataclasses.asdict(self)

@@ -30,6 +30,7 @@ COMMANDS = {
     "models": ("viewgen.cli.models", "List and show the networks that are at hand."),
     "pretrain": ("viewgen.cli.pretrain", "Train the generator, inverter and encoder that a cache needs."),
     "show": ("viewgen.cli.show", "Show a cache: contents, provenance, statistics."),
+    "train": ("viewgen.cli.train", "Train an encoder on expert and generated views."),
     "verify": ("viewgen.cli.verify", "Check every shard of a cache against its commit record."),
 }
 

@@ -1,0 +1,136 @@
+"""``viewgen train``."""
+
+import json
+import signal
+from typing import Any
+
+import click
+
+from viewgen.cli import print_json
+from viewgen.cli.storage_option import storage_option
+
+__all__ = ["train"]
+
+_option = click.option
+
+
+def _settings(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE")
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name] = text
+    return values
+
+
+_OPTIONS = (
+    _option("--dataset", metavar="D", help="Data set.  [default: that of the cache]"),
+    _option("--assimilation", metavar="A",
+            help="none, A1, A2, A2-simclr, A2-full or A2-simsiam.  [default: A2]"),
+    _option("--generated", metavar="G",
+            help="Where generated views come from: cache, wperturb, viewmaker, online or expert.  "
+            "[default: cache; expert for none]"),
+    _option("--cache", metavar="URL",
+            help="Cache of views.  [default: the complete one that changed last in $VIEWGEN_CACHE or the "
+            "user's cache folder]"),
+    _option("--out", metavar="RUN", help="Folder of the run.  [default: runs/...]"),
+    _option("--epochs", type=int, metavar="N", help="Passes over the images.  [default: the recipe's]"),
+    _option("--batch-size", type=int, metavar="N", help="Images of a step, over all workers."),
+    _option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE",
+            help="A setting that differs from the data set's recipe; repeatable. --dry-run lists them all."),
+    _option("--seed", type=int, metavar="N", help="Root of all random numbers.  [default: 0]"),
+    _option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
+    _option("--dry-run", is_flag=True,
+            help="Print the settings with an estimate of time and memory, from a few measured steps."),
+    _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
+    # the images
+    _option("--split", default="train", show_default=True, help="Images to train on."),
+    _option("--limit", type=int, metavar="N", help="Only the first N images."),
+    _option("--data-root", envvar="VIEWGEN_DATA", metavar="DIR", help="Where data sets are."),
+    # what makes views in the training step
+    _option("--inversions", metavar="URL",
+            help="wperturb, online: cache of inversions.  [default: as --cache]"),
+    _option("--generator", type=click.Path(dir_okay=False),
+            help="wperturb, online: weights that replace the data set's own."),
+    _option("--models", metavar="DIR", help="wperturb, online: folder of a `viewgen pretrain` run."),
+    # the execution
+    _option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
+    _option("--gpus", type=int, metavar="N", help="Train on N GPUs, through Ray Train."),
+    _option("--workers", type=int, metavar="N", help="Train with N processes on the CPU, likewise."),
+    _option("--checkpoint-seconds", type=float, default=60.0, show_default=True, metavar="SECONDS",
+            help="Pause between checkpoints."),
+    _option("--evaluate/--no-evaluate", default=True, show_default=True,
+            help="Linear probe and nearest neighbours at the end."),
+)  # fmt: skip
+
+
+def _add_options(command: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_add_options
+@storage_option
+def train(
+    as_json: bool,
+    dry_run: bool,
+    settings: dict[str, Any],
+    assimilation: str | None,
+    generated: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    seed: int | None,
+    **options: Any,
+) -> None:
+    """Train an encoder on expert and generated views.
+
+    The same command goes on where an interrupted training ended. The run's folder holds the weights
+    (last.safetensors, best.safetensors), metrics.csv, curves.png and TensorBoard events.
+
+    \b
+    Examples:
+      viewgen train --assimilation A2
+      viewgen train --dataset cifar100 --assimilation A1 --cache views.zarr --out runs/a1
+      viewgen train --dataset cifar10 --assimilation A2 --set alpha=1.0 --dry-run
+    """
+    named = {
+        "assimilation": assimilation,
+        "generated": generated,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    options["settings"] = settings | {name: value for name, value in named.items() if value is not None}
+    if dry_run:
+        _dry_run(as_json, options)
+        return
+    from viewgen_train.training import train as run
+
+    try:
+        result = run(**options)
+    except (KeyboardInterrupt, SystemExit) as ending:
+        click.echo("stopped; run the same command again to go on from the last checkpoint", err=True)
+        raise SystemExit(ending.code if isinstance(ending, SystemExit) else 128 + signal.SIGINT) from None
+    if as_json:
+        print_json(result.to_json())
+        return
+    click.echo(result.run)
+    for line in result.lines():
+        click.echo(f"  {line}", err=True)
+
+
+def _dry_run(as_json: bool, options: dict[str, Any]) -> None:
+    from viewgen_train.dry_run import describe
+
+    names = ("dataset", "settings", "cache", "split", "limit", "data_root", "storage_options", "device")
+    description = describe(**{name: options[name] for name in names})
+    if as_json:
+        print_json(description.to_json())
+    else:
+        click.echo("\n".join(description.lines()))
