@@ -1,5 +1,6 @@
 """`viewgen inspect` as a function: look at a cache in a browser."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -78,6 +79,7 @@ def inspect(
         host=host,
         port=port,
         allow_hosts=tuple(allow_hosts),
+        eager=True,
     )
     sources = [
         CacheSource(
@@ -110,8 +112,9 @@ def _serve(
 ) -> None:
     from viewgen_pipelines.ray_session import ray_session
 
-    say(f"joining the Ray cluster at {ray_address}" if ray_address else "starting Ray")
-    with ray_session(ray_address) as session:
+    address = ray_address or os.environ.get("RAY_ADDRESS")
+    say(f"joining the Ray cluster at {address}" if address else "starting Ray")
+    with ray_session(address) as session:
         served = deploy(options)
         try:
             if session.dashboard is not None:
@@ -123,4 +126,5 @@ def _serve(
                 time.sleep(2)
             raise ViewgenError("the gallery has ended: its Ray session or its application is gone")
         finally:
-            withdraw(served.application)
+            if address:  # a session of our own ends with all that it serves
+                withdraw(served.application)

@@ -75,6 +75,12 @@ class Networks:
         distances: NDArray[np.float32] = torch.linalg.vector_norm(z[:, None] - z[None], dim=2).numpy()
         return distances
 
+    def load(self) -> None:
+        """Load what there is now rather than at the first question."""
+        with self._lock:
+            if self.paths:
+                self._loaded()
+
     def _loaded(self) -> "Models":
         from viewgen.models import load_models
 

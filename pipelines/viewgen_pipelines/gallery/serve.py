@@ -5,11 +5,12 @@ listens on this machine only, unless told otherwise.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,17 @@ from viewgen.store import open_storage
 from viewgen_pipelines.gallery.security import is_loopback, known_hosts, new_token
 from viewgen_pipelines.names import absolute_url, cache_name, file_name
 
-__all__ = ["DEFAULT_PORT", "GalleryOptions", "ServedGallery", "choose_port", "deploy", "withdraw"]
+__all__ = [
+    "DEFAULT_PORT",
+    "BackgroundGallery",
+    "GalleryOptions",
+    "ServedGallery",
+    "choose_port",
+    "deploy",
+    "gallery_url",
+    "is_running",
+    "withdraw",
+]
 
 DEFAULT_PORT = 8000
 
@@ -38,6 +49,7 @@ class GalleryOptions:
         port: the same; None for 8000 or, if that is taken, a free one.
         allow_hosts: further names that the Host header may carry.
         token: that visitors must show even on this machine; None for one where others can reach the address.
+        eager: load the networks at once, so that the first visitor need not wait for them.
     """
 
     url: str = field(repr=False)
@@ -50,6 +62,7 @@ class GalleryOptions:
     port: int | None = None
     allow_hosts: tuple[str, ...] = ()
     token: str | None = field(default=None, repr=False)
+    eager: bool = False
 
     def __post_init__(self) -> None:
         for name in ("url", "compare", "inversions"):
@@ -61,8 +74,12 @@ class GalleryOptions:
                 raise UsageError(
                     f"{url} lives in the memory of one process, which the gallery's does not share"
                 )
+        # the serving process has another working directory, and on a cluster another environment
         if self.data_root is None:
             object.__setattr__(self, "data_root", os.environ.get("VIEWGEN_DATA"))
+        for name in ("data_root", "models"):
+            if (folder := getattr(self, name)) is not None:
+                object.__setattr__(self, name, absolute_url(folder))
 
     @property
     def cache(self) -> str:
@@ -101,7 +118,7 @@ class ServedGallery:
     def lines(self) -> list[str]:
         """What a person needs to know to open it."""
         if self.token is None:
-            access = "from this machine only, without a login"
+            access = "this machine only, no login"
         else:
             access = f"the address holds the token; others need it: {self.token}"
         return [f"gallery: {self.url} ({access}; {self.application} on the dashboard's Serve tab)"]
@@ -167,6 +184,53 @@ def gallery_url(options: GalleryOptions, host: str, port: int, token: str | None
     return f"http://{name}:{port}/{options.slug}/" + (f"?token={token}" if token else "")
 
 
+class BackgroundGallery:
+    """A gallery beside a run, which does not wait for it: another process of the session deploys it.
+
+    Args:
+        options: what it shows.
+        own: the session is the run's own, so that nothing serves there yet and all ends with it.
+        say: is told where the gallery is, and if it fails.
+    """
+
+    def __init__(self, options: GalleryOptions, *, own: bool, say: Callable[[str], object]) -> None:
+        import ray
+
+        self._options, self._own, self._say = options, own, say
+        if own:
+            options = dataclasses.replace(options, port=choose_port(options.host, options.port))
+        task = ray.remote(num_cpus=0, max_retries=0, resources=_this_node())(deploy)
+        self._deployed: Any = task.remote(options)
+        if own:
+            assert options.port is not None
+            url = gallery_url(options, options.host, options.port)
+            say(f"gallery: {url} (in some seconds and while the run lasts; this machine only, no login)")
+        else:
+            self.check(seconds=120)
+
+    def check(self, seconds: float = 0) -> None:
+        """Tell a failure; on a cluster, tell the address that Serve has there."""
+        import ray
+
+        if self._deployed is None or not ray.wait([self._deployed], timeout=seconds)[0]:
+            return
+        deployed, self._deployed = self._deployed, None
+        try:
+            served: ServedGallery = ray.get(deployed)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1]
+            self._say(f"the gallery could not start, the run goes on without it: {reason}")
+            return
+        if not self._own:
+            for line in served.lines:
+                self._say(line)
+
+    def close(self) -> None:
+        """Take it off a cluster that goes on."""
+        if not self._own:
+            withdraw(self._options.application)
+
+
 def withdraw(application: str) -> None:
     """Take a gallery off a cluster that goes on, and Serve too if nothing else is left on it."""
     with _quiet_serve(), contextlib.suppress(Exception):
@@ -190,18 +254,15 @@ def is_running(application: str) -> bool:
 
 
 def _application(options: GalleryOptions, hosts: list[str], token: str | None) -> Any:
-    import ray
     from ray import serve
 
     def build() -> Any:
         return _build(options, hosts, token)
 
-    # where the cache's path means the same; no core is taken from the workers
-    node = ray.util.get_node_ip_address()
     deployment = serve.deployment(
         name="gallery",
         max_ongoing_requests=64,
-        ray_actor_options={"num_cpus": 0, "resources": {f"node:{node}": 0.001}},
+        ray_actor_options={"num_cpus": 0, "resources": _this_node()},  # leaves the cores to the workers
     )
     return deployment(serve.ingress(build)()).bind()
 
@@ -225,10 +286,20 @@ def _build(options: GalleryOptions, hosts: list[str], token: str | None) -> Any:
 
     def warm() -> None:
         with contextlib.suppress(ViewgenError):  # the first visitor is told
-            source.dataset(source.snapshot().spec)
+            spec = source.snapshot().spec
+            source.dataset(spec)
+            if options.eager:
+                source.networks(spec).load()
 
     threading.Thread(target=warm, daemon=True).start()
     return build_app(source, other, hosts=hosts, token=token)
+
+
+def _this_node() -> dict[str, float]:
+    """Return the resources that keep a process where the cache's path means the same."""
+    import ray
+
+    return {f"node:{ray.util.get_node_ip_address()}": 0.001}
 
 
 def _serve_address() -> tuple[str, int] | None:

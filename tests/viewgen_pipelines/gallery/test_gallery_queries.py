@@ -1,0 +1,87 @@
+"""Order and filters of the grid, against plain Python."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from viewgen_pipelines.gallery.index import CacheIndex
+from viewgen_pipelines.gallery.queries import PAGE_SIZES, SORTS, STATUS_NAMES, Query, select
+
+
+@pytest.fixture
+def snapshot(make_cache):
+    return CacheIndex(make_cache(shards=[0, 1, 3, 4]).url).snapshot()
+
+
+@pytest.mark.parametrize(("key", "sign"), list(itertools.product(SORTS, ["", "-"])))
+def test_order_is_by_the_number_asked_for_and_unknown_comes_last(snapshot, key, sign):
+    values = {
+        "row": np.arange(40.0),
+        "distance": snapshot.columns["distance"].mean(axis=1),
+        "miss": np.abs(snapshot.columns["distance"] - np.float32(0.3)).max(axis=1),
+        "error": snapshot.columns["inversion_error"],
+        "steps": snapshot.columns["steps"].astype(float),
+    }[key]
+    rows = select(snapshot, Query(sort=sign + key)).tolist()
+    assert sorted(rows) == [*range(16), *range(24, 40)]
+    numbers = [float(values[row]) for row in rows if not math.isnan(values[row])]
+    assert numbers == sorted(numbers, reverse=bool(sign))
+    if key in ("distance", "miss"):
+        assert rows[-1] == 6, "a failed image has no distance"
+
+
+@pytest.mark.parametrize("status", [*STATUS_NAMES.values(), ""])
+@pytest.mark.parametrize("label", ["", "0", "2", "7", "0.1", "1.0"])
+def test_filters_keep_exactly_what_fits(snapshot, status, label):
+    names = {5: "not-converged", 6: "failed"}
+    rows = select(snapshot, Query(status=status, label=label)).tolist()
+    classes = {"": {0, 1, 2}, "0.1": {1}, "1.0": set()}.get(label) or (
+        {int(label)} if label.isdigit() else set()
+    )
+    expected = [
+        row
+        for row in snapshot.rows.tolist()
+        if (not status or names.get(row, "ok") == status) and row % 3 in classes
+    ]
+    assert rows == expected
+
+
+def test_attributes_of_a_label_are_filtered_one_by_one(make_cache):
+    cache = make_cache(shards=[], label_shape=(2,))
+    make = cache.make
+
+    def with_attributes(shard_id):
+        arrays = make(shard_id)
+        rows = arrays["source_index"]
+        arrays["label"] = np.stack([rows % 2, rows % 5], axis=1)
+        return arrays
+
+    cache.make = with_attributes
+    cache.commit(*range(5))
+    snapshot = CacheIndex(cache.url).snapshot()
+    assert select(snapshot, Query(label="1.3")).tolist() == [3, 8, 13, 18, 23, 28, 33, 38]
+    assert select(snapshot, Query(label="0.1")).tolist() == list(range(1, 40, 2))
+
+
+@given(
+    st.dictionaries(st.sampled_from(["sort", "class", "status", "page", "size", "x"]), st.text(max_size=12))
+)
+def test_no_query_string_breaks_it(parameters):
+    query = Query.parse(parameters)
+    assert query.sort.removeprefix("-") in SORTS
+    assert query.size in PAGE_SIZES
+    assert 1 <= query.page < 10**9
+    assert query.status in ("", *STATUS_NAMES.values())
+    assert all(part.removeprefix("-").isdigit() for part in query.label.split(".") if query.label)
+
+
+def test_a_query_survives_its_own_text():
+    from urllib.parse import parse_qsl
+
+    query = Query(sort="-miss", label="0.3", status="ok", page=7, size=48)
+    assert Query.parse(dict(parse_qsl(query.text().removeprefix("?")))) == query
+    assert Query().text() == ""
