@@ -62,6 +62,7 @@ def cache(
     shard_images: int | None = None,
     max_attempts: int = 3,
     hang_timeout: float = 3600.0,
+    gallery: bool = False,
     quiet: bool = False,
 ) -> CacheResult:
     """Make the views of a data set, or go on where an earlier run of the same configuration ended.
@@ -100,6 +101,7 @@ def cache(
         shard_images: S, images per shard; by default about twelve shards of 16 to 512 images.
         max_attempts: failures after which a shard is given up (quarantined).
         hang_timeout: seconds after which a shard's worker is ended.
+        gallery: with Ray, serve a gallery of the cache (`viewgen inspect`) while it grows.
         quiet: write nothing to standard error.
 
     Returns:
@@ -152,7 +154,9 @@ def cache(
     run = _Run(plan, options, progress, max_attempts=max_attempts, overwrite=overwrite)
     run.settings = {"data_root": data_root, "batch_size": batch_size, "hang_seconds": hang_timeout}
     run.look()
-    with _executor(executor, workers, gpus_per_worker, ray_address, progress, plan.target.spec) as chosen:
+    shown = _gallery_options(plan, options) if gallery and executor == "ray" else None
+    target = plan.target.spec
+    with _executor(executor, workers, gpus_per_worker, ray_address, progress, target, shown) as chosen:
         return run.run(chosen, start)
 
 
@@ -272,6 +276,7 @@ def _executor(
     ray_address: str | None,
     progress: Progress,
     spec: CacheSpec,
+    gallery: Any = None,
 ) -> Executor:
     if name == "local":
         return LocalExecutor()
@@ -283,6 +288,19 @@ def _executor(
         gpus_per_worker=gpus_per_worker,
         address=ray_address,
         say=progress.say,
+        gallery=gallery,
+    )
+
+
+def _gallery_options(plan: CachePlan, options: CacheOptions) -> Any:
+    from viewgen_pipelines.gallery.serve import GalleryOptions
+
+    return GalleryOptions(
+        url=plan.target.url,
+        storage_options=options.storage_options,
+        data_root=options.data_root,
+        inversions=plan.target.inversions_url,
+        models=options.models,
     )
 
 

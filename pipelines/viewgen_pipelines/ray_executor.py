@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from viewgen.errors import UsageError, ViewgenError
+from viewgen_pipelines.gallery.serve import BackgroundGallery, GalleryOptions
 from viewgen_pipelines.job import ShardJob, ShardReport
+from viewgen_pipelines.metrics import RunMetrics, ShardMetrics
 from viewgen_pipelines.ray_session import ray_session
 from viewgen_pipelines.worker import ShardWorker
 
@@ -27,8 +29,9 @@ class ViewgenWorker:
     def __init__(self, job: ShardJob) -> None:
         import ray
 
+        metrics = ShardMetrics(job.token.url, job.spec)
         node = ray.get_runtime_context().get_node_id()
-        self.worker = ShardWorker(job, node=node, node_is_lost=_node_is_lost).__enter__()
+        self.worker = ShardWorker(job, metrics.record, node=node, node_is_lost=_node_is_lost).__enter__()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         return {"report": self.worker.run(int(row["shard_id"])).to_json()}
@@ -42,7 +45,8 @@ class RayExecutor:
         max_workers: so many shards there are.
         gpus_per_worker: GPUs that each holds, fractions allowed; by default 1 where this machine has GPUs.
         address: of a running cluster; None starts Ray on this machine.
-        say: is told where the dashboard is.
+        say: is told where the dashboard and the gallery are.
+        gallery: what a gallery shows that is served while the executor is entered; None for no gallery.
     """
 
     in_driver = False
@@ -56,12 +60,15 @@ class RayExecutor:
         gpus_per_worker: float | None = None,
         address: str | None = None,
         say: Callable[[str], object] = lambda _: None,
+        gallery: GalleryOptions | None = None,
     ) -> None:
         self.num_workers = num_workers
         self.max_workers = max_workers
         self.gpus_per_worker = gpus_per_worker
         self.address = address
         self.say = say
+        self.gallery_options = gallery
+        self._gallery: BackgroundGallery | None = None
         self.device = "cpu"
         self.num_threads = 1
         self._stack = contextlib.ExitStack()
@@ -73,11 +80,14 @@ class RayExecutor:
         self.elsewhere = session.elsewhere
         try:
             self._divide(session.num_cores, session.num_gpus, session.node_cores)
+            if session.dashboard is not None:
+                self.say(session.dashboard)
+            if self.gallery_options is not None:
+                self._gallery = BackgroundGallery(self.gallery_options, own=not address, say=self.say)
+                self._stack.callback(self._gallery.close)
         except BaseException:
             self._stack.close()
             raise
-        if session.dashboard is not None:
-            self.say(session.dashboard)
         return self
 
     def _divide(self, num_cores: float, num_gpus: float, node_cores: float | None = None) -> None:
@@ -119,9 +129,12 @@ class RayExecutor:
         self._stack.close()
 
     def run(self, job: ShardJob, shard_ids: list[int], check: Callable[[], None]) -> Iterator[ShardReport]:
+        metrics = RunMetrics(job.token.url, job.spec)
         rows = iter(self._dataset(job, shard_ids).iter_rows())
+        num_left = len(shard_ids)
         try:
             while True:
+                metrics.left(num_left)
                 check()
                 try:
                     row = next(rows)
@@ -131,7 +144,14 @@ class RayExecutor:
                     raise
                 except Exception as error:
                     raise ViewgenError(f"Ray ended the run: {_first_line(error)}") from error
-                yield ShardReport.from_json(row["report"])
+                report = ShardReport.from_json(row["report"])
+                if report.outcome in ("committed", "present"):
+                    num_left -= 1
+                else:
+                    metrics.failed(report.outcome)
+                if self._gallery is not None:
+                    self._gallery.check()
+                yield report
         finally:
             # Closing the iterator ends Ray Data's executor, and with it the actors.
             rows.close()

@@ -71,6 +71,8 @@ _OPTIONS = (
     _option("--gpus-per-worker", type=float, metavar="F",
             help="GPUs of each worker.  [default: 1 where there are GPUs]"),
     _option("--ray-address", metavar="HOST:PORT", help="Join a cluster; auto: the one of this machine."),
+    _option("--gallery/--no-gallery", default=True, envvar="VIEWGEN_GALLERY",
+            help="With Ray: serve a gallery of the cache while it grows.  [default: gallery]"),
     _option("--batch-size", type=int, metavar="N",
             help="Images optimised at once; changes memory and speed, not the views."),
     _option("--shard-images", type=int, metavar="N",
