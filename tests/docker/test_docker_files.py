@@ -1,0 +1,232 @@
+"""The images' recipes and the manifests, as far as they can be proved without a container engine."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+sys.path.insert(0, str(FOLDER))
+
+from manifest_models import Compose, RayCluster, RayJob  # noqa: E402
+
+DOCKER = ROOT / "docker"
+DOCKERFILES = ("Dockerfile", "Dockerfile.train")
+SCRIPTS = sorted([*DOCKER.glob("steps/*.sh"), *DOCKER.glob("bin/*")])
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """Return (instruction, arguments) of a Dockerfile."""
+    text = re.sub(r"^#.*\n", "", (DOCKER / name).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [
+        (word.upper(), arguments.strip())
+        for word, _, arguments in (line.partition(" ") for line in text.splitlines() if line.strip())
+    ]
+
+
+def load(name: str):
+    return yaml.safe_load((DOCKER / name).read_text())
+
+
+def check_command(words: list[str]) -> None:
+    """Parse a viewgen command line as viewgen itself does, without running it."""
+    from viewgen.cli import cli
+
+    command: click.Command = cli
+    context = None
+    while isinstance(command, click.Group):
+        name, *words = words
+        context = click.Context(command, info_name="viewgen", parent=context)
+        found = command.get_command(context, name)
+        assert found is not None, f"no command {name}"
+        command = found
+    with command.make_context("viewgen", list(words), parent=context):
+        pass
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_sound_bash(path):
+    text = path.read_text()
+    assert text.startswith("#!/bin/bash\n")
+    assert "\nset -euo pipefail\n" in text
+    assert os.access(path, os.X_OK)
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_every_step_of_an_image_is_a_script_with_its_arguments(name):
+    for word, arguments in instructions(name):
+        if word != "RUN":
+            continue
+        script, *words = shlex.split(arguments)
+        path = DOCKER / script.lstrip("/")
+        assert script.startswith("/steps/")
+        assert path in SCRIPTS
+        usage = re.search(rf"{path.name} ([A-Z][^\n]*)", path.read_text())
+        num_needed = len([word for word in usage[1].split() if not word.startswith("[")]) if usage else 0
+        assert len(words) >= num_needed
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_images_are_pinned_run_as_a_user_and_say_whether_they_are_well(name):
+    found = instructions(name)
+    bases = [arguments.split()[0] for word, arguments in found if word == "FROM"]
+    assert set(bases) == {"${PYTHON_IMAGE}"}
+    (python,) = (arguments for word, arguments in found if arguments.startswith("PYTHON_IMAGE="))
+    assert re.fullmatch(r"PYTHON_IMAGE=python:3\.\d+\.\d+-slim-\w+", python)
+    last = dict(found)
+    assert last["USER"] == "1000:1000"
+    assert json.loads(last["HEALTHCHECK"].partition("CMD ")[2]) == ["healthy"]
+    assert "RAY_AUTH_MODE=token" in last["ENV"]
+    assert json.loads(last["ENTRYPOINT"]) == ["viewgen"]
+    words = json.loads(last["CMD"])
+    result = subprocess.run([sys.executable, "-m", "viewgen", *words], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    # what changes most comes last: the package after its dependencies
+    order = [arguments.split()[0] for word, arguments in found if word in ("RUN", "COPY")]
+    assert order.index("/steps/dependencies.sh") < order.index("/steps/package.sh")
+
+
+def test_the_context_holds_what_the_images_copy_and_no_more():
+    for name in DOCKERFILES:
+        lines = (DOCKER / f"{name}.dockerignore").read_text().split("\n")
+        allowed = {line[1:] for line in lines if line.startswith("!")}
+        assert "*" in lines
+        assert all((ROOT / path).exists() for path in allowed)
+        copied = [arguments.split()[:-1] for word, arguments in instructions(name) if word == "COPY"]
+        for source in (path for paths in copied for path in paths if not path.startswith("--from")):
+            if source not in (".", "/opt/viewgen"):
+                assert (ROOT / source).exists()
+                assert source.split("/")[0] in allowed
+
+
+def test_the_pins_cover_every_requirement():
+    pins = dict(
+        line.split("==") for line in (DOCKER / "constraints.txt").read_text().splitlines() if line[0] != "#"
+    )
+    found = set()
+    for name in DOCKERFILES:
+        (step,) = (arguments for _, arguments in instructions(name) if "dependencies.sh" in arguments)
+        extras = shlex.split(step)[4:]
+        result = subprocess.run(
+            [sys.executable, DOCKER / "steps/requirements.py", ROOT / "pyproject.toml", *extras],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found |= set(result.stdout.split("\n")[:-1])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(project["dependencies"]) <= found
+    assert set(project["optional-dependencies"]["s3"]) <= found
+    names = {re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-") for requirement in found}
+    assert names - pins.keys() == set()
+    bad = subprocess.run(
+        [sys.executable, DOCKER / "steps/requirements.py", ROOT / "pyproject.toml", "nothing"],
+        capture_output=True,
+        text=True,
+    )
+    assert bad.returncode != 0
+    assert "no extra 'nothing'" in bad.stderr
+
+
+def test_wrong_use_of_the_scripts_is_refused(tmp_path):
+    environment = {"PATH": os.environ["PATH"]}
+
+    def run(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(list(words), capture_output=True, text=True, env=environment | more)
+
+    assert "expected cpu or cuda" in run(DOCKER / "steps/dependencies.sh", tmp_path, tmp_path, "tpu").stderr
+    assert "RAY_AUTH_TOKEN is not set" in run(DOCKER / "bin/ray-node", "head").stderr
+    assert "usage" in run(DOCKER / "bin/ray-node", "both", RAY_AUTH_TOKEN="t").stderr
+    assert "HOST:PORT of its head" in run(DOCKER / "bin/ray-node", "worker", RAY_AUTH_TOKEN="t").stderr
+    assert "RAY_API_SERVER_ADDRESS" in run(DOCKER / "bin/submit", "cache").stderr
+
+
+def test_compose():
+    compose = Compose.model_validate(load("compose.yaml"))
+    services = compose.services
+    assert {"head", "worker", "job", "store"} <= services.keys()
+    for name, service in services.items():
+        if service.build is None:
+            assert re.search(r":\S*\d", service.image), f"{name} is not pinned"
+        for port in service.ports:
+            assert port.startswith("127.0.0.1:"), f"{name} listens beyond this machine"
+        for volume in service.volumes:
+            if volume.startswith("."):
+                assert (DOCKER / volume.split(":")[0]).exists(), volume
+    assert services["head"].entrypoint == ["ray-node", "head"]
+    assert services["worker"].entrypoint == ["ray-node", "worker"]
+    assert services["job"].entrypoint == ["submit"]
+    check_command(services["job"].command)
+    # no secret stands in the file: whoever starts it must give them
+    text = (DOCKER / "compose.yaml").read_text()
+    for line in text.splitlines():
+        if re.match(r"\s+(RAY_AUTH_TOKEN|\w*PASSWORD|AWS_SECRET_ACCESS_KEY):", line):
+            assert re.search(r": \$\{\w+:\?", line), line
+
+
+def cluster_specs():
+    job = RayJob.model_validate(load("kuberay/rayjob.yaml"))
+    cluster = RayCluster.model_validate(load("kuberay/raycluster.yaml"))
+    return job, cluster
+
+
+def test_kuberay():
+    job, cluster = cluster_specs()
+    assert job.spec.rayClusterSpec == cluster.spec, "the job's cluster is the standing one"
+    program, *words = shlex.split(job.spec.entrypoint)
+    assert program == "viewgen"
+    check_command(words)
+    spec = cluster.spec
+    pins = (DOCKER / "constraints.txt").read_text()
+    assert f"ray=={spec.rayVersion}\n" in pins
+    assert spec.authOptions.mode == "token"
+    assert spec.headGroupSpec.rayStartParams["num-cpus"] == "0"
+    (group,) = spec.workerGroupSpecs
+    assert (group.minReplicas, group.replicas) == (0, 0)
+    assert group.maxReplicas >= 1
+    worker = group.template.spec
+    assert "nvidia.com/gpu" in worker.containers[0].resources.limits
+    assert worker.nodeSelector
+    assert {mount.name for mount in worker.containers[0].volumeMounts} == {
+        volume.name for volume in worker.volumes
+    }
+    for pod in (spec.headGroupSpec.template.spec, worker):
+        assert pod.securityContext.runAsNonRoot
+        assert not pod.containers[0].securityContext.allowPrivilegeEscalation
+        limits, requests = pod.containers[0].resources.limits, pod.containers[0].resources.requests
+        assert limits["memory"] == requests["memory"]
+
+
+def test_the_cluster_launcher_takes_its_file():
+    import jsonschema
+    import ray.autoscaler
+
+    document = load("cluster.yaml")
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    jsonschema.validate(document, schema)
+    spot = document["available_node_types"]["gpu-spot"]
+    assert spot["min_workers"] == 0
+    assert spot["resources"]["GPU"] == 1
+    assert spot["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    text = (DOCKER / "cluster.yaml").read_text()
+    quoted = re.search(r'ray exec docker/cluster.yaml "viewgen (.+?)"', text.replace("\\\n#", ""), re.DOTALL)
+    check_command(shlex.split(quoted[1]))
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "kuberay/rayjob.yaml", "kuberay/raycluster.yaml"])
+def test_an_unknown_key_is_noticed(name):
+    document = load(name)
+    model = {"compose.yaml": Compose, "kuberay/rayjob.yaml": RayJob}.get(name, RayCluster)
+    document["replica"] = 1
+    with pytest.raises(ValueError, match="replica"):
+        model.model_validate(document)
