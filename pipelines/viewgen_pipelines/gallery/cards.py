@@ -53,7 +53,7 @@ def make_card(source: CacheSource, snapshot: Snapshot, row: int, query: str = ""
         "row": row,
         "source": position,
         "label": text,
-        "keys": " ".join(places),
+        "classes": " ".join(places),
         "status": status,
         "status_text": STATUS_WORDS[status],
         "css": STATUS_CSS[status],

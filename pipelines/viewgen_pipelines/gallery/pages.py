@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.errors import ViewgenError
-from viewgen.store import STATUS_ABSENT
+from viewgen.store import STATUS_ABSENT, STATUS_NOT_CONVERGED, STATUS_OK
 from viewgen_pipelines.gallery import cards, numbers
 from viewgen_pipelines.gallery.index import Snapshot
 from viewgen_pipelines.gallery.live import Progress, find_troubles, follow
@@ -275,7 +275,9 @@ class Pages:
         return up
 
     def _render(self, template: str, *, depth: int = 0, **context: Any) -> str:
-        return render(template, site=self.site, root="../" * depth, **context)
+        snapshot = self.source.snapshot()
+        has_views = bool(np.isin(snapshot.columns["status"], (STATUS_OK, STATUS_NOT_CONVERGED)).any())
+        return render(template, site=self.site, root="../" * depth, has_views=has_views, **context)
 
 
 def sample_rows(rows: NDArray[np.int64], count: int) -> list[int]:
