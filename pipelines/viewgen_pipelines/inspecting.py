@@ -126,5 +126,5 @@ def _serve(
                 time.sleep(2)
             raise ViewgenError("the gallery has ended: its Ray session or its application is gone")
         finally:
-            if address:  # a session of our own ends with all that it serves
+            if not session.own:  # one of our own ends with all that it serves
                 withdraw(served.application)

@@ -83,7 +83,7 @@ class RayExecutor:
             if session.dashboard is not None:
                 self.say(session.dashboard)
             if self.gallery_options is not None:
-                self._gallery = BackgroundGallery(self.gallery_options, own=not address, say=self.say)
+                self._gallery = BackgroundGallery(self.gallery_options, own=session.own, say=self.say)
                 self._stack.callback(self._gallery.close)
         except BaseException:
             self._stack.close()

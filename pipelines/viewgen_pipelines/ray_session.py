@@ -47,6 +47,7 @@ class RaySession:
         dashboard: line that tells where the dashboard is, None without one.
         num_cores: processor cores of the cluster.
         num_gpus: GPUs of the cluster.
+        own: it was started for this run and ends with it.
         elsewhere: it may have, or get, nodes on other machines.
         node_cores: processor cores of its smallest node that has any.
     """
@@ -54,6 +55,7 @@ class RaySession:
     dashboard: str | None
     num_cores: float
     num_gpus: float
+    own: bool
     elsewhere: bool
     node_cores: float
 
@@ -92,6 +94,7 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
                 dashboard=_dashboard(ray),
                 num_cores=available_cores() if own else there.get("CPU", 1.0),
                 num_gpus=there.get("GPU", 0.0),
+                own=own,
                 elsewhere=address is not None or len(nodes) > 1,
                 node_cores=min((node["CPU"] for node in nodes if node.get("CPU")), default=1.0),
             )
