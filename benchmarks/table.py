@@ -11,8 +11,8 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 HEAD = """# Measured speed
 
-Every number is a ratio of two contenders that ran in turn, so that a busy machine slows both; the median and the
-10th and 90th percentile of the rounds. `make bench` measures them anew and writes this page; the scripts and their
+Every number is a ratio of two contenders that ran in turn, so that a busy machine slows both; median, 10th
+and 90th percentile of the rounds. `make bench` measures them anew and writes this page; the scripts and their
 full results lie in `benchmarks/`.
 """
 
