@@ -56,12 +56,16 @@ def shard_arrays() -> Callable[..., Arrays]:
 def write_cache(shard_arrays: Callable[..., Arrays]) -> Callable[..., Arrays]:
     """Return a function that writes a complete cache and returns its contents, `(N, …)` per array."""
 
-    def write(storage: Storage, spec: CacheSpec, seed: int = 0, status: Any = None) -> Arrays:
+    def write(
+        storage: Storage, spec: CacheSpec, seed: int = 0, status: Any = None, label: Any = None
+    ) -> Arrays:
         create_cache(storage, spec)
         shards = []
         for shard_id in range(spec.num_shards):
             arrays = shard_arrays(spec, shard_id, seed)
             rows = spec.shard_rows(shard_id)
+            if label is not None:
+                arrays["label"] = np.asarray(label, np.int64)[rows.start : rows.stop]
             if status is not None:
                 arrays["status"] = np.asarray(status, np.uint8)[rows.start : rows.stop]
             objects = write_shard(storage, spec, shard_id, arrays)

@@ -1,6 +1,8 @@
 """The records of a training that people look at: TensorBoard events and ``curves.png``."""
 
 import csv
+import math
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,7 @@ PANELS: dict[str, tuple[int, str]] = {
     "knn5_heldout": (1, "held-out training images"),
     "learning_rate": (2, "learning rate"),
 }
+DRAWING_PAUSE_SECONDS = 20.0
 TITLES = ("loss", "5-NN accuracy", "learning rate")
 
 
@@ -35,6 +38,7 @@ class CurveWriter:
         self._steps_per_epoch = steps_per_epoch
         self._folder: Path | None = None
         self._writer: Any = None
+        self._drawn = -math.inf
 
     def start(self, folder: Path, first_step: int) -> None:
         """Begin to write into `folder`; an earlier run's events from `first_step` on count no more."""
@@ -53,13 +57,19 @@ class CurveWriter:
     def checkpoint(self) -> None:
         """Flush the events and draw the curves."""
         self._writer.flush()
-        if self._folder is not None:
-            draw_curves(self._folder, self._steps_per_epoch)
+        if time.monotonic() - self._drawn > DRAWING_PAUSE_SECONDS:
+            self._draw()
 
     def close(self) -> None:
         """Close the events' file."""
         if self._writer is not None:
             self._writer.close()
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._folder is not None:
+            draw_curves(self._folder, self._steps_per_epoch)
+            self._drawn = time.monotonic()
 
 
 def draw_curves(folder: Path, steps_per_epoch: int) -> None:

@@ -197,6 +197,9 @@ class AssimilationTrainer(Trainer):
         every = self.config.knn_every * self.steps_per_epoch
         if done < self.num_steps and (every == 0 or done % every):
             return {}
+        if not finite(self.network.encoder):
+            # a loss that the session has not looked at yet says more than features that cannot be measured
+            return {}
         started = time.perf_counter()
         if self.world.is_main:
             values = {} if self._knn is None else self._measure(self._knn)
@@ -248,7 +251,7 @@ class AssimilationTrainer(Trainer):
     def before_checkpoint(self, folder: Path, next_step: int) -> None:
         """Write the weights that belong to the checkpoint."""
         encoder = self.network.encoder
-        if not all(bool(torch.isfinite(value).all()) for value in encoder.state_dict().values()):
+        if not finite(encoder):
             raise TrainingDivergedError(
                 f"encoder training: a weight is not finite after step {next_step - 1}; the checkpoint before "
                 f"it, if any, stays in {folder}. Lower the learning rate"
@@ -263,8 +266,13 @@ class AssimilationTrainer(Trainer):
         """Write down which images were in the batch."""
         path = folder / "diverged.json"
         rows = self.order.rows(step).tolist()
-        path.write_text(json.dumps({"step": step, "source_index": rows}) + "\n")
+        path.write_text(json.dumps({"step": step, "source_index": rows}) + "\n", encoding="utf-8")
         return f" (the source indices of its {len(rows)} images are in {path})"
+
+
+def finite(network: nn.Module) -> bool:
+    """Tell whether every tensor of a network is finite."""
+    return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
 
 
 def _part(features: Features, rows: slice) -> Features:

@@ -71,8 +71,9 @@ def _write_config(plan: TrainPlan, folder: Path) -> None:
     # another training's configuration must not be replaced: its identity is checked by the session
     if path.exists() and (folder / CHECKPOINT).exists():
         return
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{CONFIG}.part"
-    temporary.write_text(json.dumps(plan.document(), indent=1) + "\n")
+    temporary.write_text(json.dumps(plan.document(), indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
