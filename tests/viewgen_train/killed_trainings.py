@@ -54,7 +54,7 @@ def arm(moment: str) -> None:
 
 
 if __name__ == "__main__":
-    import torch.utils.tensorboard.writer  # once, rather than in every process  # noqa: F401
+    import torch.utils.tensorboard.writer  # once, rather than in every process
 
     torch.set_num_threads(1)
     curves.draw_curves = lambda *_: None

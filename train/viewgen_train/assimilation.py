@@ -56,10 +56,12 @@ def _loss(z: Tensor, predictions: Tensor | None, config: TrainConfig) -> Tensor:
     if config.assimilation == "A2-simclr":
         return losses.a2_simclr(first, second, generated, config.temperature, config.alpha)
     if config.assimilation == "A2-full":
-        anchors = "all" if config.full_anchors == "all" else "expert"
-        return losses.a2_full(first, second, generated, config.temperature, anchors)
+        only_expert = config.full_anchors == "expert"
+        return losses.a2_full(
+            first, second, generated, config.temperature, "expert" if only_expert else "all"
+        )
     assert predictions is not None
-    return losses.a2_simsiam(first, second, *predictions[:2], predictions[2:], config.alpha)
+    return losses.a2_simsiam(first, second, predictions[0], predictions[1], predictions[2:], config.alpha)
 
 
 def _pair_loss(z: Tensor, predictions: Tensor | None, one: int, other: int, config: TrainConfig) -> Tensor:

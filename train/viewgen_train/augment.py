@@ -31,7 +31,7 @@ def expert_batch(batch: StepBatch, name: str, num_views: int, config: ExpertConf
         return images.new_empty(0, *images.shape)
     uniforms = batch.uniform(name, num_views, NUM_UNIFORMS).transpose(0, 1).flatten(0, 1)
     views = expert_views(images.repeat(num_views, 1, 1, 1), uniforms, config)
-    return views.unflatten(0, (num_views, -1))
+    return views.reshape(num_views, *images.shape)
 
 
 def transform_generated(views: Tensor, batch: StepBatch, config: TrainConfig) -> Tensor:
@@ -63,4 +63,4 @@ def transform_generated(views: Tensor, batch: StepBatch, config: TrainConfig) ->
     elif flip > 0:
         flipped = (uniforms[:, 0] < flip).to(flat.device)
         flat = torch.where(flipped[:, None, None, None], flat.flip(3), flat)
-    return flat.unflatten(0, (num_views, -1))
+    return flat.reshape(views.shape)

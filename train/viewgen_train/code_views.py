@@ -88,8 +88,12 @@ class PerturbedViews(GeneratedViews):
     def make(self, batch: StepBatch) -> Tensor:
         """Return views of perturbed codes."""
         w = self._started(batch, self.config.sigma)
-        images = self.generator.synthesis(w.flatten(0, 1)).clamp(-1, 1)
-        return images.unflatten(0, (self.config.num_generated, -1))
+        return self._render(w)
+
+    def _render(self, w: Tensor) -> Tensor:
+        """Return images `(m, B, 3, H, W)` of codes `(m, B, L, D)`."""
+        images: Tensor = self.generator.synthesis(w.flatten(0, 1)).clamp(-1, 1)
+        return images.view(*w.shape[:2], *images.shape[1:])
 
     def _started(self, batch: StepBatch, sigma: float) -> Tensor:
         """Return codes with noise, `(m, B, L, D)`."""
@@ -127,8 +131,7 @@ class OnlineViews(PerturbedViews):
                 (gradient,) = torch.autograd.grad(self._loss(w, anchors).sum(), w)
         with torch.no_grad():
             stepped = start - self.config.online_step * gradient.sign()
-            images = self.generator.synthesis(stepped.flatten(0, 1)).clamp(-1, 1)
-        return images.unflatten(0, (len(start), -1))
+            return self._render(stepped)
 
     def _loss(self, w: Tensor, anchors: Tensor) -> Tensor:
         """Return eq. 2 of every image, `(B,)`, for codes `(m, B, L, D)` and anchors `(B, K)`."""

@@ -98,8 +98,9 @@ def draw_curves(folder: Path, steps_per_epoch: int) -> None:
         panels[1].set_ylim(top=min(1.0, panels[1].get_ylim()[1]))
     else:
         panels[1].text(0.5, 0.5, "not measured yet", ha="center", transform=panels[1].transAxes)
-    canvas.draw()
-    write_png(np.asarray(canvas.buffer_rgba())[..., :3].copy(), folder / "curves.png")
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    write_png(pixels[..., :3].copy(), folder / "curves.png")
 
 
 def _series(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
@@ -111,4 +112,4 @@ def _series(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any,
                 for name, text in row.items():
                     if name != "step" and text:
                         points.setdefault(name, []).append((int(row["step"]) + 1, float(text)))
-    return {name: tuple(np.array(pairs).T) for name, pairs in points.items()}  # type: ignore[misc]
+    return {name: tuple(np.array(pairs).T) for name, pairs in points.items()}

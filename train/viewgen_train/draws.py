@@ -46,13 +46,18 @@ class StepBatch:
 
     def device_uniform(self, name: str, *shape: int) -> Tensor:
         """As `uniform`, drawn on the images' device; other devices draw other numbers."""
-        return self.world.share(torch.rand(self.global_size, *shape, **self._on_device(name)))
+        generator = self._on_device(name)
+        return self.world.share(
+            torch.rand(self.global_size, *shape, generator=generator, device=generator.device)
+        )
 
     def device_normal(self, name: str, *shape: int) -> Tensor:
         """Return standard normal numbers of every image, `(B, *shape)`, drawn on the images' device."""
-        return self.world.share(torch.randn(self.global_size, *shape, **self._on_device(name)))
+        generator = self._on_device(name)
+        return self.world.share(
+            torch.randn(self.global_size, *shape, generator=generator, device=generator.device)
+        )
 
-    def _on_device(self, name: str) -> dict[str, torch.Generator | torch.device]:  # type: ignore[type-arg]
-        device = self.images.device
-        generator = torch.Generator(device).manual_seed(addressed_seed(self.seed, name, self.step))
-        return {"generator": generator, "device": device}
+    def _on_device(self, name: str) -> torch.Generator:
+        seed = addressed_seed(self.seed, name, self.step)
+        return torch.Generator(self.images.device).manual_seed(seed)

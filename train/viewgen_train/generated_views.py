@@ -128,8 +128,8 @@ class ViewmakerViews(GeneratedViews):
         count = self.config.num_generated
         images = to_model(batch.images)
         noise = batch.device_uniform("viewmaker", count, num_noise_channels(), *images.shape[2:])
-        flat = self.viewmaker(images.repeat(count, 1, 1, 1), noise.transpose(0, 1).flatten(0, 1))
-        return flat.unflatten(0, (count, -1))
+        flat: Tensor = self.viewmaker(images.repeat(count, 1, 1, 1), noise.transpose(0, 1).flatten(0, 1))
+        return flat.view(count, *images.shape)
 
     def networks(self) -> Mapping[str, Any]:
         """Return the network and its optimiser."""

@@ -103,7 +103,7 @@ class ViewMemory:
         """Return views `(B, m, 3, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
         flat = torch.tensor(rows)[:, None] * self.num_views + view_index
         chosen = self._views.flatten(0, 1).index_select(0, flat.flatten().to(self.held))
-        return on_device(chosen, self.device).unflatten(0, view_index.shape)
+        return on_device(chosen, self.device).view(*view_index.shape, *chosen.shape[1:])
 
     def expect(self, rows: _Rows) -> None:
         """Do nothing: everything is at hand."""

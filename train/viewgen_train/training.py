@@ -131,7 +131,11 @@ def train(
         LeaseError: another process trains in `out`.
         TrainingDivergedError: the loss or a weight is not finite; ``diverged.json`` names the images.
     """
-    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr, flush=True)
+
     device = _device(device, gpus, workers)
     options = TrainOptions(
         dataset=dataset,
