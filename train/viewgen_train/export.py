@@ -1,0 +1,133 @@
+"""A trained encoder as something to give away: weights, model card, and how to use them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from viewgen.encoder import Encoder, EncoderConfig
+from viewgen.errors import UsageError
+from viewgen.models import file_digest, read_header
+from viewgen_train.run import Run, open_run
+
+__all__ = ["export_encoder"]
+
+WEIGHTS, CARD, PAGE = "encoder.safetensors", "encoder.card.json", "README.md"
+# what `viewgen eval` measures, as far as a card tells it
+MEASURED = ("top1", "top1_sd", "knn5_top1")
+
+
+def export_encoder(
+    run: str | Path, out: str | Path, *, which: Literal["last", "best"] = "last", overwrite: bool = False
+) -> dict[str, Any]:
+    """Write a run's encoder with a model card, as `viewgen export` does.
+
+    Args:
+        run: folder of a `viewgen train`.
+        out: folder for ``encoder.safetensors``, ``encoder.card.json`` and ``README.md``.
+        which: the weights after the last epoch, or ``"best"``.
+        overwrite: replace what `out` holds under these names.
+
+    Returns:
+        the card. It has accuracies if `viewgen eval` measured these very weights.
+
+    Raises:
+        MissingFileError: there is no such run, or it has no weights yet.
+        ModelError: the weights are damaged.
+        UsageError: `out` holds an encoder already.
+    """
+    opened = open_run(run, which)
+    folder = Path(out).expanduser()
+    there = [name for name in (WEIGHTS, CARD, PAGE) if (folder / name).exists()]
+    if there and not overwrite:
+        raise UsageError(f"{folder} holds {', '.join(there)} already; give another --out, or --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    card = _card(opened)
+    temporary = folder / f".{WEIGHTS}.part"
+    shutil.copyfile(opened.weights, temporary)
+    temporary.replace(folder / WEIGHTS)
+    (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / PAGE).write_text(_page(card), encoding="utf-8")
+    return card
+
+
+def _card(run: Run) -> dict[str, Any]:
+    """Return a model card of the same form as those of `viewgen pretrain`."""
+    digest = file_digest(run.weights)
+    return {
+        "kind": "encoder",
+        "file": WEIGHTS,
+        "sha256": digest.removeprefix("sha256:"),
+        "dataset": {
+            "name": run.dataset,
+            "split": run.split,
+            "digest": run.digest,
+            "images": run.num_images,
+        },
+        "network": read_header(run.weights)["config"],
+        "embedding_dim": run.encoder.embedding_dim,
+        "training": run.config.to_json(),
+        "views": None if run.cache is None else {key: run.cache[key] for key in ("method", "identity")},
+        "seed": run.config.seed,
+        "steps": run.step,
+        "epochs": round(run.config.epochs * run.step / run.num_steps, 2),
+        "weights": run.which,
+        "parameters": _num_parameters(run.encoder.config),
+        "measured": _measured(run, digest),
+    }
+
+
+def _num_parameters(config: EncoderConfig) -> int:
+    # those that trained: an encoder that was loaded has its normalisations folded away
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Encoder(config).parameters())
+
+
+def _measured(run: Run, digest: str) -> dict[str, Any]:
+    path = run.path / ("evaluation.json" if run.which == "last" else f"evaluation-{run.which}.json")
+    if not path.is_file():
+        return {}
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document["weights"]["digest"] != digest:
+        return {}
+    return {name: document[name] for name in MEASURED} | {"test_images": document["dataset"]["test"]}
+
+
+def _page(card: dict[str, Any]) -> str:
+    """Return the card in words."""
+    network, dataset, training = card["network"], card["dataset"], card["training"]
+    size, width = network["image_size"], card["embedding_dim"]
+    views = training["generated"] if card["views"] is None else card["views"]["method"]
+    kind = f"{network['backbone']} of width {network['width']} for {size}-px images"
+    images = f"{dataset['images']:,} images of {dataset['name']} ({dataset['split']})"
+    how = f"assimilation {training['assimilation']} with {views} views, {card['epochs']:g} epochs"
+    lines = [
+        f"# Encoder of {dataset['name']}",
+        "",
+        f"A {kind}, trained without labels on {images} by viewgen: {how}, batch {training['batch_size']}, "
+        f"seed {card['seed']}. All settings are in `{CARD}`.",
+        "",
+    ]
+    measured = card["measured"]
+    if measured:
+        lines += [
+            f"On {measured['test_images']:,} test images: linear probe {100 * measured['top1']:.2f} ± "
+            f"{100 * measured['top1_sd']:.2f} %, 5-NN {100 * measured['knn5_top1']:.2f} %.",
+            "",
+        ]
+    lines += [
+        "```python",
+        "from viewgen.images import to_model",
+        "from viewgen.models import load_model",
+        "",
+        f'encoder = load_model("{WEIGHTS}", "encoder")',
+        f"features = encoder.embed(to_model(images))  # uint8 (B, 3, {size}, {size}) → float32 (B, {width})",
+        "```",
+        "",
+        f"As the encoder of a search for views: `viewgen cache --dataset {dataset['name']} --method wsearch "
+        f"--encoder {WEIGHTS}`.",
+        "",
+    ]
+    return "\n".join(lines)
