@@ -1,0 +1,109 @@
+"""The gallery under Ray Serve: beside a run, on the dashboard's Serve tab, and gone with the run."""
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from viewgen.errors import UsageError
+from viewgen_pipelines import cache
+from viewgen_pipelines.gallery.serve import GalleryOptions, choose_port, gallery_url
+from viewgen_pipelines.progress import Progress
+
+ray_warnings = pytest.mark.filterwarnings("ignore")  # Ray's own code warns
+
+
+def fetch(url, **headers):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        return answer.read().decode()
+
+
+class Visitor(threading.Thread):
+    """Opens the gallery and the dashboard as soon as their addresses are printed."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines, self.found, self.problem = [], {}, None
+
+    def address(self, start):
+        end = time.monotonic() + 150
+        while time.monotonic() < end:
+            for line in list(self.lines):
+                if line.startswith(start):
+                    return line.removeprefix(start).split()[0]
+            time.sleep(0.05)
+        raise TimeoutError(self.lines)
+
+    def run(self):
+        try:
+            dashboard, gallery = self.address("Ray dashboard: "), self.address("gallery: ")
+            token = (Path.home() / ".ray/auth_token").read_text().strip()
+            self.found["page"] = fetch(gallery)
+            self.found["live"] = json.loads(fetch(f"{gallery}live.json"))
+            self.found["serve"] = json.loads(
+                fetch(f"{dashboard}/api/serve/applications/", Authorization=f"Bearer {token}")
+            )
+            self.found["gallery"] = gallery
+            try:
+                fetch(gallery, Host="evil.example")
+            except urllib.error.HTTPError as error:
+                self.found["evil"] = error.code
+        except Exception as error:
+            self.problem = error
+
+
+@ray_warnings
+def test_a_run_under_ray_has_a_gallery_on_the_serve_tab(ray_faults, tmp_path, monkeypatch):
+    ray_faults(seconds=1.0)
+    visitor = Visitor()
+    monkeypatch.setattr(Progress, "say", lambda self, line: visitor.lines.append(line))
+    visitor.start()
+    url = str(tmp_path / "c.zarr")
+    cache("digits", method="faulty", views=2, limit=64, shard_images=16, out=url, workers=1, gallery=True)
+    visitor.join(timeout=150)
+    assert visitor.problem is None
+    found = visitor.found
+    assert "digits" in found["page"]
+    assert "of 4</strong> shards committed" in found["page"]
+    assert found["live"]["running"], "the run was followed while it ran"
+    (name,) = [name for name in found["serve"]["applications"] if name.startswith("viewgen-c-")]
+    application = found["serve"]["applications"][name]
+    assert application["status"] == "RUNNING"
+    assert found["gallery"].endswith(application["route_prefix"] + "/")
+    assert found["gallery"].startswith("http://127.0.0.1:")
+    assert found["evil"] == 421
+    with pytest.raises((urllib.error.URLError, ConnectionError)):  # nothing listens, or just not any more
+        fetch(found["gallery"])
+    start = visitor.lines[:4]
+    assert any("ray get-auth-token" in line for line in start), "how to log in"
+    assert any("no login" in line for line in start)
+
+
+def test_an_address_that_is_taken_is_said():
+    port = choose_port("127.0.0.1")
+    assert 1024 < port < 65536
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(UsageError, match="--port"):
+            choose_port("127.0.0.1", taken.getsockname()[1])
+        assert choose_port("127.0.0.1") != taken.getsockname()[1]
+
+
+def test_what_the_serving_process_is_told_holds_there_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIEWGEN_DATA", "data")
+    options = GalleryOptions(url="views.zarr", compare="s3://user:secret@bucket/a.zarr", models="runs/x")
+    assert options.url == str(tmp_path / "views.zarr")
+    assert options.models == str(tmp_path / "runs/x")
+    assert options.data_root == str(tmp_path / "data")
+    assert "secret" not in repr(options)
+    assert options.slug != GalleryOptions(url="elsewhere/views.zarr").slug
+    assert gallery_url(options, "::1", 8000).startswith("http://[::1]:8000/views-")
+    assert gallery_url(options, "127.0.0.1", 80, "t").endswith("/?token=t")
+    with pytest.raises(UsageError, match="memory"):
+        GalleryOptions(url="memory://views.zarr")
