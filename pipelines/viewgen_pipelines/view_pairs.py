@@ -1,5 +1,6 @@
 """One pair of views as a piece of work: what a worker is told, what it measures, how that is addressed."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -146,7 +147,7 @@ def run_pair(task: PairTask, on_step: Callable[[int], object] = lambda _: None) 
         )
     except DataError as error:
         return PairResult(x=task.x.label, y=task.y.label, estimate=None, refused=str(error))
-    values: dict[str, float] = {}
+    result = PairResult(x=task.x.label, y=task.y.label, estimate=estimate)
     if task.encoder is not None:
         from viewgen.alignment import measure_alignment
         from viewgen.models import load_models
@@ -154,12 +155,13 @@ def run_pair(task: PairTask, on_step: Callable[[int], object] = lambda _: None) 
         encoder = load_models({"encoder": task.encoder}, task.device).encoder
         assert encoder is not None
         measured = measure_alignment(encoder, pairs, seed=task.seed)
-        values = {
-            "alignment": measured.alignment,
-            "uniformity_x": measured.uniformity_x,
-            "uniformity_y": measured.uniformity_y,
-        }
-    return PairResult(x=task.x.label, y=task.y.label, estimate=estimate, **values)
+        result = dataclasses.replace(
+            result,
+            alignment=measured.alignment,
+            uniformity_x=measured.uniformity_x,
+            uniformity_y=measured.uniformity_y,
+        )
+    return result
 
 
 def _views(ref: ViewRef, task: PairTask, dataset: ImageDataset) -> Any:

@@ -34,7 +34,7 @@ __all__ = ["ESTIMATORS", "Estimator", "InfoNCE", "Mine", "Nwj", "Smile", "build_
 def derangements(scores: Tensor) -> Tensor:
     """Return the scores of all shifts of a batch but the identity, `(..., B, B)` → `(..., B, B − 1)`."""
     size = scores.shape[-1]
-    flat = scores.flatten(-2)[..., 1:].unflatten(-1, (size - 1, size + 1))
+    flat: Tensor = scores.flatten(-2)[..., 1:].unflatten(-1, (size - 1, size + 1))
     return flat[..., :-1].reshape(*scores.shape[:-1], size - 1)
 
 

@@ -242,7 +242,7 @@ def train(
                 "unit size, or lower the learning rate"
             )
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
         optimizer.step()
         schedule.step()
