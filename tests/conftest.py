@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
@@ -92,3 +93,32 @@ def write_cache(shard_arrays: Callable[..., Arrays]) -> Callable[..., Arrays]:
 def no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip flushes to the device: a test cannot see what they are for, and they take most of its time."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(scope="session")
+def check_command() -> Callable[[list[str]], None]:
+    """Return a function that parses a command line, without ``viewgen``, but does not run it."""
+
+    def check(words: list[str]) -> None:
+        from viewgen.cli import cli
+
+        command: click.Command = cli
+        context = click.Context(cli, info_name="viewgen")
+        while isinstance(command, click.Group):
+            below = command.get_command(context, words[0])
+            assert below is not None, f"no command {words[0]!r}"
+            context = click.Context(below, info_name=words[0], parent=context)
+            command, words = below, words[1:]
+        known = [parameter for parameter in command.params if isinstance(parameter.type, click.Path)]
+        types = [parameter.type for parameter in known]
+        try:
+            for parameter in known:
+                parameter.type = click.Path()  # the reader's files need not exist here
+            command.make_context("viewgen", list(words)).close()
+        except click.exceptions.Exit:
+            assert {"--help", "-h"} & set(words)
+        finally:
+            for parameter, before in zip(known, types, strict=True):
+                parameter.type = before
+
+    return check

@@ -9,7 +9,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import click
 import pytest
 import yaml
 
@@ -35,22 +34,6 @@ def instructions(name: str) -> list[tuple[str, str]]:
 
 def load(name: str):
     return yaml.safe_load((DOCKER / name).read_text())
-
-
-def check_command(words: list[str]) -> None:
-    """Parse a viewgen command line as viewgen itself does, without running it."""
-    from viewgen.cli import cli
-
-    command: click.Command = cli
-    context = None
-    while isinstance(command, click.Group):
-        name, *words = words
-        context = click.Context(command, info_name="viewgen", parent=context)
-        found = command.get_command(context, name)
-        assert found is not None, f"no command {name}"
-        command = found
-    with command.make_context("viewgen", list(words), parent=context):
-        pass
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -151,7 +134,7 @@ def test_wrong_use_of_the_scripts_is_refused(tmp_path):
     assert "RAY_API_SERVER_ADDRESS" in run(DOCKER / "bin/submit", "cache").stderr
 
 
-def test_compose():
+def test_compose(check_command):
     compose = Compose.model_validate(load("compose.yaml"))
     services = compose.services
     assert {"head", "worker", "job", "store"} <= services.keys()
@@ -180,7 +163,7 @@ def cluster_specs():
     return job, cluster
 
 
-def test_kuberay():
+def test_kuberay(check_command):
     job, cluster = cluster_specs()
     assert job.spec.rayClusterSpec == cluster.spec, "the job's cluster is the standing one"
     program, *words = shlex.split(job.spec.entrypoint)
@@ -207,7 +190,7 @@ def test_kuberay():
         assert limits["memory"] == requests["memory"]
 
 
-def test_the_cluster_launcher_takes_its_file():
+def test_the_cluster_launcher_takes_its_file(check_command):
     import jsonschema
     import ray.autoscaler
 

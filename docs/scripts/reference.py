@@ -1,0 +1,63 @@
+"""mkdocs hook: writes the reference pages, from `--help` and from the packages' docstrings."""
+
+from collections.abc import Iterator
+
+import click
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+MODULES = {
+    "Making views": (
+        "viewgen_pipelines.caching.cache",
+        "viewgen_pipelines.report.CacheResult",
+        "viewgen.methods",
+        "viewgen.search.WSearchConfig",
+        "viewgen.perturb.WPerturbConfig",
+        "viewgen.expert.ExpertConfig",
+        "viewgen.inversion.InvertConfig",
+        "viewgen.calibration",
+    ),
+    "Caches": ("viewgen.store.reader", "viewgen.store.spec", "viewgen.store.storage"),
+    "Data sets and networks": (
+        "viewgen.datasets.registry",
+        "viewgen.datasets.dataset.ImageDataset",
+        "viewgen.models",
+    ),
+    "Training": ("viewgen_train.config", "viewgen_train.losses", "viewgen_train.assimilation"),
+    "Errors": ("viewgen.errors",),
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    for name, lines in (("commands", command_lines()), ("python", python_lines())):
+        files.append(File.generated(config, f"reference/{name}.md", content="\n".join(lines) + "\n"))
+    return files
+
+
+def command_lines() -> Iterator[str]:
+    """The page of commands: what `--help` prints."""
+    from viewgen.cli import cli
+
+    yield from ("# Commands", "", "What `--help` prints.", "")
+    context = click.Context(cli, info_name="viewgen", max_content_width=96)
+    yield from _help(cli, context, "viewgen")
+
+
+def _help(command: click.Command, context: click.Context, title: str) -> Iterator[str]:
+    yield from (f"## `{title}`", "", "```text", command.get_help(context).rstrip(), "```", "")
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            if below is not None:
+                inner = click.Context(below, info_name=name, parent=context, max_content_width=96)
+                yield from _help(below, inner, f"{title} {name}")
+
+
+def python_lines() -> Iterator[str]:
+    """The page of Python names, from the docstrings."""
+    yield from ("# Python", "")
+    for title, names in MODULES.items():
+        yield from (f"# {title}", "")
+        for name in names:
+            yield from (f"::: {name}", "")
