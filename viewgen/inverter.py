@@ -140,8 +140,10 @@ class Inverter(nn.Module):
                     f"this inverter is for a generator of {self.config.num_classes} classes: pass labels"
                 )
             centres = torch.cat([self.class_latents, self.latent_avg[None]])  # −1 is the last
-            return centres[labels][:, None] + offset.unflatten(1, (self.num_layers, self.config.style_dim))
-        codes: Tensor = self.latent_avg + offset.unflatten(1, (self.num_layers, self.config.style_dim))
+            centre = centres[labels][:, None]
+        else:
+            centre = self.latent_avg
+        codes: Tensor = centre + offset.unflatten(1, (self.num_layers, self.config.style_dim))
         return codes
 
 

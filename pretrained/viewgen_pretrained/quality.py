@@ -29,12 +29,13 @@ MAX_IMAGES = 10_000
 KERNEL_ROWS = 1024
 
 
-def kernel_distance(x: Tensor, y: Tensor) -> float:
-    """Return the unbiased squared maximum mean discrepancy between features.
+def kernel_distance(x: Tensor, y: Tensor, *, scaled: bool = True) -> float:
+    """Return the unbiased squared maximum mean discrepancy between features, over all pairs.
 
     Args:
         x: features to judge, `(N, D)`.
         y: features of real images, `(M, D)`; their mean square sets the scale.
+        scaled: divide the features by that scale. KID does not.
 
     Raises:
         UsageError: fewer than two features on a side.
@@ -42,8 +43,9 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
     if min(len(x), len(y)) < 2:
         raise UsageError(f"a kernel distance needs two features on each side, got {len(x)} and {len(y)}")
     x, y = x.double(), y.double()
-    scale = y.square().mean().sqrt()
-    x, y = x / scale, y / scale
+    if scaled:
+        scale = y.square().mean().sqrt()
+        x, y = x / scale, y / scale
     dim = x.shape[1]
 
     def total(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""``viewgen models``: the networks that are at hand, and imports of public ones."""
+"""``viewgen models``: the networks that are at hand, imports of public ones, and their quality."""
 
 import json
 import sys
@@ -7,20 +7,25 @@ from pathlib import Path
 import click
 
 from viewgen.cli import print_json
+from viewgen.cli.evaluate import evaluate
 
 __all__ = ["models"]
 
 
 @click.group()
 def models() -> None:
-    """List, show and import networks.
+    """List, show, import and evaluate networks.
 
     \b
     Example:
       viewgen models list
       viewgen models show digits/generator
       viewgen models import cifar10.pkl --as cifar10
+      viewgen models evaluate g e f --dataset digits
     """
+
+
+models.add_command(evaluate)
 
 
 @models.command("list")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.errors import UsageError
+from viewgen.cli.device import usable_device
 
 __all__ = ["pretrain"]
 
@@ -51,14 +51,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
 def _run(
     function: Callable[..., dict[str, Any]], *, device: str, seed: int, as_json: bool, **options: Any
 ) -> None:
-    import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {device!r} cannot be used: {error}") from error
+    device = usable_device(device)
     options["settings"] = {"seed": seed, **options["settings"]}
     card = function(device=device, command=["viewgen", *sys.argv[1:]], **options)
     if as_json:

@@ -1,0 +1,117 @@
+"""The networks whose features images are compared by, each under a name that says what it is.
+
+FID and KID mean Inception features; they are reported under these names only where the original weights are
+at hand (package torch-fidelity and its file). The same statistics on another network carry that network's
+name in brackets.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from viewgen.encoder import Encoder
+from viewgen.errors import CorruptDataError, MissingFileError
+from viewgen.images import to_model
+from viewgen.models import file_digest
+from viewgen.torchvision_import import import_torchvision
+
+__all__ = ["EncoderFeatures", "FeatureNet", "InceptionFeatures", "has_inception", "inception_file"]
+
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
+
+OWN_NAMES = {"frechet_distance": "fid", "kernel_distance": "kid"}
+
+
+class FeatureNet(Protocol):
+    """A network of which statistics are taken.
+
+    Attributes:
+        title: of the network.
+        scaled: kernel distances divide features by their root mean square first.
+    """
+
+    title: str
+    scaled: bool
+
+    def name(self, statistic: str) -> str:
+        """Return what `statistic` on these features is called."""
+        ...
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map storage images, uint8 `(B, 3, H, W)`, to features `(B, D)`, float32."""
+        ...
+
+
+class EncoderFeatures:
+    """Backbone features of a viewgen encoder."""
+
+    title = "viewgen encoder"
+    scaled = True
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def name(self, statistic: str) -> str:
+        """Return the statistic's name with the network's in brackets."""
+        return f"{statistic}[{self.title}]"
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Return the backbone's features."""
+        return self.encoder.embed(to_model(images))
+
+
+def inception_file() -> Path:
+    """Return where torch-fidelity keeps the weights of FID's Inception network."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
+
+
+def has_inception() -> bool:
+    """Say whether the package and the weights are there."""
+    return importlib.util.find_spec("torch_fidelity") is not None and inception_file().is_file()
+
+
+class InceptionFeatures:
+    """The 2048 features of FID's Inception network, by torch-fidelity; images are enlarged as FID does.
+
+    Raises:
+        MissingFileError: the package or the weights are not there.
+        CorruptDataError: the weights are not the published ones.
+    """
+
+    title = "inception"
+    scaled = False
+
+    def __init__(self, device: torch.device) -> None:
+        if not has_inception():
+            raise MissingFileError(
+                "FID and KID need the package torch-fidelity (pip install 'viewgen[fid]') and its weights at "
+                f"{inception_file()} (from {INCEPTION_URL}); --features encoder does without"
+            )
+        wanted = INCEPTION.removesuffix(".pth").rsplit("-", 1)[1]
+        if not file_digest(inception_file()).removeprefix("sha256:").startswith(wanted):
+            raise CorruptDataError(
+                f"{inception_file()} is damaged or another file (its sha256); get {INCEPTION_URL} again"
+            )
+        import_torchvision()
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        network: Any = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception_file())
+        )
+        self.network = network.to(device).eval()
+
+    def name(self, statistic: str) -> str:
+        """Return FID's and KID's own names; others carry the network's name in brackets."""
+        return OWN_NAMES.get(statistic, f"{statistic}[{self.title}]")
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features of the last pooling layer."""
+        (found,) = self.network(images)
+        features: Tensor = found.float()
+        return features
