@@ -76,7 +76,7 @@ def spec_of(make_spec: Callable[..., CacheSpec]) -> Callable[..., CacheSpec]:
             "num_images": len(dataset),
             "images": {"first": len(dataset)},
         }
-        about |= changes.pop("dataset", {})
+        about |= changes.pop("about", {})
         size = dataset.image_size
         defaults = {"num_images": len(dataset), "height": size, "width": size, "num_views": 3}
         return make_spec(**(defaults | {"dataset": about} | changes))

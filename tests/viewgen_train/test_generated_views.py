@@ -1,0 +1,301 @@
+"""Sources of generated views, their transforms, and the order in which images come."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from viewgen.encoder import Encoder, EncoderConfig
+from viewgen.errors import CorruptDataError, UsageError
+from viewgen.expert import expert_views
+from viewgen.images import to_model
+from viewgen.store import CacheReader
+from viewgen.stylegan2 import Generator, GeneratorConfig
+from viewgen_train.augment import expert_batch
+from viewgen_train.batches import BlockOrder, FullOrder
+from viewgen_train.code_views import Codes, OnlineViews, PerturbedViews
+from viewgen_train.distributed import World
+from viewgen_train.draws import StepBatch
+from viewgen_train.generated_views import CachedViews, ExpertViews, ViewmakerViews
+from viewgen_train.residence import ShardBuffer, ViewMemory
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def batch_of(tiny) -> Callable[..., StepBatch]:
+    """Return a factory (rows, step, world, global size) of batches."""
+
+    def make(
+        rows: Any, step: int = 0, world: World | None = None, global_size: int | None = None
+    ) -> StepBatch:
+        rows = np.asarray(rows)
+        return StepBatch(
+            step=step,
+            seed=5,
+            world=world or World(),
+            global_size=global_size or len(rows),
+            rows=rows,
+            images=torch.from_numpy(tiny.images(rows)),
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("num_views", [1, 3])
+def test_cached_views_are_views_of_their_images_drawn_without_replacement(
+    make_config, tiny_cache, batch_of, num_views
+):
+    reader = CacheReader(tiny_cache)
+    config = make_config(views_per_step=num_views)
+    source = CachedViews(config, reader, 21, ViewMemory(reader, CPU, CPU))
+    rows = np.array([20, 3, 7, 3])
+    seen: dict[int, set[int]] = {row: set() for row in rows.tolist()}
+    for step in range(8):
+        made = source.make(batch_of(rows, step))
+        assert made.shape == (num_views, 4, 3, 8, 8)
+        for place, row in enumerate(rows):
+            cached = to_model(reader.views(int(row)))
+            which = [
+                [k for k in range(3) if torch.equal(made[view, place], cached[k])]
+                for view in range(num_views)
+            ]
+            assert all(len(found) == 1 for found in which)
+            chosen = [found[0] for found in which]
+            assert len(set(chosen)) == num_views
+            seen[int(row)].update(chosen)
+    assert all(found == {0, 1, 2} for found in seen.values())
+
+
+def test_more_views_than_the_cache_has_are_refused(make_config, tiny_cache):
+    reader = CacheReader(tiny_cache)
+    with pytest.raises(UsageError, match="4 generated views a step were asked of a cache with 3"):
+        CachedViews(make_config(views_per_step=4), reader, 21, ViewMemory(reader, CPU, CPU))
+
+
+def test_streamed_views_are_those_held_in_memory(tiny_cache):
+    reader = CacheReader(tiny_cache)
+    held, streamed = ViewMemory(reader, CPU, CPU), ShardBuffer(reader, 1, CPU)
+    index = torch.tensor([[2], [0], [1], [1]])
+    for rows in ([20, 3, 7, 3], [9, 10, 0, 20]):
+        rows = np.array(rows)
+        streamed.expect(rows)
+        assert torch.equal(held.read(rows, index), streamed.read(rows, index))
+
+
+@pytest.mark.parametrize("memory", ["held", "streamed"])
+def test_an_image_without_views_gets_an_expert_view(make_config, tiny, cache_of, batch_of, memory):
+    status = np.ones(21)
+    status[[4, 11]] = 3
+    reader = CacheReader(cache_of(tiny, status=status))
+    config = make_config(views_per_step=2)
+    views = ViewMemory(reader, CPU, CPU) if memory == "held" else ShardBuffer(reader, 2, CPU)
+    source = CachedViews(config, reader, 21, views)
+    assert np.flatnonzero(source.missing).tolist() == [4, 11]
+    batch = batch_of([4, 5, 11, 12])
+    made = source.views(batch)
+    instead = expert_batch(batch, "missing", 2, config.expert)
+    assert torch.equal(made[:, [0, 2]], instead[:, [0, 2]])
+    assert not torch.equal(made[:, [1, 3]], instead[:, [1, 3]])
+    assert source.identity["missing"] == 2
+
+
+def test_transforms_of_generated_views(make_config, tiny_cache, batch_of):
+    reader = CacheReader(tiny_cache)
+    batch = batch_of(np.arange(20))
+    memory = ViewMemory(reader, CPU, CPU)
+
+    def views(**settings):
+        source = CachedViews(make_config(**settings), reader, 21, memory)
+        return source.make(batch), source.views(batch)
+
+    raw, flipped = views(assimilation="A2")
+    mirrored = (flipped == raw.flip(4)).all(dim=(2, 3, 4))
+    assert bool((mirrored | (flipped == raw).all(dim=(2, 3, 4))).all())
+    assert 3 <= int(mirrored.sum()) <= 17
+    raw, still = views(assimilation="A2", **{"expert.flip_probability": 0.0})
+    assert torch.equal(raw, still)
+    _, cropped = views(assimilation="A1")
+    # the crop keeps 0.9 to 1 of the area: of 8 px it cuts one row or column at most
+    assert not torch.equal(cropped, flipped)
+    assert float((cropped.mean(dim=(2, 3, 4)) - raw.mean(dim=(2, 3, 4))).abs().max()) < 0.15
+    raw, expert = views(generated_transform="expert")
+    assert float((expert.mean(dim=(2, 3, 4)) - raw.mean(dim=(2, 3, 4))).abs().max()) > 0.15
+
+
+def test_two_workers_draw_what_one_draws(make_config, tiny_cache, batch_of):
+    reader = CacheReader(tiny_cache)
+    config = make_config(views_per_step=2)
+    sources = [
+        CachedViews(config, reader, 21, ViewMemory(reader, CPU, CPU)),
+        ExpertViews(make_config(generated="expert"), 21),
+    ]
+    rows = np.arange(8)
+    for source in sources:
+        whole = source.views(batch_of(rows))
+        parts = [source.views(batch_of(rows[4 * r : 4 * r + 4], 0, World(r, 2), 8)) for r in (0, 1)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=1e-6)
+    batch = batch_of(rows)
+    halves = [batch_of(rows[4 * r : 4 * r + 4], 0, World(r, 2), 8) for r in (0, 1)]
+    assert torch.equal(torch.cat([h.device_normal("x", 3) for h in halves]), batch.device_normal("x", 3))
+    assert not torch.equal(batch.uniform("x", 3), batch.uniform("y", 3))
+    assert not torch.equal(batch.uniform("x", 3), batch_of(rows, 1).uniform("x", 3))
+
+
+def test_expert_views_of_a_batch_are_independent_draws(batch_of, make_config):
+    batch = batch_of(np.arange(6))
+    config = make_config().expert
+    views = expert_batch(batch, "expert", 2, config)
+    assert views.shape == (2, 6, 3, 8, 8)
+    assert not torch.equal(views[0], views[1])
+    uniforms = batch.uniform("expert", 2, 30)
+    torch.testing.assert_close(views[1], expert_views(to_model(batch.images), uniforms[:, 1], config))
+
+
+# views from codes
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        g = Generator(GeneratorConfig(image_size=8, channels=(6, 4), num_mapping_layers=2))
+        g.latent_avg.copy_(g.mean_latent(100))
+    return g.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def inversions(tiny, cache_of, generator) -> str:
+    status = np.ones(21)
+    status[6] = 3
+    return cache_of(
+        tiny,
+        status=status,
+        method="invert",
+        num_views=1,
+        arrays=("anchor_w_plus",),
+        latent_shape=(generator.num_layers, 512),
+    )
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 1 << 30])
+def test_w_perturb_adds_noise_of_the_standard_deviation(
+    make_config, inversions, generator, batch_of, memory_bytes
+):
+    reader = CacheReader(inversions)
+    codes = Codes(reader, 21, CPU, memory_bytes)
+    batch = batch_of([0, 6, 20])
+    anchors = codes.of(batch)
+    assert torch.equal(anchors[[0, 2]], torch.from_numpy(reader.array("anchor_w_plus", np.array([0, 20]))))
+    still = PerturbedViews(make_config(generated="wperturb", sigma=0.0), codes, generator, 21)
+    expected = generator.synthesis(anchors).clamp(-1, 1)
+    torch.testing.assert_close(still.make(batch)[0], expected)
+    assert np.flatnonzero(still.missing).tolist() == [6]
+    source = PerturbedViews(
+        make_config(generated="wperturb", sigma=0.3, views_per_step=2), codes, generator, 21
+    )
+    moved = source._started(batch, 0.3) - anchors
+    assert moved.shape == (2, 3, generator.num_layers, 512)
+    assert float(moved.std()) == pytest.approx(0.3, rel=0.05)
+    assert not torch.equal(source.make(batch), source.make(batch_of([0, 6, 20], 1)))
+
+
+def test_online_search_takes_one_signed_step_towards_the_boundary(
+    make_config, inversions, generator, batch_of
+):
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(image_size=8, width=4, projection_dim=8)).train()
+    codes = Codes(CacheReader(inversions), 21, CPU, 1 << 30)
+    config = make_config(generated="online", online_step=0.1, epsilon_boundary=0.5)
+    source = OnlineViews(config, codes, generator, encoder, 21)
+    batch = batch_of([0, 1, 2, 3])
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    rendered = []
+    source._render = lambda w: rendered.append(w) or torch.zeros(1, 4, 3, 8, 8)  # type: ignore[method-assign]
+    source.make(batch)
+    steps = rendered[0] - source._started(batch, source.search.init_noise)
+    torch.testing.assert_close(steps.abs(), torch.full_like(steps, 0.1), atol=1e-6, rtol=0)
+    with torch.no_grad():
+        anchors = encoder.eval()(generator.synthesis(codes.of(batch)).clamp(-1, 1))
+        start, end = (source._loss(w, anchors) for w in (source._started(batch, 0.005), rendered[0]))
+    assert float(end.mean()) < float(start.mean())
+    assert encoder.train().training
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_codes_that_are_not_finite_are_refused(tiny, cache_of, generator, shard_arrays, monkeypatch):
+    url = cache_of(
+        tiny,
+        method="invert",
+        num_views=1,
+        arrays=("anchor_w_plus",),
+        latent_shape=(generator.num_layers, 512),
+    )
+    reader = CacheReader(url)
+    array = reader.array
+
+    def poisoned(name, rows=None):
+        values = array(name, rows).copy()
+        values[0, 0, 0] = np.nan
+        return values
+
+    monkeypatch.setattr(reader, "array", poisoned)
+    with pytest.raises(
+        CorruptDataError, match=r"anchor_w_plus holds values that are not finite.*viewgen verify"
+    ):
+        Codes(reader, 21, CPU, 1 << 30)
+
+
+# Viewmaker
+
+
+def test_viewmaker_learns_to_raise_the_loss(make_tiny_plan):
+    from viewgen_train.worker import build_trainer
+
+    plan = make_tiny_plan(assimilation="A1", generated="viewmaker", viewmaker_learning_rate=1e-2)
+    trainer = build_trainer(plan, World(), CPU)
+    assert isinstance(trainer.generated, ViewmakerViews)
+    trainer.network.train()
+    batch = trainer.batch(0)
+    encoder = {name: value.clone() for name, value in trainer.network.named_parameters()}
+    losses = [
+        float(trainer._train_viewmaker(trainer.generated, batch, trainer.views(batch))) for _ in range(6)
+    ]
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(value, encoder[name]) for name, value in trainer.network.named_parameters())
+
+
+# the order of images
+
+
+@pytest.mark.parametrize(
+    "order",
+    [FullOrder(21, 4, 3), BlockOrder(21, 4, 3, shard_images=4, buffer_shards=2)],
+    ids=["full", "blocks"],
+)
+def test_an_epoch_has_every_image_once_at_most(order):
+    epochs = [
+        np.concatenate([order.rows(step) for step in range(5 * epoch, 5 * epoch + 5)]) for epoch in range(30)
+    ]
+    assert order.steps_per_epoch == 5
+    for rows in epochs:
+        assert len(set(rows.tolist())) == 20
+        assert rows.min() >= 0
+        assert rows.max() < 21
+    assert len({tuple(rows) for rows in epochs}) == 30
+    left_out = {(set(range(21)) - set(rows.tolist())).pop() for rows in epochs}
+    assert len(left_out) > 5
+
+
+def test_blocks_need_few_shards_at_once():
+    order = BlockOrder(64, 8, 3, shard_images=8, buffer_shards=2)
+    shards = [{int(row) // 8 for row in order.rows(step)} for step in range(8)]
+    assert [len(shards[2 * k] | shards[2 * k + 1]) for k in range(4)] == [2] * 4
+
+
+def test_a_batch_larger_than_the_data_set_is_refused():
+    with pytest.raises(UsageError, match="a batch of 22 does not fit 21 images"):
+        FullOrder(21, 22, 0)
