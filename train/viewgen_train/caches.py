@@ -160,7 +160,7 @@ def check_cache(
     ]
     if different:
         raise CacheMismatchError(
-            f"the cache at {reader.url} is of another data set:\n"
+            f"the cache at {reader.url} does not fit the training:\n"
             + "\n".join(different)
             + "\ngive the cache that was made of it, or make one with\n"
             f"  viewgen cache --dataset {dataset.name} --split {dataset.split} --method wsearch"
