@@ -202,3 +202,19 @@ def test_numbers_far_from_unit_size_are_refused_when_scores_overflow():
     x, y = gaussians(200, 2, 1.0)
     with pytest.raises(DataError, match="scale the data"):
         estimate_mutual_information(ArrayPairs(x * 1e30, y * 1e30), SMALL)
+
+
+def test_a_batch_that_is_constant_by_chance_is_no_reason_to_refuse():
+    """A symbol that comes once in forty, in batches of eight; independent of y."""
+    x = torch.zeros(400, 1)
+    x[::40] = 1
+    y = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
+    config = MIConfig(batch_size=8, num_steps=4, num_resamplings=40)
+    assert abs(estimate_mutual_information(ArrayPairs(x, y), config).nats) < 0.1
+
+
+def test_held_out_images_beyond_a_block_are_all_read():
+    pairs = RecordingPairs(*gaussians(4000, 2, 1.0))
+    config = MIConfig(batch_size=16, num_steps=2, num_resamplings=40)
+    found = estimate_mutual_information(pairs, config)
+    assert found.num_held_out == len(set(pairs.drawn["mi held out"])) == 1200

@@ -6,18 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from viewgen.mutual_information.estimators import ESTIMATORS, Estimator, derangements
 from viewgen.mutual_information.networks import ImageStatistics, StatisticsNetwork, VectorStatistics
 from viewgen.mutual_information.pairs import Pairs, check_sample
-from viewgen.mutual_information.training import MIConfig, Trained, score, split_images, train
+from viewgen.mutual_information.training import MIConfig, Trained, split_images, train
 from viewgen.randomness import addressed_generator, addressed_seed
 
 __all__ = ["Bound", "MIEstimate", "bootstrap", "estimate_mutual_information", "held_out_scores"]
 
 MAX_BLOCK = 1024
+MAX_LOOKED_AT = 512
+IMAGES_AT_ONCE = 256
 MIN_EFFECTIVE_PAIRS = 50
 NEAR_CEILING_NATS = 1.0
 
@@ -120,22 +124,26 @@ def estimate_mutual_information(
     config = config or MIConfig()
     start = time.monotonic()
     split = split_images(pairs.num_images, config, seed)
-    x, y = pairs.draw(split.train[: config.batch_size], seed, "mi train", 0)
+    x, y = pairs.draw(split.held_out[:MAX_LOOKED_AT], seed, "mi look", 0)
     check_sample(x, y)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(addressed_seed(seed, "mi network"))
         network = build_network(x, y, config).to(device)
     trained = train(network, pairs, split, config, seed=seed, device=device, on_step=on_step)
     num_draws = min(config.num_draws, pairs.num_draws)
-    drawn = [pairs.draw(split.held_out, seed, "mi held out", draw) for draw in range(num_draws)]
-    for x, y in drawn:
-        check_sample(x, y)
-    blank = _blank_images(*drawn[0])
-    blocks = held_out_scores(trained.network, drawn, config.batch_size, device)
+    blocks = held_out_scores(
+        trained.network,
+        pairs,
+        split.held_out,
+        num_draws=num_draws,
+        batch_size=config.batch_size,
+        seed=seed,
+        device=device,
+    )
     measured = read_scores(blocks, trained, config, seed)
     return replace(
         measured,
-        warnings=(*measured.warnings, *blank),
+        warnings=(*measured.warnings, *_blank_images(x, y)),
         num_train=len(split.train),
         num_validation=len(split.validation),
         num_draws=num_draws,
@@ -150,27 +158,44 @@ def build_network(x: Tensor, y: Tensor, config: MIConfig) -> StatisticsNetwork:
     return ImageStatistics(tuple(x.shape[1:]), width=config.width, shared_trunk=config.shared_trunk)
 
 
+@torch.no_grad()
 def held_out_scores(
-    network: StatisticsNetwork, drawn: Sequence[tuple[Tensor, Tensor]], batch_size: int, device: str = "cpu"
+    network: StatisticsNetwork,
+    pairs: Pairs,
+    positions: NDArray[np.int64],
+    *,
+    num_draws: int,
+    batch_size: int,
+    seed: int,
+    device: str = "cpu",
 ) -> list[Tensor]:
     """Return the scores of all pairs of held-out images, in blocks of at most about a thousand.
 
     Args:
         network: statistics network.
-        drawn: x and y `(N, ...)` of the held-out images, for each draw of their views.
+        pairs: where views are drawn.
+        positions: of the held-out images.
+        num_draws: R, draws of every image's views.
         batch_size: no block is smaller, unless there are fewer images.
+        seed: of the draws.
         device: of the network.
 
     Returns:
-        float64 `(R, N_g, N_g)` of each block.
+        float64 `(R, N_g, N_g)` of each block, on the CPU.
     """
-    num_images = len(drawn[0][0])
-    num_blocks = -(-num_images // max(MAX_BLOCK, 2 * batch_size))
     blocks = []
-    for rows in torch.arange(num_images).tensor_split(num_blocks):
-        blocks.append(
-            torch.stack([score(network, x[rows], y[rows], device=device) for x, y in drawn]).double()
-        )
+    num_blocks = -(-len(positions) // max(MAX_BLOCK, 2 * batch_size))
+    for block, rows in enumerate(np.array_split(positions, num_blocks)):
+        draws = []
+        for draw in range(num_draws):
+            parts = []
+            for part, some in enumerate(np.array_split(rows, -(-len(rows) // IMAGES_AT_ONCE))):
+                x, y = pairs.draw(some, seed, "mi held out", block, part, draw)
+                check_sample(x, y, variation=False)
+                parts.append(network.features(x.to(device), y.to(device)))
+            x_NF, y_NF = (torch.cat(features) for features in zip(*parts, strict=True))
+            draws.append(network.pair_scores(x_NF, y_NF).cpu().double())
+        blocks.append(torch.stack(draws))
     return blocks
 
 

@@ -110,11 +110,12 @@ def _floats(name: str, values: Any) -> Tensor:
     return tensor.float()
 
 
-def check_sample(x: Tensor, y: Tensor) -> None:
+def check_sample(x: Tensor, y: Tensor, *, variation: bool = True) -> None:
     """Refuse pairs from which mutual information cannot be estimated.
 
     Args:
         x, y: a sample, `(N, ...)`.
+        variation: refuse a side whose rows are all the same, too; a batch may be so by chance.
 
     Raises:
         DataError: images of different shapes, values that are not finite, or a side without any variation.
@@ -129,7 +130,7 @@ def check_sample(x: Tensor, y: Tensor) -> None:
         if not bool(torch.isfinite(side).all()):
             broken = int((~torch.isfinite(side.flatten(1))).any(dim=1).sum())
             raise DataError(f"{broken} of {len(side)} rows of {name} are not finite (NaN or ∞)")
-        if len(side) > 1 and bool((side == side[:1]).all()):
+        if variation and len(side) > 1 and bool((side == side[:1]).all()):
             raise DataError(
                 f"all {len(side)} rows of {name} are the same: what is constant shares exactly 0 nats with "
                 "anything, and there is nothing to estimate"

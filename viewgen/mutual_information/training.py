@@ -223,7 +223,7 @@ def train(
     num_draws = min(2, pairs.num_draws)
     watched = [pairs.draw(split.validation, seed, "mi validation", draw) for draw in range(num_draws)]
     for x, y in watched:
-        check_sample(x, y)
+        check_sample(x, y, variation=False)
     optimizer = torch.optim.Adam(network.parameters(), config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
     average = copy.deepcopy(network).requires_grad_(False)
