@@ -13,6 +13,7 @@ from viewgen.recipes import recipe
 from viewgen_pretrained.encoder import EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainingConfig
 from viewgen_pretrained.inverter import InverterTrainingConfig
+from viewgen_train.config import TrainConfig
 
 TABLE = tomllib.loads(resources.files("viewgen").joinpath("recipes.toml").read_text("utf-8"))
 CONFIGS: dict[str, type] = {name: spec.config for name, spec in METHODS.items()} | {
@@ -20,6 +21,8 @@ CONFIGS: dict[str, type] = {name: spec.config for name, spec in METHODS.items()}
     "generator": GeneratorTrainingConfig,
     "inverter": InverterTrainingConfig,
     "expert": ExpertConfig,
+    "train": TrainConfig,
+    "train-viewmaker": TrainConfig,
 }
 
 
