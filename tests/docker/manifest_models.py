@@ -42,6 +42,8 @@ class Service(Strict):
     build: Build | None = None
     init: bool | None = None
     hostname: str | None = None
+    user: str | None = None
+    network_mode: Literal["host"] | None = None
     entrypoint: list[str] | None = None
     command: list[str] | None = None
     environment: dict[str, str] = {}
@@ -59,7 +61,7 @@ class Service(Strict):
 class Compose(Strict):
     name: Name
     services: dict[Name, Service]
-    volumes: dict[str, dict[str, Any]]
+    volumes: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -74,7 +76,7 @@ class Compose(Strict):
                 raise ValueError(f"{name} depends on {unknown}")
             for volume in service.volumes:
                 source = volume.split(":")[0]
-                if not source.startswith(".") and source not in self.volumes:
+                if source[0] not in "./$" and source not in self.volumes:
                     raise ValueError(f"{name} mounts the unknown volume {source}")
         return self
 

@@ -137,7 +137,10 @@ def test_wrong_use_of_the_scripts_is_refused(tmp_path):
 def test_compose(check_command):
     compose = Compose.model_validate(load("compose.yaml"))
     services = compose.services
-    assert {"head", "worker", "job", "store"} <= services.keys()
+    assert {"head", "worker", "job", "store", "prometheus", "grafana"} <= services.keys()
+    # one Prometheus and Grafana, here and beside a run without containers
+    for name, service in Compose.model_validate(load("monitoring.yaml")).services.items():
+        assert service.image == services[name].image
     for name, service in services.items():
         if service.build is None:
             assert re.search(r":\S*\d", service.image), f"{name} is not pinned"
