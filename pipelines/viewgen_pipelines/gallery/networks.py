@@ -101,12 +101,12 @@ def find_networks(spec: CacheSpec, models_dir: str | None) -> Networks:
 
 
 def _find(kind: str, spec: CacheSpec, models_dir: str | None) -> Path | None:
-    from viewgen.models import file_digest
-    from viewgen_pretrained.hub import find_models
-
     wanted = spec.models.get(kind)
     if wanted is None:
         return None
+    from viewgen.models import file_digest
+    from viewgen_pretrained.hub import find_models
+
     for folder in {models_dir, None}:
         try:
             path = find_models(str(spec.dataset.get("name")), {kind}, models_dir=folder)[kind]

@@ -43,12 +43,12 @@ def facts(snapshot: Snapshot) -> list[Fact]:
     ]
     if mean := _mean_sd(snapshot.columns["distance"]):
         epsilon = snapshot.epsilon_boundary
-        note = "" if epsilon is None else f", ε₁ is {epsilon:g}"
+        note = "" if epsilon is None else f"; ε₁ is {epsilon:g}"
         found.append(
-            Fact(name="Distance", value=f"{mean[0]:.3f}", note=f"from the anchor, ± {mean[1]:.3f}{note}")
+            Fact(name="Distance", value=f"{mean[0]:.3f}", note=f"± {mean[1]:.3f} from the anchor{note}")
         )
     if (pairwise := mean_pairwise(snapshot)) is not None and spec.num_views > 1:
-        note = "" if snapshot.epsilon_uniformity is None else f", ε₂ is {snapshot.epsilon_uniformity:g}"
+        note = "" if snapshot.epsilon_uniformity is None else f"; ε₂ is {snapshot.epsilon_uniformity:g}"
         found.append(Fact(name="Spread", value=f"{pairwise:.3f}", note=f"mean distance between views{note}"))
     if (error := stat_mean(snapshot, "anchor_distance")) is not None:
         found.append(
@@ -77,7 +77,8 @@ def charts(snapshot: Snapshot) -> list[dict[str, str]]:
     def add(title: str, bars: Bars | None, note: str = "", **how: Any) -> None:
         if bars is not None and bars.outside:
             note = f"{note} {bars.outside:,} beyond the edges.".strip()
-        found.append({"title": title, "svg": bar_chart(bars, title=title, **how), "note": note})
+        svg = "" if bars is None and note else bar_chart(bars, title=title, **how)
+        found.append({"title": title, "svg": svg, "note": note})
 
     if np.isfinite(columns["distance"][readable]).any():
         add(

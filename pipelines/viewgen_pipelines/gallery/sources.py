@@ -124,7 +124,7 @@ class CacheSource:
         if "generator" not in self.networks(spec).paths:
             return (
                 f"The generator that made this cache ({spec.models['generator']}) is not at hand; "
-                "--models DIR names the folder of its `viewgen pretrain` run."
+                "--models DIR names the folder of the pretraining that made it."
             )
         return ""
 
