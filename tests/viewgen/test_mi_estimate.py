@@ -218,3 +218,10 @@ def test_held_out_images_beyond_a_block_are_all_read():
     config = MIConfig(batch_size=16, num_steps=2, num_resamplings=40)
     found = estimate_mutual_information(pairs, config)
     assert found.num_held_out == len(set(pairs.drawn["mi held out"])) == 1200
+
+
+def test_a_held_out_image_out_of_all_proportion_is_refused():
+    x, y = gaussians(200, 2, 1.0)
+    x[split_images(200, SMALL, seed=0).held_out[3]] = 1e38
+    with pytest.raises(DataError, match="scores of some held-out images are not finite"):
+        estimate_mutual_information(ArrayPairs(x, y * 1e3), SMALL)

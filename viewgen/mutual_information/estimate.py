@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from viewgen.errors import DataError
 from viewgen.mutual_information.estimators import ESTIMATORS, Estimator, derangements
 from viewgen.mutual_information.networks import ImageStatistics, StatisticsNetwork, VectorStatistics
 from viewgen.mutual_information.pairs import Pairs, check_sample
@@ -140,6 +141,11 @@ def estimate_mutual_information(
         seed=seed,
         device=device,
     )
+    if not all(bool(torch.isfinite(scores).all()) for scores in blocks):
+        raise DataError(
+            "the scores of some held-out images are not finite: values far outside those of the images "
+            "trained on; scale the data to about unit size"
+        )
     measured = read_scores(blocks, trained, config, seed)
     return replace(
         measured,
