@@ -71,6 +71,7 @@ class TrainConfig:
         viewmaker_budget: mean absolute change of a pixel, in model units.
         viewmaker_learning_rate: of Viewmaker's Adam.
         knn_every: epochs between measurements of the 5-NN accuracy; 0 for only one, at the end.
+        probe_every: epochs between linear probes (one seed of the data set's recipe); 0 for none on the way.
         seed: root of all random numbers.
     """
 
@@ -104,6 +105,7 @@ class TrainConfig:
     viewmaker_budget: float = 0.05
     viewmaker_learning_rate: float = 1e-3
     knn_every: int = 10
+    probe_every: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -116,7 +118,8 @@ class TrainConfig:
         for name in (*positive, "viewmaker_learning_rate", "online_step"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a positive number")
-        for name in ("alpha", "weight_decay", "warm_up_epochs", "gradient_clip", "sigma", "knn_every"):
+        every = ("knn_every", "probe_every")
+        for name in ("alpha", "weight_decay", "warm_up_epochs", "gradient_clip", "sigma", *every):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a number of at least 0")
         if not 0 <= self.momentum < 1:

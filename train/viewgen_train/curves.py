@@ -19,12 +19,14 @@ TENSORBOARD = "tensorboard"
 PANELS: dict[str, tuple[int, str]] = {
     "loss": (0, "loss"),
     "viewmaker_loss": (0, "Viewmaker's loss"),
-    "knn5_top1": (1, "test images"),
-    "knn5_heldout": (1, "held-out training images"),
+    "knn5_top1": (1, "5-NN, test images"),
+    "knn5_heldout": (1, "5-NN, held-out training images"),
+    "probe_top1": (1, "linear probe, test images"),
+    "probe_heldout": (1, "linear probe, held-out training images"),
     "learning_rate": (2, "learning rate"),
 }
 DRAWING_PAUSE_SECONDS = 20.0
-TITLES = ("loss", "5-NN accuracy", "learning rate")
+TITLES = ("loss", "accuracy", "learning rate")
 
 
 class CurveWriter:
@@ -73,7 +75,7 @@ class CurveWriter:
 
 
 def draw_curves(folder: Path, steps_per_epoch: int) -> None:
-    """Draw ``metrics.csv`` of a run as ``curves.png``: loss, 5-NN accuracy and learning rate by epoch."""
+    """Draw ``metrics.csv`` of a run as ``curves.png``: loss, accuracy and learning rate by epoch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -119,7 +119,7 @@ def estimate(
 
 def _measure(config: TrainConfig, batch_size: int, image_size: int, device: str) -> tuple[float, int]:
     """Return the seconds of one step of `batch_size` images, and the bytes of one of `config.batch_size`."""
-    small = dataclasses.replace(config, batch_size=batch_size, knn_every=0, epochs=1_000_000)
+    small = dataclasses.replace(config, batch_size=batch_size, knn_every=0, probe_every=0, epochs=1_000_000)
     target = torch.device(device)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, 3, image_size, image_size), dtype=np.uint8)

@@ -23,6 +23,7 @@ from viewgen_train.features import Features, extract_features
 from viewgen_train.generated_views import GeneratedViews, ViewmakerViews
 from viewgen_train.neighbours import knn_accuracies
 from viewgen_train.network import ContrastiveNetwork
+from viewgen_train.probe import linear_probe, probe_config
 from viewgen_train.residence import ImageMemory
 from viewgen_train.session import Trainer, TrainingDivergedError
 from viewgen_train.weights import restore_weights, settle_weights, write_best, write_weights
@@ -72,7 +73,7 @@ class AssimilationTrainer(Trainer):
         identity: JSON values that say what is trained on what; a resumed run must share them.
         world: this process among those that train.
         folder: of the run.
-        knn: what 5-NN accuracy is measured on; None to leave it out.
+        knn: what accuracy is measured on; None to leave it out.
         notes: JSON values for the headers of weights.
 
     Attributes:
@@ -192,17 +193,18 @@ class AssimilationTrainer(Trainer):
         return loss.detach()
 
     def _accuracy(self, step: int) -> dict[str, float]:
-        """Return 5-NN accuracies after an epoch whose turn it is, and keep the best weights."""
+        """Return accuracies after an epoch whose turn it is, and keep the best weights."""
         done = step + 1
-        every = self.config.knn_every * self.steps_per_epoch
-        if done < self.num_steps and (every == 0 or done % every):
+        knn = done == self.num_steps or self._is_due(done, self.config.knn_every)
+        probe = self._is_due(done, self.config.probe_every)
+        if not knn and not probe:
             return {}
         if not finite(self.network.encoder):
             # a loss that the session has not looked at yet says more than features that cannot be measured
             return {}
         started = time.perf_counter()
         if self.world.is_main:
-            values = {} if self._knn is None else self._measure(self._knn)
+            values = {} if self._knn is None else self._measure(self._knn, knn=knn, probe=probe)
             score = values.get("knn5_heldout", 0.0 if done == self.num_steps else -math.inf)
             if score > self._best:
                 self._best = score
@@ -212,17 +214,25 @@ class AssimilationTrainer(Trainer):
         self._evaluation_seconds += time.perf_counter() - started
         return values
 
-    def _measure(self, sets: KnnSets) -> dict[str, float]:
+    def _is_due(self, done: int, every: int) -> bool:
+        """Tell whether what happens every so many epochs happens after `done` steps."""
+        return every > 0 and done % (every * self.steps_per_epoch) == 0
+
+    def _measure(self, sets: KnnSets, *, knn: bool, probe: bool) -> dict[str, float]:
         encoder = self.network.encoder
         order = torch.randperm(len(sets.train), generator=addressed_generator(self.seed, "knn"))[:KNN_IMAGES]
         train = extract_features(encoder, sets.train, device=self.device, rows=order.numpy())
         # the first rows of the random order are classified by the others
         count = max(1, int(HELD_OUT_SHARE * len(train)))
-        values = {"knn5_heldout": _knn(_part(train, slice(count, None)), _part(train, slice(count)))}
+        parts = {"heldout": (_part(train, slice(count, None)), _part(train, slice(count)))}
         if sets.test is not None:
             rows = torch.arange(min(len(sets.test), KNN_IMAGES)).numpy()
-            test = extract_features(encoder, sets.test, device=self.device, rows=rows)
-            values["knn5_top1"] = _knn(train, test)
+            parts["top1"] = (train, extract_features(encoder, sets.test, device=self.device, rows=rows))
+        values = {f"knn5_{name}": _knn(*pair) for name, pair in parts.items()} if knn else {}
+        if probe:
+            name = "top1" if "top1" in parts else "heldout"
+            config = probe_config(sets.train.name, num_seeds=1, augmentation="none")
+            values[f"probe_{name}"] = linear_probe(*parts[name], config, seed=self.seed).mean
         return values
 
     def state(self) -> dict[str, Any]:
