@@ -82,7 +82,8 @@ def distribute(
                 "terminal": sys.stderr.isatty(),
                 "columns": shutil.get_terminal_size().columns,
             }
-            with _shown(scratch / "output"):
+            with _shown(scratch / "output"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Ray's about itself
                 _run(task, num_workers, use_gpu, max_restarts, say)
             return json.loads((scratch / "result.json").read_text())
     finally:
@@ -93,11 +94,9 @@ def _run(
     task: dict[str, Any], num_workers: int, use_gpu: bool, max_restarts: int, say: Callable[[str], object]
 ) -> None:
     """Run the workers until their work is done."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-        from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     for attempt in range(max_restarts + 1):
