@@ -77,21 +77,27 @@ def expert_views(images: Tensor, uniforms: Tensor, config: ExpertConfig) -> Tens
     Returns:
         views, `(B, 3, H, W)` in [−1, 1].
     """
-    u = uniforms.to(images.device, torch.float32)
+    # what is drawn on the CPU is decided there: no branch waits for the images' device
+    u = uniforms.to(torch.float32)
+    device = images.device
     crops, position, flip, jitter, strengths, order, gray = u.split(
         [2 * CROP_ATTEMPTS, 2, 1, 1, 4, 1, 1], dim=1
     )
     height, width = images.shape[2:]
     box_B4 = crop_boxes(crops, position, height, width, config)
-    x = resized_crop(images, box_B4, flip[:, 0] < config.flip_probability)
+    x = resized_crop(images, box_B4.to(device), (flip[:, 0] < config.flip_probability).to(device))
     x = (x + 1) / 2
-    jittered = jitter[:, 0] < config.jitter_probability
-    if bool(jittered.any()):
-        permutation = ORDERS.to(x.device)[(order[jittered, 0] * len(ORDERS)).long()]
-        x[jittered] = color_jitter(x[jittered], strengths[jittered], permutation, config)
-    grayed = gray[:, 0] < config.grayscale_probability
-    if bool(grayed.any()):
-        x[grayed] = to_gray(x[grayed]).expand(-1, 3, -1, -1)
+    jittered = (jitter[:, 0] < config.jitter_probability).nonzero()[:, 0]
+    if len(jittered):
+        permutation = ORDERS.to(u.device)[(order[jittered, 0] * len(ORDERS)).long()]
+        rows = jittered.to(device)
+        x = x.index_copy(
+            0, rows, color_jitter(x.index_select(0, rows), strengths[jittered], permutation, config)
+        )
+    grayed = (gray[:, 0] < config.grayscale_probability).nonzero()[:, 0]
+    if len(grayed):
+        rows = grayed.to(device)
+        x = x.index_copy(0, rows, to_gray(x.index_select(0, rows)).expand(-1, 3, -1, -1))
     return x * 2 - 1
 
 
@@ -165,17 +171,19 @@ def color_jitter(x: Tensor, strengths: Tensor, permutation: Tensor, config: Expe
         permutation: for each image the order of the four operations, `(B, 4)`.
         config: gives the ranges.
     """
-    span = torch.tensor([config.brightness, config.contrast, config.saturation], device=x.device)
+    span = torch.tensor([config.brightness, config.contrast, config.saturation], device=strengths.device)
     low = (1 - span).clamp_min(0)
     factors = low + (1 + span - low) * strengths[:, :3]
     turns = (2 * strengths[:, 3] - 1) * config.hue
+    x = x.clone()
     for place in range(4):
         for operation in range(4):
-            chosen = permutation[:, place] == operation
-            if not bool(chosen.any()):
+            chosen = (permutation[:, place] == operation).nonzero()[:, 0]
+            if not len(chosen):
                 continue
-            y = x[chosen]
-            factor = factors[chosen, min(operation, 2)][:, None, None, None]
+            rows = chosen.to(x.device)
+            y = x.index_select(0, rows)
+            factor = factors[chosen, min(operation, 2)][:, None, None, None].to(x.device)
             if operation == 0:
                 y = y * factor
             elif operation == 1:
@@ -183,8 +191,8 @@ def color_jitter(x: Tensor, strengths: Tensor, permutation: Tensor, config: Expe
             elif operation == 2:
                 y = torch.lerp(to_gray(y), y, factor)
             else:
-                y = rotate_hue(y, turns[chosen])
-            x = x.index_put((chosen,), y.clamp(0, 1))
+                y = rotate_hue(y, turns[chosen].to(x.device))
+            x.index_copy_(0, rows, y.clamp(0, 1))
     return x
 
 
