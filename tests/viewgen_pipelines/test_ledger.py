@@ -139,6 +139,26 @@ def test_a_shard_that_another_live_process_works_on_is_not_blamed(ledger, storag
     process.communicate()
 
 
+@pytest.mark.parametrize(("lost", "outcome"), [({"node-1"}, "interrupted"), (set(), "crashed")])
+def test_a_node_that_is_lost_is_no_shards_failure(storage, lost, outcome):
+    """A machine that is taken away says nothing about the shard it had; one that stays does."""
+    for _ in range(3):
+        AttemptLedger(storage, "run", 3, node="node-1").begin(0)
+    for path in storage.paths("run/attempts"):
+        record = json.loads(storage.read(path))
+        if path.endswith("started.json"):
+            assert record["node"] == "node-1"
+            # elsewhere: this machine cannot see whether that process lives
+            record["worker"]["host"] = "another machine"
+            storage.write(path, json.dumps(record).encode())
+        else:
+            storage.delete(path)
+    judge = AttemptLedger(storage, "run", 3, node="node-2", node_is_lost=lost.__contains__)
+    attempt = judge.begin(0)
+    assert (attempt is None) == (outcome == "crashed")
+    assert outcomes(judge)[:3] == [outcome] * 3
+
+
 def test_markers_that_were_cut_short_or_are_foreign_do_no_harm(ledger, storage):
     ledger.begin(0)
     storage.write("run/attempts/00000000-01-started.json", b"{")

@@ -74,6 +74,25 @@ def test_cores_and_gpus_are_divided_among_the_workers(settings, cores, gpus, exp
     assert (executor.num_workers, executor.num_threads, executor.device) == expected
 
 
+@pytest.mark.parametrize(
+    ("settings", "cluster", "expected"),
+    [
+        # (cores, GPUs, cores of the smallest node) → (workers, threads, device)
+        ({}, (6, 0, 2), (6, 1, "cpu")),
+        ({"num_workers": 2}, (16, 0, 4), (2, 4, "cpu")),
+        ({"num_workers": 8, "gpus_per_worker": 1.0}, (2, 0, 2), (8, 1, "cuda")),
+        ({"num_workers": 8, "gpus_per_worker": 0.5}, (32, 2, 16), (8, 4, "cuda")),
+    ],
+)
+def test_a_cluster_may_grow_into_what_is_asked_for(settings, cluster, expected):
+    said = []
+    executor = RayExecutor(max_workers=100, say=said.append, **settings)
+    executor.elsewhere = True
+    executor._divide(*cluster)
+    assert (executor.num_workers, executor.num_threads, executor.device) == expected
+    assert said[0].startswith(f"{expected[0]} workers with {expected[1]} cores")
+
+
 @pytest.mark.parametrize("settings", [{"gpus_per_worker": 1.0}, {"num_workers": 3, "gpus_per_worker": 0.5}])
 def test_more_gpus_than_there_are_would_be_waited_for_for_ever(settings):
     executor = RayExecutor(max_workers=100, **settings)
