@@ -5,6 +5,7 @@ Nothing is asked of the run itself, so that it is followed from anywhere its sto
 
 import contextlib
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,19 +93,18 @@ def follow(index: CacheIndex, snapshot: Snapshot, *, now: float | None = None) -
         for commit in sound.values()
         if commit.run_id == run_id
     )
-    seconds = max((time.time() if now is None else now) - float(record["started"]), 1e-3)
-    rate = made * spec.num_views / seconds if made else None
+    begun = _attempts_in_work(index.storage, sound, run_id)
+    now = time.time() if now is None else now
+    # shards come in leaps: count up to the last one, where the next attempt began
+    last = min(max([*begun, float(record["started"])]), now) if begun else now
+    rate = made * spec.num_views / max(last - float(record["started"]), 1e-3) if made else None
     left = (spec.num_images - counted["num_images"]) * spec.num_views
     return Progress(
         running=True,
         run_id=run_id,
         views_per_second=rate,
-        seconds_left=None if rate is None else left / rate,
-        shards_in_work=sum(
-            bool(history.open)
-            for shard_id, history in _histories(index.storage).items()
-            if shard_id not in sound
-        ),
+        seconds_left=None if rate is None else max(left / rate - (now - last), 0.0),
+        shards_in_work=len(begun),
         **counted,
     )
 
@@ -152,6 +152,18 @@ def _holder(storage: Storage, now: float) -> dict[str, Any] | None:
     if alive is None:
         alive = now - float(record["heartbeat"]) <= EXPIRY_SECONDS
     return record if alive else None
+
+
+def _attempts_in_work(storage: Storage, finished: Container[int], run_id: str) -> list[float]:
+    """Return when each of the run's attempts began that has not ended (epoch seconds)."""
+    ledger = AttemptLedger(storage, "", _DEFAULT_MAX_ATTEMPTS)
+    records = [
+        ledger.started(attempt)
+        for shard_id, history in _histories(storage).items()
+        if shard_id not in finished
+        for attempt in history.open
+    ]
+    return [float(record.get("time", 0)) for record in records if record.get("run_id") == run_id]
 
 
 def _histories(storage: Storage) -> dict[int, ShardHistory]:

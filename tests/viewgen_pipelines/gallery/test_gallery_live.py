@@ -10,22 +10,23 @@ from viewgen_pipelines.lease import Lease
 from viewgen_pipelines.ledger import AttemptLedger
 
 
-def test_a_run_has_a_rate_and_an_end(make_cache):
+def test_a_run_has_a_rate_and_an_end(make_cache, monkeypatch):
     cache = make_cache(shards=[0])
     index = CacheIndex(cache.url)
     still = follow(index, index.snapshot())
     assert (still.running, still.num_shards, still.views_per_second) == (False, 1, None)
     with Lease(cache.storage, "run-b") as lease:
         cache.commit(1, 2, run_id="run-b")
+        monkeypatch.setattr("viewgen_pipelines.ledger.time.time", lambda: lease._started + 12)
         AttemptLedger(cache.storage, "run-b", 3).begin(3)
         index = CacheIndex(cache.url)
-        progress = follow(index, index.snapshot(), now=lease._started + 12)
+        progress = follow(index, index.snapshot(), now=lease._started + 14)
         assert progress.running
         assert (progress.num_shards, progress.num_images, progress.shards_expected) == (3, 24, 5)
         assert progress.views_per_second == pytest.approx(16 * 3 / 12), (
             "the earlier run's shard does not count"
         )
-        assert progress.seconds_left == pytest.approx(16 * 3 / 4)
+        assert progress.seconds_left == pytest.approx(16 * 3 / 4 - 2), "two seconds of it are over"
         assert progress.shards_in_work == 1
         assert not progress.complete
     assert not follow(index, index.snapshot()).running, "the lease is given back"
