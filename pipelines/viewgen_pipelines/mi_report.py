@@ -60,7 +60,7 @@ def table(pairs: Sequence[PairResult], estimator: str, *, bits: bool = False) ->
     unit, factor = _unit(bits)
     others = _others(estimator)
     grid = _grid(
-        "pair", f"{ESTIMATORS[estimator].title} [{unit}]", "interval", *(ESTIMATORS[n].title for n in others)
+        "pair", f"{ESTIMATORS[estimator].title}, {unit}", "interval", *(ESTIMATORS[n].title for n in others)
     )
     for pair in pairs:
         measured = pair.estimate
