@@ -52,8 +52,13 @@ def cutout(x: Tensor) -> Tensor:
 POLICIES = {"brightness": brightness, "color": color, "translation": translation, "cutout": cutout}
 
 
-def diffaugment(x: Tensor, policy: tuple[str, ...]) -> Tensor:
+def diffaugment(x: Tensor, policy: tuple[str, ...], probability: float | None = None) -> Tensor:
     """Apply the named transforms to model images `(B, 3, H, W)`, each image with its own draw.
+
+    Args:
+        x: the images.
+        policy: names of `POLICIES`.
+        probability: with which each transform is applied to each image, independently; None applies all.
 
     Raises:
         UsageError: a name is unknown.
@@ -61,5 +66,9 @@ def diffaugment(x: Tensor, policy: tuple[str, ...]) -> Tensor:
     for name in policy:
         if name not in POLICIES:
             raise UsageError(f"no augmentation {name!r} (known: {', '.join(POLICIES)})")
-        x = POLICIES[name](x)
+        changed = POLICIES[name](x)
+        if probability is not None:
+            chosen = torch.rand(len(x), 1, 1, 1, device=x.device) < probability
+            changed = torch.where(chosen, changed, x)
+        x = changed
     return x

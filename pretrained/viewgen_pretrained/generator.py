@@ -1,7 +1,8 @@
 """Training of the StyleGAN2 generator and discriminator (Karras et al., 2020).
 
 Non-saturating loss, lazy R1 (γ 10 every 16 steps), lazy path length (weight 2 every 4), style mixing 0.9, an
-exponential moving average of the generator with a half-life of 10,000 images, and DiffAugment for small sets.
+exponential moving average of the generator with a half-life of 10,000 images, and DiffAugment for small sets,
+always or with a probability that follows the discriminator's overfitting.
 """
 
 import copy
@@ -45,6 +46,12 @@ class GeneratorTrainingConfig:
         style_mixing: probability that a sample's layers use two latent codes.
         ema_half_life: of the averaged generator, in images.
         augment: DiffAugment policy, for example ``("translation", "color")``.
+        ada_target: 0 applies the whole policy to every image. Above 0, each transform is applied to each
+            image with probability p, which follows the heuristic of ADA (Karras et al., 2020; there 0.6): it
+            rises while r_t, the mean sign of the discriminator's logits of real images, is above the target,
+            and falls while it is below. Only the heuristic is ADA's, the transforms are those of `augment`.
+        ada_images: images in which p can go from 0 to 1.
+        ada_interval: steps between changes of p.
         seed: seed of the run.
     """
 
@@ -60,6 +67,9 @@ class GeneratorTrainingConfig:
     style_mixing: float = 0.9
     ema_half_life: float = 10_000.0
     augment: tuple[str, ...] = ("translation", "color")
+    ada_target: float = 0.0
+    ada_images: int = 500_000
+    ada_interval: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +77,13 @@ class GeneratorTrainingConfig:
         object.__setattr__(self, "augment", tuple(self.augment))
         if min(self.num_images, self.batch_size, self.r1_interval, self.path_interval) < 1:
             raise UsageError("num_images, batch_size, r1_interval and path_interval must be at least 1")
+        if not 0 <= self.ada_target < 1 or min(self.ada_images, self.ada_interval) < 1:
+            raise UsageError(
+                f"ada_target is {self.ada_target}, ada_images {self.ada_images} and ada_interval "
+                f"{self.ada_interval}; expected 0 or a target below 1, and at least 1"
+            )
+        if self.ada_target and not self.augment:
+            raise UsageError("ada_target needs transforms to apply; augment is empty")
         diffaugment(torch.zeros(1, 3, 8, 8), self.augment)
 
 
@@ -84,6 +101,38 @@ def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None =
     return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
 
 
+class AdaptiveProbability:
+    """The probability p of augmentation, steered by r_t = E[sign d̃(x)] (Karras et al., 2020, §3).
+
+    Attributes:
+        probability: p, in [0, 1]; 0 at first.
+    """
+
+    def __init__(self, config: GeneratorTrainingConfig) -> None:
+        self.target, self.interval = config.ada_target, config.ada_interval
+        self.change = config.batch_size * config.ada_interval / config.ada_images
+        self.probability = 0.0
+        self.signs: list[float] = []
+
+    def update(self, real_sign: float, step: int) -> float:
+        """Take a batch's mean sign; every `interval` steps, move p. Returns p."""
+        self.signs.append(real_sign)
+        if (step + 1) % self.interval == 0:
+            overfitting = sum(self.signs) / len(self.signs) - self.target
+            moved = self.probability + math.copysign(self.change, overfitting) * (overfitting != 0)
+            self.probability = min(1.0, max(0.0, moved))
+            self.signs.clear()
+        return self.probability
+
+    def state(self) -> dict[str, Any]:
+        """Return p and the signs since it last moved."""
+        return {"probability": self.probability, "signs": list(self.signs)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.probability, self.signs = state["probability"], list(state["signs"])
+
+
 class GeneratorTrainer(Trainer):
     """Adversarial training with lazy regularisation."""
 
@@ -95,7 +144,10 @@ class GeneratorTrainer(Trainer):
         self.device = device
         self.seed = config.seed
         self.num_steps = math.ceil(config.num_images / config.batch_size)
-        self.identity = {"dataset": dataset.digest, **as_identity(config)}
+        settings = as_identity(config)
+        if not config.ada_target:  # runs and cards from before ADA have none of its settings
+            settings = {name: value for name, value in settings.items() if not name.startswith("ada_")}
+        self.identity = {"dataset": dataset.digest, **settings}
         torch.manual_seed(config.seed)
         size = dataset.image_size
         channels = config.channels[: int(math.log2(size)) - 1] if size >= 8 else config.channels
@@ -111,6 +163,7 @@ class GeneratorTrainer(Trainer):
             self.discriminator, config.r1_interval if config.r1_weight else 0
         )
         self.mean_path_length = torch.zeros((), device=device)
+        self.ada = AdaptiveProbability(config) if config.ada_target else None
 
     def _adam(self, network: nn.Module, interval: int) -> torch.optim.Adam:
         # lazy regularisation adds a step every `interval` steps, so the moments are shortened accordingly
@@ -148,16 +201,18 @@ class GeneratorTrainer(Trainer):
         config = self.config
         with torch.no_grad():
             fake = self.generator.synthesis(self._codes(len(real)), noise="random")
-        fake_logit = self.discriminator(diffaugment(fake, config.augment))
-        real_logit = self.discriminator(diffaugment(real, config.augment))
+        fake_logit = self.discriminator(self._augmented(fake))
+        real_logit = self.discriminator(self._augmented(real))
         loss = F.softplus(fake_logit).mean() + F.softplus(-real_logit).mean()
         metrics = {
             "d_loss": float(loss.detach()),
             "real_sign": float(real_logit.detach().sign().mean()),
         }
         self._update(self.discriminator_optimiser, loss)
+        if self.ada is not None:
+            metrics["ada_p"] = self.ada.update(metrics["real_sign"], step)
         if config.r1_weight and step % config.r1_interval == 0:
-            penalty = r1_penalty(self.discriminator, diffaugment(real, config.augment))
+            penalty = r1_penalty(self.discriminator, self._augmented(real))
             self._update(self.discriminator_optimiser, penalty * config.r1_weight * config.r1_interval)
             metrics["r1"] = float(penalty.detach())
         return metrics
@@ -166,7 +221,7 @@ class GeneratorTrainer(Trainer):
         config = self.config
         self.discriminator.requires_grad_(False)
         fake = self.generator.synthesis(self._codes(batch_size), noise="random")
-        loss = F.softplus(-self.discriminator(diffaugment(fake, config.augment))).mean()
+        loss = F.softplus(-self.discriminator(self._augmented(fake))).mean()
         metrics = {"g_loss": float(loss.detach())}
         self._update(self.generator_optimiser, loss)
         self.discriminator.requires_grad_(True)
@@ -181,6 +236,9 @@ class GeneratorTrainer(Trainer):
             self._update(self.generator_optimiser, penalty * config.path_weight * config.path_interval)
             metrics["path_length"] = float(self.mean_path_length)
         return metrics
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        return diffaugment(images, self.config.augment, None if self.ada is None else self.ada.probability)
 
     @staticmethod
     def _update(optimiser: torch.optim.Adam, loss: Tensor) -> None:
@@ -211,6 +269,7 @@ class GeneratorTrainer(Trainer):
             "generator_optimiser": self.generator_optimiser.state_dict(),
             "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
             "mean_path_length": self.mean_path_length,
+            **({} if self.ada is None else {"ada": self.ada.state()}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -221,3 +280,5 @@ class GeneratorTrainer(Trainer):
         self.generator_optimiser.load_state_dict(state["generator_optimiser"])
         self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
         self.mean_path_length = state["mean_path_length"].to(self.device)
+        if self.ada is not None:
+            self.ada.restore(state["ada"])

@@ -10,13 +10,14 @@ from typing import Any, cast
 import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.errors import UsageError
+from viewgen.errors import ModelError, UsageError
 from viewgen.expert import ExpertConfig
 from viewgen.models import Kind, file_digest, load_model, read_header, save_model
 from viewgen.recipes import checked_config, recipe
 from viewgen_pretrained import quality
 from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
+from viewgen_pretrained.hub import network_file
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_train.session import run_training
 
@@ -83,6 +84,22 @@ def _finish(
     return card
 
 
+def _network(named: str | Path | None, out: Path, kind: str) -> Path:
+    """Return a network's file: as named (a path, or a name of `viewgen models list`), or the run's own."""
+    return out / f"{kind}.safetensors" if named is None else network_file(named, kind)
+
+
+def _feature_net(path: Path, images: ImageDataset, device: str) -> Any:
+    """Load the encoder that measures a training; one for other images is refused before the training."""
+    encoder = cast(Any, load_model(path, "encoder", device))
+    if encoder.config.image_size != images.image_size:
+        raise ModelError(
+            f"the encoder at {path} is for {encoder.config.image_size}-px images, those of {images.name} "
+            f"have {images.image_size} px; give one of that size (--encoder FILE) or none"
+        )
+    return encoder
+
+
 def pretrain_encoder(
     dataset: str,
     out: str | Path,
@@ -147,11 +164,12 @@ def pretrain_generator(
     """
     images = load_dataset(dataset, split, data_root=data_root)
     config = training_config(GeneratorTrainingConfig, "generator", dataset, settings or {})
-    feature_net = None if encoder is None else load_model(encoder, "encoder", device)
+    encoder_path = None if encoder is None else network_file(encoder, "encoder")
+    feature_net = None if encoder_path is None else _feature_net(encoder_path, images, device)
     trainer = GeneratorTrainer(images, config, torch.device(device))
     out = Path(out)
     seconds = run_training(trainer, out, overwrite=overwrite)
-    depends = {} if encoder is None else {"encoder": file_digest(encoder)}
+    depends = {} if encoder_path is None else {"encoder": file_digest(encoder_path)}
 
     def measure(stored: Any) -> dict[str, Any]:
         if feature_net is None:
@@ -197,9 +215,9 @@ def pretrain_inverter(
     out = Path(out)
     images = load_dataset(dataset, split, data_root=data_root)
     config = training_config(InverterTrainingConfig, "inverter", dataset, settings or {})
-    generator_path = Path(generator or out / "generator.safetensors")
-    discriminator_path = Path(discriminator or out / "discriminator.safetensors")
-    encoder_path = Path(encoder or out / "encoder.safetensors")
+    generator_path = _network(generator, out, "generator")
+    discriminator_path = _network(discriminator, out, "discriminator")
+    encoder_path = _network(encoder, out, "encoder")
     networks: dict[str, Any] = {
         "generator": load_model(generator_path, "generator", device),
         "discriminator": load_model(discriminator_path, "discriminator", device),
@@ -207,7 +225,7 @@ def pretrain_inverter(
     depends = {"generator": file_digest(generator_path), "discriminator": file_digest(discriminator_path)}
     feature_net: Any = None
     if encoder is not None or encoder_path.exists():
-        feature_net = load_model(encoder_path, "encoder", device)
+        feature_net = _feature_net(encoder_path, images, device)
         depends["encoder"] = file_digest(encoder_path)
     trainer = InverterTrainer(images, config, torch.device(device), depends=depends, **networks)
     seconds = run_training(trainer, out, overwrite=overwrite)

@@ -118,3 +118,27 @@ def test_policies_are_applied_in_order_and_none_leaves_the_images():
 def test_an_unknown_name_is_refused():
     with pytest.raises(UsageError, match=r"no augmentation 'colour'.*color"):
         diffaugment(images(1), ("translation", "colour"))
+
+
+def test_a_probability_applies_each_transform_to_that_share_of_the_images():
+    x = torch.rand(4000, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.manual_seed(0)
+    shares = [
+        (diffaugment(x, ("brightness",), p) != x).flatten(1).any(dim=1).double().mean().item()
+        for p in (0.0, 0.3, 1.0)
+    ]
+    assert shares[0] == 0
+    assert shares[2] == 1
+    assert abs(shares[1] - 0.3) < 4 * (0.3 * 0.7 / 4000) ** 0.5
+    twice = (
+        (diffaugment(x, ("brightness", "brightness"), 0.5) != x).flatten(1).any(dim=1).double().mean().item()
+    )
+    assert abs(twice - 0.75) < 4 * (0.75 * 0.25 / 4000) ** 0.5
+
+
+def test_without_a_probability_every_image_is_transformed_by_the_same_draws_as_ever():
+    x = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(3)
+    expected = POLICIES["translation"](POLICIES["color"](x))
+    torch.manual_seed(3)
+    assert torch.equal(diffaugment(x, ("color", "translation")), expected)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from viewgen.errors import UsageError
 from viewgen.stylegan2 import Discriminator, DiscriminatorConfig
 from viewgen_pretrained.generator import r1_penalty
 from viewgen_train.batches import batch_rows
@@ -66,6 +67,52 @@ def test_lazy_penalties_come_at_their_intervals_and_are_finite(make_trainer):
             assert metrics["path_length"] > 0
     without = make_trainer("generator", r1_weight=0.0, path_weight=0.0)
     assert without.step(0).keys() == {"d_loss", "real_sign", "g_loss"}
+
+
+def test_p_follows_the_sign_of_real_logits(make_trainer):
+    """ADA's heuristic by hand: 4 images a step, p moves every 2 steps by 8 images of 40."""
+    trainer = make_trainer("generator", ada_target=0.6, ada_images=40, ada_interval=2)
+    assert trainer.ada.probability == 0
+    found = []
+    for step, sign in enumerate([1.0, 0.5, 1.0, 1.0, 0.0, 0.0, 0.7, 0.5, 1.0] + [1.0] * 20):
+        found.append(trainer.ada.update(sign, step))
+    # means 0.75, 1, 0, 0.6: up, up, down, unmoved
+    assert found[:8] == pytest.approx([0, 0.2, 0.2, 0.4, 0.4, 0.2, 0.2, 0.2])
+    assert found[-1] == 1
+    assert trainer.ada.update(-1.0, 29) == pytest.approx(0.8)
+    for step in range(30, 60):
+        last = trainer.ada.update(-1.0, step)
+    assert last == 0
+
+
+def test_p_is_shown_and_belongs_to_the_runs_identity_and_state(make_trainer):
+    trainer = make_trainer("generator", ada_target=0.6, ada_images=8, ada_interval=1)
+    trainer.ada.target = -2.0  # always exceeded
+    shown = [trainer.step(step)["ada_p"] for step in range(2)]
+    assert shown == [0.5, 1.0]
+    assert trainer.identity["ada_target"] == 0.6
+    other = make_trainer("generator", ada_target=0.6, ada_images=8, ada_interval=1)
+    other.restore(trainer.state())
+    assert other.ada.probability == 1.0
+    without = make_trainer("generator")
+    assert "ada" not in without.state()
+    assert not [name for name in without.identity if name.startswith("ada")]
+    assert "ada_p" not in without.step(0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ada_target": 1.0}, "ada_target is 1.0"),
+        ({"ada_target": -0.1}, "ada_target is -0.1"),
+        ({"ada_interval": 0}, "ada_interval 0"),
+        ({"ada_images": 0}, "ada_images 0"),
+        ({"ada_target": 0.6, "augment": []}, "augment is empty"),
+    ],
+)
+def test_settings_of_ada_that_cannot_be(make_trainer, settings, message):
+    with pytest.raises(UsageError, match=message):
+        make_trainer("generator", **settings)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])

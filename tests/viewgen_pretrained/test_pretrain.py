@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from viewgen.cli import main
-from viewgen.errors import DataError, MissingFileError, ModelError, UsageError
+from viewgen.errors import CacheMismatchError, DataError, MissingFileError, ModelError, UsageError
 from viewgen.models import file_digest, load_models, read_header
 from viewgen_pretrained.encoder import EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainingConfig
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
-from viewgen_pretrained.pretrain import pretrain_encoder, pretrain_inverter, training_config
+from viewgen_pretrained.pretrain import (
+    pretrain_encoder,
+    pretrain_generator,
+    pretrain_inverter,
+    training_config,
+)
 
 SETTINGS = {
     "encoder": {"width": 4, "projection_dim": 8, "batch_size": 8, "num_steps": 3},
@@ -210,6 +216,34 @@ def test_networks_of_another_size_are_refused(adversaries, data_root):
     config = InverterTrainingConfig(**SETTINGS["inverter"])
     with pytest.raises(ModelError, match="8-px images, digits has 32-px images"):
         InverterTrainer(load_dataset("digits"), config, torch.device("cpu"), **adversaries)
+
+
+def test_an_encoder_for_images_of_another_size_is_refused_before_the_training(dataset, data_root, tmp_path):
+    with pytest.raises(ModelError, match=r"is for 32-px images, those of .* have 8 px"):
+        pretrain_generator(
+            dataset.name, tmp_path / "run", encoder="digits", data_root=str(data_root),
+            settings=SETTINGS["generator"],
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("size", [12, 4])
+def test_a_data_set_of_a_size_that_stylegan2_cannot_make_is_refused(data_root, tmp_path, size):
+    for split in ("train", "test"):
+        (tmp_path / "data" / split / "x").mkdir(parents=True)
+        for index in range(5):
+            pixels = np.full((size, size, 3), 40 * index, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / split / "x" / f"{index}.png")
+    with pytest.raises(ModelError, match="takes a power of two from 8 on"):
+        pretrain_generator(f"folder:{tmp_path / 'data'}", tmp_path / "run", data_root=str(data_root))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_resumed_on_other_images(dataset, pictures, data_root, tmp_path):
+    settings = {"settings": SETTINGS["encoder"], "data_root": str(data_root)}
+    pretrain_encoder(dataset.name, tmp_path, **settings)
+    with pytest.raises(CacheMismatchError, match="another encoder training:\n  dataset: there 'sha256:"):
+        pretrain_encoder(f"folder:{pictures / 'test'}", tmp_path, **settings)
 
 
 def test_a_folder_without_a_test_split_is_trained_and_not_measured(pictures, data_root, tmp_path):

@@ -54,6 +54,20 @@ def test_a_run_in_pieces_equals_a_run_in_one(make_trainer, weights_of, undisturb
     assert steps == [2, 5, 6]
 
 
+def test_an_adaptive_probability_goes_on_where_it_was(make_trainer, weights_of, tmp_path):
+    settings = {"ada_target": 0.3, "ada_images": 32, "ada_interval": 2}
+    whole = make_trainer("generator", **settings)
+    run_training(whole, tmp_path / "whole", **OFTEN)
+    for stop_after in (1, 3, None):
+        trainer = make_trainer("generator", **settings)
+        run_training(trainer, tmp_path / "pieces", stop_after=stop_after, **OFTEN)
+    assert_same_bits(weights_of(trainer), weights_of(whole))
+    assert trainer.ada.state() == whole.ada.state()
+    text = (folder(tmp_path / "pieces", "generator") / "metrics.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    assert {"d_loss", "g_loss", "r1", "ada_p", "real_sign"} <= rows[0].keys()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_changes_the_networks(make_trainer, weights_of, undisturbed, kind):
     first = weights_of(make_trainer(kind))
