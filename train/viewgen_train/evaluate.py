@@ -39,7 +39,7 @@ class Evaluation:
     """Accuracies of one encoder on one data set.
 
     Attributes:
-        attributes: names of the label's attributes, `A`; one without a name for plain labels.
+        attributes: names of the label's attributes, `A`; their numbers where they have no names.
         probe: the trained linear probes.
         neighbours: the values of k, 5 among them.
         knn: metric → accuracies `(len(neighbours), A)`.
@@ -153,7 +153,7 @@ def measure(
             train_features, test_features, probe, seed=seed, augmented=augment, progress=probed
         )
     return Evaluation(
-        attributes=train.attribute_names or ("",),
+        attributes=train.attribute_names or tuple(map(str, range(trained.top1.shape[1]))),
         probe=trained,
         neighbours=neighbours,
         knn=knn,

@@ -55,7 +55,7 @@ def distribute(
         what rank 0's call returned, as JSON values.
 
     Raises:
-        UsageError: there are fewer GPUs than workers.
+        UsageError: there are fewer GPUs, or cores of a cluster, than workers.
         ViewgenError: what a worker raised; or a worker died more than `max_restarts` times, or Ray failed.
     """
     from viewgen_pipelines.ray_session import ray_session
@@ -69,16 +69,21 @@ def distribute(
     scratch.mkdir(parents=True)
     try:
         with ray_session(address, num_workers=num_workers) as session:
-            if use_gpu and session.num_gpus < num_workers:
+            there = session.num_gpus if use_gpu else session.num_cores
+            # Ray would wait for more; a session of our own admits any number of processes
+            if there < num_workers and (use_gpu or not session.own):
+                kind = "GPUs" if use_gpu else "processor cores"
                 raise UsageError(
-                    f"{num_workers} GPUs were asked for, but Ray sees {session.num_gpus:g}; ask for fewer"
+                    f"{num_workers} workers were asked for, but Ray sees {there:g} {kind}; ask for fewer"
                 )
+            # of a cluster's cores, Ray reserves one for a worker
+            threads = max(1, int(session.num_cores) // num_workers) if session.own else 1
             task = {
                 "function": function,
                 "arguments": dict(arguments),
                 "scratch": str(scratch),
                 "cwd": os.getcwd(),
-                "num_threads": None if use_gpu else max(1, int(session.num_cores) // num_workers),
+                "num_threads": None if use_gpu else threads,
                 "terminal": sys.stderr.isatty(),
                 "columns": shutil.get_terminal_size().columns,
             }
