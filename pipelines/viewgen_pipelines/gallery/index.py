@@ -61,13 +61,14 @@ class Snapshot:
     row_of_source: dict[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        distance = self.columns["distance"]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # rows without any distance
-            mean = np.nanmean(distance, axis=1)
-            miss = np.full(len(mean), np.nan, np.float32)
-            if self.epsilon_boundary is not None:
-                miss = np.nanmax(np.abs(distance - self.epsilon_boundary), axis=1)
+        distance, epsilon = self.columns["distance"], self.epsilon_boundary
+        known = np.isfinite(distance)
+        count = known.sum(axis=1)
+        mean = np.where(known, distance, 0).sum(axis=1) / np.maximum(count, 1)
+        mean = np.where(count, mean, np.nan).astype(np.float32)
+        miss = np.full(len(mean), np.nan, np.float32)
+        if epsilon is not None:
+            miss[count > 0] = np.where(known, np.abs(distance - epsilon), 0).max(axis=1)[count > 0]
         object.__setattr__(self, "mean_distance", mean)
         object.__setattr__(self, "worst_miss", miss)
         rows = self.rows

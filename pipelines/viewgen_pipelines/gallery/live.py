@@ -15,7 +15,9 @@ from viewgen_pipelines.gallery.index import CacheIndex, Snapshot
 from viewgen_pipelines.lease import EXPIRY_SECONDS, process_is_alive, ruling_record
 from viewgen_pipelines.ledger import AttemptLedger, ShardHistory
 
-__all__ = ["Progress", "Trouble", "find_troubles", "follow"]
+__all__ = ["MAX_TROUBLES", "Progress", "Trouble", "find_troubles", "follow"]
+
+MAX_TROUBLES = 200
 
 # Of a run that did not say how many failures it allows.
 _DEFAULT_MAX_ATTEMPTS = 3
@@ -109,7 +111,7 @@ def follow(index: CacheIndex, snapshot: Snapshot, *, now: float | None = None) -
     )
 
 
-def find_troubles(index: CacheIndex, snapshot: Snapshot, limit: int = 200) -> list[Trouble]:
+def find_troubles(index: CacheIndex, snapshot: Snapshot, limit: int = MAX_TROUBLES) -> list[Trouble]:
     """Return what is missing for a reason: failed samples, shards that failed, shards with damaged files.
 
     Args:

@@ -16,7 +16,7 @@ from viewgen.errors import ViewgenError
 from viewgen.store import STATUS_ABSENT, STATUS_NOT_CONVERGED, STATUS_OK
 from viewgen_pipelines.gallery import cards, numbers
 from viewgen_pipelines.gallery.index import Snapshot
-from viewgen_pipelines.gallery.live import Progress, find_troubles, follow
+from viewgen_pipelines.gallery.live import MAX_TROUBLES, Progress, find_troubles, follow
 from viewgen_pipelines.gallery.queries import STATUS_NAMES, Query, select
 from viewgen_pipelines.gallery.sources import CacheSource
 from viewgen_pipelines.gallery.templating import render
@@ -104,6 +104,7 @@ class Pages:
             counts=[count for count in counts if count["number"]],
             charts=numbers.charts(snapshot),
             troubles=find_troubles(self.source.index, snapshot),
+            max_troubles=MAX_TROUBLES,
             provenance=numbers.provenance(snapshot),
             cards=[self._card(snapshot, row) for row in samples],
             **self._live(snapshot),

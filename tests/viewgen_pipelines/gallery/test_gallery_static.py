@@ -1,11 +1,14 @@
 """Plain files: complete, without a reference to anything outside, and never over somebody's own files."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from viewgen.errors import DataError, StorageError, UsageError
+from viewgen.cli import cli
+from viewgen.errors import DataError, MissingFileError, StorageError, UsageError
 from viewgen_pipelines import inspect
 from viewgen_pipelines.gallery.sources import CacheSource
 from viewgen_pipelines.gallery.static_site import write_static
@@ -67,3 +70,15 @@ def test_inspect_writes_them(make_cache, at_hand, tmp_path):
 def test_options_that_cannot_be_meant_are_refused(make_cache, options, message):
     with pytest.raises(UsageError, match=message):
         inspect(make_cache().url, **options)
+
+
+def test_the_command_says_where_the_first_page_is(make_cache, at_hand, tmp_path):
+    cache = make_cache()
+    runner = CliRunner()
+    written = runner.invoke(cli, ["inspect", cache.url, "--static", str(tmp_path / "a"), "--images", "2"])
+    assert (written.exit_code, written.stdout) == (0, f"{tmp_path / 'a/index.html'}\n")
+    words = ["inspect", cache.url, "--static", str(tmp_path / "b"), "--images", "2", "--json"]
+    document = json.loads(runner.invoke(cli, words).stdout)
+    assert document["url"] == (tmp_path / "b/index.html").as_uri()
+    missing = runner.invoke(cli, ["inspect", str(tmp_path / "none.zarr")])
+    assert isinstance(missing.exception, MissingFileError), "before Ray is started"
