@@ -6,12 +6,12 @@ themselves, go in as they are. Links are relative, so that pages work under any 
 
 import dataclasses
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from viewgen import __version__
 from viewgen.errors import ViewgenError
 from viewgen.store import STATUS_ABSENT, STATUS_NOT_CONVERGED, STATUS_OK
 from viewgen_pipelines.gallery import cards, numbers
@@ -43,7 +43,7 @@ class Site:
     other: str = ""
     static: bool = False
     written: str = ""
-    version: str = metadata.version("viewgen")
+    version: str = __version__
 
 
 class Pages:
