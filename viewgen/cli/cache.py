@@ -56,9 +56,9 @@ _OPTIONS = (
     _option("--keep-latents", is_flag=True, help="wsearch, wperturb: store the views' codes too."),
     _option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers."),
     # the networks
-    _option("--models", metavar="DIR",
-            help="Folder of a `viewgen pretrain` run.  [default: the data set's own networks]"),
-    _option("--generator", type=_FILE, help="Weights that replace the data set's own."),
+    _option("--models", metavar="DIR|NAME", help="Folder of a `viewgen pretrain` run, or name of a "
+            "`viewgen models import`.  [default: the data set's own networks]"),
+    _option("--generator", type=_FILE, help="Weights that replace the data set's own: a file, or a name."),
     _option("--inverter", type=_FILE, help="The same for the inverter."),
     _option("--encoder", type=_FILE, help="The same for the encoder."),
     _option("--discriminator", type=_FILE, help="The same for the discriminator."),
