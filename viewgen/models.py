@@ -39,7 +39,11 @@ FORMAT = 1
 LATENT_AVG = "latent_avg"
 # Settings that came after the first files: headers name them where they differ from the default, so that a
 # network of the first kind is still written byte for byte as before.
-LATER_SETTINGS = {("discriminator", "stddev_group"): 4, ("inverter", "num_classes"): 0}
+LATER_SETTINGS = {
+    ("discriminator", "stddev_group"): 4,
+    ("encoder", "projector"): "mlp",
+    ("inverter", "num_classes"): 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from viewgen.expert import ExpertConfig
 from viewgen.models import file_digest
 from viewgen.mutual_information import MIConfig
 from viewgen.recipes import checked_config, recipe
-from viewgen.store import CacheReader, Storage, open_storage
+from viewgen.store import CacheReader, Storage, cache_folder, open_storage
 from viewgen_pipelines.mi_report import caveat_lines, write_reports
 from viewgen_pipelines.names import absolute_url, cache_name, file_name
 from viewgen_pipelines.pair_executors import LocalPairs, PairExecutor, RayPairs
@@ -285,10 +284,7 @@ def _encoder(dataset: str, encoder: str | None, models: str | None, progress: Pa
 
 
 def _default_out(dataset: str, split: str) -> str:
-    import platformdirs
-
-    folder = os.environ.get("VIEWGEN_CACHE") or str(Path(platformdirs.user_cache_dir("viewgen")) / "caches")
-    return f"{folder.rstrip('/')}/mi-{file_name(f'{dataset}-{split}')}"
+    return f"{cache_folder()}/mi-{file_name(f'{dataset}-{split}')}"
 
 
 def _pair_executor(

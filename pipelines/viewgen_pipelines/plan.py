@@ -12,7 +12,7 @@ from viewgen.errors import CacheMismatchError, MissingFileError, ModelError, Usa
 from viewgen.methods import METHODS, MethodSpec, config_fields, method_spec
 from viewgen.models import NETWORKS, file_digest, read_header
 from viewgen.recipes import recipe
-from viewgen.store import CacheSpec, default_shard_images, open_storage, read_spec
+from viewgen.store import CacheSpec, cache_folder, default_shard_images, open_storage, read_spec
 from viewgen.stylegan2 import num_style_layers
 from viewgen_pipelines.driver import Stage
 from viewgen_pipelines.inputs import download
@@ -365,13 +365,8 @@ def _resolved_inversion(values: Mapping[str, Any], paths: Mapping[str, Path]) ->
 
 
 def _default_out(options: CacheOptions) -> str:
-    import os
-
-    import platformdirs
-
     name = file_name(f"{options.dataset}-{options.split}-{options.method}.zarr")
-    folder = os.environ.get("VIEWGEN_CACHE") or str(Path(platformdirs.user_cache_dir("viewgen")) / "caches")
-    return f"{folder.rstrip('/')}/{name}"
+    return f"{cache_folder()}/{name}"
 
 
 def _flag(name: str) -> str:

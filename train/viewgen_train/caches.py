@@ -1,13 +1,11 @@
 """The cache that a training takes its views from: how it is found, and why it may be refused."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from viewgen.datasets import ImageDataset
 from viewgen.errors import (
@@ -19,9 +17,9 @@ from viewgen.errors import (
     ViewgenError,
 )
 from viewgen.methods import METHODS
-from viewgen.store import CacheReader, CacheSpec, open_storage, pending_shards, read_spec
+from viewgen.store import CacheReader, CacheSpec, cache_folder, open_storage, pending_shards, read_spec
 
-__all__ = ["FoundCache", "cache_folder", "check_cache", "find_cache", "no_cache"]
+__all__ = ["FoundCache", "check_cache", "find_cache", "no_cache"]
 
 INVERSIONS = "invert"
 SHOWN_LABELS = 3
@@ -42,12 +40,6 @@ class FoundCache:
     spec: CacheSpec
     pending: int
     changed: float
-
-
-def cache_folder() -> str:
-    """Return where `viewgen cache` puts caches unless told otherwise."""
-    folder = os.environ.get("VIEWGEN_CACHE") or str(Path(platformdirs.user_cache_dir("viewgen")) / "caches")
-    return folder.rstrip("/")
 
 
 def find_cache(

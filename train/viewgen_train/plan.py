@@ -11,8 +11,8 @@ import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import MissingFileError, UsageError
-from viewgen.store import CacheReader
-from viewgen_train.caches import cache_folder, check_cache, find_cache, no_cache
+from viewgen.store import CacheReader, cache_folder
+from viewgen_train.caches import check_cache, find_cache, no_cache
 from viewgen_train.config import TrainConfig, train_config
 from viewgen_train.residence import available_bytes
 

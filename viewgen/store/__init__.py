@@ -12,6 +12,7 @@ from viewgen.store.commits import (
     read_commit,
     write_shard,
 )
+from viewgen.store.location import cache_folder
 from viewgen.store.reader import CacheReader
 from viewgen.store.spec import (
     STATUS_ABSENT,
@@ -47,6 +48,7 @@ __all__ = [
     "ShardCommit",
     "Storage",
     "VerifyReport",
+    "cache_folder",
     "commit_shard",
     "compact_commits",
     "create_cache",
