@@ -19,6 +19,7 @@ from viewgen.inverter import Inverter, InverterConfig
 from viewgen.models import Models, load_models, save_model
 from viewgen.randomness import addressed_normal
 from viewgen.stylegan2 import Generator, GeneratorConfig
+from viewgen_pretrained import evaluation
 from viewgen_pretrained.evaluation import Evaluation, evaluate
 from viewgen_pretrained.quality import measure_encoder
 from viewgen_pretrained.quality_grid import quality_grid
@@ -94,6 +95,32 @@ def test_the_inverters_numbers_are_those_of_held_out_images(measured, models, da
     on = {row.name: row.on for row in measured.measures if row.network == "e"}
     assert on["mse"] == "12 test"
     assert on["mse refined"] == "3 test"
+
+
+def test_lpips_is_measured_where_its_weights_are(folder, dataset, data_root, monkeypatch):
+    class Brightness:
+        """Stands in for LPIPS: the difference of two images' means."""
+
+        def __init__(self, device: torch.device) -> None:
+            pass
+
+        def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+            return [images.mean(dim=(1, 2, 3))]
+
+        def distance(self, first: list[torch.Tensor], second: list[torch.Tensor]) -> torch.Tensor:
+            return first[0] - second[0]
+
+    monkeypatch.setattr(evaluation, "LpipsDistance", Brightness)
+    monkeypatch.setattr(evaluation, "resolve_perceptual", lambda *_, **__: "lpips")
+    found = evaluate(["e"], dataset.name, models_dir=folder, data_root=str(data_root), num_refined=0)
+    models = load_models({kind: folder / f"{kind}.safetensors" for kind in ("generator", "inverter")})
+    test = load_dataset(dataset.name, "test", data_root=data_root)
+    with torch.no_grad():
+        x = to_model(test.images(np.arange(12)))
+        y = to_model(to_storage(models.generator.synthesis(models.inverter(x))))
+    expected = (x.mean(dim=(1, 2, 3)) - y.mean(dim=(1, 2, 3))).mean().item()
+    assert values(found, "e")["lpips"] == pytest.approx(expected, abs=1e-5)
+    assert found.notes == []
 
 
 def test_the_encoders_numbers(measured, models, dataset, data_root):

@@ -584,6 +584,11 @@ def test_the_command_writes_networks_that_every_other_command_finds(tmp_path, mo
     with pytest.raises(MissingFileError, match="neither a file nor a name"):
         hub.network_file("mine", "encoder")
 
+    elsewhere = ["models", "import", str(file), "--as", "x", "--models-root", str(tmp_path / "runs")]
+    code, out, _ = run(elsewhere, capsys)
+    assert f"viewgen cache --dataset DATASET --models {tmp_path / 'runs' / 'x'}" in out
+    assert (tmp_path / "runs" / "x" / "generator.safetensors").is_file()
+
     assert run(words, capsys)[0] == 2
     assert "give --overwrite" in run(words, capsys)[2]
     assert run([*words, "--overwrite", "--json"], capsys)[0] == 0

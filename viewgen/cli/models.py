@@ -193,4 +193,6 @@ def import_command(
     click.echo("next, if they are not there yet: the encoder and the inverter")
     for network_name in ("encoder", "inverter"):
         click.echo(f"  viewgen pretrain {network_name} --dataset {on} --out {result.folder}")
-    click.echo(f"  viewgen cache --dataset {on}" + ("" if name == on else f" --models {name}"))
+    # the name is enough in the folder where imports are looked for
+    models = str(result.folder) if models_root else name
+    click.echo(f"  viewgen cache --dataset {on}" + ("" if models == on else f" --models {models}"))

@@ -259,7 +259,7 @@ class Generator(nn.Module):
         return (total / num_samples).to(reference)
 
     @torch.no_grad()
-    def class_latents(self, num_samples: int = 10_000, seed: int = 0) -> Tensor:
+    def class_latents(self, num_samples: int = 2_000, seed: int = 0) -> Tensor:
         """Return the mean w of every class over the same seeded draws of z, `(num_classes, style_dim)`.
 
         Raises:
