@@ -68,8 +68,8 @@ def precision_recall(generated: Tensor, real: Tensor, *, num_neighbours: int = 3
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    # the direct form: the one by matrix products loses the small distances between neighbours
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    # by matrix products: in float64 they keep enough of the small distances between neighbours
+    return torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")
 
 
 def _reach(features: Tensor, num_neighbours: int) -> Tensor:
