@@ -1,7 +1,8 @@
 """What a run under Ray tells Prometheus: views, convergence, distances, times of shards.
 
 Ray's metrics agent exports every name with ``ray_`` before it, a counter with ``_total`` behind it and a
-histogram with ``_bucket``, ``_sum`` and ``_count``; `exported_names` lists them for dashboards.
+histogram with ``_bucket``, ``_sum`` and ``_count``; `exported_names` lists them for dashboards. Ray adds a
+histogram's sum up from the middles of its buckets, so that means have gauges of their own.
 """
 
 import logging
@@ -63,7 +64,12 @@ METRICS = {
             name="viewgen_distance",
             kind="histogram",
             description="Mean distance of an image's views from their anchor, in the encoder's space.",
-            boundaries=tuple(round(0.05 * step, 2) for step in range(1, 31)),
+            boundaries=(*(round(0.025 * step, 3) for step in range(1, 31)), 1.0, 1.25, 1.5, 1.75),
+        ),
+        MetricSpec(
+            name="viewgen_mean_distance",
+            kind="gauge",
+            description="Mean distance of the views of a worker's last shard from their anchors.",
         ),
         MetricSpec(
             name="viewgen_shard_seconds",
@@ -103,8 +109,10 @@ class ShardMetrics:
     def __init__(self, url: str, spec: CacheSpec) -> None:
         self._tags = _tag_values(url, spec)
         self._num_views = spec.num_views
-        names = ("views", "images", "views_per_second", "converged_share", "distance", "shard_seconds")
-        self._metrics = {name: _create(f"viewgen_{name}") for name in names}
+        in_driver = ("viewgen_shards_left", "viewgen_shard_failures")
+        self._metrics = {
+            name.removeprefix("viewgen_"): _create(name) for name in METRICS if name not in in_driver
+        }
 
     def record(self, commit: ShardCommit, distances: NDArray[np.float32]) -> None:
         """Record a committed shard; a failure here goes to the worker's log and costs no shard.
@@ -132,7 +140,10 @@ class ShardMetrics:
         metrics["views_per_second"].set(num_views / max(commit.seconds, 1e-6), tags=self._tags)
         metrics["converged_share"].set(ok / len(commit.status), tags=self._tags)
         metrics["shard_seconds"].observe(max(commit.seconds, 1e-6), tags=self._tags)
-        for distance in distances[np.isfinite(distances).all(axis=1)].mean(axis=1).tolist():
+        means = distances[np.isfinite(distances).all(axis=1)].mean(axis=1)
+        if len(means):
+            metrics["mean_distance"].set(float(means.mean()), tags=self._tags)
+        for distance in means.tolist():
             metrics["distance"].observe(distance, tags=self._tags)
 
 

@@ -55,10 +55,13 @@ def test_ray_exports_them_under_the_names_that_dashboards_use(shared_ray, make_s
     assert value("viewgen_images_total", 'status="failed"') == 2
     assert value("viewgen_views_per_second") == pytest.approx(8 / 4)
     assert value("viewgen_converged_share") == pytest.approx(0.6)
-    assert value("viewgen_shard_seconds_sum") == pytest.approx(8)
+    assert value("viewgen_mean_distance") == pytest.approx((0.32 + 0.29 + 0.51 + 0.3) / 4, abs=1e-6)
     assert value("viewgen_distance_count") == 8
-    assert value("viewgen_distance_sum") == pytest.approx(2 * (0.32 + 0.29 + 0.51 + 0.3), abs=1e-5)
-    assert value("viewgen_distance_bucket", 'le="0.3"') == 2, "0.29, twice; buckets are cumulative"
+    assert value("viewgen_distance_bucket", 'le="0.275"') == 0
+    assert value("viewgen_distance_bucket", 'le="0.4"') == 6, "all but 0.51, twice; buckets are cumulative"
+    assert value("viewgen_shard_seconds_count") == 2
+    assert value("viewgen_shard_seconds_bucket", 'le="2.0"') == 0
+    assert value("viewgen_shard_seconds_bucket", 'le="5.0"') == 2
     assert value("viewgen_shards_left") == 7
     assert value("viewgen_shard_failures_total", 'outcome="failed"') == 1
 
