@@ -10,6 +10,9 @@ import pytest
 
 from viewgen.store import CacheSpec, ShardCommit, Storage, commit_shard, create_cache, write_shard
 
+# Runs of the command under Ray serve no gallery, here and in the processes that tests start.
+os.environ["VIEWGEN_GALLERY"] = "0"
+
 Arrays = dict[str, np.ndarray]
 
 
