@@ -81,7 +81,7 @@ def draw_boundary(readers: dict[str, CacheReader]) -> None:
         colour = COLOURS[name.partition("-")[0]]
         reader = readers[name]
         distance = reader.distance[reader.rows].ravel()
-        left.hist(distance, np.linspace(0, 1.5, 76), histtype="step", lw=1.6, label=title, color=colour)
+        left.hist(distance, np.linspace(0, 0.8, 81), histtype="step", lw=1.6, label=title, color=colour)
         if name != "expert":
             _, counts = pairwise(reader)
             right.stairs(counts, PAIRWISE_BINS, lw=1.6, label=title, color=colour)
