@@ -156,7 +156,8 @@ def deploy(options: GalleryOptions) -> ServedGallery:
 
         host, port = _serve_address() or (options.host, choose_port(options.host, options.port))
         token = options.token if is_loopback(host) else options.token or new_token()
-        hosts = known_hosts(host, options.allow_hosts)
+        own_address = [] if is_loopback(host) else [_node_address()]
+        hosts = known_hosts(host, [*options.allow_hosts, *own_address])
         try:
             serve.start(
                 proxy_location="HeadOnly",
@@ -206,7 +207,7 @@ class BackgroundGallery:
             url = gallery_url(options, options.host, options.port)
             say(f"gallery: {url} (in some seconds and while the run lasts; this machine only, no login)")
         else:
-            self.check(seconds=120)
+            self.check(seconds=60)
 
     def check(self, seconds: float = 0) -> None:
         """Tell a failure; on a cluster, tell the address that Serve has there."""
@@ -297,9 +298,13 @@ def _build(options: GalleryOptions, hosts: list[str], token: str | None) -> Any:
 
 def _this_node() -> dict[str, float]:
     """Return the resources that keep a process where the cache's path means the same."""
+    return {f"node:{_node_address()}": 0.001}
+
+
+def _node_address() -> str:
     import ray
 
-    return {f"node:{ray.util.get_node_ip_address()}": 0.001}
+    return str(ray.util.get_node_ip_address())
 
 
 def _serve_address() -> tuple[str, int] | None:
