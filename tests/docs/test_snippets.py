@@ -1,7 +1,10 @@
 """Every Python snippet of the documentation runs, and viewgen takes every viewgen command in it."""
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -85,3 +88,41 @@ def test_a_wrong_command_is_noticed(check_command):
         check_command(["cache", "--dataset", "digits", "--epsilon", "0.3"])
     with pytest.raises(click.UsageError):
         check_command(["generate"])
+
+
+def test_the_tutorials_table(tmp_path):
+    for name, top1 in (("none", 0.97), ("A2", 0.98125)):
+        (tmp_path / name).mkdir()
+        document = {"top1": top1, "top1_sd": 0.0012, "knn5_top1": 0.9667}
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(document))
+    found = subprocess.run(
+        [sys.executable, ROOT / "docs/scripts/table.py", tmp_path / "none", tmp_path / "A2"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.splitlines()[2:] == [
+        "| none | 97.00 ± 0.12 | 96.67 |",
+        "| A2 | 98.12 ± 0.12 | 96.67 |",
+    ]
+
+
+def test_the_cost_of_a_cache(digits_cache):
+    """Storage exactly, work from FLOPs, and the updates of a finished cache."""
+    found = subprocess.run(
+        [sys.executable, ROOT / "docs/scripts/cost.py", "--dataset", "cifar10", "--images", "50000",
+         "--cache", digits_cache],
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    cost = json.loads(found.stdout)
+    assert cost["cache_gb"] == pytest.approx(50_000 * 8 * 3 * 32 * 32 / 1e9, rel=1e-3)
+    assert cost["shards"] == 98
+    assert cost["passes"] == 0, "expert views need no updates"
+    # no update: one forward pass, about half the FLOPs of an update
+    seconds = cost["computed_gpu_hours"] * 3600
+    assert seconds * 100e12 / (50_000 * 8 * cost["computed_gflop_per_update"] * 1e9) == pytest.approx(
+        0.5, 0.05
+    )
+    assert cost["measured_worker_seconds_per_view"] > 0
