@@ -200,7 +200,8 @@ class BackgroundGallery:
         self._options, self._own, self._say = options, own, say
         if own:
             options = dataclasses.replace(options, port=choose_port(options.host, options.port))
-        task = ray.remote(num_cpus=0, max_retries=0, resources=_this_node())(deploy)
+        # on a busy machine Ray gives up processes that take a minute to start
+        task = ray.remote(num_cpus=0, max_retries=3, retry_exceptions=True, resources=_this_node())(deploy)
         self._deployed: Any = task.remote(options)
         if own:
             assert options.port is not None
