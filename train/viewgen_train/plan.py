@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.errors import MissingFileError, UsageError
+from viewgen.errors import CacheMismatchError, MissingFileError, UsageError
+from viewgen.models import file_digest
 from viewgen.store import CacheReader, cache_folder
 from viewgen_train.caches import check_cache, find_cache, no_cache
 from viewgen_train.config import TrainConfig, train_config
@@ -116,12 +117,14 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
         )
     dataset = load_dataset(name, options.split, data_root=options.data_root)
     config = resolved_precision(train_config(dataset.name, options.settings), options.device)
-    cache, num_images = None, len(dataset)
+    cache, num_images, generator = None, len(dataset), None
     if url is not None:
         reader = CacheReader(url, options.storage_options)
         check_cache(reader, dataset, inversions=needs_codes, say=say)
         num_images = reader.spec.num_images
         cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
+        if needs_codes:
+            generator = _generator(dataset, reader, options)
         if num_images < len(dataset):
             say(f"the cache covers the first {num_images} of {len(dataset)} images; training on those")
     num_images = _limited(options.limit, num_images, len(dataset))
@@ -130,8 +133,7 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
             f"batch_size is {config.batch_size}, and there are {num_images} images; give a smaller one "
             "(--batch-size)"
         )
-    generator = _generator(dataset, options) if needs_codes else None
-    plan = TrainPlan(
+    return TrainPlan(
         config=config,
         dataset=dataset.name,
         split=dataset.split,
@@ -146,7 +148,6 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
         if options.memory_bytes is None
         else options.memory_bytes,
     )
-    return plan
 
 
 def _refuse_ignored(options: TrainOptions, config: TrainConfig) -> None:
@@ -226,7 +227,8 @@ def _limited(limit: int | None, num_images: int, whole: int) -> int:
     return limit
 
 
-def _generator(dataset: ImageDataset, options: TrainOptions) -> str:
+def _generator(dataset: ImageDataset, inversions: CacheReader, options: TrainOptions) -> str:
+    """Return the file of the generator whose codes the inversions are."""
     from viewgen_pretrained.hub import find_models
 
     overrides = {} if options.generator is None else {"generator": options.generator}
@@ -234,7 +236,16 @@ def _generator(dataset: ImageDataset, options: TrainOptions) -> str:
         found = find_models(dataset.name, {"generator"}, models_dir=options.models, overrides=overrides)
     except MissingFileError as error:
         raise MissingFileError(f"views made in the training step need the generator: {error}") from error
-    return str(found["generator"].absolute())
+    path = found["generator"].absolute()
+    theirs, ours = inversions.spec.models.get("generator"), file_digest(path)
+    if theirs != ours:
+        raise CacheMismatchError(
+            f"the inversions at {inversions.url} are codes of another generator than {path}:\n"
+            f"  theirs has {theirs}, this file {ours}\n"
+            "give theirs with --generator, or codes of this one with --inversions URL (`viewgen cache "
+            f"--dataset {dataset.name} --method invert --out URL` makes them)"
+        )
+    return str(path)
 
 
 def _default_out(dataset: ImageDataset, config: TrainConfig, cache: Mapping[str, str] | None) -> str:

@@ -52,7 +52,7 @@ class TrainResult:
 
     def lines(self) -> list[str]:
         """Return what is known, for people."""
-        lines = [f"{self.epochs} epochs, loss {self.loss:.4f}"]
+        lines = [f"{self.epochs} epoch{'s' * (self.epochs > 1)}, loss {self.loss:.4f}"]
         if self.images_per_second == self.images_per_second:
             lines[0] += f", {self.images_per_second:.0f} images per second"
         if self.top1 == self.top1:
@@ -209,6 +209,7 @@ def _result(
     if evaluate:
         from viewgen_train.evaluate import evaluate as evaluate_run
 
+        say("measuring linear probes and nearest neighbours")
         try:
             found = evaluate_run(plan.out, data_root=plan.data_root, device=device)
         except (UsageError, DataError) as error:

@@ -8,7 +8,7 @@ import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, DataError, UsageError
-from viewgen.models import file_digest, load_model
+from viewgen.models import load_model
 from viewgen.store import CacheReader
 from viewgen.stylegan2 import Generator
 from viewgen_train.batches import BlockOrder, FullOrder, RowOrder
@@ -155,11 +155,6 @@ def _generated(
         buffer = ShardBuffer(reader, 2 * BUFFER_SHARDS + 2, device)
         return CachedViews(config, reader, num_images, buffer), blocks, 0
     assert plan.generator is not None
-    if spec.models.get("generator") != file_digest(plan.generator):
-        raise CacheMismatchError(
-            f"the inversions at {reader.url} are codes of another generator than {plan.generator} "
-            f"({spec.models.get('generator')} there); give theirs with --generator or --models"
-        )
     g = cast(Generator, load_model(plan.generator, "generator", device))
     codes = Codes(reader, num_images, device, free)
     if config.generated == "online":
