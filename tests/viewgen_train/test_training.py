@@ -1,5 +1,6 @@
 """`train` and `viewgen train`: which cache is taken or refused, settings, and what comes out."""
 
+import fcntl
 import json
 import os
 import time
@@ -17,6 +18,7 @@ from viewgen.errors import (
     CacheMismatchError,
     CorruptDataError,
     IncompleteError,
+    LeaseError,
     MissingFileError,
     UsageError,
     ViewgenError,
@@ -305,6 +307,11 @@ def test_the_command_trains_evaluates_and_says_so_in_json(tiny, tiny_cache, tiny
         cli, [*words, "--set", "alpha=0.1", "--overwrite", "--no-evaluate"], catch_exceptions=False
     )
     assert open_run(out).config.alpha == 0.1
+    with open(out / ".lock") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(LeaseError, match="another process trains"):
+            CliRunner().invoke(cli, [*words, "--overwrite"], catch_exceptions=False)
+    assert (out / "last.safetensors").exists()
     assert json.loads(fresh.stdout)["top1"] is None
 
 

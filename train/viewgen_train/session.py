@@ -29,7 +29,7 @@ from viewgen.malloc import keep_freed_memory
 from viewgen.picture import write_png
 from viewgen.randomness import addressed_seed
 
-__all__ = ["Observer", "Trainer", "TrainingDivergedError", "run_training"]
+__all__ = ["Observer", "Trainer", "TrainingDivergedError", "only_run", "run_training"]
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -104,7 +104,7 @@ class Trainer(ABC):
 
 
 @contextmanager
-def _only_run(folder: Path) -> Iterator[None]:
+def only_run(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which the system frees if the process dies."""
     with open(folder / ".lock", "w") as handle:
         try:
@@ -239,7 +239,7 @@ def run_training(
     keep_freed_memory()
     folder = folder or out / f"{trainer.kind}-training"
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_run(folder) if writes else nullcontext():
+    with only_run(folder) if writes else nullcontext():
         return _run(
             trainer,
             folder,

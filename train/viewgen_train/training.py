@@ -15,7 +15,7 @@ from viewgen.errors import DataError, UsageError
 from viewgen_train.curves import TENSORBOARD
 from viewgen_train.plan import TrainOptions, TrainPlan, make_plan
 from viewgen_train.run import CONFIG, CURVES
-from viewgen_train.session import CHECKPOINT
+from viewgen_train.session import CHECKPOINT, only_run
 from viewgen_train.weights import BEST, LAST
 from viewgen_train.worker import train_worker
 
@@ -156,7 +156,8 @@ def train(
     folder = Path(plan.out)
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
-        _forget(folder)
+        with only_run(folder):
+            _forget(folder)
     say(f"{plan.dataset}, {plan.config.assimilation}, {plan.num_steps} steps; the run is in {folder}")
     num_workers = gpus or workers or 1
     arguments = {"plan": plan, "device": device, "checkpoint_seconds": checkpoint_seconds}
