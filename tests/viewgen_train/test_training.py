@@ -252,7 +252,7 @@ def test_impossible_settings_are_refused(settings, message):
         train_config("digits", settings)
 
 
-def test_options_that_would_be_ignored_are_refused(plan_of, tiny_cache, tiny):
+def test_options_that_would_be_ignored_are_refused(plan_of, tiny_cache, tiny, tiny_root):
     expert = {"assimilation": "none"}
     with pytest.raises(UsageError, match="--cache is given, but the views come from 'expert'"):
         plan_of(dataset=tiny.name, cache=tiny_cache, settings=expert)
@@ -262,6 +262,8 @@ def test_options_that_would_be_ignored_are_refused(plan_of, tiny_cache, tiny):
         plan_of(settings=expert)
     with pytest.raises(UsageError, match="batch_size is 22, and there are 21 images"):
         plan_of(cache=tiny_cache, settings={"batch_size": 22})
+    with pytest.raises(UsageError, match="batch_size is 8, which 3 workers cannot share equally"):
+        train(cache=tiny_cache, workers=3, settings=SMALL, data_root=tiny_root, quiet=True)
     with pytest.raises(UsageError, match=r"--gpus and --workers"):
         train(tiny.name, gpus=1, workers=1)
 

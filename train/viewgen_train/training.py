@@ -153,13 +153,18 @@ def train(
         memory_bytes=memory_bytes,
     )
     plan = make_plan(options, say)
+    num_workers = gpus or workers or 1
+    if plan.config.batch_size % num_workers:
+        raise UsageError(
+            f"batch_size is {plan.config.batch_size}, which {num_workers} workers cannot share equally; give "
+            "a multiple (--batch-size)"
+        )
     folder = Path(plan.out)
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
         with only_run(folder):
             _forget(folder)
     say(f"{plan.dataset}, {plan.config.assimilation}, {plan.num_steps} steps; the run is in {folder}")
-    num_workers = gpus or workers or 1
     arguments = {"plan": plan, "device": device, "checkpoint_seconds": checkpoint_seconds}
     if num_workers > 1:
         from viewgen_train.launch import distribute

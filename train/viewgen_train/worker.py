@@ -80,11 +80,6 @@ def _write_config(plan: TrainPlan, folder: Path) -> None:
 def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> AssimilationTrainer:
     """Return the trainer of a plan: network, data, views."""
     config = plan.config
-    if config.batch_size % world.size:
-        raise UsageError(
-            f"batch_size is {config.batch_size}, which {world.size} workers cannot share equally; give a "
-            "multiple (--batch-size)"
-        )
     dataset = load_dataset(plan.dataset, plan.split, data_root=plan.data_root)
     if dataset.digest != plan.digest:
         raise DataError(
