@@ -11,7 +11,7 @@ from viewgen_pipelines.gallery.sources import CacheSource
 from viewgen_pipelines.gallery.static_site import write_static
 from viewgen_pipelines.lease import Lease
 
-SECONDS = 30
+SECONDS = 60
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_order_and_filters_change_what_is_shown(browser, site, cache):
     snapshot = CacheIndex(cache.url).snapshot()
     browser.get(f"{site.url}/images.html")
     assert rows_shown(browser) == list(range(24))
-    for sort in ("-distance", "miss", "-error", "steps"):
+    for sort in ("-distance", "-error", "steps"):
         choose(browser, "sort", sort)
         assert rows_shown(browser) == select(snapshot, Query(sort=sort)).tolist()[:24]
     choose(browser, "class", "2")
