@@ -1,0 +1,269 @@
+"""Ways to a code for an image: the inverter alone, in-domain refinement, optimisation from the mean latent.
+
+All of them invert the same held-out images in turn. "in-domain refinement" is what `viewgen cache` does by
+the data set's recipe; other lengths of it show what a step buys. "without domain term" leaves out
+λ_d·‖e(x) − e(g(w))‖². "plain optimisation" knows no inverter: it starts at the mean latent and minimises the
+pixel error alone, as GAN projection does, with as many steps as the refinement and with more. Every image
+stops on its own by the same rule.
+
+Error and feature distance are those of the stored 8-bit reconstruction. A code's drift is the root mean
+square of w − e(g(w)): small where the code lies in the domain that the inverter knows. What codes are for
+shows in views: the last column is the kernel distance (encoder features) of their W-perturb views from
+training images.
+
+    python benchmarks/inversion.py
+    python benchmarks/inversion.py --dataset digits --dataset fashion-mnist --page docs/inversion.md
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from measure import interleave, ratio, write_result
+from torch import Tensor
+
+from viewgen.datasets import load_dataset
+from viewgen.errors import MissingFileError
+from viewgen.images import to_model
+from viewgen.inversion import InversionProblem, InvertConfig, invert_images
+from viewgen.inverter import class_labels
+from viewgen.malloc import keep_freed_memory
+from viewgen.models import Models, file_digest, load_models
+from viewgen.perceptual import build_perceptual, resolve_perceptual
+from viewgen.perturb import WPerturbConfig
+from viewgen.recipes import recipe
+from viewgen.search import initial_codes, project, render
+from viewgen_pretrained.hub import find_models
+from viewgen_pretrained.quality import kernel_distance
+from viewgen_train.neighbours import knn_accuracy
+
+AT_ONCE = 32
+PLAIN_STEPS = (50, 200)
+NUM_VIEWS = 8
+HEADS = (
+    "way",
+    "steps",
+    "error (MSE)",
+    "PSNR, dB",
+    "feature distance",
+    "5-NN",
+    "seconds per image",
+    "drift",
+    "views' distance",
+)
+
+
+class FromMeanLatent(InversionProblem):
+    """Starts every image at the generator's mean latent."""
+
+    def start(self, rows: Tensor) -> Tensor:
+        """Return the mean latent for every layer of every image, `(A, 1, L, D)`."""
+        first = super().start(rows)
+        return self.generator.latent_avg.expand_as(first).clone()
+
+
+class Images:
+    """Held-out images of a data set and the networks for them."""
+
+    def __init__(self, dataset: str, num_images: int, models_dir: str | None) -> None:
+        kinds = {"generator", "discriminator", "inverter", "encoder"}
+        paths = find_models(dataset, kinds, models_dir=models_dir)
+        self.digests = {kind: file_digest(path) for kind, path in paths.items()}
+        self.models: Models = load_models(paths, "cpu")
+        self.train, self.test = load_dataset(dataset, "train"), load_dataset(dataset, "test")
+        rows = torch.arange(min(num_images, len(self.test))) * len(self.test) // num_images
+        self.images = to_model(torch.from_numpy(self.test.images(rows.numpy())))
+        self.targets = torch.from_numpy(self.test.labels(rows.numpy()))
+        values = recipe(dataset, "invert")
+        name = resolve_perceptual(values.get("perceptual", "auto"), has_discriminator=True)
+        self.config = InvertConfig(**{**values, "perceptual": name})
+        self.perceptual = build_perceptual(name, self.models.discriminator, self.models.device)
+
+    def invert(self, config: InvertConfig, problem_class: type[InversionProblem] = InversionProblem) -> Any:
+        """Return codes `(N, L, D)` and the mean number of steps."""
+        generator, inverter = self.models.generator, self.models.inverter
+        assert generator is not None
+        perceptual = self.perceptual if config.perceptual_weight else None
+        labels = class_labels(self.targets, generator.config.num_classes)
+        problem = problem_class(generator, inverter, perceptual, self.images, config, AT_ONCE, labels)
+        found = invert_images(problem, AT_ONCE, AT_ONCE)
+        return found.w[:, 0], float(found.steps.double().mean())
+
+    @torch.no_grad()
+    def measure(self, codes: Tensor, steps: float) -> dict[str, float]:
+        """Return the qualities of codes."""
+        generator, encoder = self.models.generator, self.models.encoder
+        assert generator is not None
+        assert encoder is not None
+        made = render(generator, codes, AT_ONCE)
+        error = (to_model(made) - self.images).square().mean(dim=(1, 2, 3))
+        features, originals = project(encoder, made, AT_ONCE), encoder(self.images)
+        if not hasattr(self, "known"):
+            every = (
+                torch.arange(min(len(self.train), 10_000)) * len(self.train) // min(len(self.train), 10_000)
+            )
+            parts = [self.train.images(part.numpy()) for part in every.split(256)]
+            self.known = torch.cat([encoder.embed(to_model(torch.from_numpy(part))) for part in parts])
+            self.known_labels = torch.from_numpy(self.train.labels(every.numpy()))
+        embedded = torch.cat([encoder.embed(to_model(part)) for part in made.split(256)])
+        return {
+            "steps": steps,
+            "mse": float(error.mean()),
+            "psnr_db": float((10 * torch.log10(4 / error.clamp_min(1e-12))).mean()),
+            "feature_distance": float((features - originals).norm(dim=1).mean()),
+            "knn5_top1": knn_accuracy(self.known, self.known_labels, embedded, self.targets),
+            "drift": float((codes - self.inverted(made)).square().mean().sqrt()),
+            "views_distance": self.views_distance(codes),
+        }
+
+    def inverted(self, made: Tensor) -> Tensor:
+        """Return e(g(w)) of storage images."""
+        inverter = self.models.inverter
+        assert inverter is not None
+        labels = class_labels(self.targets, inverter.config.num_classes)
+        codes: Tensor = inverter(to_model(made), labels)
+        return codes
+
+    def views_distance(self, codes: Tensor) -> float:
+        """Return the kernel distance between W-perturb views of the codes and training images."""
+        generator, encoder = self.models.generator, self.models.encoder
+        assert generator is not None
+        assert encoder is not None
+        sigma = WPerturbConfig(**recipe(self.test.name, "wperturb")).sigma
+        ids = torch.arange(len(codes))
+        moved = initial_codes(codes, ids, NUM_VIEWS, noise=sigma, seed=0, stage="wperturb")
+        views = render(generator, moved.flatten(0, 1), AT_ONCE)
+        features = torch.cat([encoder.embed(to_model(part)) for part in views.split(256)])
+        return kernel_distance(features, self.known)
+
+    @torch.no_grad()
+    def references(self) -> dict[str, float]:
+        """Return the 5-NN accuracy of the images themselves, and their kernel distance."""
+        encoder = self.models.encoder
+        assert encoder is not None
+        embedded = encoder.embed(self.images)
+        return {
+            "knn5_top1_of_originals": knn_accuracy(self.known, self.known_labels, embedded, self.targets),
+            "distance_of_originals": kernel_distance(embedded, self.known),
+        }
+
+    def ways(self) -> dict[str, Callable[[], tuple[Tensor, float]]]:
+        """Return the contenders."""
+        base = self.config
+
+        def refined(**changes: Any) -> Callable[[], Any]:
+            return lambda: self.invert(dataclasses.replace(base, **changes))
+
+        def plain(steps: int) -> Callable[[], Any]:
+            config = dataclasses.replace(base, max_steps=steps, domain_weight=0.0, perceptual_weight=0.0)
+            return lambda: self.invert(config, FromMeanLatent)
+
+        found = {"inverter alone": refined(max_steps=0), "in-domain refinement (default)": refined()}
+        for factor in (0.5, 2, 4):
+            steps = round(base.max_steps * factor)
+            found[f"in-domain refinement, {steps} steps"] = refined(max_steps=steps)
+        found["refinement without domain term"] = refined(domain_weight=0.0)
+        for steps in (base.max_steps, *(s for s in PLAIN_STEPS if s > base.max_steps)):
+            found[f"plain optimisation, {steps} steps"] = plain(steps)
+        return found
+
+
+def compare(dataset: str, num_images: int, rounds: int, models_dir: str | None) -> dict[str, Any]:
+    """Invert the same images in every way, in turn."""
+    images = Images(dataset, num_images, models_dir)
+    outcomes: dict[str, tuple[Tensor, float]] = {}
+
+    def keeping(name: str, run: Callable[[], tuple[Tensor, float]]) -> Callable[[], None]:
+        def call() -> None:
+            outcomes[name] = run()
+
+        return call
+
+    ways = images.ways()
+    seconds = interleave({name: keeping(name, run) for name, run in ways.items()}, rounds, warm_up=0)
+    count = len(images.images)
+    rows = {
+        name: {
+            **images.measure(*outcomes[name]),
+            "seconds_per_image": sorted(seconds[name])[len(seconds[name]) // 2] / count,
+        }
+        for name in ways
+    }
+    default = seconds["in-domain refinement (default)"]
+    ratios = {
+        f"{dataset}, time: {name} / default": ratio(seconds[name], default)
+        for name in ways
+        if "(default)" not in name
+    }
+    return {
+        "images": count,
+        "config": dataclasses.asdict(images.config),
+        "networks": images.digests,
+        "rows": rows,
+        "ratios": ratios,
+        **images.references(),
+    }
+
+
+def table(dataset: str, found: dict[str, Any]) -> str:
+    """Return a data set's table in Markdown."""
+    lines = [
+        f"| {' | '.join(HEADS)} |",
+        "|---|" + "---:|" * (len(HEADS) - 1),
+    ]
+    for name, row in found["rows"].items():
+        numbers = (
+            f"{row['steps']:.1f}",
+            f"{row['mse']:.4f}",
+            f"{row['psnr_db']:.1f}",
+            f"{row['feature_distance']:.3f}",
+            f"{100 * row['knn5_top1']:.1f} %",
+            f"{row['seconds_per_image']:.3f}",
+            f"{row['drift']:.2f}",
+            f"{row['views_distance']:.3f}",
+        )
+        lines.append(f"| {name} | {' | '.join(numbers)} |")
+    return (
+        f"## {dataset}\n\n{found['images']} images of the test split; learning rate "
+        f"{found['config']['learning_rate']}, perceptual term: {found['config']['perceptual']}. 5-NN on the "
+        f"originals: {100 * found['knn5_top1_of_originals']:.1f} %; their own kernel distance from training "
+        f"images: {found['distance_of_originals']:.3f}.\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+@click.command()
+@click.option("--dataset", "datasets", multiple=True, default=("digits",), show_default=True)
+@click.option("--models", default=None, help="Folder of the networks, for a single data set.")
+@click.option("--images", default=64, show_default=True, help="Held-out images of each data set.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option(
+    "--page", default=None, type=click.Path(path_type=Path), help="Replace the tables of this page."
+)
+def main(datasets: tuple[str, ...], models: str | None, images: int, rounds: int, page: Path | None) -> None:
+    """Measure, print and write the result file."""
+    torch.manual_seed(0)
+    keep_freed_memory()
+    results = {}
+    for dataset in datasets:
+        try:
+            results[dataset] = compare(dataset, images, rounds, models)
+        except MissingFileError as error:
+            click.echo(f"{dataset} is left out: {str(error).splitlines()[0]}")
+            continue
+        click.echo(table(dataset, results[dataset]))
+    if not results:
+        raise SystemExit(1)
+    ratios = {name: value for found in results.values() for name, value in found.pop("ratios").items()}
+    path = write_result("inversion", {"ratios": ratios, "datasets": results}, ("torch", "torchvision"))
+    click.echo(f"written: {path}")
+    if page is not None:
+        head, marker, _ = page.read_text(encoding="utf-8").partition("<!-- tables -->")
+        tables = "\n".join(table(dataset, found) for dataset, found in results.items())
+        page.write_text(f"{head}{marker}\n\n{tables}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
