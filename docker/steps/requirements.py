@@ -1,4 +1,4 @@
-"""Print the requirements of a pyproject.toml and of some of its extras: ``requirements.py FILE [EXTRA...]``."""
+"""Print the requirements of a pyproject.toml and of some extras: ``requirements.py FILE [EXTRA...]``."""
 
 import re
 import sys

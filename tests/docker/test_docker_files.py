@@ -20,7 +20,7 @@ from manifest_models import Compose, RayCluster, RayJob  # noqa: E402
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = ("Dockerfile", "Dockerfile.train")
-SCRIPTS = sorted([*DOCKER.glob("steps/*.sh"), *DOCKER.glob("bin/*")])
+SCRIPTS = sorted([*DOCKER.glob("steps/*.sh"), DOCKER / "bin/ray-node", DOCKER / "bin/healthy"])
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
@@ -132,6 +132,11 @@ def test_wrong_use_of_the_scripts_is_refused(tmp_path):
     assert "usage" in run(DOCKER / "bin/ray-node", "both", RAY_AUTH_TOKEN="t").stderr
     assert "HOST:PORT of its head" in run(DOCKER / "bin/ray-node", "worker", RAY_AUTH_TOKEN="t").stderr
     assert "RAY_API_SERVER_ADDRESS" in run(DOCKER / "bin/submit", "cache").stderr
+    # a node that was started and does not answer is not well
+    (tmp_path / "ray-node").touch()
+    sick = run(DOCKER / "bin/healthy", RAY_TMPDIR=str(tmp_path), RAY_AUTH_TOKEN="t", RAY_AGENT_PORT="9")
+    assert sick.returncode != 0
+    assert "does not answer" in sick.stderr
 
 
 def test_compose(check_command):
