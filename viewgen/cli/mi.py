@@ -79,6 +79,15 @@ def mi(as_json: bool, **options: Any) -> None:
         from viewgen_pipelines.mi_report import alignment_table, table
 
         Console().print(table(result.pairs, result.estimator, bits=options["bits"]))
+        if any(
+            bound.saturated
+            for pair in result.pairs
+            if pair.estimate
+            for bound in pair.estimate.bounds.values()
+        ):
+            click.echo(
+                "* within 1 nat of InfoNCE's ceiling, the logarithm of the batch size: at least so much"
+            )
         if (beside := alignment_table(result.pairs)) is not None:
             Console().print("\nunder the encoder", beside, "", sep="\n")
         click.echo(f"{result.num_images:,} images; table and plot: {result.url}/mi.csv, {result.url}/mi.png")
