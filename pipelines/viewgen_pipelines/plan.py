@@ -318,7 +318,8 @@ def _model_paths(method: MethodSpec, options: CacheOptions, dataset_name: str) -
     overrides: dict[str, str | Path] = {kind: path for kind, path in options.networks.items() if path}
     if options.models is not None and "://" in options.models:
         folder = options.models.rstrip("/")
-        overrides = {kind: f"{folder}/{kind}.safetensors" for kind in needs} | overrides
+        for kind in needs:
+            overrides.setdefault(kind, f"{folder}/{kind}.safetensors")
     for kind, path in overrides.items():
         if "://" in str(path):
             overrides[kind] = download(str(path), options.storage_options, options.data_root)
