@@ -42,6 +42,7 @@ class Cluster:
 
     def __init__(self, folder: Path, s3_options: dict[str, Any] | None = None) -> None:
         self.folder = folder
+        (folder / "ray-node").touch()  # `healthy` asks for a node even before one is up
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.ports = {name: str(free_port()) for name in ("RAY_PORT", "RAY_DASHBOARD_PORT")}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
