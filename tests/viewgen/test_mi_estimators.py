@@ -87,7 +87,7 @@ def test_unweighted_estimate_of_a_bound_is_its_objective(name, scores):
 
 
 def test_smile_clips_the_exponential_and_not_the_joint_mean(scores):
-    smile = build_estimator("smile", batch_size=8, ema_rate=0.01, clip=0.5)
+    smile = build_estimator("smile", batch_size=8, ema_rate=0.01, num_warm_up=0, clip=0.5)
     found = float(smile.estimate([scores], [torch.ones(1, 8, dtype=torch.float64)]))
     clipped = mean_over_marginals(scores, lambda t: math.exp(min(max(t, -0.5), 0.5)))
     assert found == pytest.approx(mean_over_joint(scores, lambda t: t) - math.log(clipped), abs=1e-12)
@@ -125,6 +125,16 @@ def test_infonce_leaves_out_an_incomplete_batch_and_another_one_in_every_draw():
     expected = (infonce.objective(first) + infonce.objective(second)) / 2
     found = infonce.estimate([scores], [torch.ones(1, 11, dtype=torch.float64)])
     assert float(found) == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_mine_warms_up_on_the_jensen_shannon_objective(scores):
+    mine = Mine(num_warm_up=2)
+    joint = mean_over_joint(scores[:1], lambda t: math.log1p(math.exp(-t)))
+    expected = joint + mean_over_marginals(scores[:1], lambda t: math.log1p(math.exp(t)))
+    for _ in range(2):
+        assert float(mine.loss(scores[0])) == pytest.approx(expected, abs=1e-12)
+    assert float(mine.loss(scores[0])) == pytest.approx(float(Mine().loss(scores[0])), abs=1e-12)
+    assert CONFIG.build("mine").num_warm_up == round(CONFIG.num_steps / 2)
 
 
 def test_mine_divides_the_gradient_by_the_moving_average():

@@ -38,6 +38,16 @@ def derangements(scores: Tensor) -> Tensor:
     return flat[..., :-1].reshape(*scores.shape[:-1], size - 1)
 
 
+def jensen_shannon_loss(scores: Tensor) -> Tensor:
+    """Return the cross-entropy of telling joint from deranged pairs; the log density ratio minimises it.
+
+    Args:
+        scores: of one or more batches, `(..., B, B)`.
+    """
+    joint = F.softplus(-scores.diagonal(dim1=-2, dim2=-1)).mean()
+    return joint + F.softplus(derangements(scores)).mean()
+
+
 def log_mean_exp(values: Tensor) -> Tensor:
     """Return the logarithm of the mean exponential of all entries."""
     return torch.logsumexp(values.flatten(), 0) - math.log(values.numel())
@@ -113,17 +123,22 @@ class Mine(_PartitionEstimator):
     """The Donsker–Varadhan bound; the gradient's denominator is a moving average (eq. 12 of Belghazi et al.).
 
     The gradient of ln E_q[e^T] over a batch is biased, since the batch's own mean divides it; a moving
-    average of that mean takes its place.
+    average of that mean takes its place. Few pairs of a batch carry that mean where views share much, and a
+    network that starts on it may never find them, so the first updates follow the Jensen–Shannon objective,
+    which has the same optimum up to a constant and a bounded gradient.
 
     Args:
         ema_rate: weight of the newest batch in the moving average; the first batches are averaged evenly.
+        num_warm_up: updates on the Jensen–Shannon objective.
     """
 
     name = "mine"
     title = "MINE"
 
-    def __init__(self, ema_rate: float = 0.01) -> None:
+    def __init__(self, ema_rate: float = 0.01, num_warm_up: int = 0) -> None:
         self.ema_rate = ema_rate
+        self.num_warm_up = num_warm_up
+        self._num_warmed_up = 0
         self._num_batches = 0
         self._log_average = torch.zeros(())
 
@@ -131,6 +146,9 @@ class Mine(_PartitionEstimator):
         return joint - log_partition
 
     def loss(self, scores: Tensor) -> Tensor:
+        if self._num_warmed_up < self.num_warm_up:
+            self._num_warmed_up += 1
+            return jensen_shannon_loss(scores)
         marginal = derangements(scores)
         newest = log_mean_exp(marginal.detach())
         self._num_batches += 1
@@ -177,8 +195,7 @@ class Smile(_PartitionEstimator):
         return joint - log_partition
 
     def objective(self, scores: Tensor) -> Tensor:
-        joint = F.softplus(-scores.diagonal(dim1=-2, dim2=-1)).mean()
-        return -joint - F.softplus(derangements(scores)).mean()
+        return -jensen_shannon_loss(scores)
 
     def offset(self, scores: Tensor) -> Tensor:
         joint, marginal = scores.diagonal(dim1=-2, dim2=-1).flatten(), derangements(scores).flatten()
@@ -240,13 +257,16 @@ class InfoNCE(Estimator):
 ESTIMATORS: dict[str, type[Estimator]] = {kind.name: kind for kind in (Mine, InfoNCE, Nwj, Smile)}
 
 
-def build_estimator(name: str, *, batch_size: int, ema_rate: float, clip: float) -> Estimator:
+def build_estimator(
+    name: str, *, batch_size: int, ema_rate: float, num_warm_up: int, clip: float
+) -> Estimator:
     """Return a new estimator.
 
     Args:
         name: one of `ESTIMATORS`.
         batch_size: K of InfoNCE.
         ema_rate: of MINE's moving average.
+        num_warm_up: of MINE's updates.
         clip: τ of SMILE.
 
     Raises:
@@ -257,7 +277,7 @@ def build_estimator(name: str, *, batch_size: int, ema_rate: float, clip: float)
             f"no estimator {name!r}{nearest_name(name, ESTIMATORS)} (known: {', '.join(ESTIMATORS)})"
         )
     if name == Mine.name:
-        return Mine(ema_rate)
+        return Mine(ema_rate, num_warm_up)
     if name == InfoNCE.name:
         return InfoNCE(batch_size)
     return Smile(clip) if name == Smile.name else Nwj()

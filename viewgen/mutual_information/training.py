@@ -49,6 +49,7 @@ class MIConfig:
         num_resamplings: of the bootstrap.
         confidence: of the interval.
         ema_rate: of MINE's moving average.
+        warm_up_share: share of MINE's updates that follow the Jensen–Shannon objective first.
         clip: τ of SMILE, in nats.
         width: channels of the image trunk's stem.
         shared_trunk: one trunk for both images, or one for each.
@@ -66,6 +67,7 @@ class MIConfig:
     num_resamplings: int = 500
     confidence: float = 0.95
     ema_rate: float = 0.01
+    warm_up_share: float = 0.5
     clip: float = 5.0
     width: int = 16
     shared_trunk: bool = True
@@ -84,6 +86,8 @@ class MIConfig:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
         if self.held_out_share + self.validation_share >= 1:
             raise UsageError("held_out_share and validation_share leave no images to train on")
+        if not 0 <= self.warm_up_share < 1:
+            raise UsageError(f"warm_up_share is {self.warm_up_share}; expected at least 0, below 1")
         if not 0 < self.ema_rate <= 1:
             raise UsageError(f"ema_rate is {self.ema_rate}; expected more than 0, at most 1")
         if not self.learning_rate > 0 or not self.clip > 0:
@@ -91,7 +95,13 @@ class MIConfig:
 
     def build(self, estimator: str) -> Estimator:
         """Return a new estimator of these settings."""
-        return build_estimator(estimator, batch_size=self.batch_size, ema_rate=self.ema_rate, clip=self.clip)
+        return build_estimator(
+            estimator,
+            batch_size=self.batch_size,
+            ema_rate=self.ema_rate,
+            num_warm_up=round(self.num_steps * self.warm_up_share),
+            clip=self.clip,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
