@@ -36,7 +36,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 # Ratios of interleaved runs, and docs/benchmarks.md made of all results.
-BENCHMARKS := cache_reads search workers
+BENCHMARKS := cache_reads search workers augmentation evaluation
 bench: $(VENV)/installed-dev
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/table.py
