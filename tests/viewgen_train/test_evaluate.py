@@ -131,7 +131,7 @@ def test_an_encoder_file_will_do(run, pictures, data_root, tmp_path):
     for key in ("top1_per_seed", "knn"):
         assert found[key] == of_run[key]
     assert (found["epochs"], found["loss"]) == (None, None)
-    (result,) = tmp_path.glob("f.evaluation-*pictures0.json")
+    (result,) = tmp_path.glob("f.evaluation-*pictures*.json")
     assert json.loads(result.read_text()) == found
     # a file that says what it was trained on
     save_model(make_encoder(), path, notes={"dataset": f"folder:{pictures}"})
