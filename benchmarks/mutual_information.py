@@ -43,6 +43,7 @@ def measure(dimension: int, nats: float, num_pairs: int, num_steps: int) -> dict
             estimator=trained,
             num_steps=num_steps,
             learning_rate=5e-3,
+            warm_up_share=0.5,
             validation_share=0.05,
             held_out_share=0.4,
         )

@@ -10,7 +10,7 @@ from viewgen.errors import DataError
 from viewgen.mutual_information import ArrayPairs, MIConfig, MIEstimate, estimate_mutual_information
 from viewgen.mutual_information.training import split_images
 
-VECTORS = {"learning_rate": 5e-3, "num_checks": 5, "num_resamplings": 100}
+VECTORS = {"learning_rate": 5e-3, "warm_up_share": 0.5, "num_checks": 5, "num_resamplings": 100}
 SMALL = MIConfig(batch_size=16, num_steps=4, num_resamplings=40, width=2)
 
 

@@ -134,7 +134,8 @@ def test_mine_warms_up_on_the_jensen_shannon_objective(scores):
     for _ in range(2):
         assert float(mine.loss(scores[0])) == pytest.approx(expected, abs=1e-12)
     assert float(mine.loss(scores[0])) == pytest.approx(float(Mine().loss(scores[0])), abs=1e-12)
-    assert CONFIG.build("mine").num_warm_up == round(CONFIG.num_steps / 2)
+    config = MIConfig(num_steps=10, warm_up_share=0.3)
+    assert (config.build("mine").num_warm_up, CONFIG.build("mine").num_warm_up) == (3, 0)
 
 
 def test_mine_divides_the_gradient_by_the_moving_average():
