@@ -1,17 +1,15 @@
 """``viewgen cache``."""
 
 import signal
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from viewgen.cli import print_json
+from viewgen.cli.options import add_options
 from viewgen.cli.storage_option import storage_option
 
 __all__ = ["cache"]
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Boundary(click.ParamType[float | str]):
@@ -84,14 +82,8 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def _add_options(command: _Command) -> _Command:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 @click.command()
-@_add_options
+@add_options(_OPTIONS)
 @storage_option
 def cache(as_json: bool, **options: Any) -> None:
     """Generate views of a data set and store them in a Zarr cache.

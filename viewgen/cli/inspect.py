@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
+from viewgen.cli.options import add_options
 from viewgen.cli.storage_option import storage_option
 
 __all__ = ["inspect"]
@@ -27,15 +28,9 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def _add_options(command: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 @click.command()
 @click.argument("url")
-@_add_options
+@add_options(_OPTIONS)
 @storage_option
 def inspect(url: str, as_json: bool, **options: Any) -> None:
     """Look at the cache at URL in a browser; it may still be growing.

@@ -1,17 +1,16 @@
 """``viewgen mi``."""
 
 import signal
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from viewgen.cli import print_json
+from viewgen.cli.options import add_options
 from viewgen.cli.storage_option import storage_option
 
 __all__ = ["mi"]
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _option = click.option
 _OPTIONS = (
@@ -43,14 +42,8 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def _add_options(command: _Command) -> _Command:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 @click.command()
-@_add_options
+@add_options(_OPTIONS)
 @storage_option
 def mi(as_json: bool, **options: Any) -> None:
     """Estimate how much information views share, in nats, on images held out from training.

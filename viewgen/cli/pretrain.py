@@ -1,6 +1,5 @@
 """``viewgen pretrain``: train the networks that a cache needs."""
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,42 +9,26 @@ import click
 
 from viewgen.cli import print_json
 from viewgen.cli.device import usable_device
+from viewgen.cli.options import add_options, parse_settings
 
 __all__ = ["pretrain"]
 
 
-def _settings(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, text = pair.partition("=")
-        if not separator:
-            raise click.BadParameter(f"{pair!r} is not NAME=VALUE")
-        try:
-            values[name] = json.loads(text)
-        except json.JSONDecodeError:
-            values[name] = text
-    return values
-
-
-def _common(function: Callable[..., None]) -> Callable[..., None]:
-    options = [
-        click.option("--dataset", required=True, help="Data set; `viewgen datasets` lists them."),
-        click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
-                     help="Run folder."),
-        click.option("--split", default="train", show_default=True, help="Images to train on."),
-        click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are."),
-        click.option("--seed", default=0, show_default=True),
-        click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE",
-                     help="A training setting that differs from the data set's recipe; repeatable."),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
-        click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
-                     show_default=True, help="Storage type of the weights."),
-        click.option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
-        click.option("--json", "as_json", is_flag=True, help="Print the model card as one JSON object."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        function = option(function)
-    return function
+_COMMON = (
+    click.option("--dataset", required=True, help="Data set; `viewgen datasets` lists them."),
+    click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
+                 help="Run folder."),
+    click.option("--split", default="train", show_default=True, help="Images to train on."),
+    click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are."),
+    click.option("--seed", default=0, show_default=True),
+    click.option("--set", "settings", multiple=True, callback=parse_settings, metavar="NAME=VALUE",
+                 help="A training setting that differs from the data set's recipe; repeatable."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
+    click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
+                 show_default=True, help="Storage type of the weights."),
+    click.option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
+    click.option("--json", "as_json", is_flag=True, help="Print the model card as one JSON object."),
+)  # fmt: skip
 
 
 def _run(
@@ -78,7 +61,7 @@ def pretrain() -> None:
 
 
 @pretrain.command()
-@_common
+@add_options(_COMMON)
 def encoder(**options: Any) -> None:
     """Train the contrastive encoder f on expert views.
 
@@ -92,7 +75,7 @@ def encoder(**options: Any) -> None:
 
 
 @pretrain.command()
-@_common
+@add_options(_COMMON)
 @click.option(
     "--encoder", default=None, type=click.Path(dir_okay=False), help="Features for the kernel distance."
 )
@@ -109,7 +92,7 @@ def generator(**options: Any) -> None:
 
 
 @pretrain.command()
-@_common
+@add_options(_COMMON)
 @click.option(
     "--generator", default=None, type=click.Path(dir_okay=False), help="By default the one in --out."
 )

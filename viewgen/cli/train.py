@@ -1,30 +1,17 @@
 """``viewgen train``."""
 
-import json
 import signal
 from typing import Any
 
 import click
 
 from viewgen.cli import print_json
+from viewgen.cli.options import add_options, parse_settings
 from viewgen.cli.storage_option import storage_option
 
 __all__ = ["train"]
 
 _option = click.option
-
-
-def _settings(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, text = pair.partition("=")
-        if not separator:
-            raise click.BadParameter(f"{pair!r} is not NAME=VALUE")
-        try:
-            values[name] = json.loads(text)
-        except json.JSONDecodeError:
-            values[name] = text
-    return values
 
 
 _OPTIONS = (
@@ -40,7 +27,7 @@ _OPTIONS = (
     _option("--out", metavar="RUN", help="Folder of the run.  [default: runs/...]"),
     _option("--epochs", type=int, metavar="N", help="Passes over the images.  [default: the recipe's]"),
     _option("--batch-size", type=int, metavar="N", help="Images of a step, over all workers."),
-    _option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE",
+    _option("--set", "settings", multiple=True, callback=parse_settings, metavar="NAME=VALUE",
             help="A setting that differs from the data set's recipe; repeatable. --dry-run lists them all."),
     _option("--seed", type=int, metavar="N", help="Root of all random numbers.  [default: 0]"),
     _option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
@@ -68,14 +55,8 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def _add_options(command: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 @click.command()
-@_add_options
+@add_options(_OPTIONS)
 @storage_option
 def train(
     as_json: bool,
