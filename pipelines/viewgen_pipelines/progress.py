@@ -1,43 +1,27 @@
 """How far a run is: one bar on a terminal, plain lines elsewhere, all on standard error."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from viewgen.store import CacheSpec
+from viewgen_pipelines.one_bar import SECONDS_BETWEEN_LINES, OneBar, left_text
 
 __all__ = ["Progress"]
 
-_SECONDS_BETWEEN_LINES = 10.0
 
-
-class Progress:
-    """Progress of one run over one or more stages.
-
-    Args:
-        stream: where to; standard error by default.
-        quiet: say nothing at all.
-    """
+class Progress(OneBar):
+    """Progress of one run over one or more stages."""
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
-        self._console = Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
-        self._bar: RichProgress | None = None
-        self._task: TaskID | None = None
+        super().__init__(stream, quiet=quiet)
         self._title = ""
         self._num_views = 1
         self._total = self._done = self._new = 0
         self._start = self._last_line = 0.0
-
-    def say(self, line: str) -> None:
-        """Print one line (above the bar, where there is one)."""
-        console = self._console if self._bar is None else self._bar.console
-        console.print(line, markup=False)
 
     @contextmanager
     def stage(self, title: str, spec: CacheSpec, num_done: int) -> Iterator[None]:
@@ -58,16 +42,8 @@ class Progress:
             TextColumn("images  {task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        # standard output stays as it is: it may be the one that keeps Ray's messages out
-        with RichProgress(
-            *columns, console=self._console, redirect_stdout=False, redirect_stderr=False
-        ) as self._bar:
-            self._task = self._bar.add_task(title, total=self._total, completed=num_done, rate="")
-            try:
-                yield
-            finally:
-                bar, self._bar = self._bar, None
-                bar.refresh()
+        with self._shown(*columns, description=title, total=self._total, completed=num_done, rate=""):
+            yield
 
     def advance(self, num_images: int) -> None:
         """Count images as done."""
@@ -76,11 +52,10 @@ class Progress:
         now = time.monotonic()
         rate = self._new * self._num_views / max(now - self._start, 1e-9)
         text = f"{rate:.3g} views/s" if rate < 1000 else f"{rate:,.0f} views/s"
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, rate=text)
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES or self._done == self._total:
+        if self._update(completed=self._done, rate=text):
+            return
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or self._done == self._total:
             self._last_line = now
             left = (self._total - self._done) * (now - self._start) / max(self._new, 1)
-            minutes, seconds = divmod(round(left), 60)
-            ending = "" if self._done == self._total else f", {minutes}:{seconds:02d} left"
+            ending = "" if self._done == self._total else f", {left_text(left)}"
             self.say(f"{self._title}: {self._done} of {self._total} images, {text}{ending}")
