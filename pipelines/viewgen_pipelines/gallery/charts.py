@@ -80,7 +80,7 @@ def bar_chart(
         unit: behind the numbers of the axis.
         marks: lines to draw.
         noun: what is counted.
-        categories: names of the bars, where they are no bins of a quantity.
+        categories: names of the bars, where an interval of the axis does not say what they are.
     """
     if bars is None or not bars.counts.any():
         return '<p class="nothing">Nothing to show yet.</p>'
@@ -106,8 +106,7 @@ def bar_chart(
             f"<title>{escape(what)}: {amount} {escape(noun)}</title></rect>"
         )
     parts.append(f'<line class="axis" x1="{_LEFT}" y1="{base}" x2="{WIDTH - _RIGHT}" y2="{base}"/>')
-    if not categories:
-        parts += _axis_labels(bars, unit, base, plot_width)
+    parts += _axis_labels(bars, unit, base, plot_width)
     parts += _mark_lines(bars, marks, base, plot_width)
     return "".join([*parts, "</svg>"])
 

@@ -95,7 +95,8 @@ def charts(snapshot: Snapshot) -> list[dict[str, str]]:
         add("Steps to converge", bin_values(steps))
     if np.isfinite(columns["inversion_error"][readable]).any():
         add("Inversion error (mean squared)", bin_values(columns["inversion_error"][readable]))
-    add("Throughput of each shard", *_throughput(snapshot))
+    rates, names, note = _throughput(snapshot)
+    add("Throughput of each shard", rates, note, categories=names, noun="views/s")
     return found
 
 
@@ -258,17 +259,20 @@ def _pairwise_marks(snapshot: Snapshot) -> list[Mark]:
     return marks
 
 
-def _throughput(snapshot: Snapshot, most: int = 80) -> tuple[Bars | None, str]:
-    """Return views per second of the shards in order, of neighbours together where there are many."""
+def _throughput(snapshot: Snapshot, most: int = 80) -> tuple[Bars | None, list[str], str]:
+    """Return views per second of the shards in order (neighbours together where there are many), names, note."""
     commits = [commit for _, commit in sorted(snapshot.commits.items()) if commit.seconds > 0]
     if not commits:
-        return None, ""
+        return None, [], ""
     views = np.array([len(commit.status) * snapshot.spec.num_views for commit in commits], np.float64)
     seconds = np.array([commit.seconds for commit in commits])
     groups = np.array_split(np.arange(len(commits)), min(most, len(commits)))
     rates = np.array([views[group].sum() / seconds[group].sum() for group in groups])
     note = "Views per second of a worker, in the order of the shards."
-    return Bars(counts=rates, low=0.0, high=float(len(commits))), note
+    ids = [commit.shard_id for commit in commits]
+    ends = [(ids[group[0]], ids[group[-1]]) for group in groups]
+    names = [f"shard {first}" if first == last else f"shards {first} to {last}" for first, last in ends]
+    return Bars(counts=rates, low=0.0, high=float(len(commits))), names, note
 
 
 def _mean_sd(values: NDArray[Any], least: float = -math.inf) -> tuple[float, float] | None:
