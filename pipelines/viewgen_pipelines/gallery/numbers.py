@@ -260,7 +260,7 @@ def _pairwise_marks(snapshot: Snapshot) -> list[Mark]:
 
 
 def _throughput(snapshot: Snapshot, most: int = 80) -> tuple[Bars | None, list[str], str]:
-    """Return views per second of the shards in order, neighbours together where there are many; names; note."""
+    """Return views per second of the shards in order (neighbours together), their names, and a note."""
     commits = [commit for _, commit in sorted(snapshot.commits.items()) if commit.seconds > 0]
     if not commits:
         return None, [], ""
