@@ -1,10 +1,13 @@
-"""mkdocs hook: writes the reference pages, from `--help` and from the packages' docstrings."""
+"""mkdocs hook: reference pages from `--help` and the docstrings; no page loads from another server."""
 
+import re
 from collections.abc import Iterator
 
 import click
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 MODULES = {
     "Making views": (
@@ -33,6 +36,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, lines in (("commands", command_lines()), ("python", python_lines())):
         files.append(File.generated(config, f"reference/{name}.md", content="\n".join(lines) + "\n"))
     return files
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> None:
+    """Refuse a page that would load a script, style, font or picture from another server."""
+    loaded = r"<(?:script|img|iframe|source)\b[^>]*?\bsrc=\"?(?:https?:)?//[^\s\">]+|<link\b[^>]*?\bhref=\"?https?://[^\s\">]+"
+    if found := re.search(loaded, output):
+        raise PluginError(f"{page.file.src_uri} loads from elsewhere: {found.group()}")
 
 
 def command_lines() -> Iterator[str]:
