@@ -19,6 +19,7 @@ from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
 from viewgen_pretrained.hub import network_file
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
+from viewgen_pretrained.training_curves import TrainingCurves
 from viewgen_train.session import run_training
 
 __all__ = ["pretrain_encoder", "pretrain_generator", "pretrain_inverter", "training_config"]
@@ -132,7 +133,7 @@ def pretrain_encoder(
     config = training_config(EncoderTrainingConfig, "encoder", dataset, settings or {})
     trainer = EncoderTrainer(images, config, torch.device(device))
     out = Path(out)
-    seconds = run_training(trainer, out, overwrite=overwrite)
+    seconds = run_training(trainer, out, observer=TrainingCurves(), overwrite=overwrite)
     return _finish(
         trainer.encoder, out, "encoder", images, trainer, seconds=seconds, command=command, dtype=dtype,
         measure=lambda stored: quality.measure_encoder(stored, images, data_root),
@@ -168,7 +169,7 @@ def pretrain_generator(
     feature_net = None if encoder_path is None else _feature_net(encoder_path, images, device)
     trainer = GeneratorTrainer(images, config, torch.device(device))
     out = Path(out)
-    seconds = run_training(trainer, out, overwrite=overwrite)
+    seconds = run_training(trainer, out, observer=TrainingCurves(), overwrite=overwrite)
     depends = {} if encoder_path is None else {"encoder": file_digest(encoder_path)}
 
     def measure(stored: Any) -> dict[str, Any]:
@@ -228,7 +229,7 @@ def pretrain_inverter(
         feature_net = _feature_net(encoder_path, images, device)
         depends["encoder"] = file_digest(encoder_path)
     trainer = InverterTrainer(images, config, torch.device(device), depends=depends, **networks)
-    seconds = run_training(trainer, out, overwrite=overwrite)
+    seconds = run_training(trainer, out, observer=TrainingCurves(), overwrite=overwrite)
     return _finish(
         trainer.inverter, out, "inverter", images, trainer, seconds=seconds, command=command, dtype=dtype,
         measure=lambda stored: quality.measure_inverter(

@@ -20,14 +20,16 @@ from viewgen.models import file_digest
 __all__ = ["ship"]
 
 KINDS = ("generator", "discriminator", "inverter", "encoder")
+TRAININGS = ("encoder", "generator", "inverter")  # the discriminator is trained with the generator
 PACKAGE = Path(__file__).parent
 
 
 def ship(run: Path, licence: str, package: Path = PACKAGE) -> list[Path]:
-    """Copy the four networks of a run into the package and write their entries of ``cards.toml``.
+    """Copy a run's four networks and training metrics into the package, and enter them in ``cards.toml``.
 
     Args:
-        run: folder of the run, with ``<kind>.safetensors`` and ``<kind>.card.json``.
+        run: folder of the run, with ``<kind>.safetensors``, ``<kind>.card.json`` and
+            ``<kind>-training/metrics.csv``.
         licence: of weights and data.
         package: folder that holds ``cards.toml`` and ``weights/``.
 
@@ -35,10 +37,11 @@ def ship(run: Path, licence: str, package: Path = PACKAGE) -> list[Path]:
         the files written.
 
     Raises:
-        MissingFileError: a network or its card is not in the run.
+        MissingFileError: a network, its card or its metrics are not in the run.
         CorruptDataError: a file is not the one that its card describes.
     """
     cards = {kind: _card(run, kind) for kind in KINDS}
+    metrics = {kind: _metrics(run, kind) for kind in TRAININGS}
     name = cards["encoder"]["dataset"]["name"]
     folder = package / "weights" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,11 +49,14 @@ def ship(run: Path, licence: str, package: Path = PACKAGE) -> list[Path]:
     for card in cards.values():
         written.append(folder / card["file"])
         shutil.copyfile(run / card["file"], written[-1])
-    table = package / "cards.toml"
-    other = [entry for entry in _entries(table.read_text("utf-8")) if not entry.startswith(f"[{name}.")]
+    for kind, table in metrics.items():
+        written.append(folder / f"{kind}-training.csv")
+        shutil.copyfile(table, written[-1])
+    registry = package / "cards.toml"
+    other = [entry for entry in _entries(registry.read_text("utf-8")) if not entry.startswith(f"[{name}.")]
     entries = [_entry(name, kind, card, licence) for kind, card in cards.items()]
-    table.write_text("\n\n".join([other[0], *entries, *other[1:]]) + "\n", "utf-8")
-    return [*written, table]
+    registry.write_text("\n\n".join([other[0], *entries, *other[1:]]) + "\n", "utf-8")
+    return [*written, registry]
 
 
 def _card(run: Path, kind: str) -> dict[str, Any]:
@@ -63,6 +69,13 @@ def _card(run: Path, kind: str) -> dict[str, Any]:
     return card
 
 
+def _metrics(run: Path, kind: str) -> Path:
+    path = run / f"{kind}-training" / "metrics.csv"
+    if not path.is_file():
+        raise MissingFileError(f"no {path.parent.name}/{path.name} in {run}; a training writes it as it goes")
+    return path
+
+
 def _entries(text: str) -> list[str]:
     """Split the table at the empty lines before each network's entry; the first part is the heading."""
     return [part.strip("\n") for part in re.split(r"\n\n+(?=\[|#)", text)]
@@ -71,6 +84,7 @@ def _entries(text: str) -> list[str]:
 def _entry(name: str, kind: str, card: Mapping[str, Any], licence: str) -> str:
     top = {
         "path": f"weights/{name}/{card['file']}",
+        "curves": f"weights/{name}/{'generator' if kind == 'discriminator' else kind}-training.csv",
         "sha256": card["sha256"],
         "licence": licence,
         "image_size": card["network"]["image_size"],

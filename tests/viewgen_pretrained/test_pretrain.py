@@ -74,7 +74,8 @@ def trained(tmp_path_factory, dataset, data_root) -> tuple[Path, dict[str, dict[
 def test_a_card_describes_its_file(trained, dataset, kind):
     out, cards = trained
     card = json.loads((out / f"{kind}.card.json").read_text("utf-8"))
-    if kind != "discriminator":
+    if kind != "discriminator":  # it is trained with the generator
+        assert (out / f"{kind}-training" / "curves.png").is_file()
         assert card == cards[kind]
     assert card.keys() == CARD_KEYS
     assert card["kind"] == kind

@@ -50,6 +50,8 @@ def run(tmp_path):
             "measured": {"features": 'of "f"', "psnr": 26.5} if kind == "inverter" else {},
         }
         (folder / f"{kind}.card.json").write_text(json.dumps(card))
+        (folder / f"{kind}-training").mkdir()
+        (folder / f"{kind}-training/metrics.csv").write_text(f"step,loss\n19,{len(kind)}\n")
     return folder
 
 
@@ -66,6 +68,8 @@ def test_entries_say_what_the_cards_say_and_others_stay(run, package):
         assert (
             file_digest(package / entry["path"]) == f"sha256:{card['sha256']}" == f"sha256:{entry['sha256']}"
         )
+        trained_with = "generator" if kind == "discriminator" else kind
+        assert (package / entry["curves"]).read_text() == f"step,loss\n19,{len(trained_with)}\n"
         assert entry["trained_on"] == card["dataset"]
         assert entry["network"] == {"image_size": 32, "channels": [4, 2]}
         assert entry["training"] == card["training"]
@@ -78,6 +82,11 @@ def test_entries_say_what_the_cards_say_and_others_stay(run, package):
 
 def test_an_unfinished_run_or_a_changed_file_is_refused_and_nothing_is_written(run, package):
     before = (package / "cards.toml").read_text()
+    training = run / "encoder-training"
+    training.rename(run / "elsewhere")
+    with pytest.raises(MissingFileError, match=r"no encoder-training/metrics.csv"):
+        ship(run, LICENCE, package)
+    (run / "elsewhere").rename(training)
     with open(run / "encoder.safetensors", "ab") as file:
         file.write(b"x")
     with pytest.raises(CorruptDataError, match=r"encoder.safetensors is not the file"):

@@ -12,7 +12,7 @@ import numpy as np
 
 from viewgen.picture import write_png
 
-__all__ = ["CurveWriter", "draw_curves"]
+__all__ = ["CurveWriter", "draw_curves", "read_series"]
 
 TENSORBOARD = "tensorboard"
 # metric: (panel, label)
@@ -79,7 +79,7 @@ def draw_curves(folder: Path, steps_per_epoch: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    series = _series(folder / "metrics.csv")
+    series = read_series(folder / "metrics.csv")
     figure = Figure(figsize=(13, 3.8), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(TITLES))
@@ -105,8 +105,8 @@ def draw_curves(folder: Path, steps_per_epoch: int) -> None:
     write_png(pixels[..., :3].copy(), folder / "curves.png")
 
 
-def _series(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Return metric → (steps done, values) of the rows that have it."""
+def read_series(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Return metric → (steps done, values) of the rows of a ``metrics.csv`` that have it."""
     points: dict[str, list[tuple[int, float]]] = {}
     if path.exists():
         with open(path, newline="") as file:
