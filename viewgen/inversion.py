@@ -17,6 +17,7 @@ from torch import Tensor
 from viewgen.errors import UsageError
 from viewgen.inverter import Inverter
 from viewgen.perceptual import PERCEPTUAL, PerceptualDistance
+from viewgen.precision import Precision, check_precision
 from viewgen.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
 from viewgen.stylegan2 import Generator
 
@@ -34,6 +35,7 @@ class InvertConfig:
         perceptual_weight: λ_p, relative to the mean squared pixel error.
         domain_weight: λ_d.
         patience: updates within which the loss must fall by 1 % to go on.
+        precision: ``"float32"``, or ``"bfloat16"`` to refine with networks in that (`viewgen.precision`).
     """
 
     learning_rate: float = 0.01
@@ -42,8 +44,10 @@ class InvertConfig:
     perceptual_weight: float = 0.2
     domain_weight: float = 2.0
     patience: int = 20
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         if self.max_steps < 0 or self.patience < 1 or not 0 < self.learning_rate < math.inf:
             raise UsageError(
                 f"max_steps is {self.max_steps}, patience {self.patience}, learning_rate "

@@ -23,6 +23,7 @@ from viewgen.boundary_start import boundary_scales
 from viewgen.encoder import Encoder
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
+from viewgen.precision import Precision, check_precision
 from viewgen.randomness import addressed_normal
 from viewgen.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
 from viewgen.stylegan2 import Generator
@@ -34,6 +35,7 @@ __all__ = [
     "feasible_spread",
     "initial_codes",
     "mean_pairwise_distance",
+    "near_boundary",
     "search_views",
 ]
 
@@ -65,6 +67,7 @@ class WSearchConfig:
         tolerance: how far from ε₁ a view of a converged image may lie.
         spread_share: share of the feasible spread that ends the search.
         patience: updates within which the spread must grow by 1 % to go on.
+        precision: ``"float32"``, or ``"bfloat16"`` to search with networks in that (`viewgen.precision`).
     """
 
     epsilon_boundary: float = 0.3
@@ -81,8 +84,10 @@ class WSearchConfig:
     tolerance: float = 0.03
     spread_share: float = 0.75
     patience: int = 5
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         if not 0 < self.epsilon_boundary <= 2:
             raise UsageError(
                 f"epsilon_boundary is {self.epsilon_boundary}; distances of unit vectors lie in (0, 2]"
@@ -164,6 +169,13 @@ def boundary_uniformity_loss(distance: Tensor, pairwise: Tensor, config: WSearch
     boundary = gap.square() if config.boundary == "squared" else (-gap).clamp_min(0)
     uniformity = (config.epsilon_uniformity - pairwise).clamp_min(0)
     return boundary.mean(dim=1) + config.uniformity_weight * uniformity.mean(dim=1)
+
+
+def near_boundary(distance: Tensor, config: WSearchConfig) -> Tensor:
+    """Return which views lie where their image may stop, for distances from the anchor of any shape."""
+    if config.boundary == "squared":
+        return (distance - config.epsilon_boundary).abs() <= config.tolerance
+    return distance >= config.epsilon_boundary - config.tolerance
 
 
 def initial_codes(
@@ -298,10 +310,7 @@ class WSearchProblem:
             grown = spread > 1.01 * self.best_spread[rows]
             self.best_spread[rows] = torch.where(grown, spread, self.best_spread[rows])
             self.best_step[rows] = torch.where(grown, steps, self.best_step[rows])
-            if config.boundary == "squared":
-                near = (distance - config.epsilon_boundary).abs() <= config.tolerance
-            else:
-                near = distance >= config.epsilon_boundary - config.tolerance
+            near = near_boundary(distance, config)
             spread_enough = spread >= config.spread_share * self.bound
             stalled = steps - self.best_step[rows] >= config.patience
             done = near.all(dim=1) & (spread_enough | stalled)

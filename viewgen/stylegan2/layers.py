@@ -129,7 +129,7 @@ class NoiseInjection(nn.Module):
         """Add `noise`, `(1 or B, 1, H, W)`, to `x`, `(B, C, H, W)`; None draws it anew."""
         if noise is None:
             noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
-        return x + self.weight * noise
+        return x + (self.weight * noise).to(x.dtype)
 
 
 class Blur(nn.Module):
@@ -199,17 +199,20 @@ class ModulatedConv2d(nn.Module):
             self.blur = Blur((1, 1), gain=4.0)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """Convolve `x`, `(B, C, H, W)`, under `style`, `(B, D)`, to `(B, O, H, W)` or `(B, O, 2H, 2W)`."""
+        """Convolve `x`, `(B, C, H, W)`, under `style`, `(B, D)`, to `(B, O, H, W)` or `(B, O, 2H, 2W)`.
+
+        The result has the weight's type; scales are computed in the style's.
+        """
         scale_BC = self.modulation(style)
         weight = self.weight[0] * self.gain
-        x = x * scale_BC[:, :, None, None]
+        x = x.to(weight.dtype) * scale_BC[:, :, None, None].to(weight.dtype)
         if self.upsample:
             x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
             x = self.blur(x)
         else:
             x = F.conv2d(x, weight, padding=self.padding)
         if self.demodulate:
-            energy_OC = weight.square().sum(dim=(2, 3))
+            energy_OC = weight.to(scale_BC.dtype).square().sum(dim=(2, 3))
             demodulation_BO = torch.rsqrt(F.linear(scale_BC.square(), energy_OC) + 1e-8)
-            x = x * demodulation_BO[:, :, None, None]
+            x = x * demodulation_BO[:, :, None, None].to(x.dtype)
         return x
