@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,20 +17,14 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 sys.path.insert(0, str(FOLDER))
 
+from dockerfile import instructions  # noqa: E402
 from manifest_models import Compose, RayCluster, RayJob  # noqa: E402
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = ("Dockerfile", "Dockerfile.train")
+COMPOSE_FILES = ("compose.yaml", "monitoring.yaml")
+KUBERNETES_VERSION = "1.33"
 SCRIPTS = sorted([*DOCKER.glob("steps/*.sh"), DOCKER / "bin/ray-node", DOCKER / "bin/healthy"])
-
-
-def instructions(name: str) -> list[tuple[str, str]]:
-    """Return (instruction, arguments) of a Dockerfile."""
-    text = re.sub(r"^#.*\n", "", (DOCKER / name).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
-    return [
-        (word.upper(), arguments.strip())
-        for word, _, arguments in (line.partition(" ") for line in text.splitlines() if line.strip())
-    ]
 
 
 def load(name: str):
@@ -47,7 +42,7 @@ def test_scripts_are_sound_bash(path):
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_every_step_of_an_image_is_a_script_with_its_arguments(name):
-    for word, arguments in instructions(name):
+    for word, arguments in instructions(DOCKER / name):
         if word != "RUN":
             continue
         script, *words = shlex.split(arguments)
@@ -61,11 +56,11 @@ def test_every_step_of_an_image_is_a_script_with_its_arguments(name):
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_images_are_pinned_run_as_a_user_and_say_whether_they_are_well(name):
-    found = instructions(name)
+    found = instructions(DOCKER / name)
     bases = [arguments.split()[0] for word, arguments in found if word == "FROM"]
     assert set(bases) == {"${PYTHON_IMAGE}"}
     (python,) = (arguments for word, arguments in found if arguments.startswith("PYTHON_IMAGE="))
-    assert re.fullmatch(r"PYTHON_IMAGE=python:3\.\d+\.\d+-slim-\w+", python)
+    assert re.fullmatch(r"PYTHON_IMAGE=python:3\.\d+\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", python)
     last = dict(found)
     assert last["USER"] == "1000:1000"
     assert json.loads(last["HEALTHCHECK"].partition("CMD ")[2]) == ["healthy"]
@@ -85,7 +80,7 @@ def test_the_context_holds_what_the_images_copy_and_no_more():
         allowed = {line[1:] for line in lines if line.startswith("!")}
         assert "*" in lines
         assert all((ROOT / path).exists() for path in allowed)
-        copied = [arguments.split()[:-1] for word, arguments in instructions(name) if word == "COPY"]
+        copied = [arguments.split()[:-1] for word, arguments in instructions(DOCKER / name) if word == "COPY"]
         for source in (path for paths in copied for path in paths if not path.startswith("--from")):
             if source not in (".", "/opt/viewgen"):
                 assert (ROOT / source).exists()
@@ -98,7 +93,9 @@ def test_the_pins_cover_every_requirement():
     )
     found = set()
     for name in DOCKERFILES:
-        (step,) = (arguments for _, arguments in instructions(name) if "dependencies.sh" in arguments)
+        (step,) = (
+            arguments for _, arguments in instructions(DOCKER / name) if "dependencies.sh" in arguments
+        )
         extras = shlex.split(step)[4:]
         result = subprocess.run(
             [sys.executable, DOCKER / "steps/requirements.py", ROOT / "pyproject.toml", *extras],
@@ -165,6 +162,35 @@ def test_compose(check_command):
             assert re.search(r": \$\{\w+:\?", line), line
 
 
+@pytest.mark.parametrize("name", COMPOSE_FILES)
+def test_compose_files_pass_a_parser_of_the_specification(name):
+    """The Compose specification as compose_spec, another program's parser, has it; it knows no YAML merges."""
+    compose_spec = pytest.importorskip("compose_spec")
+    text = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", (DOCKER / name).read_text())
+    text = re.sub(r"\$\{VIEWGEN_USER:\?.*?\}(?=\s)", "1000:1000", text)
+    text = re.sub(r"\$\{VIEWGEN_RAY:\?.*?\}(?=:)", "/tmp/ray", text)
+    text = re.sub(r"\$\{\w+:\?.*?\}", "given", text)
+    document = yaml.safe_load(text)
+    parsed = compose_spec.PyCompose.from_json(json.dumps(document))
+    assert set(parsed.service_names()) == set(document["services"])
+    document["services"]["grafana"]["volume"] = []
+    with pytest.raises(ValueError, match="volume"):
+        compose_spec.PyCompose.from_json(json.dumps(document))
+
+
+def test_a_gallery_in_compose_can_be_reached_and_needs_a_token(check_command):
+    services = Compose.model_validate(load("compose.yaml")).services
+    program, *words = [*services["inspect"].entrypoint, *services["inspect"].command]
+    assert program == "viewgen"
+    check_command(words)
+    assert {"--host=0.0.0.0", "--expose"} <= set(words)
+    (port,) = services["inspect"].ports
+    assert f"--port={port.rpartition(':')[2]}" in words
+    assert services["inspect"].command[0] == services["job"].command[3].partition("=")[2]
+    # the driver of a job runs in the head's container, where nobody could reach what listens there
+    assert services["head"].environment["VIEWGEN_GALLERY"] == "0"
+
+
 def cluster_specs():
     job = RayJob.model_validate(load("kuberay/rayjob.yaml"))
     cluster = RayCluster.model_validate(load("kuberay/raycluster.yaml"))
@@ -198,6 +224,24 @@ def test_kuberay(check_command):
         assert limits["memory"] == requests["memory"]
 
 
+def test_pods_pass_the_schema_of_kubernetes():
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+
+    def check(template: dict) -> None:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template}
+        kubernetes_validate.validate(pod, KUBERNETES_VERSION, strict=True)
+
+    for name, path in (("rayjob", ("spec", "rayClusterSpec")), ("raycluster", ("spec",))):
+        spec = load(f"kuberay/{name}.yaml")
+        for key in path:
+            spec = spec[key]
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            check(group["template"])
+    group["template"]["spec"]["containers"][0]["volumeMount"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="volumeMount"):
+        check(group["template"])
+
+
 def test_the_cluster_launcher_takes_its_file(check_command):
     import jsonschema
     import ray.autoscaler
@@ -221,3 +265,37 @@ def test_an_unknown_key_is_noticed(name):
     document["replica"] = 1
     with pytest.raises(ValueError, match="replica"):
         model.model_validate(document)
+
+
+def test_images_are_pinned_to_the_digests_that_their_tags_have(tmp_path):
+    """With a registry of our own: a `docker` that knows a digest for every tag but one."""
+    docker = tmp_path / "bin/docker"
+    docker.parent.mkdir()
+    docker.write_text(
+        "#!/bin/bash\n[[ $4 == *minio* && -n ${GONE:-} ]] && { echo 'not found' >&2; exit 1; }\n"
+        'echo "sha256:$(echo "$4" | sha256sum | cut -d " " -f 1)"\n'
+    )
+    docker.chmod(0o755)
+    names = (*DOCKERFILES, *COMPOSE_FILES)
+    copies = [shutil.copy(DOCKER / name, tmp_path) for name in names]
+    environment = os.environ | {"PATH": f"{docker.parent}:{os.environ['PATH']}"}
+    before = [Path(copy).read_text() for copy in copies]
+
+    def pin(**more: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, DOCKER / "pin", *copies]
+        return subprocess.run(words, capture_output=True, text=True, env=environment | more)
+
+    gone = pin(GONE="1")
+    assert gone.returncode != 0
+    assert "minio" in gone.stderr
+    assert [Path(copy).read_text() for copy in copies] == before, "all or nothing"
+    assert pin().returncode == 0
+    pinned = [Path(copy).read_text() for copy in copies]
+    for name, text in zip(names, pinned, strict=True):
+        tags = re.findall(r"^(?:ARG PYTHON_IMAGE=|\s+image: )([\w./-]+:[\w.-]+)(.*)$", text, re.MULTILINE)
+        assert tags, name
+        for _, rest in tags:
+            assert re.fullmatch("@sha256:[0-9a-f]{64}", rest)
+    Compose.model_validate(yaml.safe_load(pinned[2]))
+    assert pin().returncode == 0
+    assert [Path(copy).read_text() for copy in copies] == pinned

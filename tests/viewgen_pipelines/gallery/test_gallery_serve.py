@@ -1,5 +1,6 @@
 """The gallery under Ray Serve: beside a run, on the dashboard's Serve tab, and gone with the run."""
 
+import dataclasses
 import json
 import threading
 import time
@@ -105,5 +106,8 @@ def test_what_the_serving_process_is_told_holds_there_too(tmp_path, monkeypatch)
     assert options.slug != GalleryOptions(url="elsewhere/views.zarr").slug
     assert gallery_url(options, "::1", 8000).startswith("http://[::1]:8000/views-")
     assert gallery_url(options, "127.0.0.1", 80, "t").endswith("/?token=t")
+    named = dataclasses.replace(options, allow_hosts=("gallery.example.org",))
+    assert gallery_url(named, "0.0.0.0", 80).startswith("http://gallery.example.org:80/views-")
+    assert gallery_url(named, "127.0.0.1", 80).startswith("http://127.0.0.1:80/views-")
     with pytest.raises(UsageError, match="memory"):
         GalleryOptions(url="memory://views.zarr")
