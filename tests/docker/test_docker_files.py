@@ -164,7 +164,7 @@ def test_compose(check_command):
 
 @pytest.mark.parametrize("name", COMPOSE_FILES)
 def test_compose_files_pass_a_parser_of_the_specification(name):
-    """The Compose specification as compose_spec, another program's parser, has it; it knows no YAML merges."""
+    """The Compose specification as another program's parser, compose_spec, has it."""
     compose_spec = pytest.importorskip("compose_spec")
     text = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", (DOCKER / name).read_text())
     text = re.sub(r"\$\{VIEWGEN_USER:\?.*?\}(?=\s)", "1000:1000", text)

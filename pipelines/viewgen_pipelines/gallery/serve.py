@@ -180,8 +180,8 @@ def deploy(options: GalleryOptions) -> ServedGallery:
 def gallery_url(options: GalleryOptions, host: str, port: int, token: str | None = None) -> str:
     """Return the address of the first page as a visitor types it.
 
-    Where the gallery listens on all addresses, the first of `allow_hosts` is the one to ask for: a container's
-    own name means nothing outside.
+    Where the gallery listens on all addresses, the first of `allow_hosts` is the one to ask for: a
+    container's own name means nothing outside.
     """
     if host in ("0.0.0.0", "::"):
         host = options.allow_hosts[0] if options.allow_hosts else socket.gethostname()
