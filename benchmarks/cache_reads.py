@@ -1,9 +1,13 @@
-"""How fast a cache is read: viewgen's reader against zarr-python, tensorstore and a plain memory copy.
+"""How fast a cache is read: viewgen against zarr-python, tensorstore, a DataLoader and a plain memory copy.
 
-A cache of 32-pixel images with 8 views each is written to a local disk and read from the page cache. Every
-round times every contender once, so that a busy machine slows all of them alike; ratios are taken within a
-round and given with their tenth and ninetieth percentile. "in-memory take" gathers the same rows from one
-array in memory, "memcpy" copies as many bytes from a random place of it.
+A cache of 32-pixel images with 8 views each is written to a local disk and read from the page cache.
+"single sample", "batch of 256" and "one view of 256" read random rows; "shuffled epoch" reads one random view
+of every image of a permutation, 256 at once, as a training does; "whole shard" reads 512 images in order.
+
+"viewgen" is `CacheReader`, which maps the files into memory; "viewgen, held in memory" is what a training
+uses when the cache fits: all views in one tensor, rows taken from it. "in-memory take" gathers the same rows
+from one array in memory, "memcpy" copies as many bytes from a random place of it. The DataLoader asks a
+`CacheReader` for one sample at a time and collates, in this process or in two worker processes.
 
     python benchmarks/cache_reads.py
 """
@@ -11,84 +15,122 @@ array in memory, "memcpy" copies as many bytes from a random place of it.
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import tensorstore
+import torch
 import zarr
-from measure import ratio, write_result
+from measure import peak_bytes, row, write_result
+from random_cache import write_random_cache
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from viewgen.store import (
-    CacheReader,
-    CacheSpec,
-    LocalStorage,
-    ShardCommit,
-    commit_shard,
-    create_cache,
-    write_shard,
-)
+from viewgen.store import CacheReader, CacheSpec
+from viewgen_train.residence import ViewMemory
 
 BATCH = 256
+NUM_VIEWS = 8
+EPOCH = 4096
+FOR_MEMORY = 2048
+_Array = np.ndarray[Any, Any]
+_Task = dict[str, tuple[int, Callable[[_Array], object]]]
 
 
-def write(folder: Path, num_images: int) -> CacheSpec:
-    """Write a cache of random images and return its specification."""
-    spec = CacheSpec(
-        dataset={"name": "random"},
-        method="random",
-        config={},
-        models={},
-        seed=0,
-        num_images=num_images,
-        num_views=8,
-        height=32,
-        width=32,
-        shard_images=512,
+class Samples(Dataset[torch.Tensor]):
+    """One view of one row, as a `Dataset` would be written for a DataLoader."""
+
+    def __init__(self, reader: CacheReader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return torch.from_numpy(self.reader.views(row, row % NUM_VIEWS))
+
+
+class Given(Sampler[int]):
+    """Yields the rows that it was given last."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def by_loader(reader: CacheReader, num_workers: int) -> Callable[[_Array], object]:
+    """Return the function that reads rows through a DataLoader; its workers live on between calls."""
+    given = Given()
+    loader = DataLoader(
+        Samples(reader),
+        batch_size=BATCH,
+        sampler=given,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        multiprocessing_context="spawn" if num_workers else None,
     )
-    storage = LocalStorage(folder)
-    create_cache(storage, spec)
-    generator = np.random.default_rng(0)
-    for shard_id in range(spec.num_shards):
-        rows = len(spec.shard_rows(shard_id))
-        arrays = {
-            name: generator.integers(0, 128, (rows, *layout.row_shape), np.uint8).astype(layout.dtype)
-            for name, layout in spec.array_layout().items()
-        }
-        arrays["status"][:] = 1
-        arrays["source_index"][:] = spec.shard_rows(shard_id)
-        objects = write_shard(storage, spec, shard_id, arrays)
-        identity, status = spec.identity, arrays["status"]
-        commit_shard(
-            storage, ShardCommit(shard_id=shard_id, identity=identity, objects=objects, status=status)
-        )
-    return spec
+
+    def read(rows: _Array) -> torch.Tensor:
+        given.rows = rows.tolist()
+        *_, last = loader
+        return last
+
+    return read
 
 
-def contests(folder: Path, spec: CacheSpec) -> dict[str, dict[str, tuple[int, Callable[[Any], object]]]]:
+def in_batches(read: Callable[[_Array], Any]) -> Callable[[_Array], Any]:
+    """Return a function that reads rows 256 at a time, and returns the last batch."""
+
+    def run(rows: _Array) -> Any:
+        batch = None
+        for start in range(0, len(rows), BATCH):
+            batch = read(rows[start : start + BATCH])
+        return batch
+
+    return run
+
+
+def contests(folder: Path, spec: CacheSpec, num_workers: int = 2) -> dict[str, _Task]:
     """Return task → contender → (images read per round, function that reads the rows it is given)."""
     reader = CacheReader(str(folder))
     by_zarr = zarr.open_array(str(folder / "views"), mode="r")
     kvstore = {"driver": "file", "path": str(folder / "views")}
     by_tensorstore = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, read=True).result()
     memory = np.concatenate([shard["views"] for shard in reader.iter_shards(arrays=["views"])])
+    held = ViewMemory(reader, torch.device("cpu"), torch.device("cpu"))
     S = spec.shard_images
     batch = np.empty((BATCH, *memory.shape[1:]), np.uint8)
     one_view = np.empty((BATCH, *memory.shape[2:]), np.uint8)
     whole = np.empty((S, *memory.shape[1:]), np.uint8)
     flat = memory.reshape(-1, *memory.shape[2:])
 
-    def copy(out: np.ndarray[Any, Any], source: np.ndarray[Any, Any], place: int) -> None:
-        np.copyto(out, source[place : place + len(out)])
+    def copy(out: _Array, source: _Array, row: int) -> None:
+        first = int(row) * len(source) // len(memory) % (len(source) - len(out))
+        np.copyto(out, source[first : first + len(out)])
 
-    def take(source: np.ndarray[Any, Any], rows: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
-        np.take(source, rows, axis=0, out=out, mode="clip")
+    def take(source: _Array, rows: _Array, out: _Array) -> _Array:
+        return np.take(source, rows, axis=0, out=out, mode="clip")
 
-    def place(row: int, length: int) -> int:
-        return int(row) % (len(memory) - length)
+    def view(rows: _Array) -> _Array:
+        return reader.views(rows, rows % NUM_VIEWS, out=one_view)
 
+    def held_view(rows: _Array) -> torch.Tensor:
+        return held.read(rows, torch.from_numpy(rows % NUM_VIEWS)[:, None])
+
+    def copy_view(rows: _Array) -> None:
+        copy(one_view, flat, rows[0])
+
+    def shard(source: Any, row: int) -> Any:
+        return source[row // S * S : (row // S + 1) * S]
+
+    epoch = min(EPOCH, spec.num_images)
     return {
         "single sample": {
             "viewgen": (2000, lambda rows: [reader.views(int(row)) for row in rows]),
@@ -100,65 +142,121 @@ def contests(folder: Path, spec: CacheSpec) -> dict[str, dict[str, tuple[int, Ca
             "zarr-python": (BATCH, lambda rows: by_zarr.get_orthogonal_selection((rows,))),
             "tensorstore": (BATCH, lambda rows: by_tensorstore[rows].read().result()),
             "in-memory take": (BATCH, lambda rows: take(memory, rows, batch)),
-            "memcpy": (BATCH, lambda rows: copy(batch, memory, place(rows[0], BATCH))),
+            "memcpy": (BATCH, lambda rows: copy(batch, memory, rows[0])),
         },
-        "batch of 256, one view": {
-            "viewgen": (BATCH, lambda rows: reader.views(rows, rows % 8, out=one_view)),
+        "one view of 256": {
+            "viewgen": (BATCH, view),
+            "viewgen, held in memory": (BATCH, held_view),
             "in-memory take": (BATCH, lambda rows: take(flat, rows * 8 + rows % 8, one_view)),
-            "memcpy": (BATCH, lambda rows: copy(one_view, flat, place(rows[0], BATCH))),
+            "memcpy": (BATCH, copy_view),
+        },
+        "shuffled epoch": {
+            "viewgen": (epoch, in_batches(view)),
+            "viewgen, held in memory": (epoch, in_batches(held_view)),
+            "DataLoader": (epoch, by_loader(reader, 0)),
+            "DataLoader, 2 workers": (epoch, by_loader(reader, num_workers)),
+            "memcpy": (epoch, in_batches(copy_view)),
         },
         "whole shard": {
-            "viewgen": (S, lambda rows: reader.shard(int(rows[0]) // S, ["views"])),
-            "zarr-python": (S, lambda rows: by_zarr[rows[0] // S * S : (rows[0] // S + 1) * S]),
-            "tensorstore": (
-                S,
-                lambda rows: (
-                    by_tensorstore[int(rows[0]) // S * S : (int(rows[0]) // S + 1) * S].read().result()
-                ),
-            ),
-            "memcpy": (S, lambda rows: copy(whole, memory, place(rows[0], S))),
+            "viewgen": (S, lambda rows: reader.shard(int(rows[0]) // S, ["views"])["views"]),
+            "zarr-python": (S, lambda rows: shard(by_zarr, int(rows[0]))),
+            "tensorstore": (S, lambda rows: shard(by_tensorstore, int(rows[0])).read().result()),
+            "memcpy": (S, lambda rows: copy(whole, memory, rows[0])),
         },
     }
+
+
+def draw(random: np.random.Generator, task: str, count: int, num_images: int) -> _Array:
+    """Return the rows of one call."""
+    if task == "shuffled epoch":
+        return random.permutation(num_images)[:count]
+    return random.integers(0, num_images, count)
+
+
+def one_call(task: str, contender: str) -> Callable[[], object]:
+    """Return one call of a contender on a cache of its own, for the measurement of its memory."""
+    folder = tempfile.TemporaryDirectory()
+    spec = write_random_cache(Path(folder.name), FOR_MEMORY)
+    # a worker process of a DataLoader would not be seen by the measurement: one process reads
+    count, read = contests(Path(folder.name), spec, num_workers=0)[task][contender]
+    rows = draw(np.random.default_rng(0), task, count, FOR_MEMORY)
+
+    def run() -> None:
+        read(rows)
+        folder.name  # noqa: B018 - keeps the folder until here
+
+    return run
+
+
+def check_values(tasks: dict[str, _Task], num_images: int) -> None:
+    """Let all contenders but memcpy read the same rows; AssertionError if one reads other bytes."""
+    rows = np.random.default_rng(1).permutation(num_images)[:BATCH]
+    for task, contenders in tasks.items():
+        found = {name: read(rows) for name, (_, read) in contenders.items() if name != "memcpy"}
+        expected = np.asarray(found["viewgen"]).tobytes()
+        for name, values in found.items():
+            if np.asarray(values).tobytes() != expected:
+                raise AssertionError(f"{task}: {name} read other bytes than viewgen")
+
+
+def time_reads(tasks: dict[str, _Task], num_images: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Return task → contender → seconds per image of every round."""
+    random = np.random.default_rng(0)
+    seconds: dict[str, dict[str, list[float]]] = {}
+    # the first round, not counted, warms the page cache and verifies the checksums
+    for round_number in range(rounds + 1):
+        for task, contenders in tasks.items():
+            for name, (count, read) in contenders.items():
+                rows = draw(random, task, count, num_images)
+                start = time.perf_counter()
+                read(rows)
+                elapsed = (time.perf_counter() - start) / count
+                if round_number:
+                    seconds.setdefault(task, {}).setdefault(name, []).append(elapsed)
+    return seconds
+
+
+def title(task: str, name: str) -> str:
+    """Return the name of a ratio; those to a plain copy say which part of its speed is reached."""
+    if name in ("memcpy", "in-memory take"):
+        return f"{task}: speed of viewgen / {name}"
+    return f"{task}: {name} / viewgen"
 
 
 @click.command()
 @click.option("--images", default=16384, show_default=True, help="Images of the cache, 24.6 kB each.")
-@click.option("--rounds", default=25, show_default=True, help="Rounds of all contenders.")
-def main(images: int, rounds: int) -> None:
+@click.option("--rounds", default=15, show_default=True, help="Rounds of all contenders.")
+@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure memory too.")
+def main(images: int, rounds: int, memory: bool) -> None:
     """Measure, print a table and write the result file."""
-    generator = np.random.default_rng(0)
-    seconds: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        spec = write(Path(folder), images)
+        spec = write_random_cache(Path(folder), images)
         tasks = contests(Path(folder), spec)
-        # the first round, not counted, warms the page cache and verifies the checksums
-        for round_number in range(rounds + 1):
-            for task, contenders in tasks.items():
-                for name, (count, read) in contenders.items():
-                    rows = generator.integers(0, images, count)
-                    start = time.perf_counter()
-                    read(rows)
-                    elapsed = (time.perf_counter() - start) / count
-                    if round_number:
-                        seconds.setdefault(task, {}).setdefault(name, []).append(elapsed)
-    ratios = {
-        f"{task}: viewgen / {name}": ratio(times[name], times["viewgen"])
-        for task, times in seconds.items()
-        for name in times
-        if name != "viewgen"
+        check_values(tasks, images)
+        seconds = time_reads(tasks, images, rounds)
+    peaks = {
+        (task, name): peak_bytes(one_call, task, name) for task in tasks for name in tasks[task] if memory
     }
-    write_result("cache_reads", {"ratios": ratios}, ("numpy", "zarr", "tensorstore"))
+    ratios = {}
+    for task, times in seconds.items():
+        for name in times:
+            if name == "viewgen":
+                continue
+            ratios[title(task, name)] = row(
+                times[name],
+                times["viewgen"],
+                quality="as many bytes" if name == "memcpy" else "the same bytes",
+                memory={contender: peaks.get((task, contender)) for contender in (name, "viewgen")},
+            )
+    write_result("cache_reads", {"ratios": ratios}, ("numpy", "zarr", "tensorstore", "torch"))
     for task, times in seconds.items():
         click.echo(task)
         for name, values in times.items():
-            rate = f"{1 / statistics.median(values):12,.0f} images/s"
-            found = ratios.get(f"{task}: viewgen / {name}")
-            against = (
-                f"   viewgen is {found['median']:8.2f} × ({found['low']:.2f} … {found['high']:.2f})"
-                if found
-                else ""
-            )
-            click.echo(f"  {name:14} {rate}{against}")
+            found = ratios.get(title(task, name))
+            text = f"  {name:24} {1 / statistics.median(values):12,.0f} images/s"
+            if found:
+                text += f"   ratio {found['median']:8.2f} ({found['low']:.2f} … {found['high']:.2f})"
+            click.echo(text)
 
 
 if __name__ == "__main__":

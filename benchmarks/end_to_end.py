@@ -1,0 +1,259 @@
+"""From images to views on disk: `viewgen cache` against the paper's procedure, and inversion alone.
+
+"paper" inverts a batch with a fixed number of Adam steps (in-domain loss), searches its views until the
+batch's mean boundary loss says that they lie on the boundary, and writes every view as a PNG file with an npz
+file of numbers per image. Its networks compute with grouped, per-sample weights (`benchmarks/reference/`) and
+leave gradients of the weights on; "paper, frozen weights" asks for none, the one change anybody would make.
+viewgen does the same work by `viewgen cache`'s function in one process: from loading the networks to the last
+commit record. All get the same networks, ε₁, ε₂, λ and inversion steps; seconds are per image, the paper's
+of the first few of the images (a small batch waits less for its slowest image, which favours the paper's).
+
+The stored 8-bit views are then judged by one ruler: share within 0.05 of ε₁ around the reconstruction, and
+mean pairwise distance as a share of the feasible one.
+
+    python benchmarks/end_to_end.py
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from measure import peak_bytes, row, write_result
+from PIL import Image
+from reference.generator import PlainSynthesis
+from reference.search import freeze, paper_search
+from torch import Tensor
+
+from viewgen.datasets import load_dataset
+from viewgen.images import to_model, to_storage
+from viewgen.inversion import InversionProblem, InvertConfig, invert_images
+from viewgen.malloc import keep_freed_memory
+from viewgen.models import Models, load_models
+from viewgen.recipes import recipe
+from viewgen.search import WSearchConfig, feasible_spread, initial_codes, mean_pairwise_distance
+from viewgen.store import CacheReader
+from viewgen_pipelines import cache
+from viewgen_pretrained.hub import find_models
+
+DATASET, NUM_VIEWS, NEAR = "digits", 8, 0.05
+OURS, PAPER, FROZEN = "viewgen", "paper", "paper, frozen weights"
+
+
+def load(frozen: bool) -> tuple[Models, PlainSynthesis]:
+    """Return the networks, and the reference's generator with the same weights."""
+    models = load_models(find_models(DATASET, {"generator", "inverter", "encoder"}), "cpu")
+    assert models.generator is not None
+    plain = PlainSynthesis(models.generator.state_dict(), models.generator.config.image_size)
+    for network in (plain, models.encoder, models.inverter):
+        assert network is not None
+        network.requires_grad_(not frozen)
+    if frozen:
+        freeze(plain)
+    return models, plain
+
+
+def paper_inversion(models: Models, plain: PlainSynthesis, images: Tensor, config: InvertConfig) -> Tensor:
+    """Refine the codes of one batch with a fixed number of steps; returns `(B, L, 512)`."""
+    inverter = models.inverter
+    assert inverter is not None
+    with torch.no_grad():
+        first = inverter(images)
+    w = first.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([w], lr=config.learning_rate)
+    for _ in range(config.max_steps):
+        made = plain(w)
+        loss = (made - images).square().mean(dim=(1, 2, 3)).sum()
+        loss = loss + config.domain_weight * (inverter(made) - first).square().mean(dim=(1, 2)).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return w.detach()
+
+
+def paper_cache(num_images: int, folder: Path, *, frozen: bool, batch_size: int = 32) -> None:
+    """Make the views of the first images, batch by batch, and write them as files."""
+    models, plain = load(frozen)
+    dataset = load_dataset(DATASET, "train")
+    invert = InvertConfig(**recipe(DATASET, "invert"))
+    search = WSearchConfig(**{**recipe(DATASET, "wsearch"), "start": "noise", "max_steps": 200})
+    for rows in torch.arange(num_images).split(batch_size):
+        images = to_model(torch.from_numpy(dataset.images(rows.numpy())))
+        anchors = paper_inversion(models, plain, images, invert)
+        start = initial_codes(anchors, rows, NUM_VIEWS, noise=search.init_noise, seed=0, stage="wsearch")
+        assert models.encoder is not None
+        found = paper_search(
+            plain,
+            models.encoder,
+            anchors,
+            start,
+            epsilon_boundary=search.epsilon_boundary,
+            epsilon_uniformity=search.epsilon_uniformity,
+            weight=search.uniformity_weight,
+            learning_rate=search.learning_rate,
+            max_steps=search.max_steps,
+            stop_at=(search.tolerance / 2) ** 2,
+        )
+        with torch.no_grad():
+            views = to_storage(plain(found.w.flatten(0, 1))).unflatten(0, (-1, NUM_VIEWS)).numpy()
+        for row_number, own, code in zip(rows.tolist(), views, anchors.numpy(), strict=True):
+            np.savez(folder / f"{row_number:05}.npz", anchor=code, steps=found.steps)
+            for index, view in enumerate(own):
+                Image.fromarray(view.transpose(1, 2, 0)).save(folder / f"{row_number:05}-{index}.png")
+
+
+def viewgen_cache(num_images: int, folder: Path) -> None:
+    """Make the same by viewgen, its inversions included."""
+    cache(
+        DATASET,
+        out=str(folder / "views.zarr"),
+        inversions=str(folder / "inversions.zarr"),
+        limit=num_images,
+        executor="local",
+        views=NUM_VIEWS,
+        quiet=True,
+    )
+
+
+def run(contender: str, num_images: int, folder: Path) -> None:
+    """Run a contender to its last file."""
+    if contender == OURS:
+        viewgen_cache(num_images, folder)
+    else:
+        paper_cache(num_images, folder, frozen=contender == FROZEN)
+
+
+def stored(contender: str, num_images: int, folder: Path) -> tuple[Tensor, Tensor]:
+    """Return what a contender stored: views `(N, V, 3, H, W)`, uint8, and anchors' codes `(N, L, 512)`."""
+    if contender == OURS:
+        reader = CacheReader(str(folder / "views.zarr"))
+        codes = CacheReader(str(folder / "inversions.zarr")).array("anchor_w_plus")
+        return torch.from_numpy(reader.views(reader.rows)), torch.from_numpy(codes)
+    views = [
+        np.stack([np.asarray(Image.open(folder / f"{row:05}-{index}.png")) for index in range(NUM_VIEWS)])
+        for row in range(num_images)
+    ]
+    codes = np.stack([np.load(folder / f"{row:05}.npz")["anchor"] for row in range(num_images)])
+    return torch.from_numpy(np.stack(views)).permute(0, 1, 4, 2, 3), torch.from_numpy(codes)
+
+
+@torch.no_grad()
+def judge(models: Models, views: Tensor, codes: Tensor, images: Tensor) -> dict[str, float]:
+    """Return the qualities of stored views and of the codes that they were searched from."""
+    assert models.generator is not None
+    assert models.encoder is not None
+    config = WSearchConfig(**recipe(DATASET, "wsearch"))
+    made = models.generator.synthesis(codes).clamp(-1, 1)
+    z = models.encoder(to_model(views.flatten(0, 1))).unflatten(0, (-1, NUM_VIEWS))
+    distance = (z - models.encoder(made)[:, None]).norm(dim=2)
+    spread = mean_pairwise_distance(z).mean()
+    return {
+        "views_in_tolerance": float(((distance - config.epsilon_boundary).abs() <= NEAR).float().mean()),
+        "spread_share_of_bound": float(spread) / feasible_spread(config.epsilon_boundary, NUM_VIEWS),
+        "inversion_mse": float((made - images).square().mean()),
+    }
+
+
+def one_call(contender: str, num_images: int) -> Callable[[], object]:
+    """Return one run of a contender, for the measurement of its memory."""
+    if contender == OURS:
+        keep_freed_memory()
+    folder = tempfile.TemporaryDirectory()
+
+    def call() -> None:
+        run(contender, num_images, Path(folder.name))
+
+    return call
+
+
+def time_inversions(num_images: int, rounds: int) -> dict[str, Any]:
+    """Time the inversion of one batch alone; returns the row of the table."""
+    config = InvertConfig(**recipe(DATASET, "invert"))
+    dataset = load_dataset(DATASET, "train")
+    images = to_model(torch.from_numpy(dataset.images(np.arange(num_images))))
+    models, plain = load(frozen=False)
+    ours, _ = load(frozen=True)
+    assert ours.generator is not None
+    assert ours.inverter is not None
+    seconds: dict[str, list[float]] = {PAPER: [], OURS: []}
+    codes = {}
+    for round_number in range(rounds + 1):
+        start = time.perf_counter()
+        codes[PAPER] = paper_inversion(models, plain, images, config)
+        middle = time.perf_counter()
+        problem = InversionProblem(ours.generator, ours.inverter, None, images, config, 32)
+        codes[OURS] = invert_images(problem, 32, 32).w[:, 0]
+        end = time.perf_counter()
+        if round_number:
+            seconds[PAPER].append(middle - start)
+            seconds[OURS].append(end - middle)
+    with torch.no_grad():
+        mse = {
+            name: float((ours.generator.synthesis(w).clamp(-1, 1) - images).square().mean())
+            for name, w in codes.items()
+        }
+    return row(
+        seconds[PAPER],
+        seconds[OURS],
+        quality=f"error (MSE) {mse[OURS]:.4f} against {mse[PAPER]:.4f}, {config.max_steps} steps each",
+    )
+
+
+def describe(found: dict[str, float]) -> str:
+    """Return qualities in a few words."""
+    return (
+        f"{found['views_in_tolerance']:.1%} of views within {NEAR} of ε₁, spread "
+        f"{found['spread_share_of_bound']:.0%} of the bound"
+    )
+
+
+@click.command()
+@click.option("--images", default=96, show_default=True, help="Digits of which viewgen makes views.")
+@click.option("--paper-images", default=8, show_default=True, help="How many of them the paper's way gets.")
+@click.option("--rounds", default=2, show_default=True)
+@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure memory too.")
+def main(images: int, paper_images: int, rounds: int, memory: bool) -> None:
+    """Measure, print and write results/end_to_end.json."""
+    counts = {PAPER: paper_images, FROZEN: paper_images, OURS: images}
+    seconds: dict[str, list[float]] = {name: [] for name in counts}
+    models, _ = load(frozen=True)
+    originals = to_model(torch.from_numpy(load_dataset(DATASET, "train").images(np.arange(images))))
+    found = {}
+    for _ in range(rounds):
+        for name, count in counts.items():
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                run(name, count, Path(folder))
+                seconds[name].append((time.perf_counter() - start) / count)
+                found[name] = judge(models, *stored(name, count, Path(folder)), originals[:count])
+            click.echo(f"{seconds[name][-1]:8.3f} s per image, {name}: {describe(found[name])}")
+    peaks = {name: peak_bytes(one_call, name, counts[name]) for name in counts if memory}
+    ratios = {
+        f"end to end: {name} / {OURS}": row(
+            seconds[name],
+            seconds[OURS],
+            quality=f"{OURS}: {describe(found[OURS])}; {name}: {describe(found[name])}",
+            memory={key: peaks.get(key) for key in (name, OURS)},
+        )
+        for name in (PAPER, FROZEN)
+    }
+    keep_freed_memory()
+    ratios[f"inversion: {PAPER} / {OURS}"] = time_inversions(min(images, 32), rounds)
+    document = {
+        "ratios": ratios,
+        "images": counts,
+        "seconds_per_image": {name: statistics.median(times) for name, times in seconds.items()},
+        "qualities": found,
+    }
+    write_result("end_to_end", document, ("torch", "zarr"))
+    for name, value in ratios.items():
+        click.echo(f"{value['median']:8.2f} × ({value['low']:.2f} … {value['high']:.2f})  {name}")
+
+
+if __name__ == "__main__":
+    main()
