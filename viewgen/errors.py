@@ -15,6 +15,7 @@ __all__ = [
     "LeaseError",
     "MissingFileError",
     "ModelError",
+    "OutOfMemoryError",
     "StorageError",
     "UsageError",
     "ViewgenError",
@@ -62,6 +63,10 @@ class DataError(ViewgenError, ValueError):
 
 class ModelError(ViewgenError, ValueError):
     """Weights do not fit the network: a missing key, a wrong shape, another resolution."""
+
+
+class OutOfMemoryError(ViewgenError, MemoryError):
+    """The smallest batch does not fit into memory."""
 
 
 class StorageError(ViewgenError, OSError):

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import MissingFileError, ModelError
+from viewgen.execution import Execution
 from viewgen.inverter import Inverter, InverterConfig
 from viewgen.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
@@ -50,7 +51,7 @@ LATER_SETTINGS = {
 class Models:
     """The networks of one job, in evaluation mode, without parameter gradients, on one device.
 
-    A network that the job does not need is None.
+    A network that the job does not need is None. `execution` says how they are run.
     """
 
     device: torch.device
@@ -58,6 +59,7 @@ class Models:
     discriminator: Discriminator | None = None
     inverter: Inverter | None = None
     encoder: Encoder | None = None
+    execution: Execution = field(default_factory=Execution)
 
 
 def file_digest(path: str | Path) -> str:

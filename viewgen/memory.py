@@ -1,0 +1,286 @@
+"""How many images fit: memory in use and free, and the number of slots that follows.
+
+An evaluation always takes one group of images, so the number of slots adds only what is kept of an image
+between its steps: codes, moments, gradients. Both parts are measured, by a trial with one group and one with
+two, and slots are added while they leave a margin. Views do not depend on the number of slots.
+"""
+
+import gc
+import resource
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+import torch
+
+from viewgen.acceleration import Announce
+from viewgen.errors import OutOfMemoryError
+
+__all__ = [
+    "BatchSize",
+    "CudaMemory",
+    "MemoryProbe",
+    "ProcessMemory",
+    "SlotRunner",
+    "available_bytes",
+    "fitting_slots",
+]
+
+BatchSize = int | Literal["auto"] | None
+Result = TypeVar("Result")
+
+# Share of the free memory that is used: fragments, other processes, images harder than those of the trial.
+MARGIN = 0.8
+MIB = 2**20
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class MemoryProbe(Protocol):
+    """Looks at the memory of one device, as far as this worker may use it."""
+
+    def available(self) -> int:
+        """Return the bytes that this worker may still take."""
+        ...
+
+    def start(self) -> None:
+        """Begin a measurement."""
+        ...
+
+    def peak(self) -> int:
+        """Return the most bytes in use since `start`, above those in use then."""
+        ...
+
+
+class CudaMemory:
+    """Memory of a CUDA device.
+
+    Args:
+        device: which.
+        share: of the device that is this worker's.
+    """
+
+    def __init__(self, device: torch.device, share: float = 1.0) -> None:
+        self.device = device
+        self.share = share
+        self._base = 0
+
+    def available(self) -> int:
+        free, _ = torch.cuda.mem_get_info(self.device)
+        cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return int(free * self.share) + cached
+
+    def start(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self._base = torch.cuda.memory_allocated(self.device)
+
+    def peak(self) -> int:
+        return max(0, torch.cuda.max_memory_allocated(self.device) - self._base)
+
+
+class ProcessMemory:
+    """Main memory of this process, on Linux; elsewhere nothing is known, and `available` says 0.
+
+    Args:
+        share: of the machine's free memory that is this worker's.
+    """
+
+    def __init__(self, share: float = 1.0) -> None:
+        self.share = share
+        self._base = 0
+
+    def available(self) -> int:
+        return int(available_bytes() * self.share)
+
+    def start(self) -> None:
+        with suppress(OSError):  # without it the peak since the process began stands
+            Path("/proc/self/clear_refs").write_text("5")
+        self._base = _status_bytes("VmRSS")
+
+    def peak(self) -> int:
+        return max(0, (_status_bytes("VmHWM") or _max_resident_bytes()) - self._base)
+
+
+def available_bytes(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return the main memory that may still be taken: the machine's, or the container's if that is less.
+
+    Args:
+        cgroup: folder of the control group (version 2, or 1's ``memory`` below it).
+        meminfo: the kernel's account of the machine.
+    """
+    free = []
+    if meminfo.is_file():
+        free.append(_fields(meminfo).get("MemAvailable", 0) * 1024)
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        most = _number(cgroup / limit)
+        if most is not None:
+            # pages of files that nobody uses are given up when memory is asked for
+            spare = _fields((cgroup / limit).parent / "memory.stat").get(cache, 0)
+            free.append(max(0, most - (_number(cgroup / used) or 0) + spare))
+    return min(free, default=0)
+
+
+def _number(path: Path) -> int | None:
+    text = path.read_text().strip() if path.is_file() else ""
+    return int(text) if text.isdigit() else None
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Return name → number of a file of lines ``name[:] number …``."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    pairs = [line.replace(":", " ").split()[:2] for line in lines]
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _status_bytes(name: str) -> int:
+    return _fields(Path("/proc/self/status")).get(name, 0) * 1024
+
+
+def _max_resident_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def fitting_slots(one: int, two: int, *, group_size: int, slot_bytes: int, available: int) -> int:
+    """Return how many images fit at once, in whole groups, at least one.
+
+    Args:
+        one, two: bytes that a search of one group takes, and one of two.
+        group_size: images of a group.
+        slot_bytes: bytes of an image's state, the least that a slot can take.
+        available: bytes that are free; `MARGIN` of them are used.
+    """
+    each = max(two - one, group_size * slot_bytes)
+    return group_size * (1 + max(0, int(MARGIN * available) - one) // each)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trial:
+    """What was measured: bytes that one group takes, and two, of those that were available."""
+
+    one: int
+    two: int
+    available: int
+
+
+class SlotRunner:
+    """Runs searches with as many slots as were asked for, as fit, or as are left after running out of memory.
+
+    Args:
+        batch_size: images at once, rounded up to whole groups; ``"auto"``: as many as fit; None: one group.
+        group_size: images of a group.
+        slot_bytes: bytes of an image's state.
+        probe: measures, for ``"auto"``.
+        announce: is told what was chosen.
+    """
+
+    def __init__(
+        self,
+        batch_size: BatchSize,
+        *,
+        group_size: int,
+        slot_bytes: int,
+        probe: MemoryProbe,
+        announce: Announce,
+    ) -> None:
+        self.group_size = group_size
+        self.slot_bytes = slot_bytes
+        self.probe = probe
+        self.announce = announce
+        wanted = group_size if batch_size is None else batch_size
+        self.num_slots = None if wanted == "auto" else self._whole_groups(int(wanted))
+
+    def _whole_groups(self, num_images: int) -> int:
+        return -(-num_images // self.group_size) * self.group_size
+
+    def run(self, search: Callable[[int], Result], trial: Callable[[int], object], num_images: int) -> Result:
+        """Return what `search(num_slots)` returns.
+
+        Args:
+            search: searches all images of a shard; called again with fewer slots if memory runs out.
+            trial: takes one step with so many images; called before the first search of ``"auto"``.
+            num_images: of the shard; more slots would stay empty.
+
+        Raises:
+            OutOfMemoryError: not even one group fits.
+        """
+        if self.num_slots is None:
+            self.num_slots = self._measured(trial, num_images)
+        while True:
+            try:
+                return search(self.num_slots)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = _first_line(error)
+            # outside the handler: the exception's frames hold the tensors
+            self.num_slots = self._halved(self.num_slots, reason)
+
+    def _measured(self, trial: Callable[[int], object], num_images: int) -> int:
+        group_size, all_images = self.group_size, self._whole_groups(num_images)
+        available = self.probe.available()
+        self.probe.start()
+        if (problem := _memory_error(trial, group_size)) is not None:
+            raise self._too_large(problem)
+        one = self.probe.peak()
+        if _memory_error(trial, 2 * group_size) is not None:
+            self._release()
+            self.announce("batch size", f"auto: {group_size} images at once, twice as many do not fit")
+            return group_size
+        two = max(one, self.probe.peak())
+        fitting = fitting_slots(
+            one, two, group_size=group_size, slot_bytes=self.slot_bytes, available=available
+        )
+        chosen = min(fitting, all_images)
+        what = "all images of a shard" if chosen == all_images else f"{chosen} images"
+        text = (
+            f"auto: {what} at once (a group of {group_size} takes {one / MIB:,.0f} MiB, two take "
+            f"{two / MIB:,.0f} MiB; of {available / MIB:,.0f} MiB that are free at most {MARGIN:.0%} are used)"
+        )
+        if one > MARGIN * available:
+            text += "; memory may run out: use fewer --workers, or more of a GPU for each (--gpus-per-worker)"
+        self.announce("batch size", text)
+        return chosen
+
+    def _halved(self, num_slots: int, reason: str) -> int:
+        self._release()
+        if num_slots <= self.group_size:
+            raise self._too_large(reason)
+        fewer = self._whole_groups(num_slots // 2)
+        fewer = fewer if fewer < num_slots else num_slots - self.group_size
+        self.announce("memory", f"out of memory with {num_slots} images at once; going on with {fewer}")
+        return fewer
+
+    def _release(self) -> None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _too_large(self, reason: str) -> OutOfMemoryError:
+        return OutOfMemoryError(
+            f"one group of {self.group_size} images does not fit into memory ({reason}); use fewer "
+            "--workers, or more of a GPU for each (--gpus-per-worker)"
+        )
+
+
+def _memory_error(trial: Callable[[int], object], num_images: int) -> str | None:
+    """Run a trial; return the reason if memory ran out."""
+    try:
+        trial(num_images)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _first_line(error)
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory ran out, on a GPU or in torch's allocator."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
