@@ -238,7 +238,7 @@ class SlotRunner:
         what = "all images of a shard" if chosen == all_images else f"{chosen} images"
         text = (
             f"auto: {what} at once (a group of {group_size} takes {one / MIB:,.0f} MiB, two take "
-            f"{two / MIB:,.0f} MiB; of {available / MIB:,.0f} MiB that are free at most {MARGIN:.0%} are used)"
+            f"{two / MIB:,.0f} MiB; of {available / MIB:,.0f} MiB that are free {MARGIN:.0%} may be used)"
         )
         if one > MARGIN * available:
             text += "; memory may run out: use fewer --workers, or more of a GPU for each (--gpus-per-worker)"
