@@ -24,7 +24,7 @@ from viewgen.stylegan2 import Generator
 
 __all__ = ["build_wsearch"]
 
-# Share of the learning rate with which a search goes on in float32. Its views are off by a rounding error, and
+# Share of the learning rate with which a search goes on in float32. Views are off by a rounding error, and
 # Adam's first step has the length of the rate, whatever the gradient: of 24 digits nine went on, at the full
 # rate for 3 to 20 steps, at a quarter of it for one or two.
 CONTINUED_RATE = 0.25
