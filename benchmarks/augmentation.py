@@ -23,7 +23,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from measure import ratio, write_result
+from measure import peak_bytes, row, write_result
 from PIL import Image
 from torch import Tensor
 
@@ -165,53 +165,110 @@ def training_step(images: np.ndarray[Any, Any]) -> Callable[[], object]:
     return run
 
 
-def timed(run: Callable[[], object]) -> float:
-    """Return the processor seconds of one call."""
+def smooth_images(count: int) -> np.ndarray[Any, Any]:
+    """Return smooth random images, uint8 `(count, 3, H, W)`; noise would make every crop look alike."""
+    coarse = torch.from_numpy(np.random.default_rng(0).random((count, 3, 5, 5), np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic").clamp(0, 1)
+    found: np.ndarray[Any, Any] = (smooth * 255).to(torch.uint8).numpy()
+    return found
+
+
+BUILDERS = {
+    "viewgen": by_viewgen,
+    "colour matrix": by_matrix,
+    "kornia": by_kornia,
+    "torchvision": by_torchvision,
+    "PIL": by_pil,
+}
+
+
+def one_call(name: str, num_images: int) -> Callable[[], object]:
+    """Return one call of a contender, for the measurement of its memory."""
+    torch.set_num_threads(1)
+    return BUILDERS[name](smooth_images(num_images))
+
+
+def view_statistics(views: Tensor) -> Tensor:
+    """Return each view's brightness, contrast, colour and edges, `(B, 4)`, for pixels in [0, 1]."""
+    x = (views + 1) / 2
+    return torch.stack(
+        [
+            x.mean(dim=(1, 2, 3)),
+            x.std(dim=(1, 2, 3)),
+            (x.amax(dim=1) - x.amin(dim=1)).mean(dim=(1, 2)),
+            x.diff(dim=3).abs().mean(dim=(1, 2, 3)),
+        ],
+        dim=1,
+    )
+
+
+def compare_statistics(ours: Tensor, theirs: Tensor) -> str:
+    """Say how the means of two contenders' view statistics, `(N, 4)`, differ."""
+    error = ((ours.var(dim=0) + theirs.var(dim=0)) / len(ours)).sqrt()
+    difference = theirs.mean(dim=0) - ours.mean(dim=0)
+    names = ("brightness", "contrast", "colour", "edges")
+    parts = [f"{n} {v:+.3f}" for n, v in zip(names, difference.tolist(), strict=True)]
+    return f"{', '.join(parts)} ({float((difference / error).abs().max()):.1f} standard errors at most)"
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the processor seconds of one call, and what it returned."""
     start = time.process_time()
-    run()
-    return time.process_time() - start
+    found = run()
+    return time.process_time() - start, found
 
 
 @click.command()
 @click.option("--images", default=256, show_default=True, help="Images of a batch.")
-@click.option("--rounds", default=25, show_default=True, help="Rounds of all contenders.")
-def main(images: int, rounds: int) -> None:
+@click.option("--rounds", default=15, show_default=True, help="Rounds of all contenders.")
+@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure memory too.")
+def main(images: int, rounds: int, memory: bool) -> None:
     """Measure, print a table and write the result file."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    random = np.random.default_rng(0)
-    # smooth images: noise would make every crop look alike
-    coarse = torch.from_numpy(random.random((images, 3, 5, 5), np.float32))
-    smooth = torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic").clamp(0, 1)
-    batch = (smooth * 255).to(torch.uint8).numpy()
-    contenders = {
-        "viewgen": by_viewgen(batch),
-        "colour matrix": by_matrix(batch),
-        "kornia": by_kornia(batch),
-        "torchvision": by_torchvision(batch),
-        "PIL": by_pil(batch),
-    }
+    torch.manual_seed(0)
+    batch = smooth_images(images)
+    contenders = {name: build(batch) for name, build in BUILDERS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    statistic: dict[str, list[Tensor]] = {name: [] for name in contenders}
     for round_number in range(rounds + 1):
         for name, run in contenders.items():
-            elapsed = timed(run)
+            elapsed, views = timed(run)
+            statistic[name].append(view_statistics(views))
             if round_number:
                 seconds[name].append(elapsed)
     few = 16
     step = training_step(batch[:few])
     step()
-    steps = [timed(step) / (2 * few) * images for _ in range(3)]
+    steps = [timed(step)[0] / (2 * few) * images for _ in range(3)]
     uniforms = torch.rand(images, NUM_UNIFORMS)
     exact, approximate = (
         f(to_model(torch.from_numpy(batch)), uniforms, CONFIG) for f in (expert_views, matrix_views)
     )
     difference = (exact - approximate).abs() * 127.5
-    ratios = {
-        f"{name} / viewgen": ratio(times, seconds["viewgen"])
-        for name, times in seconds.items()
-        if name != "viewgen"
+    equal = {
+        name: compare_statistics(torch.cat(statistic["viewgen"]), torch.cat(values))
+        for name, values in statistic.items()
     }
-    ratios["PIL / colour matrix"] = ratio(seconds["PIL"], seconds["colour matrix"])
+    peaks = {name: peak_bytes(one_call, name, images) for name in contenders if memory}
+    ratios = {
+        f"{name} / viewgen": row(
+            times,
+            seconds["viewgen"],
+            quality=equal[name],
+            memory={key: peaks.get(key) for key in (name, "viewgen")},
+        )
+        for name, times in seconds.items()
+        if name not in ("viewgen", "colour matrix")
+    }
+    off = float(difference.mean())
+    ratios["PIL / colour matrix"] = row(
+        seconds["PIL"],
+        seconds["colour matrix"],
+        quality=f"approximate: {off:.1f} grey levels off the exact views on average; not in viewgen",
+        memory={key: peaks.get(key) for key in ("PIL", "colour matrix")},
+    )
+    ratios["viewgen / colour matrix"] = row(seconds["viewgen"], seconds["colour matrix"])
     share = statistics.median(seconds["viewgen"]) / statistics.median(steps)
     document = {
         "images": images,
@@ -219,7 +276,7 @@ def main(images: int, rounds: int) -> None:
         "images_per_cpu_second": {name: images / statistics.median(times) for name, times in seconds.items()},
         "view_time / forward and backward of ResNet18 per view": share,
         "colour matrix, grey levels off the exact transform": {
-            "mean": float(difference.mean()),
+            "mean": off,
             "per image, 90th percentile": float(difference.mean(dim=(1, 2, 3)).quantile(0.9)),
         },
     }
@@ -232,8 +289,9 @@ def main(images: int, rounds: int) -> None:
             else ""
         )
         click.echo(f"{name:14} {images / statistics.median(times):10,.0f} views/s{text}")
+        click.echo(f"               {equal[name]}")
     click.echo(f"a view takes {100 * share:.2f} % of a ResNet18's forward and backward pass on it")
-    click.echo(f"the colour matrix is {float(difference.mean()):.1f} grey levels off on average")
+    click.echo(f"the colour matrix is {off:.1f} grey levels off on average")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from measure import peak_bytes, row, write_result
+from measure import fresh_run, row, write_result
 from PIL import Image
 from reference.generator import PlainSynthesis
 from reference.search import freeze, paper_search
@@ -159,16 +159,9 @@ def judge(models: Models, views: Tensor, codes: Tensor, images: Tensor) -> dict[
     }
 
 
-def one_call(contender: str, num_images: int) -> Callable[[], object]:
-    """Return one run of a contender, for the measurement of its memory."""
-    if contender == OURS:
-        keep_freed_memory()
-    folder = tempfile.TemporaryDirectory()
-
-    def call() -> None:
-        run(contender, num_images, Path(folder.name))
-
-    return call
+def one_call(contender: str, num_images: int, folder: str) -> Callable[[], object]:
+    """Return one run of a contender."""
+    return lambda: run(contender, num_images, Path(folder))
 
 
 def time_inversions(num_images: int, rounds: int) -> dict[str, Any]:
@@ -216,29 +209,26 @@ def describe(found: dict[str, float]) -> str:
 @click.option("--images", default=96, show_default=True, help="Digits of which viewgen makes views.")
 @click.option("--paper-images", default=8, show_default=True, help="How many of them the paper's way gets.")
 @click.option("--rounds", default=2, show_default=True)
-@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure memory too.")
-def main(images: int, paper_images: int, rounds: int, memory: bool) -> None:
+def main(images: int, paper_images: int, rounds: int) -> None:
     """Measure, print and write results/end_to_end.json."""
     counts = {PAPER: paper_images, FROZEN: paper_images, OURS: images}
     seconds: dict[str, list[float]] = {name: [] for name in counts}
     models, _ = load(frozen=True)
     originals = to_model(torch.from_numpy(load_dataset(DATASET, "train").images(np.arange(images))))
-    found = {}
+    found, peaks = {}, {}
     for _ in range(rounds):
         for name, count in counts.items():
             with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
-                run(name, count, Path(folder))
-                seconds[name].append((time.perf_counter() - start) / count)
+                elapsed, peaks[name] = fresh_run(one_call, name, count, folder)
+                seconds[name].append(elapsed / count)
                 found[name] = judge(models, *stored(name, count, Path(folder)), originals[:count])
             click.echo(f"{seconds[name][-1]:8.3f} s per image, {name}: {describe(found[name])}")
-    peaks = {name: peak_bytes(one_call, name, counts[name]) for name in counts if memory}
     ratios = {
         f"end to end: {name} / {OURS}": row(
             seconds[name],
             seconds[OURS],
             quality=f"{OURS}: {describe(found[OURS])}; {name}: {describe(found[name])}",
-            memory={key: peaks.get(key) for key in (name, OURS)},
+            memory={key: peaks[key] for key in (name, OURS)},
         )
         for name in (PAPER, FROZEN)
     }

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "fresh_run",
     "interleave",
     "machine",
     "memory_growth",
@@ -35,7 +36,7 @@ __all__ = [
 
 RESULTS = Path(__file__).parent / "results"
 STARTED = time.monotonic()
-SAMPLE_SECONDS = 0.2
+SAMPLE_SECONDS = 1.0  # looking costs the process that is looked at some milliseconds
 
 
 def interleave(
@@ -95,6 +96,7 @@ def memory_growth(run: Callable[[], object]) -> int | None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
+        run()
         return None
     before = _status_bytes("VmRSS")
     run()
@@ -106,40 +108,58 @@ def _status_bytes(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
-def peak_bytes(build: Callable[..., Callable[[], object]], *arguments: Any) -> int | None:
-    """Return by how many bytes a fresh process grows at most while it calls what `build(*arguments)` returns.
+def fresh_run(build: Callable[..., Callable[[], object]], *arguments: Any) -> tuple[float, int | None]:
+    """Call what `build(*arguments)` returns, once, in a fresh process.
 
     Args:
         build: a module's function; what it sets up, inputs and libraries, is not counted.
         arguments: that can be pickled.
+
+    Returns:
+        seconds of the call, and by how many bytes the process grew at most.
     """
     # a server that has imported torch once forks the fresh processes: each would take seconds for it
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch"])
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_send_growth, args=(sending, build, arguments))
+    process = context.Process(target=_send_measurement, args=(sending, build, arguments))
     process.start()
     sending.close()
     try:
-        grown: int | None = receiving.recv()
+        found: tuple[float, int | None] = receiving.recv()
     except EOFError as error:
         process.join()
         raise RuntimeError(f"{build.__name__}{arguments} ended with {process.exitcode}") from error
     process.join()
-    return grown
+    return found
 
 
-def _send_growth(
+def _send_measurement(
     sending: Connection, build: Callable[..., Callable[[], object]], arguments: Sequence[Any]
 ) -> None:
-    sending.send(memory_growth(build(*arguments)))
+    run = build(*arguments)
+    seconds = 0.0
+
+    def timed() -> None:
+        nonlocal seconds
+        start = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+
+    grown = memory_growth(timed)
+    sending.send((seconds, grown))
+
+
+def peak_bytes(build: Callable[..., Callable[[], object]], *arguments: Any) -> int | None:
+    """Return by how many bytes a fresh process grows at most, see `fresh_run`."""
+    return fresh_run(build, *arguments)[1]
 
 
 def run_watched(command: Sequence[str]) -> tuple[bytes, int | None]:
     """Run a command; return its standard output, and the most memory that it and its descendants held.
 
     Memory is the sum of proportional set sizes (a page that k processes share counts 1/k in each), looked at
-    every 0.2 s; None on other systems than Linux.
+    every second; None on other systems than Linux.
     """
     process = subprocess.Popen(list(command), stdout=subprocess.PIPE)
     most = 0

@@ -1,8 +1,9 @@
 """Where the time of a search step goes, and how near it is to the processor's limit.
 
 The step is viewgen's update of 8 views of an image, once with the paper's networks (StyleGAN2 with 512
-channels and a ResNet18, random weights) and, for 4 images, with those of the digits. Arithmetic is what PyTorch's flop
-counter counts; the processor's own speed is that of a large matrix product, the best that this machine does.
+channels and a ResNet18, random weights) and, for 4 images, with those of the digits. Arithmetic is what
+PyTorch's flop counter counts; the processor's own speed is that of a large matrix product, the best that
+this machine does.
 
     python benchmarks/profile_step.py
 """

@@ -1,36 +1,31 @@
 """One worker against two on this machine: the same cache, made by `viewgen cache` on Ray, in turn.
 
-Both make the same cache; the digests of all their objects are compared. The rate is that of the search stage
-(its workers' start included), as the command reports it.
+Both make the same cache, whose inversions are there beforehand; the digests of all their objects are
+compared. "while they work" counts from the first shard's begin to the last commit, the wait for the slower
+worker's last shard included. "whole stage" counts the workers' start too, which takes as long for two as for
+one: its share shrinks as the job grows.
 
     python benchmarks/workers.py
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
-from measure import ratio, write_result
+from measure import row, run_watched, write_result
 
 from viewgen.store import list_commits, open_storage, read_spec
 
 
-def make(folder: Path, num_workers: int, num_images: int) -> dict[str, Any]:
-    """Make a cache of digits; return the command's JSON."""
-    out = folder / f"{num_workers}.zarr"
-    command = [
-        *(sys.executable, "-m", "viewgen", "cache", "--dataset", "digits", "--method", "wsearch", "--json"),
-        *("--out", str(out), "--limit", str(num_images), "--workers", str(num_workers), "--overwrite"),
-        # both wait for no inversion: it is made before the first round
-        *("--inversions", str(folder / "inversions.zarr")),
-    ]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    document: dict[str, Any] = json.loads(done.stdout)
-    return document
+def make(folder: Path, method: str, *arguments: str) -> tuple[dict[str, Any], int | None]:
+    """Make a cache of digits; return the command's JSON, and the peak memory of all its processes."""
+    command = [sys.executable, "-m", "viewgen", "cache", "--dataset", "digits", "--method", method, "--json"]
+    output, memory = run_watched([*command, "--no-gallery", *arguments])
+    document: dict[str, Any] = json.loads(output)
+    return document, memory
 
 
 def object_digests(url: str) -> dict[str, str]:
@@ -40,30 +35,52 @@ def object_digests(url: str) -> dict[str, str]:
     return {path: entry["sha256"] for commit in commits.values() for path, entry in commit.objects.items()}
 
 
+def working_seconds(folder: Path) -> float:
+    """Return the time from the first shard's begin to the last commit of a cache on a local disk."""
+    storage = open_storage(str(folder))
+    commits = list_commits(storage, read_spec(storage))
+    ends = {shard: (folder / "commits" / f"{shard:08}.json").stat().st_mtime for shard in commits}
+    return max(ends.values()) - min(end - commits[shard].seconds for shard, end in ends.items())
+
+
 @click.command()
-@click.option("--images", default=512, show_default=True)
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--images", default=256, show_default=True)
+@click.option("--rounds", default=2, show_default=True)
 def main(images: int, rounds: int) -> None:
     """Measure, print and write the result file."""
-    rates: dict[int, list[float]] = {1: [], 2: []}
+    working: dict[int, list[float]] = {1: [], 2: []}
+    stage: dict[int, list[float]] = {1: [], 2: []}
+    memory: dict[str, int | None] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for round_number in range(rounds + 1):
-            for num_workers, found in rates.items():
-                document = make(folder, num_workers, images)
-                if round_number:  # the first one makes the inversions
-                    found.append(document["views_per_second"])
+        few = ("--limit", str(images))
+        make(folder, "invert", *few, "--executor", "local", "--out", str(folder / "inversions.zarr"))
+        for _ in range(rounds):
+            for workers in working:
+                out = folder / f"{workers}.zarr"
+                options = ("--out", str(out), "--workers", str(workers), "--overwrite", *few)
+                inversions = ("--inversions", str(folder / "inversions.zarr"))
+                document, peak = make(folder, "wsearch", *options, *inversions)
+                stage[workers].append(images * document["num_views"] / document["views_per_second"])
+                working[workers].append(working_seconds(out))
+                memory["2 workers" if workers == 2 else "1 worker"] = peak
         one, two = object_digests(str(folder / "1.zarr")), object_digests(str(folder / "2.zarr"))
     identical = one == two and len(one) > 0
+    quality = f"{len(one)} objects of the caches {'are identical' if identical else 'DIFFER'}"
+    ratios = {
+        "1 worker / 2 workers, while they work": row(working[1], working[2], quality=quality, memory=memory),
+        "1 worker / 2 workers, whole stage": row(stage[1], stage[2], quality=quality, memory=memory),
+    }
     document = {
-        "ratios": {"views/s: 2 workers / 1 worker": ratio(rates[2], rates[1])},
-        "views_per_second": rates,
+        "ratios": ratios,
+        "seconds_working": working,
+        "seconds_of_the_stage": stage,
         "identical": identical,
         "images": images,
     }
     path = write_result("workers", document, ("torch", "ray"))
-    found_ratio = document["ratios"]["views/s: 2 workers / 1 worker"]
-    click.echo(f"2 workers / 1 worker: {found_ratio['median']:.2f}; objects identical: {identical}")
+    for title, value in ratios.items():
+        click.echo(f"{value['median']:.2f} × ({value['low']:.2f} … {value['high']:.2f})  {title}; {quality}")
     click.echo(f"written: {path}")
     if not identical:
         sys.exit(1)
