@@ -6,7 +6,6 @@ two, and slots are added while they leave a margin. Views do not depend on the n
 """
 
 import gc
-import resource
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -141,6 +140,8 @@ def _status_bytes(name: str) -> int:
 
 
 def _max_resident_bytes() -> int:
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -237,8 +238,9 @@ class SlotRunner:
         chosen = min(fitting, all_images)
         what = "all images of a shard" if chosen == all_images else f"{chosen} images"
         text = (
-            f"auto: {what} at once (a group of {group_size} takes {one / MIB:,.0f} MiB, two take "
-            f"{two / MIB:,.0f} MiB; of {available / MIB:,.0f} MiB that are free {MARGIN:.0%} may be used)"
+            f"auto: {what} at once (beyond what the worker holds, a group of {group_size} takes "
+            f"{one / MIB:,.0f} MiB and two take {two / MIB:,.0f} MiB; of {available / MIB:,.0f} MiB that are "
+            f"free {MARGIN:.0%} may be used)"
         )
         if one > MARGIN * available:
             text += "; memory may run out: use fewer --workers, or more of a GPU for each (--gpus-per-worker)"

@@ -5,6 +5,7 @@ import time
 from typing import Any, Literal
 
 from viewgen.errors import MissingFileError, UsageError
+from viewgen.memory import BatchSize
 from viewgen.store import (
     CacheReader,
     CacheSpec,
@@ -42,9 +43,10 @@ def cache(
     max_steps: int | None = None,
     sigma: float | None = None,
     anchor: str | None = None,
+    precision: str | None = None,
     workers: int | None = None,
     gpus_per_worker: float | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize = None,
     ray_address: str | None = None,
     executor: Literal["ray", "local"] = "ray",
     seed: int = 0,
@@ -84,9 +86,12 @@ def cache(
         max_steps: updates per image.
         sigma: standard deviation of wperturb's noise.
         anchor: of wsearch, ``"reconstruction"`` or ``"image"``.
+        precision: of wsearch and invert, ``"float32"`` or ``"bfloat16"``: what the networks compute in while
+            they search. What is stored is rendered and measured in float32 all the same.
         workers: shards made at the same time; by default one per GPU, or one per core without.
         gpus_per_worker: GPUs of each worker, fractions allowed; by default 1 where there are GPUs, else 0.
-        batch_size: images optimised at once in a worker; the memory knob, without influence on the views.
+        batch_size: images optimised at once in a worker; the memory knob, without influence on the views. By
+            default one group, the smallest; ``"auto"`` for as many as fit into the memory that is free.
         ray_address: of a running Ray cluster; by default Ray is started on this machine.
         executor: ``"ray"``, or ``"local"`` for one worker in this process.
         seed: root of all random numbers.
@@ -140,6 +145,7 @@ def cache(
             "max_steps": max_steps,
             "sigma": sigma,
             "anchor": anchor,
+            "precision": precision,
         },
         inversions=inversions,
         keep_latents=keep_latents,
@@ -150,7 +156,7 @@ def cache(
     plan = make_plan(options, progress.say)
     _check_places(plan, executor)
     if dry_run:
-        return _preview(plan, storage_options or {}, progress)
+        return _preview(plan, storage_options or {}, progress, batch_size)
     run = _Run(plan, options, progress, max_attempts=max_attempts, overwrite=overwrite)
     run.settings = {"data_root": data_root, "batch_size": batch_size, "hang_seconds": hang_timeout}
     run.look()
@@ -230,7 +236,7 @@ def _check_execution(
     workers: int | None,
     gpus_per_worker: float | None,
     ray_address: str | None,
-    batch_size: int | None,
+    batch_size: BatchSize,
     max_attempts: int,
     hang_timeout: float,
 ) -> None:
@@ -246,7 +252,7 @@ def _check_execution(
                 raise UsageError(f"{flag}: --executor local does not use Ray")
     for flag, count in (
         ("--workers", workers),
-        ("--batch-size", batch_size),
+        ("--batch-size", 1 if batch_size == "auto" else batch_size),
         ("--max-attempts", max_attempts),
     ):
         if count is not None and count < 1:
@@ -314,7 +320,9 @@ def _blocked(spec: CacheSpec, stage: Stage, inversions: StageResult) -> dict[int
     return reasons
 
 
-def _preview(plan: CachePlan, storage_options: dict[str, Any], progress: Progress) -> CacheResult:
+def _preview(
+    plan: CachePlan, storage_options: dict[str, Any], progress: Progress, batch_size: BatchSize
+) -> CacheResult:
     """Say what would be made and what of it is there; nothing is written."""
     for stage in plan.stages:
         spec = stage.spec
@@ -329,12 +337,16 @@ def _preview(plan: CachePlan, storage_options: dict[str, Any], progress: Progres
         progress.say(f"  config: {', '.join(f'{key}={value}' for key, value in spec.config.items())}")
         for kind, path in stage.model_paths.items():
             progress.say(f"  {kind}: {path}")
+    words: dict[BatchSize, str] = {None: "one group", "auto": "as many as each worker finds room for"}
+    at_once = words.get(batch_size, str(batch_size))
+    progress.say(f"images at once: {at_once} (--batch-size; it does not change the views)")
     target = plan.target
     return CacheResult(
         url=open_storage(target.url, storage_options).url,
         num_images=target.spec.num_images,
         num_views=target.spec.num_views,
         epsilon_boundary=target.spec.config.get("epsilon_boundary"),
+        precision=target.spec.config.get("precision"),
         converged_share=0.0,
         mean_pairwise=None,
         seconds=0.0,

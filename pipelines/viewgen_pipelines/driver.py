@@ -170,6 +170,7 @@ class _StageRun:
         self.ledger = AttemptLedger(storage, lease.run_id, job.max_attempts, in_driver=executor.in_driver)
         self.storage_errors = 0
         self.failures = 0
+        self.topics: set[str] = set()
 
     def run(self, start: float) -> StageResult:
         commits = list_commits(self.storage, self.spec)
@@ -255,6 +256,11 @@ class _StageRun:
     def _take(self, report: ShardReport, finished: set[int]) -> None:
         shard_id, detail = report.shard_id, report.detail
         rows = len(self.spec.shard_rows(shard_id))
+        for topic, text in report.notes.items():
+            # every worker has something to say of it; all that they said is in the commit records
+            if topic not in self.topics:
+                self.progress.say(f"{self.stage.title}: {topic}: {text}")
+                self.topics.add(topic)
         if report.outcome in ("committed", "present"):
             if shard_id not in finished:
                 self.progress.advance(rows)

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from viewgen.memory import BatchSize
 from viewgen.store import CacheSpec
 from viewgen_pipelines.inputs import Inputs
 from viewgen_pipelines.lease import LeaseToken
@@ -29,7 +30,8 @@ class ShardJob:
         inversions_url: cache with the anchor codes, row by row those of `spec`, or None.
         device: ``"cpu"`` or ``"cuda"``.
         num_threads: torch threads of one worker.
-        batch_size: images optimised at once, None for the method's own choice.
+        batch_size: images optimised at once, ``"auto"`` for as many as fit, None for the method's own choice.
+        memory_share: share of the free memory, of the machine or of the GPU, that is this worker's.
         hang_seconds: a shard that takes longer ends its worker.
         max_attempts: failures after which a shard is quarantined.
         in_driver: the worker is the driver's own process.
@@ -47,7 +49,8 @@ class ShardJob:
     inversions_url: str | None = field(default=None, repr=False)
     device: str = "cpu"
     num_threads: int = 1
-    batch_size: int | None = None
+    batch_size: BatchSize = None
+    memory_share: float = 1.0
     hang_seconds: float = 3600.0
     max_attempts: int = 3
     in_driver: bool = False
@@ -66,6 +69,7 @@ class ShardReport:
         error: class name of the `viewgen.errors` error behind ``stopped``, empty otherwise.
         seconds: wall-clock time of the turn.
         fatal: further shards would meet the same obstacle.
+        notes: what the worker has to say since its last turn, by topic: a fallback, a batch size chosen.
     """
 
     shard_id: int
@@ -74,6 +78,7 @@ class ShardReport:
     error: str = ""
     seconds: float = 0.0
     fatal: bool = False
+    notes: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

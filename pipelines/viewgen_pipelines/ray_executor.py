@@ -8,6 +8,7 @@ and the attempt ledger sets the limit; shards queued behind another on one actor
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -71,6 +72,7 @@ class RayExecutor:
         self._gallery: BackgroundGallery | None = None
         self.device = "cpu"
         self.num_threads = 1
+        self.memory_share = 1.0
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "RayExecutor":
@@ -124,6 +126,11 @@ class RayExecutor:
                 + ("" if asked else "; --workers asks for more")
             )
         self.device = "cuda" if share else "cpu"
+        neighbours = self.num_workers
+        if grows:
+            neighbours = max(1, min(neighbours, int(node_cores or 1) // self.num_threads))
+        # of a GPU a worker has its part, of a machine's memory as much as each of its neighbours there
+        self.memory_share = min(1.0, share) if share else 1 / neighbours
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -172,7 +179,7 @@ class RayExecutor:
         )
         return dataset.map(
             ViewgenWorker,
-            fn_constructor_args=(job,),
+            fn_constructor_args=(dataclasses.replace(job, memory_share=self.memory_share),),
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=job.num_threads,
             num_gpus=self.gpus_per_worker,

@@ -1,7 +1,7 @@
 """What `cache` reports: numbers of the finished cache, what is missing, how far the views are from ε₁."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from viewgen_pipelines.driver import Stage, StageResult
 __all__ = ["BOUNDARY_TOLERANCE", "CacheResult", "make_result", "report_lines"]
 
 BOUNDARY_TOLERANCE = 0.05
+# Lines of workers' notes that are printed; all are in ``--json``.
+MAX_NOTES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,12 +25,14 @@ class CacheResult:
         num_images: N.
         num_views: V.
         epsilon_boundary: ε₁ of the method's configuration, None where it has none.
+        precision: that of the search, None where the method has none.
         converged_share: share of all N images with status 1.
         mean_pairwise: mean distance between an image's views, None where the method does not measure it.
         seconds: wall-clock time of this run, inversions included.
         views_per_second: views that this run made per second of the view stage; None if it made none.
         quarantined: what is missing, each ``{"shard", "rows": [first, last], "reason"}`` for a shard that was
             given up or ``{"shard", "row", "reason"}`` for a sample that failed.
+        notes: what workers had to say: fallbacks, batch sizes that they chose.
         contact_sheet: path of a picture of some images and their views; None if there is nothing to show.
     """
 
@@ -36,11 +40,13 @@ class CacheResult:
     num_images: int
     num_views: int
     epsilon_boundary: float | None
+    precision: str | None
     converged_share: float
     mean_pairwise: float | None
     seconds: float
     views_per_second: float | None
     quarantined: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
     contact_sheet: str | None = None
 
     @property
@@ -64,6 +70,7 @@ def make_result(stage: Stage, result: StageResult, reader: CacheReader, seconds:
         num_images=spec.num_images,
         num_views=spec.num_views,
         epsilon_boundary=epsilon if isinstance(epsilon, int | float) else None,
+        precision=spec.config.get("precision"),
         converged_share=float((reader.status == STATUS_OK).sum() / spec.num_images),
         mean_pairwise=_mean(result, "mean_pairwise"),
         seconds=round(seconds, 3),
@@ -73,6 +80,7 @@ def make_result(stage: Stage, result: StageResult, reader: CacheReader, seconds:
             else None
         ),
         quarantined=_missing(stage, result),
+        notes=_notes(result),
     )
 
 
@@ -95,10 +103,13 @@ def report_lines(stage: Stage, result: StageResult, summary: CacheResult, reader
         lines.append(
             f"  the inversions' own error: {error:.3f} from image to reconstruction{_beyond(result)}"
         )
+    if (went_on := _num_continued(result)) is not None:
+        lines.append(f"  searched in {summary.precision}; {went_on} images went on in float32")
     if summary.views_per_second is not None:
         lines.append(f"  {summary.views_per_second:,.1f} views per second, {summary.seconds:.1f} s in all")
     if summary.contact_sheet is not None:
         lines.append(f"  contact sheet: {summary.contact_sheet}")
+    lines += [f"  {note}" for note in summary.notes[:MAX_NOTES]]
     return lines + _missing_lines(summary.quarantined)
 
 
@@ -150,6 +161,20 @@ def _mean(result: StageResult, name: str) -> float | None:
         if value is not None:
             total, weight = total + value * rows, weight + rows
     return total / weight if weight else None
+
+
+def _num_continued(result: StageResult) -> int | None:
+    """Return how many images of a bfloat16 search went on in float32, None for another search."""
+    counts = [
+        commit.stats["num_continued"] for commit in result.commits.values() if "num_continued" in commit.stats
+    ]
+    return sum(counts) if counts else None
+
+
+def _notes(result: StageResult) -> list[str]:
+    """Return what the workers noted down in the shards' records, each once."""
+    notes = [commit.stats.get("notes", {}) for commit in result.commits.values()]
+    return sorted({f"{topic}: {text}" for entry in notes for topic, text in entry.items()})
 
 
 def _beyond(result: StageResult) -> str:

@@ -120,6 +120,9 @@ def shard_stats(
         "num_not_converged": int((arrays["status"] == STATUS_NOT_CONVERGED).sum()),
         "num_failed": int((arrays["status"] == STATUS_FAILED).sum()),
     }
+    continued = [outputs["continued"] for _, outputs in parts if "continued" in outputs]
+    if continued:
+        stats["num_continued"] = int(np.concatenate(continued).sum())
     for name in ("mean_pairwise", "anchor_distance"):
         values = [
             outputs[name][np.isin(outputs["status"], (STATUS_OK, STATUS_NOT_CONVERGED))]

@@ -4,6 +4,7 @@ The order of events decides what a kill leaves behind: attempt marker, objects, 
 """
 
 import contextlib
+import dataclasses
 import errno
 import platform
 import sys
@@ -87,6 +88,7 @@ class ShardWorker:
         )
         self.trace = CrashTrace(job.token.run_id)
         self._step: Any = None
+        self._notes: dict[str, str] = {}
 
     def __enter__(self) -> "ShardWorker":
         self.trace.__enter__()
@@ -104,7 +106,8 @@ class ShardWorker:
 
         def report(outcome: str, **details: Any) -> ShardReport:
             seconds = time.perf_counter() - start
-            return ShardReport(shard_id=shard_id, outcome=outcome, seconds=seconds, **details)
+            notes, self._notes = self._notes, {}
+            return ShardReport(shard_id=shard_id, outcome=outcome, seconds=seconds, notes=notes, **details)
 
         try:
             if self._step is None:
@@ -156,7 +159,7 @@ class ShardWorker:
             attempt=attempt_number,
             run_id=self.job.token.run_id,
             seconds=time.perf_counter() - start,
-            stats=shard_stats(spec, arrays, parts),
+            stats=shard_stats(spec, arrays, parts) | ({"notes": self._notes} if self._notes else {}),
         )
         commit_shard(self.storage, commit)
         self.observe(commit, arrays["distance"])
@@ -165,6 +168,8 @@ class ShardWorker:
         job = self.job
         try:
             configure_process(job.num_threads)
+            from viewgen.acceleration import cuda_graphs
+            from viewgen.execution import Execution
             from viewgen.models import file_digest, load_models
 
             paths = {kind: Path(path) for kind, path in job.model_paths.items()}
@@ -186,7 +191,12 @@ class ShardWorker:
             for kind, path in paths.items():
                 if (digest := file_digest(path)) != job.spec.models[kind]:
                     raise ModelError(f"{path} is {digest} here, the driver's is {job.spec.models[kind]}")
-            models = load_models(paths, job.device)
+            execution = Execution(
+                compiler=cuda_graphs if job.device.startswith("cuda") else None,
+                memory_share=job.memory_share,
+                announce=self._notes_down,
+            )
+            models = dataclasses.replace(load_models(paths, job.device), execution=execution)
             self._inversions = None
             if job.inversions_url is not None:
                 self._inversions = CacheReader(job.inversions_url, job.storage_options)
@@ -197,6 +207,9 @@ class ShardWorker:
             raise
         except Exception as error:
             raise _SetupError(f"{type(error).__name__}: {error}") from error
+
+    def _notes_down(self, topic: str, text: str) -> None:
+        self._notes[topic] = text
 
     def _usable_rows(self, rows: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """Split a shard's rows into those that have an inversion and reasons for those that have none."""

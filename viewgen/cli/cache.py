@@ -26,6 +26,20 @@ class _Boundary(click.ParamType[float | str]):
             self.fail(f"{value!r} is neither a number nor 'auto'", param, ctx)
 
 
+class _BatchSize(click.ParamType[int | str]):
+    """A whole number, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto":
+            return "auto"
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a whole number nor 'auto'", param, ctx)
+
+
 _FILE = click.Path(dir_okay=False)
 _option = click.option
 _OPTIONS = (
@@ -51,6 +65,8 @@ _OPTIONS = (
             help="wsearch: what ε₁ counts from."),
     _option("--max-steps", type=int, metavar="N", help="wsearch, invert: most updates per image."),
     _option("--sigma", type=float, metavar="F", help="wperturb: standard deviation of the noise."),
+    _option("--precision", type=click.Choice(["float32", "bfloat16"]), help="wsearch, invert: of the "
+            "networks while they search; distances stored are float32's.  [default: float32]"),
     _option("--keep-latents", is_flag=True, help="wsearch, wperturb: store the views' codes too."),
     _option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers."),
     # the networks
@@ -71,8 +87,8 @@ _OPTIONS = (
     _option("--ray-address", metavar="HOST:PORT", help="Join a cluster; auto: the one of this machine."),
     _option("--gallery/--no-gallery", default=True, envvar="VIEWGEN_GALLERY",
             help="With Ray: serve a gallery of the cache while it grows.  [default: gallery]"),
-    _option("--batch-size", type=int, metavar="N",
-            help="Images optimised at once; changes memory and speed, not the views."),
+    _option("--batch-size", type=_BatchSize(), metavar="N|auto", help="Images optimised at once, auto: as "
+            "many as fit; changes memory, not the views.  [default: one group]"),
     _option("--shard-images", type=int, metavar="N",
             help="Images per shard.  [default: about 12 shards of 16 to 512]"),
     _option("--max-attempts", type=int, default=3, show_default=True,
