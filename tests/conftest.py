@@ -1,14 +1,24 @@
 """Fixtures that several test folders share."""
 
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 import numpy as np
 import pytest
 
-from viewgen.store import CacheSpec, ShardCommit, Storage, commit_shard, create_cache, write_shard
+from viewgen.store import (
+    CacheSpec,
+    ShardCommit,
+    Storage,
+    commit_shard,
+    create_cache,
+    open_storage,
+    write_shard,
+)
+from viewgen.store.remote import FsspecStorage
 
 # Runs of the command under Ray serve no gallery, here and in the processes that tests start.
 os.environ["VIEWGEN_GALLERY"] = "0"
@@ -96,6 +106,74 @@ def write_cache(shard_arrays: Callable[..., Arrays]) -> Callable[..., Arrays]:
 def no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip flushes to the device: a test cannot see what they are for, and they take most of its time."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def blocks_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two records be put together instead of 1000."""
+    monkeypatch.setattr("viewgen.store.commits._BLOCK_SHARDS", 2)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the packages catches it."""
+
+
+class FragileStorage(FsspecStorage):
+    """Dies before its change number `life`."""
+
+    parallel_reads = 1
+
+    def __init__(self, url: str, life: int) -> None:
+        super().__init__(url)
+        self.life = life
+
+    def _spend(self) -> None:
+        if self.life == 0:
+            raise Killed
+        self.life -= 1
+
+    def write_new(self, path: str, data: bytes) -> None:
+        self._spend()
+        super().write_new(path, data)
+
+    def write(self, path: str, data: bytes) -> None:
+        self._spend()
+        super().write(path, data)
+
+    def delete(self, path: str) -> None:
+        self._spend()
+        super().delete(path)
+
+    def delete_tree(self, prefix: str) -> None:
+        # object by object, as stores do
+        for path in self.paths(prefix):
+            self._spend()
+            super().delete(path)
+
+
+@pytest.fixture(scope="session")
+def kill_everywhere() -> Callable[..., Iterator[Storage]]:
+    """Return a function (act, template) that runs `act` on copies of the storage `template`.
+
+    Each time it is killed before a later change, until it survives. Yields the storage after each kill.
+    """
+
+    def kill(act: Callable[[Storage], object], template: Storage | None = None) -> Iterator[Storage]:
+        for life in range(1000):
+            url = f"memory://{uuid.uuid4().hex}"
+            after = open_storage(url)
+            for path in template.paths() if template else []:
+                after.write(path, template.read(path))
+            try:
+                act(FragileStorage(url, life))
+                return
+            except Killed:
+                yield after
+            finally:
+                after.delete_tree("")
+        raise AssertionError("it never ends")
+
+    return kill
 
 
 @pytest.fixture(scope="session")

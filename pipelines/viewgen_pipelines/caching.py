@@ -10,7 +10,6 @@ from viewgen.store import (
     CacheReader,
     CacheSpec,
     Storage,
-    compact_commits,
     create_cache,
     open_storage,
     pending_shards,
@@ -24,9 +23,6 @@ from viewgen_pipelines.report import CacheResult, make_result, report_lines
 from viewgen_pipelines.sheet import draw_contact_sheet
 
 __all__ = ["cache"]
-
-# Commit records of so many shards are worth moving together once all are there.
-_COMPACT_SHARDS = 2000
 
 
 def cache(
@@ -215,7 +211,7 @@ class _Run:
     def _stage(
         self, stage: Stage, executor: Executor, blocked: dict[int, str], *, overwrite: bool = False
     ) -> StageResult:
-        result = run_stage(
+        return run_stage(
             stage,
             executor,
             dataset=self.plan.dataset,
@@ -226,9 +222,6 @@ class _Run:
             overwrite=overwrite,
             blocked=blocked,
         )
-        if not result.quarantined and stage.spec.num_shards >= _COMPACT_SHARDS:
-            compact_commits(open_storage(stage.url, self.storage_options), stage.spec)
-        return result
 
 
 def _check_execution(

@@ -13,7 +13,6 @@ from viewgen.store import (
     CacheSpec,
     ShardCommit,
     Storage,
-    compact_commits,
     create_cache,
     list_commits,
     open_storage,
@@ -26,6 +25,7 @@ from viewgen_pipelines.inputs import publish, withdraw
 from viewgen_pipelines.job import ShardJob, ShardReport
 from viewgen_pipelines.lease import Lease
 from viewgen_pipelines.ledger import AttemptLedger, ShardHistory
+from viewgen_pipelines.log_keeper import LogKeeper
 from viewgen_pipelines.progress import Progress
 from viewgen_pipelines.watchdog import CrashTrace
 
@@ -35,9 +35,6 @@ __all__ = ["Stage", "StageResult", "run_stage"]
 _MAX_STORAGE_ERRORS = 3
 # Shards in a row that fail in a cache without a single finished shard: then it is not the shards.
 _MAX_FAILURES_WITHOUT_SUCCESS = 5
-# Shards from which a finished cache's records are put together, 1000 to an object: listing and reading as
-# many single records would take readers longer than their work.
-_COMPACT_FROM = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +165,7 @@ class _StageRun:
         self.progress = progress
         self.blocked = blocked
         self.ledger = AttemptLedger(storage, lease.run_id, job.max_attempts, in_driver=executor.in_driver)
+        self.log = LogKeeper(storage, self.spec, self.ledger, check=lease.check, say=progress.say)
         self.storage_errors = 0
         self.failures = 0
         self.topics: set[str] = set()
@@ -178,15 +176,14 @@ class _StageRun:
         repaired = self._repair(commits)
         num_old_images = sum(len(self.spec.shard_rows(shard_id)) for shard_id in commits)
         finished = set(commits)
+        self.log.add(finished)
         with self.progress.stage(self.stage.title, self.spec, num_old_images):
             try:
                 self._loop(finished)
             finally:
                 self._close()
         commits = list_commits(self.storage, self.spec)
-        if len(commits) == self.spec.num_shards >= _COMPACT_FROM:
-            self.lease.check()
-            compact_commits(self.storage, self.spec)
+        self.log.finish()
         quarantined = self.blocked | self.ledger.quarantined()
         num_images = sum(len(self.spec.shard_rows(shard_id)) for shard_id in commits)
         return StageResult(
@@ -232,6 +229,7 @@ class _StageRun:
                 _close(reports)
             self.lease.check()
             finished |= set(list_commits(self.storage, self.spec))
+            self.log.add(finished)
             if len(finished) == before and not failed:
                 raise ViewgenError(
                     f"no shard of {self.storage.url} could be finished and none failed: the workers end "
@@ -265,6 +263,7 @@ class _StageRun:
             if shard_id not in finished:
                 self.progress.advance(rows)
             finished.add(shard_id)
+            self.log.add([shard_id])
             self.storage_errors = self.failures = 0
         elif report.outcome == "stopped":
             self.lease.check()

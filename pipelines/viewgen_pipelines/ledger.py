@@ -209,6 +209,13 @@ class AttemptLedger:
                 for attempt in history.open:
                     self.end(attempt, "interrupted", reason)
 
+    def forget(self, committed: Callable[[int], bool]) -> None:
+        """Delete the markers of shards that are committed; their records tell the attempt that succeeded."""
+        found = [(path, _NAME.fullmatch(path.rpartition("/")[2])) for path in self.storage.paths(FOLDER)]
+        paths = [path for path, match in found if match and committed(int(match[1]))]
+        for _ in self.storage.map_parallel(self.storage.delete, paths):
+            pass
+
     def _open_attempts(self, committed: Container[int]) -> list[tuple[Attempt, dict[str, Any]]]:
         return [
             (attempt, self.started(attempt))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import uuid
 
 import numpy as np
 import pytest
@@ -13,76 +12,18 @@ from viewgen.store import (
     ObjectExistsError,
     ShardCommit,
     commit_shard,
-    compact_commits,
     create_cache,
     drop_commits,
     list_commits,
-    open_storage,
     pending_shards,
     read_commit,
     read_spec,
     verify_cache,
     write_shard,
 )
-from viewgen.store.remote import FsspecStorage
 from viewgen.store.spec import identity_of
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the package catches it."""
-
-
-class FragileStorage(FsspecStorage):
-    """Dies before its change number `life`."""
-
-    def __init__(self, url, life):
-        super().__init__(url)
-        self.life = life
-
-    def _spend(self):
-        if self.life == 0:
-            raise Killed
-        self.life -= 1
-
-    def write_new(self, path, data):
-        self._spend()
-        super().write_new(path, data)
-
-    def write(self, path, data):
-        self._spend()
-        super().write(path, data)
-
-    def delete(self, path):
-        self._spend()
-        super().delete(path)
-
-    def delete_tree(self, prefix):
-        # object by object, as stores do
-        for path in self.paths(prefix):
-            self._spend()
-            super().delete(path)
-
-
-def kill_everywhere(act, template=None):
-    """Run `act` on copies of `template`, killed before its first change, its second, … until it survives.
-
-    Yields the storage after each kill.
-    """
-    for life in range(1000):
-        url = f"memory://{uuid.uuid4().hex}"
-        after = open_storage(url)
-        for path in template.paths() if template else []:
-            after.write(path, template.read(path))
-        try:
-            act(FragileStorage(url, life))
-            return
-        except Killed:
-            yield after
-        finally:
-            after.delete_tree("")
-    raise AssertionError("it never ends")
 
 
 def test_the_group_is_plain_zarr(tmp_path, make_spec, write_cache):
@@ -206,7 +147,7 @@ def test_any_flipped_bit_of_the_specification_is_found(tmp_path, make_spec, writ
     assert read_spec(storage).versions == {"torch": "2.13"}
 
 
-def test_creation_killed_anywhere_is_taken_up(make_spec):
+def test_creation_killed_anywhere_is_taken_up(make_spec, kill_everywhere):
     spec = make_spec()
     states = 0
     for storage in kill_everywhere(lambda storage: create_cache(storage, spec)):
@@ -216,7 +157,7 @@ def test_creation_killed_anywhere_is_taken_up(make_spec):
     assert states == 1 + len(spec.array_layout())
 
 
-def test_overwriting_killed_anywhere_is_taken_up(tmp_path, make_spec, write_cache):
+def test_overwriting_killed_anywhere_is_taken_up(tmp_path, make_spec, write_cache, kill_everywhere):
     old, new = make_spec(), make_spec(seed=8)
     old_cache = LocalStorage(tmp_path / "old")
     write_cache(old_cache, old)
@@ -234,7 +175,9 @@ def test_overwriting_killed_anywhere_is_taken_up(tmp_path, make_spec, write_cach
         assert storage.paths("views") == ["views/zarr.json"]
 
 
-def test_a_shard_killed_anywhere_is_not_there_and_can_be_written_again(tmp_path, make_spec, write_cache):
+def test_a_shard_killed_anywhere_is_not_there_and_can_be_written_again(
+    tmp_path, make_spec, write_cache, kill_everywhere
+):
     spec = make_spec()
     new_cache = LocalStorage(tmp_path / "new")
     create_cache(new_cache, spec)
@@ -250,29 +193,6 @@ def test_a_shard_killed_anywhere_is_not_there_and_can_be_written_again(tmp_path,
         drop_commits(storage, spec, done)
         write_cache(storage, spec)
         assert verify_cache(storage.url).ok
-
-
-@pytest.mark.parametrize("change", ["compact", "drop"])
-def test_compaction_and_dropping_killed_anywhere_lose_no_other_record(
-    tmp_path, make_spec, write_cache, change
-):
-    spec = make_spec()
-    template = LocalStorage(tmp_path / "template")
-    write_cache(template, spec)
-    if change == "drop":
-        compact_commits(template, spec)
-    kept = {"compact": {0, 1, 2}, "drop": {0, 2}}[change]
-
-    def act(storage):
-        if change == "compact":
-            compact_commits(storage, spec)
-        else:
-            drop_commits(storage, spec, [1])
-
-    for storage in kill_everywhere(act, template):
-        assert kept <= set(list_commits(storage, spec))
-        act(storage)
-        assert set(list_commits(storage, spec)) == kept
 
 
 class TestCommits:

@@ -159,7 +159,7 @@ class ExecutorContract:
     def test_the_records_of_a_large_cache_are_put_together_once_it_is_finished(
         self, make, url, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr("viewgen_pipelines.driver._COMPACT_FROM", 2)
+        monkeypatch.setattr("viewgen_pipelines.log_keeper._COMPACT_FROM", 2)
         make(limit=40)
         records = sorted(path.name for path in (tmp_path / "c.zarr/commits").iterdir())
         assert records == ["compacted-00000000.jsonl"]
@@ -188,6 +188,19 @@ class TestLocal(ExecutorContract):
         make(out=url)
         assert_every_image_once(url, num_images=self.num_images)
         open_storage(url).delete_tree("")
+
+    @pytest.mark.usefixtures("blocks_of_two")
+    def test_runs_take_up_a_log_that_was_put_together(self, make, url, tmp_path, set_faults, monkeypatch):
+        monkeypatch.setattr("viewgen_pipelines.log_keeper._COMPACT_FROM", 2)
+        set_faults(**{"raise": list(range(16, 32))})
+        assert [item["shard"] for item in make(max_attempts=1).quarantined] == [1]
+        names = [f"compacted-{block:08d}.jsonl" for block in range(3)]
+        assert sorted(path.name for path in (tmp_path / "c.zarr/commits").iterdir()) == names
+        (tmp_path / "c.zarr/views/c.3.0.0.0.0").write_bytes(b"short")
+        set_faults()
+        assert make(max_attempts=2).complete
+        assert sorted(path.name for path in (tmp_path / "c.zarr/commits").iterdir()) == names
+        assert_every_image_once(url, num_images=self.num_images)
 
 
 @ray_warnings

@@ -5,13 +5,12 @@ from viewgen.store.commits import (
     Fault,
     ShardCommit,
     commit_shard,
-    compact_commits,
-    drop_commits,
     list_commits,
     pending_shards,
     read_commit,
     write_shard,
 )
+from viewgen.store.compaction import compact_commits, drop_commits
 from viewgen.store.location import cache_folder
 from viewgen.store.reader import CacheReader
 from viewgen.store.spec import (

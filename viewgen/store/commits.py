@@ -3,16 +3,16 @@
 A shard's objects are written first, its record ``commits/00000042.json`` last and create-only. Readers,
 resuming runs and `verify` trust records and nothing else; objects without one are leftovers of a killed run.
 
-A record is one line of JSON that ends with a digest of itself. Long logs are compacted: the records of a full
-block of shards move, line by line, into ``commits/compacted-00000007.jsonl``. Where both are present the
-shard's own file wins.
+A record is one line of JSON that ends with a digest of itself. Long logs are compacted
+(`viewgen.store.compaction`): the records of a block of 1000 shards move, line by line, into
+``commits/compacted-00000007.jsonl``. Where both are present the shard's own file wins.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from viewgen.errors import CorruptDataError, DataError, MissingFileError
 from viewgen.store.encoding import encode_object, object_bytes
-from viewgen.store.spec import ArrayLayout, CacheSpec, canonical_json
+from viewgen.store.spec import CacheSpec, canonical_json
 from viewgen.store.storage import ObjectExistsError, Storage
 
 __all__ = [
@@ -28,8 +28,6 @@ __all__ = [
     "Fault",
     "ShardCommit",
     "commit_shard",
-    "compact_commits",
-    "drop_commits",
     "list_commits",
     "pending_shards",
     "read_commit",
@@ -37,6 +35,7 @@ __all__ = [
     "write_shard",
 ]
 
+# Shards whose records make one object of a compacted log.
 _BLOCK_SHARDS = 1000
 _SINGLE = re.compile(r"commits/(\d{8,})\.json")
 _DIGEST = b',"digest":"%s"}\n'
@@ -180,13 +179,20 @@ def commit_shard(storage: Storage, commit: ShardCommit) -> None:
     Raises:
         ObjectExistsError: another run's record stands.
     """
-    path = _record_path(commit.shard_id)
+    path = record_path(commit.shard_id)
     line = commit.to_bytes()
     try:
         storage.write_new(path, line)
-        return
     except ObjectExistsError:
         standing = read_commit(storage, commit.identity, commit.shard_id)
+    else:
+        # another run's record may have moved into its block, which compaction writes before it deletes
+        standing = _read_in_block(storage, commit.identity, commit.shard_id)
+        if standing is None or (standing.objects != commit.objects and _holds(storage, commit)):
+            return
+        storage.delete(path)
+        if standing.objects != commit.objects:
+            raise ObjectExistsError(_taken(standing))
     if standing is not None and standing.objects == commit.objects:
         return
     if standing is None or _holds(storage, commit):
@@ -199,19 +205,24 @@ def commit_shard(storage: Storage, commit: ShardCommit) -> None:
 
 def read_commit(storage: Storage, identity: str, shard_id: int) -> ShardCommit | None:
     """Return the shard's sound record of this identity, None if there is none."""
-    block = _block_path(shard_id // _BLOCK_SHARDS)
-    for path in (_record_path(shard_id), block):
-        try:
-            data = storage.read(path)
-        except MissingFileError:
-            continue
-        for line in data.splitlines(keepends=True) if path == block else [data]:
-            try:
-                commit = ShardCommit.from_bytes(line, path)
-            except CorruptDataError:
+    path = record_path(shard_id)
+    with contextlib.suppress(MissingFileError, CorruptDataError):
+        commit = ShardCommit.from_bytes(storage.read(path), path)
+        if commit.shard_id == shard_id and commit.identity == identity:
+            return commit
+    return _read_in_block(storage, identity, shard_id)
+
+
+def _read_in_block(storage: Storage, identity: str, shard_id: int) -> ShardCommit | None:
+    path = block_path(block_of(shard_id))
+    with contextlib.suppress(MissingFileError):
+        for line in storage.read(path).splitlines(keepends=True):
+            if b'"shard_id":%d,' % shard_id not in line:
                 continue
-            if commit.shard_id == shard_id and commit.identity == identity:
-                return commit
+            with contextlib.suppress(CorruptDataError):
+                commit = ShardCommit.from_bytes(line, path)
+                if commit.shard_id == shard_id and commit.identity == identity:
+                    return commit
     return None
 
 
@@ -219,7 +230,7 @@ def scan_commits(storage: Storage, spec: CacheSpec) -> CommitLog:
     """Read all commit records, several at a time where the storage is remote."""
     commits: dict[int, ShardCommit] = {}
     faults: list[Fault] = []
-    identity, layouts = spec.identity, spec.array_layout()
+    check = RecordCheck(spec)
     for path, data in _read_log(storage):
         single = _SINGLE.fullmatch(path)
         shard = int(single[1]) if single else None
@@ -229,10 +240,10 @@ def scan_commits(storage: Storage, spec: CacheSpec) -> CommitLog:
             except CorruptDataError as error:
                 faults.append(Fault(shard=shard, path=path, kind="commit", detail=str(error)))
                 continue
-            if commit.identity != identity:
-                detail = f"belongs to the cache {commit.identity}, expected {identity}"
+            if commit.identity != check.identity:
+                detail = f"belongs to the cache {commit.identity}, expected {check.identity}"
                 faults.append(Fault(shard=commit.shard_id, path=path, kind="identity", detail=detail))
-            elif shard not in (None, commit.shard_id) or not _fits(commit, spec, layouts):
+            elif shard not in (None, commit.shard_id) or not check.fits(commit):
                 detail = f"does not describe this shard: it names shard {commit.shard_id}, {commit.objects}"
                 faults.append(Fault(shard=shard, path=path, kind="commit", detail=detail))
             else:
@@ -249,25 +260,46 @@ def _read_log(storage: Storage) -> list[tuple[str, bytes]]:
         except MissingFileError:
             return None
 
+    found: dict[str, bytes] = {}
     while True:
         paths = [p for p in storage.paths("commits") if _SINGLE.fullmatch(p) or _COMPACTED.fullmatch(p)]
-        paths.sort(key=lambda path: (_SINGLE.fullmatch(path) is not None, path))
-        records = list(zip(paths, storage.map_parallel(read, paths), strict=True))
-        found = [(path, data) for path, data in records if data is not None]
-        if len(found) == len(records):
-            return found
-        # records vanished between listing and reading: they were compacted or dropped, so list again
+        new = [path for path in paths if path not in found]
+        vanished = []
+        for path, data in zip(new, storage.map_parallel(read, new), strict=True):
+            if data is None:
+                vanished.append(path)
+            else:
+                found[path] = data
+        if not vanished:
+            return sorted(found.items(), key=lambda entry: (_SINGLE.fullmatch(entry[0]) is not None, entry))
+        # records vanished between listing and reading: they moved into their block or were dropped, so list
+        # again, and take no block as it was before
+        for path in vanished:
+            shard_id = shard_of_record(path)
+            if shard_id is not None:
+                found.pop(block_path(block_of(shard_id)), None)
 
 
-def _fits(commit: ShardCommit, spec: CacheSpec, layouts: dict[str, ArrayLayout]) -> bool:
-    if not 0 <= commit.shard_id < spec.num_shards:
-        return False
-    num_rows = len(spec.shard_rows(commit.shard_id))
-    sizes = {path: entry.get("bytes") for path, entry in commit.objects.items()}
-    expected = {
-        layout.object_path(commit.shard_id): object_bytes(layout, num_rows) for layout in layouts.values()
-    }
-    return sizes == expected and len(commit.status) == num_rows
+class RecordCheck:
+    """Tells whether records describe the shards of one cache, without laying its arrays out for each."""
+
+    def __init__(self, spec: CacheSpec) -> None:
+        self.spec = spec
+        self.identity = spec.identity
+        self._layouts = list(spec.array_layout().values())
+        self._sizes: dict[int, list[int]] = {}
+
+    def fits(self, commit: ShardCommit) -> bool:
+        """Say whether the record names the shard's objects, with their sizes, and a status for each row."""
+        if not 0 <= commit.shard_id < self.spec.num_shards:
+            return False
+        num_rows = len(self.spec.shard_rows(commit.shard_id))
+        if num_rows not in self._sizes:
+            self._sizes[num_rows] = [object_bytes(layout, num_rows) for layout in self._layouts]
+        paths = [layout.object_path(commit.shard_id) for layout in self._layouts]
+        expected = dict(zip(paths, self._sizes[num_rows], strict=True))
+        sizes = {path: entry.get("bytes") for path, entry in commit.objects.items()}
+        return sizes == expected and len(commit.status) == num_rows
 
 
 def list_commits(storage: Storage, spec: CacheSpec) -> dict[int, ShardCommit]:
@@ -281,57 +313,30 @@ def pending_shards(storage: Storage, spec: CacheSpec) -> list[int]:
     return [shard for shard in range(spec.num_shards) if shard not in commits]
 
 
-def drop_commits(storage: Storage, spec: CacheSpec, shard_ids: Iterable[int]) -> None:
-    """Delete the records of these shards, so that the next run of the same command makes them anew.
-
-    Only while no run is writing the cache. Damaged lines of a compacted block that held one of the shards go
-    as well.
-    """
-    dropped = set(shard_ids)
-    for block in {shard // _BLOCK_SHARDS for shard in dropped}:
-        try:
-            lines = storage.read(_block_path(block)).splitlines(keepends=True)
-        except MissingFileError:
-            continue
-        for line in lines:
-            try:
-                commit = ShardCommit.from_bytes(line, _block_path(block))
-            except CorruptDataError:
-                continue
-            if commit.shard_id not in dropped and not storage.exists(_record_path(commit.shard_id)):
-                storage.write(_record_path(commit.shard_id), line)
-        storage.delete(_block_path(block))
-    for shard in dropped:
-        storage.delete(_record_path(shard))
-
-
-def compact_commits(storage: Storage, spec: CacheSpec) -> int:
-    """Move the records of every full block of 1000 shards into one object; return how many blocks moved.
-
-    Opening a cache of 200,000 shards then takes 200 reads. Only while no run is writing the cache; killed at
-    any point, no record is lost.
-    """
-    commits = list_commits(storage, spec)
-    present = set(storage.paths("commits"))
-    moved = 0
-    for first in range(0, spec.num_shards, _BLOCK_SHARDS):
-        shards = range(first, min(first + _BLOCK_SHARDS, spec.num_shards))
-        singles = [path for path in map(_record_path, shards) if path in present]
-        if singles and all(shard in commits for shard in shards):
-            lines = b"".join(commits[shard].to_bytes() for shard in shards)
-            storage.write(_block_path(first // _BLOCK_SHARDS), lines)
-            for _ in storage.map_parallel(storage.delete, singles):
-                pass
-            moved += 1
-    return moved
-
-
-def _record_path(shard_id: int) -> str:
+def record_path(shard_id: int) -> str:
+    """Path of a shard's own record."""
     return f"commits/{shard_id:08d}.json"
 
 
-def _block_path(block: int) -> str:
+def block_of(shard_id: int) -> int:
+    """Return the number of the shard's block."""
+    return shard_id // _BLOCK_SHARDS
+
+
+def block_shards(spec: CacheSpec, block: int) -> range:
+    """Return the shards of a block."""
+    return range(block * _BLOCK_SHARDS, min((block + 1) * _BLOCK_SHARDS, spec.num_shards))
+
+
+def block_path(block: int) -> str:
+    """Path of the object that a block's records move to."""
     return f"commits/compacted-{block:08d}.jsonl"
+
+
+def shard_of_record(path: str) -> int | None:
+    """Return which shard's own record `path` is; None if it is something else."""
+    match = _SINGLE.fullmatch(path)
+    return int(match[1]) if match else None
 
 
 def _holds(storage: Storage, commit: ShardCommit) -> bool:

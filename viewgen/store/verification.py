@@ -10,7 +10,8 @@ import numpy as np
 
 from viewgen.errors import CorruptDataError, MissingFileError
 from viewgen.store.cache import RUN_FOLDER, read_spec
-from viewgen.store.commits import Fault, ShardCommit, drop_commits, scan_commits
+from viewgen.store.commits import Fault, ShardCommit, scan_commits
+from viewgen.store.compaction import drop_commits
 from viewgen.store.encoding import array_metadata, decode_object
 from viewgen.store.spec import STATUS_FAILED, CacheSpec
 from viewgen.store.storage import Storage, open_storage
