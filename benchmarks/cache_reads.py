@@ -28,6 +28,7 @@ from measure import peak_bytes, row, write_result
 from random_cache import write_random_cache
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from viewgen.malloc import keep_freed_memory
 from viewgen.store import CacheReader, CacheSpec
 from viewgen_train.residence import ViewMemory
 
@@ -121,6 +122,9 @@ def contests(folder: Path, spec: CacheSpec, num_workers: int = 2) -> dict[str, _
     def view(rows: _Array) -> _Array:
         return reader.views(rows, rows % NUM_VIEWS, out=one_view)
 
+    def taken_view(rows: _Array) -> _Array:
+        return take(flat, rows * NUM_VIEWS + rows % NUM_VIEWS, one_view)
+
     def held_view(rows: _Array) -> torch.Tensor:
         return held.read(rows, torch.from_numpy(rows % NUM_VIEWS)[:, None])
 
@@ -147,7 +151,7 @@ def contests(folder: Path, spec: CacheSpec, num_workers: int = 2) -> dict[str, _
         "one view of 256": {
             "viewgen": (BATCH, view),
             "viewgen, held in memory": (BATCH, held_view),
-            "in-memory take": (BATCH, lambda rows: take(flat, rows * 8 + rows % 8, one_view)),
+            "in-memory take": (BATCH, taken_view),
             "memcpy": (BATCH, copy_view),
         },
         "shuffled epoch": {
@@ -155,6 +159,7 @@ def contests(folder: Path, spec: CacheSpec, num_workers: int = 2) -> dict[str, _
             "viewgen, held in memory": (epoch, in_batches(held_view)),
             "DataLoader": (epoch, by_loader(reader, 0)),
             "DataLoader, 2 workers": (epoch, by_loader(reader, num_workers)),
+            "in-memory take": (epoch, in_batches(taken_view)),
             "memcpy": (epoch, in_batches(copy_view)),
         },
         "whole shard": {
@@ -229,6 +234,7 @@ def title(task: str, name: str) -> str:
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Measure memory too.")
 def main(images: int, rounds: int, memory: bool) -> None:
     """Measure, print a table and write the result file."""
+    keep_freed_memory()  # as trainings do
     with tempfile.TemporaryDirectory() as folder:
         spec = write_random_cache(Path(folder), images)
         tasks = contests(Path(folder), spec)

@@ -27,7 +27,7 @@ import torch
 from measure import fresh_run, row, write_result
 from PIL import Image
 from reference.generator import PlainSynthesis
-from reference.search import freeze, paper_search
+from reference.search import paper_search
 from torch import Tensor
 
 from viewgen.datasets import load_dataset
@@ -45,7 +45,7 @@ DATASET, NUM_VIEWS, NEAR = "digits", 8, 0.05
 OURS, PAPER, FROZEN = "viewgen", "paper", "paper, frozen weights"
 
 
-def load(frozen: bool) -> tuple[Models, PlainSynthesis]:
+def load(frozen: bool = True) -> tuple[Models, PlainSynthesis]:
     """Return the networks, and the reference's generator with the same weights."""
     models = load_models(find_models(DATASET, {"generator", "inverter", "encoder"}), "cpu")
     assert models.generator is not None
@@ -53,8 +53,6 @@ def load(frozen: bool) -> tuple[Models, PlainSynthesis]:
     for network in (plain, models.encoder, models.inverter):
         assert network is not None
         network.requires_grad_(not frozen)
-    if frozen:
-        freeze(plain)
     return models, plain
 
 
@@ -169,17 +167,16 @@ def time_inversions(num_images: int, rounds: int) -> dict[str, Any]:
     config = InvertConfig(**recipe(DATASET, "invert"))
     dataset = load_dataset(DATASET, "train")
     images = to_model(torch.from_numpy(dataset.images(np.arange(num_images))))
-    models, plain = load(frozen=False)
-    ours, _ = load(frozen=True)
-    assert ours.generator is not None
-    assert ours.inverter is not None
+    models, plain = load()
+    assert models.generator is not None
+    assert models.inverter is not None
     seconds: dict[str, list[float]] = {PAPER: [], OURS: []}
     codes = {}
     for round_number in range(rounds + 1):
         start = time.perf_counter()
         codes[PAPER] = paper_inversion(models, plain, images, config)
         middle = time.perf_counter()
-        problem = InversionProblem(ours.generator, ours.inverter, None, images, config, 32)
+        problem = InversionProblem(models.generator, models.inverter, None, images, config, 32)
         codes[OURS] = invert_images(problem, 32, 32).w[:, 0]
         end = time.perf_counter()
         if round_number:
@@ -187,7 +184,7 @@ def time_inversions(num_images: int, rounds: int) -> dict[str, Any]:
             seconds[OURS].append(end - middle)
     with torch.no_grad():
         mse = {
-            name: float((ours.generator.synthesis(w).clamp(-1, 1) - images).square().mean())
+            name: float((models.generator.synthesis(w).clamp(-1, 1) - images).square().mean())
             for name, w in codes.items()
         }
     return row(
@@ -207,13 +204,13 @@ def describe(found: dict[str, float]) -> str:
 
 @click.command()
 @click.option("--images", default=96, show_default=True, help="Digits of which viewgen makes views.")
-@click.option("--paper-images", default=8, show_default=True, help="How many of them the paper's way gets.")
+@click.option("--paper-images", default=12, show_default=True, help="How many of them the paper's way gets.")
 @click.option("--rounds", default=2, show_default=True)
 def main(images: int, paper_images: int, rounds: int) -> None:
     """Measure, print and write results/end_to_end.json."""
     counts = {PAPER: paper_images, FROZEN: paper_images, OURS: images}
     seconds: dict[str, list[float]] = {name: [] for name in counts}
-    models, _ = load(frozen=True)
+    models, _ = load()
     originals = to_model(torch.from_numpy(load_dataset(DATASET, "train").images(np.arange(images))))
     found, peaks = {}, {}
     for _ in range(rounds):

@@ -4,62 +4,335 @@ python benchmarks/table.py
 """
 
 import json
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "benchmarks.md"
-HEAD = """# Measured speed
+DOCS = HERE.parent / "docs"
+NOT_MEASURED = "not measured"
+# result file → heading of its rows, in the order of the page; others follow under their file's name
+HEADINGS = {
+    "search": "Search",
+    "precision": "bfloat16",
+    "end_to_end": "From images to a cache",
+    "workers": "Two workers on Ray",
+    "cache_reads": "Reading a cache",
+    "augmentation": "Expert views",
+    "training_cpu": "Training step",
+    "evaluation": "Evaluation",
+    "start_up": "Command line",
+}
+# long measurements that `make bench` does not repeat and that have pages of their own
+ELSEWHERE = ("inversion", "mutual_information")
+INTRODUCTION = """# Measured speed
 
-Every number is a ratio of two contenders that ran in turn, so that a busy machine slows both; median, 10th
-and 90th percentile of the rounds. `make bench` measures them anew and writes this page; the scripts and their
-full results lie in `benchmarks/`.
+`make bench` measures everything on this page anew and writes it; run by hand, the scripts in `benchmarks/`
+take options for larger or smaller sizes. Every script writes its full result to `benchmarks/results/`; the
+ratios of all of them are in `benchmarks/results/all.json`.
+
+How to read the numbers:
+
+- A **ratio** A / B says how many times as long A took as B for the same work: above 1, B is faster. All
+  contenders run in turn, round after round, so that a busy machine slows them alike; ratios are taken within
+  a round. The table gives the median, and in brackets the 10th and 90th percentile of the rounds (with fewer
+  than 10 rounds, the lowest and the highest). A "speed of A / B" is the other way round: which part of B's
+  speed A reaches.
+- **Peak memory** is by how much a fresh process grew at most while it did the work once; its libraries,
+  networks and inputs were there before. For commands (two workers, command line) it is what all their
+  processes held.
+- **Quality** says what else differed, because a faster way to a worse result would prove nothing.
+- "Paper" and "published" mean `benchmarks/reference/`: the paper's procedure written plainly, with the same
+  weights, checked by tests to compute the same images and losses.
+"""
+GPU_NOTE = """
+No GPU was at hand for these measurements, so the last column of the table says "not measured" wherever a
+target for one H100 exists, and no number on this page was computed for one. These are the targets; whoever
+has the card measures them with the command beside:
+"""
+GROWTH_NOTE = """
+A search with small networks of constant width; what is not varied stays at {images} images, {views} views,
+{updates} updates and {resolution} pixels. Images pass through the networks four at a time.
 """
 
 
-def collect() -> dict[str, dict[str, Any]]:
-    """Return script name → its result, for every result that holds ratios."""
-    found = {}
-    for path in sorted((HERE / "results").glob("*.json")):
-        document = json.loads(path.read_text())
-        if path.stem != "all" and document.get("ratios"):
-            found[path.stem] = document
-    return found
+def load_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return script name → its result, in the order of the page."""
+    found = {
+        path.stem: json.loads(path.read_text("utf-8"))
+        for path in folder.glob("*.json")
+        if path.stem != "all" and path.stem not in ELSEWHERE
+    }
+    order = list(HEADINGS)
+    return dict(
+        sorted(found.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 99, item[0]))
+    )
 
 
-def page(results: dict[str, dict[str, Any]]) -> str:
-    """Return the page."""
-    parts = [HEAD]
+def script(name: str) -> str:
+    """Return the script that wrote a result."""
+    return f"benchmarks/{name.removesuffix('_cpu').removesuffix('_cuda')}.py"
+
+
+def times(value: float) -> str:
+    """Return a ratio with three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def spread(found: Mapping[str, Any]) -> str:
+    """Return a ratio's median and spread."""
+    return f"{times(found['median'])} ({times(found['low'])} … {times(found['high'])})"
+
+
+def size(num_bytes: int) -> str:
+    """Return a size in MB, or GB."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"
+
+
+def memory(found: Mapping[str, Any]) -> str:
+    """Return the peak memory of a row's contenders."""
+    return "; ".join(f"{name} {size(value)}" for name, value in found.get("peak_bytes", {}).items()) or "–"
+
+
+def quality(title: str, found: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """Return what a row says of its quality; that of a search is looked up by its contenders' names."""
+    if found.get("quality"):
+        return str(found["quality"])
+    searches = document.get("searches", {})
+    parts = []
+    for name in title.partition(": ")[2].split(" / "):
+        if name in searches:
+            value = searches[name]
+            parts.append(
+                f"{name}: {value['views_in_tolerance']:.1%} of views within 0.05 of ε₁, spread "
+                f"{value['spread_share_of_bound']:.0%} of the bound"
+            )
+    return "; ".join(parts) or "–"
+
+
+def measured(target: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[str, bool] | None:
+    """Return what was measured for a target and whether it is met; None if there is no such row."""
+    name, _, title = target["row"].partition("/")
+    document = results.get(name, {})
+    if title not in document.get("ratios", {}):
+        return None
+    if "at_most" in target:
+        seconds = document["seconds"][target["seconds"]]
+        return f"{seconds:.2f} s", seconds <= target["at_most"]
+    found = document["ratios"][title]
+    return spread(found), found["median"] >= target["at_least"]
+
+
+def limit(target: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """Return what is known of the limit of a target that is missed."""
+    parts = [target["limit"]] if "limit" in target else []
+    if "found" in target:
+        name, _, key = target["found"].partition("/")
+        parts += [text] if (text := results.get(name, {}).get("texts", {}).get(key)) else []
+    for cited in target.get("cites", ()):
+        name, _, title = cited.partition("/")
+        found = results.get(name, {}).get("ratios", {}).get(title)
+        parts += [f"{title}: {spread(found)}."] if found else []
+    return " ".join(parts)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; a bar in a cell would end it."""
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in rows]
+    return "\n".join(lines) + "\n"
+
+
+def target_table(targets: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> str:
+    """Return the table of targets, and below it what limits those that are missed."""
+    rows, limits = [], []
+    for target in targets:
+        found = measured(target, results)
+        if found is None:
+            rows.append([target["says"], NOT_MEASURED, "–"])
+            continue
+        value, met = found
+        rows.append([target["says"], value, "yes" if met else "**no**"])
+        if not met and (why := limit(target, results)):
+            limits.append(f"- {target['says'].lstrip('… ')}: {why}")
+    text = table(("target", "measured", "met"), rows)
+    if limits:
+        text += "\nWhat limits those that are missed:\n\n" + "\n".join(limits) + "\n"
+    return text
+
+
+def wanted(target: Mapping[str, Any]) -> str:
+    """Return a target in figures."""
+    return f"< {target['at_most']} s" if "at_most" in target else f"≥ {target['at_least']}"
+
+
+def ratio_table(
+    results: Mapping[str, Any], targets: Sequence[Mapping[str, Any]], gpu: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return the one table of all ratios."""
+    by_row = {target["row"]: wanted(target) for target in targets}
+    on_gpu = {target["row"] for target in gpu}
+    rows = []
     for name, document in results.items():
-        parts.append(f"\n## `benchmarks/{name}.py`\n")
-        parts.append(f"{document['machine']}; {document['date']}.\n")
-        parts.append("| ratio | median | 10 % | 90 % |\n|---|---:|---:|---:|")
-        for title, value in document["ratios"].items():
-            numbers = " | ".join(f"{value[key]:.3g}" for key in ("median", "low", "high"))
-            parts.append(f"| {title} | {numbers} |")
-        if document.get("searches"):
-            parts.append("\n| search of digits | s | updates per image | views within 0.05 of ε₁ | spread |")
-            parts.append("|---|---:|---:|---:|---:|")
-            for title, value in document["searches"].items():
-                near, spread = value["views_in_tolerance"], value["spread_share_of_bound"]
-                cost = f"{value['seconds']:.3g} | {value['updates_per_image']:.3g}"
-                parts.append(f"| {title} | {cost} | {near:.1%} | {spread:.1%} of the bound |")
-    return "\n".join(parts) + "\n"
+        if not document.get("ratios"):
+            continue
+        rows.append([f"**{HEADINGS.get(name, name)}** (`{script(name)}`)", *[""] * 5])
+        for title, found in document["ratios"].items():
+            key = f"{name}/{title}"
+            rows.append(
+                [
+                    title,
+                    spread(found),
+                    by_row.get(key, "–"),
+                    memory(found),
+                    quality(title, found, document),
+                    NOT_MEASURED if key in on_gpu else "–",
+                ]
+            )
+    return table(("what", "ratio", "target", "peak memory", "quality", "one H100"), rows)
+
+
+def search_table(document: Mapping[str, Any]) -> str:
+    """Return the table of searches to their end."""
+    rows = [
+        [
+            name,
+            f"{value['seconds']:.3g}",
+            f"{value['updates_per_image']:.3g}",
+            f"{value['views_in_tolerance']:.1%}",
+            f"{value['spread_share_of_bound']:.1%}",
+        ]
+        for name, value in document["searches"].items()
+    ]
+    heads = ("search", "seconds", "updates per image", "views within 0.05 of ε₁", "spread, of the bound")
+    return table(heads, rows)
+
+
+def growth_section(document: Mapping[str, Any]) -> str:
+    """Return the picture and the words of the growth of the cost."""
+    lines = [
+        "\n## How the cost grows\n",
+        "![Seconds of a search against images, views, updates and resolution, with fitted lines]"
+        "(figures/growth.png)",
+        GROWTH_NOTE.format(**document["usual"]),
+        table(
+            ("cost against", "least squares", "peak memory, from the smallest to the largest"),
+            [[name, found["text"], _memory_range(found)] for name, found in document["growth"].items()],
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _memory_range(found: Mapping[str, Any]) -> str:
+    peaks = [value for value in found["peak_bytes"] if value is not None]
+    return f"{size(peaks[0])} … {size(peaks[-1])}" if peaks else "–"
+
+
+def machine(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the processor, and the versions of all packages that took part."""
+    parts: list[str] = []
+    for document in results.values():
+        parts += [part for part in document["machine"].split(", ") if part not in parts]
+    return ", ".join(parts)
+
+
+def dates(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the day of the measurements, or the first and the last of several."""
+    days = sorted({document["date"] for document in results.values()})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def page(results: Mapping[str, dict[str, Any]], targets: Mapping[str, Any]) -> str:
+    """Return the page."""
+    parts = [
+        INTRODUCTION,
+        f"\nMachine and versions: {machine(results)}. Date: {dates(results)}.\n",
+        "\n## Targets\n",
+        target_table(targets["target"], results),
+        "\n### One H100\n",
+        GPU_NOTE.lstrip(),
+        table(
+            ("what", "target", "measured", "command"),
+            [
+                [target["what"], target["target"], NOT_MEASURED, f"`{target['command']}`"]
+                for target in targets["gpu"]
+            ],
+        ),
+        "\n## All ratios\n",
+        ratio_table(results, targets["target"], targets["gpu"]),
+    ]
+    if results.get("search", {}).get("searches"):
+        parts += ["\n## Searches to their end\n", search_table(results["search"])]
+    if results.get("profile_step", {}).get("texts"):
+        texts = results["profile_step"]["texts"].values()
+        parts += ["\n## Where a search step's time goes\n", "\n".join(f"- {text}" for text in texts) + "\n"]
+    if "growth" in results:
+        parts.append(growth_section(results["growth"]))
+    parts += ["\n## Measured apart\n", elsewhere(), "\n## Time it took\n", seconds_table(results)]
+    return "\n".join(parts)
+
+
+def elsewhere() -> str:
+    """Return links to the pages of measurements that are not repeated with each run."""
+    known = {
+        "inversion.md": "ways to invert an image, their errors and times",
+        "mutual-information.md": "estimates of mutual information where it is known",
+        "scaling.md": "more workers and images than one machine has, simulated",
+        "augmentation.md": "why the expert transform is our own",
+    }
+    return "\n".join(f"- [{what}]({name})" for name, what in known.items() if (DOCS / name).exists()) + "\n"
+
+
+def seconds_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the seconds that each script took."""
+    rows = [
+        [f"`{script(name)}`", f"{document['script_seconds']:.0f}"]
+        for name, document in results.items()
+        if "script_seconds" in document
+    ]
+    total = sum(document.get("script_seconds", 0) for document in results.values())
+    return table(("script", "seconds"), [*rows, ["all", f"{total:.0f}"]])
+
+
+def collected(results: Mapping[str, dict[str, Any]], targets: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON document of all ratios, targets and costs."""
+    judged = []
+    for target in targets["target"]:
+        found = measured(target, results)
+        judged.append({**target, "measured": found and found[0], "met": found and found[1]})
+    return {
+        "machine": machine(results),
+        "date": dates(results),
+        "script_seconds": {
+            name: document["script_seconds"]
+            for name, document in results.items()
+            if "script_seconds" in document
+        },
+        "ratios": {
+            f"{name}: {title}": value
+            for name, document in results.items()
+            for title, value in document.get("ratios", {}).items()
+        },
+        "growth": results.get("growth", {}).get("growth", {}),
+        "profile": results.get("profile_step", {}).get("profile", {}),
+        "targets": judged,
+        "targets_of_one_h100": [{**target, "measured": None} for target in targets["gpu"]],
+    }
 
 
 def main() -> None:
     """Write the page and the collected ratios."""
-    results = collect()
-    PAGE.write_text(page(results))
-    ratios = {
-        f"{name}: {title}": value
-        for name, document in results.items()
-        for title, value in document["ratios"].items()
-    }
-    newest = max(results.values(), key=lambda document: str(document["date"]))
-    document = {"machine": newest["machine"], "date": newest["date"], "ratios": ratios}
-    (HERE / "results" / "all.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    print(PAGE)
+    results = load_results(HERE / "results")
+    targets = tomllib.loads((HERE / "targets.toml").read_text("utf-8"))
+    (DOCS / "benchmarks.md").write_text(page(results, targets), "utf-8")
+    text = json.dumps(collected(results, targets), indent=1, ensure_ascii=False)
+    (HERE / "results" / "all.json").write_text(text + "\n", "utf-8")
+    for name, document in results.items():
+        if "script_seconds" in document:
+            print(f"{document['script_seconds']:8.1f} s  {name}")
+    print(f"{sum(d.get('script_seconds', 0) for d in results.values()):8.1f} s  in all")
+    print(DOCS / "benchmarks.md")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ A2 with one cached view per step, by a data set's recipe, on random images of it
 one generated view of every image. On a processor, seconds are processor time of one thread, so that other
 work on the machine counts little; on a GPU they are wall-clock seconds between synchronisations.
 
-    python benchmarks/training.py --dataset digits
+    python benchmarks/training.py
     python benchmarks/training.py --dataset cifar10 --device cuda
 """
 
@@ -19,20 +19,13 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from measure import write_result
+from measure import peak_bytes, row, write_result
+from random_cache import write_random_cache
 
 from viewgen.datasets import ImageDataset
 from viewgen.datasets.dataset import MemoryImages
 from viewgen.malloc import keep_freed_memory
-from viewgen.store import (
-    CacheReader,
-    CacheSpec,
-    LocalStorage,
-    ShardCommit,
-    commit_shard,
-    create_cache,
-    write_shard,
-)
+from viewgen.store import CacheReader
 from viewgen_train.augment import expert_batch, transform_generated
 from viewgen_train.batches import FullOrder
 from viewgen_train.config import TrainConfig, train_config
@@ -44,39 +37,8 @@ from viewgen_train.residence import ImageMemory, ViewMemory, on_device
 from viewgen_train.trainer import AssimilationTrainer
 
 NUM_IMAGES, NUM_VIEWS = 2048, 8
-
-
-def write_cache(folder: Path, image_size: int) -> str:
-    """Write a cache of random views and return its URL."""
-    spec = CacheSpec(
-        dataset={"name": "random"},
-        method="random",
-        config={},
-        models={},
-        seed=0,
-        num_images=NUM_IMAGES,
-        num_views=NUM_VIEWS,
-        height=image_size,
-        width=image_size,
-        shard_images=256,
-    )
-    storage = LocalStorage(folder)
-    create_cache(storage, spec)
-    random = np.random.default_rng(0)
-    for shard_id in range(spec.num_shards):
-        rows = spec.shard_rows(shard_id)
-        arrays = {
-            name: random.integers(0, 128, (len(rows), *layout.row_shape)).astype(layout.dtype)
-            for name, layout in spec.array_layout().items()
-        }
-        arrays["status"][:] = 1
-        arrays["source_index"][:] = rows
-        objects = write_shard(storage, spec, shard_id, arrays)
-        record = ShardCommit(
-            shard_id=shard_id, identity=spec.identity, objects=objects, status=arrays["status"]
-        )
-        commit_shard(storage, record)
-    return str(folder)
+CPU_BATCH = 16
+NETWORK, WHOLE = "forward, backward, update", "the whole step"
 
 
 def build(config: TrainConfig, image_size: int, device: torch.device, folder: Path) -> AssimilationTrainer:
@@ -93,7 +55,9 @@ def build(config: TrainConfig, image_size: int, device: torch.device, folder: Pa
         pixels=MemoryImages(images),
         targets=np.zeros(NUM_IMAGES, np.int64),
     )
-    reader = CacheReader(write_cache(folder / "views.zarr", image_size))
+    views = folder / "views.zarr"
+    write_random_cache(views, NUM_IMAGES, image_size=image_size, num_views=NUM_VIEWS, shard_images=256)
+    reader = CacheReader(str(views))
     return AssimilationTrainer(
         build_network(config, image_size, device),
         ImageMemory(dataset, NUM_IMAGES, device, 1 << 40),
@@ -129,31 +93,37 @@ def stages(trainer: AssimilationTrainer) -> dict[str, Callable[[int], object]]:
     found: dict[str, Callable[[int], object]] = {
         "read": lambda step: trainer.generated.make(trainer.batch(step)),
         "augment": augment,
-        "forward, backward, update": forward_backward,
-        "the whole step": trainer.step,
+        NETWORK: forward_backward,
+        WHOLE: trainer.step,
     }
     if batch.images.is_cuda:
         found["transfer of images that are not resident"] = lambda _: on_device(host, trainer.device)
     return found
 
 
-@click.command()
-@click.option("--dataset", default="digits", show_default=True, help="Whose recipe and image size.")
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--batch-size", type=int, help="Other than the recipe's.")
-@click.option("--rounds", default=5, show_default=True, help="Rounds of all stages.")
-def main(dataset: str, device: str, batch_size: int | None, rounds: int) -> None:
-    """Measure, print a table and write the result file."""
-    keep_freed_memory()
-    target = torch.device(device)
-    on_gpu = target.type == "cuda"
-    if not on_gpu:
-        torch.set_num_threads(1)
+def configure(dataset: str, batch_size: int | None, *, on_gpu: bool) -> TrainConfig:
+    """Return a data set's recipe for A2, without measurements of accuracy on the way."""
     settings: dict[str, Any] = {"precision": "bf16" if on_gpu else "float32", "assimilation": "A2"}
     settings |= {} if batch_size is None else {"batch_size": batch_size}
-    # no measurement of accuracy inside the loop
-    config = train_config(dataset, settings | {"epochs": 1_000_000, "knn_every": 0})
+    return train_config(dataset, settings | {"epochs": 1_000_000, "knn_every": 0})
+
+
+def one_step(dataset: str, batch_size: int | None) -> Callable[[], object]:
+    """Return the first step of a training on the processor, for the measurement of its memory."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    folder = tempfile.TemporaryDirectory()
+    config = configure(dataset, batch_size, on_gpu=False)
     _, image_size = image_counts(dataset, "train")
+    trainer = build(config, image_size, torch.device("cpu"), Path(folder.name))
+    return lambda: (trainer.step(0), folder.name)
+
+
+def time_stages(
+    config: TrainConfig, image_size: int, target: torch.device, rounds: int
+) -> dict[str, list[float]]:
+    """Return stage → seconds of each round, all stages in turn."""
+    on_gpu = target.type == "cuda"
 
     def clock() -> float:
         if not on_gpu:
@@ -173,18 +143,53 @@ def main(dataset: str, device: str, batch_size: int | None, rounds: int) -> None
                     run(round_number * repeats + repeat)
                 if round_number:
                     seconds.setdefault(name, []).append((clock() - start) / repeats)
-    speeds = {name: config.batch_size / statistics.median(times) for name, times in seconds.items()}
-    result = {
-        "dataset": dataset,
-        "device": torch.cuda.get_device_name(target) if on_gpu else "one core, processor time",
-        "backbone": f"{config.backbone}, width {config.width}",
-        "batch_size": config.batch_size,
-        "views per image": config.num_expert + config.num_generated,
-        "images_per_second": speeds,
-    }
-    write_result(f"training_{dataset}_{target.type}", result)
-    for name, speed in speeds.items():
-        click.echo(f"{name:44} {speed:12,.0f} images/s")
+    return seconds
+
+
+@click.command()
+@click.option(
+    "--dataset", "datasets", multiple=True, default=("digits", "cifar10"), show_default=True,
+    help="Whose recipe and image size.",
+)  # fmt: skip
+@click.option("--device", default="cpu", show_default=True)
+@click.option(
+    "--batch-size", type=int, help="Other than the recipe's, or than 16 for a whole ResNet on a CPU."
+)
+@click.option("--rounds", default=3, show_default=True, help="Rounds of all stages.")
+def main(datasets: tuple[str, ...], device: str, batch_size: int | None, rounds: int) -> None:
+    """Measure, print a table and write the result file."""
+    keep_freed_memory()
+    target = torch.device(device)
+    on_gpu = target.type == "cuda"
+    if not on_gpu:
+        torch.set_num_threads(1)
+    ratios, trainings = {}, {}
+    for dataset in datasets:
+        small = batch_size or (None if on_gpu or dataset == "digits" else CPU_BATCH)
+        config = configure(dataset, small, on_gpu=on_gpu)
+        _, image_size = image_counts(dataset, "train")
+        seconds = time_stages(config, image_size, target, rounds)
+        speeds = {name: config.batch_size / statistics.median(times) for name, times in seconds.items()}
+        whole = statistics.median(seconds[WHOLE])
+        shares = {name: statistics.median(times) / whole for name, times in seconds.items() if name != WHOLE}
+        memory = None if on_gpu else {"a step": peak_bytes(one_step, dataset, small)}
+        ratios[f"training step of {dataset}: {WHOLE} / {NETWORK}"] = row(
+            seconds[WHOLE],
+            seconds[NETWORK],
+            quality="; ".join(f"{name} {share:.1%}" for name, share in shares.items()) + " of the step",
+            memory=memory,
+        )
+        trainings[dataset] = {
+            "device": torch.cuda.get_device_name(target) if on_gpu else "one core, processor time",
+            "backbone": f"{config.backbone}, width {config.width}",
+            "batch_size": config.batch_size,
+            "views per image": config.num_expert + config.num_generated,
+            "images_per_second": speeds,
+        }
+        click.echo(f"{dataset}, {trainings[dataset]['backbone']}, batch {config.batch_size}")
+        for name, speed in speeds.items():
+            click.echo(f"  {name:44} {speed:12,.0f} images/s")
+    write_result(f"training_{target.type}", {"ratios": ratios, "trainings": trainings})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ one: its share shrinks as the job grows.
 """
 
 import json
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -35,12 +36,14 @@ def object_digests(url: str) -> dict[str, str]:
     return {path: entry["sha256"] for commit in commits.values() for path, entry in commit.objects.items()}
 
 
-def working_seconds(folder: Path) -> float:
-    """Return the time from the first shard's begin to the last commit of a cache on a local disk."""
+def working_seconds(folder: Path) -> tuple[float, float]:
+    """Return the time from the first shard's begin to the last commit, and the sum of all shards' times."""
     storage = open_storage(str(folder))
     commits = list_commits(storage, read_spec(storage))
     ends = {shard: (folder / "commits" / f"{shard:08}.json").stat().st_mtime for shard in commits}
-    return max(ends.values()) - min(end - commits[shard].seconds for shard, end in ends.items())
+    begins = {shard: end - commits[shard].seconds for shard, end in ends.items()}
+    shard_seconds = [commit.seconds for commit in commits.values()]
+    return max(ends.values()) - min(begins.values()), sum(shard_seconds)
 
 
 @click.command()
@@ -50,6 +53,7 @@ def main(images: int, rounds: int) -> None:
     """Measure, print and write the result file."""
     working: dict[int, list[float]] = {1: [], 2: []}
     stage: dict[int, list[float]] = {1: [], 2: []}
+    all_shards: dict[int, list[float]] = {1: [], 2: []}
     memory: dict[str, int | None] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -62,7 +66,9 @@ def main(images: int, rounds: int) -> None:
                 inversions = ("--inversions", str(folder / "inversions.zarr"))
                 document, peak = make(folder, "wsearch", *options, *inversions)
                 stage[workers].append(images * document["num_views"] / document["views_per_second"])
-                working[workers].append(working_seconds(out))
+                span, shards = working_seconds(out)
+                working[workers].append(span)
+                all_shards[workers].append(shards)
                 memory["2 workers" if workers == 2 else "1 worker"] = peak
         one, two = object_digests(str(folder / "1.zarr")), object_digests(str(folder / "2.zarr"))
     identical = one == two and len(one) > 0
@@ -71,8 +77,19 @@ def main(images: int, rounds: int) -> None:
         "1 worker / 2 workers, while they work": row(working[1], working[2], quality=quality, memory=memory),
         "1 worker / 2 workers, whole stage": row(stage[1], stage[2], quality=quality, memory=memory),
     }
+    slower = statistics.median(b / a for a, b in zip(all_shards[1], all_shards[2], strict=True))
+    idle = statistics.median(
+        1 - shards / (2 * span) for shards, span in zip(all_shards[2], working[2], strict=True)
+    )
+    text = (
+        f"Of two workers at once, each takes {slower:.2f} times as long for a shard as one alone, and they "
+        f"wait for shards {idle:.1%} of the time."
+    )
+    click.echo(text)
     document = {
         "ratios": ratios,
+        "texts": {"two workers": text},
+        "seconds_of_all_shards": all_shards,
         "seconds_working": working,
         "seconds_of_the_stage": stage,
         "identical": identical,
