@@ -15,7 +15,7 @@ NOT_MEASURED = "not measured"
 # result file → heading of its rows, in the order of the page; others follow under their file's name
 HEADINGS = {
     "search": "Search",
-    "precision": "bfloat16",
+    "precision": "float32 / bfloat16",
     "end_to_end": "From images to a cache",
     "workers": "Two workers on Ray",
     "cache_reads": "Reading a cache",
@@ -23,6 +23,7 @@ HEADINGS = {
     "training_cpu": "Training step",
     "evaluation": "Evaluation",
     "start_up": "Command line",
+    "commit_log": "Commit log",
 }
 # long measurements that `make bench` does not repeat and that have pages of their own
 ELSEWHERE = ("inversion", "mutual_information")
@@ -99,6 +100,9 @@ def quality(title: str, found: Mapping[str, Any], document: Mapping[str, Any]) -
     """Return what a row says of its quality; that of a search is looked up by its contenders' names."""
     if found.get("quality"):
         return str(found["quality"])
+    for task, contenders in document.get("quality", {}).items():
+        if title.startswith(task):
+            return "; ".join(f"{name}: {in_words(values)}" for name, values in contenders.items())
     searches = document.get("searches", {})
     parts = []
     for name in title.partition(": ")[2].split(" / "):
@@ -109,6 +113,11 @@ def quality(title: str, found: Mapping[str, Any], document: Mapping[str, Any]) -
                 f"{value['spread_share_of_bound']:.0%} of the bound"
             )
     return "; ".join(parts) or "–"
+
+
+def in_words(values: Mapping[str, float]) -> str:
+    """Return names and numbers, in a row."""
+    return ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in values.items())
 
 
 def measured(target: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[str, bool] | None:
@@ -243,8 +252,8 @@ def dates(results: Mapping[str, Mapping[str, Any]]) -> str:
     return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
-def page(results: Mapping[str, dict[str, Any]], targets: Mapping[str, Any]) -> str:
-    """Return the page."""
+def page(results: Mapping[str, dict[str, Any]], targets: Mapping[str, Any], scripts: Sequence[str]) -> str:
+    """Return the page; `scripts` are those whose time is told."""
     parts = [
         INTRODUCTION,
         f"\nMachine and versions: {machine(results)}. Date: {dates(results)}.\n",
@@ -269,7 +278,8 @@ def page(results: Mapping[str, dict[str, Any]], targets: Mapping[str, Any]) -> s
         parts += ["\n## Where a search step's time goes\n", "\n".join(f"- {text}" for text in texts) + "\n"]
     if "growth" in results:
         parts.append(growth_section(results["growth"]))
-    parts += ["\n## Measured apart\n", elsewhere(), "\n## Time it took\n", seconds_table(results)]
+    parts += ["\n## Measured apart\n", elsewhere(), "\n## Time that `make bench` took\n"]
+    parts.append(seconds_table(results, scripts))
     return "\n".join(parts)
 
 
@@ -284,15 +294,19 @@ def elsewhere() -> str:
     return "\n".join(f"- [{what}]({name})" for name, what in known.items() if (DOCS / name).exists()) + "\n"
 
 
-def seconds_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the seconds that each script took."""
-    rows = [
-        [f"`{script(name)}`", f"{document['script_seconds']:.0f}"]
-        for name, document in results.items()
-        if "script_seconds" in document
-    ]
-    total = sum(document.get("script_seconds", 0) for document in results.values())
-    return table(("script", "seconds"), [*rows, ["all", f"{total:.0f}"]])
+def in_one_go() -> list[str]:
+    """Return the scripts that `make bench` runs."""
+    makefile = (HERE.parent / "Makefile").read_text("utf-8")
+    line = next(line for line in makefile.splitlines() if line.startswith("BENCHMARKS :="))
+    return line.partition(":=")[2].split()
+
+
+def seconds_table(results: Mapping[str, Mapping[str, Any]], scripts: Sequence[str]) -> str:
+    """Return the seconds that each script of `make bench` took."""
+    seconds = {script(name): document.get("script_seconds", 0.0) for name, document in results.items()}
+    ran = {path: seconds[path] for name in scripts if (path := script(name)) in seconds}
+    rows = [[f"`{path}`", f"{value:.0f}"] for path, value in ran.items()]
+    return table(("script", "seconds"), [*rows, ["all", f"{sum(ran.values()):.0f}"]])
 
 
 def collected(results: Mapping[str, dict[str, Any]], targets: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,13 +339,10 @@ def main() -> None:
     """Write the page and the collected ratios."""
     results = load_results(HERE / "results")
     targets = tomllib.loads((HERE / "targets.toml").read_text("utf-8"))
-    (DOCS / "benchmarks.md").write_text(page(results, targets), "utf-8")
+    (DOCS / "benchmarks.md").write_text(page(results, targets, in_one_go()), "utf-8")
     text = json.dumps(collected(results, targets), indent=1, ensure_ascii=False)
     (HERE / "results" / "all.json").write_text(text + "\n", "utf-8")
-    for name, document in results.items():
-        if "script_seconds" in document:
-            print(f"{document['script_seconds']:8.1f} s  {name}")
-    print(f"{sum(d.get('script_seconds', 0) for d in results.values()):8.1f} s  in all")
+    print(seconds_table(results, in_one_go()))
     print(DOCS / "benchmarks.md")
 
 
