@@ -3,10 +3,10 @@
 "paper" inverts a batch with a fixed number of Adam steps (in-domain loss), searches its views until the
 batch's mean boundary loss says that they lie on the boundary, and writes every view as a PNG file with an npz
 file of numbers per image. Its networks compute with grouped, per-sample weights (`benchmarks/reference/`) and
-leave gradients of the weights on; "paper, frozen weights" asks for none, the one change anybody would make.
+leave gradients of the weights on; with `--frozen` they ask for none, the one change anybody would make.
 viewgen does the same work by `viewgen cache`'s function in one process: from loading the networks to the last
-commit record. All get the same networks, ε₁, ε₂, λ and inversion steps; seconds are per image, the paper's
-of the first few of the images (a small batch waits less for its slowest image, which favours the paper's).
+commit record. Both get the same networks, ε₁, ε₂, λ and inversion steps; seconds are per image, the paper's
+of one batch.
 
 The stored 8-bit views are then judged by one ruler: share within 0.05 of ε₁ around the reconstruction, and
 mean pairwise distance as a share of the feasible one.
@@ -16,7 +16,6 @@ mean pairwise distance as a share of the feasible one.
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from measure import fresh_run, row, write_result
+from measure import fresh_run, interleave, peak_bytes, row, write_result
 from PIL import Image
 from reference.generator import PlainSynthesis
 from reference.search import paper_search
@@ -54,6 +53,11 @@ def load(frozen: bool = True) -> tuple[Models, PlainSynthesis]:
         assert network is not None
         network.requires_grad_(not frozen)
     return models, plain
+
+
+def originals(num_images: int) -> Tensor:
+    """Return the first model images of the data set."""
+    return to_model(torch.from_numpy(load_dataset(DATASET, "train").images(np.arange(num_images))))
 
 
 def paper_inversion(models: Models, plain: PlainSynthesis, images: Tensor, config: InvertConfig) -> Tensor:
@@ -162,35 +166,41 @@ def one_call(contender: str, num_images: int, folder: str) -> Callable[[], objec
     return lambda: run(contender, num_images, Path(folder))
 
 
-def time_inversions(num_images: int, rounds: int) -> dict[str, Any]:
-    """Time the inversion of one batch alone; returns the row of the table."""
+def one_inversion(contender: str, num_images: int) -> Callable[[], Tensor]:
+    """Return the inversion of one batch alone, which returns codes."""
     config = InvertConfig(**recipe(DATASET, "invert"))
-    dataset = load_dataset(DATASET, "train")
-    images = to_model(torch.from_numpy(dataset.images(np.arange(num_images))))
-    models, plain = load()
-    assert models.generator is not None
-    assert models.inverter is not None
-    seconds: dict[str, list[float]] = {PAPER: [], OURS: []}
-    codes = {}
-    for round_number in range(rounds + 1):
-        start = time.perf_counter()
-        codes[PAPER] = paper_inversion(models, plain, images, config)
-        middle = time.perf_counter()
-        problem = InversionProblem(models.generator, models.inverter, None, images, config, 32)
-        codes[OURS] = invert_images(problem, 32, 32).w[:, 0]
-        end = time.perf_counter()
-        if round_number:
-            seconds[PAPER].append(middle - start)
-            seconds[OURS].append(end - middle)
+    images = originals(num_images)
+    models, plain = load(frozen=contender != PAPER)
+    if contender != OURS:
+        return lambda: paper_inversion(models, plain, images, config)
+    keep_freed_memory()
+    generator, inverter = models.generator, models.inverter
+    assert generator is not None
+    assert inverter is not None
+
+    def run() -> Tensor:
+        problem = InversionProblem(generator, inverter, None, images, config, 32)
+        return invert_images(problem, 32, 32).w[:, 0]
+
+    return run
+
+
+def compare_inversions(paper: str, num_images: int, rounds: int) -> dict[str, Any]:
+    """Time the inversion of one batch alone; returns the row of the table."""
+    calls = {name: one_inversion(name, num_images) for name in (paper, OURS)}
+    seconds = interleave(calls, rounds)
+    generator = load()[0].generator
+    assert generator is not None
     with torch.no_grad():
-        mse = {
-            name: float((models.generator.synthesis(w).clamp(-1, 1) - images).square().mean())
-            for name, w in codes.items()
+        error = {
+            name: float((generator.synthesis(call()).clamp(-1, 1) - originals(num_images)).square().mean())
+            for name, call in calls.items()
         }
     return row(
-        seconds[PAPER],
+        seconds[paper],
         seconds[OURS],
-        quality=f"error (MSE) {mse[OURS]:.4f} against {mse[PAPER]:.4f}, {config.max_steps} steps each",
+        quality=f"error (MSE): {OURS} {error[OURS]:.4f}, {paper} {error[paper]:.4f}",
+        memory={name: peak_bytes(one_inversion, name, num_images) for name in calls},
     )
 
 
@@ -204,33 +214,32 @@ def describe(found: dict[str, float]) -> str:
 
 @click.command()
 @click.option("--images", default=96, show_default=True, help="Digits of which viewgen makes views.")
-@click.option("--paper-images", default=12, show_default=True, help="How many of them the paper's way gets.")
+@click.option("--paper-images", default=32, show_default=True, help="How many of them the paper's way gets.")
+@click.option("--frozen", is_flag=True, help="The paper's way asks for no gradients of the weights.")
 @click.option("--rounds", default=2, show_default=True)
-def main(images: int, paper_images: int, rounds: int) -> None:
+def main(images: int, paper_images: int, frozen: bool, rounds: int) -> None:
     """Measure, print and write results/end_to_end.json."""
-    counts = {PAPER: paper_images, FROZEN: paper_images, OURS: images}
+    paper = FROZEN if frozen else PAPER
+    counts = {paper: paper_images, OURS: images}
     seconds: dict[str, list[float]] = {name: [] for name in counts}
     models, _ = load()
-    originals = to_model(torch.from_numpy(load_dataset(DATASET, "train").images(np.arange(images))))
     found, peaks = {}, {}
     for _ in range(rounds):
         for name, count in counts.items():
             with tempfile.TemporaryDirectory() as folder:
                 elapsed, peaks[name] = fresh_run(one_call, name, count, folder)
                 seconds[name].append(elapsed / count)
-                found[name] = judge(models, *stored(name, count, Path(folder)), originals[:count])
+                found[name] = judge(models, *stored(name, count, Path(folder)), originals(count))
             click.echo(f"{seconds[name][-1]:8.3f} s per image, {name}: {describe(found[name])}")
     ratios = {
-        f"end to end: {name} / {OURS}": row(
-            seconds[name],
+        f"end to end: {paper} / {OURS}": row(
+            seconds[paper],
             seconds[OURS],
-            quality=f"{OURS}: {describe(found[OURS])}; {name}: {describe(found[name])}",
-            memory={key: peaks[key] for key in (name, OURS)},
+            quality=f"{OURS}: {describe(found[OURS])}; {paper}: {describe(found[paper])}",
+            memory=peaks,
         )
-        for name in (PAPER, FROZEN)
     }
-    keep_freed_memory()
-    ratios[f"inversion: {PAPER} / {OURS}"] = time_inversions(min(images, 32), rounds)
+    ratios[f"inversion: {paper} / {OURS}"] = compare_inversions(paper, 32, rounds)
     document = {
         "ratios": ratios,
         "images": counts,
