@@ -116,32 +116,31 @@ def build_search(name: str, value: int) -> Callable[[], object]:
 
 
 def draw(series: dict[str, tuple[Sequence[int], Sequence[float], Fit]], path: Path) -> None:
-    """Draw points and fitted lines, one panel for each quantity."""
+    """Draw points and fitted lines, one panel for each quantity, four at most."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(series), figsize=(3.1 * len(series), 3), layout="constrained")
-    for panel, (name, (x, y, found)) in zip(panels, series.items(), strict=True):
+    figure, panels = pyplot.subplots(2, 2, figsize=(7.2, 5.4), layout="constrained")
+    for panel, (name, (x, y, found)) in zip(panels.flat, series.items(), strict=False):
+        along = np.geomspace(x[0], x[-1], 50) if found.kind == "power" else np.linspace(0, x[-1], 50)
+        panel.plot(along, found(along), color="0.55", linewidth=1.2, zorder=1)
+        panel.scatter(x, y, color="tab:blue", s=24, zorder=2)
         if found.kind == "power":
             panel.set_xscale("log", base=2)
-            panel.set_yscale("log", base=2)
-            panel.set_xticks(x, [str(value) for value in x])
-            panel.yaxis.set_major_formatter("{x:.3g}")
-            along = np.geomspace(x[0], x[-1], 50)
+            panel.set_yscale("log")
         else:
-            along = np.linspace(0, x[-1], 50)
-            panel.set_xlim(left=0)
+            panel.set_xlim(0, 1.05 * x[-1])
             panel.set_ylim(0, 1.08 * max(y))
-        panel.plot(along, found(along), color="0.55", linewidth=1.2, zorder=1)
-        panel.scatter(x, y, color="tab:blue", s=22, zorder=2)
+        panel.set_xticks(x, [str(value) for value in x])
+        panel.minorticks_off()
         panel.set_xlabel(AXES[name])
-        panel.set_title(describe(name, found), fontsize=8)
+        panel.set_ylabel("seconds")
+        panel.set_title(describe(name, found), fontsize=9)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("seconds")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
