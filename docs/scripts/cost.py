@@ -1,27 +1,34 @@
-"""What a cache costs: ``python docs/scripts/cost.py --dataset cifar10 --images 50000 --views 8 --passes 60``.
+"""What a cache and a training cost: ``python docs/scripts/cost.py --dataset cifar10 --images 50000``.
 
-Storage is exact. Times are computed from the networks' FLOPs and the speed that you name; no GPU was
-measured. With ``--cache URL``, the passes and the seconds per view are those of a finished cache, on the
-machine that made it.
+Storage is exact. GPU hours are computed from the networks' FLOPs and the speed that you name; they were not
+measured. The passes per view are those that ``--count 256`` counts on digits. ``--cache URL`` adds the
+seconds and updates of a finished cache, on the machine that made it.
 """
 
 import argparse
+import dataclasses
 import json
-import sys
+import tempfile
+from collections import Counter
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.recipes import recipe
-from viewgen.store import CacheReader, default_shard_images
+from viewgen.store import CacheReader
 from viewgen.stylegan2 import Generator, GeneratorConfig, num_style_layers
+from viewgen_pipelines import cache
+from viewgen_pipelines.plan import automatic_shard_images
 
 
-def pass_flops(dataset: str, image_size: int) -> tuple[int, int]:
-    """Return FLOPs of one view's forward pass through g and f, and of that with the gradient to its code."""
-    generator_settings = recipe(dataset, "generator")
-    encoder_settings = recipe(dataset, "encoder")
+def pass_flops(dataset: str, image_size: int) -> dict[str, int]:
+    """Return FLOPs per view: g and f without and with the gradient to the code, and a training step of f."""
+    # recipes hold training settings too
+    generator_settings = _settings_of(GeneratorConfig, recipe(dataset, "generator"))
+    encoder_settings = _settings_of(EncoderConfig, recipe(dataset, "encoder"))
     num_blocks = (image_size // 4).bit_length()
     channels = tuple(generator_settings["channels"])[:num_blocks]
     with torch.device("meta"):
@@ -30,48 +37,99 @@ def pass_flops(dataset: str, image_size: int) -> tuple[int, int]:
         )
         encoder = Encoder(EncoderConfig(**(encoder_settings | {"image_size": image_size})))
         generator.eval().requires_grad_(False)
-        encoder.eval().requires_grad_(False)
-        style_dim = generator.config.style_dim
-        w = torch.randn(1, num_style_layers(image_size), style_dim, requires_grad=True)
+        w = torch.randn(1, num_style_layers(image_size), generator.config.style_dim, requires_grad=True)
+        images = torch.randn(1, 3, image_size, image_size)
+        encoder.eval()
+        with FlopCounterMode(display=False) as train:
+            encoder(images).sum().backward()
+        encoder.requires_grad_(False)
         with FlopCounterMode(display=False) as forward:
             z = encoder(generator.synthesis(w))
         with FlopCounterMode(display=False) as backward:
             z.sum().backward()
-    return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
+    once = forward.get_total_flops()
+    return {
+        "forward": once,
+        "gradient": once + backward.get_total_flops(),
+        "train": train.get_total_flops(),
+    }
+
+
+def _settings_of(config: type, settings: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(config)}
+    return {name: value for name, value in settings.items() if name in names}
+
+
+def count_passes(num_images: int) -> dict[str, float]:
+    """Return how often g draws a view in a W-search of digits, with and without gradient, per view."""
+    drawn: Counter[str] = Counter()
+    synthesis = Generator.synthesis
+
+    def counted(generator: Generator, w: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        drawn["gradient" if w.requires_grad and torch.is_grad_enabled() else "forward"] += len(w)
+        return synthesis(generator, w, *args, **kwargs)
+
+    Generator.synthesis = counted
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"limit": num_images, "executor": "local", "quiet": True}
+        cache("digits", method="invert", out=f"{folder}/inversions.zarr", **options)
+        drawn.clear()
+        result = cache(
+            "digits", out=f"{folder}/views.zarr", inversions=f"{folder}/inversions.zarr", **options
+        )
+        reader = CacheReader(result.url)
+        views = len(reader) * reader.spec.num_views
+    Generator.synthesis = synthesis
+    return {"gradient_passes": drawn["gradient"] / views, "forward_passes": drawn["forward"] / views}
+
+
+def cost(options: argparse.Namespace) -> dict[str, float]:
+    """Return storage, work and hours of a cache and of a training on it."""
+    size, views = options.image_size, options.images * options.views
+    shard_images = automatic_shard_images(options.images, size, options.views)
+    result = {
+        "cache_gb": views * 3 * size**2 / 1e9,
+        "latents_gb": views * num_style_layers(size) * 512 * 4 / 1e9,
+        "shards": -(-options.images // shard_images),
+    }
+    if options.cache:
+        reader = CacheReader(options.cache)
+        seconds = sum(commit.seconds for commit in reader.commits.values())
+        per_view = seconds / (len(reader) * reader.spec.num_views)
+        result["measured_updates_per_image"] = float(reader.array("steps", reader.rows).mean())
+        result["measured_worker_seconds_per_view"] = per_view
+        result["measured_worker_hours"] = per_view * views / 3600
+    flops = pass_flops(options.dataset, size)
+    work = views * (options.gradient_passes * flops["gradient"] + options.forward_passes * flops["forward"])
+    train = options.images * options.epochs * 3 * flops["train"]  # two expert views and a generated one
+    result |= {
+        "computed_gflop_per_gradient_pass": flops["gradient"] / 1e9,
+        "computed_gflop_per_forward_pass": flops["forward"] / 1e9,
+        "computed_gpu_hours": work / options.tflops / 1e12 / 3600,
+        "computed_training_gpu_hours": train / options.tflops / 1e12 / 3600,
+    }
+    return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--dataset", default="cifar10", help="whose recipe gives the networks")
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--images", type=int, default=50_000)
-    parser.add_argument("--views", type=int, default=8)
-    parser.add_argument("--passes", type=float, default=60, help="updates per image")
+    parser.add_argument("--image-size", type=int, default=32, help="pixels")
+    parser.add_argument("--images", type=int, default=50_000, help="N")
+    parser.add_argument("--views", type=int, default=8, help="V, per image")
+    parser.add_argument("--gradient-passes", type=float, default=7.3, help="of W-search, per view")
+    parser.add_argument(
+        "--forward-passes", type=float, default=7.0, help="of W-search, per view; of W-perturb 1"
+    )
+    parser.add_argument("--epochs", type=int, default=800, help="of the training")
     parser.add_argument("--tflops", type=float, default=100, help="speed that the GPU reaches, in 10^12/s")
-    parser.add_argument("--cache", help="a finished cache to take the passes from")
+    parser.add_argument("--cache", help="a finished cache whose seconds are added")
+    parser.add_argument("--count", type=int, help="count the passes of a W-search of so many digits, and end")
     options = parser.parse_args()
-
-    result = {"images": options.images, "views": options.views, "passes": options.passes}
-    if options.cache:
-        reader = CacheReader(options.cache)
-        steps = reader.array("steps", reader.rows)
-        seconds = sum(commit.seconds for commit in reader.commits.values())
-        result["passes"] = round(float(steps.mean()), 1)
-        result["measured_worker_seconds_per_view"] = seconds / (len(reader) * reader.spec.num_views)
-        result["measured_worker_hours"] = (
-            result["measured_worker_seconds_per_view"] * options.images * options.views / 3600
-        )
-    image_bytes = 3 * options.image_size**2
-    shard_images = min(512, default_shard_images(image_bytes, options.views))
-    result["cache_gb"] = options.images * options.views * image_bytes / 1e9
-    result["shards"] = -(-options.images // shard_images)
-    forward, update = pass_flops(options.dataset, options.image_size)
-    total = options.images * options.views * (result["passes"] * update + forward)
-    result["computed_gflop_per_update"] = update / 1e9
-    result["computed_gpu_hours"] = total / (options.tflops * 1e12) / 3600
-    result["at_tflops"] = options.tflops
-    json.dump({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in result.items()}, sys.stdout)
-    print()
+    result = count_passes(options.count) if options.count else cost(options)
+    print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in result.items()}))
 
 
 if __name__ == "__main__":

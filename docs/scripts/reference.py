@@ -66,8 +66,8 @@ def _help(command: click.Command, context: click.Context, title: str) -> Iterato
 
 def python_lines() -> Iterator[str]:
     """The page of Python names, from the docstrings."""
-    yield from ("# Python", "")
+    yield from ("# Python", "", "From the docstrings.", "")
     for title, names in MODULES.items():
-        yield from (f"# {title}", "")
+        yield from (f"## {title}", "")
         for name in names:
             yield from (f"::: {name}", "")

@@ -1,17 +1,30 @@
-"""Print runs as a table like the paper's Table 1: ``python docs/scripts/table.py RUN [RUN...]``."""
+"""Print trainings as a table like the paper's Table 1: ``python docs/scripts/table.py RUN [RUN...]``.
+
+Runs named alike up to ``-seed1``, ``-seed2`` … are one row. With one training its deviation is that over the
+probe's seeds; with more it is that over the trainings, each the mean of its probes.
+"""
 
 import json
+import re
 import sys
 from pathlib import Path
+from statistics import fmean, stdev
 
 
 def table(folders: list[str]) -> str:
     """Return a Markdown table of the runs' evaluations, accuracies in per cent."""
-    lines = ["| run | linear probe, Acc@1 | 5-NN |", "|---|---:|---:|"]
+    rows: dict[str, list[dict[str, float]]] = {}
     for folder in folders:
-        result = json.loads((Path(folder) / "evaluation.json").read_text())
-        top1, deviation, knn = (100 * result[key] for key in ("top1", "top1_sd", "knn5_top1"))
-        lines.append(f"| {Path(folder).name} | {top1:.2f} ± {deviation:.2f} | {knn:.2f} |")
+        name = re.sub(r"-seed\d+$", "", Path(folder).name)
+        rows.setdefault(name, []).append(json.loads((Path(folder) / "evaluation.json").read_text()))
+    lines = ["| run | trainings | linear probe, Acc@1 | 5-NN |", "|---|---:|---:|---:|"]
+    for name, results in rows.items():
+        top1, knn = ([100 * result[key] for result in results] for key in ("top1", "knn5_top1"))
+        if len(results) == 1:
+            cells = f"{top1[0]:.2f} ± {100 * results[0]['top1_sd']:.2f} | {knn[0]:.2f}"
+        else:
+            cells = " | ".join(f"{fmean(values):.2f} ± {stdev(values):.2f}" for values in (top1, knn))
+        lines.append(f"| {name} | {len(results)} | {cells} |")
     return "\n".join(lines)
 
 
