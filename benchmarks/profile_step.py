@@ -3,7 +3,7 @@
 The step is viewgen's update of 8 views of an image, once with the paper's networks (StyleGAN2 with 512
 channels and a ResNet18, random weights) and, for 4 images, with those of the digits. Arithmetic is what
 PyTorch's flop counter counts; the processor's own speed is that of a large matrix product, the best that
-this machine does.
+this machine does. Memory is that of one such update with the paper's networks, as published and in viewgen.
 
     python benchmarks/profile_step.py
 """
@@ -14,7 +14,9 @@ from typing import Any
 
 import click
 import torch
-from measure import write_result
+from measure import peak_bytes, write_result
+from reference.generator import PlainSynthesis
+from reference.search import paper_step
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +29,7 @@ from viewgen_pretrained.hub import find_models
 
 NUM_IMAGES = {"paper": 1, "digits": 4}
 NUM_VIEWS = 8
+STEPS = ("as published", "frozen weights", "frozen weights, tuned malloc")
 MATRIX = 2048
 MOST_OPS = 6
 KINDS = {
@@ -76,6 +79,31 @@ def build_step(name: str, updates: int) -> Callable[[], object]:
         search_views(problem, count, count)
 
     return run
+
+
+def build_published_step(name: str) -> Callable[[], object]:
+    """Return one update of the same codes as the paper's procedure does it, gradients of weights included."""
+    generator, encoder = networks(name)
+    plain = PlainSynthesis(generator.state_dict(), generator.config.image_size).requires_grad_(True)
+    encoder.requires_grad_(True)
+    count = NUM_IMAGES[name]
+    torch.manual_seed(1)
+    anchors = generator.broadcast(generator.mapping(torch.randn(count, 512))).detach()
+    w = anchors[:, None] + 0.01 * torch.randn(count, NUM_VIEWS, *anchors.shape[1:])
+    w.requires_grad_(True)
+    optimiser = torch.optim.Adam([w])
+    return lambda: paper_step(
+        plain, encoder, anchors, w, optimiser, epsilon_boundary=0.3, epsilon_uniformity=0.5, weight=0.01
+    )
+
+
+@torch.no_grad()
+def image_difference(name: str) -> float:
+    """Return how far apart the images of the published form and of viewgen's are at most, of the range."""
+    generator, _ = networks(name)
+    plain = PlainSynthesis(generator.state_dict(), generator.config.image_size)
+    codes = generator.broadcast(generator.mapping(torch.randn(2, 512)))
+    return float((plain(codes) - generator.synthesis(codes)).abs().max()) / 2
 
 
 def kind_of(operation: str) -> str:
@@ -162,10 +190,19 @@ def main(updates: int) -> None:
         f"A large matrix product does {half / 1e9:,.0f} GFLOP/s in bfloat16, {half / peak:.1f} × float32's."
     )
     click.echo(texts["bfloat16"])
+    beside = {
+        "quality": f"images at most {image_difference('paper'):.0e} of the range apart",
+        "peak_bytes": {
+            "as published": peak_bytes(build_published_step, "paper"),
+            "viewgen": peak_bytes(build_step, "paper", 1),
+        },
+    }
+    click.echo(beside)
     document = {
         "threads": torch.get_num_threads(),
         "matrix_flops_per_second": {"float32": peak, "bfloat16": half},
         "profile": found,
+        "beside": {f"search/step: {title} / viewgen": beside for title in STEPS},
         "texts": texts,
     }
     write_result("profile_step", document)

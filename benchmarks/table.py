@@ -96,6 +96,15 @@ def memory(found: Mapping[str, Any]) -> str:
     return "; ".join(f"{name} {size(value)}" for name, value in found.get("peak_bytes", {}).items()) or "–"
 
 
+def beside(results: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return what other scripts measured for a row: its quality, or its memory."""
+    return {
+        name: value
+        for document in results.values()
+        for name, value in document.get("beside", {}).get(key, {}).items()
+    }
+
+
 def quality(title: str, found: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     """Return what a row says of its quality; that of a search is looked up by its contenders' names."""
     if found.get("quality"):
@@ -187,8 +196,9 @@ def ratio_table(
         if not document.get("ratios"):
             continue
         rows.append([f"**{HEADINGS.get(name, name)}** (`{script(name)}`)", *[""] * 5])
-        for title, found in document["ratios"].items():
+        for title, measured_there in document["ratios"].items():
             key = f"{name}/{title}"
+            found = {**beside(results, key), **measured_there}
             rows.append(
                 [
                     title,
