@@ -8,7 +8,7 @@ round measures every point once; a point is its fastest round, since what distur
     python benchmarks/growth.py
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def build_search(name: str, value: int) -> Callable[[], object]:
     return run
 
 
-def draw(series: dict[str, tuple[Sequence[int], Sequence[float], Fit]], path: Path) -> None:
+def draw(series: Mapping[str, tuple[Sequence[int], Sequence[float], Fit]], path: Path) -> None:
     """Draw points and fitted lines, one panel for each quantity, four at most."""
     import matplotlib
 

@@ -8,6 +8,7 @@ Every round starts each command once, as a user's shell would.
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -29,17 +30,17 @@ def report():
 """
 
 
+def start(arguments: list[str]) -> None:
+    """Run a command to its end."""
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
 @click.command()
 @click.option("--rounds", default=7, show_default=True)
 def main(rounds: int) -> None:
     """Measure, print and write results/start_up.json."""
 
-    def start(arguments: list[str]) -> None:
-        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-
-    seconds = interleave(
-        {name: lambda arguments=arguments: start(arguments) for name, arguments in COMMANDS.items()}, rounds
-    )
+    seconds = interleave({name: partial(start, arguments) for name, arguments in COMMANDS.items()}, rounds)
     memory = {name: _peak(arguments) for name, arguments in COMMANDS.items()}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = {

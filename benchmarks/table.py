@@ -15,7 +15,7 @@ NOT_MEASURED = "not measured"
 # result file → heading of its rows, in the order of the page; others follow under their file's name
 HEADINGS = {
     "search": "Search",
-    "precision": "float32 / bfloat16",
+    "precision": "bfloat16: float32 / bfloat16",
     "end_to_end": "From images to a cache",
     "workers": "Two workers on Ray",
     "cache_reads": "Reading a cache",
@@ -27,7 +27,11 @@ HEADINGS = {
 }
 # long measurements that `make bench` does not repeat and that have pages of their own
 ELSEWHERE = ("inversion", "mutual_information")
-INTRODUCTION = """# Measured speed
+INTRODUCTION = """---
+hide: [toc]
+---
+
+# Measured speed
 
 `make bench` measures everything on this page anew and writes it; run by hand, the scripts in `benchmarks/`
 take options for larger or smaller sizes. Every script writes its full result to `benchmarks/results/`; the
@@ -83,7 +87,8 @@ def times(value: float) -> str:
 
 def spread(found: Mapping[str, Any]) -> str:
     """Return a ratio's median and spread."""
-    return f"{times(found['median'])} ({times(found['low'])} … {times(found['high'])})"
+    # a no-break space keeps the two together
+    return f"{times(found['median'])}\u00a0({times(found['low'])}–{times(found['high'])})"
 
 
 def size(num_bytes: int) -> str:
@@ -185,6 +190,11 @@ def wanted(target: Mapping[str, Any]) -> str:
     return f"< {target['at_most']} s" if "at_most" in target else f"≥ {target['at_least']}"
 
 
+def in_lines(text: str) -> str:
+    """Break a cell's text where it goes on to the next contender."""
+    return text.replace("; ", "<br>")
+
+
 def ratio_table(
     results: Mapping[str, Any], targets: Sequence[Mapping[str, Any]], gpu: Sequence[Mapping[str, Any]]
 ) -> str:
@@ -195,7 +205,7 @@ def ratio_table(
     for name, document in results.items():
         if not document.get("ratios"):
             continue
-        rows.append([f"**{HEADINGS.get(name, name)}** (`{script(name)}`)", *[""] * 5])
+        rows.append([f"**{HEADINGS.get(name, name)}**", "", "", "", f"`{script(name)}`", ""])
         for title, measured_there in document["ratios"].items():
             key = f"{name}/{title}"
             found = {**beside(results, key), **measured_there}
@@ -204,8 +214,8 @@ def ratio_table(
                     title,
                     spread(found),
                     by_row.get(key, "–"),
-                    memory(found),
-                    quality(title, found, document),
+                    in_lines(memory(found)),
+                    in_lines(quality(title, found, document)),
                     NOT_MEASURED if key in on_gpu else "–",
                 ]
             )
