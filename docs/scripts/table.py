@@ -1,7 +1,7 @@
 """Print trainings as a table like the paper's Table 1: ``python docs/scripts/table.py RUN [RUN...]``.
 
 Runs named alike up to ``-seed1``, ``-seed2`` … are one row. With one training its deviation is that over the
-probe's seeds; with more it is that over the trainings, each the mean of its probes.
+probe's seeds; with more it is that over the trainings, each the mean of its probes. The baseline comes first.
 """
 
 import json
@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 def table(folders: list[str]) -> str:
     """Return a Markdown table of the runs' evaluations, accuracies in per cent."""
     rows: dict[str, list[dict[str, float]]] = {}
-    for folder in folders:
+    for folder in sorted(folders, key=lambda folder: (not Path(folder).name.startswith("none"), folder)):
         name = re.sub(r"-seed\d+$", "", Path(folder).name)
         rows.setdefault(name, []).append(json.loads((Path(folder) / "evaluation.json").read_text()))
     lines = ["| run | trainings | linear probe, Acc@1 | 5-NN |", "|---|---:|---:|---:|"]

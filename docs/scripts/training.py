@@ -30,7 +30,7 @@ def read_accuracy(folder: str) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     picture, *folders = sys.argv[1:]
     groups: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for folder in folders:
+    for folder in sorted(folders, key=lambda folder: (not Path(folder).name.startswith("none"), folder)):
         groups.setdefault(re.sub(r"-seed\d+$", "", Path(folder).name), []).append(read_accuracy(folder))
     figure, axis = plt.subplots(figsize=(7.2, 3.6))
     for (name, curves), colour in zip(groups.items(), COLOURS, strict=False):

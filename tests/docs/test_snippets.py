@@ -104,7 +104,7 @@ def test_the_tutorials_table(tmp_path):
         document = {"top1": top1, "top1_sd": 0.0012, "knn5_top1": knn}
         (tmp_path / name / "evaluation.json").write_text(json.dumps(document))
     found = subprocess.run(
-        [sys.executable, ROOT / "docs/scripts/table.py", *sorted(tmp_path.iterdir(), reverse=True)],
+        [sys.executable, ROOT / "docs/scripts/table.py", *sorted(tmp_path.iterdir())],
         capture_output=True,
         text=True,
         check=True,
