@@ -15,8 +15,11 @@ def table(folders: list[str]) -> str:
     """Return a Markdown table of the runs' evaluations, accuracies in per cent."""
     rows: dict[str, list[dict[str, float]]] = {}
     for folder in sorted(folders, key=lambda folder: (not Path(folder).name.startswith("none"), folder)):
-        name = re.sub(r"-seed\d+$", "", Path(folder).name)
-        rows.setdefault(name, []).append(json.loads((Path(folder) / "evaluation.json").read_text()))
+        name, result = re.sub(r"-seed\d+$", "", Path(folder).name), Path(folder) / "evaluation.json"
+        if result.exists():
+            rows.setdefault(name, []).append(json.loads(result.read_text()))
+        else:
+            print(f"{folder} has no evaluation.json yet and is left out", file=sys.stderr)
     lines = ["| run | trainings | linear probe, Acc@1 | 5-NN |", "|---|---:|---:|---:|"]
     for name, results in rows.items():
         top1, knn = ([100 * result[key] for result in results] for key in ("top1", "knn5_top1"))

@@ -103,6 +103,7 @@ def test_the_tutorials_table(tmp_path):
         (tmp_path / name).mkdir()
         document = {"top1": top1, "top1_sd": 0.0012, "knn5_top1": knn}
         (tmp_path / name / "evaluation.json").write_text(json.dumps(document))
+    (tmp_path / "A2-seed1").mkdir()  # a training that has not ended
     found = subprocess.run(
         [sys.executable, ROOT / "docs/scripts/table.py", *sorted(tmp_path.iterdir())],
         capture_output=True,
@@ -113,6 +114,7 @@ def test_the_tutorials_table(tmp_path):
         "| none | 2 | 97.50 ± 0.71 | 96.00 ± 0.00 |",  # over the trainings: |97 - 98| / √2
         "| A2 | 1 | 98.12 ± 0.12 | 96.67 |",  # over the probe's seeds
     ]
+    assert "A2-seed1 has no evaluation.json" in found.stderr
 
 
 @pytest.fixture
