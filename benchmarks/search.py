@@ -29,13 +29,13 @@ from viewgen.malloc import keep_freed_memory
 from viewgen.models import load_models, save_model
 from viewgen.recipes import recipe
 from viewgen.search import (
-    BETAS,
     WSearchConfig,
     WSearchProblem,
     feasible_spread,
     initial_codes,
     mean_pairwise_distance,
     search_views,
+    update_rule,
 )
 from viewgen.slots import SlotOptions, optimise
 from viewgen.stylegan2 import Generator, GeneratorConfig, public_channels
@@ -100,11 +100,10 @@ def time_steps(num_images: int, rounds: int) -> dict[str, list[float]]:
             problem,
             SlotOptions(
                 num_slots=num_images,
-                learning_rate=search.learning_rate,
                 max_steps=1,
-                betas=BETAS,
                 group_size=4,
             ),
+            update_rule(search),
         )
 
     published, frozen, ours = [], [], []

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from viewgen.adam import Adam
 from viewgen.errors import UsageError
 from viewgen.inverter import Inverter
 from viewgen.perceptual import PERCEPTUAL, PerceptualDistance
@@ -139,9 +140,8 @@ def invert_images(problem: InversionProblem, num_slots: int, group_size: int | N
     config = problem.config
     options = SlotOptions(
         num_slots=num_slots,
-        learning_rate=config.learning_rate,
         max_steps=config.max_steps,
         keep_best=True,
         group_size=group_size,
     )
-    return optimise(problem, options)
+    return optimise(problem, options, Adam(learning_rate=config.learning_rate))

@@ -19,13 +19,15 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from viewgen.adam import Adam
 from viewgen.boundary_start import boundary_scales
+from viewgen.boundary_steps import BoundarySteps, boundary_aims
 from viewgen.encoder import Encoder
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.precision import Precision, check_precision
 from viewgen.randomness import addressed_normal
-from viewgen.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
+from viewgen.slots import Aim, Evaluation, SlotOptions, SlotResult, UpdateRule, equal_parts, optimise
 from viewgen.stylegan2 import Generator
 
 __all__ = [
@@ -58,6 +60,8 @@ class WSearchConfig:
         anchor: x₀, the ``"reconstruction"`` g(e(x)) or the ``"image"`` itself.
         start: first codes: ``"boundary"``, random directions followed to ε₁ (`viewgen.boundary_start`), or
             ``"noise"``, the anchor's code with a little noise, as in the paper.
+        solver: ``"adam"`` on eq. 2, or ``"boundary"``, Newton steps to ε₁ and along it
+            (`viewgen.boundary_steps`), which reads of ε₂ and λ only when to stop spreading and whether to.
         start_passes: evaluations, at most, that look for a view's place on the boundary.
         init_noise: standard deviation of that little noise.
         learning_rate: of Adam.
@@ -76,6 +80,7 @@ class WSearchConfig:
     boundary: Literal["squared", "hinge"] = "squared"
     anchor: Literal["reconstruction", "image"] = "reconstruction"
     start: Literal["boundary", "noise"] = "boundary"
+    solver: Literal["adam", "boundary"] = "adam"
     start_passes: int = 12
     init_noise: float = 0.005
     learning_rate: float = 0.01
@@ -107,6 +112,8 @@ class WSearchConfig:
                 f"start is {self.start!r} and start_passes {self.start_passes}; expected 'boundary' or "
                 "'noise', and at least 1"
             )
+        if self.solver not in ("adam", "boundary"):
+            raise UsageError(f"solver is {self.solver!r}; expected 'adam' or 'boundary'")
         if not 0 < self.init_noise < math.inf:
             raise UsageError(
                 f"init_noise is {self.init_noise}; it must be positive, because a view at distance 0 has "
@@ -314,7 +321,25 @@ class WSearchProblem:
             spread_enough = spread >= config.spread_share * self.bound
             stalled = steps - self.best_step[rows] >= config.patience
             done = near.all(dim=1) & (spread_enough | stalled)
-        return Evaluation(loss, done)
+        aims: tuple[Aim, ...] = ()
+        if config.solver == "boundary":
+            missing = config.epsilon_boundary - distance.detach()
+            if config.boundary == "hinge":
+                missing = missing.clamp_min(0)
+            apart = ~spread_enough & (spread < config.epsilon_uniformity)
+            if config.uniformity_weight == 0:
+                apart = torch.zeros_like(apart)
+            # a view that is near rests once its image need not spread
+            missing = missing.masked_fill(near & ~apart[:, None], 0.0)
+            aims = boundary_aims(z, self.anchor_features[rows], distance, missing=missing, apart=apart)
+        return Evaluation(loss, done, aims)
+
+
+def update_rule(config: WSearchConfig) -> UpdateRule:
+    """Return the rule of the configured solver."""
+    if config.solver == "boundary":
+        return BoundarySteps(tolerance=config.tolerance)
+    return Adam(learning_rate=config.learning_rate, betas=BETAS, decay_steps=config.decay_steps)
 
 
 def search_views(problem: WSearchProblem, num_slots: int, group_size: int | None = None) -> SlotResult:
@@ -322,13 +347,10 @@ def search_views(problem: WSearchProblem, num_slots: int, group_size: int | None
     config = problem.config
     options = SlotOptions(
         num_slots=num_slots,
-        learning_rate=config.learning_rate,
-        decay_steps=config.decay_steps,
         max_steps=config.max_steps,
-        betas=BETAS,
         group_size=group_size,
     )
-    return optimise(problem, options)
+    return optimise(problem, options, update_rule(config))
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ same size, and an image's result is the same to the bit whichever images shared 
 Shape legend: N images, A active slots, n codes (views) per image, L layers, D style dimension.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,16 +24,32 @@ __all__ = [
     "FAILED",
     "NOT_CONVERGED",
     "OK",
+    "Aim",
     "Evaluation",
     "Problem",
     "SlotOptions",
     "SlotResult",
+    "Tensors",
+    "UpdateRule",
     "equal_parts",
     "optimise",
 ]
 
 OK, NOT_CONVERGED, FAILED = 1, 2, 3
-ADAM_EPSILON = 1e-8
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A number of each view that an update shall change.
+
+    Attributes:
+        value: `(A, n)`, with the graph that leads to the codes.
+        change: what shall be added to it, `(A, n)`; zero where it is as it should be.
+    """
+
+    value: Tensor
+    change: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +57,14 @@ class Evaluation:
     """One evaluation of the active slots.
 
     Attributes:
-        loss: per image, `(A,)`; its gradient moves the codes.
+        loss: per image, `(A,)`.
         done: whether the image has met its stopping rule with these codes, bool `(A,)`.
+        aims: of the views, most important first, for rules that read them.
     """
 
     loss: Tensor
     done: Tensor
+    aims: tuple[Aim, ...] = ()
 
 
 class Problem(Protocol):
@@ -68,39 +85,44 @@ class Problem(Protocol):
         ...
 
 
+class UpdateRule(Protocol):
+    """How codes move. What it remembers are tensors whose first axis is the slot."""
+
+    def fresh(self, w: Tensor) -> Tensors:
+        """Return what is remembered of slots that start with the codes `w`, `(A, n, L, D)`; A may be 0."""
+        ...
+
+    def differentiate(self, evaluation: Evaluation, w: Tensor) -> Tensors:
+        """Return what moves the codes, `(A, ...)` each; one that is not finite restarts its image."""
+        ...
+
+    def move(self, w: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
+        """Return the codes after one update, the slots having made `steps`, `(A,)`; changes `state`."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlotOptions:
     """How the slots are run.
 
     Attributes:
         num_slots: images optimised at once.
-        learning_rate, betas: of Adam.
         max_steps: updates after which an image leaves without having converged.
-        decay_steps: an image's learning rate after t updates is learning_rate / (1 + t / decay_steps); None
-            keeps it constant.
         keep_best: return the codes of the lowest loss met rather than the last ones.
         group_size: images per evaluation, exactly: the last group is filled up by repeating an image. None
             evaluates all slots at once.
     """
 
     num_slots: int
-    learning_rate: float
     max_steps: int
-    betas: tuple[float, float] = (0.9, 0.999)
     keep_best: bool = False
-    decay_steps: float | None = None
     group_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_slots < 1 or self.max_steps < 0 or not self.learning_rate > 0:
+        if self.num_slots < 1 or self.max_steps < 0:
             raise UsageError(
-                f"num_slots is {self.num_slots}, max_steps {self.max_steps}, learning_rate "
-                f"{self.learning_rate}; expected at least 1, at least 0, and a positive number"
+                f"num_slots is {self.num_slots}, max_steps {self.max_steps}; expected at least 1, and 0"
             )
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UsageError(f"betas is {self.betas}; expected two numbers in [0, 1)")
-        if self.decay_steps is not None and not self.decay_steps > 0:
-            raise UsageError(f"decay_steps is {self.decay_steps}; expected a positive number")
         if self.group_size is not None and self.group_size < 1:
             raise UsageError(f"group_size is {self.group_size}; expected at least 1")
 
@@ -127,62 +149,47 @@ class SlotResult:
 class _Slots:
     """State of the active slots; every tensor's first axis is the slot."""
 
-    def __init__(self, problem: Problem) -> None:
+    _NAMES = ("rows", "steps", "resets", "w", "best_w", "best_loss")
+
+    def __init__(self, problem: Problem, rule: UpdateRule) -> None:
         device = problem.device
         empty = problem.start(torch.empty(0, dtype=torch.long, device=device))
-        self.problem = problem
+        self.problem, self.rule = problem, rule
         self.rows = torch.empty(0, dtype=torch.long, device=device)
         self.steps = torch.empty(0, dtype=torch.long, device=device)
         self.resets = torch.empty(0, dtype=torch.long, device=device)
-        self.w, self.mean, self.square, self.best_w = (empty.clone() for _ in range(4))
+        self.w, self.best_w = empty.clone(), empty.clone()
         self.best_loss = torch.empty(0, device=device, dtype=empty.dtype)
-
-    _NAMES = ("rows", "steps", "resets", "w", "mean", "square", "best_w", "best_loss")
+        self.state = rule.fresh(empty)
 
     def add(self, rows: Tensor) -> None:
         w = self.problem.start(rows)
         zeros = torch.zeros_like(rows)
-        new = {
-            "rows": rows,
-            "steps": zeros,
-            "resets": zeros,
-            "w": w,
-            "mean": torch.zeros_like(w),
-            "square": torch.zeros_like(w),
-            "best_w": w,
-            "best_loss": torch.full_like(w[:, 0, 0, 0], torch.inf),
-        }
-        for name in self._NAMES:
-            setattr(self, name, torch.cat([getattr(self, name), new[name]]))
+        best_loss = torch.full_like(w[:, 0, 0, 0], torch.inf)
+        for name, new in zip(self._NAMES, (rows, zeros, zeros, w, w, best_loss), strict=True):
+            setattr(self, name, torch.cat([getattr(self, name), new]))
+        fresh = self.rule.fresh(w)
+        self.state = {name: torch.cat([values, fresh[name]]) for name, values in self.state.items()}
 
     def keep(self, kept: Tensor) -> None:
         for name in self._NAMES:
             setattr(self, name, getattr(self, name)[kept])
+        self.state = {name: values[kept] for name, values in self.state.items()}
 
     def restart(self, broken: Tensor) -> None:
         """Take the slots in the mask `broken` back to their first codes."""
+        first = self.problem.start(self.rows[broken])
         self.w = self.w.clone()
-        self.w[broken] = self.problem.start(self.rows[broken])
-        for moment in (self.mean, self.square):
-            moment[broken] = 0
+        self.w[broken] = first
+        for name, values in self.rule.fresh(first).items():
+            self.state[name][broken] = values
         self.steps[broken] = 0
         self.resets[broken] += 1
         self.best_loss[broken] = torch.inf
 
-    def adam(self, gradient: Tensor, options: SlotOptions) -> None:
-        beta1, beta2 = options.betas
-        self.mean.lerp_(gradient, 1 - beta1)
-        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    def move(self, derivatives: Tensors) -> None:
+        self.w = self.rule.move(self.w, self.steps, derivatives, self.state)
         self.steps = self.steps + 1
-        count = self.steps.to(gradient.dtype)[:, None, None, None]
-        # 1 - βᵗ by expm1: written out it would lose half of float32's digits in the first steps
-        correction1 = -torch.expm1(count * math.log(beta1)) if beta1 else torch.ones_like(count)
-        correction2 = (-torch.expm1(count * math.log(beta2))).sqrt() if beta2 else torch.ones_like(count)
-        decay = 1.0 if options.decay_steps is None else 1 / (1 + (count - 1) / options.decay_steps)
-        rate = options.learning_rate * decay * correction2 / correction1
-        # epsilon is scaled as in the usual form, mean / (sqrt(square / (1 - β₂ᵗ)) + ε)
-        epsilon = ADAM_EPSILON * correction2
-        self.w = self.w - rate * self.mean / (self.square.sqrt() + epsilon)
 
 
 def equal_parts(rows: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
@@ -199,32 +206,34 @@ def equal_parts(rows: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
         yield rows[index], min(size, count - start)
 
 
-def _evaluate(problem: Problem, slots: _Slots, group_size: int | None) -> tuple[Evaluation, Tensor]:
-    """Return the evaluation of all slots and the gradient of their codes."""
+def _evaluate(slots: _Slots, group_size: int | None) -> tuple[Evaluation, Tensors]:
+    """Return the evaluation of all slots, and what moves their codes."""
     every = torch.arange(len(slots.rows), device=slots.rows.device)
-    losses, dones, gradients = [], [], []
+    losses, dones, parts = [], [], []
     for group, kept in equal_parts(every, group_size or len(every)):
         w = slots.w[group].detach().requires_grad_()
-        evaluation = problem.evaluate(w, slots.rows[group], slots.steps[group])
-        (gradient,) = torch.autograd.grad(evaluation.loss.sum(), w)
+        evaluation = slots.problem.evaluate(w, slots.rows[group], slots.steps[group])
+        derivatives = slots.rule.differentiate(evaluation, w)
         losses.append(evaluation.loss.detach()[:kept])
         dones.append(evaluation.done[:kept])
-        gradients.append(gradient[:kept])
-    return Evaluation(torch.cat(losses), torch.cat(dones)), torch.cat(gradients)
+        parts.append({name: values[:kept] for name, values in derivatives.items()})
+    together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return Evaluation(torch.cat(losses), torch.cat(dones)), together
 
 
-def optimise(problem: Problem, options: SlotOptions) -> SlotResult:
-    """Minimise every image's loss with Adam until its stopping rule holds or its steps are used up.
+def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotResult:
+    """Update every image's codes until its stopping rule holds or its steps are used up.
 
-    An image whose loss or gradient is not finite starts once more; the second time it is marked FAILED. Its
-    neighbours are unaffected.
+    An image whose loss or derivatives are not finite starts once more; the second time it is marked FAILED.
+    Its neighbours are unaffected.
 
     Args:
         problem: losses, first codes and stopping rule.
-        options: slots, learning rate, limits.
+        options: slots, limits.
+        rule: how codes move.
     """
     num_images, device = problem.num_images, problem.device
-    slots = _Slots(problem)
+    slots = _Slots(problem, rule)
     result: SlotResult | None = None
     passes = 0
     following = 0
@@ -244,10 +253,12 @@ def optimise(problem: Problem, options: SlotOptions) -> SlotResult:
             )
         if len(slots.rows) == 0:
             break
-        evaluation, gradient = _evaluate(problem, slots, options.group_size)
+        evaluation, derivatives = _evaluate(slots, options.group_size)
         passes += len(slots.rows)
         loss = evaluation.loss
-        finite = torch.isfinite(loss) & torch.isfinite(gradient).flatten(1).all(dim=1)
+        finite = torch.isfinite(loss)
+        for values in derivatives.values():
+            finite = finite & torch.isfinite(values).flatten(1).all(dim=1)
         if options.keep_best:
             better = finite & (loss < slots.best_loss)
             slots.best_loss = torch.where(better, loss, slots.best_loss)
@@ -269,10 +280,11 @@ def optimise(problem: Problem, options: SlotOptions) -> SlotResult:
             final = slots.best_loss if options.keep_best else loss
             result.loss[rows] = final.masked_fill(failed, torch.nan)[leaving]
             moving = ~leaving
-            gradient, broken = gradient[moving], broken[moving]
+            broken = broken[moving]
+            derivatives = {name: values[moving] for name, values in derivatives.items()}
             slots.keep(moving)
         if len(slots.rows):
-            slots.adam(gradient, options)
+            slots.move(derivatives)
             if bool(broken.any()):
                 slots.restart(broken)
     return SlotResult(w=result.w, steps=result.steps, status=result.status, loss=result.loss, passes=passes)

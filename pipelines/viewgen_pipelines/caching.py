@@ -39,6 +39,7 @@ def cache(
     max_steps: int | None = None,
     sigma: float | None = None,
     anchor: str | None = None,
+    solver: str | None = None,
     precision: str | None = None,
     workers: int | None = None,
     gpus_per_worker: float | None = None,
@@ -82,6 +83,7 @@ def cache(
         max_steps: updates per image.
         sigma: standard deviation of wperturb's noise.
         anchor: of wsearch, ``"reconstruction"`` or ``"image"``.
+        solver: of wsearch, ``"adam"`` or ``"boundary"``.
         precision: of wsearch and invert, ``"float32"`` or ``"bfloat16"``: what the networks compute in while
             they search. What is stored is rendered and measured in float32 all the same.
         workers: shards made at the same time; by default one per GPU, or one per core without.
@@ -141,6 +143,7 @@ def cache(
             "max_steps": max_steps,
             "sigma": sigma,
             "anchor": anchor,
+            "solver": solver,
             "precision": precision,
         },
         inversions=inversions,

@@ -29,6 +29,7 @@ METHOD_OPTIONS = (
     "max_steps",
     "sigma",
     "anchor",
+    "solver",
     "precision",
 )
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from viewgen.adam import Adam
 from viewgen.errors import UsageError
 from viewgen.slots import (
     FAILED,
@@ -21,6 +22,7 @@ from viewgen.slots import (
 )
 
 CPU = torch.device("cpu")
+ADAM = Adam(learning_rate=0.1)
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Valleys:
         return Evaluation(loss, done)
 
 
-def one_by_one(problem: Valleys, options: SlotOptions) -> SlotResult:
+def one_by_one(problem: Valleys, options: SlotOptions, rule: Adam) -> SlotResult:
     """The same minimisation, image after image, with torch's own Adam."""
     shape = (problem.num_images, *problem.shape)
     result = SlotResult(
@@ -82,7 +84,7 @@ def one_by_one(problem: Valleys, options: SlotOptions) -> SlotResult:
     for row in range(problem.num_images):
         rows = torch.tensor([row])
         w = problem.first[rows].clone().requires_grad_()
-        adam = torch.optim.Adam([w], lr=options.learning_rate, betas=options.betas)
+        adam = torch.optim.Adam([w], lr=rule.learning_rate, betas=rule.betas)
         best_loss, best_w = torch.inf, w.detach().clone()
         step = 0
         while True:
@@ -94,8 +96,8 @@ def one_by_one(problem: Valleys, options: SlotOptions) -> SlotResult:
             done = value < problem.enough[row].item()
             if done or step == options.max_steps:
                 break
-            if options.decay_steps is not None:
-                adam.param_groups[0]["lr"] = options.learning_rate / (1 + step / options.decay_steps)
+            if rule.decay_steps is not None:
+                adam.param_groups[0]["lr"] = rule.learning_rate / (1 + step / rule.decay_steps)
             adam.zero_grad()
             loss.sum().backward()
             adam.step()
@@ -144,29 +146,24 @@ def test_slots_equal_a_loop_over_images(
 ):
     problem = Valleys(num_images, shape, seed)
     options = SlotOptions(
-        num_slots=num_slots,
-        learning_rate=learning_rate,
-        max_steps=max_steps,
-        betas=betas,
-        decay_steps=decay_steps,
-        group_size=group_size,
-        keep_best=keep_best,
+        num_slots=num_slots, max_steps=max_steps, group_size=group_size, keep_best=keep_best
     )
-    assert_equal(optimise(problem, options), one_by_one(problem, options))
+    adam = Adam(learning_rate=learning_rate, betas=betas, decay_steps=decay_steps)
+    assert_equal(optimise(problem, options, adam), one_by_one(problem, options, adam))
 
 
 def test_the_cases_above_meet_every_way_to_leave():
-    options = SlotOptions(num_slots=3, learning_rate=0.1, max_steps=25)
-    result = optimise(Valleys(20), options)
+    options = SlotOptions(num_slots=3, max_steps=25)
+    result = optimise(Valleys(20), options, ADAM)
     assert set(result.status.tolist()) == {OK, NOT_CONVERGED}
     assert len(set(result.steps.tolist())) > 5
 
 
 @pytest.mark.parametrize("num_slots", [1, 3, 20, 100])
 def test_any_number_of_slots_gives_the_same_bits(num_slots):
-    options = {"learning_rate": 0.1, "max_steps": 25}
-    expected = optimise(Valleys(20), SlotOptions(num_slots=7, **options))
-    found = optimise(Valleys(20), SlotOptions(num_slots=num_slots, **options))
+    options = {"max_steps": 25}
+    expected = optimise(Valleys(20), SlotOptions(num_slots=7, **options), ADAM)
+    found = optimise(Valleys(20), SlotOptions(num_slots=num_slots, **options), ADAM)
     assert torch.equal(found.w, expected.w)
     assert torch.equal(found.steps, expected.steps)
     assert torch.equal(found.status, expected.status)
@@ -174,7 +171,7 @@ def test_any_number_of_slots_gives_the_same_bits(num_slots):
 
 def test_slots_are_full_to_the_end_and_refilled_in_order():
     problem = Valleys(20)
-    optimise(problem, SlotOptions(num_slots=6, learning_rate=0.1, max_steps=25))
+    optimise(problem, SlotOptions(num_slots=6, max_steps=25), ADAM)
     assert problem.starts == [1] * 20
     seen: list[int] = []
     next_step: dict[int, int] = {}
@@ -192,7 +189,7 @@ def test_slots_are_full_to_the_end_and_refilled_in_order():
 
 def test_groups_are_of_one_size_filled_up_by_their_last_image():
     problem = Valleys(20)
-    optimise(problem, SlotOptions(num_slots=6, learning_rate=0.1, max_steps=25, group_size=4))
+    optimise(problem, SlotOptions(num_slots=6, max_steps=25, group_size=4), ADAM)
     assert {len(rows) for rows, _ in problem.diary} == {4}
     repeats = [4 - len(set(rows)) for rows, _ in problem.diary]
     assert set(repeats) >= {0, 2, 3}
@@ -213,10 +210,10 @@ def test_equal_parts_hold_every_row_once(count, size):
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("keep_best", [False, True])
 def test_a_poisoned_image_starts_once_more_then_fails_alone(what, keep_best):
-    options = SlotOptions(num_slots=4, learning_rate=0.1, max_steps=25, keep_best=keep_best)
-    clean = optimise(Valleys(12), options)
+    options = SlotOptions(num_slots=4, max_steps=25, keep_best=keep_best)
+    clean = optimise(Valleys(12), options, ADAM)
     problem = Valleys(12, poisoned={5: (what, 2, 99)})
-    result = optimise(problem, options)
+    result = optimise(problem, options, ADAM)
     assert result.status[5] == FAILED
     assert torch.equal(result.w[5], problem.first[5])
     assert torch.isnan(result.loss[5])
@@ -229,10 +226,10 @@ def test_a_poisoned_image_starts_once_more_then_fails_alone(what, keep_best):
 
 
 def test_an_image_that_recovers_ends_as_if_nothing_had_happened():
-    options = SlotOptions(num_slots=4, learning_rate=0.1, max_steps=25)
-    clean = optimise(Valleys(12), options)
+    options = SlotOptions(num_slots=4, max_steps=25)
+    clean = optimise(Valleys(12), options, ADAM)
     problem = Valleys(12, poisoned={5: ("loss", 3, 1)})
-    result = optimise(problem, options)
+    result = optimise(problem, options, ADAM)
     assert problem.starts[5] == 2
     for name in ("w", "steps", "status", "loss"):
         assert torch.equal(getattr(result, name), getattr(clean, name)), name
@@ -242,10 +239,11 @@ def test_an_image_that_recovers_ends_as_if_nothing_had_happened():
 def test_keep_best_returns_the_lowest_loss_met():
     problem = Valleys(30, bumps=2.0)
     problem.enough[:] = -torch.inf
-    options = {"num_slots": 8, "learning_rate": 0.8, "max_steps": 12}
-    last = optimise(problem, SlotOptions(**options))
-    best = optimise(problem, SlotOptions(keep_best=True, **options))
-    assert_equal(best, one_by_one(problem, SlotOptions(keep_best=True, **options)))
+    options = {"num_slots": 8, "max_steps": 12}
+    adam = Adam(learning_rate=0.8)
+    last = optimise(problem, SlotOptions(**options), adam)
+    best = optimise(problem, SlotOptions(keep_best=True, **options), adam)
+    assert_equal(best, one_by_one(problem, SlotOptions(keep_best=True, **options), adam))
     rows = torch.arange(30)
     torch.testing.assert_close(problem.loss(best.w, rows), best.loss)
     assert bool((best.loss <= last.loss).all())
@@ -255,7 +253,7 @@ def test_keep_best_returns_the_lowest_loss_met():
 
 def test_no_steps_leave_the_first_codes():
     problem = Valleys(5)
-    result = optimise(problem, SlotOptions(num_slots=2, learning_rate=0.1, max_steps=0))
+    result = optimise(problem, SlotOptions(num_slots=2, max_steps=0), ADAM)
     assert torch.equal(result.w, problem.first)
     assert result.steps.tolist() == [0] * 5
 
@@ -265,14 +263,24 @@ def test_no_steps_leave_the_first_codes():
     [
         {"num_slots": 0},
         {"max_steps": -1},
-        {"learning_rate": 0.0},
-        {"learning_rate": float("nan")},
-        {"betas": (0.9, 1.0)},
-        {"betas": (-0.1, 0.9)},
-        {"decay_steps": 0.0},
         {"group_size": 0},
     ],
 )
 def test_bad_options_are_refused(changes):
     with pytest.raises(UsageError, match=str(next(iter(changes))).split("_")[0]):
-        SlotOptions(**({"num_slots": 1, "learning_rate": 0.1, "max_steps": 1} | changes))
+        SlotOptions(**({"num_slots": 1, "max_steps": 1} | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"betas": (0.9, 1.0)},
+        {"betas": (-0.1, 0.9)},
+        {"decay_steps": 0.0},
+    ],
+)
+def test_bad_settings_of_adam_are_refused(changes):
+    with pytest.raises(UsageError, match=str(next(iter(changes)))):
+        Adam(**({"learning_rate": 0.1} | changes))

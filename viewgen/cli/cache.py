@@ -63,6 +63,8 @@ _OPTIONS = (
     _option("--uniformity-weight", type=float, metavar="F", help="wsearch: λ, weight of the spread."),
     _option("--anchor", type=click.Choice(["reconstruction", "image"]),
             help="wsearch: what ε₁ counts from."),
+    _option("--solver", type=click.Choice(["adam", "boundary"]),
+            help="wsearch: Adam on eq. 2, or Newton steps onto the boundary and along it."),
     _option("--max-steps", type=int, metavar="N", help="wsearch, invert: most updates per image."),
     _option("--sigma", type=float, metavar="F", help="wperturb: standard deviation of the noise."),
     _option("--precision", type=click.Choice(["float32", "bfloat16"]), help="wsearch, invert: of the "
