@@ -7,7 +7,9 @@ every size is made both ways; an exception, or results that differ, leaves that 
 """
 
 import copy
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,7 +19,7 @@ from viewgen.encoder import Encoder
 from viewgen.inverter import Inverter
 from viewgen.stylegan2 import Generator
 
-__all__ = ["Announce", "Compiler", "accelerated", "cuda_graphs"]
+__all__ = ["Announce", "Compiler", "Recording", "accelerated", "cuda_graphs", "replaying"]
 
 # Is told a topic ("batch size", …) and a line about it.
 Announce = Callable[[str, str], object]
@@ -33,9 +35,77 @@ MAX_SIZES = 4
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording:
+    """A function's forward and backward pass between tensors that stay in their place.
+
+    Attributes:
+        x, y: input and result.
+        gradient_y, gradient_x: gradients of the result and of the input.
+        forward, backward: graphs; `replay` computes y from x, and gradient_x from gradient_y and what the
+            forward pass left.
+    """
+
+    x: Tensor
+    y: Tensor
+    gradient_y: Tensor
+    gradient_x: Tensor
+    forward: Any
+    backward: Any
+
+
 def cuda_graphs(function: Function, sample: Tensor) -> Function:
-    """Record the forward and backward pass of `function` for inputs like `sample` as CUDA graphs."""
-    return cast(Function, torch.cuda.make_graphed_callables(function, (sample,)))
+    """Record the forward and backward pass of `function` for inputs like `sample` as CUDA graphs.
+
+    Unlike `torch.cuda.make_graphed_callables`, what the forward pass saves outlives a backward pass, so that
+    there may be more than one (`viewgen.boundary_steps` takes two).
+    """
+    x = sample.detach().clone().requires_grad_()
+    # first calls allocate workspaces and choose kernels, which no graph may hold
+    side = torch.cuda.Stream(x.device)
+    side.wait_stream(torch.cuda.current_stream(x.device))
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            y = function(x)
+            torch.autograd.grad(y, x, torch.ones_like(y))
+    torch.cuda.current_stream(x.device).wait_stream(side)
+    forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(forward, capture_error_mode="thread_local"):
+        y = function(x)
+    gradient_y = torch.ones_like(y)
+    with torch.cuda.graph(backward, pool=forward.pool(), capture_error_mode="thread_local"):
+        (gradient_x,) = torch.autograd.grad(y, x, gradient_y, retain_graph=True)
+    return replaying(
+        Recording(x=x, y=y, gradient_y=gradient_y, gradient_x=gradient_x, forward=forward, backward=backward)
+    )
+
+
+def replaying(recording: Recording) -> Function:
+    """Return the recorded function; its results and gradients are copies, which no replay overwrites.
+
+    A backward pass belongs to the last forward pass: after another one it raises RuntimeError.
+    """
+    num_replays = 0
+
+    class Replay(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            nonlocal num_replays
+            num_replays += 1
+            ctx.replay = num_replays
+            recording.x.copy_(x)
+            recording.forward.replay()
+            return recording.y.detach().clone()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+            if ctx.replay != num_replays:
+                raise RuntimeError("a graph's backward pass came after another forward pass of it")
+            recording.gradient_y.copy_(gradients[0])
+            recording.backward.replay()
+            return recording.gradient_x.clone()
+
+    return cast(Function, Replay.apply)
 
 
 def accelerated(network: Network, compiler: Compiler, announce: Announce) -> Network:
@@ -95,7 +165,7 @@ class _Compiled:
         sample = x.detach().nan_to_num().clone().requires_grad_()
         try:
             with torch.enable_grad():
-                compiled = _owning(self.compiler(self.function, sample))
+                compiled = self.compiler(self.function, sample)
                 difference = _difference(self.function, compiled, sample.detach())
         except Exception as error:  # whatever a compiler raises, the eager function still works
             if x.is_cuda:
@@ -113,40 +183,29 @@ class _Compiled:
         return None
 
 
-def _owning(compiled: Function) -> Function:
-    """Return `compiled` with results and gradients of its own, which its next call does not overwrite."""
-
-    def function(x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
-            x = x.view_as(x)
-            x.register_hook(lambda gradient: gradient.clone())
-        return compiled(x).clone()
-
-    return function
-
-
 def _difference(first: Function, second: Function, x: Tensor) -> float:
     """Return the largest difference of two functions' values and gradients, as a share of the largest value.
 
     They are called on two inputs in turn and compared afterwards, so that an overwritten result shows.
     """
     inputs = (x, x.flip(0))
-    pairs = zip(
-        *([_value_and_gradient(function, part) for part in inputs] for function in (first, second)),
-        strict=True,
+    expected, found = (
+        [tensor for part in inputs for tensor in _value_and_gradients(function, part)]
+        for function in (first, second)
     )
     shares = [
         float((b - a).abs().max() / a.abs().max().clamp_min(1e-12))
-        for expected, found in pairs
         for a, b in zip(expected, found, strict=True)
     ]
-    return max(share if share == share else float("inf") for share in shares)
+    return max(math.inf if math.isnan(share) else share for share in shares)
 
 
-def _value_and_gradient(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+def _value_and_gradients(function: Function, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the value, and its gradients in two directions, from one forward pass."""
     leaf = x.clone().requires_grad_()
     value = function(leaf)
-    # no multiple of the value: a normalised output has no gradient along itself
-    direction = torch.linspace(-1, 1, value.numel(), device=value.device, dtype=value.dtype).view_as(value)
-    (gradient,) = torch.autograd.grad(value, leaf, direction)
-    return value.detach(), gradient
+    # no multiples of the value: a normalised output has no gradient along itself
+    line = torch.linspace(-1, 1, value.numel(), device=value.device, dtype=value.dtype).view_as(value)
+    (first,) = torch.autograd.grad(value, leaf, line, retain_graph=True)
+    (second,) = torch.autograd.grad(value, leaf, line.square())
+    return value.detach(), first, second

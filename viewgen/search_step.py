@@ -66,7 +66,7 @@ class _Continuation(WSearchProblem):
         near = near_boundary(self.distance[rows], self.config).all(dim=1)
         spent = steps + self.used[rows] >= self.config.max_steps
         self.exhausted[rows] = spent & ~near
-        return Evaluation(evaluation.loss, near | spent)
+        return dataclasses.replace(evaluation, done=near | spent)
 
     def total(self, result: SlotResult) -> SlotResult:
         """Return `result` with all steps counted, and as not converged who left because they were used up."""
