@@ -25,8 +25,16 @@ MODULES = {
         "viewgen.datasets.registry",
         "viewgen.datasets.dataset.ImageDataset",
         "viewgen.models",
+        "viewgen.images",
     ),
-    "Training": ("viewgen_train.config", "viewgen_train.losses", "viewgen_train.assimilation"),
+    "Training": (
+        "viewgen_train.config",
+        "viewgen_train.training",
+        "viewgen_train.evaluate",
+        "viewgen_train.losses",
+        "viewgen_train.assimilation",
+    ),
+    "Diagnosis": ("viewgen.mutual_information", "viewgen.alignment"),
     "Errors": ("viewgen.errors",),
 }
 
