@@ -40,6 +40,12 @@ def line(tmp_path: Path) -> Callable[[str], Check]:
     return find
 
 
+@pytest.mark.parametrize(("native", "words"), [(True, "in hardware"), (False, "emulated (keep --precision")])
+def test_torch_says_how_it_computes_in_bfloat16(line, monkeypatch, native, words):
+    monkeypatch.setattr("viewgen.precision.native_bfloat16", lambda: native)
+    assert f"bfloat16 {words}" in line("torch").detail
+
+
 def test_a_sound_environment(capsys, tmp_path):
     code, text = run("--json", "--data-root", str(tmp_path), capsys=capsys)
     document = json.loads(text)

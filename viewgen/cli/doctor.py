@@ -59,8 +59,11 @@ def _python() -> Outcome:
 def _torch() -> Outcome:
     import torch
 
+    from viewgen.precision import native_bfloat16
+
     torch.zeros(2, 2) @ torch.zeros(2, 2)
-    return _ok(f"{torch.__version__}, {torch.get_num_threads()} threads")
+    bfloat16 = "bfloat16 in hardware" if native_bfloat16() else "bfloat16 emulated (keep --precision float32)"
+    return _ok(f"{torch.__version__}, {torch.get_num_threads()} threads, {bfloat16}")
 
 
 def _gpu() -> Outcome:
