@@ -104,8 +104,8 @@ def one_by_one(read: Callable[[int], Any]) -> Callable[[_Array], Any]:
 
     def run(rows: _Array) -> Any:
         sample = None
-        for row in rows.tolist():
-            sample = read(row)
+        for place in rows.tolist():
+            sample = read(place)
         return sample
 
     return run
