@@ -10,6 +10,7 @@ Nothing here runs on more than one machine: every number of a sweep is simulated
 import itertools
 import json
 import statistics
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ IMAGES = (50_000, 1_000_000, 10_000_000, 100_000_000)
 SHARD_IMAGES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 # What nobody recorded. An object store: one request, one page of 1000 names, requests in flight, bytes/s.
 REQUEST, PAGE, IN_FLIGHT, BANDWIDTH = 0.02, 0.1, 32, 100e6
+# The driver's own time for a shard, of which no two shards have a share at once.
+DRIVER = 0.005
 # A fleet: a worker's start, one failure a day and worker, a minute to replace it, 5 % half as fast.
 FLEET = {"start": 20.0, "mtbf": 86400.0, "restart": 60.0, "slow_share": 0.05, "slow_factor": 2.0}
 
@@ -57,21 +60,23 @@ def storage_times() -> dict[str, Any]:
             parse + log["record_bytes"] / BANDWIDTH,
         ),
         "compact_shard": 3 * REQUEST / IN_FLIGHT,
-        "driver": load_recordings()["seconds_between_shards"]["median"],
+        "pause": load_recordings()["seconds_between_shards"]["median"],
+        "driver": DRIVER,
     }
 
 
 def seconds_between_shards(url: str) -> list[float]:
-    """Return the pauses of a cache's one worker: from a record's time to the next attempt's beginning."""
+    """Return the pauses of a cache's workers, from the end of a shard to the same worker's next one."""
     reader = CacheReader(url)
     ledger = AttemptLedger(open_storage(url), "", 1)
-    histories = ledger.histories()
-    begun = {s: ledger.started(history.attempts[-1])["time"] for s, history in histories.items()}
-    order = sorted(begun, key=lambda shard_id: begun[shard_id])
-    # `seconds` counts from a moment before the attempt's beginning: the pause is, if anything, too long
+    begun: dict[int, list[tuple[float, int]]] = {}
+    for shard_id, history in ledger.histories().items():
+        marker = ledger.started(history.attempts[-1])
+        begun.setdefault(marker["worker"]["pid"], []).append((marker["time"], shard_id))
     return [
-        begun[after] - begun[before] - reader.commits[before].seconds
-        for before, after in itertools.pairwise(order)
+        after - before - reader.commits[shard_id].seconds
+        for shards in begun.values()
+        for (before, shard_id), (after, _) in itertools.pairwise(sorted(shards))
     ]
 
 
@@ -87,6 +92,7 @@ def read_recording(url: str, workers: int) -> dict[str, Any]:
     return {
         "command": command,
         "workers": workers,
+        "date": datetime.fromtimestamp(Path(url, "zarr.json").stat().st_mtime, UTC).date().isoformat(),
         "versions": spec.versions,
         "num_views": spec.num_views,
         "shard_images": spec.shard_images,
@@ -158,9 +164,10 @@ def beside_measured(recording: Recording, path: Path = RESULTS / "workers.json")
     measured = json.loads(path.read_text())
     images = measured["images"]
     size = automatic_shard_images(images, 32, 8)
+    sizes = {"num_images": images, "shard_images": size}
+    pause = load_recordings()["seconds_between_shards"]["median"]
     seconds = [
-        simulate(Scenario(num_images=images, shard_images=size, num_workers=workers), recording).seconds
-        for workers in (1, 2)
+        simulate(Scenario(**sizes, num_workers=workers, pause=pause), recording).seconds for workers in (1, 2)
     ]
     return {
         "images": images,
@@ -178,22 +185,20 @@ def main() -> None:
 @main.command()
 @click.argument("urls", nargs=-1, required=True)
 @click.option("--workers", multiple=True, type=int, help="How many made each cache.  [default: 1]")
-@click.option("--between", required=True, help="A cache of many tiny shards that one Ray worker made.")
-def record(urls: tuple[str, ...], workers: tuple[int, ...], between: str) -> None:
-    """Write the recordings of caches."""
-    pauses = seconds_between_shards(between)
-    spec = CacheReader(between).spec
+def record(urls: tuple[str, ...], workers: tuple[int, ...]) -> None:
+    """Write the recordings of caches; the pauses between shards are those of the last one, made on Ray."""
+    pauses = seconds_between_shards(urls[-1])
+    recordings = [
+        read_recording(url, count) for url, count in zip(urls, workers or (1,) * len(urls), strict=True)
+    ]
     document = {
         "machine": machine("torch", "ray"),
         "seconds_between_shards": {
-            "command": f"viewgen cache --dataset digits --method {spec.method} --limit {spec.num_images} "
-            f"--shard-images {spec.shard_images} --workers 1",
+            "recording": len(urls) - 1,
             "median": round(statistics.median(pauses), 5),
-            "shards": len(pauses),
+            "all": [round(pause, 4) for pause in pauses],
         },
-        "recordings": [
-            read_recording(url, count) for url, count in zip(urls, workers or (1,) * len(urls), strict=True)
-        ],
+        "recordings": recordings,
     }
     RECORDINGS.write_text(json.dumps(document, ensure_ascii=False) + "\n")
     click.echo(f"written: {RECORDINGS}; {document['seconds_between_shards']}")

@@ -84,6 +84,7 @@ class Scenario:
             worker w of W has the shards w, w + W, … from the beginning.
         speed: of a worker's computing against the recorded one.
         start: of a worker: process, networks, data set.
+        pause: between two shards of a worker: commit, report, and the next shard's way to it.
         driver: of the driver's work on each shard, which no two shards share.
         request: of one request of a worker to the storage; a shard takes `requests` of them.
         requests: one after another: markers, lease, record.
@@ -104,6 +105,7 @@ class Scenario:
     assignment: Literal["dynamic", "static"] = "dynamic"
     speed: float = 1.0
     start: float = 0.0
+    pause: float = 0.0
     driver: float = 0.0
     request: float = 0.0
     requests: int = 12
@@ -183,7 +185,7 @@ class _Run:
             shard = queue.popleft()
             # the driver serves one after another
             self.driver_free = max(self.driver_free, env.now) + scenario.driver
-            begin = scenario.requests * scenario.request + self.listed * scenario.list_name
+            begin = scenario.pause + scenario.requests * scenario.request + self.listed * scenario.list_name
             overhead = self.driver_free - env.now + begin
             work = float(self.costs[shard])
             duration = overhead + work * factor
