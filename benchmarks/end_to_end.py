@@ -189,12 +189,13 @@ def compare_inversions(paper: str, num_images: int, rounds: int) -> dict[str, An
     """Time the inversion of one batch alone; returns the row of the table."""
     calls = {name: one_inversion(name, num_images) for name in (paper, OURS)}
     seconds = interleave(calls, rounds)
+    codes = {name: call() for name, call in calls.items()}
     generator = load()[0].generator
     assert generator is not None
     with torch.no_grad():
         error = {
-            name: float((generator.synthesis(call()).clamp(-1, 1) - originals(num_images)).square().mean())
-            for name, call in calls.items()
+            name: float((generator.synthesis(w).clamp(-1, 1) - originals(num_images)).square().mean())
+            for name, w in codes.items()
         }
     return row(
         seconds[paper],
