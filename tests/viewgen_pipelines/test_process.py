@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# Page faults of allocating and freeing 32 MiB forty times, but for the first fifteen, and the settings after it.
+# Page faults of the last 25 of 40 times that 32 MiB are allocated and freed, and the settings then.
 PROGRAM = """
 import json, os, resource, sys
 import torch
