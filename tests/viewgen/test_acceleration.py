@@ -246,9 +246,11 @@ def test_other_networks_come_back_as_they_are(small_models):
 
 
 @pytest.mark.parametrize("compiler", [recorded, failing, scaled])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_search_gives_the_same_bits_compiled_or_not(small_models, image_batch, notes, precision, compiler):
-    config = WSearchConfig(max_steps=4, precision=precision)
+@pytest.mark.parametrize(("precision", "solver"), [("float32", "boundary"), ("bfloat16", "adam")])
+def test_a_search_gives_the_same_bits_compiled_or_not(
+    small_models, image_batch, notes, precision, solver, compiler
+):
+    config = WSearchConfig(max_steps=4, precision=precision, solver=solver)
     expected = METHODS["wsearch"].build(config, small_models, "cpu", 0, 3)(image_batch)
     execution = Execution(compiler=compiler, announce=lambda *note: notes.append(note))
     fast = dataclasses.replace(small_models, execution=execution)

@@ -176,6 +176,16 @@ def test_a_search_out_of_steps_does_not_get_more(models, image_batch):
     assert (out["steps"][late] == 2).all()
 
 
+def test_newton_steps_go_on_in_float32_too(models, image_batch):
+    config = dataclasses.replace(CONFIG, solver="boundary", max_steps=20)
+    out = run(models, config, image_batch)
+    went_on, done = out["continued"].astype(bool), out["status"] == OK
+    near = near_boundary(torch.from_numpy(out["distance"]), config).all(dim=1).numpy()
+    assert went_on.any()
+    assert near[done & ~went_on].all()
+    assert out["steps"].max() <= 20
+
+
 @settings(deadline=None, max_examples=4, derandomize=True)
 @given(data=st.data())
 def test_an_image_gets_the_same_views_in_any_company(models, image_batch, found, data):
