@@ -208,7 +208,8 @@ def compare_statistics(ours: Tensor, theirs: Tensor) -> str:
     difference = theirs.mean(dim=0) - ours.mean(dim=0)
     names = ("brightness", "contrast", "colour", "edges")
     parts = [f"{n} {v:+.3f}" for n, v in zip(names, difference.tolist(), strict=True)]
-    return f"{', '.join(parts)} ({float((difference / error).abs().max()):.1f} standard errors at most)"
+    most = float((difference / error).abs().max())
+    return f"means differ by {', '.join(parts)} ({most:.1f} standard errors at most)"
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -262,13 +263,13 @@ def main(images: int, rounds: int, memory: bool) -> None:
         if name not in ("viewgen", "colour matrix")
     }
     off = float(difference.mean())
-    ratios["PIL / colour matrix"] = row(
-        seconds["PIL"],
-        seconds["colour matrix"],
-        quality=f"approximate: {off:.1f} grey levels off the exact views on average; not in viewgen",
-        memory={key: peaks.get(key) for key in ("PIL", "colour matrix")},
-    )
-    ratios["viewgen / colour matrix"] = row(seconds["viewgen"], seconds["colour matrix"])
+    for name in ("PIL", "viewgen"):
+        ratios[f"{name} / colour matrix"] = row(
+            seconds[name],
+            seconds["colour matrix"],
+            quality=f"approximate: {off:.1f} grey levels off the exact views on average; not in viewgen",
+            memory={key: peaks.get(key) for key in (name, "colour matrix")},
+        )
     share = statistics.median(seconds["viewgen"]) / statistics.median(steps)
     document = {
         "images": images,

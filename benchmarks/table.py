@@ -4,6 +4,7 @@ python benchmarks/table.py
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ HEADINGS = {
 }
 # long measurements that `make bench` does not repeat and that have pages of their own
 ELSEWHERE = ("inversion", "mutual_information")
+WITHOUT_RATIOS = ("growth", "profile_step")
 INTRODUCTION = """---
 hide: [toc]
 ---
@@ -64,10 +66,11 @@ A search with small networks of constant width; what is not varied stays at {ima
 
 def load_results(folder: Path) -> dict[str, dict[str, Any]]:
     """Return script name → its result, in the order of the page."""
+    documents = {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
     found = {
-        path.stem: json.loads(path.read_text("utf-8"))
-        for path in folder.glob("*.json")
-        if path.stem != "all" and path.stem not in ELSEWHERE
+        name: document
+        for name, document in documents.items()
+        if name not in ("all", *ELSEWHERE) and ("ratios" in document or name in WITHOUT_RATIOS)
     }
     order = list(HEADINGS)
     return dict(
@@ -92,8 +95,10 @@ def spread(found: Mapping[str, Any]) -> str:
 
 
 def size(num_bytes: int) -> str:
-    """Return a size in MB, or GB."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"
+    """Return a size in kB, MB or GB."""
+    if num_bytes >= 1e9:
+        return f"{num_bytes / 1e9:.1f}\u00a0GB"
+    return f"{num_bytes / 1e6:.0f}\u00a0MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f}\u00a0kB"
 
 
 def memory(found: Mapping[str, Any]) -> str:
@@ -300,7 +305,7 @@ def page(results: Mapping[str, dict[str, Any]], targets: Mapping[str, Any], scri
         parts.append(growth_section(results["growth"]))
     parts += ["\n## Measured apart\n", elsewhere(), "\n## Time that `make bench` took\n"]
     parts.append(seconds_table(results, scripts))
-    return "\n".join(parts)
+    return re.sub(r"(?<=\d)%", "\u00a0%", "\n".join(parts))
 
 
 def elsewhere() -> str:

@@ -28,7 +28,7 @@ def test_statistics_tell_brighter_views_from_equal_ones():
     ours = augmentation.view_statistics(views)
     assert augmentation.compare_statistics(ours, ours).endswith("(0.0 standard errors at most)")
     brighter = augmentation.view_statistics((views + 0.2).clamp(-1, 1))
-    assert augmentation.compare_statistics(ours, brighter).startswith("brightness +0.0")
+    assert augmentation.compare_statistics(ours, brighter).startswith("means differ by brightness +0.0")
     assert not augmentation.compare_statistics(ours, brighter).endswith("(0.0 standard errors at most)")
 
 
