@@ -91,26 +91,36 @@ def compare_neighbours(num_test: int, rounds: int, memory: bool) -> dict[str, di
     }
 
 
-def compare_probes(num_images: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """Time an epoch of a probe with and without computing features, per image."""
+def probe_work(num_images: int) -> dict[str, Callable[[], Any]]:
+    """Return functions that encode a few images, and that train a probe on known features for an epoch."""
     torch.manual_seed(0)
-    encoder = Encoder(EncoderConfig(image_size=32)).eval()
+    encoder = Encoder(EncoderConfig(image_size=32)).eval().requires_grad_(False)
     images = torch.rand(ENCODED, 3, 32, 32) * 2 - 1
     features = Features(embeddings=torch.randn(num_images, WIDTH), labels=torch.arange(num_images) % 10)
     config = ProbeConfig(epochs=1, num_seeds=1)
+    return {
+        "encode": lambda: encoder.embed(images),
+        "probe": lambda: linear_probe(features, features, config),
+    }
 
-    @torch.no_grad()
-    def encode() -> None:
-        encoder.embed(images)
 
-    seconds = interleave(
-        {"encode": encode, "probe": lambda: linear_probe(features, features, config)}, rounds
-    )
+def one_probe_call(name: str, num_images: int) -> Callable[[], object]:
+    """Return one of `probe_work`, for the measurement of its memory."""
+    return probe_work(num_images)[name]
+
+
+def compare_probes(num_images: int, rounds: int, memory: bool) -> dict[str, dict[str, Any]]:
+    """Time an epoch of a probe with and without computing features, per image."""
+    seconds = interleave(probe_work(num_images), rounds)
     probe = per_item(seconds["probe"], num_images)
     encoding = per_item(seconds["encode"], ENCODED)
     again = [a + b for a, b in zip(encoding, probe, strict=True)]
+    names = {f"encoding {ENCODED} images": "encode", "the epoch": "probe"}
+    peaks = {what: peak_bytes(one_probe_call, name, num_images) for what, name in names.items() if memory}
     quality = "the same features, so the same accuracy"
-    return {"probe's epoch: ResNet18 features anew / cached": row(again, probe, quality=quality)}
+    return {
+        "probe's epoch: ResNet18 features anew / cached": row(again, probe, quality=quality, memory=peaks)
+    }
 
 
 @click.command()
@@ -122,7 +132,7 @@ def main(rounds: int, num_test: int, threads: int | None, memory: bool) -> None:
     """Measure, print and write results/evaluation.json."""
     if threads is not None:
         torch.set_num_threads(threads)
-    ratios = compare_neighbours(num_test, rounds, memory) | compare_probes(10_000, rounds)
+    ratios = compare_neighbours(num_test, rounds, memory) | compare_probes(10_000, rounds, memory)
     for name, value in ratios.items():
         click.echo(f"{name}: {value['median']:.1f} ({value['low']:.1f} to {value['high']:.1f})")
     document = {"threads": torch.get_num_threads(), "ratios": ratios}
