@@ -94,7 +94,7 @@ def build_search(name: str, value: int) -> Callable[[], object]:
     anchors = generator.broadcast(generator.mapping(torch.randn(size["images"], 512))).contiguous()
     with torch.no_grad():
         features = encoder(generator.synthesis(anchors).clamp(-1, 1))
-    config = WSearchConfig(start="noise", tolerance=1e-9, max_steps=size["updates"])
+    config = WSearchConfig(solver="adam", start="noise", tolerance=1e-9, max_steps=size["updates"])
 
     def run() -> None:
         problem = WSearchProblem(

@@ -62,7 +62,7 @@ def build_step(name: str, updates: int) -> Callable[[], object]:
     anchors = generator.broadcast(generator.mapping(torch.randn(count, 512))).contiguous()
     with torch.no_grad():
         features = encoder(generator.synthesis(anchors).clamp(-1, 1))
-    config = WSearchConfig(start="noise", tolerance=1e-9, max_steps=updates)
+    config = WSearchConfig(solver="adam", start="noise", tolerance=1e-9, max_steps=updates)
 
     def run() -> None:
         problem = WSearchProblem(

@@ -60,8 +60,8 @@ class WSearchConfig:
         anchor: x₀, the ``"reconstruction"`` g(e(x)) or the ``"image"`` itself.
         start: first codes: ``"boundary"``, random directions followed to ε₁ (`viewgen.boundary_start`), or
             ``"noise"``, the anchor's code with a little noise, as in the paper.
-        solver: ``"adam"`` on eq. 2, or ``"boundary"``, Newton steps to ε₁ and along it
-            (`viewgen.boundary_steps`), which reads of ε₂ and λ only when to stop spreading and whether to.
+        solver: ``"boundary"``, Newton steps to ε₁ and along it (`viewgen.boundary_steps`), which reads of ε₂
+            and λ only where the push ends and whether there is one; or ``"adam"`` on eq. 2.
         start_passes: evaluations, at most, that look for a view's place on the boundary.
         init_noise: standard deviation of that little noise.
         learning_rate: of Adam.
@@ -80,7 +80,7 @@ class WSearchConfig:
     boundary: Literal["squared", "hinge"] = "squared"
     anchor: Literal["reconstruction", "image"] = "reconstruction"
     start: Literal["boundary", "noise"] = "boundary"
-    solver: Literal["adam", "boundary"] = "adam"
+    solver: Literal["adam", "boundary"] = "boundary"
     start_passes: int = 12
     init_noise: float = 0.005
     learning_rate: float = 0.01

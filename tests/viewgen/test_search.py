@@ -166,8 +166,9 @@ def measured(problem: WSearchProblem, w: Tensor) -> tuple[Tensor, Tensor]:
     return distance, torch.stack([torch.pdist(row).mean() for row in z])
 
 
-def test_converged_images_keep_the_stopping_rule(make_problem):
-    config = WSearchConfig(max_steps=60, tolerance=0.03, spread_share=0.8, patience=5)
+@pytest.mark.parametrize("solver", ["adam", "boundary"])
+def test_converged_images_keep_the_stopping_rule(make_problem, solver):
+    config = WSearchConfig(solver=solver, max_steps=60, tolerance=0.03, spread_share=0.8, patience=5)
     problem = make_problem(config)
     result = search_views(problem, 5, 5)
     converged = result.status == OK
@@ -185,7 +186,7 @@ def test_converged_images_keep_the_stopping_rule(make_problem):
 
 
 def test_hinge_only_pushes_views_out_to_the_boundary(make_problem):
-    config = WSearchConfig(boundary="hinge", uniformity_weight=0.0, max_steps=60)
+    config = WSearchConfig(solver="adam", boundary="hinge", uniformity_weight=0.0, max_steps=60)
     problem = make_problem(config)
     result = search_views(problem, 12, 12)
     distance, _ = measured(problem, result.w)
@@ -194,18 +195,22 @@ def test_hinge_only_pushes_views_out_to_the_boundary(make_problem):
     assert distance.max() > 0.3 + 0.03  # nothing holds a view back that overshot
 
 
-def test_uniformity_spreads_the_views(make_problem):
+@pytest.mark.parametrize("solver", ["adam", "boundary"])
+def test_uniformity_spreads_the_views(make_problem, solver):
     spreads = []
     for weight in (0.0, 1.0):
-        config = WSearchConfig(uniformity_weight=weight, max_steps=15, spread_share=1.0, patience=1000)
+        config = WSearchConfig(
+            solver=solver, uniformity_weight=weight, max_steps=15, spread_share=1.0, patience=1000
+        )
         problem = make_problem(config)
         search_views(problem, 12, 12)
         spreads.append(problem.spread.mean().item())
     assert spreads[1] > spreads[0]
 
 
-def test_a_single_view_is_searched_without_a_spread(make_problem):
-    problem = make_problem(WSearchConfig(max_steps=60), num_views=1)
+@pytest.mark.parametrize("solver", ["adam", "boundary"])
+def test_a_single_view_is_searched_without_a_spread(make_problem, solver):
+    problem = make_problem(WSearchConfig(solver=solver, max_steps=60), num_views=1)
     result = search_views(problem, 12, 12)
     distance, _ = measured(problem, result.w)
     assert bool((result.status == OK).any())
@@ -223,6 +228,7 @@ def test_a_single_view_is_searched_without_a_spread(make_problem):
         ("uniformity_weight", math.nan),
         ("boundary", "cubed"),
         ("anchor", "views"),
+        ("solver", "newton"),
         ("init_noise", 0.0),
         ("init_noise", math.nan),
         ("learning_rate", 0.0),
