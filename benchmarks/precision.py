@@ -23,7 +23,7 @@ from viewgen.methods import METHODS, Batch, Step
 from viewgen.models import Models, fold_batch_norms, load_models
 from viewgen.precision import PRECISIONS, at_precision, native_bfloat16
 from viewgen.recipes import recipe
-from viewgen.search import clamp_to_range
+from viewgen.search import clamp_to_range, initial_codes
 from viewgen.slots import OK
 from viewgen.stylegan2 import Generator, GeneratorConfig, public_channels
 from viewgen_pretrained.hub import find_models
@@ -83,6 +83,30 @@ def compare(name: str, models: Models, batch: Batch, rounds: int) -> tuple[dict[
     return ratio(seconds["float32"], seconds["bfloat16"]), quality
 
 
+@torch.no_grad()
+def rounding(models: Models, batch: Batch) -> dict[str, float]:
+    """Return by how much bfloat16 misses the distance of views from their anchor, 0.2 σ of noise away."""
+    assert models.generator is not None
+    assert models.encoder is not None
+    anchors = torch.from_numpy(batch["anchor_w_plus"])
+    ids = torch.from_numpy(batch["source_index"])
+    w = initial_codes(anchors, ids, 1, noise=0.2, seed=0, stage="rounding")[:, 0]
+    target = models.encoder(models.generator.synthesis(anchors).clamp(-1, 1))
+    exact, rounded = (
+        (
+            at_precision(models.encoder, p)(at_precision(models.generator, p).synthesis(w).clamp(-1, 1))
+            - target
+        )
+        for p in PRECISIONS
+    )
+    off = (rounded.norm(dim=1) - exact.norm(dim=1)).abs()
+    return {
+        "mean_distance": float(exact.norm(dim=1).mean()),
+        "mean_error": float(off.mean()),
+        "largest_error": float(off.max()),
+    }
+
+
 def quality_of(name: str, found: Batch) -> dict[str, float]:
     steps = float(found["steps"].mean())
     if name == "invert":
@@ -124,6 +148,7 @@ def main(codes: int, images: int, rounds: int) -> None:
         "native_bfloat16": native_bfloat16(),
         "threads": torch.get_num_threads(),
         "images": images,
+        "rounding": rounding(models, batch),
         "ratios": ratios,
         "quality": qualities,
     }
