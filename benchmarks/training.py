@@ -22,18 +22,13 @@ import torch
 from measure import peak_bytes, row, write_result
 from random_cache import write_random_cache
 
-from viewgen.datasets import ImageDataset
-from viewgen.datasets.dataset import MemoryImages
 from viewgen.malloc import keep_freed_memory
 from viewgen.store import CacheReader
 from viewgen_train.augment import expert_batch, transform_generated
-from viewgen_train.batches import FullOrder
 from viewgen_train.config import TrainConfig, train_config
-from viewgen_train.distributed import World
-from viewgen_train.estimate import image_counts
+from viewgen_train.estimate import image_counts, random_trainer
 from viewgen_train.generated_views import CachedViews
-from viewgen_train.network import build_network
-from viewgen_train.residence import ImageMemory, ViewMemory, on_device
+from viewgen_train.residence import ViewMemory, on_device
 from viewgen_train.trainer import AssimilationTrainer
 
 NUM_IMAGES, NUM_VIEWS = 2048, 8
@@ -43,33 +38,11 @@ NETWORK, WHOLE = "forward, backward, update", "the whole step"
 
 def build(config: TrainConfig, image_size: int, device: torch.device, folder: Path) -> AssimilationTrainer:
     """Return the trainer of an A2 training on random images and views."""
-    images = np.random.default_rng(1).integers(
-        0, 256, (NUM_IMAGES, 3, image_size, image_size), dtype=np.uint8
-    )
-    dataset = ImageDataset(
-        name="random",
-        split="train",
-        image_size=image_size,
-        num_classes=1,
-        class_names=("random",),
-        pixels=MemoryImages(images),
-        targets=np.zeros(NUM_IMAGES, np.int64),
-    )
     views = folder / "views.zarr"
     write_random_cache(views, NUM_IMAGES, image_size=image_size, num_views=NUM_VIEWS, shard_images=256)
     reader = CacheReader(str(views))
-    return AssimilationTrainer(
-        build_network(config, image_size, device),
-        ImageMemory(dataset, NUM_IMAGES, device, 1 << 40),
-        FullOrder(NUM_IMAGES, config.batch_size, config.seed),
-        CachedViews(config, reader, NUM_IMAGES, ViewMemory(reader, device, device)),
-        config,
-        identity={},
-        world=World(),
-        folder=folder,
-        knn=None,
-        notes={},
-    )
+    source = CachedViews(config, reader, NUM_IMAGES, ViewMemory(reader, device, device))
+    return random_trainer(config, NUM_IMAGES, image_size, source, device, folder)
 
 
 def stages(trainer: AssimilationTrainer) -> dict[str, Callable[[int], object]]:

@@ -25,7 +25,7 @@ from viewgen_train.network import build_network
 from viewgen_train.residence import ImageMemory
 from viewgen_train.trainer import AssimilationTrainer
 
-__all__ = ["TrainEstimate", "estimate", "image_counts"]
+__all__ = ["TrainEstimate", "estimate", "image_counts", "random_trainer"]
 
 SMALLEST_BATCH, LARGEST_CPU_BATCH = 4, 64
 ENOUGH_SECONDS = 0.5
@@ -117,12 +117,25 @@ def estimate(
     )
 
 
-def _measure(config: TrainConfig, batch_size: int, image_size: int, device: str) -> tuple[float, int]:
-    """Return the seconds of one step of `batch_size` images, and the bytes of one of `config.batch_size`."""
-    small = dataclasses.replace(config, batch_size=batch_size, knn_every=0, probe_every=0, epochs=1_000_000)
-    target = torch.device(device)
+def random_trainer(
+    config: TrainConfig,
+    num_images: int,
+    image_size: int,
+    source: GeneratedViews,
+    device: torch.device,
+    folder: Path,
+) -> AssimilationTrainer:
+    """Return a trainer on random images, held in memory; it is for measurements and writes nothing.
+
+    Args:
+        config: of the training.
+        num_images, image_size: of the images.
+        source: of generated views.
+        device: of the network.
+        folder: of the run.
+    """
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (batch_size, 3, image_size, image_size), dtype=np.uint8)
+    images = random.integers(0, 256, (num_images, 3, image_size, image_size), dtype=np.uint8)
     dataset = ImageDataset(
         name="random",
         split="train",
@@ -130,27 +143,33 @@ def _measure(config: TrainConfig, batch_size: int, image_size: int, device: str)
         num_classes=1,
         class_names=("random",),
         pixels=MemoryImages(images),
-        targets=np.zeros(batch_size, np.int64),
+        targets=np.zeros(num_images, np.int64),
     )
-    network = build_network(small, image_size, target)
+    return AssimilationTrainer(
+        build_network(config, image_size, device),
+        ImageMemory(dataset, num_images, device, 1 << 40),
+        FullOrder(num_images, config.batch_size, config.seed),
+        source,
+        config,
+        identity={},
+        world=World(),
+        folder=folder,
+        knn=None,
+        notes={},
+    )
+
+
+def _measure(config: TrainConfig, batch_size: int, image_size: int, device: str) -> tuple[float, int]:
+    """Return the seconds of one step of `batch_size` images, and the bytes of one of `config.batch_size`."""
+    small = dataclasses.replace(config, batch_size=batch_size, knn_every=0, probe_every=0, epochs=1_000_000)
+    target = torch.device(device)
     source: GeneratedViews
     if config.generated == "viewmaker":
         source = ViewmakerViews(small, batch_size, target)
     else:
         source = (ExpertViews if config.generated == "expert" else _AnyViews)(small, batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = AssimilationTrainer(
-            network,
-            ImageMemory(dataset, batch_size, target, 1 << 40),
-            FullOrder(batch_size, batch_size, config.seed),
-            source,
-            small,
-            identity={},
-            world=World(),
-            folder=Path(folder),
-            knn=None,
-            notes={},
-        )
+        trainer = random_trainer(small, batch_size, image_size, source, target, Path(folder))
         activations = _saved_bytes(trainer)
         if target.type == "cuda":
             torch.cuda.reset_peak_memory_stats(target)
@@ -162,7 +181,7 @@ def _measure(config: TrainConfig, batch_size: int, image_size: int, device: str)
                 seconds = min(seconds, time.perf_counter() - started)
     if target.type == "cuda":
         return seconds, torch.cuda.max_memory_allocated(target)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in trainer.network.parameters())
     return seconds, 3 * weights + activations * config.batch_size // batch_size
 
 
