@@ -22,7 +22,9 @@ from viewgen.stylegan2.layers import EqualLinear, ModulatedConv2d
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 # Some images of this search are done in bfloat16 and go on in float32, some are done at once, some never.
-CONFIG = WSearchConfig(max_steps=12, patience=2, spread_share=0.5, learning_rate=0.003, precision="bfloat16")
+CONFIG = WSearchConfig(
+    max_steps=12, patience=2, spread_share=0.5, learning_rate=0.003, solver="adam", precision="bfloat16"
+)
 
 
 def on(models: Models, device: str) -> Models:
