@@ -130,10 +130,11 @@ def draw_log(document: dict[str, Any], log: dict[str, Any], path: Path) -> None:
         label = f"{form}, object store, assumed requests"
         left.plot(records, cost * records, "--", color=colour, linewidth=1, label=label)
     left.axvline(200_000, color="k", linewidth=0.8, alpha=0.5)
-    left.text(190_000, 400, "200,000", ha="right", fontsize=8)
+    left.text(210_000, 0.045, "200,000", fontsize=8)
     left.set_title("seconds to open the log")
     left.set_xlabel("shards in the log")
-    left.legend(fontsize=7.5, loc="lower right")
+    left.set_ylim(0.03, 3e4)
+    left.legend(fontsize=7.5, loc="upper left")
     runs = {form: document["sweeps"][f"log, {form}"] for form in ("single", "compacted")}
     for (form, found), colour in zip(runs.items(), (COLOURS[2], COLOURS[0]), strict=True):
         shards = [run["num_images"] / run["shard_images"] for run in found]
@@ -142,6 +143,7 @@ def draw_log(document: dict[str, Any], log: dict[str, Any], path: Path) -> None:
     right.set_title("simulated: share of 1,024 workers' time\nfor log, markers, requests and driver")
     right.set_xlabel("shards of the run")
     right.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+    right.yaxis.set_major_locator(matplotlib.ticker.MultipleLocator(0.05))
     right.set_ylim(0, None)
     right.legend(fontsize=8)
     left.set_yscale("log")
