@@ -214,8 +214,8 @@ def describe(found: dict[str, float]) -> str:
 
 
 @click.command()
-@click.option("--images", default=96, show_default=True, help="Digits of which viewgen makes views.")
-@click.option("--paper-images", default=16, show_default=True, help="How many of them the paper's way gets.")
+@click.option("--images", default=64, show_default=True, help="Digits of which viewgen makes views.")
+@click.option("--paper-images", default=12, show_default=True, help="How many of them the paper's way gets.")
 @click.option("--frozen", is_flag=True, help="The paper's way asks for no gradients of the weights.")
 @click.option("--rounds", default=2, show_default=True)
 def main(images: int, paper_images: int, frozen: bool, rounds: int) -> None:

@@ -144,7 +144,7 @@ def draw(series: Mapping[str, tuple[Sequence[int], Sequence[float], Fit]], path:
 
 
 @click.command()
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--rounds", default=2, show_default=True)
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Measure memory too.")
 @click.option("--figure", default=FIGURE, type=click.Path(path_type=Path), help="Picture to write.")
 def main(rounds: int, memory: bool, figure: Path) -> None:

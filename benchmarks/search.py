@@ -360,11 +360,11 @@ def compare_searches(
 
 
 @click.command()
-@click.option("--step-images", default=4, show_default=True, help="Images of the timed step, 8 views each.")
-@click.option("--images", default=64, show_default=True, help="Digits to search.")
-@click.option("--equal-images", default=32, show_default=True, help="Digits to search to equal quality.")
+@click.option("--step-images", default=2, show_default=True, help="Images of the timed step, 8 views each.")
+@click.option("--images", default=16, show_default=True, help="Digits to search.")
+@click.option("--equal-images", default=16, show_default=True, help="Digits to search to equal quality.")
 @click.option("--batch-size", default=32, show_default=True, help="Images searched at once.")
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--rounds", default=2, show_default=True)
 @click.option("--only-equal", is_flag=True, help="Only that, printed and not written.")
 def main(
     step_images: int, images: int, equal_images: int, batch_size: int, rounds: int, only_equal: bool

@@ -47,7 +47,7 @@ def working_seconds(folder: Path) -> tuple[float, float]:
 
 
 @click.command()
-@click.option("--images", default=256, show_default=True)
+@click.option("--images", default=192, show_default=True)
 @click.option("--rounds", default=2, show_default=True)
 def main(images: int, rounds: int) -> None:
     """Measure, print and write the result file."""
