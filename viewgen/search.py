@@ -7,7 +7,8 @@ For every image, n codes w_k minimise
 where d̄_k is the mean distance of view k to the other n − 1 views. Distances lie between L2-normalised
 projections, in [0, 2]. n points at distance ε₁ from one anchor have a mean pairwise distance of at most
 `feasible_spread`, so ε₂ is a push rather than a target, and an image has converged when every view is within
-a tolerance of ε₁ and its spread has reached a share of the bound or has stopped growing.
+a tolerance of ε₁ and its spread has reached a share of the bound or has stopped growing. Codes are moved by
+`viewgen.boundary_steps`, or by Adam on the sum above.
 
 Shape legend: N images, A active images, n views, L layers, D style dimension, K projection dimension.
 """
