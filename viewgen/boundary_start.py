@@ -1,9 +1,10 @@
 """A start on the boundary: how far each random direction must be followed to reach ε₁.
 
-W-search can start from almost the anchor itself and let the gradient carry the views outwards, but the shortest way
-to a distance in an encoder's space is hardly visible in the image, and all views take it. Here each view goes
-along a random direction of its own, w = e(x) + s·u with u ~ N(0, I), and s is found by a bracketing secant
-(regula falsi) on d(s) = ‖f(g(w)) − f(x₀)‖ without any gradient; the search then spreads the views on the boundary.
+W-search can start from almost the anchor itself and let the gradient carry the views outwards, but the
+shortest way to a distance in an encoder's space is hardly visible in the image, and all views take it. Here
+each view goes along a random direction of its own, w = e(x) + s·u with u ~ N(0, I), and s is found by a
+bracketing secant (regula falsi) on d(s) = ‖f(g(w)) − f(x₀)‖ without any gradient; the search then spreads the
+views on the boundary.
 
 Shape legend: A images, n views, L layers, D style dimension, K projection dimension.
 """
