@@ -35,9 +35,9 @@ hide: [toc]
 
 # Measured speed
 
-`make bench` measures everything on this page anew and writes it; run by hand, the scripts in `benchmarks/`
-take options for larger or smaller sizes. Every script writes its full result to `benchmarks/results/`; the
-ratios of all of them are in `benchmarks/results/all.json`.
+`make bench` measures everything on this page anew and writes it, except what is marked "run apart". The
+scripts in `benchmarks/` take options for larger or smaller sizes. Each writes its full result to
+`benchmarks/results/`; the ratios of all of them are in `benchmarks/results/all.json`.
 
 How to read the numbers:
 
@@ -201,16 +201,20 @@ def in_lines(text: str) -> str:
 
 
 def ratio_table(
-    results: Mapping[str, Any], targets: Sequence[Mapping[str, Any]], gpu: Sequence[Mapping[str, Any]]
+    results: Mapping[str, Any],
+    targets: Sequence[Mapping[str, Any]],
+    gpu: Sequence[Mapping[str, Any]],
+    scripts: Sequence[str],
 ) -> str:
-    """Return the one table of all ratios."""
+    """Return the one table of all ratios; scripts that are not among `scripts` are marked."""
     by_row = {target["row"]: wanted(target) for target in targets}
     on_gpu = {target["row"] for target in gpu}
     rows = []
     for name, document in results.items():
         if not document.get("ratios"):
             continue
-        rows.append([f"**{HEADINGS.get(name, name)}**", "", "", "", f"`{script(name)}`", ""])
+        apart = "" if script(name) in map(script, scripts) else ", run apart"
+        rows.append([f"**{HEADINGS.get(name, name)}**", "", "", "", f"`{script(name)}`{apart}", ""])
         for title, measured_there in document["ratios"].items():
             key = f"{name}/{title}"
             found = {**beside(results, key), **measured_there}
@@ -294,7 +298,7 @@ def page(results: Mapping[str, dict[str, Any]], targets: Mapping[str, Any], scri
             ],
         ),
         "\n## All ratios\n",
-        ratio_table(results, targets["target"], targets["gpu"]),
+        ratio_table(results, targets["target"], targets["gpu"], scripts),
     ]
     if results.get("search", {}).get("searches"):
         parts += ["\n## Searches to their end\n", search_table(results["search"])]

@@ -65,10 +65,12 @@ def test_a_missed_target_says_what_limits_it_and_a_met_one_does_not(results):
 
 
 def test_a_row_holds_ratio_target_memory_quality_and_the_gpu(results):
-    text = table.ratio_table(results, TARGETS["target"], TARGETS["gpu"])
+    text = table.ratio_table(results, TARGETS["target"], TARGETS["gpu"], ["search"])
     first = next(line for line in text.splitlines() if line.startswith("| step"))
     cells = ["step: old / new", "12.3\u00a0(9–150)", "≥ 10", "old 2.5\u00a0GB<br>new 30\u00a0MB", "a / b"]
     assert first == f"| {' | '.join(cells)} | not measured |"
+    assert "| `benchmarks/search.py` |" in text
+    assert "| `benchmarks/start_up.py`, run apart |" in text
     second = next(line for line in text.splitlines() if line.startswith("| search"))
     assert "one: 99.5% of views within 0.05 of ε₁, spread 90% of the bound<br>two: " in second
     assert {line.count("|") for line in text.splitlines()} == {7}
@@ -85,7 +87,7 @@ def test_a_row_is_completed_by_what_other_scripts_measured(results):
         "search/search: one / two": {"peak_bytes": {"one": 7_000_000}},
         "search/step: old / new": {"quality": "unheard"},
     }
-    text = table.ratio_table(results, [], [])
+    text = table.ratio_table(results, [], [], [])
     assert "| search: one / two | 2\u00a0(1–3) | – | one 7\u00a0MB |" in text
     assert "unheard" not in text
 
