@@ -87,7 +87,9 @@ def test_commands_are_commands(page, check_command):
 
 def test_other_files_that_pages_name_exist():
     for page in PAGES:
-        for path in re.findall(r"\b((?:docs|docker|benchmarks)/[\w./-]+\w)", page.read_text("utf-8")):
+        for path in re.findall(
+            r"(?<![\w/])((?:docs|docker|benchmarks|tests)/[\w./-]+\w)", page.read_text("utf-8")
+        ):
             assert (ROOT / path).exists(), f"{name_of(page)} names {path}"
 
 
