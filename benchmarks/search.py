@@ -281,7 +281,7 @@ def compare_at_equal_quality(
         "boundary steps": lambda: ours(**boundary),
         "Adam": lambda: ours(**adam),
         "boundary steps, started near the anchor": lambda: ours(
-            **{**boundary, "start": "noise", "spread_share": 0.91}
+            **{**boundary, "start": "noise", "spread_share": 0.93}
         ),
         "Adam, started near the anchor": lambda: ours(**{**adam, "start": "noise"}),
         "paper's Adam, started near the anchor": lambda: run_reference_to_quality(
