@@ -87,7 +87,7 @@ class Scenario:
         pause: between two shards of a worker: commit, report, and the next shard's way to it.
         driver: of the driver's work on each shard, which no two shards share.
         request: of one request of a worker to the storage; a shard takes `requests` of them.
-        requests: one after another: markers, lease, record.
+        requests: one after another: markers, lease, objects, record (counted: 21).
         list_name: of listing one name, for the attempt markers that a worker looks through.
         list_record: of reading one record when the log is opened, single and compacted.
         log_openings: how often a run opens the whole log.
@@ -108,7 +108,7 @@ class Scenario:
     pause: float = 0.0
     driver: float = 0.0
     request: float = 0.0
-    requests: int = 12
+    requests: int = 21
     list_name: float = 0.0
     list_record: tuple[float, float] = (0.0, 0.0)
     log_openings: int = 5
