@@ -69,7 +69,6 @@ class RayExecutor:
         self.address = address
         self.say = say
         self.gallery_options = gallery
-        self._gallery: BackgroundGallery | None = None
         self.device = "cpu"
         self.num_threads = 1
         self.memory_share = 1.0
@@ -85,8 +84,8 @@ class RayExecutor:
             if session.dashboard is not None:
                 self.say(session.dashboard)
             if self.gallery_options is not None:
-                self._gallery = BackgroundGallery(self.gallery_options, own=session.own, say=self.say)
-                self._stack.callback(self._gallery.close)
+                gallery = BackgroundGallery(self.gallery_options, own=session.own, say=self.say)
+                self._stack.callback(gallery.close)
         except BaseException:
             self._stack.close()
             raise
@@ -156,8 +155,6 @@ class RayExecutor:
                     num_left -= 1
                 else:
                     metrics.failed(report.outcome)
-                if self._gallery is not None:
-                    self._gallery.check()
                 yield report
         finally:
             # Closing the iterator ends Ray Data's executor, and with it the actors.

@@ -1,6 +1,11 @@
-"""A Ray cluster of several raylets on this machine, started by the very commands of the container images."""
+"""A Ray cluster of several raylets on this machine, started by the very commands of the container images.
+
+And an S3 server, which is all that its nodes share.
+"""
 
 import contextlib
+import logging
+import math
 import os
 import secrets
 import shutil
@@ -8,10 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +31,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def descendants(pid: int) -> list[int]:
@@ -37,6 +50,65 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+class S3Server:
+    """An S3 look-alike in this process with a bucket, ``s3://bucket``, whose commits can be held back.
+
+    Attributes:
+        options: storage options.
+        num_downloads: last part of an object's name → how often it was read.
+        num_commits: how many shards' commit records came, held back or not.
+    """
+
+    def __init__(self) -> None:
+        import s3fs
+        from moto.server import ThreadedMotoServer
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.num_downloads: Counter[str] = Counter()
+        self.num_commits = 0
+        self._free_commits = math.inf
+        self._open = threading.Event()
+        self._lock = threading.Lock()
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self._server.start()
+        self._answer = self._server._server.app
+        self._server._server.app = self._answer_when_open
+        host, port = self._server.get_host_and_port()
+        self.options: dict[str, Any] = {
+            "key": "AKIAEXAMPLEKEY",
+            "secret": "example-secret",
+            "client_kwargs": {"endpoint_url": f"http://{host}:{port}"},
+        }
+        s3fs.S3FileSystem(**self.options).mkdir("bucket")
+
+    def _answer_when_open(self, environ: dict[str, Any], start_response: Any) -> Any:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] == "PUT" and "/commits/" in path:
+            with self._lock:
+                self.num_commits += 1
+                held = self.num_commits > self._free_commits
+            if held and not self._open.is_set():
+                self._open.wait(SECONDS)
+                # a client that still lives asks again; one that was killed meanwhile must not be served
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                start_response("503 Slow Down", [("Content-Length", "0"), ("Connection", "close")])
+                return []
+        if environ["REQUEST_METHOD"] == "GET":
+            self.num_downloads[path.rpartition("/")[2]] += 1
+        return self._answer(environ, start_response)
+
+    def hold_commits(self, *, after: int) -> None:
+        """Let no further shard be finished until `release_commits`: every worker keeps one in hand."""
+        self._free_commits = after
+
+    def release_commits(self) -> None:
+        self._open.set()
+
+    def close(self) -> None:
+        self.release_commits()
+        self._server.stop()
+
+
 class Cluster:
     """Nodes started by ``docker/bin/ray-node``, each in processes of its own."""
 
@@ -44,6 +116,8 @@ class Cluster:
         self.folder = folder
         (folder / "ray-node").touch()  # `healthy` asks for a node even before one is up
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self.own_settings: dict[str, dict[str, str]] = {}
+        self.num_started = 0
         self.ports = {name: str(free_port()) for name in ("RAY_PORT", "RAY_DASHBOARD_PORT")}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.environment = environment | {
@@ -54,6 +128,11 @@ class Cluster:
             "RAY_HEAD": f"127.0.0.1:{self.ports['RAY_PORT']}",
             "RAY_NODE_HOST": "127.0.0.1",
             "OMP_NUM_THREADS": "1",
+            "RAY_raylet_start_wait_time_s": "120",
+            # a lost node is noticed after some 5 s instead of 15; a busy one still has half a minute
+            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "6000",
         }
         if s3_options is not None:
             self.environment |= {
@@ -63,7 +142,7 @@ class Cluster:
             }
 
     def start(self, name: str, role: str, num_cpus: int) -> None:
-        own = {
+        self.own_settings[name] = own = {
             "RAY_NODE_CPUS": str(num_cpus),
             "RAY_AGENT_PORT": str(free_port()),
             "RAY_METRICS_PORT": str(free_port()),
@@ -73,22 +152,42 @@ class Cluster:
             self.nodes[name] = subprocess.Popen(
                 ["ray-node", role], env=self.environment | self.ports | own, stdout=log, stderr=log
             )
-        self.nodes[name].environment = own  # type: ignore[attr-defined]
+        if role == "head":
+            wait_until(lambda: listens(int(self.ports["RAY_PORT"])), "the head's port")
+        # two that start at once on one machine would take the same name for their sockets
+        self.num_started += 1
+        wait_until(
+            lambda: self._lives(name) and len(self._sockets()) == self.num_started, f"sockets of {name}"
+        )
+
+    def _sockets(self) -> list[Path]:
+        return list(self.folder.glob("ray/session_2*/sockets/plasma_store*"))
+
+    def start_all(self, **workers: int) -> None:
+        """Start a head without cores and workers, name → cores, and wait until all are well."""
+        self.start("head", "head", 0)
+        for name, num_cpus in workers.items():
+            self.start(name, "worker", num_cpus)
+        for name in self.nodes:
+            self.wait_healthy(name)
+        wait_until(lambda: self.jobs_status(self.environment["RAY_AUTH_TOKEN"]) == 200, "the job server")
 
     def data_root(self, name: str) -> Path:
         return self.folder / "nodes" / name
 
+    def healthy(self, name: str) -> bool:
+        """Say whether a node passes the images' health check."""
+        environment = self.environment | self.own_settings[name]
+        return subprocess.run(["healthy"], env=environment, capture_output=True).returncode == 0
+
+    def _lives(self, name: str) -> bool:
+        if self.nodes[name].poll() is not None:
+            log = (self.folder / f"{name}.log").read_text()
+            raise RuntimeError(f"node {name} did not start:\n{log[-2000:]}")
+        return True
+
     def wait_healthy(self, name: str) -> None:
-        """Wait until a node passes the images' health check."""
-        own = self.environment | self.nodes[name].environment  # type: ignore[attr-defined]
-
-        def healthy() -> bool:
-            if self.nodes[name].poll() is not None:
-                log = (self.folder / f"{name}.log").read_text()
-                raise RuntimeError(f"node {name} did not start:\n{log[-2000:]}")
-            return subprocess.run(["healthy"], env=own, capture_output=True).returncode == 0
-
-        wait_until(healthy, f"node {name}")
+        wait_until(lambda: self._lives(name) and self.healthy(name), f"node {name}")
 
     def kill(self, name: str) -> None:
         """End all of a node's processes at once, as when its machine is taken away."""
@@ -109,14 +208,13 @@ class Cluster:
                     os.kill(int(environ.parent.name), signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def submit(self, *words: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            ["submit", *words],
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+    def submit(self, *words: str) -> subprocess.Popen[bytes]:
+        """Run a viewgen command as a job; `job_log` is what one sees of it."""
+        with open(self.folder / "job.log", "wb") as log:
+            return subprocess.Popen(["submit", *words], env=self.environment, stdout=log, stderr=log)
+
+    def job_log(self) -> str:
+        return (self.folder / "job.log").read_text()
 
     def jobs_status(self, token: str) -> int:
         """Return the HTTP status of the job server, 0 while it does not answer."""
@@ -131,6 +229,20 @@ class Cluster:
             return error.code
         except OSError:
             return 0
+
+
+@contextlib.contextmanager
+def cluster_with_s3() -> Iterator[tuple[Cluster, S3Server]]:
+    """Give a cluster without nodes, and the S3 server that its environment names."""
+    store = S3Server()
+    # Ray's socket paths must stay short
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="vg", dir="/tmp")), store.options)
+    try:
+        yield cluster, store
+    finally:
+        store.release_commits()
+        cluster.close()
+        store.close()
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:

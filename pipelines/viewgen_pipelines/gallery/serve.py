@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -202,6 +203,7 @@ class BackgroundGallery:
         import ray
 
         self._options, self._own, self._say = options, own, say
+        self._closed = threading.Event()
         if own:
             options = dataclasses.replace(options, port=choose_port(options.host, options.port))
         # on a busy machine Ray gives up processes that take a minute to start
@@ -211,20 +213,21 @@ class BackgroundGallery:
             assert options.port is not None
             url = gallery_url(options, options.host, options.port)
             say(f"gallery: {url} (in some seconds and while the run lasts; this machine only, no login)")
-        else:
-            self.check(seconds=60)
+        self._teller = threading.Thread(target=self._tell, daemon=True)
+        self._teller.start()
 
-    def check(self, seconds: float = 0) -> None:
-        """Tell a failure; on a cluster, tell the address that Serve has there."""
+    def _tell(self) -> None:
+        """Wait for it and tell a failure; on a cluster, tell the address that Serve has there."""
         import ray
 
-        if self._deployed is None or not ray.wait([self._deployed], timeout=seconds)[0]:
-            return
-        deployed, self._deployed = self._deployed, None
         try:
-            served: ServedGallery = ray.get(deployed)
+            # no wait may last beyond the session
+            while not ray.wait([self._deployed], timeout=0.5)[0]:
+                if self._closed.is_set():
+                    return
+            served: ServedGallery = ray.get(self._deployed)
         except Exception as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             self._say(f"the gallery could not start, the run goes on without it: {reason}")
             return
         if not self._own:
@@ -233,7 +236,13 @@ class BackgroundGallery:
 
     def close(self) -> None:
         """Take it off a cluster that goes on."""
+        import ray
+
+        self._closed.set()
+        self._teller.join()
         if not self._own:
+            with contextlib.suppress(Exception):  # of Ray, if the session has ended
+                ray.cancel(self._deployed, force=True)  # else it would come after its end
             withdraw(self._options.application)
 
 
@@ -275,8 +284,6 @@ def _application(options: GalleryOptions, hosts: list[str], token: str | None) -
 
 def _build(options: GalleryOptions, hosts: list[str], token: str | None) -> Any:
     """Build the application; runs in the process that serves it."""
-    import threading
-
     from viewgen_pipelines.gallery.app import build_app
     from viewgen_pipelines.gallery.sources import CacheSource
 
