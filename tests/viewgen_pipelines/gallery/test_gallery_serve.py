@@ -24,10 +24,11 @@ def fetch(url, **headers):
 
 
 class Visitor(threading.Thread):
-    """Opens the gallery and the dashboard as soon as their addresses are printed."""
+    """Opens gallery and dashboard as soon as their addresses are printed; calls `leave` in the end."""
 
-    def __init__(self):
+    def __init__(self, leave):
         super().__init__()
+        self.leave = leave
         self.lines, self.found, self.problem = [], {}, None
 
     def address(self, start):
@@ -55,14 +56,15 @@ class Visitor(threading.Thread):
                 self.found["evil"] = error.code
         except Exception as error:
             self.problem = error
+        finally:
+            self.leave()
 
 
 @ray_warnings
 def test_a_run_under_ray_has_a_gallery_on_the_serve_tab(ray_faults, tmp_path, monkeypatch):
-    visitor = Visitor()
+    ray_faults(seconds=150)  # or until the visitor has left: the run does not wait for its gallery
+    visitor = Visitor(leave=ray_faults)
     monkeypatch.setattr(Progress, "say", lambda self, line: visitor.lines.append(line))
-    # the run does not wait for its gallery, so this one waits for the visitor
-    monkeypatch.setattr(Progress, "advance", lambda self, num_images: visitor.join(timeout=150))
     visitor.start()
     url = str(tmp_path / "c.zarr")
     cache("digits", method="faulty", views=2, limit=64, shard_images=16, out=url, workers=1, gallery=True)
