@@ -17,6 +17,7 @@ from pathlib import Path
 from dockerfile import instructions
 
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Where the network is reached, and from which index packages come, is the machine's matter.
 PASSED_ON = ("PIP_", "TORCH_CPU_INDEX", "SSL_CERT_FILE", "http_proxy", "https_proxy", "no_proxy")
 
@@ -63,6 +64,9 @@ def debian(folder: Path, release: str) -> Path:
         ["debootstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", release, folder],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
+    # a network may have certificate authorities of its own
+    if CERTIFICATES.exists():
+        shutil.copy2(CERTIFICATES, folder / CERTIFICATES.relative_to("/"))
     return folder
 
 
