@@ -14,12 +14,13 @@ the images that fill up a group included.
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from measure import interleave, ratio, write_result
+from measure import interleave, peak_bytes, ratio, write_result
 from passes import Passes
 from reference.generator import PlainSynthesis
 from reference.search import freeze, paper_search, paper_step
@@ -335,6 +336,33 @@ def compare_searches(
     return outcomes
 
 
+def one_update(kind: str, num_images: int) -> Callable[[], object]:
+    """Return one update of as many images by the paper, Adam or boundary steps, to measure its memory."""
+    models = load_models(find_models("digits", {"generator", "encoder"}), "cpu")
+    # an inversion would leave memory behind that the update uses again, so these anchors are samples
+    sampled = models.generator.mapping(torch.randn(num_images, 512))
+    codes, rows = models.generator.broadcast(sampled).contiguous(), torch.arange(num_images)
+    base = {**recipe("digits", "wsearch"), "max_steps": 1}
+    if kind == "paper":
+        plain = PlainSynthesis(models.generator.state_dict(), 32)
+        freeze(plain)
+        return lambda: run_reference(models, plain, codes, rows, WSearchConfig(**base), num_images)
+    config = WSearchConfig(**base, solver="adam" if kind == "adam" else "boundary")
+    return lambda: run_search(models, codes, rows, config, num_images)
+
+
+def add_memory(ratios: dict[str, dict[str, Any]], num_images: int) -> None:
+    """Put the peak memory of both sides beside each ratio of two searches."""
+    sizes = {kind: peak_bytes(one_update, kind, num_images) for kind in ("paper", "adam", "boundary")}
+    for title, found in ratios.items():
+        task, _, sides = title.partition(": ")
+        if task != "step":
+            for side in sides.split(" / "):
+                kind = "paper" if "paper" in side else "adam" if "Adam" in side else "boundary"
+                if (size := sizes[kind]) is not None:
+                    found.setdefault("peak_bytes", {})[side] = size
+
+
 @click.command()
 @click.option("--step-images", default=2, show_default=True, help="Images of the timed step, 8 views each.")
 @click.option("--images", default=16, show_default=True, help="Digits to search.")
@@ -371,6 +399,7 @@ def main(
     more, equal = compare_at_equal_quality(models, codes[:equal_images], rows[:equal_images])
     ratios.update(more)
     searches.update(equal)
+    add_memory(ratios, images)
     sizes = {"images": images, "equal_images": equal_images, "step_images": step_images}
     path = write_result("search", {"ratios": ratios, "searches": searches, **sizes}, ("torch", "torchvision"))
     report(ratios, {name: found for name, found in searches.items() if name not in equal})

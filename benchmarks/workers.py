@@ -1,17 +1,20 @@
 """One worker against two on this machine: the same cache, made by `viewgen cache` on Ray, in turn.
 
-Both make the same cache, whose inversions are there beforehand; the digests of all their objects are
-compared. "while they work" counts from the first shard's begin to the last commit, the wait for the slower
-worker's last shard included. "whole stage" counts the workers' start too, which takes as long for two as for
-one: its share shrinks as the job grows.
+"1 worker, 1 core" confines the whole command, Ray's own processes too, to one core. "1 worker" has both
+cores and computes with two threads, as it does by default. All make the same cache, whose inversions are
+there beforehand; the digests of all their objects are compared. "while they work" counts from the first
+shard's begin to the last commit, the wait for the slower worker's last shard included. "whole stage" counts
+the workers' start too, which takes as long for two as for one: its share shrinks as the job grows.
 
     python benchmarks/workers.py
 """
 
 import json
+import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,23 @@ from measure import row, run_watched, write_result
 
 from viewgen.store import list_commits, open_storage, read_spec
 
+CONTENDERS = {"1 worker, 1 core": (1, ("taskset", "-c", "0")), "1 worker": (1, ()), "2 workers": (2, ())}
 
-def make(folder: Path, method: str, *arguments: str) -> tuple[dict[str, Any], int | None]:
+
+def make(method: str, *arguments: str, confine: Sequence[str] = ()) -> tuple[dict[str, Any], int | None]:
     """Make a cache of digits; return the command's JSON, and the peak memory of all its processes."""
-    command = [sys.executable, "-m", "viewgen", "cache", "--dataset", "digits", "--method", method, "--json"]
+    command = [
+        *confine,
+        sys.executable,
+        "-m",
+        "viewgen",
+        "cache",
+        "--dataset",
+        "digits",
+        "--method",
+        method,
+        "--json",
+    ]
     output, memory = run_watched([*command, "--no-gallery", *arguments])
     document: dict[str, Any] = json.loads(output)
     return document, memory
@@ -51,39 +67,45 @@ def working_seconds(folder: Path) -> tuple[float, float]:
 @click.option("--rounds", default=2, show_default=True)
 def main(images: int, rounds: int) -> None:
     """Measure, print and write the result file."""
-    working: dict[int, list[float]] = {1: [], 2: []}
-    stage: dict[int, list[float]] = {1: [], 2: []}
-    all_shards: dict[int, list[float]] = {1: [], 2: []}
+    working: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    stage: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    all_shards: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    digests: dict[str, dict[str, str]] = {}
     memory: dict[str, int | None] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         few = ("--limit", str(images))
-        make(folder, "invert", *few, "--executor", "local", "--out", str(folder / "inversions.zarr"))
+        inversions = str(folder / "inversions.zarr")
+        make("invert", *few, "--executor", "local", "--out", inversions)
         for _ in range(rounds):
-            for workers in working:
-                out = folder / f"{workers}.zarr"
-                options = ("--out", str(out), "--workers", str(workers), "--overwrite", *few)
-                inversions = ("--inversions", str(folder / "inversions.zarr"))
-                document, peak = make(folder, "wsearch", *options, *inversions)
-                stage[workers].append(images * document["num_views"] / document["views_per_second"])
+            for name, (workers, confine) in CONTENDERS.items():
+                out = folder / "views.zarr"
+                options = ("--out", str(out), "--workers", str(workers), "--inversions", inversions)
+                document, memory[name] = make("wsearch", *options, *few, confine=confine)
+                stage[name].append(images * document["num_views"] / document["views_per_second"])
                 span, shards = working_seconds(out)
-                working[workers].append(span)
-                all_shards[workers].append(shards)
-                memory["2 workers" if workers == 2 else "1 worker"] = peak
-        one, two = object_digests(str(folder / "1.zarr")), object_digests(str(folder / "2.zarr"))
-    identical = one == two and len(one) > 0
-    quality = f"{len(one)} objects of the caches {'are identical' if identical else 'DIFFER'}"
+                working[name].append(span)
+                all_shards[name].append(shards)
+                digests[name] = object_digests(str(out))
+                shutil.rmtree(out)
+    expected = digests["2 workers"]
+    identical = len(expected) > 0 and all(found == expected for found in digests.values())
+    quality = f"{len(expected)} objects of the caches {'are identical' if identical else 'DIFFER'}"
     ratios = {
-        "1 worker / 2 workers, while they work": row(working[1], working[2], quality=quality, memory=memory),
-        "1 worker / 2 workers, whole stage": row(stage[1], stage[2], quality=quality, memory=memory),
+        f"{name} / 2 workers, {what}": row(
+            seconds[name], seconds["2 workers"], quality=quality, memory=memory
+        )
+        for what, seconds in (("while they work", working), ("whole stage", stage))
+        for name in ("1 worker, 1 core", "1 worker")
     }
-    slower = statistics.median(b / a for a, b in zip(all_shards[1], all_shards[2], strict=True))
+    alone, both = all_shards["1 worker, 1 core"], all_shards["2 workers"]
+    slower = statistics.median(b / a for a, b in zip(alone, both, strict=True))
     idle = statistics.median(
-        1 - shards / (2 * span) for shards, span in zip(all_shards[2], working[2], strict=True)
+        1 - shards / (2 * span) for shards, span in zip(both, working["2 workers"], strict=True)
     )
     text = (
-        f"Of two workers at once, each takes {slower:.2f} times as long for a shard as one alone, and they "
-        f"wait for shards {idle:.1%} of the time."
+        f"Of two workers at once, each takes {slower:.2f} times as long for a shard as one alone on one core "
+        f"(Ray's own processes on it too), and they wait for shards {idle:.1%} of the time."
     )
     click.echo(text)
     document = {
