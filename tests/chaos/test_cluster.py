@@ -18,7 +18,6 @@ from viewgen.datasets import load_dataset
 from viewgen.store import CacheReader, list_commits, open_storage, read_spec, verify_cache
 
 NUM_IMAGES = 96
-URL = "s3://bucket/folder/c.zarr"
 
 
 @pytest.fixture
@@ -34,11 +33,12 @@ def test_a_job_outlives_a_node_and_uses_one_that_joins(cluster_and_store):
     cluster, store = cluster_and_store
     cluster.start_all(one=1, two=2)
     job = cluster.submit(
-        "cache", "--dataset", "digits", "--method", "wsearch", "--views", "2", "--out", URL, "--workers", "3",
-        "--limit", str(NUM_IMAGES), "--shard-images", "4", "--ray-address", "auto", "--no-gallery",
+        "cache", "--dataset", "digits", "--method", "wsearch", "--views", "2", "--out", store.url,
+        "--workers", "3", "--limit", str(NUM_IMAGES), "--shard-images", "4",
+        "--ray-address", "auto", "--no-gallery",
     )  # fmt: skip
     try:
-        storage = open_storage(URL, store.options)
+        storage = open_storage(store.url, store.options)
 
         def num_commits() -> int:
             if job.poll() is not None:
@@ -64,8 +64,8 @@ def test_a_job_outlives_a_node_and_uses_one_that_joins(cluster_and_store):
         assert line in log
     assert cluster.environment["RAY_AUTH_TOKEN"] not in log
 
-    assert verify_cache(URL, store.options).ok
-    reader = CacheReader(URL, store.options)
+    assert verify_cache(store.url, store.options).ok
+    reader = CacheReader(store.url, store.options)
     assert reader.rows.tolist() == list(range(NUM_IMAGES))
     digits = load_dataset("digits")
     assert np.array_equal(reader.labels, digits.labels(np.arange(NUM_IMAGES)))

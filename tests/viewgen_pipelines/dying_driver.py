@@ -44,6 +44,8 @@ def run_driver(faults: Path, kill_at_write: int | None = None, **options: Any) -
 
 def _drive(faults: str, kill_at_write: int | None, words: list[str]) -> None:
     os.environ[faulty_method.FAULTS] = faults
+    # a shell's background job ignores it, and hands that on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.fsync = lambda descriptor: None
     os.dup2(os.open(f"{faults}.stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

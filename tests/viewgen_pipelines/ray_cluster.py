@@ -51,7 +51,7 @@ def descendants(pid: int) -> list[int]:
 
 
 class S3Server:
-    """An S3 look-alike in this process with a bucket, ``s3://bucket``, whose commits can be held back.
+    """An S3 look-alike in this process with a bucket for the cache `url`, whose commits can be held back.
 
     Attributes:
         options: storage options.
@@ -79,7 +79,10 @@ class S3Server:
             "secret": "example-secret",
             "client_kwargs": {"endpoint_url": f"http://{host}:{port}"},
         }
-        s3fs.S3FileSystem(**self.options).mkdir("bucket")
+        # the look-alikes of one process share their buckets
+        bucket = f"bucket-{secrets.token_hex(8)}"
+        s3fs.S3FileSystem(**self.options).mkdir(bucket)
+        self.url = f"s3://{bucket}/folder/c.zarr"
 
     def _answer_when_open(self, environ: dict[str, Any], start_response: Any) -> Any:
         path = environ["PATH_INFO"]

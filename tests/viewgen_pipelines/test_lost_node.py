@@ -19,7 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own code warns
 
 NUM_IMAGES = 6
 GALLERY = re.compile(r"gallery: (http://127\.0\.0\.1:\d+/c-\w+/) \(this machine only")
-URL = "s3://bucket/folder/c.zarr"
 
 
 @pytest.fixture
@@ -38,12 +37,12 @@ def test_a_job_uses_a_node_that_joins_and_outlives_one_that_is_lost_for_good(clu
     assert cluster.jobs_status("0" * 64) in (401, 403), "another token is refused"
     store.hold_commits(after=2)
     job = cluster.submit(
-        "cache", "--dataset", "digits", "--method", "invert", "--max-steps", "2", "--out", URL,
+        "cache", "--dataset", "digits", "--method", "invert", "--max-steps", "2", "--out", store.url,
         "--workers", "2", "--limit", str(NUM_IMAGES), "--shard-images", "1",
         "--ray-address", "auto", "--gallery",
     )  # fmt: skip
     try:
-        storage = open_storage(URL, store.options)
+        storage = open_storage(store.url, store.options)
         ledger = AttemptLedger(storage, "", 1)
 
         def running() -> bool:
@@ -82,8 +81,8 @@ def test_a_job_uses_a_node_that_joins_and_outlives_one_that_is_lost_for_good(clu
         assert re.search(pattern, log), f"{pattern} in\n{log}"
     assert token not in log
 
-    assert verify_cache(URL, store.options).ok
-    reader = CacheReader(URL, store.options)
+    assert verify_cache(store.url, store.options).ok
+    reader = CacheReader(store.url, store.options)
     assert reader.rows.tolist() == list(range(NUM_IMAGES))
     assert np.array_equal(reader.labels, load_dataset("digits").labels(np.arange(NUM_IMAGES)))
     histories = ledger.histories().values()
