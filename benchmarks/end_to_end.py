@@ -27,6 +27,7 @@ from measure import fresh_run, interleave, peak_bytes, row, write_result
 from PIL import Image
 from reference.generator import PlainSynthesis
 from reference.search import paper_search
+from search_runs import paper_settings
 from torch import Tensor
 
 from viewgen.datasets import load_dataset
@@ -94,12 +95,7 @@ def paper_cache(num_images: int, folder: Path, *, frozen: bool, batch_size: int 
             models.encoder,
             anchors,
             start,
-            epsilon_boundary=search.epsilon_boundary,
-            epsilon_uniformity=search.epsilon_uniformity,
-            weight=search.uniformity_weight,
-            learning_rate=search.learning_rate,
-            max_steps=search.max_steps,
-            stop_at=(search.tolerance / 2) ** 2,
+            **paper_settings(search),
         )
         with torch.no_grad():
             views = to_storage(plain(found.w.flatten(0, 1))).unflatten(0, (-1, NUM_VIEWS)).numpy()

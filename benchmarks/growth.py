@@ -16,10 +16,11 @@ import click
 import numpy as np
 import torch
 from measure import interleave, peak_bytes, write_result
+from search_runs import search_problem
 
 from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.malloc import keep_freed_memory
-from viewgen.search import WSearchConfig, WSearchProblem, search_views
+from viewgen.search import WSearchConfig, search_views
 from viewgen.stylegan2 import Generator, GeneratorConfig
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "growth.png"
@@ -97,17 +98,7 @@ def build_search(name: str, value: int) -> Callable[[], object]:
     config = WSearchConfig(solver="adam", start="noise", tolerance=1e-9, max_steps=size["updates"])
 
     def run() -> None:
-        problem = WSearchProblem(
-            generator,
-            encoder,
-            anchor_features=features,
-            anchor_w_plus=anchors,
-            image_ids=torch.arange(size["images"]),
-            num_views=size["views"],
-            config=config,
-            seed=0,
-            batch_size=32,
-        )
+        problem = search_problem(generator, encoder, anchors, features, config, size["views"])
         result = search_views(problem, AT_ONCE, AT_ONCE)
         assert int(result.steps.min()) == size["updates"]
 

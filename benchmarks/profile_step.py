@@ -17,18 +17,18 @@ import torch
 from measure import peak_bytes, write_result
 from reference.generator import PlainSynthesis
 from reference.search import paper_step
+from search_runs import NUM_VIEWS, search_problem
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.malloc import keep_freed_memory
 from viewgen.models import load_models
-from viewgen.search import WSearchConfig, WSearchProblem, search_views
+from viewgen.search import WSearchConfig, search_views
 from viewgen.stylegan2 import Generator, GeneratorConfig, public_channels
 from viewgen_pretrained.hub import find_models
 
 NUM_IMAGES = {"paper": 1, "digits": 4}
-NUM_VIEWS = 8
 STEPS = ("as published", "frozen weights", "frozen weights, tuned malloc")
 MATRIX = 2048
 MOST_OPS = 6
@@ -65,17 +65,7 @@ def build_step(name: str, updates: int) -> Callable[[], object]:
     config = WSearchConfig(solver="adam", start="noise", tolerance=1e-9, max_steps=updates)
 
     def run() -> None:
-        problem = WSearchProblem(
-            generator,
-            encoder,
-            anchor_features=features,
-            anchor_w_plus=anchors,
-            image_ids=torch.arange(count),
-            num_views=NUM_VIEWS,
-            config=config,
-            seed=0,
-            batch_size=32,
-        )
+        problem = search_problem(generator, encoder, anchors, features, config)
         search_views(problem, count, count)
 
     return run

@@ -150,6 +150,21 @@ def test_a_reader_misses_nothing_while_records_move(storage, spec, unfinished, w
     assert list(CacheReader(storage.url).committed) == [0, 1, 2, 3, 4]
 
 
+def test_a_reader_takes_no_block_as_it_was_before_a_record_moved_into_it(storage, spec, unfinished, write):
+    class BlocksFirst(LocalStorage):
+        """Reads blocks before single records, and moves records in between."""
+
+        def map_parallel(self, function, items):
+            found = {item: function(item) for item in items if "compacted" in item}
+            compact_commits(storage, spec)
+            return [found[item] if item in found else function(item) for item in items]
+
+    compact_commits(storage, spec, partial=True)
+    commit_shard(storage, write(3))
+    complete = list_commits(storage, spec)
+    assert list_commits(BlocksFirst(storage.root), spec) == complete
+
+
 def test_a_record_replaced_while_its_block_is_written_stays(storage, spec, unfinished, write):
     other = dataclasses.replace(unfinished[1], run_id="b")
 
