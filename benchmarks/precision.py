@@ -18,6 +18,7 @@ from torch import Tensor
 
 from viewgen.datasets import load_dataset
 from viewgen.encoder import Encoder, EncoderConfig
+from viewgen.layout import channels_last
 from viewgen.malloc import keep_freed_memory
 from viewgen.methods import METHODS, Batch, Step
 from viewgen.models import Models, fold_batch_norms, load_models
@@ -40,7 +41,7 @@ def paper_models() -> Models:
     return Models(
         device=torch.device("cpu"),
         generator=Generator(config).eval().requires_grad_(False),
-        encoder=encoder.to(memory_format=torch.channels_last).requires_grad_(False),
+        encoder=channels_last(encoder).requires_grad_(False),
     )
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewgen.errors import ModelError, nearest_name
+from viewgen.layout import laid_out_for, replace_strided
 from viewgen.torchvision_import import import_torchvision
 
 __all__ = ["BACKBONES", "Encoder", "EncoderConfig"]
@@ -65,6 +66,7 @@ def _build_backbone(config: EncoderConfig) -> tuple[nn.Module, int]:
             layer = network._make_layer(block, width * 2**stage, num_blocks, stride=1 if stage == 0 else 2)
             setattr(network, f"layer{stage + 1}", layer)
     network.fc = nn.Identity()
+    replace_strided(network)
     return cast(nn.Module, network), width * 8 * block.expansion
 
 
@@ -95,7 +97,7 @@ class Encoder(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Map model images `(B, 3, H, W)` to backbone features `(B, embedding_dim)`."""
-        return cast(Tensor, self.backbone(images))
+        return cast(Tensor, self.backbone(laid_out_for(self, images)))
 
     def project(self, images: Tensor) -> Tensor:
         """Map model images `(B, 3, H, W)` to projections `(B, projection_dim)` of any length."""

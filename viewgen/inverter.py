@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from viewgen.errors import DataError, ModelError
+from viewgen.layout import laid_out_for
 from viewgen.stylegan2 import Generator, num_style_layers
 
 __all__ = ["Inverter", "InverterConfig", "class_labels"]
@@ -132,7 +133,7 @@ class Inverter(nn.Module):
             raise ModelError(
                 f"images have shape {tuple(images.shape)}; this inverter takes (B, 3, {size}, {size})"
             )
-        features = self.trunk(images).flatten(1)
+        features = self.trunk(laid_out_for(self, images)).flatten(1)
         offset = self.head(nn.functional.leaky_relu(self.hidden(features), 0.2))
         if self.config.num_classes:
             if labels is None:

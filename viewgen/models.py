@@ -24,6 +24,7 @@ from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import MissingFileError, ModelError
 from viewgen.execution import Execution
 from viewgen.inverter import Inverter, InverterConfig
+from viewgen.layout import channels_last
 from viewgen.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 __all__ = ["Kind", "Models", "file_digest", "load_model", "load_models", "read_header", "save_model"]
@@ -213,8 +214,7 @@ def load_model(path: str | Path, kind: Kind, device: torch.device | str = "cpu")
     network.eval()
     if isinstance(network, Encoder | Inverter):
         fold_batch_norms(network)
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.to(device).eval().requires_grad_(False)
+    return channels_last(network).to(device).eval().requires_grad_(False)
 
 
 def _is_finite(value: Tensor) -> bool:

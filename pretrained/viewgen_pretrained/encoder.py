@@ -13,6 +13,7 @@ from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import UsageError
 from viewgen.expert import NUM_UNIFORMS, ExpertConfig, expert_views
 from viewgen.images import to_model
+from viewgen.layout import channels_last
 from viewgen_train.batches import batch_rows
 from viewgen_train.losses import info_nce, simclr
 from viewgen_train.session import Trainer, as_identity
@@ -77,7 +78,8 @@ class EncoderTrainer(Trainer):
                 width=config.width,
                 projection_dim=config.projection_dim,
             )
-        ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ).to(device)
+        channels_last(self.encoder)
         self.optimiser = torch.optim.SGD(
             self.encoder.parameters(), lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
         )
@@ -101,8 +103,7 @@ class EncoderTrainer(Trainer):
         self.encoder.train()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(step)
-        both = torch.cat(views).contiguous(memory_format=torch.channels_last)
-        z1, z2 = self.encoder(both).chunk(2)
+        z1, z2 = self.encoder(torch.cat(views)).chunk(2)
         loss = LOSSES[config.loss](z1, z2, config.temperature)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from viewgen.datasets import ImageDataset
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
+from viewgen.layout import channels_last
 from viewgen.picture import tile
 from viewgen.randomness import addressed_normal
 from viewgen.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
@@ -154,7 +155,9 @@ class GeneratorTrainer(Trainer):
         self.generator = Generator(
             GeneratorConfig(image_size=size, channels=channels, num_mapping_layers=config.num_mapping_layers)
         ).to(device)
-        self.discriminator = Discriminator(DiscriminatorConfig(image_size=size, channels=channels)).to(device)
+        self.discriminator = channels_last(
+            Discriminator(DiscriminatorConfig(image_size=size, channels=channels)).to(device)
+        )
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.generator_optimiser = self._adam(
             self.generator, config.path_interval if config.path_weight else 0

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.inverter import Inverter, InverterConfig
+from viewgen.layout import channels_last
 from viewgen.models import Models
 from viewgen.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
@@ -18,7 +19,7 @@ STYLE_DIM = 32
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    return network.eval().requires_grad_(False)
+    return channels_last(network).eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -340,4 +340,4 @@ class _Augmentation:
         rows = rows.cpu()
         images = to_model(self.dataset.images(rows.numpy()), self.device)
         views = expert_views(images, uniforms[rows], self.expert)
-        return self.encoder.embed(views.contiguous(memory_format=torch.channels_last))
+        return self.encoder.embed(views)

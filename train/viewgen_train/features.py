@@ -96,7 +96,6 @@ def extract_features(
     with evaluation_mode(encoder):
         for start in range(0, len(rows), batch_size):
             images = to_model(dataset.images(rows[start : start + batch_size]), device)
-            images = images.contiguous(memory_format=torch.channels_last)
             embeddings[start : start + len(images)] = encoder.embed(images)
             progress(len(images))
     if not bool(torch.isfinite(embeddings).all()):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from viewgen.encoder import Encoder, EncoderConfig
+from viewgen.layout import channels_last
 from viewgen_train.assimilation import Predictor
 from viewgen_train.config import TrainConfig
 
@@ -71,5 +72,5 @@ def build_network(config: TrainConfig, image_size: int, device: torch.device) ->
         encoder, predictor, separate=config.batchnorm == "separate", bf16=config.precision == "bf16"
     ).to(device)
     if config.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(network)
     return network

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from viewgen.layout import Conv2d
+
 __all__ = ["HEAD_HIDDEN", "TRUNK_FEATURES", "ImageStatistics", "StatisticsNetwork", "VectorStatistics"]
 
 # Reference: features of x and y → 1024 → 512 → 1.
@@ -73,7 +75,7 @@ class ResidualBlock(nn.Module):
         self.norm1 = nn.GroupNorm(groups, num_out)
         self.conv2 = nn.Conv2d(num_out, num_out, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, num_out)
-        self.bypass = nn.Conv2d(num_in, num_out, 1, stride=2)
+        self.bypass = Conv2d(num_in, num_out, 1, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to `(B, C', ⌈H/2⌉, ⌈W/2⌉)`."""

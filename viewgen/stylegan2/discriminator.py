@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from viewgen.errors import ModelError
+from viewgen.layout import laid_out_for
 from viewgen.stylegan2.generator import GeneratorConfig
 from viewgen.stylegan2.layers import Blur, EqualConv2d, EqualLinear, FusedLeakyReLU, normalize_second_moment
 
@@ -147,7 +148,7 @@ class Discriminator(nn.Module):
     def features(self, image: Tensor) -> list[Tensor]:
         """Return the activations after every block of `image`, `(B, 3, H, W)`, finest first."""
         activations = []
-        x = image
+        x = laid_out_for(self, image)
         for block in self.convs:
             x = block(x)
             activations.append(x)
@@ -160,7 +161,7 @@ class Discriminator(nn.Module):
             raise ModelError(
                 f"images have shape {tuple(image.shape)}; this discriminator takes (B, 3, {size}, {size})"
             )
-        x: Tensor = self.convs(image)
+        x: Tensor = self.convs(laid_out_for(self, image))
         x = self.final_linear(self.final_conv(minibatch_stddev(x, self.config.stddev_group)).flatten(1))
         if not self.config.num_classes:
             return x

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from viewgen.errors import ModelError
+from viewgen.layout import MEMORY_FORMAT
 from viewgen.stylegan2.layers import (
     EqualLinear,
     FusedLeakyReLU,
@@ -84,7 +85,7 @@ class ConstantInput(nn.Module):
 
     def forward(self, batch_size: int) -> Tensor:
         """Return `(batch_size, C, 4, 4)`, channels last: later layers keep that layout, the faster one."""
-        return self.input.expand(batch_size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        return self.input.expand(batch_size, -1, -1, -1).contiguous(memory_format=MEMORY_FORMAT)
 
 
 class StyledConv(nn.Module):

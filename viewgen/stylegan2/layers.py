@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from viewgen.layout import conv2d
+
 __all__ = [
     "Blur",
     "EqualConv2d",
@@ -102,7 +104,7 @@ class EqualConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to `(B, O, H', W')`."""
-        return F.conv2d(x, self.weight * self.gain, stride=self.stride, padding=self.padding)
+        return conv2d(x, self.weight * self.gain, stride=self.stride, padding=self.padding)
 
 
 class FusedLeakyReLU(nn.Module):
