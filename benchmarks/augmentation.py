@@ -27,14 +27,14 @@ from measure import peak_bytes, row, write_result
 from PIL import Image
 from torch import Tensor
 
-from viewgen import expert
-from viewgen.expert import NUM_UNIFORMS, ExpertConfig, expert_views
 from viewgen.images import to_model
 from viewgen.malloc import keep_freed_memory
-from viewgen.torchvision_import import import_torchvision
-from viewgen_train.assimilation import assimilation_loss
+from viewgen.networks.torchvision_import import import_torchvision
+from viewgen.views import expert
+from viewgen.views.expert import NUM_UNIFORMS, ExpertConfig, expert_views
 from viewgen_train.config import train_config
 from viewgen_train.network import build_network
+from viewgen_train.objectives.assimilation import assimilation_loss
 
 SIZE = 32
 CONFIG = ExpertConfig()

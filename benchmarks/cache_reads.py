@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from viewgen.malloc import keep_freed_memory
 from viewgen.store import CacheReader, CacheSpec
-from viewgen_train.residence import ViewMemory
+from viewgen_train.loader import ViewMemory
 
 BATCH = 256
 NUM_VIEWS = 8

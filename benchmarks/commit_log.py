@@ -35,7 +35,7 @@ from viewgen.store import (
 )
 from viewgen.store.commits import record_path
 from viewgen.store.encoding import object_bytes
-from viewgen_pipelines.ledger import FOLDER, AttemptLedger
+from viewgen_pipelines.shards.ledger import FOLDER, AttemptLedger
 
 SHARD_IMAGES = 512
 

@@ -32,13 +32,18 @@ from torch import Tensor
 
 from viewgen.datasets import load_dataset
 from viewgen.images import to_model, to_storage
-from viewgen.inversion import InversionProblem, InvertConfig, invert_images
+from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
 from viewgen.malloc import keep_freed_memory
-from viewgen.models import Models, load_models
+from viewgen.networks.files import Models, load_models
 from viewgen.recipes import recipe
-from viewgen.search import WSearchConfig, feasible_spread, initial_codes, mean_pairwise_distance
 from viewgen.store import CacheReader
-from viewgen_pipelines import cache
+from viewgen.views.wsearch.problem import (
+    WSearchConfig,
+    feasible_spread,
+    initial_codes,
+    mean_pairwise_distance,
+)
+from viewgen_pipelines.cache import cache
 from viewgen_pretrained.hub import find_models
 
 DATASET, NUM_VIEWS, NEAR = "digits", 8, 0.05

@@ -20,10 +20,10 @@ from measure import interleave, peak_bytes, row, write_result
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from viewgen.encoder import Encoder, EncoderConfig
-from viewgen_train.features import Features
-from viewgen_train.neighbours import nearest_neighbours
-from viewgen_train.probe import ProbeConfig, linear_probe
+from viewgen.diagnostics.features import Features
+from viewgen.diagnostics.knn import nearest_neighbours
+from viewgen.diagnostics.probe import ProbeConfig, linear_probe
+from viewgen.networks.encoder import Encoder, EncoderConfig
 
 NUM_TRAIN = 50_000
 NUM_NEIGHBOURS = 5

@@ -18,10 +18,10 @@ import torch
 from measure import interleave, peak_bytes, write_result
 from search_runs import search_problem
 
-from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.malloc import keep_freed_memory
-from viewgen.search import WSearchConfig, search_views
-from viewgen.stylegan2 import Generator, GeneratorConfig
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.stylegan2 import Generator, GeneratorConfig
+from viewgen.views.wsearch.problem import WSearchConfig, search_views
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "growth.png"
 WIDTH = 32

@@ -26,19 +26,19 @@ from measure import interleave, ratio, write_result
 from torch import Tensor
 
 from viewgen.datasets import load_dataset
+from viewgen.diagnostics.knn import knn_accuracy
 from viewgen.errors import MissingFileError
 from viewgen.images import to_model
-from viewgen.inversion import InversionProblem, InvertConfig, invert_images
-from viewgen.inverter import class_labels
+from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
+from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
 from viewgen.malloc import keep_freed_memory
-from viewgen.models import Models, file_digest, load_models
-from viewgen.perceptual import build_perceptual, resolve_perceptual
-from viewgen.perturb import WPerturbConfig
+from viewgen.networks.files import Models, file_digest, load_models
+from viewgen.networks.inverter import class_labels
 from viewgen.recipes import recipe
-from viewgen.search import initial_codes, project, render
+from viewgen.views.wperturb import WPerturbConfig
+from viewgen.views.wsearch.problem import initial_codes, project, render
 from viewgen_pretrained.hub import find_models
 from viewgen_pretrained.quality import kernel_distance
-from viewgen_train.neighbours import knn_accuracy
 
 AT_ONCE = 32
 PLAIN_STEPS = (50, 200)

@@ -19,8 +19,8 @@ from typing import Any
 import click
 import torch
 
+from viewgen.diagnostics.mutual_information import ArrayPairs, MIConfig, estimate_mutual_information
 from viewgen.malloc import keep_freed_memory
-from viewgen.mutual_information import ArrayPairs, MIConfig, estimate_mutual_information
 
 RESULT = Path(__file__).parent / "results" / "mutual_information.json"
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from viewgen.encoder import Encoder
+from viewgen.networks.encoder import Encoder
 
 __all__ = ["Passes"]
 

@@ -17,16 +17,16 @@ from measure import interleave, ratio, write_result
 from torch import Tensor
 
 from viewgen.datasets import load_dataset
-from viewgen.encoder import Encoder, EncoderConfig
-from viewgen.layout import channels_last
 from viewgen.malloc import keep_freed_memory
-from viewgen.methods import METHODS, Batch, Step
-from viewgen.models import Models, fold_batch_norms, load_models
-from viewgen.precision import PRECISIONS, at_precision, native_bfloat16
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import Models, fold_batch_norms, load_models
+from viewgen.networks.layout import channels_last
+from viewgen.networks.precision import PRECISIONS, at_precision, native_bfloat16
+from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
+from viewgen.optimise.slots import OK
 from viewgen.recipes import recipe
-from viewgen.search import clamp_to_range, initial_codes
-from viewgen.slots import OK
-from viewgen.stylegan2 import Generator, GeneratorConfig, public_channels
+from viewgen.views.methods import METHODS, Batch, Step
+from viewgen.views.wsearch.problem import clamp_to_range, initial_codes
 from viewgen_pretrained.hub import find_models
 
 NUM_VIEWS = 8

@@ -21,11 +21,11 @@ from search_runs import NUM_VIEWS, search_problem
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.malloc import keep_freed_memory
-from viewgen.models import load_models
-from viewgen.search import WSearchConfig, search_views
-from viewgen.stylegan2 import Generator, GeneratorConfig, public_channels
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import load_models
+from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
+from viewgen.views.wsearch.problem import WSearchConfig, search_views
 from viewgen_pretrained.hub import find_models
 
 NUM_IMAGES = {"paper": 1, "digits": 4}

@@ -20,8 +20,8 @@ from measure import RESULTS, machine, write_result
 from simulation import Outcome, Recording, Scenario, simulate
 
 from viewgen.store import CacheReader, open_storage
-from viewgen_pipelines.ledger import AttemptLedger
-from viewgen_pipelines.plan import automatic_shard_images
+from viewgen_pipelines.shards.ledger import AttemptLedger
+from viewgen_pipelines.shards.plan import automatic_shard_images
 
 RECORDINGS = RESULTS / "scaling_recordings.json"
 WORKERS = (1, 4, 16, 64, 256, 1024)

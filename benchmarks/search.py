@@ -25,16 +25,16 @@ from reference.search import freeze, paper_step
 from search_runs import NEAR, NUM_VIEWS, fold, invert, measure, run_reference, run_search, search_problem
 from torch import Tensor
 
-from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.malloc import keep_freed_memory
-from viewgen.models import load_models
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import load_models
+from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
 from viewgen.recipes import recipe
-from viewgen.search import (
+from viewgen.views.wsearch.problem import (
     WSearchConfig,
     initial_codes,
     search_views,
 )
-from viewgen.stylegan2 import Generator, GeneratorConfig, public_channels
 from viewgen_pretrained.hub import find_models
 
 ENOUGH_NEAR, ENOUGH_SPREAD = 0.99, 0.9

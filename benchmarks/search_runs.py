@@ -12,12 +12,13 @@ from reference.search import paper_search
 from torch import Tensor
 
 from viewgen.datasets import load_dataset
-from viewgen.encoder import Encoder
 from viewgen.images import to_model
-from viewgen.inversion import InversionProblem, InvertConfig, invert_images
-from viewgen.models import load_models, save_model
+from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
+from viewgen.networks.encoder import Encoder
+from viewgen.networks.files import load_models, save_model
+from viewgen.networks.stylegan2 import Generator
 from viewgen.recipes import recipe
-from viewgen.search import (
+from viewgen.views.wsearch.problem import (
     WSearchConfig,
     WSearchProblem,
     feasible_spread,
@@ -25,7 +26,6 @@ from viewgen.search import (
     mean_pairwise_distance,
     search_views,
 )
-from viewgen.stylegan2 import Generator
 from viewgen_pretrained.hub import find_models
 
 __all__ = [

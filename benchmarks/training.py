@@ -26,9 +26,9 @@ from viewgen.malloc import keep_freed_memory
 from viewgen.store import CacheReader
 from viewgen_train.augment import expert_batch, transform_generated
 from viewgen_train.config import TrainConfig, train_config
-from viewgen_train.estimate import image_counts, random_trainer
+from viewgen_train.cost import image_counts, random_trainer
 from viewgen_train.generated_views import CachedViews
-from viewgen_train.residence import ViewMemory, on_device
+from viewgen_train.loader import ViewMemory, on_device
 from viewgen_train.trainer import AssimilationTrainer
 
 NUM_IMAGES, NUM_VIEWS = 2048, 8

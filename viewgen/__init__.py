@@ -1,9 +1,29 @@
-"""Offline view generation for contrastive learning.
+"""viewgen: views for contrastive learning, made, kept, trained on and measured."""
 
-``viewgen`` is the core: what a view is and how one is made. It knows neither Ray nor training loops.
-"""
-
+from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "cache", "evaluate", "inspect", "mi", "train"]
+
 __version__ = version("viewgen")
+
+# The front door: name → module, imported when it is asked for, since torch takes seconds.
+_FRONT_DOOR = {
+    "cache": "viewgen_pipelines.cache",
+    "evaluate": "viewgen_train.evaluate",
+    "inspect": "viewgen_pipelines.inspecting",
+    "mi": "viewgen_pipelines.mutual_information",
+    "train": "viewgen_train.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a function of the front door."""
+    if name not in _FRONT_DOOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_FRONT_DOOR[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,8 +14,8 @@ from typing import Literal, Protocol, TypeVar
 
 import torch
 
-from viewgen.acceleration import Announce
 from viewgen.errors import OutOfMemoryError
+from viewgen.networks.acceleration import Announce
 
 __all__ = [
     "BatchSize",

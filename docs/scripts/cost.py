@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from viewgen.encoder import Encoder, EncoderConfig
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.stylegan2 import Generator, GeneratorConfig, num_style_layers
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader
-from viewgen.stylegan2 import Generator, GeneratorConfig, num_style_layers
-from viewgen_pipelines import cache
-from viewgen_pipelines.plan import automatic_shard_images
+from viewgen_pipelines.cache import cache
+from viewgen_pipelines.shards.plan import automatic_shard_images
 
 
 def pass_flops(dataset: str, image_size: int) -> dict[str, int]:

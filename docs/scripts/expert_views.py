@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from viewgen.datasets import load_dataset
-from viewgen.expert import CROP_ATTEMPTS, NUM_UNIFORMS, ORDERS, ExpertConfig, crop_boxes, expert_views
 from viewgen.images import to_model
-from viewgen.torchvision_import import import_torchvision
+from viewgen.networks.torchvision_import import import_torchvision
+from viewgen.views.expert import CROP_ATTEMPTS, NUM_UNIFORMS, ORDERS, ExpertConfig, crop_boxes, expert_views
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

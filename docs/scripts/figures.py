@@ -10,10 +10,10 @@ import matplotlib
 import numpy as np
 
 from viewgen.datasets import load_dataset
-from viewgen.search import feasible_spread
 from viewgen.store import CacheReader
-from viewgen_pipelines import cache
-from viewgen_pipelines.steps import PAIRWISE_BINS
+from viewgen.views.wsearch.problem import feasible_spread
+from viewgen_pipelines.cache import cache
+from viewgen_pipelines.shards.steps import PAIRWISE_BINS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

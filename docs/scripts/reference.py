@@ -11,30 +11,30 @@ from mkdocs.structure.pages import Page
 
 MODULES = {
     "Making views": (
-        "viewgen_pipelines.caching.cache",
+        "viewgen_pipelines.cache.cache",
         "viewgen_pipelines.report.CacheResult",
-        "viewgen.methods",
-        "viewgen.search.WSearchConfig",
-        "viewgen.perturb.WPerturbConfig",
-        "viewgen.expert.ExpertConfig",
-        "viewgen.inversion.InvertConfig",
-        "viewgen.calibration",
+        "viewgen.views.methods",
+        "viewgen.views.wsearch.problem.WSearchConfig",
+        "viewgen.views.wperturb.WPerturbConfig",
+        "viewgen.views.expert.ExpertConfig",
+        "viewgen.inversion.refine.InvertConfig",
+        "viewgen.diagnostics.calibration",
     ),
     "Caches": ("viewgen.store.reader", "viewgen.store.spec", "viewgen.store.storage"),
     "Data sets and networks": (
         "viewgen.datasets.registry",
         "viewgen.datasets.dataset.ImageDataset",
-        "viewgen.models",
+        "viewgen.networks.files",
         "viewgen.images",
     ),
     "Training": (
         "viewgen_train.config",
         "viewgen_train.training",
         "viewgen_train.evaluate",
-        "viewgen_train.losses",
-        "viewgen_train.assimilation",
+        "viewgen_train.objectives.losses",
+        "viewgen_train.objectives.assimilation",
     ),
-    "Diagnosis": ("viewgen.mutual_information", "viewgen.alignment"),
+    "Diagnosis": ("viewgen.diagnostics.mutual_information", "viewgen.diagnostics.alignment"),
     "Errors": ("viewgen.errors",),
 }
 

@@ -13,7 +13,7 @@ import torch
 
 from viewgen.datasets import load_dataset
 from viewgen.images import to_model, to_storage
-from viewgen.viewmaker import Viewmaker, ViewmakerConfig, num_noise_channels
+from viewgen.networks.viewmaker import Viewmaker, ViewmakerConfig, num_noise_channels
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

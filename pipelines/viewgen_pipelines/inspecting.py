@@ -110,7 +110,7 @@ def _serve(
     say: Callable[[str], object],
     ready: Callable[[ServedGallery], object],
 ) -> None:
-    from viewgen_pipelines.ray_session import ray_session
+    from viewgen_pipelines.executors.session import ray_session
 
     address = ray_address or os.environ.get("RAY_ADDRESS")
     say(f"joining the Ray cluster at {address}" if address else "starting Ray")

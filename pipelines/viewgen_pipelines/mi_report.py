@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from viewgen.mutual_information.estimators import ESTIMATORS
+from viewgen.diagnostics.mutual_information.estimators import ESTIMATORS
 from viewgen.store import Storage
 from viewgen_pipelines.view_pairs import PairResult
 

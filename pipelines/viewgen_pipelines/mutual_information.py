@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.diagnostics.mutual_information import MIConfig
 from viewgen.errors import DataError, MissingFileError, UsageError
-from viewgen.expert import ExpertConfig
-from viewgen.models import file_digest
-from viewgen.mutual_information import MIConfig
+from viewgen.networks.files import file_digest
 from viewgen.recipes import checked_config, recipe
 from viewgen.store import CacheReader, Storage, cache_folder, open_storage
+from viewgen.views.expert import ExpertConfig
 from viewgen_pipelines.mi_report import caveat_lines, write_reports
 from viewgen_pipelines.names import absolute_url, cache_name, file_name
 from viewgen_pipelines.pair_executors import LocalPairs, PairExecutor, RayPairs
@@ -249,8 +249,8 @@ def _images(
     progress: PairProgress,
 ) -> NDArray[np.int64]:
     """Return the source indices of the images that every cache has views of."""
-    from viewgen.mutual_information.training import split_images
-    from viewgen.mutual_information.views import check_cache
+    from viewgen.diagnostics.mutual_information.training import split_images
+    from viewgen.diagnostics.mutual_information.views import check_cache
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: expected at least 1 image")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from viewgen.errors import ViewgenError
-from viewgen_pipelines.process import available_cores
+from viewgen_pipelines.executors.process import available_cores
 from viewgen_pipelines.view_pairs import PairResult, PairTask, run_pair
 
 __all__ = ["LocalPairs", "PairExecutor", "RayPairs"]
@@ -86,7 +86,7 @@ class RayPairs:
         self.say = say
 
     def run(self, tasks: list[PairTask], on_step: OnStep) -> Iterator[tuple[int, PairResult]]:
-        from viewgen_pipelines.ray_executor import RayExecutor
+        from viewgen_pipelines.executors.ray import RayExecutor
 
         session = RayExecutor(
             num_workers=self.workers,

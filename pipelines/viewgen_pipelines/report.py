@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from viewgen.store import STATUS_NOT_CONVERGED, STATUS_OK, CacheReader
-from viewgen_pipelines.driver import Stage, StageResult
+from viewgen_pipelines.shards.driver import Stage, StageResult
 
 __all__ = ["BOUNDARY_TOLERANCE", "CacheResult", "make_result", "report_lines"]
 

@@ -8,7 +8,7 @@ import platformdirs
 
 from viewgen.contact_sheet import write_contact_sheet
 from viewgen.store import CacheReader, open_storage
-from viewgen_pipelines.plan import CachePlan
+from viewgen_pipelines.shards.plan import CachePlan
 
 __all__ = ["draw_contact_sheet"]
 

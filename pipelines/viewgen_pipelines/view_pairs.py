@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.diagnostics.mutual_information import MIConfig, MIEstimate
 from viewgen.errors import DataError
-from viewgen.expert import ExpertConfig
-from viewgen.mutual_information import MIConfig, MIEstimate
 from viewgen.store import CacheReader
-from viewgen_pipelines.process import configure_process
+from viewgen.views.expert import ExpertConfig
+from viewgen_pipelines.executors.process import configure_process
 
 __all__ = ["EXPERT", "ORIGINAL", "PairResult", "PairTask", "ViewRef", "run_pair"]
 
@@ -136,8 +136,8 @@ def run_pair(task: PairTask, on_step: Callable[[int], object] = lambda _: None) 
         on_step: is told the number of every update of the statistics network.
     """
     configure_process(task.num_threads)
-    from viewgen.mutual_information import estimate_mutual_information
-    from viewgen.mutual_information.views import ViewPairs
+    from viewgen.diagnostics.mutual_information import estimate_mutual_information
+    from viewgen.diagnostics.mutual_information.views import ViewPairs
 
     dataset = load_dataset(task.dataset, task.split, data_root=task.data_root)
     pairs = ViewPairs(_views(task.x, task, dataset), _views(task.y, task, dataset), task.source_index)
@@ -149,8 +149,8 @@ def run_pair(task: PairTask, on_step: Callable[[int], object] = lambda _: None) 
         return PairResult(x=task.x.label, y=task.y.label, estimate=None, refused=str(error))
     result = PairResult(x=task.x.label, y=task.y.label, estimate=estimate)
     if task.encoder is not None:
-        from viewgen.alignment import measure_alignment
-        from viewgen.models import load_models
+        from viewgen.diagnostics.alignment import measure_alignment
+        from viewgen.networks.files import load_models
 
         encoder = load_models({"encoder": task.encoder}, task.device).encoder
         assert encoder is not None
@@ -165,7 +165,7 @@ def run_pair(task: PairTask, on_step: Callable[[int], object] = lambda _: None) 
 
 
 def _views(ref: ViewRef, task: PairTask, dataset: ImageDataset) -> Any:
-    from viewgen.mutual_information.views import CachedViews, ExpertViews, OriginalViews
+    from viewgen.diagnostics.mutual_information.views import CachedViews, ExpertViews, OriginalViews
 
     if ref.url is not None:
         return CachedViews(CacheReader(ref.url, task.storage_options))

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from viewgen.datasets import ImageDataset
-from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import UsageError
-from viewgen.expert import NUM_UNIFORMS, ExpertConfig, expert_views
 from viewgen.images import to_model
-from viewgen.layout import channels_last
-from viewgen_train.batches import batch_rows
-from viewgen_train.losses import info_nce, simclr
-from viewgen_train.session import Trainer, as_identity
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.layout import channels_last
+from viewgen.views.expert import NUM_UNIFORMS, ExpertConfig, expert_views
+from viewgen_train.loop import Trainer, as_identity
+from viewgen_train.objectives.losses import info_nce, simclr
+from viewgen_train.sampler import batch_rows
 
 __all__ = ["EncoderTrainer", "EncoderTrainingConfig"]
 

@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 
 from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.diagnostics.knn import knn_accuracy
 from viewgen.errors import MissingFileError, UsageError, nearest_name
 from viewgen.images import to_model, to_storage
-from viewgen.inverter import class_labels
-from viewgen.methods import method_spec
-from viewgen.models import Models, file_digest, load_models
-from viewgen.perceptual import LpipsDistance, resolve_perceptual
+from viewgen.inversion.perceptual import LpipsDistance, resolve_perceptual
+from viewgen.networks.files import Models, file_digest, load_models
+from viewgen.networks.inverter import class_labels
 from viewgen.randomness import addressed_normal
 from viewgen.recipes import recipe
+from viewgen.views.methods import method_spec
 from viewgen_pretrained.feature_nets import EncoderFeatures, FeatureNet, InceptionFeatures, has_inception
 from viewgen_pretrained.hub import find_models
 from viewgen_pretrained.quality import kernel_distance, psnr
 from viewgen_pretrained.quality_grid import quality_grid
 from viewgen_pretrained.statistics import frechet_distance, precision_recall
-from viewgen_train.neighbours import knn_accuracy
 
 __all__ = ["NETWORKS", "Evaluation", "Measure", "evaluate"]
 

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from viewgen.encoder import Encoder
 from viewgen.errors import CorruptDataError, MissingFileError
 from viewgen.images import to_model
-from viewgen.models import file_digest
-from viewgen.torchvision_import import import_torchvision
+from viewgen.networks.encoder import Encoder
+from viewgen.networks.files import file_digest
+from viewgen.networks.torchvision_import import import_torchvision
 
 __all__ = ["EncoderFeatures", "FeatureNet", "InceptionFeatures", "has_inception", "inception_file"]
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from viewgen.datasets import ImageDataset
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
-from viewgen.layout import channels_last
+from viewgen.networks.layout import channels_last
+from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from viewgen.picture import tile
 from viewgen.randomness import addressed_normal
-from viewgen.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from viewgen_pretrained.diffaugment import diffaugment
-from viewgen_train.batches import batch_rows
-from viewgen_train.session import Trainer, as_identity
+from viewgen_train.loop import Trainer, as_identity
+from viewgen_train.sampler import batch_rows
 
 __all__ = ["GeneratorTrainer", "GeneratorTrainingConfig", "r1_penalty"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import platformdirs
 
 from viewgen.errors import CorruptDataError, MissingFileError, UsageError, nearest_name
-from viewgen.models import NETWORKS, file_digest
+from viewgen.networks.files import NETWORKS, file_digest
 
 __all__ = [
     "Card",

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from viewgen.datasets import ImageDataset
 from viewgen.errors import DataError, ModelError, UsageError
 from viewgen.images import to_model, to_storage
-from viewgen.inverter import Inverter, InverterConfig, class_labels
-from viewgen.perceptual import build_perceptual, resolve_perceptual
+from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
+from viewgen.networks.inverter import Inverter, InverterConfig, class_labels
+from viewgen.networks.stylegan2 import Discriminator, Generator
 from viewgen.picture import tile
-from viewgen.stylegan2 import Discriminator, Generator
 from viewgen_pretrained.generator import r1_penalty
-from viewgen_train.batches import batch_rows
-from viewgen_train.session import Trainer, as_identity
+from viewgen_train.loop import Trainer, as_identity
+from viewgen_train.sampler import batch_rows
 
 __all__ = ["InverterTrainer", "InverterTrainingConfig"]
 

@@ -11,16 +11,16 @@ import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import ModelError, UsageError
-from viewgen.expert import ExpertConfig
-from viewgen.models import Kind, file_digest, load_model, read_header, save_model
+from viewgen.networks.files import Kind, file_digest, load_model, read_header, save_model
 from viewgen.recipes import checked_config, recipe
+from viewgen.views.expert import ExpertConfig
 from viewgen_pretrained import quality
 from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
 from viewgen_pretrained.hub import network_file
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.training_curves import TrainingCurves
-from viewgen_train.session import run_training
+from viewgen_train.loop import run_training
 
 __all__ = ["pretrain_encoder", "pretrain_generator", "pretrain_inverter", "training_config"]
 

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.datasets.dataset import UNLABELED
-from viewgen.encoder import Encoder
+from viewgen.diagnostics.knn import knn_accuracy
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
-from viewgen.inverter import Inverter, class_labels
+from viewgen.networks.encoder import Encoder
+from viewgen.networks.inverter import Inverter, class_labels
+from viewgen.networks.stylegan2 import Generator
 from viewgen.randomness import addressed_normal
-from viewgen.stylegan2 import Generator
-from viewgen_train.neighbours import knn_accuracy
 
 __all__ = ["kernel_distance", "measure_encoder", "measure_generator", "measure_inverter", "psnr"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from viewgen.errors import CorruptDataError, MissingFileError
-from viewgen.models import file_digest
+from viewgen.networks.files import file_digest
 
 __all__ = ["ship"]
 

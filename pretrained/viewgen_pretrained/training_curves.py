@@ -28,7 +28,7 @@ LONGEST_LINE = 200
 
 
 class TrainingCurves:
-    """A `viewgen_train.session.Observer` that draws the curves with checkpoints and at the end."""
+    """A `viewgen_train.loop.Observer` that draws the curves with checkpoints and at the end."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None

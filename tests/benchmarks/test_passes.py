@@ -3,7 +3,7 @@
 import torch
 from passes import Passes
 
-from viewgen.encoder import Encoder, EncoderConfig
+from viewgen.networks.encoder import Encoder, EncoderConfig
 
 
 def test_every_image_counts_forwards_and_with_every_gradient_backwards():

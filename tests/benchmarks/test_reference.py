@@ -5,8 +5,8 @@ import torch
 from reference.generator import PlainSynthesis
 from reference.search import batched_loss, paper_search, search_loss
 
-from viewgen.search import WSearchConfig, boundary_uniformity_loss, mean_pairwise_distance
-from viewgen.stylegan2 import Generator, GeneratorConfig
+from viewgen.networks.stylegan2 import Generator, GeneratorConfig
+from viewgen.views.wsearch.problem import WSearchConfig, boundary_uniformity_loss, mean_pairwise_distance
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ import faulty_method  # noqa: E402
 from dying_driver import start_driver  # noqa: E402
 from expected_cache import assert_every_image_once  # noqa: E402
 
-from viewgen_pipelines.lease import process_is_alive  # noqa: E402
+from viewgen_pipelines.shards.lease import process_is_alive  # noqa: E402
 
 OPTIONS = {"views": 2, "shard_images": 16, "max_attempts": 100}
 FAULTS = {

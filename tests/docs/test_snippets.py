@@ -12,10 +12,10 @@ from pathlib import Path
 import click
 import pytest
 
-from viewgen.encoder import Encoder, EncoderConfig
-from viewgen.methods import METHODS
-from viewgen.models import save_model
-from viewgen_pipelines import cache
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import save_model
+from viewgen.views.methods import METHODS
+from viewgen_pipelines.cache import cache
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from viewgen.encoder import Encoder, EncoderConfig
-from viewgen.inverter import Inverter, InverterConfig
-from viewgen.layout import channels_last
-from viewgen.models import Models
-from viewgen.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import Models
+from viewgen.networks.inverter import Inverter, InverterConfig
+from viewgen.networks.layout import channels_last
+from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 IMAGE_SIZE = 8
 CHANNELS = (12, 8)

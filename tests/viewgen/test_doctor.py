@@ -13,7 +13,7 @@ import torch
 
 from viewgen.cli import main
 from viewgen.cli.doctor import Check, examine
-from viewgen.perceptual import LPIPS_TRUNK
+from viewgen.inversion.perceptual import LPIPS_TRUNK
 from viewgen_pretrained import hub
 
 NAMES = [
@@ -42,7 +42,7 @@ def line(tmp_path: Path) -> Callable[[str], Check]:
 
 @pytest.mark.parametrize(("native", "words"), [(True, "in hardware"), (False, "emulated (keep --precision")])
 def test_torch_says_how_it_computes_in_bfloat16(line, monkeypatch, native, words):
-    monkeypatch.setattr("viewgen.precision.native_bfloat16", lambda: native)
+    monkeypatch.setattr("viewgen.networks.precision.native_bfloat16", lambda: native)
     assert f"bfloat16 {words}" in line("torch").detail
 
 
@@ -135,7 +135,7 @@ def test_lpips_needs_its_trunk_and_the_right_one(line, monkeypatch, tmp_path):
         trunk.write_bytes(b"half a download")
         assert line("lpips").level == "fail"
         assert str(trunk) in line("lpips").detail
-        monkeypatch.setattr("viewgen.models.file_digest", lambda path: "sha256:397923af8e79")
+        monkeypatch.setattr("viewgen.networks.files.file_digest", lambda path: "sha256:397923af8e79")
         assert line("lpips").level == "ok"
     finally:
         torch.hub.set_dir(before)

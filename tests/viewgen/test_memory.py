@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from viewgen.errors import OutOfMemoryError
-from viewgen.execution import Execution
-from viewgen.inversion import InvertConfig
+from viewgen.inversion.refine import InvertConfig
 from viewgen.memory import (
     MARGIN,
     CudaMemory,
@@ -21,8 +20,9 @@ from viewgen.memory import (
     available_bytes,
     fitting_slots,
 )
-from viewgen.methods import METHODS
-from viewgen.search import WSearchConfig
+from viewgen.networks.execution import Execution
+from viewgen.views.methods import METHODS
+from viewgen.views.wsearch.problem import WSearchConfig
 
 MIB = 2**20
 
@@ -214,7 +214,7 @@ def test_views_do_not_depend_on_what_fits(small_models, image_batch, name, preci
 
 
 def test_a_search_that_runs_out_of_memory_gives_the_same_views(small_models, image_batch, monkeypatch):
-    import viewgen.search_step as module
+    import viewgen.views.wsearch.source as module
 
     config, search = WSearchConfig(max_steps=3), module.search_views
     expected = METHODS["wsearch"].build(config, small_models, "cpu", 0, 8)(image_batch)

@@ -7,9 +7,9 @@ from importlib import resources
 import pytest
 
 from viewgen.datasets import list_datasets
-from viewgen.expert import ExpertConfig
-from viewgen.methods import METHODS
 from viewgen.recipes import recipe
+from viewgen.views.expert import ExpertConfig
+from viewgen.views.methods import METHODS
 from viewgen_pretrained.encoder import EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainingConfig
 from viewgen_pretrained.inverter import InverterTrainingConfig

@@ -41,7 +41,7 @@ def ray_faults_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shared_ray(ray_faults_path: Path) -> Iterator[None]:
     """One Ray session for all tests in this process."""
-    from viewgen_pipelines.ray_session import ray_session
+    from viewgen_pipelines.executors.session import ray_session
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(faulty_method.FAULTS, str(ray_faults_path))

@@ -14,7 +14,7 @@ __all__ = ["run_driver", "start_driver"]
 # Forked from a process that has imported everything but started nothing: a start takes milliseconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["faulty_method", "viewgen.cli.cache", "viewgen_pipelines.caching", "sklearn.datasets"]
+    ["faulty_method", "viewgen.cli.cache", "viewgen_pipelines.cache", "sklearn.datasets"]
 )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from viewgen.methods import METHODS, MethodSpec, register
+from viewgen.views.methods import METHODS, MethodSpec, register
 
 FAULTS = "VIEWGEN_TEST_FAULTS"
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from viewgen.cli import main
-from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import CacheMismatchError
-from viewgen.models import save_model
-from viewgen_pipelines import cache
-from viewgen_pipelines.plan import automatic_shard_images
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import save_model
+from viewgen_pipelines.cache import cache
+from viewgen_pipelines.shards.plan import automatic_shard_images
 
 
 @pytest.fixture

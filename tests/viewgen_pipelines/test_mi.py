@@ -13,7 +13,8 @@ from viewgen.datasets import load_dataset
 from viewgen.errors import DataError, MissingFileError, UsageError, ViewgenError
 from viewgen.store import ShardCommit, create_cache, open_storage, write_shard
 from viewgen.store import commit_shard as commit
-from viewgen_pipelines import mi, view_pairs
+from viewgen_pipelines import view_pairs
+from viewgen_pipelines.mutual_information import mi
 
 NUM_IMAGES = 60
 SETTINGS = {"steps": 3, "batch_size": 16, "executor": "local", "quiet": True}

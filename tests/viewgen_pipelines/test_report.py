@@ -14,8 +14,8 @@ from viewgen.store import (
     open_storage,
     write_shard,
 )
-from viewgen_pipelines.driver import Stage, StageResult
 from viewgen_pipelines.report import make_result, report_lines
+from viewgen_pipelines.shards.driver import Stage, StageResult
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.pretrain import training_config
-from viewgen_train.session import Trainer
+from viewgen_train.loop import Trainer
 
 TRAINERS: dict[str, tuple[Any, type]] = {
     "encoder": (EncoderTrainer, EncoderTrainingConfig),

@@ -12,13 +12,13 @@ from PIL import Image
 
 from viewgen.cli import main
 from viewgen.datasets import load_dataset
-from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import MissingFileError, UsageError
 from viewgen.images import to_model, to_storage
-from viewgen.inverter import Inverter, InverterConfig
-from viewgen.models import Models, load_models, save_model
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import Models, load_models, save_model
+from viewgen.networks.inverter import Inverter, InverterConfig
+from viewgen.networks.stylegan2 import Generator, GeneratorConfig
 from viewgen.randomness import addressed_normal
-from viewgen.stylegan2 import Generator, GeneratorConfig
 from viewgen_pretrained import evaluation
 from viewgen_pretrained.evaluation import Evaluation, evaluate
 from viewgen_pretrained.quality import measure_encoder

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from viewgen.errors import UsageError
-from viewgen.stylegan2 import Discriminator, DiscriminatorConfig
+from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig
 from viewgen_pretrained.generator import r1_penalty
-from viewgen_train.batches import batch_rows
+from viewgen_train.sampler import batch_rows
 
 
 def make_discriminator() -> Discriminator:

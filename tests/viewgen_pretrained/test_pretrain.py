@@ -13,7 +13,7 @@ from PIL import Image
 
 from viewgen.cli import main
 from viewgen.errors import CacheMismatchError, DataError, MissingFileError, ModelError, UsageError
-from viewgen.models import file_digest, load_models, read_header
+from viewgen.networks.files import file_digest, load_models, read_header
 from viewgen_pretrained.encoder import EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainingConfig
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from viewgen.datasets import load_dataset
-from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import UsageError
+from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen_pretrained import quality
 from viewgen_pretrained.quality import kernel_distance, measure_encoder, measure_generator, psnr
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from viewgen.errors import CacheMismatchError, CorruptDataError, LeaseError
-from viewgen_train.session import Trainer, TrainingDivergedError, run_training
+from viewgen_train.loop import Trainer, TrainingDivergedError, run_training
 
 KINDS = ("encoder", "generator", "inverter")
 OFTEN = {"checkpoint_seconds": 0.0, "log_every": 3, "picture_seconds": 0.0}
@@ -88,7 +88,7 @@ sys.path.insert(0, {tests!r})
 import conftest
 from pathlib import Path
 from viewgen.datasets import load_dataset
-from viewgen_train import session
+from viewgen_train import loop as session
 from viewgen_pretrained.pretrain import training_config
 
 torch.set_num_threads(1)

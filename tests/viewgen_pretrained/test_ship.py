@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from viewgen.errors import CorruptDataError, MissingFileError
-from viewgen.models import file_digest
+from viewgen.networks.files import file_digest
 from viewgen_pretrained.ship import KINDS, PACKAGE, ship
 
 LICENCE = 'Apache-2.0; "trained" on ümlauts'

@@ -9,11 +9,11 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import CorruptDataError, MissingFileError, UsageError
 from viewgen.images import to_model
-from viewgen.models import file_digest
-from viewgen.torchvision_import import import_torchvision
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import file_digest
+from viewgen.networks.torchvision_import import import_torchvision
 from viewgen_pretrained import feature_nets, statistics
 from viewgen_pretrained.feature_nets import EncoderFeatures, InceptionFeatures, has_inception
 from viewgen_pretrained.quality import kernel_distance

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from viewgen_train import curves, session, weights
+from viewgen_train import checkpoints as weights
+from viewgen_train import curves
+from viewgen_train import loop as session
 from viewgen_train.trainer import AssimilationTrainer
 from viewgen_train.worker import train_worker
 

@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from viewgen.datasets import load_dataset
-from viewgen.encoder import Encoder, EncoderConfig
+from viewgen.diagnostics.features import extract_features
+from viewgen.diagnostics.knn import knn_accuracies
+from viewgen.diagnostics.probe import linear_probe, probe_config
 from viewgen.errors import UsageError
+from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.randomness import addressed_generator
 from viewgen_train.config import train_config
-from viewgen_train.features import extract_features
-from viewgen_train.neighbours import knn_accuracies
-from viewgen_train.probe import linear_probe, probe_config
 from viewgen_train.training import train
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")

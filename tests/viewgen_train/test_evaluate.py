@@ -13,15 +13,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from viewgen.cli import main
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.datasets.dataset import MemoryImages
-from viewgen.encoder import Encoder, EncoderConfig
+from viewgen.diagnostics.probe import ProbeConfig
 from viewgen.errors import DataError, MissingFileError, ModelError, UsageError
-from viewgen.expert import ExpertConfig
 from viewgen.images import to_model
-from viewgen.models import load_model, save_model
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import load_model, save_model
+from viewgen.views.expert import ExpertConfig
 from viewgen_train import evaluate as module
 from viewgen_train.config import train_config
 from viewgen_train.evaluate import evaluate, measure
-from viewgen_train.probe import ProbeConfig
 
 QUICK = {"epochs": 3, "num_seeds": 2, "learning_rate": 0.1, "batch_size": 16}
 

@@ -11,10 +11,10 @@ from safetensors import safe_open
 
 from viewgen.cli import main
 from viewgen.datasets import load_dataset
-from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import MissingFileError, UsageError
 from viewgen.images import to_model
-from viewgen.models import file_digest, load_model
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import file_digest, load_model
 from viewgen.store import CacheReader
 from viewgen_train.evaluate import evaluate
 from viewgen_train.export import export_encoder

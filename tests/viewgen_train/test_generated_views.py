@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import CorruptDataError, UsageError
-from viewgen.expert import expert_views
 from viewgen.images import to_model
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.stylegan2 import Generator, GeneratorConfig
 from viewgen.store import CacheReader
-from viewgen.stylegan2 import Generator, GeneratorConfig
+from viewgen.views.expert import expert_views
 from viewgen_train.augment import expert_batch
-from viewgen_train.batches import BlockOrder, FullOrder
+from viewgen_train.batch import StepBatch
 from viewgen_train.code_views import Codes, OnlineViews, PerturbedViews
 from viewgen_train.distributed import World
-from viewgen_train.draws import StepBatch
 from viewgen_train.generated_views import CachedViews, ExpertViews, ViewmakerViews
-from viewgen_train.residence import ShardBuffer, ViewMemory
+from viewgen_train.loader import ShardBuffer, ViewMemory
+from viewgen_train.sampler import BlockOrder, FullOrder
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from viewgen.errors import CacheMismatchError, CorruptDataError
 from viewgen_train.distributed import World
+from viewgen_train.loop import TrainingDivergedError
 from viewgen_train.run import open_run
-from viewgen_train.session import TrainingDivergedError
 from viewgen_train.trainer import AssimilationTrainer
 from viewgen_train.worker import build_trainer, train_worker
 

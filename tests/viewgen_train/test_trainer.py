@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from viewgen.errors import CacheMismatchError
-from viewgen.models import file_digest, save_model
-from viewgen.stylegan2 import Generator, GeneratorConfig
+from viewgen.networks.files import file_digest, save_model
+from viewgen.networks.stylegan2 import Generator, GeneratorConfig
 from viewgen_train.distributed import World
 from viewgen_train.network import build_network
 from viewgen_train.run import open_run

@@ -26,8 +26,8 @@ from viewgen.errors import (
 from viewgen.store import CacheReader, open_storage, read_spec
 from viewgen_train.caches import check_cache, find_cache
 from viewgen_train.config import TrainConfig, train_config
+from viewgen_train.cost import estimate
 from viewgen_train.dry_run import describe
-from viewgen_train.estimate import estimate
 from viewgen_train.network import build_network
 from viewgen_train.plan import TrainOptions, make_plan
 from viewgen_train.run import open_run

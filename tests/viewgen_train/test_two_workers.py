@@ -14,7 +14,7 @@ from ray import cloudpickle
 from safetensors.torch import load_file
 
 from viewgen.errors import UsageError
-from viewgen_pipelines.ray_session import ray_session
+from viewgen_pipelines.executors.session import ray_session
 from viewgen_train import training
 from viewgen_train.distributed import World
 from viewgen_train.launch import distribute

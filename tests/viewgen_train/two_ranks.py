@@ -8,9 +8,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewgen.encoder import Encoder, EncoderConfig
+from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen_train.distributed import World, synchronise_batchnorm
-from viewgen_train.losses import simclr
+from viewgen_train.objectives.losses import simclr
 
 GLOBAL_BATCH = 12
 STEPS = 3

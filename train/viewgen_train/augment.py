@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from viewgen.expert import NUM_UNIFORMS, ExpertConfig, expert_views
 from viewgen.images import to_model
+from viewgen.views.expert import NUM_UNIFORMS, ExpertConfig, expert_views
+from viewgen_train.batch import StepBatch
 from viewgen_train.config import TrainConfig
-from viewgen_train.draws import StepBatch
 
 __all__ = ["expert_batch", "transform_generated"]
 

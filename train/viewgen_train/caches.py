@@ -16,8 +16,8 @@ from viewgen.errors import (
     UsageError,
     ViewgenError,
 )
-from viewgen.methods import METHODS
 from viewgen.store import CacheReader, CacheSpec, cache_folder, open_storage, pending_shards, read_spec
+from viewgen.views.methods import METHODS
 
 __all__ = ["FoundCache", "check_cache", "find_cache", "no_cache"]
 

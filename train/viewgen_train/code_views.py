@@ -6,14 +6,19 @@ Shape legend: B images, m generated views of each, L layers, D style dimension, 
 import torch
 from torch import Tensor
 
-from viewgen.encoder import Encoder
+from viewgen.diagnostics.features import evaluation_mode
 from viewgen.errors import CorruptDataError
-from viewgen.search import WSearchConfig, boundary_uniformity_loss, clamp_to_range, mean_pairwise_distance
+from viewgen.networks.encoder import Encoder
+from viewgen.networks.stylegan2 import Generator
 from viewgen.store import CacheReader
-from viewgen.stylegan2 import Generator
+from viewgen.views.wsearch.problem import (
+    WSearchConfig,
+    boundary_uniformity_loss,
+    clamp_to_range,
+    mean_pairwise_distance,
+)
+from viewgen_train.batch import StepBatch
 from viewgen_train.config import TrainConfig
-from viewgen_train.draws import StepBatch
-from viewgen_train.features import evaluation_mode
 from viewgen_train.generated_views import GeneratedViews
 
 __all__ = ["Codes", "OnlineViews", "PerturbedViews"]

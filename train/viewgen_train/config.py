@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from viewgen.errors import UsageError, nearest_name
-from viewgen.expert import ExpertConfig
 from viewgen.recipes import checked_config, recipe
+from viewgen.views.expert import ExpertConfig
 
 __all__ = ["ASSIMILATIONS", "GENERATED", "TrainConfig", "train_config"]
 
@@ -53,7 +53,7 @@ class TrainConfig:
             learning rate is made.
         full_anchors: of A2-full, the views that are anchors and negatives: ``"all"`` as in SupCon, or
             ``"expert"``, the 2N expert views of eq. 1.
-        backbone, width, projection_dim: see `viewgen.encoder.EncoderConfig`.
+        backbone, width, projection_dim: see `viewgen.networks.encoder.EncoderConfig`.
         batch_size: N, images of a step, over all workers.
         epochs: passes over the images; what does not fill a batch is left out of a pass.
         learning_rate: highest, of SGD.

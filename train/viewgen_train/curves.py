@@ -30,7 +30,7 @@ TITLES = ("loss", "accuracy", "learning rate")
 
 
 class CurveWriter:
-    """An `viewgen_train.session.Observer` that writes TensorBoard events, and curves with each checkpoint.
+    """An `viewgen_train.loop.Observer` that writes TensorBoard events, and curves with each checkpoint.
 
     Args:
         steps_per_epoch: scales the horizontal axis of the curves.

@@ -9,7 +9,7 @@ import torch
 from viewgen.store import CacheSpec, open_storage, read_spec
 from viewgen_train.caches import find_cache
 from viewgen_train.config import TrainConfig, train_config
-from viewgen_train.estimate import USUAL_CACHED_VIEWS, TrainEstimate, estimate, image_counts
+from viewgen_train.cost import USUAL_CACHED_VIEWS, TrainEstimate, estimate, image_counts
 from viewgen_train.plan import EMBEDDED_DATASET, resolved_precision
 
 __all__ = ["Description", "describe"]

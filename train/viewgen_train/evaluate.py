@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.encoder import Encoder
+from viewgen.diagnostics.features import Features, evaluation_mode, extract_features
+from viewgen.diagnostics.knn import METRICS, knn_accuracies
+from viewgen.diagnostics.probe import LinearProbe, ProbeConfig, linear_probe, probe_config
 from viewgen.errors import DataError, UsageError
-from viewgen.expert import NUM_UNIFORMS, ExpertConfig, expert_views
 from viewgen.images import to_model
-from viewgen.models import file_digest, load_model, read_header
+from viewgen.networks.encoder import Encoder
+from viewgen.networks.files import file_digest, load_model, read_header
 from viewgen.randomness import addressed_generator
 from viewgen.recipes import checked_config, recipe
-from viewgen_train.features import Features, evaluation_mode, extract_features
-from viewgen_train.neighbours import METRICS, knn_accuracies
-from viewgen_train.probe import LinearProbe, ProbeConfig, linear_probe, probe_config
+from viewgen.views.expert import NUM_UNIFORMS, ExpertConfig, expert_views
 from viewgen_train.run import open_run
 
 __all__ = ["Evaluation", "evaluate", "measure"]

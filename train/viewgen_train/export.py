@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 
-from viewgen.encoder import Encoder, EncoderConfig
 from viewgen.errors import UsageError
-from viewgen.models import file_digest, read_header
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import file_digest, read_header
 from viewgen_train.run import Run, open_run
 
 __all__ = ["export_encoder"]
@@ -120,7 +120,7 @@ def _page(card: dict[str, Any]) -> str:
     lines += [
         "```python",
         "from viewgen.images import to_model",
-        "from viewgen.models import load_model",
+        "from viewgen.networks.files import load_model",
         "",
         f'encoder = load_model("{WEIGHTS}", "encoder")',
         f"features = encoder.embed(to_model(images))  # uint8 (B, 3, {size}, {size}) → float32 (B, {width})",

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from viewgen.errors import UsageError
 from viewgen.images import to_model
+from viewgen.networks.viewmaker import Viewmaker, ViewmakerConfig, num_noise_channels
 from viewgen.store import CacheReader
-from viewgen.viewmaker import Viewmaker, ViewmakerConfig, num_noise_channels
 from viewgen_train.augment import expert_batch, transform_generated
+from viewgen_train.batch import StepBatch
 from viewgen_train.config import TrainConfig
-from viewgen_train.draws import StepBatch
-from viewgen_train.residence import ShardBuffer, ViewMemory
+from viewgen_train.loader import ShardBuffer, ViewMemory
 
 __all__ = ["CachedViews", "ExpertViews", "GeneratedViews", "ViewmakerViews"]
 

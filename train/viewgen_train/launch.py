@@ -58,7 +58,7 @@ def distribute(
         UsageError: there are fewer GPUs, or cores of a cluster, than workers.
         ViewgenError: what a worker raised; or a worker died more than `max_restarts` times, or Ray failed.
     """
-    from viewgen_pipelines.ray_session import ray_session
+    from viewgen_pipelines.executors.session import ray_session
 
     if num_workers < 1:
         raise UsageError(f"{num_workers} workers were asked for; expected at least 1")

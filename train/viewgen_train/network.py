@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from viewgen.encoder import Encoder, EncoderConfig
-from viewgen.layout import channels_last
-from viewgen_train.assimilation import Predictor
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.layout import channels_last
 from viewgen_train.config import TrainConfig
+from viewgen_train.objectives.assimilation import Predictor
 
 __all__ = ["ContrastiveNetwork", "build_network"]
 

@@ -11,11 +11,11 @@ import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, MissingFileError, UsageError
-from viewgen.models import file_digest
+from viewgen.networks.files import file_digest
 from viewgen.store import CacheReader, cache_folder
 from viewgen_train.caches import check_cache, find_cache, no_cache
 from viewgen_train.config import TrainConfig, train_config
-from viewgen_train.residence import available_bytes
+from viewgen_train.loader import available_bytes
 
 __all__ = ["TrainOptions", "TrainPlan", "make_plan", "resolved_precision"]
 
@@ -198,7 +198,7 @@ def _canonical(name: str | None) -> str | None:
 
 
 def _make_embedded(inversions: bool, options: TrainOptions, say: Callable[[str], object]) -> str:
-    from viewgen_pipelines import cache
+    from viewgen_pipelines.cache import cache
 
     method = "invert" if inversions else "wsearch"
     say(

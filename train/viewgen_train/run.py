@@ -8,9 +8,9 @@ from typing import Any, Literal, cast
 
 import torch
 
-from viewgen.encoder import Encoder
 from viewgen.errors import CorruptDataError, MissingFileError, UsageError
-from viewgen.models import load_model, read_header
+from viewgen.networks.encoder import Encoder
+from viewgen.networks.files import load_model, read_header
 from viewgen_train.config import TrainConfig
 
 __all__ = ["CONFIG", "CURVES", "Run", "open_run"]
@@ -26,7 +26,7 @@ class Run:
     Attributes:
         path: its folder.
         which: ``"last"`` or ``"best"``.
-        encoder: the trained network, for inference (see `viewgen.models.load_model`).
+        encoder: the trained network, for inference (see `viewgen.networks.files.load_model`).
         config: the training's settings.
         dataset: name of its data set.
         split: of the data set.

@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from viewgen.datasets import ImageDataset
+from viewgen.diagnostics.features import Features, extract_features
+from viewgen.diagnostics.knn import knn_accuracies
+from viewgen.diagnostics.probe import linear_probe, probe_config
 from viewgen.randomness import addressed_generator
-from viewgen_train.assimilation import assimilation_loss
 from viewgen_train.augment import expert_batch
-from viewgen_train.batches import RowOrder
+from viewgen_train.batch import StepBatch
+from viewgen_train.checkpoints import restore_weights, settle_weights, write_best, write_weights
 from viewgen_train.config import TrainConfig
 from viewgen_train.distributed import World, synchronise_batchnorm
-from viewgen_train.draws import StepBatch
-from viewgen_train.features import Features, extract_features
 from viewgen_train.generated_views import GeneratedViews, ViewmakerViews
-from viewgen_train.neighbours import knn_accuracies
+from viewgen_train.loader import ImageMemory
+from viewgen_train.loop import Trainer, TrainingDivergedError
 from viewgen_train.network import ContrastiveNetwork
-from viewgen_train.probe import linear_probe, probe_config
-from viewgen_train.residence import ImageMemory
-from viewgen_train.session import Trainer, TrainingDivergedError
-from viewgen_train.weights import restore_weights, settle_weights, write_best, write_weights
+from viewgen_train.objectives.assimilation import assimilation_loss
+from viewgen_train.sampler import RowOrder
 
 __all__ = ["AssimilationTrainer", "KnnSets", "learning_rate"]
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from viewgen.errors import DataError, UsageError
+from viewgen_train.checkpoints import BEST, LAST
 from viewgen_train.curves import TENSORBOARD
+from viewgen_train.loop import CHECKPOINT, only_run
 from viewgen_train.plan import TrainOptions, TrainPlan, make_plan
 from viewgen_train.run import CONFIG, CURVES
-from viewgen_train.session import CHECKPOINT, only_run
-from viewgen_train.weights import BEST, LAST
 from viewgen_train.worker import train_worker
 
 __all__ = ["TrainResult", "train"]

@@ -8,19 +8,19 @@ import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, DataError, UsageError
-from viewgen.models import load_model
+from viewgen.networks.files import load_model
+from viewgen.networks.stylegan2 import Generator
 from viewgen.store import CacheReader
-from viewgen.stylegan2 import Generator
-from viewgen_train.batches import BlockOrder, FullOrder, RowOrder
 from viewgen_train.code_views import Codes, OnlineViews, PerturbedViews
 from viewgen_train.curves import CurveWriter
 from viewgen_train.distributed import World
 from viewgen_train.generated_views import CachedViews, ExpertViews, GeneratedViews, ViewmakerViews
+from viewgen_train.loader import ImageMemory, ShardBuffer, ViewMemory, available_bytes
+from viewgen_train.loop import CHECKPOINT, run_training
 from viewgen_train.network import ContrastiveNetwork, build_network
 from viewgen_train.plan import TrainPlan
-from viewgen_train.residence import ImageMemory, ShardBuffer, ViewMemory, available_bytes
 from viewgen_train.run import CONFIG
-from viewgen_train.session import CHECKPOINT, run_training
+from viewgen_train.sampler import BlockOrder, FullOrder, RowOrder
 from viewgen_train.trainer import AssimilationTrainer, KnnSets
 
 __all__ = ["build_trainer", "train_worker"]

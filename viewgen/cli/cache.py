@@ -116,7 +116,7 @@ def cache(as_json: bool, **options: Any) -> None:
       viewgen cache --dataset cifar10 --out s3://bucket/views.zarr --gpus-per-worker 1 --json
     """
     from viewgen.errors import IncompleteError
-    from viewgen_pipelines import cache as make_cache
+    from viewgen_pipelines.cache import cache as make_cache
 
     try:
         result = make_cache(**options)

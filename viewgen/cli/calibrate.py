@@ -54,11 +54,11 @@ def calibrate(
     """
     import torch
 
-    from viewgen import calibration
     from viewgen.datasets import load_dataset
-    from viewgen.expert import ExpertConfig
-    from viewgen.models import file_digest, load_models
+    from viewgen.diagnostics import calibration
+    from viewgen.networks.files import file_digest, load_models
     from viewgen.recipes import recipe
+    from viewgen.views.expert import ExpertConfig
     from viewgen_pretrained.hub import find_models
 
     overrides = {"encoder": encoder} if encoder else {}

@@ -59,7 +59,7 @@ def _python() -> Outcome:
 def _torch() -> Outcome:
     import torch
 
-    from viewgen.precision import native_bfloat16
+    from viewgen.networks.precision import native_bfloat16
 
     torch.zeros(2, 2) @ torch.zeros(2, 2)
     bfloat16 = "bfloat16 in hardware" if native_bfloat16() else "bfloat16 emulated (keep --precision float32)"
@@ -84,7 +84,7 @@ def _gpu() -> Outcome:
 
 
 def _torchvision() -> Outcome:
-    from viewgen.torchvision_import import import_torchvision
+    from viewgen.networks.torchvision_import import import_torchvision
 
     import_torchvision("models.resnet")
     return _ok(metadata.version("torchvision"))
@@ -107,8 +107,8 @@ def _s3() -> Outcome:
 
 
 def _lpips() -> Outcome:
-    from viewgen.models import file_digest
-    from viewgen.perceptual import LPIPS_TRUNK, lpips_trunk
+    from viewgen.inversion.perceptual import LPIPS_TRUNK, lpips_trunk
+    from viewgen.networks.files import file_digest
 
     instead = "without it inversions use the discriminator's features"
     url = f"https://download.pytorch.org/models/{LPIPS_TRUNK}"
@@ -158,7 +158,7 @@ def _memory_bytes() -> int:
 
 
 def _machine() -> Outcome:
-    from viewgen_pipelines.process import available_cores
+    from viewgen_pipelines.executors.process import available_cores
 
     memory = _memory_bytes()
     detail = f"{available_cores()} cores, {memory / GIB:.1f} GiB memory"

@@ -43,7 +43,7 @@ def inspect(url: str, as_json: bool, **options: Any) -> None:
       viewgen inspect wsearch.zarr --compare wperturb.zarr
       viewgen inspect s3://bucket/views.zarr --static gallery
     """
-    from viewgen_pipelines import inspect as look_at
+    from viewgen_pipelines.inspecting import inspect as look_at
 
     def say(line: str) -> None:
         click.echo(line, err=True)

@@ -57,7 +57,7 @@ def mi(as_json: bool, **options: Any) -> None:
       viewgen mi --dataset cifar10 --cache s3://bucket/a.zarr --cache s3://bucket/b.zarr --json
     """
     from viewgen.errors import IncompleteError
-    from viewgen_pipelines import mi as measure
+    from viewgen_pipelines.mutual_information import mi as measure
 
     try:
         result = measure(**options)

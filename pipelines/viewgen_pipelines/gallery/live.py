@@ -12,8 +12,8 @@ from typing import Any
 from viewgen.errors import MissingFileError, StorageError
 from viewgen.store import STATUS_NOT_CONVERGED, STATUS_OK, Storage
 from viewgen_pipelines.gallery.index import CacheIndex, Snapshot
-from viewgen_pipelines.lease import EXPIRY_SECONDS, process_is_alive, ruling_record
-from viewgen_pipelines.ledger import AttemptLedger, ShardHistory
+from viewgen_pipelines.shards.lease import EXPIRY_SECONDS, process_is_alive, ruling_record
+from viewgen_pipelines.shards.ledger import AttemptLedger, ShardHistory
 
 __all__ = ["MAX_TROUBLES", "Progress", "Trouble", "find_troubles", "follow"]
 

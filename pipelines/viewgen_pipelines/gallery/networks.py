@@ -11,7 +11,7 @@ from viewgen.errors import MissingFileError
 from viewgen.store import CacheSpec
 
 if TYPE_CHECKING:
-    from viewgen.models import Models
+    from viewgen.networks.files import Models
 
 __all__ = ["NUM_FRAMES", "Networks", "find_networks"]
 
@@ -45,7 +45,7 @@ class Networks:
         """
         import torch
 
-        from viewgen.search import render
+        from viewgen.views.wsearch.problem import render
 
         with self._lock, torch.inference_mode():
             models = self._loaded()
@@ -66,7 +66,7 @@ class Networks:
     def _pairwise(self, images: Any) -> NDArray[np.float32]:
         import torch
 
-        from viewgen.search import project
+        from viewgen.views.wsearch.problem import project
 
         encoder = self._loaded().encoder
         assert encoder is not None
@@ -82,7 +82,7 @@ class Networks:
                 self._loaded()
 
     def _loaded(self) -> "Models":
-        from viewgen.models import load_models
+        from viewgen.networks.files import load_models
 
         if self._models is None:
             self._models = load_models(self.paths)
@@ -104,7 +104,7 @@ def _find(kind: str, spec: CacheSpec, models_dir: str | None) -> Path | None:
     wanted = spec.models.get(kind)
     if wanted is None:
         return None
-    from viewgen.models import file_digest
+    from viewgen.networks.files import file_digest
     from viewgen_pretrained.hub import find_models
 
     for folder in {models_dir, None}:

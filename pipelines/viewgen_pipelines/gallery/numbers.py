@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from viewgen.store import STATUS_NOT_CONVERGED, STATUS_OK
 from viewgen_pipelines.gallery.charts import Bars, Mark, bar_chart, bin_values
 from viewgen_pipelines.gallery.index import Snapshot
-from viewgen_pipelines.steps import PAIRWISE_BINS
+from viewgen_pipelines.shards.steps import PAIRWISE_BINS
 
 __all__ = ["MAX_MATRIX_VIEWS", "Gauge", "charts", "facts", "matrix", "provenance", "versus"]
 

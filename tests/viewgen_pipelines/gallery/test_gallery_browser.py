@@ -9,7 +9,7 @@ from viewgen_pipelines.gallery.index import CacheIndex
 from viewgen_pipelines.gallery.queries import Query, select
 from viewgen_pipelines.gallery.sources import CacheSource
 from viewgen_pipelines.gallery.static_site import write_static
-from viewgen_pipelines.lease import Lease
+from viewgen_pipelines.shards.lease import Lease
 
 SECONDS = 60
 

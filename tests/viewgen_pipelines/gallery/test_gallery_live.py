@@ -6,8 +6,8 @@ import pytest
 
 from viewgen_pipelines.gallery.index import CacheIndex
 from viewgen_pipelines.gallery.live import find_troubles, follow
-from viewgen_pipelines.lease import Lease
-from viewgen_pipelines.ledger import AttemptLedger
+from viewgen_pipelines.shards.lease import Lease
+from viewgen_pipelines.shards.ledger import AttemptLedger
 
 
 def test_a_run_has_a_rate_and_an_end(make_cache, monkeypatch):
@@ -17,7 +17,7 @@ def test_a_run_has_a_rate_and_an_end(make_cache, monkeypatch):
     assert (still.running, still.num_shards, still.views_per_second) == (False, 1, None)
     with Lease(cache.storage, "run-b") as lease:
         cache.commit(1, 2, run_id="run-b")
-        monkeypatch.setattr("viewgen_pipelines.ledger.time.time", lambda: lease._started + 12)
+        monkeypatch.setattr("viewgen_pipelines.shards.ledger.time.time", lambda: lease._started + 12)
         AttemptLedger(cache.storage, "run-b", 3).begin(3)
         index = CacheIndex(cache.url)
         progress = follow(index, index.snapshot(), now=lease._started + 14)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from viewgen.models import file_digest, load_models
-from viewgen.search import render
+from viewgen.networks.files import file_digest, load_models
+from viewgen.views.wsearch.problem import render
 from viewgen_pipelines.gallery.networks import NUM_FRAMES, find_networks
 from viewgen_pretrained.hub import find_models
 

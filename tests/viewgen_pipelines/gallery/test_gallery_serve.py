@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from viewgen.errors import UsageError
-from viewgen_pipelines import cache
+from viewgen_pipelines.cache import cache
 from viewgen_pipelines.gallery.serve import GalleryOptions, choose_port, gallery_url
 from viewgen_pipelines.progress import Progress
 

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from viewgen.cli import cli
 from viewgen.errors import DataError, MissingFileError, StorageError, UsageError
-from viewgen_pipelines import inspect
 from viewgen_pipelines.gallery.sources import CacheSource
 from viewgen_pipelines.gallery.static_site import write_static
+from viewgen_pipelines.inspecting import inspect
 
 
 def test_every_link_leads_to_a_file(make_cache, at_hand, tmp_path):

@@ -1,0 +1,362 @@
+"""`viewgen cache` as a function: generate the views of a data set and store them."""
+
+import dataclasses
+import time
+from typing import Any, Literal
+
+from viewgen.errors import MissingFileError, UsageError
+from viewgen.memory import BatchSize
+from viewgen.store import (
+    CacheReader,
+    CacheSpec,
+    Storage,
+    create_cache,
+    open_storage,
+    pending_shards,
+    read_spec,
+)
+from viewgen_pipelines.executors.local import Executor, LocalExecutor
+from viewgen_pipelines.progress import Progress
+from viewgen_pipelines.report import CacheResult, make_result, report_lines
+from viewgen_pipelines.shards.driver import Stage, StageResult, run_stage
+from viewgen_pipelines.shards.plan import CacheOptions, CachePlan, make_plan
+from viewgen_pipelines.sheet import draw_contact_sheet
+
+__all__ = ["cache"]
+
+
+def cache(
+    dataset: str,
+    *,
+    method: str = "wsearch",
+    views: int | None = None,
+    out: str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    epsilon_boundary: float | Literal["auto"] | None = None,
+    epsilon_uniformity: float | None = None,
+    uniformity_weight: float | None = None,
+    max_steps: int | None = None,
+    sigma: float | None = None,
+    anchor: str | None = None,
+    solver: str | None = None,
+    precision: str | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
+    batch_size: BatchSize = None,
+    ray_address: str | None = None,
+    executor: Literal["ray", "local"] = "ray",
+    seed: int = 0,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    storage_options: dict[str, Any] | None = None,
+    data_root: str | None = None,
+    generator: str | None = None,
+    inverter: str | None = None,
+    encoder: str | None = None,
+    discriminator: str | None = None,
+    models: str | None = None,
+    inversions: str | None = None,
+    keep_latents: bool = False,
+    shard_images: int | None = None,
+    max_attempts: int = 3,
+    hang_timeout: float = 3600.0,
+    gallery: bool = False,
+    quiet: bool = False,
+) -> CacheResult:
+    """Make the views of a data set, or go on where an earlier run of the same configuration ended.
+
+    The same options give the same views, whatever the executor, workers, batch size or number of
+    interruptions. Damaged shards of an existing cache are found and made again.
+
+    Args:
+        dataset: name of the data set.
+        method: name of the view method; what it needs and its defaults for the data set are looked up.
+        views: V, views per image; 8 unless the method fixes it.
+        out: URL of the cache; by default ``<dataset>-<split>-<method>.zarr`` in ``$VIEWGEN_CACHE`` or the
+            user's cache folder.
+        split: of the data set.
+        limit: only the first images of the split.
+        epsilon_boundary: ε₁ of wsearch, or ``"auto"`` to calibrate it against expert views.
+        epsilon_uniformity: ε₂ of wsearch.
+        uniformity_weight: λ of wsearch.
+        max_steps: updates per image.
+        sigma: standard deviation of wperturb's noise.
+        anchor: of wsearch, ``"reconstruction"`` or ``"image"``.
+        solver: of wsearch, ``"adam"`` or ``"boundary"``.
+        precision: of wsearch and invert, ``"float32"`` or ``"bfloat16"``: what the networks compute in while
+            they search. What is stored is rendered and measured in float32 all the same.
+        workers: shards made at the same time; by default one per GPU, or one per core without.
+        gpus_per_worker: GPUs of each worker, fractions allowed; by default 1 where there are GPUs, else 0.
+        batch_size: images optimised at once in a worker; the memory knob, without influence on the views. By
+            default one group, the smallest; ``"auto"`` for as many as fit into the memory that is free.
+        ray_address: of a running Ray cluster; by default Ray is started on this machine.
+        executor: ``"ray"``, or ``"local"`` for one worker in this process.
+        seed: root of all random numbers.
+        dry_run: check everything and say what would be made, but write nothing.
+        overwrite: replace a cache of another configuration at `out`.
+        storage_options: of the fsspec file system of `out` and `inversions`.
+        data_root: folder of the data sets.
+        generator, inverter, encoder, discriminator: weight files that replace the data set's own.
+        models: folder of a `viewgen pretrain` run with the weights.
+        inversions: URL of the cache of inversions, made there if it does not exist; by default beside `out`.
+        keep_latents: store the codes of the views too.
+        shard_images: S, images per shard; by default about twelve shards of 16 to 512 images.
+        max_attempts: failures after which a shard is given up (quarantined).
+        hang_timeout: seconds after which a shard's worker is ended.
+        gallery: with Ray, serve a gallery of the cache (`viewgen inspect`) while it grows.
+        quiet: write nothing to standard error.
+
+    Returns:
+        The result; what could not be made is in its `quarantined`.
+
+    Raises:
+        UsageError: an option is wrong.
+        CacheMismatchError: `out` holds a cache of another configuration; the message lists the differences.
+        LeaseError: another run is writing the cache.
+        DataError, MissingFileError, ModelError: the data set or the weights are missing or do not fit.
+        StorageError: a URL cannot be read or written.
+        CorruptDataError: a cache is damaged beyond what making shards again repairs.
+    """
+    start = time.monotonic()
+    progress = Progress(quiet=quiet)
+    options = CacheOptions(
+        dataset=dataset,
+        method=method,
+        views=views,
+        out=out,
+        split=split,
+        limit=limit,
+        seed=seed,
+        data_root=data_root,
+        models=models,
+        networks={
+            "generator": generator,
+            "inverter": inverter,
+            "encoder": encoder,
+            "discriminator": discriminator,
+        },
+        method_settings={
+            "epsilon_boundary": epsilon_boundary,
+            "epsilon_uniformity": epsilon_uniformity,
+            "uniformity_weight": uniformity_weight,
+            "max_steps": max_steps,
+            "sigma": sigma,
+            "anchor": anchor,
+            "solver": solver,
+            "precision": precision,
+        },
+        inversions=inversions,
+        keep_latents=keep_latents,
+        shard_images=shard_images,
+        storage_options=storage_options or {},
+    )
+    _check_execution(executor, workers, gpus_per_worker, ray_address, batch_size, max_attempts, hang_timeout)
+    plan = make_plan(options, progress.say)
+    _check_places(plan, executor)
+    if dry_run:
+        return _preview(plan, storage_options or {}, progress, batch_size)
+    run = _Run(plan, options, progress, max_attempts=max_attempts, overwrite=overwrite)
+    run.settings = {"data_root": data_root, "batch_size": batch_size, "hang_seconds": hang_timeout}
+    run.look()
+    shown = _gallery_options(plan, options) if gallery and executor == "ray" else None
+    target = plan.target.spec
+    with _executor(executor, workers, gpus_per_worker, ray_address, progress, target, shown) as chosen:
+        return run.run(chosen, start)
+
+
+class _Run:
+    def __init__(
+        self,
+        plan: CachePlan,
+        options: CacheOptions,
+        progress: Progress,
+        *,
+        max_attempts: int,
+        overwrite: bool,
+    ) -> None:
+        self.plan = plan
+        self.storage_options = options.storage_options
+        self.progress = progress
+        self.max_attempts = max_attempts
+        self.overwrite = overwrite
+        self.settings: dict[str, Any] = {}
+
+    def look(self) -> None:
+        """Meet a wrong URL or a cache of another configuration before anything is started or written."""
+        for stage in self.plan.stages:
+            storage = open_storage(stage.url, self.storage_options)
+            if not (self.overwrite and stage is self.plan.target):
+                _pending(storage, stage.spec)
+
+    def run(self, executor: Executor, start: float) -> CacheResult:
+        storage = open_storage(self.plan.target.url, self.storage_options)
+        if not (self.overwrite and storage.exists("zarr.json")):
+            # a place that cannot be written shows before the inversions have taken their time
+            create_cache(storage, self.plan.target.spec)
+        blocked: dict[int, str] = {}
+        for stage in self.plan.stages[:-1]:
+            inversions = self._stage(stage, executor, {})
+            blocked = _blocked(self.plan.target.spec, stage, inversions)
+        target = self.plan.target
+        result = self._stage(target, executor, blocked, overwrite=self.overwrite)
+        reader = CacheReader(target.url, self.storage_options)
+        summary = make_result(target, result, reader, time.monotonic() - start)
+        try:
+            sheet = draw_contact_sheet(self.plan, reader, self.storage_options)
+            summary = dataclasses.replace(summary, contact_sheet=sheet)
+        except OSError as error:
+            self.progress.say(f"the contact sheet could not be written: {error}")
+        for line in report_lines(target, result, summary, reader):
+            self.progress.say(line)
+        return summary
+
+    def _stage(
+        self, stage: Stage, executor: Executor, blocked: dict[int, str], *, overwrite: bool = False
+    ) -> StageResult:
+        return run_stage(
+            stage,
+            executor,
+            dataset=self.plan.dataset,
+            storage_options=self.storage_options,
+            progress=self.progress,
+            job_settings=self.settings,
+            max_attempts=self.max_attempts,
+            overwrite=overwrite,
+            blocked=blocked,
+        )
+
+
+def _check_execution(
+    executor: str,
+    workers: int | None,
+    gpus_per_worker: float | None,
+    ray_address: str | None,
+    batch_size: BatchSize,
+    max_attempts: int,
+    hang_timeout: float,
+) -> None:
+    if executor not in ("ray", "local"):
+        raise UsageError(f"--executor {executor!r}: expected 'ray' or 'local'")
+    if executor == "local":
+        if workers not in (None, 1):
+            raise UsageError(
+                f"--workers {workers}: --executor local has one worker; use --executor ray for more"
+            )
+        for flag, value in (("--ray-address", ray_address), ("--gpus-per-worker", gpus_per_worker)):
+            if value is not None:
+                raise UsageError(f"{flag}: --executor local does not use Ray")
+    for flag, count in (
+        ("--workers", workers),
+        ("--batch-size", 1 if batch_size == "auto" else batch_size),
+        ("--max-attempts", max_attempts),
+    ):
+        if count is not None and count < 1:
+            raise UsageError(f"{flag} {count}: expected at least 1")
+    if gpus_per_worker is not None and gpus_per_worker < 0:
+        raise UsageError(f"--gpus-per-worker {gpus_per_worker:g}: expected 0 or more")
+    if not hang_timeout > 0:
+        raise UsageError(f"--hang-timeout {hang_timeout:g}: expected a positive number of seconds")
+
+
+def _check_places(plan: CachePlan, executor: str) -> None:
+    for stage in plan.stages:
+        if stage.url.startswith("memory://") and executor != "local":
+            raise UsageError(
+                f"{stage.url} lives in the memory of one process, which Ray's workers do not share; add "
+                "--executor local, or use a path or s3://"
+            )
+    urls = [stage.url for stage in plan.stages]
+    if len(set(urls)) != len(urls):
+        raise UsageError(f"the views and the inversions cannot both lie at {urls[0]}; give another --out")
+
+
+def _executor(
+    name: str,
+    workers: int | None,
+    gpus_per_worker: float | None,
+    ray_address: str | None,
+    progress: Progress,
+    spec: CacheSpec,
+    gallery: Any = None,
+) -> Executor:
+    if name == "local":
+        return LocalExecutor()
+    from viewgen_pipelines.executors.ray import RayExecutor
+
+    return RayExecutor(
+        num_workers=workers,
+        max_workers=spec.num_shards,
+        gpus_per_worker=gpus_per_worker,
+        address=ray_address,
+        say=progress.say,
+        gallery=gallery,
+    )
+
+
+def _gallery_options(plan: CachePlan, options: CacheOptions) -> Any:
+    from viewgen_pipelines.gallery.serve import GalleryOptions
+
+    return GalleryOptions(
+        url=plan.target.url,
+        storage_options=options.storage_options,
+        data_root=options.data_root,
+        inversions=plan.target.inversions_url,
+        models=options.models,
+    )
+
+
+def _blocked(spec: CacheSpec, stage: Stage, inversions: StageResult) -> dict[int, str]:
+    """Return shard id → reason of the shards with rows whose inversions were given up."""
+    reasons = {}
+    for lost, reason in inversions.quarantined.items():
+        rows = stage.spec.shard_rows(lost)
+        for shard_id in range(rows[0] // spec.shard_images, rows[-1] // spec.shard_images + 1):
+            reasons[shard_id] = f"its inversions were given up (shard {lost} of {stage.url}): {reason}"
+    return reasons
+
+
+def _preview(
+    plan: CachePlan, storage_options: dict[str, Any], progress: Progress, batch_size: BatchSize
+) -> CacheResult:
+    """Say what would be made and what of it is there; nothing is written."""
+    for stage in plan.stages:
+        spec = stage.spec
+        storage = open_storage(stage.url, storage_options)
+        pending = _pending(storage, spec)
+        num_bytes = sum(layout.row_bytes for layout in spec.array_layout().values()) * spec.num_images
+        progress.say(
+            f"{stage.title}: {spec.num_images} images × {spec.num_views} views of {spec.height} px, "
+            f"{num_bytes / 1e6:,.1f} MB, in {spec.num_shards} shards of {spec.shard_images} images, "
+            f"{pending} of them to be made, at {storage.url}"
+        )
+        progress.say(f"  config: {', '.join(f'{key}={value}' for key, value in spec.config.items())}")
+        for kind, path in stage.model_paths.items():
+            progress.say(f"  {kind}: {path}")
+    words: dict[BatchSize, str] = {None: "one group", "auto": "as many as each worker finds room for"}
+    at_once = words.get(batch_size, str(batch_size))
+    progress.say(f"images at once: {at_once} (--batch-size; it does not change the views)")
+    target = plan.target
+    return CacheResult(
+        url=open_storage(target.url, storage_options).url,
+        num_images=target.spec.num_images,
+        num_views=target.spec.num_views,
+        epsilon_boundary=target.spec.config.get("epsilon_boundary"),
+        precision=target.spec.config.get("precision"),
+        converged_share=0.0,
+        mean_pairwise=None,
+        seconds=0.0,
+        views_per_second=None,
+        quarantined=[],
+    )
+
+
+def _pending(storage: Storage, spec: CacheSpec) -> int:
+    """Return how many shards are missing; raise what the run itself would raise about the place."""
+    try:
+        there = read_spec(storage)
+    except MissingFileError:
+        return spec.num_shards
+    if there.identity != spec.identity:
+        create_cache(storage, spec)  # raises, with the differences, before it writes
+    return len(pending_shards(storage, spec))

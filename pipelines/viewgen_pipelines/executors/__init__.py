@@ -1,0 +1,1 @@
+"""Executors: where tasks run, in this process or on Ray."""

@@ -1,0 +1,248 @@
+"""A Ray session of our own on this machine, or a connection to a running cluster.
+
+A local session listens on the loopback address only, keeps Ray's token authentication on, sends no usage
+statistics, and needs little memory: nothing but shard numbers travels through its object store.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TextIO
+
+from viewgen.errors import UsageError, ViewgenError
+from viewgen_pipelines.executors.process import available_cores
+from viewgen_pipelines.shards.watchdog import private_folder
+
+__all__ = ["RaySession", "check_address", "ray_session", "sweep_sessions"]
+
+OBJECT_STORE_BYTES = 100 * 2**20
+
+_PACKAGES = ("viewgen", "viewgen_pipelines", "viewgen_pretrained", "viewgen_train")
+_SESSION = re.compile(r"session_.*_(\d+)")
+# Must be set before the first import of ray in this process.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RaySession:
+    """A session that is ready.
+
+    Attributes:
+        dashboard: line that tells where the dashboard is, None without one.
+        num_cores: processor cores of the cluster.
+        num_gpus: GPUs of the cluster.
+        own: it was started for this run and ends with it.
+        elsewhere: it may have, or get, nodes on other machines.
+        node_cores: processor cores of its smallest node that has any.
+    """
+
+    dashboard: str | None
+    num_cores: float
+    num_gpus: float
+    own: bool
+    elsewhere: bool
+    node_cores: float
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySession]:
+    """Start or join a Ray session and leave it behind as it was found.
+
+    A session that the calling process has already started is used and left running.
+
+    Args:
+        address: of a running cluster (``host:port`` or ``auto``); None starts a session for this run.
+        num_workers: a session of our own admits at least so many, even beyond the number of cores.
+
+    Raises:
+        UsageError: the address is of a kind that is not supported.
+        ViewgenError: Ray does not start or cannot be reached.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    check_address(address)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    joined = ray.is_initialized()
+    handler = signal.getsignal(signal.SIGTERM)
+    with _quiet():
+        try:
+            if not joined:
+                _start(ray, address, num_workers)
+                _restore_sigterm(handler)
+            there = ray.cluster_resources()
+            own = address is None and not joined
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            yield RaySession(
+                dashboard=_dashboard(ray),
+                num_cores=available_cores() if own else there.get("CPU", 1.0),
+                num_gpus=there.get("GPU", 0.0),
+                own=own,
+                elsewhere=address is not None or len(nodes) > 1,
+                node_cores=min((node["CPU"] for node in nodes if node.get("CPU")), default=1.0),
+            )
+        finally:
+            if not joined:
+                ray.shutdown()
+                _restore_sigterm(handler)
+
+
+def check_address(address: str | None) -> None:
+    """Refuse an address that Ray would try for a quarter of an hour.
+
+    Raises:
+        UsageError: a Ray Client address.
+        ViewgenError: nothing listens at the address.
+    """
+    if not address or address == "auto":
+        return
+    if "://" in address:
+        raise UsageError(
+            f"--ray-address {address!r}: Ray Client addresses are not supported; start the command on a "
+            "machine of the cluster with --ray-address auto, or as a job (`ray job submit`)"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"--ray-address {address!r}: expected HOST:PORT (the head's, often 6379) or 'auto'")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ViewgenError(
+            f"no Ray cluster answers at {address}: {error}; is its head running (`ray start --head`)?"
+        ) from error
+
+
+def sweep_sessions(folder: Path) -> list[str]:
+    """Delete the folders of sessions whose driver has ended; return their names."""
+    swept = []
+    for session in folder.glob("session_*"):
+        match = _SESSION.fullmatch(session.name)
+        if match is None or session.is_symlink() or Path(f"/proc/{match[1]}").exists():
+            continue
+        shutil.rmtree(session, ignore_errors=True)
+        swept.append(session.name)
+    return swept
+
+
+def _start(ray: Any, address: str | None, num_workers: int) -> None:
+    settings: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
+    if address is None:
+        folder = private_folder("ray")
+        sweep_sessions(folder)
+        settings |= {
+            "address": "local",
+            "num_cpus": max(num_workers, available_cores()) + 1,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "_temp_dir": str(folder),
+        }
+    else:
+        settings |= {"address": address, "runtime_env": package_environment()}
+    try:
+        with warnings.catch_warnings(), _stderr_closed():
+            warnings.simplefilter("ignore")
+            ray.init(**settings)
+    except SystemExit as ending:
+        # the handler that `ray.init` puts in place at once leaves with the bare number of the signal
+        code = 128 + signal.SIGTERM if ending.code == signal.SIGTERM else ending.code
+        raise SystemExit(code) from None
+    except Exception as error:
+        place, remedy = "a Ray session on this machine", "--executor local needs no Ray"
+        if address:
+            place = f"the Ray cluster at {address}"
+            remedy = "a cluster with token authentication needs RAY_AUTH_MODE=token and its token here"
+        raise ViewgenError(f"cannot {'reach' if address else 'start'} {place}: {error}; {remedy}") from error
+    if address is None:
+        with contextlib.suppress(OSError, RuntimeError):
+            (Path.home() / ".ray" / "auth_token").chmod(0o600)
+
+
+def package_environment() -> dict[str, Any]:
+    """Return the ``runtime_env`` that ships viewgen's code, and nothing else, to the nodes of a cluster.
+
+    So workers run the driver's version whatever is installed there. Weights stay out of it.
+    """
+    folders = [str(Path(str(resources.files(name)))) for name in _PACKAGES]
+    return {"py_modules": folders, "excludes": ["weights/", "__pycache__/", "*.pyc"]}
+
+
+def _dashboard(ray: Any) -> str | None:
+    address = ray._private.worker.get_dashboard_url()
+    return (
+        f"Ray dashboard: http://{address} (log in with the token that `ray get-auth-token` prints)"
+        if address
+        else None
+    )
+
+
+def _restore_sigterm(handler: Any) -> None:
+    """Put the caller's handler back in the place of the one of `ray.init`."""
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGTERM, handler)
+
+
+class _WithoutRaysMessages:
+    """Standard output without what Ray's background threads print, such as a line per worker that dies."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name.startswith("ray_"):
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Drop what native code writes to standard error; errors come as exceptions all the same."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Ray's loggers and its background threads while a session of ours runs."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.data", "ray.serve")]
+    levels = [logger.level for logger in loggers]
+    stdout, stderr = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _WithoutRaysMessages(stdout), _WithoutRaysMessages(stderr)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Caches made shard by shard: plan, driver, workers, lease and ledger."""

@@ -1,0 +1,310 @@
+"""The driver loop: list what is missing, run it, until nothing is missing or nothing helps."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import viewgen.errors
+from viewgen.datasets import ImageDataset
+from viewgen.errors import CorruptDataError, ViewgenError
+from viewgen.store import (
+    CacheSpec,
+    ShardCommit,
+    Storage,
+    create_cache,
+    list_commits,
+    open_storage,
+    read_spec,
+    repair_cache,
+    verify_cache,
+)
+from viewgen_pipelines.executors.local import Executor
+from viewgen_pipelines.progress import Progress
+from viewgen_pipelines.shards.inputs import publish, withdraw
+from viewgen_pipelines.shards.job import ShardJob, ShardReport
+from viewgen_pipelines.shards.lease import Lease
+from viewgen_pipelines.shards.ledger import AttemptLedger, ShardHistory
+from viewgen_pipelines.shards.log_keeper import LogKeeper
+from viewgen_pipelines.shards.watchdog import CrashTrace
+
+__all__ = ["Stage", "StageResult", "run_stage"]
+
+# Storage errors in a row, without a finished shard in between, after which the storage counts as gone.
+_MAX_STORAGE_ERRORS = 3
+# Shards in a row that fail in a cache without a single finished shard: then it is not the shards.
+_MAX_FAILURES_WITHOUT_SUCCESS = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One cache to make.
+
+    Attributes:
+        title: for the progress bar.
+        url: of the cache.
+        spec: of the cache.
+        method: the `viewgen.views.methods.MethodSpec`.
+        config: the method's configuration.
+        model_paths: kind → file of the networks that the method needs.
+        inversions_url: the cache with the anchor codes, or None.
+    """
+
+    title: str
+    url: str = field(repr=False)
+    spec: CacheSpec
+    method: Any
+    config: Any
+    model_paths: dict[str, str]
+    inversions_url: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageResult:
+    """What a run left.
+
+    Attributes:
+        commits: shard id → record of every finished shard, old and new.
+        quarantined: shard id → reason of the shards that are not finished.
+        repaired: shards whose files were found damaged and that were made again.
+        num_new_images: images that this run made.
+        seconds: wall-clock time of this run.
+    """
+
+    commits: Mapping[int, ShardCommit]
+    quarantined: Mapping[int, str]
+    repaired: list[int]
+    num_new_images: int
+    seconds: float
+
+
+def run_stage(
+    stage: Stage,
+    executor: Executor,
+    *,
+    dataset: ImageDataset,
+    storage_options: dict[str, Any],
+    progress: Progress,
+    job_settings: dict[str, Any],
+    max_attempts: int,
+    overwrite: bool = False,
+    blocked: Mapping[int, str] | None = None,
+) -> StageResult:
+    """Make or resume one cache.
+
+    Args:
+        stage: what to make.
+        executor: entered already.
+        dataset: whose images these are; workers on other machines get them from the cache's storage.
+        storage_options: of the cache's file system.
+        progress: shows how far it is.
+        job_settings: further fields of `ShardJob`.
+        max_attempts: failures after which a shard is quarantined.
+        overwrite: replace a cache that is there, whatever its configuration.
+        blocked: shard id → reason of shards that cannot be made because their inversion is missing.
+
+    Raises:
+        CacheMismatchError: a cache with another configuration is there.
+        LeaseError: another run holds the cache, or took it over.
+        StorageError: the storage fails.
+        ViewgenError: shard after shard fails.
+    """
+    start = time.monotonic()
+    storage = open_storage(stage.url, storage_options)
+    replacing = overwrite and storage.exists("zarr.json")
+    if replacing:
+        read_spec(storage)  # refuses what is no cache before anything is written
+    else:
+        create_cache(storage, stage.spec)
+    with Lease(storage) as lease:
+        if replacing:
+            create_cache(storage, stage.spec, overwrite=True)
+        job = ShardJob(
+            token=lease.token,
+            url=stage.url,
+            storage_options=storage_options,
+            spec=stage.spec,
+            method=stage.method,
+            config=stage.config,
+            model_paths=stage.model_paths,
+            inversions_url=stage.inversions_url,
+            max_attempts=max_attempts,
+            in_driver=executor.in_driver,
+            device=executor.device,
+            num_threads=executor.num_threads,
+            **job_settings,
+        )
+        run = _StageRun(
+            stage, storage, storage_options, lease, job, executor, dataset, progress, dict(blocked or {})
+        )
+        return run.run(start)
+
+
+class _StageRun:
+    def __init__(
+        self,
+        stage: Stage,
+        storage: Storage,
+        storage_options: dict[str, Any],
+        lease: Lease,
+        job: ShardJob,
+        executor: Executor,
+        dataset: ImageDataset,
+        progress: Progress,
+        blocked: dict[int, str],
+    ) -> None:
+        self.stage = stage
+        self.spec = stage.spec
+        self.storage = storage
+        self.storage_options = storage_options
+        self.lease = lease
+        self.job = job
+        self.executor = executor
+        self.dataset = dataset
+        self.progress = progress
+        self.blocked = blocked
+        self.ledger = AttemptLedger(storage, lease.run_id, job.max_attempts, in_driver=executor.in_driver)
+        self.log = LogKeeper(storage, self.spec, self.ledger, check=lease.check, say=progress.say)
+        self.storage_errors = 0
+        self.failures = 0
+        self.topics: set[str] = set()
+
+    def run(self, start: float) -> StageResult:
+        commits = list_commits(self.storage, self.spec)
+        self.ledger.judge_earlier_runs(commits)
+        repaired = self._repair(commits)
+        num_old_images = sum(len(self.spec.shard_rows(shard_id)) for shard_id in commits)
+        finished = set(commits)
+        self.log.add(finished)
+        with self.progress.stage(self.stage.title, self.spec, num_old_images):
+            try:
+                self._loop(finished)
+            finally:
+                self._close()
+        commits = list_commits(self.storage, self.spec)
+        self.log.finish()
+        quarantined = self.blocked | self.ledger.quarantined()
+        num_images = sum(len(self.spec.shard_rows(shard_id)) for shard_id in commits)
+        return StageResult(
+            commits=commits,
+            quarantined={shard: why for shard, why in sorted(quarantined.items()) if shard not in commits},
+            repaired=repaired,
+            num_new_images=num_images - num_old_images,
+            seconds=time.monotonic() - start,
+        )
+
+    def _repair(self, commits: dict[int, ShardCommit]) -> list[int]:
+        """Withdraw the records of shards whose files are damaged, so that this run makes them again."""
+        if not commits:
+            return []
+        self.progress.say(f"checking {len(commits)} finished shards of {self.storage.url}")
+        report = verify_cache(self.stage.url, self.storage_options)
+        if not report.faults:
+            return []
+        repair_cache(self.stage.url, self.storage_options, report)
+        sound = list_commits(self.storage, self.spec)
+        damaged = sorted(set(commits) - set(sound))
+        if damaged:
+            self.progress.say(f"damaged files in shards {_some(damaged)}: making them again")
+            self.ledger.interrupt_shards(set(damaged), "its files were found damaged later")
+        commits.clear()
+        commits.update(sound)
+        return damaged
+
+    def _loop(self, finished: set[int]) -> None:
+        while True:
+            missing = self._missing(finished)
+            if not missing:
+                return
+            before = len(finished)
+            failed = False
+            self._publish()
+            reports = self.executor.run(self.job, missing, self.lease.check)
+            try:
+                for report in reports:
+                    failed |= report.outcome in ("failed", "quarantined")
+                    self._take(report, finished)
+            finally:
+                _close(reports)
+            self.lease.check()
+            finished |= set(list_commits(self.storage, self.spec))
+            self.log.add(finished)
+            if len(finished) == before and not failed:
+                raise ViewgenError(
+                    f"no shard of {self.storage.url} could be finished and none failed: the workers end "
+                    "before their work; run with --executor local to see why"
+                )
+
+    def _publish(self) -> None:
+        """Put what workers elsewhere need where they can reach it; jobs then name no file of the driver."""
+        if not self.executor.elsewhere or self.job.inputs is not None:
+            return
+        inputs = publish(self.storage, self.dataset, self.spec.num_images, self.job.model_paths)
+        self.job = dataclasses.replace(self.job, inputs=inputs, data_root=None, model_paths={})
+
+    def _missing(self, finished: set[int]) -> list[int]:
+        """Return the shards to be made; those that have failed before come last."""
+        histories = self.ledger.histories()
+        unwanted = finished | set(self.blocked) | set(self.ledger.quarantined(histories))
+        missing = [shard_id for shard_id in range(self.spec.num_shards) if shard_id not in unwanted]
+        new = ShardHistory()
+        return sorted(missing, key=lambda shard_id: histories.get(shard_id, new).failures)
+
+    def _take(self, report: ShardReport, finished: set[int]) -> None:
+        shard_id, detail = report.shard_id, report.detail
+        rows = len(self.spec.shard_rows(shard_id))
+        for topic, text in report.notes.items():
+            # every worker has something to say of it; all that they said is in the commit records
+            if topic not in self.topics:
+                self.progress.say(f"{self.stage.title}: {topic}: {text}")
+                self.topics.add(topic)
+        if report.outcome in ("committed", "present"):
+            if shard_id not in finished:
+                self.progress.advance(rows)
+            finished.add(shard_id)
+            self.log.add([shard_id])
+            self.storage_errors = self.failures = 0
+        elif report.outcome == "stopped":
+            self.lease.check()
+            self.storage_errors += 1
+            if report.fatal or self.storage_errors >= _MAX_STORAGE_ERRORS:
+                raise _error_named(report.error)(detail)
+            self.progress.say(f"shard {shard_id}: {detail}; trying again")
+        else:
+            word = "quarantined" if report.outcome == "quarantined" else "failed"
+            self.progress.say(f"shard {shard_id} {word}{f': {detail}' if detail else ''}")
+            self.failures += 1
+            if self.failures >= _MAX_FAILURES_WITHOUT_SUCCESS and not finished:
+                reason = detail or "; ".join(list(self.ledger.quarantined().values())[:1])
+                raise ViewgenError(
+                    f"{self.failures} shards failed one after another and none succeeded, so the fault is "
+                    f"not theirs; the last said: {reason}"
+                )
+
+    def _close(self) -> None:
+        """Leave a ledger that blames no shard for the end of this run."""
+        try:
+            committed = list_commits(self.storage, self.spec)
+            self.ledger.interrupt_own(committed, "the run ended during the attempt")
+            if self.job.inputs is not None:
+                withdraw(self.storage)
+        except (OSError, CorruptDataError):
+            pass  # The storage fails; the error under way says so, and the next run judges these attempts.
+        CrashTrace.sweep(self.lease.run_id)
+
+
+def _error_named(name: str) -> Callable[[str], ViewgenError]:
+    error_class: Callable[[str], ViewgenError] = getattr(viewgen.errors, name or "ViewgenError", ViewgenError)
+    return error_class
+
+
+def _some(shard_ids: list[int], limit: int = 10) -> str:
+    text = ", ".join(str(shard_id) for shard_id in shard_ids[:limit])
+    return text if len(shard_ids) <= limit else f"{text} and {len(shard_ids) - limit} more"
+
+
+def _close(iterator: Any) -> None:
+    close = getattr(iterator, "close", None)
+    if close is not None:
+        close()

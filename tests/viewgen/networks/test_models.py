@@ -1,0 +1,227 @@
+"""Network files: round trips, and a refusal for everything that is not one."""
+
+import copy
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from viewgen.errors import MissingFileError, ModelError
+from viewgen.networks.files import (
+    Models,
+    file_digest,
+    fold_batch_norms,
+    load_model,
+    load_models,
+    read_header,
+    save_model,
+)
+
+KINDS = ("generator", "discriminator", "inverter", "encoder")
+
+
+@pytest.fixture
+def encoder_file(small_models: Models, tmp_path: Path) -> Path:
+    path = tmp_path / "encoder.safetensors"
+    save_model(small_models.encoder, path)
+    return path
+
+
+def rewrite(path: Path, *, header: object = None, **tensors: torch.Tensor | None) -> None:
+    """Write the file again with another header, or with tensors replaced (None: left out)."""
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    if header is not None:
+        metadata["viewgen"] = header if isinstance(header, str) else json.dumps(header)
+    state = load_file(path) | {key.replace("__", "."): value for key, value in tensors.items()}
+    save_file({key: value for key, value in state.items() if value is not None}, path, metadata=metadata)
+
+
+def outputs(models: Models) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(1)
+    z = torch.randn(3, 32, generator=random)
+    images = torch.rand(3, 3, 8, 8, generator=random) * 2 - 1
+    with torch.no_grad():
+        return {
+            "generator": models.generator(z, psi=0.7),
+            "discriminator": models.discriminator(images),
+            "inverter": models.inverter(images),
+            "encoder": models.encoder(images),
+        }
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 0.0), (torch.float16, 0.02)])
+def test_every_kind_survives_a_round_trip(small_models, tmp_path, dtype, tolerance):
+    paths = {kind: tmp_path / f"{kind}.safetensors" for kind in KINDS}
+    for kind, path in paths.items():
+        save_model(getattr(small_models, kind), path, dtype=dtype)
+        assert read_header(path)["kind"] == kind
+        stored = load_file(path)
+        assert {value.dtype for value in stored.values()} <= {dtype, torch.int64}
+    models = load_models(paths)
+    expected, found = outputs(small_models), outputs(models)
+    for kind in KINDS:
+        network = getattr(models, kind)
+        assert type(network.config) is type(getattr(small_models, kind).config)
+        assert network.config == getattr(small_models, kind).config
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        assert {value.dtype for value in network.state_dict().values()} <= {torch.float32, torch.int64}
+        scale = expected[kind].abs().max()
+        # half precision keeps 11 bits; the float32 networks' memory layout may differ
+        torch.testing.assert_close(found[kind] / scale, expected[kind] / scale, atol=tolerance + 1e-5, rtol=0)
+    if dtype == torch.float32:
+        assert torch.equal(models.generator.latent_avg, small_models.generator.latent_avg)
+        # an encoder's batch normalisations are folded when it is loaded; a generator has none
+        state = small_models.generator.state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in models.generator.state_dict().items())
+
+
+def test_the_same_network_gives_the_same_file(small_models, tmp_path):
+    first, second = tmp_path / "a.safetensors", tmp_path / "deep" / "b.safetensors"
+    for path in (first, second):
+        save_model(small_models.generator, path, notes={"dataset": "digits", "kind": "not this"})
+    assert first.read_bytes() == second.read_bytes()
+    assert file_digest(first) == file_digest(second)
+    header = read_header(first)
+    assert (header["kind"], header["dataset"], header["format"]) == ("generator", "digits", 1)
+
+
+def refusal(path: Path, kind: str = "encoder") -> str:
+    with pytest.raises(ModelError) as error:
+        load_model(path, kind)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_an_absent_file(tmp_path):
+    with pytest.raises(MissingFileError, match="viewgen pretrain"):
+        load_model(tmp_path / "nothing.safetensors", "encoder")
+    with pytest.raises(MissingFileError):
+        load_model(tmp_path, "encoder")
+
+
+def test_another_kind(encoder_file):
+    assert "kind 'encoder'; a generator is needed" in refusal(encoder_file, "generator")
+
+
+def test_a_missing_an_unexpected_and_a_misshapen_tensor(encoder_file):
+    rewrite(encoder_file, projector__0__bias=None, extra=torch.zeros(1), projector__2__bias=torch.zeros(5))
+    message = refusal(encoder_file)
+    assert "missing projector.0.bias (32,)" in message
+    assert "unexpected extra" in message
+    assert "projector.2.bias has shape (5,), expected (16,)" in message
+
+
+def test_many_problems_are_counted(encoder_file):
+    keys = [key for key in load_file(encoder_file) if key.startswith("backbone.layer1")]
+    rewrite(encoder_file, **{key.replace(".", "__"): None for key in keys})
+    assert f"and {len(keys) - 5} more" in refusal(encoder_file)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite(encoder_file, value):
+    rewrite(encoder_file, projector__2__bias=torch.full((16,), value))
+    assert "projector.2.bias holds non-finite values" in refusal(encoder_file)
+
+
+def test_a_foreign_safetensors_file(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(3)}, path)
+    assert "no viewgen header" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("{", "damaged viewgen header"),
+        ([1], "without the network's config"),
+        ({"format": 1, "kind": "encoder"}, "without the network's config"),
+        ({"format": 2, "kind": "encoder", "config": {}}, "holds format 2"),
+        ({"format": 1, "kind": "painter", "config": {}}, "kind 'painter'"),
+        ({"format": 1, "kind": ["encoder"], "config": {}}, "kind ['encoder']"),
+        ({"format": 1, "kind": "encoder", "config": {}}, "does not describe a network"),
+        ({"format": 1, "kind": "encoder", "config": {"image_size": 8, "colour": 1}}, "does not describe"),
+        ({"format": 1, "kind": "encoder", "config": {"image_size": 8, "backbone": "vgg"}}, "no backbone"),
+        ({"format": 1, "kind": "encoder", "config": {"image_size": "8"}}, "does not describe"),
+        ({"format": 1, "kind": "encoder", "config": {"image_size": 8, "width": 200_000}}, "has shape"),
+        ({"format": 1, "kind": "encoder", "config": {"image_size": 8, "width": 10**10}}, "does not describe"),
+    ],
+)
+def test_a_header_that_describes_no_network(encoder_file, header, message):
+    rewrite(encoder_file, header=header)
+    assert message in refusal(encoder_file)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.001, 0.5, 0.999])
+def test_a_truncated_file(encoder_file, share):
+    data = encoder_file.read_bytes()
+    encoder_file.write_bytes(data[: int(share * len(data))])
+    assert "not a readable safetensors file" in refusal(encoder_file)
+
+
+def test_a_file_of_another_sort(encoder_file):
+    encoder_file.write_bytes(b"PK\x03\x04" + bytes(1000))
+    refusal(encoder_file)
+    encoder_file.write_bytes(struct.pack("<Q", 2**60) + bytes(1000))
+    refusal(encoder_file)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(torch.nan, torch.float32), (1e6, torch.float16)])
+def test_a_network_that_cannot_be_stored_leaves_the_old_file(small_models, encoder_file, value, dtype):
+    before = encoder_file.read_bytes()
+    bias = small_models.encoder.projector[2].bias
+    kept = bias.clone()
+    bias[3] = value
+    try:
+        with pytest.raises(ModelError, match=r"projector\.2\.bias holds values that are not finite"):
+            save_model(small_models.encoder, encoder_file, dtype=dtype)
+    finally:
+        bias.copy_(kept)
+    assert encoder_file.read_bytes() == before
+    assert [path.name for path in encoder_file.parent.iterdir()] == [encoder_file.name]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(small_models, encoder_file, monkeypatch):
+    before = encoder_file.read_bytes()
+
+    def half(self: Path, data: bytes) -> int:
+        with open(self, "wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(small_models.encoder, encoder_file)
+    assert encoder_file.read_bytes() == before
+    assert [path.name for path in encoder_file.parent.iterdir()] == [encoder_file.name]
+
+
+def test_another_module_is_no_network_of_ours(tmp_path):
+    with pytest.raises(ModelError, match="a Linear cannot be stored"):
+        save_model(torch.nn.Linear(2, 2), tmp_path / "x.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_loaded_for_inference_is_not_stored(encoder_file, tmp_path):
+    loaded = load_model(encoder_file, "encoder")
+    with pytest.raises(ModelError, match="loaded for inference"):
+        save_model(loaded, tmp_path / "again.safetensors")
+    assert not (tmp_path / "again.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", ["encoder", "inverter"])
+def test_folding_batch_norms_changes_no_output(small_models, kind):
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    folded = copy.deepcopy(getattr(small_models, kind))
+    for module in folded.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(generator=torch.Generator().manual_seed(2))
+    expected = folded(images)
+    fold_batch_norms(folded)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(folded(images), expected, atol=1e-5, rtol=1e-4)  # float32, another order

@@ -1,0 +1,100 @@
+"""The Ray session: loopback only, token on, quiet, and no litter."""
+
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from viewgen.errors import UsageError
+from viewgen_pipelines.executors.ray import RayExecutor
+from viewgen_pipelines.executors.session import ray_session, sweep_sessions
+from viewgen_pipelines.shards.watchdog import private_folder
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own code warns
+
+
+def test_sessions_of_ended_drivers_are_swept(tmp_path):
+    ours = f"session_2026-01-01_00-00-00_000000_{os.getpid()}"
+    dead = "session_2026-01-01_00-00-00_000000_4194305"
+    for name in (ours, dead, "something-else"):
+        (tmp_path / name / "logs").mkdir(parents=True)
+    (tmp_path / "session_latest").symlink_to(tmp_path / ours)
+    assert sweep_sessions(tmp_path) == [dead]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ours,
+        "session_latest",
+        "something-else",
+    ]
+
+
+def test_the_session_is_private(shared_ray):
+    import ray
+
+    with ray_session(None) as session:
+        assert session.dashboard.startswith("Ray dashboard: http://127.0.0.1:")
+        assert "ray get-auth-token" in session.dashboard
+        assert session.num_cores >= 1
+    assert ray.is_initialized(), "a session that was there is left running"
+    url = session.dashboard.split()[2]
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{url}/api/v0/actors", timeout=30)
+    assert caught.value.code == 401
+    token = Path.home() / ".ray/auth_token"
+    assert token.stat().st_mode & 0o077 == 0
+    request = urllib.request.Request(
+        f"{url}/nodes?view=summary", headers={"Authorization": f"Bearer {token.read_text().strip()}"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 200
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    sockets = [str(path) for path in private_folder("ray").glob("session_2*/sockets/*")]
+    assert sockets
+    assert max(map(len, sockets)) < 100
+    assert private_folder().stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "gpus", "expected"),
+    [
+        ({}, 2, 0, (2, 1, "cpu")),
+        ({"max_workers": 1}, 8, 0, (1, 8, "cpu")),
+        ({"num_workers": 2}, 16, 0, (2, 8, "cpu")),
+        ({"num_workers": 5}, 2, 0, (5, 1, "cpu")),
+        ({}, 16, 4, (4, 4, "cuda")),
+        ({"gpus_per_worker": 0.5}, 16, 1, (2, 8, "cuda")),
+        ({"gpus_per_worker": 0.0}, 4, 1, (4, 1, "cpu")),
+        ({"num_workers": 2, "gpus_per_worker": 0.5}, 16, 1, (2, 8, "cuda")),
+    ],
+)
+def test_cores_and_gpus_are_divided_among_the_workers(settings, cores, gpus, expected):
+    executor = RayExecutor(**({"max_workers": 100} | settings))
+    executor._divide(cores, gpus)
+    assert (executor.num_workers, executor.num_threads, executor.device) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "cluster", "expected"),
+    [
+        # (cores, GPUs, cores of the smallest node) → (workers, threads, device)
+        ({}, (6, 0, 2), (6, 1, "cpu")),
+        ({"num_workers": 2}, (16, 0, 4), (2, 4, "cpu")),
+        ({"num_workers": 8, "gpus_per_worker": 1.0}, (2, 0, 2), (8, 1, "cuda")),
+        ({"num_workers": 8, "gpus_per_worker": 0.5}, (32, 2, 16), (8, 4, "cuda")),
+    ],
+)
+def test_a_cluster_may_grow_into_what_is_asked_for(settings, cluster, expected):
+    said = []
+    executor = RayExecutor(max_workers=100, say=said.append, **settings)
+    executor.elsewhere = True
+    executor._divide(*cluster)
+    assert (executor.num_workers, executor.num_threads, executor.device) == expected
+    assert said[0].startswith(f"{expected[0]} workers with {expected[1]} cores")
+
+
+@pytest.mark.parametrize("settings", [{"gpus_per_worker": 1.0}, {"num_workers": 3, "gpus_per_worker": 0.5}])
+def test_more_gpus_than_there_are_would_be_waited_for_for_ever(settings):
+    executor = RayExecutor(max_workers=100, **settings)
+    with pytest.raises(UsageError, match="GPUs"):
+        executor._divide(16, 1 if "num_workers" in settings else 0)

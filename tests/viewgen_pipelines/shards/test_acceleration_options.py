@@ -1,0 +1,199 @@
+"""`--precision` and `--batch-size` through the command: identity, equal views, what workers have to say."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from viewgen.cli import main
+from viewgen.errors import CacheMismatchError, UsageError
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import save_model
+from viewgen.networks.inverter import Inverter, InverterConfig
+from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from viewgen.store import CacheReader
+from viewgen.views.methods import METHODS, MethodSpec
+from viewgen.views.wperturb import WPerturbConfig
+from viewgen_pipelines.cache import cache
+from viewgen_pipelines.executors.ray import RayExecutor
+from viewgen_pipelines.shards import plan
+from viewgen_pipelines.shards.job import ShardReport
+
+pytestmark = pytest.mark.usefixtures("no_flushing")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> str:
+    """A folder with small untrained networks for 32-px images."""
+    folder = tmp_path_factory.mktemp("models")
+    channels = (8, 8, 8, 8)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        shape = {"image_size": 32, "channels": channels}
+        networks = (
+            Generator(GeneratorConfig(**shape, num_mapping_layers=2, style_dim=16)),
+            Discriminator(DiscriminatorConfig(**shape)),
+            Inverter(InverterConfig(**shape, style_dim=16)),
+            Encoder(EncoderConfig(image_size=32, width=8, projection_dim=16)),
+        )
+    for network in networks:
+        save_model(network, folder / f"{type(network).__name__.lower()}.safetensors")
+    return str(folder)
+
+
+@pytest.fixture
+def make(tmp_path, models, monkeypatch):
+    """Return a function that runs `cache`, with few updates, on inversions that are made once."""
+    monkeypatch.setattr(
+        plan, "recipe", lambda dataset, section: {"invert": {"max_steps": 1}}.get(section, {})
+    )
+
+    def run(name, method="wsearch", **changes):
+        options = {
+            "models": models,
+            "limit": 6,
+            "views": 2,
+            "max_steps": 1,
+            "executor": "local",
+            "quiet": True,
+        }
+        return cache("digits", method=method, **({"out": str(tmp_path / name)} | options | changes))
+
+    return run
+
+
+def arrays(url: str) -> dict[str, np.ndarray]:
+    reader = CacheReader(url)
+    return {name: reader.array(name) for name in reader.spec.array_layout()}
+
+
+def test_precision_is_part_of_the_identity(make):
+    exact = make("c.zarr")
+    assert exact.precision == "float32"
+    with pytest.raises(CacheMismatchError, match="precision"):
+        make("c.zarr", precision="bfloat16")
+    rounded = make("d.zarr", precision="bfloat16")
+    assert rounded.precision == "bfloat16"
+    first, second = CacheReader(exact.url), CacheReader(rounded.url)
+    assert first.spec.models == second.spec.models, "the inversions are the same"
+    assert first.spec.config["precision"] == "float32"
+    assert not np.array_equal(first.views(first.rows), second.views(second.rows))
+    assert all("num_continued" in commit.stats for commit in second.commits.values())
+    assert not any("num_continued" in commit.stats for commit in first.commits.values())
+
+
+def test_only_methods_that_search_have_a_precision(make):
+    with pytest.raises(UsageError, match="--precision is an option of wsearch, invert; method 'wperturb'"):
+        make("c.zarr", "wperturb", max_steps=None, precision="bfloat16")
+    with pytest.raises(UsageError, match="expected one of float32, bfloat16"):
+        make("c.zarr", precision="half")
+
+
+def test_any_batch_size_gives_the_same_cache(make):
+    made = {size: make(f"{size}.zarr", batch_size=size) for size in (None, 1, "auto")}
+    expected = arrays(made[None].url)
+    for result in made.values():
+        found = arrays(result.url)
+        assert all(np.array_equal(found[name], expected[name], equal_nan=True) for name in expected)
+    assert made[None].notes == made[1].notes == []
+    (note,) = made["auto"].notes
+    assert note.startswith("batch size: auto: ")
+    (commit,) = CacheReader(made["auto"].url).commits.values()
+    assert commit.stats["notes"]["batch size"] in note
+    again = make("auto.zarr", batch_size=7)
+    assert again.views_per_second is None, "another batch size resumes the same cache"
+    assert again.notes == [note]
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_has_an_image(make, size):
+    with pytest.raises(UsageError, match="--batch-size"):
+        make("c.zarr", batch_size=size)
+
+
+@pytest.fixture
+def talking(monkeypatch):
+    """A method whose worker announces something at every shard."""
+
+    def build(config, models, device, seed, num_views, batch_size=None):
+        shards = iter(range(100))
+
+        def step(batch):
+            models.execution.announce("acceleration", f"runs eagerly, shard {next(shards)}")
+            rows = len(batch["image"])
+            return {
+                "views": batch["image"][:, None].repeat(num_views, axis=1),
+                "distance": np.zeros((rows, num_views), np.float32),
+                "steps": np.zeros(rows, np.int32),
+                "inversion_error": np.zeros(rows, np.float32),
+                "status": np.ones(rows, np.uint8),
+            }
+
+        return step
+
+    spec = MethodSpec(
+        name="talking", summary="", config=WPerturbConfig, needs=frozenset(), build=build, num_views=1
+    )
+    monkeypatch.setitem(METHODS, "talking", spec)
+
+
+def test_a_note_is_said_once_and_recorded_with_every_shard(talking, tmp_path, capsys):
+    url = str(tmp_path / "c.zarr")
+    result = cache("digits", method="talking", limit=48, shard_images=16, out=url, executor="local")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "runs eagerly" in line]
+    assert [line for line in lines if line.startswith("talking: ")] == [
+        "talking: acceleration: runs eagerly, shard 0"
+    ]
+    assert result.notes == [f"acceleration: runs eagerly, shard {shard}" for shard in range(3)]
+    assert lines[1:] == [f"  {note}" for note in result.notes]
+    reader = CacheReader(url)
+    for shard, commit in reader.commits.items():
+        assert commit.stats["notes"] == {"acceleration": f"runs eagerly, shard {shard}"}
+    assert result.to_json()["notes"] == result.notes
+
+
+def test_the_report_of_a_shard_carries_its_notes():
+    report = ShardReport(shard_id=3, outcome="committed", notes={"memory": "out of it"})
+    assert ShardReport.from_json(report.to_json()) == report
+
+
+def test_the_command_takes_auto_and_says_so(models, tmp_path, capsys):
+    words = ["--dataset=digits", f"--models={models}", f"--out={tmp_path / 'c.zarr'}", "--dry-run", "--json"]
+
+    def run(*more):
+        with pytest.raises(SystemExit) as caught:
+            main(["cache", *words, *more])
+        return caught.value.code, *capsys.readouterr()
+
+    code, out, err = run("--batch-size=auto", "--precision=bfloat16")
+    assert code == 0
+    assert json.loads(out)["precision"] == "bfloat16"
+    assert "precision=bfloat16" in err
+    assert "images at once: as many as each worker finds room for" in err
+    assert "images at once: 64" in run("--batch-size=64")[2]
+    code, _, err = run("--batch-size=many")
+    assert code == 2
+    assert "neither a whole number nor 'auto'" in err
+
+
+@pytest.mark.parametrize(
+    ("settings", "session", "share"),
+    [
+        ({"num_workers": 4}, (8, 0, None), 1 / 4),
+        ({}, (2, 0, None), 1 / 2),
+        ({"gpus_per_worker": 0.5}, (16, 2, None), 0.5),
+        ({"gpus_per_worker": 2.0}, (16, 4, None), 1.0),
+    ],
+)
+def test_workers_share_the_memory_of_their_machine_or_gpu(settings, session, share):
+    executor = RayExecutor(max_workers=100, **settings)
+    executor._divide(*session)
+    assert executor.memory_share == share
+
+
+def test_on_a_cluster_a_worker_shares_its_nodes_memory():
+    executor = RayExecutor(max_workers=100, num_workers=8)
+    executor.elsewhere = True
+    executor._divide(16, 0, 4)  # four nodes of four cores, two workers on each
+    assert executor.memory_share == 1 / 2

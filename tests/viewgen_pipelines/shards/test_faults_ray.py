@@ -1,0 +1,121 @@
+"""Faults under Ray: workers that crash, hang or are killed, and drivers that are."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from expected_cache import assert_every_image_once
+
+from viewgen.errors import StorageError
+from viewgen.store import open_storage
+from viewgen_pipelines.cache import cache
+from viewgen_pipelines.shards.ledger import AttemptLedger
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own code warns
+
+
+@pytest.fixture
+def url(tmp_path):
+    return str(tmp_path / "c.zarr")
+
+
+@pytest.fixture
+def make(url, ray_faults):
+    def run(**changes):
+        options = {"method": "faulty", "views": 2, "shard_images": 16, "out": url, "quiet": True}
+        return cache("digits", **(options | changes))
+
+    return run
+
+
+def outcomes(url):
+    """Return shard id → how its attempts ended, None for the one that committed."""
+    histories = AttemptLedger(open_storage(url), "", 1).histories()
+    return {shard_id: [a.outcome for a in history.attempts] for shard_id, history in histories.items()}
+
+
+def test_crashing_and_hanging_workers_cost_their_own_shard_only(make, url, ray_faults, tmp_path):
+    once = tmp_path / "once"
+    once.mkdir()
+    ray_faults(segfault=[17], exit=[33], hang=[50], once=str(once))
+    result = make(limit=80, workers=2, hang_timeout=4.0, max_attempts=2)
+    assert [(item["shard"], item["rows"]) for item in result.quarantined] == [(1, [16, 31])]
+    assert "Segmentation fault" in result.quarantined[0]["reason"]
+    assert_every_image_once(url, num_images=80, missing=tuple(range(16, 32)))
+    assert outcomes(url) == {
+        0: [None],
+        1: ["crashed", "crashed"],
+        2: ["crashed", None],
+        3: ["hung", None],
+        4: [None],
+    }
+    ray_faults()
+    assert make(limit=80, workers=2, max_attempts=3).complete
+    assert_every_image_once(url, num_images=80)
+
+
+def test_a_worker_killed_in_the_middle_of_a_shard_is_replaced(make, url, ray_faults):
+    ray_faults(seconds=0.7)
+    killer = threading.Thread(target=kill_worker_of, args=(url, 1))
+    killer.start()
+    assert make(limit=40, workers=1).complete
+    killer.join()
+    assert_every_image_once(url, num_images=40)
+    assert outcomes(url) == {0: [None], 1: ["crashed", None], 2: [None]}
+
+
+def kill_worker_of(url, shard_id):
+    marker = Path(url) / f"run/attempts/{shard_id:08d}-01-started.json"
+    wait_for(marker)
+    os.kill(json.loads(marker.read_text())["worker"]["pid"], signal.SIGKILL)
+
+
+def test_a_full_disk_under_ray_ends_the_run_and_blames_no_shard(make, url, ray_faults):
+    ray_faults(disk_full=True)
+    with pytest.raises(StorageError, match="No space left on device"):
+        make(limit=40, workers=1, max_attempts=1)
+    assert set(outcomes(url)[0]) == {"interrupted"}
+    ray_faults()
+    assert make(limit=40, workers=1, max_attempts=1).complete
+    assert_every_image_once(url, num_images=40)
+
+
+def test_drivers_that_are_killed_or_told_to_stop_are_continued(make, url, faults, start):
+    """Each comes at once, while the workers of the one before may still be there."""
+    faults(seconds=0.2)
+    words = ("--dataset", "digits", "--method", "faulty", "--views", "2", "--limit", "130", "--json")
+
+    killed = start("cache", *words, "--shard-images", "16", "--workers", "2", "--out", url)
+    wait_for(Path(url) / "commits/00000001.json")
+    faults(seconds=100)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait(timeout=30) == -signal.SIGKILL
+
+    faults(seconds=0.2)
+    stopped = start("cache", *words, "--shard-images", "16", "--workers", "2", "--out", url)
+    wait_for(Path(url) / "commits/00000005.json")
+    faults(seconds=100)
+    asked = time.monotonic()
+    stopped.send_signal(signal.SIGTERM)
+    out, err = stopped.communicate(timeout=60)
+    assert time.monotonic() - asked < 30
+    assert stopped.returncode == 128 + signal.SIGTERM, err
+    assert out == ""
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+    assert open_storage(url).paths("run/lease") == []
+    assert not (Path(url) / "commits/00000008.json").exists(), "it was stopped in the middle"
+
+    assert make(limit=130, workers=2, max_attempts=1).complete, "the end of a driver blames no shard"
+    assert_every_image_once(url, num_images=130)
+
+
+def wait_for(path, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)

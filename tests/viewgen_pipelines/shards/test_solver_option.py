@@ -1,0 +1,45 @@
+"""`viewgen cache --solver`: part of a cache's configuration, and of its identity."""
+
+import json
+
+import pytest
+
+from viewgen.cli import main
+from viewgen.errors import CacheMismatchError
+from viewgen.store import open_storage, read_spec
+from viewgen_pipelines.cache import cache
+
+BRIEF = {"limit": 2, "views": 2, "max_steps": 1, "executor": "local"}
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as ending:
+        main(["cache", "--dataset=digits", "--limit=2", *words])
+    return int(ending.value.code or 0)
+
+
+def test_a_dry_run_names_the_solver(tmp_path, capsys):
+    out = f"--out={tmp_path / 'c.zarr'}"
+    for solver in ("adam", "boundary"):
+        assert run(out, f"--solver={solver}", "--dry-run", "--json") == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["num_images"] == 2
+        assert f"solver={solver}" in printed.err
+    assert run(out, "--solver=newton", "--dry-run") == 2
+    assert "'newton' is not one of 'adam', 'boundary'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_methods_have_no_solver(tmp_path, capsys):
+    assert run(f"--out={tmp_path / 'c.zarr'}", "--method=wperturb", "--solver=boundary", "--dry-run") == 2
+    assert "solver" in capsys.readouterr().err
+
+
+def test_a_cache_of_the_other_solver_is_another_cache(tmp_path):
+    out = str(tmp_path / "c.zarr")
+    assert cache("digits", out=out, solver="boundary", **BRIEF).complete
+    spec = read_spec(open_storage(out))
+    assert spec.config["solver"] == "boundary"
+    assert cache("digits", out=out, solver="boundary", **BRIEF).complete, "the same command again"
+    with pytest.raises(CacheMismatchError, match="solver"):
+        cache("digits", out=out, solver="adam", **BRIEF)

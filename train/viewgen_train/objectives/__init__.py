@@ -1,0 +1,1 @@
+"""Objectives: losses of the views of a step."""

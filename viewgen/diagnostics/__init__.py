@@ -1,0 +1,1 @@
+"""Diagnostics: what views, features and networks are worth."""

@@ -1,0 +1,92 @@
+"""Alignment and uniformity of views in an encoder's space.
+
+Alignment is the mean squared distance of two views of one image, L_align of Huang et al. ("Towards the
+generalization of contrastive self-supervised learning") and of Wang and Isola (2020, α = 2); less is closer.
+Uniformity is Wang and Isola's ln E[exp(−2‖u − v‖²)] over two different images; smaller is more even, about
+−4 at best in many dimensions, 0 if all images fall on one point.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from viewgen.diagnostics.mutual_information.pairs import Pairs
+from viewgen.errors import DataError
+from viewgen.networks.encoder import Encoder
+
+__all__ = ["Alignment", "alignment", "measure_alignment", "uniformity"]
+
+MAX_IMAGES = 2048
+IMAGES_AT_ONCE = 256
+UNIFORMITY_SCALE = 2.0
+
+
+def alignment(z_x: Tensor, z_y: Tensor) -> float:
+    """Return the mean squared distance of unit vectors `(N, K)` that belong together, 0 to 4."""
+    return float((z_x - z_y).square().sum(dim=1).mean())
+
+
+def uniformity(z: Tensor) -> float:
+    """Return ln of the mean Gaussian potential of all pairs of rows of `z`, unit vectors `(N, K)`."""
+    exponents = -UNIFORMITY_SCALE * torch.pdist(z.double()).square()
+    return float(torch.logsumexp(exponents, 0) - np.log(len(exponents)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alignment:
+    """What an encoder makes of pairs of views.
+
+    Attributes:
+        alignment: mean squared distance of the two views of an image.
+        uniformity_x, uniformity_y: of the first and of the second views.
+        num_images: images measured.
+    """
+
+    alignment: float
+    uniformity_x: float
+    uniformity_y: float
+    num_images: int
+
+
+@torch.no_grad()
+def measure_alignment(encoder: Encoder, pairs: Pairs, *, num_draws: int = 4, seed: int = 0) -> Alignment:
+    """Measure alignment and uniformity of pairs of views.
+
+    Args:
+        encoder: f, in evaluation mode; its outputs are unit vectors.
+        pairs: of images of the encoder's size; at most 2048 of their images are taken, evenly spread.
+        num_draws: draws of every image's views that alignment is averaged over.
+        seed: of the draws.
+
+    Raises:
+        DataError: fewer than two images, or images of another size.
+    """
+    if pairs.num_images < 2:
+        raise DataError(f"there are views of {pairs.num_images} image(s); uniformity compares at least two")
+    count = min(pairs.num_images, MAX_IMAGES)
+    positions = np.linspace(0, pairs.num_images - 1, count).round().astype(np.int64)
+    device = next(encoder.parameters()).device
+    size = encoder.config.image_size
+    aligned, spread = [], (0.0, 0.0)
+    for draw in range(min(num_draws, pairs.num_draws)):
+        x, y = pairs.draw(positions, seed, "alignment", draw)
+        if x.shape[-2:] != (size, size):
+            raise DataError(
+                f"the views have {x.shape[-2]}×{x.shape[-1]} pixels, the encoder was trained on "
+                f"{size}×{size}; give an encoder of that size"
+            )
+        z_x, z_y = (
+            torch.cat([encoder(part.to(device)).cpu() for part in side.split(IMAGES_AT_ONCE)])
+            for side in (x, y)
+        )
+        aligned.append(alignment(z_x, z_y))
+        if draw == 0:
+            spread = uniformity(z_x), uniformity(z_y)
+    return Alignment(
+        alignment=float(np.mean(aligned)),
+        uniformity_x=spread[0],
+        uniformity_y=spread[1],
+        num_images=count,
+    )

@@ -1,0 +1,100 @@
+"""Calibration of ε₁: how far expert views lie from their anchors (§5.1 of the paper)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from viewgen.datasets import ImageDataset
+from viewgen.errors import DataError, UsageError
+from viewgen.images import to_model
+from viewgen.networks.encoder import Encoder
+from viewgen.randomness import addressed_generator
+from viewgen.views.expert import ExpertConfig, expert_views
+from viewgen.views.methods import expert_uniforms
+
+__all__ = ["Calibration", "calibrate"]
+
+BATCH = 256
+MAX_COMPARED = 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """Distances between L2-normalised projections, in [0, 2].
+
+    Attributes:
+        epsilon_boundary: mean of ‖f(x) − f(t(x))‖ over images and expert views.
+        standard_deviation: of that distance.
+        quantiles: its 5, 25, 50, 75 and 95 % quantiles.
+        different_images: mean distance between two different images (about √2 for a uniform encoder), over
+            at most 2000 of them.
+        num_images: images measured.
+        num_views: expert views of each.
+    """
+
+    epsilon_boundary: float
+    standard_deviation: float
+    quantiles: tuple[float, ...]
+    different_images: float
+    num_images: int
+    num_views: int
+
+
+@torch.no_grad()
+def calibrate(
+    encoder: Encoder,
+    dataset: ImageDataset,
+    expert: ExpertConfig,
+    *,
+    num_images: int = 1000,
+    num_views: int = 4,
+    seed: int = 0,
+) -> Calibration:
+    """Measure ε₁ on a random sample of a data set.
+
+    Args:
+        encoder: f, in evaluation mode.
+        dataset: images of the encoder's size.
+        expert: strength of the expert views t(x).
+        num_images: sample size; the whole data set if it has fewer.
+        num_views: expert views of every image.
+        seed: of the sample and of the views.
+
+    Raises:
+        DataError: the data set has fewer than two images, or another size than the encoder.
+        UsageError: fewer than two images or no view of each are asked for.
+    """
+    if num_images < 2 or num_views < 1:
+        raise UsageError(f"num_images is {num_images} and num_views {num_views}; expected at least 2 and 1")
+    if len(dataset) < 2:
+        raise DataError(f"{dataset.name} has {len(dataset)} image(s); calibration compares at least two")
+    if dataset.image_size != encoder.config.image_size:
+        raise DataError(
+            f"{dataset.name} has {dataset.image_size}-px images, the encoder was trained on "
+            f"{encoder.config.image_size} px; give an encoder of that size"
+        )
+    device = next(encoder.parameters()).device
+    order = torch.randperm(len(dataset), generator=addressed_generator(seed, "calibration")).numpy()
+    rows = np.sort(order[:num_images])
+    distances, anchors = [], []
+    for part in np.array_split(rows, max(1, len(rows) // BATCH)):
+        images = to_model(dataset.images(part), device)
+        uniforms = expert_uniforms(part, num_views, seed)
+        views = expert_views(images.repeat_interleave(num_views, dim=0), uniforms, expert)
+        z0 = encoder(images)
+        z = encoder(views).unflatten(0, (-1, num_views))
+        distances.append((z - z0[:, None]).norm(dim=2).flatten().cpu())
+        anchors.append(z0.cpu())
+    distance = torch.cat(distances).double()
+    z0 = torch.cat(anchors)
+    gaps = torch.pdist(z0[:: -(-len(z0) // MAX_COMPARED)])
+    levels = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
+    return Calibration(
+        epsilon_boundary=float(distance.mean()),
+        standard_deviation=float(distance.std()),
+        quantiles=tuple(distance.quantile(levels).tolist()),
+        different_images=float(gaps.mean()),
+        num_images=len(rows),
+        num_views=num_views,
+    )

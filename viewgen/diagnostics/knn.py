@@ -1,0 +1,121 @@
+"""k-nearest-neighbour classification on frozen features: a matrix product and a top-k, a chunk at a time."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from viewgen.diagnostics.features import Features
+from viewgen.errors import UsageError, nearest_name
+
+__all__ = ["METRICS", "Metric", "knn_accuracies", "knn_accuracy", "nearest_neighbours"]
+
+Metric = Literal["cosine", "euclidean"]
+METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
+
+# numbers in one chunk's table of distances: 256 MB
+CHUNK_NUMBERS = 2**26
+
+
+@torch.no_grad()
+def nearest_neighbours(
+    train_features: Tensor,
+    test_features: Tensor,
+    *,
+    num_neighbours: int,
+    metric: Metric = "cosine",
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Return the rows of each test sample's nearest training samples, nearest first, int64 `(M, k)`.
+
+    Args:
+        train_features: `(N, D)`.
+        test_features: `(M, D)`.
+        num_neighbours: k.
+        metric: ``"cosine"`` or ``"euclidean"``.
+        chunk_size: test samples compared at once; by default as many as fit into 256 MB.
+
+    Raises:
+        UsageError: fewer training samples than neighbours, or an unknown metric.
+    """
+    if not 1 <= num_neighbours <= len(train_features):
+        raise UsageError(
+            f"{num_neighbours} neighbours were asked of {len(train_features)} training samples; "
+            "expected at least 1, and no more than there are samples"
+        )
+    if metric not in METRICS:
+        raise UsageError(f"no metric {metric!r}{nearest_name(metric, METRICS)} (known: {', '.join(METRICS)})")
+    if metric == "cosine":
+        train_features, test_features = F.normalize(train_features, dim=1), F.normalize(test_features, dim=1)
+    # ‖x − t‖² = ‖x‖² − 2(x·t − ‖t‖²/2), and ‖x‖² is the same for all neighbours of x
+    half_square = train_features.square().sum(dim=1) / 2
+    chunk_size = chunk_size or max(1, CHUNK_NUMBERS // len(train_features))
+    found = []
+    for features in test_features.split(chunk_size):
+        closeness = features @ train_features.T
+        if metric == "euclidean":
+            closeness -= half_square
+        found.append(closeness.topk(num_neighbours, dim=1).indices)
+    return torch.cat(found)
+
+
+def knn_accuracies(
+    train: Features, test: Features, *, neighbours: Sequence[int] = (5,), metric: Metric = "cosine"
+) -> NDArray[np.float64]:
+    """Return accuracies of neighbours' majorities, for each k and each attribute of the labels, `(len, A)`.
+
+    A tied vote goes to the tied class with the lowest index, as in scikit-learn.
+
+    Args:
+        train, test: features and labels on one device.
+        neighbours: values of k.
+        metric: see `nearest_neighbours`, whose errors are raised here too.
+    """
+    nearest = nearest_neighbours(
+        train.embeddings, test.embeddings, num_neighbours=max(neighbours), metric=metric
+    )
+    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    votes_MkA = train.attributes[nearest]
+    correct = [
+        (_majority(votes_MkA[:, :k], num_classes) == test.attributes).double().mean(dim=0) for k in neighbours
+    ]
+    return torch.stack(correct).cpu().numpy()
+
+
+def knn_accuracy(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    num_neighbours: int = 5,
+    metric: Metric = "cosine",
+) -> float:
+    """Return the share of test samples whose neighbours' majority has their class (see `knn_accuracies`).
+
+    Args:
+        train_features: `(N, D)`.
+        train_labels: class indices `(N,)`.
+        test_features: `(M, D)`.
+        test_labels: class indices `(M,)`.
+        num_neighbours: k.
+        metric: distance between features.
+
+    Raises:
+        UsageError: fewer training samples than neighbours.
+    """
+    train = Features(embeddings=train_features, labels=train_labels)
+    test = Features(embeddings=test_features, labels=test_labels)
+    return float(knn_accuracies(train, test, neighbours=(num_neighbours,), metric=metric)[0, 0])
+
+
+def _majority(votes_MkA: Tensor, num_classes: int) -> Tensor:
+    """Return the most frequent class among k votes, `(M, A)`."""
+    num_samples, _, num_attributes = votes_MkA.shape
+    counts = votes_MkA.new_zeros(num_samples, num_classes, num_attributes)
+    # argmax returns the first of equal counts
+    return counts.scatter_add_(1, votes_MkA, torch.ones_like(votes_MkA)).argmax(dim=1)

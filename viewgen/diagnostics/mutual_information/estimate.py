@@ -1,0 +1,324 @@
+"""The estimate: train on one part of the images, estimate on another, with an interval and its caveats."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from viewgen.diagnostics.mutual_information.estimators import ESTIMATORS, Estimator, derangements
+from viewgen.diagnostics.mutual_information.networks import (
+    ImageStatistics,
+    StatisticsNetwork,
+    VectorStatistics,
+)
+from viewgen.diagnostics.mutual_information.pairs import Pairs, check_sample
+from viewgen.diagnostics.mutual_information.training import MIConfig, Trained, split_images, train
+from viewgen.errors import DataError
+from viewgen.randomness import addressed_generator, addressed_seed
+
+__all__ = ["Bound", "MIEstimate", "bootstrap", "estimate_mutual_information", "held_out_scores"]
+
+MAX_BLOCK = 1024
+MAX_LOOKED_AT = 512
+IMAGES_AT_ONCE = 256
+MIN_EFFECTIVE_PAIRS = 50
+NEAR_CEILING_NATS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bound:
+    """One estimator's reading of the held-out scores, in nats.
+
+    Attributes:
+        nats: the estimate.
+        low, high: its confidence interval.
+        saturated: the estimate is so near to the estimator's ceiling that more could not show.
+    """
+
+    nats: float
+    low: float
+    high: float
+    saturated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MIEstimate:
+    """Mutual information of a pair of views, estimated on held-out images.
+
+    The interval is that of the bound which the trained network reaches, over the draw of the held-out images.
+    It says nothing of how far the network stays below the mutual information itself.
+
+    Attributes:
+        estimator: that was trained.
+        nats: its estimate.
+        low, high: its confidence interval.
+        bounds: every estimator's reading of the same network, each calibrated for itself.
+        warnings: why the number may not be what it seems.
+        num_train, num_validation, num_held_out: images of each part.
+        num_draws: of every held-out image's views.
+        batch_size: K of InfoNCE.
+        step: update whose weights were kept.
+        num_steps: updates made.
+        effective_pairs: so many equally heavy pairs would make as good a mean over the marginals.
+        seconds: wall-clock time.
+    """
+
+    estimator: str
+    nats: float
+    low: float
+    high: float
+    bounds: dict[str, Bound]
+    warnings: tuple[str, ...] = field(default=())
+    num_train: int
+    num_validation: int
+    num_held_out: int
+    num_draws: int
+    batch_size: int
+    step: int
+    num_steps: int
+    effective_pairs: float
+    seconds: float = 0.0
+
+    @property
+    def bits(self) -> tuple[float, float, float]:
+        """The estimate and its interval in bits."""
+        return self.nats / math.log(2), self.low / math.log(2), self.high / math.log(2)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as a JSON object; `from_json` reads it."""
+        return {**asdict(self), "warnings": list(self.warnings)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "MIEstimate":
+        """Read what `to_json` wrote."""
+        bounds = {name: Bound(**values) for name, values in document["bounds"].items()}
+        return cls(**{**document, "bounds": bounds, "warnings": tuple(document["warnings"])})
+
+
+def estimate_mutual_information(
+    pairs: Pairs,
+    config: MIConfig | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    on_step: Callable[[int], object] = lambda _: None,
+) -> MIEstimate:
+    """Estimate the mutual information of pairs of views.
+
+    The images are divided into three parts: a statistics network is trained on the first, the second chooses
+    its weights, and the estimate is made on the third, over all pairs of its images.
+
+    Args:
+        pairs: for example `ArrayPairs` or `ViewPairs`.
+        config: by default MINE.
+        seed: of the split, the batches, the weights and the views. The same seed gives the same numbers on
+            the same machine with as many threads; elsewhere they differ as rounding does.
+        device: ``"cpu"`` or ``"cuda"``.
+        on_step: is told the number of every update when it is done.
+
+    Raises:
+        DataError: too few images for a batch, views of different sizes, views without variation, or values
+            that are not finite.
+    """
+    config = config or MIConfig()
+    start = time.monotonic()
+    split = split_images(pairs.num_images, config, seed)
+    x, y = pairs.draw(split.held_out[:MAX_LOOKED_AT], seed, "mi look", 0)
+    check_sample(x, y)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(addressed_seed(seed, "mi network"))
+        network = build_network(x, y, config).to(device)
+    trained = train(network, pairs, split, config, seed=seed, device=device, on_step=on_step)
+    num_draws = min(config.num_draws, pairs.num_draws)
+    blocks = held_out_scores(
+        trained.network,
+        pairs,
+        split.held_out,
+        num_draws=num_draws,
+        batch_size=config.batch_size,
+        seed=seed,
+        device=device,
+    )
+    if not all(bool(torch.isfinite(scores).all()) for scores in blocks):
+        raise DataError(
+            "the scores of some held-out images are not finite: values far outside those of the images "
+            "trained on; scale the data to about unit size"
+        )
+    measured = read_scores(blocks, trained, config, seed)
+    return replace(
+        measured,
+        warnings=(*measured.warnings, *_blank_images(x, y)),
+        num_train=len(split.train),
+        num_validation=len(split.validation),
+        num_draws=num_draws,
+        seconds=time.monotonic() - start,
+    )
+
+
+def build_network(x: Tensor, y: Tensor, config: MIConfig) -> StatisticsNetwork:
+    """Return a statistics network for views such as `x` and `y`, `(B, D)` or `(B, C, H, W)`."""
+    if x.ndim == 2:
+        return VectorStatistics(x.shape[1], y.shape[1])
+    return ImageStatistics(tuple(x.shape[1:]), width=config.width, shared_trunk=config.shared_trunk)
+
+
+@torch.no_grad()
+def held_out_scores(
+    network: StatisticsNetwork,
+    pairs: Pairs,
+    positions: NDArray[np.int64],
+    *,
+    num_draws: int,
+    batch_size: int,
+    seed: int,
+    device: str = "cpu",
+) -> list[Tensor]:
+    """Return the scores of all pairs of held-out images, in blocks of at most about a thousand.
+
+    Args:
+        network: statistics network.
+        pairs: where views are drawn.
+        positions: of the held-out images.
+        num_draws: R, draws of every image's views.
+        batch_size: no block is smaller, unless there are fewer images.
+        seed: of the draws.
+        device: of the network.
+
+    Returns:
+        float64 `(R, N_g, N_g)` of each block, on the CPU.
+    """
+    blocks = []
+    num_blocks = -(-len(positions) // max(MAX_BLOCK, 2 * batch_size))
+    for block, rows in enumerate(np.array_split(positions, num_blocks)):
+        draws = []
+        for draw in range(num_draws):
+            parts = []
+            for part, some in enumerate(np.array_split(rows, -(-len(rows) // IMAGES_AT_ONCE))):
+                x, y = pairs.draw(some, seed, "mi held out", block, part, draw)
+                check_sample(x, y, variation=False)
+                parts.append(network.features(x.to(device), y.to(device)))
+            x_NF, y_NF = (torch.cat(features) for features in zip(*parts, strict=True))
+            draws.append(network.pair_scores(x_NF, y_NF).cpu().double())
+        blocks.append(torch.stack(draws))
+    return blocks
+
+
+def read_scores(blocks: Sequence[Tensor], trained: Trained, config: MIConfig, seed: int) -> MIEstimate:
+    """Return every estimator's reading of held-out scores, and what is to be said about the trained one."""
+    bounds = {}
+    for name in ESTIMATORS:
+        estimator, calibration = config.build(name), trained.calibrations[name]
+        calibrated = [calibration.apply(scores) for scores in blocks]
+        bounds[name] = bootstrap(estimator, calibrated, config, seed)
+    chosen = bounds[config.estimator]
+    calibration = trained.calibrations[config.estimator]
+    effective = effective_pairs([calibration.apply(scores) for scores in blocks])
+    num_held_out = sum(scores.shape[-1] for scores in blocks)
+    caveats = _caveats(config.build(config.estimator), chosen, num_held_out, effective, config)
+    return MIEstimate(
+        estimator=config.estimator,
+        nats=chosen.nats,
+        low=chosen.low,
+        high=chosen.high,
+        bounds=bounds,
+        warnings=(*caveats, *_still_rising(trained.objectives)),
+        num_train=0,
+        num_validation=0,
+        num_held_out=num_held_out,
+        num_draws=len(blocks[0]),
+        batch_size=config.batch_size,
+        step=trained.step,
+        num_steps=config.num_steps,
+        effective_pairs=effective,
+    )
+
+
+def bootstrap(estimator: Estimator, blocks: Sequence[Tensor], config: MIConfig, seed: int) -> Bound:
+    """Estimate, with a basic bootstrap interval over images.
+
+    Images are resampled with all their views and all their pairs. The interval is reflected at the estimate
+    (2·estimate − quantile): a mean of exponentials misses rare large terms, which makes the estimate err
+    upwards, and a resampling that misses them once more errs further in the same direction.
+
+    Args:
+        estimator: which.
+        blocks: held-out scores, float64 `(R, N_g, N_g)` each.
+        config: number of resamplings, confidence.
+        seed: of the resamplings.
+    """
+    sizes = [scores.shape[-1] for scores in blocks]
+    num_images = sum(sizes)
+    generator = addressed_generator(seed, "mi bootstrap")
+    draws = torch.randint(num_images, (config.num_resamplings, num_images), generator=generator)
+    w_SN = torch.zeros(config.num_resamplings, num_images, dtype=torch.float64)
+    w_SN.scatter_add_(1, draws, torch.ones_like(w_SN))
+    w_SN = torch.cat([torch.ones(1, num_images, dtype=torch.float64), w_SN])
+    values = estimator.estimate(blocks, w_SN.split(sizes, dim=1))
+    nats, resampled = float(values[0]), values[1:]
+    tail = (1 - config.confidence) / 2
+    quantiles = torch.quantile(resampled, torch.tensor([1 - tail, tail], dtype=torch.float64))
+    low, high = (2 * nats - quantiles).tolist()
+    return Bound(nats=nats, low=low, high=high, saturated=_is_saturated(estimator, nats))
+
+
+def effective_pairs(blocks: Sequence[Tensor]) -> float:
+    """Return (Σe^T)² / Σe^2T over the marginal pairs of the first draw."""
+    marginal = torch.cat([derangements(scores[0]).flatten() for scores in blocks])
+    return math.exp(float(2 * torch.logsumexp(marginal, 0) - torch.logsumexp(2 * marginal, 0)))
+
+
+def _blank_images(x: Tensor, y: Tensor) -> list[str]:
+    if x.ndim != 4:
+        return []
+    counts = {
+        name: int((side.flatten(2).amax(2) == side.flatten(2).amin(2)).all(dim=1).sum())
+        for name, side in (("x", x), ("y", y))
+    }
+    return [
+        f"{count} of {len(x)} held-out images of {name} are of one colour throughout"
+        for name, count in counts.items()
+        if count
+    ]
+
+
+def _is_saturated(estimator: Estimator, nats: float) -> bool:
+    return estimator.ceiling is not None and nats > estimator.ceiling - NEAR_CEILING_NATS
+
+
+def _caveats(
+    estimator: Estimator, bound: Bound, num_held_out: int, effective: float, config: MIConfig
+) -> list[str]:
+    found = []
+    if bound.saturated:
+        assert estimator.ceiling is not None
+        found.append(
+            f"saturated: {estimator.title} cannot exceed ln {config.batch_size} = {estimator.ceiling:.2f} "
+            "nats and falls short well before; the mutual information may be any amount larger (take a "
+            "larger batch, or mine)"
+        )
+    if bound.nats > math.log(num_held_out):
+        found.append(
+            f"beyond ln {num_held_out} = {math.log(num_held_out):.2f} nats, which is as much as "
+            f"{num_held_out} held-out images can vouch for (McAllester and Stratos 2020); take more images"
+        )
+    if estimator.name in ("mine", "nwj") and effective < MIN_EFFECTIVE_PAIRS:
+        found.append(
+            f"the mean over the marginals rests on about {effective:.0f} pairs, so the interval is too "
+            "narrow; take more images, or compare with smile"
+        )
+    if estimator.name == "smile" and bound.nats > config.clip:
+        found.append(f"beyond its clip of {config.clip:g} nats SMILE may be far too high")
+    return found
+
+
+def _still_rising(objectives: dict[int, float]) -> list[str]:
+    steps = sorted(objectives)
+    if len(steps) < 2 or objectives[steps[-1]] < objectives[steps[-2]] + 0.05:
+        return []
+    return [f"the bound still rose between updates {steps[-2]} and {steps[-1]}; more steps may give more"]

@@ -1,0 +1,286 @@
+"""Training of a statistics network on one part of the images, watched on a second.
+
+What is kept is the moving average of the weights at the check where the second part liked it best, together
+with a scale for its scores: a network that has begun to learn its images by heart is too sure of itself, and
+one factor, fitted on images it has not seen, takes that back. The third part is not touched.
+
+Shape legend: B images of a batch, R draws, N images of a part.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from viewgen.diagnostics.mutual_information.estimators import ESTIMATORS, Estimator, build_estimator
+from viewgen.diagnostics.mutual_information.networks import StatisticsNetwork
+from viewgen.diagnostics.mutual_information.pairs import Pairs, check_sample
+from viewgen.errors import DataError, UsageError
+from viewgen.randomness import addressed_generator
+
+__all__ = ["Calibration", "MIConfig", "Split", "Trained", "calibrate", "score", "split_images", "train"]
+
+MAX_SCALE = 2.0
+MAX_VALIDATION = 512
+WEIGHT_AVERAGE = 0.98
+GRADIENT_NORM = 1.0
+INVERSE_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MIConfig:
+    """How mutual information is estimated.
+
+    Attributes:
+        estimator: ``"mine"``, ``"infonce"``, ``"nwj"`` or ``"smile"``.
+        num_steps: updates of the statistics network.
+        batch_size: images per update; also K of InfoNCE.
+        learning_rate: Adam's, falling to zero along a cosine.
+        held_out_share: share of the images on which the estimate is made, at most `max_held_out` of them.
+        validation_share: share of the images that choose the weights to keep.
+        max_held_out: images.
+        num_draws: draws of every held-out image's views.
+        num_checks: times that the validation images are looked at.
+        num_resamplings: of the bootstrap.
+        confidence: of the interval.
+        ema_rate: of MINE's moving average.
+        warm_up_share: share of MINE's updates that follow the Jensen–Shannon objective first; vectors that
+            share several nats need it, images learn more in as many updates without.
+        clip: τ of SMILE, in nats.
+        width: channels of the image trunk's stem.
+        shared_trunk: one trunk for both images, or one for each.
+    """
+
+    estimator: str = "mine"
+    num_steps: int = 400
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    held_out_share: float = 0.3
+    validation_share: float = 0.15
+    max_held_out: int = 4096
+    num_draws: int = 4
+    num_checks: int = 10
+    num_resamplings: int = 500
+    confidence: float = 0.95
+    ema_rate: float = 0.01
+    warm_up_share: float = 0.0
+    clip: float = 5.0
+    width: int = 16
+    shared_trunk: bool = True
+
+    def __post_init__(self) -> None:
+        self.build(self.estimator)
+        if self.batch_size < 8:
+            raise UsageError(f"batch_size is {self.batch_size}; expected at least 8 images")
+        for name in ("num_steps", "num_draws", "num_checks", "width"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.num_resamplings < 40:
+            raise UsageError(f"num_resamplings is {self.num_resamplings}; an interval needs at least 40")
+        for name in ("held_out_share", "validation_share", "confidence"):
+            if not 0 < getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
+        if self.held_out_share + self.validation_share >= 1:
+            raise UsageError("held_out_share and validation_share leave no images to train on")
+        if not 0 <= self.warm_up_share < 1:
+            raise UsageError(f"warm_up_share is {self.warm_up_share}; expected at least 0, below 1")
+        if not 0 < self.ema_rate <= 1:
+            raise UsageError(f"ema_rate is {self.ema_rate}; expected more than 0, at most 1")
+        if not self.learning_rate > 0 or not self.clip > 0:
+            raise UsageError("learning_rate and clip must be positive")
+
+    def build(self, estimator: str) -> Estimator:
+        """Return a new estimator of these settings."""
+        return build_estimator(
+            estimator,
+            batch_size=self.batch_size,
+            ema_rate=self.ema_rate,
+            num_warm_up=round(self.num_steps * self.warm_up_share),
+            clip=self.clip,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """Positions of the images of each part, int64; no image is in two."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+
+def split_images(num_images: int, config: MIConfig, seed: int) -> Split:
+    """Divide images at random; the same number, configuration and seed give the same parts.
+
+    Raises:
+        DataError: a part that needs a batch has fewer images.
+    """
+    num_held_out = min(round(num_images * config.held_out_share), config.max_held_out)
+    num_validation = min(round(num_images * config.validation_share), MAX_VALIDATION)
+    num_train = num_images - num_held_out - num_validation
+    if min(num_train, num_held_out) < config.batch_size or num_validation < 8:
+        raise DataError(
+            f"{num_images} images divide into {num_train} for training, {num_validation} for validation and "
+            f"{num_held_out} held out; training and held-out part each need a batch of {config.batch_size}, "
+            "the validation part 8: take more images or a smaller batch"
+        )
+    order = torch.randperm(num_images, generator=addressed_generator(seed, "mi split")).numpy()
+    train, validation, held_out = np.split(order, [num_train, num_train + num_validation])
+    return Split(train=np.sort(train), validation=np.sort(validation), held_out=held_out)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """What the scores are multiplied by, and what is added, before an estimator reads them."""
+
+    scale: float
+    offset: float
+    objective: float
+
+    def apply(self, scores: Tensor) -> Tensor:
+        """Return the calibrated scores."""
+        return scores * self.scale + self.offset
+
+
+def calibrate(estimator: Estimator, scores: Tensor) -> Calibration:
+    """Return the scale in [0, 2] and the offset of the scores that maximise an estimator's objective.
+
+    The objectives are concave in both, so a golden-section search finds them.
+
+    Args:
+        estimator: whose objective.
+        scores: of validation images, `(R, N, N)`.
+    """
+
+    def at(scale: float) -> Calibration:
+        scaled = scores * scale
+        offset = estimator.offset(scaled)
+        objective = float(estimator.objective(scaled + offset))
+        objective = objective if math.isfinite(objective) else -math.inf
+        return Calibration(scale=scale, offset=float(offset), objective=objective)
+
+    low, high = 0.0, MAX_SCALE
+    left, right = at(high - INVERSE_GOLDEN * (high - low)), at(low + INVERSE_GOLDEN * (high - low))
+    for _ in range(14):
+        if left.objective >= right.objective:
+            high, right = right.scale, left
+            left = at(high - INVERSE_GOLDEN * (high - low))
+        else:
+            low, left = left.scale, right
+            right = at(low + INVERSE_GOLDEN * (high - low))
+    return max(at(0.0), left, right, key=lambda found: found.objective)
+
+
+@torch.no_grad()
+def score(
+    network: StatisticsNetwork, x: Tensor, y: Tensor, *, images_at_once: int = 256, device: str = "cpu"
+) -> Tensor:
+    """Return the scores of all pairs, `(N, N)` on the CPU, of x and y `(N, ...)`."""
+    parts = [
+        network.features(x_part.to(device), y_part.to(device))
+        for x_part, y_part in zip(x.split(images_at_once), y.split(images_at_once), strict=True)
+    ]
+    x_NF, y_NF = (torch.cat(features) for features in zip(*parts, strict=True))
+    return network.pair_scores(x_NF, y_NF).cpu()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A statistics network after training.
+
+    Attributes:
+        network: with the weights that were kept.
+        step: after which update that was.
+        calibrations: estimator → calibration on the validation images.
+        objectives: step → objective on the validation images, of the estimator that was trained.
+    """
+
+    network: StatisticsNetwork
+    step: int
+    calibrations: dict[str, Calibration]
+    objectives: dict[int, float]
+
+
+def train(
+    network: StatisticsNetwork,
+    pairs: Pairs,
+    split: Split,
+    config: MIConfig,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    on_step: Callable[[int], object] = lambda _: None,
+) -> Trained:
+    """Train a statistics network.
+
+    Args:
+        network: on `device`.
+        pairs: where views are drawn.
+        split: which images are for what; the held-out ones are not looked at.
+        config: of the estimate.
+        seed: of batches and views.
+        device: ``"cpu"`` or ``"cuda"``.
+        on_step: is told the number of every update when it is done.
+
+    Raises:
+        DataError: the views cannot be used (see `check_sample`), or the scores ceased to be finite.
+    """
+    estimator = config.build(config.estimator)
+    num_draws = min(2, pairs.num_draws)
+    watched = [pairs.draw(split.validation, seed, "mi validation", draw) for draw in range(num_draws)]
+    for x, y in watched:
+        check_sample(x, y, variation=False)
+    optimizer = torch.optim.Adam(network.parameters(), config.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
+    average = copy.deepcopy(network).requires_grad_(False)
+    checks = np.unique(np.linspace(0, config.num_steps, config.num_checks + 1).round().astype(int)[1:])
+    kept, kept_step = copy.deepcopy(average), 0
+    objectives: dict[int, float] = {}
+    for step in range(config.num_steps):
+        rows = batch_positions(split.train, config.batch_size, step, seed)
+        x, y = pairs.draw(rows, seed, "mi train", step)
+        scores = network(x.to(device), y.to(device))
+        loss = estimator.loss(scores)
+        if not bool(torch.isfinite(loss)):
+            raise DataError(
+                f"the scores of update {step} are not finite: x spans {float(x.min()):g} to "
+                f"{float(x.max()):g}, y {float(y.min()):g} to {float(y.max()):g}; scale the data to about "
+                "unit size, or lower the learning rate"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        schedule.step()
+        decay = min(WEIGHT_AVERAGE, (step + 1) / (step + 11))
+        with torch.no_grad():
+            for mean, weight in zip(average.parameters(), network.parameters(), strict=True):
+                mean.lerp_(weight, 1 - decay)
+        if step + 1 in checks:
+            watched_scores = torch.stack([score(average, x, y, device=device) for x, y in watched])
+            objectives[step + 1] = calibrate(estimator, watched_scores).objective
+            if objectives[step + 1] >= max(objectives.values()):
+                kept, kept_step = copy.deepcopy(average), step + 1
+        on_step(step + 1)
+    watched_scores = torch.stack([score(kept, x, y, device=device) for x, y in watched])
+    return Trained(
+        network=kept,
+        step=kept_step,
+        calibrations={name: calibrate(config.build(name), watched_scores) for name in ESTIMATORS},
+        objectives=objectives,
+    )
+
+
+def batch_positions(positions: NDArray[np.int64], batch_size: int, step: int, seed: int) -> NDArray[np.int64]:
+    """Return the distinct images of one update, `(B,)`: whole passes over `positions` in a new order each."""
+    per_pass = len(positions) // batch_size
+    generator = addressed_generator(seed, "mi order", step // per_pass)
+    first = step % per_pass * batch_size
+    chosen = torch.randperm(len(positions), generator=generator)[first : first + batch_size]
+    batch: NDArray[np.int64] = positions[chosen.numpy()]
+    return batch

@@ -1,0 +1,1 @@
+"""Refined inversion: the code whose image is nearest to a given one."""

@@ -1,0 +1,148 @@
+"""In-domain inversion: a code for every image, refined from the inverter's guess (spec §2, eq. 4).
+
+Refinement minimises, for each image on its own,
+
+    mean (x − g(w))² + λ_p·perceptual(x, g(w)) + λ_d·mean (w₀ − e(g(w)))²,   w₀ = e(x)
+
+from w = w₀ by Adam; the last term keeps the code in the generator's domain. Means run over pixels and over
+code elements.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from viewgen.errors import UsageError
+from viewgen.inversion.perceptual import PERCEPTUAL, PerceptualDistance
+from viewgen.networks.inverter import Inverter
+from viewgen.networks.precision import Precision, check_precision
+from viewgen.networks.stylegan2 import Generator
+from viewgen.optimise.adam import Adam
+from viewgen.optimise.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
+
+__all__ = ["InversionProblem", "InvertConfig", "invert_images"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InvertConfig:
+    """Settings of the refinement.
+
+    Attributes:
+        learning_rate: of Adam.
+        max_steps: updates after which an image keeps the best code so far.
+        perceptual: ``"auto"``, ``"lpips"``, ``"discriminator"`` or ``"none"``.
+        perceptual_weight: λ_p, relative to the mean squared pixel error.
+        domain_weight: λ_d.
+        patience: updates within which the loss must fall by 1 % to go on.
+        precision: ``"float32"``, or ``"bfloat16"`` to refine with networks in that
+            (`viewgen.networks.precision`).
+    """
+
+    learning_rate: float = 0.01
+    max_steps: int = 200
+    perceptual: str = "auto"
+    perceptual_weight: float = 0.2
+    domain_weight: float = 2.0
+    patience: int = 20
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        if self.max_steps < 0 or self.patience < 1 or not 0 < self.learning_rate < math.inf:
+            raise UsageError(
+                f"max_steps is {self.max_steps}, patience {self.patience}, learning_rate "
+                f"{self.learning_rate}; expected at least 0, at least 1, and a positive number"
+            )
+        if not (0 <= self.perceptual_weight < math.inf and 0 <= self.domain_weight < math.inf):
+            raise UsageError(
+                f"perceptual_weight is {self.perceptual_weight} and domain_weight {self.domain_weight}; "
+                "expected weights of at least 0"
+            )
+        if self.perceptual not in PERCEPTUAL:
+            raise UsageError(f"perceptual is {self.perceptual!r}; expected one of {', '.join(PERCEPTUAL)}")
+
+
+class InversionProblem:
+    """Refinement of the images of one shard, as a `viewgen.optimise.slots.Problem`.
+
+    Args:
+        generator, inverter: frozen networks.
+        perceptual: distance of the perceptual term, or None.
+        images: model images, `(N, 3, H, W)`.
+        config: weights and stopping rule.
+        batch_size: images that pass through the networks at once when the targets are computed.
+        labels: of the images, `(N,)`, for a class-conditional generator.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        inverter: Inverter,
+        perceptual: PerceptualDistance | None,
+        images: Tensor,
+        config: InvertConfig,
+        batch_size: int = 32,
+        labels: Tensor | None = None,
+    ) -> None:
+        self.generator, self.inverter, self.perceptual, self.config = generator, inverter, perceptual, config
+        self.images = images
+        self.labels = labels
+        self.num_images = len(images)
+        self.device = images.device
+        with torch.no_grad():
+            parts = list(equal_parts(images, batch_size))
+            their_labels = (
+                [None] * len(parts) if labels is None else [p for p, _ in equal_parts(labels, batch_size)]
+            )
+            self.first_w = torch.cat(
+                [inverter(part, own)[:kept] for (part, kept), own in zip(parts, their_labels, strict=True)]
+            )
+            self.targets: list[Tensor] = []
+            if perceptual is not None and config.perceptual_weight:
+                features = [[x[:kept] for x in perceptual.features(part)] for part, kept in parts]
+                self.targets = [torch.cat(layer) for layer in zip(*features, strict=True)]
+        self.best_loss = images.new_full((len(images),), torch.inf)
+        self.best_step = torch.zeros(len(images), dtype=torch.long, device=images.device)
+
+    def start(self, rows: Tensor) -> Tensor:
+        """Return the inverter's codes of the images `rows`, `(A, 1, L, D)`."""
+        self.best_loss[rows] = torch.inf
+        self.best_step[rows] = 0
+        return self.first_w[rows][:, None]
+
+    def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
+        """Evaluate the refinement's loss; an image is done when it has stopped falling."""
+        config = self.config
+        images = self.generator.synthesis(w[:, 0])
+        loss = (images - self.images[rows]).square().mean(dim=(1, 2, 3))
+        if self.perceptual is not None and self.targets:
+            targets = [target[rows] for target in self.targets]
+            distance = self.perceptual.distance(self.perceptual.features(images), targets)
+            loss = loss + config.perceptual_weight * distance
+        if config.domain_weight:
+            labels = None if self.labels is None else self.labels[rows]
+            drift = (self.inverter(images, labels) - self.first_w[rows]).square().mean(dim=(1, 2))
+            loss = loss + config.domain_weight * drift
+        with torch.no_grad():
+            fallen = loss < 0.99 * self.best_loss[rows]
+            self.best_loss[rows] = torch.where(fallen, loss.detach(), self.best_loss[rows])
+            self.best_step[rows] = torch.where(fallen, steps, self.best_step[rows])
+            done = steps - self.best_step[rows] >= config.patience
+        return Evaluation(loss, done)
+
+
+def invert_images(problem: InversionProblem, num_slots: int, group_size: int | None = None) -> SlotResult:
+    """Refine the codes of the images of `problem`, `num_slots` at once; returns each image's best code.
+
+    The images are evaluated in groups of exactly `group_size`, or all slots at once.
+    """
+    config = problem.config
+    options = SlotOptions(
+        num_slots=num_slots,
+        max_steps=config.max_steps,
+        keep_best=True,
+        group_size=group_size,
+    )
+    return optimise(problem, options, Adam(learning_rate=config.learning_rate))

@@ -1,0 +1,1 @@
+"""Networks: encoder, inverter, generators, their files, and how they are run."""

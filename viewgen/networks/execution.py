@@ -1,0 +1,53 @@
+"""How a worker runs its networks: compiled or not, within which memory, and whom it tells."""
+
+import warnings
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from viewgen.memory import BatchSize, CudaMemory, MemoryProbe, ProcessMemory, SlotRunner
+from viewgen.networks.acceleration import Announce, Compiler, accelerated
+
+__all__ = ["Execution"]
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def _warn(topic: str, text: str) -> None:
+    warnings.warn(f"{topic}: {text}", stacklevel=2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """What a method's builder does not decide: nothing here changes the views.
+
+    Attributes:
+        compiler: compiles networks for inputs of one size (`viewgen.networks.acceleration`); None runs them
+            eagerly.
+        memory_share: share of the device's free memory, or of the machine's, that is this worker's.
+        probe: measures that memory; by default chosen by the device.
+        announce: is told, by topic, of fallbacks and of what was measured; by default a warning.
+    """
+
+    compiler: Compiler | None = None
+    memory_share: float = 1.0
+    probe: MemoryProbe | None = None
+    announce: Announce = _warn
+
+    def accelerate(self, network: Network) -> Network:
+        """Return the network as it is to be run."""
+        return network if self.compiler is None else accelerated(network, self.compiler, self.announce)
+
+    def slots(
+        self, batch_size: BatchSize, *, group_size: int, slot_bytes: int, device: torch.device
+    ) -> SlotRunner:
+        """Return what settles the number of slots; the arguments are those of `SlotRunner`."""
+        probe = self.probe
+        if probe is None:
+            on_gpu = device.type == "cuda"
+            probe = CudaMemory(device, self.memory_share) if on_gpu else ProcessMemory(self.memory_share)
+        return SlotRunner(
+            batch_size, group_size=group_size, slot_bytes=slot_bytes, probe=probe, announce=self.announce
+        )

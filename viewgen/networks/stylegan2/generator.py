@@ -1,0 +1,292 @@
+"""StyleGAN2 generator: mapping network Z → W and synthesis network W⁺ → image.
+
+The state dict has the layout of the public PyTorch networks (``style.{1..n}``, ``input.input``, ``conv1.*``,
+``to_rgb1.*``, ``convs.*``, ``to_rgbs.*``, ``noises.*``), so that it loads both ways with ``strict=True``. The
+mean latent is kept beside it (`Generator.latent_avg`), as those checkpoints do.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from viewgen.errors import ModelError
+from viewgen.networks.layout import MEMORY_FORMAT
+from viewgen.networks.stylegan2.layers import (
+    EqualLinear,
+    FusedLeakyReLU,
+    ModulatedConv2d,
+    NoiseInjection,
+    PixelNorm,
+    Upsample,
+    normalize_second_moment,
+)
+
+__all__ = ["Generator", "GeneratorConfig", "num_style_layers", "public_channels"]
+
+Noise = Literal["fixed", "random"]
+
+
+def num_style_layers(image_size: int) -> int:
+    """Return L = 2·log2(size) − 2, the number of W⁺ vectors of one image (8 at 32 px, 10 at 64 px)."""
+    return 2 * int(math.log2(image_size)) - 2
+
+
+def public_channels(image_size: int, multiplier: int) -> tuple[int, ...]:
+    """Return the public networks' channels at 4, 8, … `image_size` px: 512 to 32 px, then 16384·m / size."""
+    sizes = [2**k for k in range(2, int(math.log2(image_size)) + 1)]
+    return tuple(512 if size <= 32 else 16384 * multiplier // size for size in sizes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorConfig:
+    """Shape of a generator.
+
+    Attributes:
+        image_size: side of the image in pixels, a power of two of at least 8.
+        channels: feature channels at 4, 8, … `image_size` px.
+        num_mapping_layers: fully connected layers of the mapping network.
+        style_dim: width of Z and W.
+        num_classes: classes of a class-conditional network, otherwise 0.
+        activation_clamp: bound on activations (256 in the official half-precision networks), or None.
+    """
+
+    image_size: int
+    channels: tuple[int, ...]
+    num_mapping_layers: int = 8
+    style_dim: int = 512
+    num_classes: int = 0
+    activation_clamp: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        log_size = math.log2(self.image_size) if self.image_size > 0 else 0
+        if log_size != int(log_size) or log_size < 3:
+            raise ModelError(f"image_size is {self.image_size}; StyleGAN2 takes a power of two from 8 on")
+        if len(self.channels) != int(log_size) - 1:
+            raise ModelError(
+                f"channels has {len(self.channels)} entries; {self.image_size} px needs {int(log_size) - 1}, "
+                f"one for each of 4, 8, … {self.image_size} px"
+            )
+        if self.num_mapping_layers < 1 or min(self.channels) < 1:
+            raise ModelError("num_mapping_layers and every entry of channels must be at least 1")
+
+
+class ConstantInput(nn.Module):
+    """The learnt 4×4 input."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, num_channels, 4, 4))
+
+    def forward(self, batch_size: int) -> Tensor:
+        """Return `(batch_size, C, 4, 4)`, channels last: later layers keep that layout, the faster one."""
+        return self.input.expand(batch_size, -1, -1, -1).contiguous(memory_format=MEMORY_FORMAT)
+
+
+class StyledConv(nn.Module):
+    """Modulated 3×3 convolution, noise, bias, activation."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, config: GeneratorConfig, *, upsample: bool = False
+    ):
+        super().__init__()
+        self.conv = ModulatedConv2d(in_channels, out_channels, 3, config.style_dim, upsample=upsample)
+        self.noise = NoiseInjection()
+        self.activate = FusedLeakyReLU(out_channels, config.activation_clamp)
+
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
+        """Map `(B, C, H, W)` under `style`, `(B, D)`, to `(B, O, H', W')`."""
+        y: Tensor = self.activate(self.noise(self.conv(x, style), noise))
+        return y
+
+
+class ToRGB(nn.Module):
+    """Modulated 1×1 convolution to colour, added to the upsampled image so far."""
+
+    def __init__(self, in_channels: int, config: GeneratorConfig, *, upsample: bool = True) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
+        self.conv = ModulatedConv2d(in_channels, 3, 1, config.style_dim, demodulate=False)
+        self.clamp = config.activation_clamp
+        if upsample:
+            self.upsample = Upsample()
+
+    def forward(self, x: Tensor, style: Tensor, image: Tensor | None = None) -> Tensor:
+        """Map `(B, C, H, W)` and the image so far, `(B, 3, H/2, W/2)`, to `(B, 3, H, W)`."""
+        rgb: Tensor = self.conv(x, style) + self.bias
+        if self.clamp is not None:
+            rgb = rgb.clamp(-self.clamp, self.clamp)
+        return rgb if image is None else rgb + self.upsample(image)
+
+
+class Generator(nn.Module):
+    """g: W⁺ → image, with its mapping network Z → W.
+
+    Attributes:
+        config: the network's shape.
+        num_layers: L, latent vectors per image.
+        latent_avg: mean of W, `(style_dim,)`; the centre of truncation. Not part of the state dict.
+    """
+
+    latent_avg: Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_layers = num_style_layers(config.image_size)
+        dim = config.style_dim
+        mapping: list[nn.Module] = [PixelNorm()]
+        for index in range(config.num_mapping_layers):
+            width = 2 * dim if config.num_classes and index == 0 else dim
+            mapping.append(EqualLinear(width, dim, learning_rate_multiplier=0.01, activate=True))
+        self.style = nn.Sequential(*mapping)
+        if config.num_classes:
+            self.embed = EqualLinear(config.num_classes, dim)
+
+        first = config.channels[0]
+        self.input = ConstantInput(first)
+        self.conv1 = StyledConv(first, first, config)
+        self.to_rgb1 = ToRGB(first, config, upsample=False)
+        self.convs = nn.ModuleList()
+        self.to_rgbs = nn.ModuleList()
+        for narrow, wide in pairwise(config.channels):
+            self.convs.append(StyledConv(narrow, wide, config, upsample=True))
+            self.convs.append(StyledConv(wide, wide, config))
+            self.to_rgbs.append(ToRGB(wide, config))
+        self.noises = nn.Module()
+        for index in range(self.num_layers - 1):
+            side = 2 ** ((index + 5) // 2)
+            self.noises.register_buffer(f"noise_{index}", torch.randn(1, 1, side, side))
+        self.register_buffer("latent_avg", torch.zeros(dim), persistent=False)
+
+    def mapping(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map z, `(B, style_dim)`, to w, `(B, style_dim)`.
+
+        Args:
+            z: standard normal codes.
+            labels: class indices `(B,)` or weights `(B, num_classes)` of a class-conditional network.
+
+        Raises:
+            ModelError: labels are missing for a class-conditional network, or given to another.
+        """
+        if self.config.num_classes == 0:
+            if labels is not None:
+                raise ModelError("labels were given to a generator without classes")
+            w: Tensor = self.style(z)
+            return w
+        if labels is None:
+            raise ModelError(
+                f"this generator is conditional on {self.config.num_classes} classes: pass labels"
+            )
+        if not labels.is_floating_point():
+            labels = nn.functional.one_hot(labels, self.config.num_classes).to(z.dtype)
+        condition = normalize_second_moment(self.embed(labels))
+        w = torch.cat([normalize_second_moment(z), condition], dim=1)
+        for layer in list(self.style)[1:]:
+            w = layer(w)
+        return w
+
+    def truncate(self, w: Tensor, psi: float) -> Tensor:
+        """Move codes `(..., style_dim)` towards the mean latent: w̄ + ψ·(w − w̄).
+
+        The centre is the mean over all classes, as in the official class-conditional networks.
+        """
+        return torch.lerp(self.latent_avg.to(w.dtype), w, psi)
+
+    def broadcast(self, w: Tensor) -> Tensor:
+        """Repeat w, `(B, style_dim)`, for every layer: `(B, L, style_dim)`."""
+        return w[:, None].expand(-1, self.num_layers, -1)
+
+    def synthesis(self, w_plus: Tensor, noise: Noise | Sequence[Tensor] = "fixed") -> Tensor:
+        """Map latent codes to images.
+
+        Args:
+            w_plus: latent codes, `(B, L, style_dim)`.
+            noise: the stored buffers (``"fixed"``), fresh draws (``"random"``), or L − 1 tensors
+                `(1 or B, 1, side, side)`.
+
+        Returns:
+            images `(B, 3, size, size)`, nominally in [−1, 1], not clamped.
+        """
+        if w_plus.ndim != 3 or w_plus.shape[1:] != (self.num_layers, self.config.style_dim):
+            raise ModelError(
+                f"w_plus has shape {tuple(w_plus.shape)}; this {self.config.image_size}-px generator takes "
+                f"(batch, {self.num_layers}, {self.config.style_dim})"
+            )
+        noises = self._noise(noise, w_plus.dtype)
+        x = self.conv1(self.input(w_plus.shape[0]).to(w_plus.dtype), w_plus[:, 0], noises[0])
+        image: Tensor = self.to_rgb1(x, w_plus[:, 1])
+        for block, to_rgb in enumerate(self.to_rgbs):
+            layer = 2 * block + 1
+            x = self.convs[2 * block](x, w_plus[:, layer], noises[layer])
+            x = self.convs[2 * block + 1](x, w_plus[:, layer + 1], noises[layer + 1])
+            image = to_rgb(x, w_plus[:, layer + 2], image)
+        return image
+
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        *,
+        psi: float = 1.0,
+        noise: Noise | Sequence[Tensor] = "fixed",
+    ) -> Tensor:
+        """Map z, `(B, style_dim)`, to images `(B, 3, size, size)` under truncation ψ."""
+        w = self.mapping(z, labels)
+        if psi != 1:
+            w = self.truncate(w, psi)
+        return self.synthesis(self.broadcast(w), noise)
+
+    @torch.no_grad()
+    def mean_latent(self, num_samples: int = 10_000, seed: int = 0) -> Tensor:
+        """Return the mean w over `num_samples` seeded draws of z (and of the classes), `(style_dim,)`."""
+        random = torch.Generator().manual_seed(seed)
+        reference = self.input.input
+        total = torch.zeros(self.config.style_dim, dtype=torch.float64)
+        for start in range(0, num_samples, 1000):
+            count = min(1000, num_samples - start)
+            z = torch.randn(count, self.config.style_dim, generator=random).to(reference)
+            labels = None
+            if self.config.num_classes:
+                labels = torch.randint(self.config.num_classes, (count,), generator=random).to(
+                    reference.device
+                )
+            total += self.mapping(z, labels).double().sum(dim=0).cpu()
+        return (total / num_samples).to(reference)
+
+    @torch.no_grad()
+    def class_latents(self, num_samples: int = 2_000, seed: int = 0) -> Tensor:
+        """Return the mean w of every class over the same seeded draws of z, `(num_classes, style_dim)`.
+
+        Raises:
+            ModelError: the generator has no classes.
+        """
+        if not self.config.num_classes:
+            raise ModelError("this generator has no classes, and so no mean latents of them")
+        reference = self.input.input
+        random = torch.Generator().manual_seed(seed)
+        total = torch.zeros(self.config.num_classes, self.config.style_dim, dtype=torch.float64)
+        for start in range(0, num_samples, 1000):
+            count = min(1000, num_samples - start)
+            z = torch.randn(count, self.config.style_dim, generator=random).to(reference)
+            for label in range(self.config.num_classes):
+                labels = torch.full((count,), label, device=reference.device)
+                total[label] += self.mapping(z, labels).double().sum(dim=0).cpu()
+        return (total / num_samples).to(reference)
+
+    def _noise(self, noise: Noise | Sequence[Tensor], dtype: torch.dtype) -> list[Tensor | None]:
+        count = self.num_layers - 1
+        if isinstance(noise, str):
+            if noise == "random":
+                return [None] * count
+            if noise != "fixed":
+                raise ModelError(f"noise is {noise!r}; expected 'fixed', 'random' or {count} tensors")
+            return [self.noises.get_buffer(f"noise_{index}").to(dtype) for index in range(count)]
+        if len(noise) != count:
+            raise ModelError(f"{len(noise)} noise tensors were given; this generator takes {count}")
+        return list(noise)

@@ -1,0 +1,1 @@
+"""View sources: whatever makes a view, one file each."""

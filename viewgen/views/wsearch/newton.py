@@ -1,0 +1,129 @@
+"""Newton steps onto the boundary, and along it: the `boundary` solver of W-search.
+
+A view's distance d from its anchor is nearly linear in its code over the distances that a search covers, so
+the step that brings it to ε₁ is known from one gradient (Newton's; Polyak's, as d − ε₁ is what is missing):
+
+    Δw = −(d − ε₁) · ∇d / ‖∇d‖²
+
+The views of an image are furthest apart when their offsets r_k = f(g(w_k)) − f(x₀) add up to zero: at equal
+lengths their mean square distance is 2n/(n−1) · (ε₁² − ‖r̄‖²). So each view also wants to move by
+t = −(r̄ − (r̄·e)e), the tangential part of −r̄, where e is its own direction r_k/‖r_k‖. A second gradient, of
+t̂·f(g(w)), says how. The two gradients are all but parallel in W⁺ (their cosine was ±0.95 for most digits'
+views), and a step that mixes them ends far from ε₁; so the second is projected orthogonally to ∇d first, and
+limited in length per view: the limit halves where the view left the boundary, and grows where it held.
+
+Shape legend: A active images, n views, L layers, D style dimension, K projection dimension.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from viewgen.optimise.slots import Aim, Evaluation, Tensors
+
+__all__ = ["BoundarySteps", "boundary_aims"]
+
+# Lengths of one update, as the root mean square change of a code's elements.
+FIRST_SIDEWAYS, MOST_SIDEWAYS, LEAST_SIDEWAYS = 0.008, 0.06, 0.0003
+MOST_OUTWARDS = 0.005
+GROWTH, SHRINKAGE = 1.5, 0.5
+
+
+def boundary_aims(
+    z: Tensor, anchor_features: Tensor, distance: Tensor, *, missing: Tensor, apart: Tensor
+) -> tuple[Aim, Aim]:
+    """Return what the views of each image shall change: their distance, and their place on the boundary.
+
+    Args:
+        z: projections of the views, `(A, n, K)`, with their graph.
+        anchor_features: f(x₀), `(A, K)`.
+        distance: of the views from their anchor, `(A, n)`, with its graph.
+        missing: what shall be added to each distance, `(A, n)`.
+        apart: whether the image's views shall move apart, bool `(A,)`.
+
+    Returns:
+        the aims, in their order of importance, each with values `(A, n)`.
+    """
+    with torch.no_grad():
+        offset = z - anchor_features[:, None]
+        outwards = offset / distance[..., None]
+        centroid = offset.mean(dim=1, keepdim=True)
+        sideways = (centroid * outwards).sum(dim=2, keepdim=True) * outwards - centroid
+        length = sideways.norm(dim=2)
+        direction = sideways / length.clamp_min(1e-12)[..., None]
+    return Aim(distance, missing), Aim((z * direction).sum(dim=2), length * apart[:, None])
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    return (first * second).flatten(2).sum(dim=2)
+
+
+def _root_size(w: Tensor) -> float:
+    """Return the length of a code's change whose root mean square is 1."""
+    return math.sqrt(w.shape[2:].numel())
+
+
+def _gradient(aim: Aim, w: Tensor, keep_graph: bool) -> Tensor:
+    """Return the gradient of the aim's values, taken as a descent towards its change.
+
+    Only so do pixels beyond the range pass the gradients that lead them back
+    (`viewgen.views.wsearch.problem.clamp_to_range`).
+    """
+    sign = torch.where(aim.change < 0, 1.0, -1.0).to(w.dtype)
+    (gradient,) = torch.autograd.grad((sign * aim.value).sum(), w, retain_graph=keep_graph)
+    return sign[..., None, None] * gradient
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BoundarySteps:
+    """Update rule that meets the first of two aims and approaches the second (`viewgen.optimise.slots`).
+
+    Attributes:
+        tolerance: a view whose first aim misses more than this has left the boundary.
+    """
+
+    tolerance: float
+
+    def fresh(self, w: Tensor) -> Tensors:
+        """Return each view's limit of a step sideways, and the length of its last one."""
+        last = w.new_zeros(w.shape[:2])
+        return {"limit": torch.full_like(last, FIRST_SIDEWAYS * _root_size(w)), "last": last}
+
+    def differentiate(self, evaluation: Evaluation, w: Tensor) -> Tensors:
+        """Return the gradients of both aims and their changes."""
+        first, second = evaluation.aims
+        wanted = bool((second.change != 0).any())
+        gradient = _gradient(first, w, keep_graph=wanted)
+        return {
+            "missing": first.change.detach(),
+            "outwards": gradient,
+            "apart": second.change.detach(),
+            "sideways": _gradient(second, w, keep_graph=False) if wanted else torch.zeros_like(gradient),
+        }
+
+    def move(self, w: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
+        """Return the codes after one update; adapts the limits."""
+        size = _root_size(w)
+        missing, apart = derivatives["missing"], derivatives["apart"]
+        outwards, sideways = derivatives["outwards"], derivatives["sideways"]
+        limit, last = state["limit"], state["last"]
+        held = missing.abs() <= self.tolerance
+        grown = torch.where(last > 0.99 * limit, GROWTH * limit, limit)
+        shrunk = SHRINKAGE * torch.minimum(limit, last)
+        limit = torch.where(last > 0, torch.where(held, grown, shrunk), limit)
+        limit = limit.clamp(LEAST_SIDEWAYS * size, MOST_SIDEWAYS * size)
+
+        square = _dot(outwards, outwards).clamp_min(1e-12)
+        most = MOST_OUTWARDS * size / square.sqrt()
+        out = (missing / square).clamp(-most, most)
+        mixed = _dot(outwards, sideways)
+        along = sideways - (mixed / square)[..., None, None] * outwards
+        along_square = _dot(along, along)
+        # the step outwards moves the view sideways too
+        left = torch.where(apart > 0, (apart - out * mixed).clamp_min(0), 0.0)
+        side = left / (along_square + 1e-9)
+        side = torch.minimum(side, limit / along_square.sqrt().clamp_min(1e-12))
+        state["limit"], state["last"] = limit, side * along_square.sqrt()
+        return w + out[..., None, None] * outwards + side[..., None, None] * along

@@ -1,0 +1,84 @@
+"""A start on the boundary: how far each random direction must be followed to reach ε₁.
+
+W-search can start from almost the anchor itself and let the gradient carry the views outwards, but the
+shortest way to a distance in an encoder's space is hardly visible in the image, and all views take it. Here
+each view goes along a random direction of its own, w = e(x) + s·u with u ~ N(0, I), and s is found by a
+bracketing secant (regula falsi) on d(s) = ‖f(g(w)) − f(x₀)‖ without any gradient; the search then spreads the
+views on the boundary.
+
+Shape legend: A images, n views, L layers, D style dimension, K projection dimension.
+"""
+
+import torch
+from torch import Tensor
+
+from viewgen.networks.encoder import Encoder
+from viewgen.networks.stylegan2 import Generator
+from viewgen.optimise.slots import equal_parts
+
+__all__ = ["boundary_scales"]
+
+FIRST_SCALE = 0.2  # the best standard deviation of W-perturb
+MAX_GROWTH = 3.0
+
+
+@torch.no_grad()
+def boundary_scales(
+    generator: Generator,
+    encoder: Encoder,
+    anchor_w_plus: Tensor,
+    anchor_features: Tensor,
+    directions: Tensor,
+    epsilon_boundary: float,
+    *,
+    tolerance: float,
+    max_passes: int,
+    batch_size: int,
+) -> Tensor:
+    """Return for every view the scale s whose distance came closest to ε₁.
+
+    Args:
+        generator, encoder: g and f.
+        anchor_w_plus: codes of the anchors, `(A, L, D)`.
+        anchor_features: f of the anchors, `(A, K)`.
+        directions: u, `(A, n, L, D)`.
+        epsilon_boundary: ε₁.
+        tolerance: a view within this of ε₁ is found.
+        max_passes: evaluations of a view that is not.
+        batch_size: codes evaluated at once, always exactly.
+
+    Returns:
+        `(A, n)`, positive.
+    """
+    num_views = directions.shape[1]
+    num_codes = directions.shape[0] * num_views
+    scale = anchor_w_plus.new_full((num_codes,), FIRST_SCALE)
+    best_scale, best_gap = scale.clone(), torch.full_like(scale, torch.inf)
+    inner, inner_distance = torch.zeros_like(scale), torch.zeros_like(scale)
+    outer, outer_distance = torch.full_like(scale, torch.inf), torch.full_like(scale, torch.inf)
+    for _ in range(max_passes):
+        open_codes = (best_gap > tolerance).nonzero()[:, 0]
+        if len(open_codes) == 0:
+            break
+        distance = torch.empty_like(scale)
+        for codes, kept in equal_parts(open_codes, batch_size):
+            images, views = codes // num_views, codes % num_views
+            w = anchor_w_plus[images] + scale[codes, None, None] * directions[images, views]
+            z = encoder(generator.synthesis(w).clamp(-1, 1))
+            distance[codes[:kept]] = (z - anchor_features[images]).norm(dim=1)[:kept]
+        at, d = scale[open_codes], distance[open_codes]
+        gap = (d - epsilon_boundary).abs()
+        closer = gap < best_gap[open_codes]
+        best_scale[open_codes] = torch.where(closer, at, best_scale[open_codes])
+        best_gap[open_codes] = torch.where(closer, gap, best_gap[open_codes])
+        inside = d < epsilon_boundary
+        inner[open_codes] = torch.where(inside, at, inner[open_codes])
+        inner_distance[open_codes] = torch.where(inside, d, inner_distance[open_codes])
+        outer[open_codes] = torch.where(inside, outer[open_codes], at)
+        outer_distance[open_codes] = torch.where(inside, outer_distance[open_codes], d)
+        # bracketed: the secant, kept off the ends; not yet: outwards in proportion to the missing distance
+        share = (epsilon_boundary - inner_distance) / (outer_distance - inner_distance).clamp_min(1e-6)
+        between = inner + (outer - inner) * share.clamp(0.1, 0.9)
+        beyond = inner * (epsilon_boundary / inner_distance.clamp_min(1e-6)).clamp(1.1, MAX_GROWTH)
+        scale = torch.where(torch.isinf(outer), beyond, between)
+    return best_scale.reshape(-1, num_views)
