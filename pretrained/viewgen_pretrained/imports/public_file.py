@@ -1,8 +1,8 @@
 """Checkpoints of the public PyTorch StyleGAN2 (``.pt``): ``g_ema``, perhaps ``d``, ``latent_avg``, ``args``.
 
 They come out of the restricted reader (`viewgen_pretrained.imports.restricted_pickle`) rather than
-``torch.load``: the latter does not compare a tensor's size with what is stored for it, and tells users to trust
-the file.
+``torch.load``: the latter does not compare a tensor's size with what is stored for it, and tells users to
+trust the file.
 """
 
 import re

@@ -60,7 +60,8 @@ class WSearchConfig:
         boundary: δ, ``"squared"`` for (d − ε₁)² or ``"hinge"`` for max(0, ε₁ − d).
         anchor: x₀, the ``"reconstruction"`` g(e(x)) or the ``"image"`` itself.
         start: first codes: ``"boundary"``, random directions followed to ε₁
-            (`viewgen.views.wsearch.start`), or ``"noise"``, the anchor's code with a little noise, as in the paper.
+            (`viewgen.views.wsearch.start`), or ``"noise"``, the anchor's code with a little noise, as in the
+            paper.
         solver: ``"boundary"``, Newton steps to ε₁ and along it (`viewgen.views.wsearch.newton`), which
             reads of ε₂ and λ only where the push ends and whether there is one; or ``"adam"`` on eq. 2.
         start_passes: evaluations, at most, that look for a view's place on the boundary.

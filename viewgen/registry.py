@@ -1,0 +1,168 @@
+"""The registry: what can be chosen by name, of every noun of a run.
+
+There is one `Registry` for each noun: view sources, objectives, diagnostics, data sets, generators, estimators
+of mutual information. Built-in names are a table of modules, imported when they are asked for; an installed
+plug-in adds names by entry points, which need no import by the user; `Registry.register` adds one from a script.
+
+A plug-in's ``pyproject.toml``, for a module `my_views` with an entry called `ENTRY`::
+
+    [project.entry-points."viewgen.views"]
+    swirl = "my_views:ENTRY"
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from viewgen.errors import UsageError, ViewgenError, nearest_name
+from viewgen.recipes import recipe
+from viewgen.settings import Settings
+
+__all__ = ["Choice", "Entry", "Registry"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """Something that can be chosen by name.
+
+    Attributes:
+        name: name on the command line.
+        summary: one line of help.
+        settings: class of its settings.
+        build: function that makes it; its arguments are those of its noun.
+        needs: what it cannot do without, for example networks by kind.
+    """
+
+    name: str
+    summary: str
+    settings: type[Settings]
+    build: Callable[..., Any]
+    needs: frozenset[str] = frozenset()
+
+
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Generic[E]):
+    """An entry with its settings.
+
+    Attributes:
+        entry: what was chosen.
+        settings: of the entry's class, all resolved.
+    """
+
+    entry: E
+    settings: Any
+
+    @property
+    def name(self) -> str:
+        """Name of the entry."""
+        return self.entry.name
+
+    def record(self) -> dict[str, Any]:
+        """Return JSON values that identify the choice."""
+        return {"name": self.name, "settings": self.settings.record()}
+
+    def build(self, *arguments: Any, **named: Any) -> Any:
+        """Return what the entry makes of its settings and of the arguments of its noun."""
+        return self.entry.build(self.settings, *arguments, **named)
+
+
+class Registry(Generic[E]):
+    """Entries of one noun by name.
+
+    Args:
+        noun: what messages call an entry, in the singular.
+        group: group of entry points in which installed plug-ins add theirs.
+        modules: name → module of the built-in entries; each module has its entry as `ENTRY`.
+    """
+
+    def __init__(self, noun: str, group: str, modules: Mapping[str, str]) -> None:
+        self.noun, self.group = noun, group
+        self._modules = dict(modules)
+        self._registered: dict[str, E] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names: built-in ones in the table's order, then installed and registered ones."""
+        return tuple(dict.fromkeys([*self._modules, *self._installed, *self._registered]))
+
+    @property
+    def built_in(self) -> tuple[str, ...]:
+        """Names of the built-in entries."""
+        return tuple(self._modules)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules or name in self._installed or name in self._registered
+
+    def register(self, entry: E) -> E:
+        """Add an entry from a script or notebook, and return it.
+
+        Raises:
+            UsageError: the name is taken.
+        """
+        if entry.name in self:
+            raise UsageError(f"there is a {self.noun} named {entry.name!r} already; choose another name")
+        self._registered[entry.name] = entry
+        return entry
+
+    def entry(self, name: str) -> E:
+        """Return the entry called `name`.
+
+        Raises:
+            UsageError: there is none; the message names the nearest.
+            ViewgenError: a plug-in has it, and cannot be imported.
+        """
+        if name in self._registered:
+            return self._registered[name]
+        if name in self._modules:
+            found: E = import_module(self._modules[name]).ENTRY
+            return found
+        if name in self._installed:
+            return self._load(self._installed[name])
+        raise UsageError(
+            f"no {self.noun} {name!r}{nearest_name(name, self.names)} (known: {', '.join(self.names)})"
+        )
+
+    def resolve(self, name: str, dataset: str, given: Mapping[str, Any]) -> Choice[E]:
+        """Return the entry with its settings: defaults, then the data set's recipe, then what was given.
+
+        Args:
+            name: name of the entry.
+            dataset: name of the data set, whose recipe has a table of the entry's name.
+            given: setting → value, of a configuration file and the command line together.
+
+        Raises:
+            UsageError: no such entry or setting, or an impossible value.
+        """
+        entry = self.entry(name)
+        return Choice(entry, entry.settings(**{**recipe(dataset, name), **given}))
+
+    def read(self, record: Mapping[str, Any]) -> Choice[E]:
+        """Return the choice that `Choice.record` wrote."""
+        entry = self.entry(record["name"])
+        return Choice(entry, entry.settings.from_record(record["settings"]))
+
+    @cached_property
+    def _installed(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self.group)}
+
+    def _load(self, point: EntryPoint) -> E:
+        package = point.dist.name if point.dist is not None else point.module
+        try:
+            found = point.load()
+        except Exception as error:
+            raise ViewgenError(
+                f"{self.noun} {point.name!r} of the installed package {package} cannot be imported: "
+                f"{type(error).__name__}: {error}; mend or uninstall {package}"
+            ) from error
+        if not isinstance(found, Entry) or found.name != point.name:
+            raise ViewgenError(
+                f"the installed package {package} names {point.value!r} as {self.noun} {point.name!r}; expected "
+                f"an entry of that name, got {found!r}"
+            )
+        return found  # type: ignore[return-value]

@@ -1,0 +1,170 @@
+"""Settings of a component: frozen, checked, described, and recorded so that what is stored outlives new fields.
+
+A component's settings are one `Settings` class whose fields are made by `setting`. From the fields come the
+command line's flags, ``--set NAME=VALUE``, configuration files, `viewgen list settings` and the JSON schema.
+
+What is written beside a cache or a run is `Settings.record`: every field of the first format, and of later
+fields those that differ from what their absence means. A new field at its default therefore changes no identity,
+and `Settings.from_record` reads what an earlier version wrote.
+"""
+
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticUndefined
+
+from viewgen.errors import CorruptDataError, UsageError, nearest_name
+
+__all__ = ["Settings", "setting"]
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    since: int = 1,
+    absent: Any = PydanticUndefined,
+    flag: bool = False,
+    **bounds: Any,
+) -> Any:
+    """Return a field of a `Settings` class.
+
+    Args:
+        default: value where nobody says otherwise.
+        description: noun phrase for help, reference and schema; a unit where there is one.
+        since: format version of caches and runs in which the field came; 1 for those of 0.1.0.
+        absent: value that a record without the field means; the default, unless that has changed since.
+        flag: whether commands have a flag of that name, besides ``--set``.
+        bounds: pydantic's ``gt``, ``ge``, ``lt``, ``le``, ``min_length``, ``max_length``.
+    """
+    facts = {"since": since, "flag": flag}
+    if absent is not PydanticUndefined:
+        facts["absent"] = absent
+    return Field(default, description=description, json_schema_extra={"viewgen": facts}, **bounds)
+
+
+class Settings(BaseModel):
+    """Base of all settings.
+
+    Raises:
+        UsageError: an unknown name, a value of another type or outside its bounds; the message names the
+            component (`title`), what came and what was expected.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=False,
+        protected_namespaces=(),
+    )
+    title: ClassVar[str] = "the settings"
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UsageError(_explain(type(self), error)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuples(cls, values: Any) -> Any:
+        """Take lists, which JSON and TOML have, for tuples."""
+        if not isinstance(values, Mapping):
+            return values
+        fields = cls.model_fields
+        return {
+            name: _as_tuple(value) if name in fields and _is_tuple(fields[name].annotation) else value
+            for name, value in values.items()
+        }
+
+    def replace(self, **changes: Any) -> Self:
+        """Return settings with some values changed, checked again."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**(values | changes))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all values as JSON values."""
+        return self.model_dump(mode="json")
+
+    def record(self) -> dict[str, Any]:
+        """Return what identifies these settings: JSON values without later fields that say nothing new."""
+        found = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            since, absent = _history(field)
+            if since == 1 or value != absent:
+                found[name] = value.record() if isinstance(value, Settings) else self._json(name)
+        return found
+
+    @classmethod
+    def from_record(cls, document: Mapping[str, Any]) -> Self:
+        """Return the settings that `record` wrote, in this version or an earlier one.
+
+        Raises:
+            CorruptDataError: a field is unknown here, or a value impossible.
+        """
+        values = dict(document)
+        for name, field in cls.model_fields.items():
+            since, absent = _history(field)
+            if name not in values and since > 1:
+                values[name] = absent
+            elif name in values and isinstance(values[name], Mapping) and _is_settings(field.annotation):
+                values[name] = typing.cast(Any, field.annotation).from_record(values[name])
+        try:
+            return cls(**values)
+        except UsageError as error:
+            raise CorruptDataError(
+                f"{error}; the record is damaged, or a newer version of viewgen wrote it"
+            ) from error
+
+    def _json(self, name: str) -> Any:
+        return self.model_dump(mode="json", include={name})[name]
+
+
+def _history(field: Any) -> tuple[int, Any]:
+    facts = (field.json_schema_extra or {}).get("viewgen", {})
+    return facts.get("since", 1), facts.get("absent", field.get_default(call_default_factory=True))
+
+
+def _is_tuple(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(_is_tuple(part) for part in typing.get_args(annotation))
+    return annotation is tuple or typing.get_origin(annotation) is tuple
+
+
+def _is_settings(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(part) for part in value) if isinstance(value, list | tuple) else value
+
+
+def _explain(cls: type[Settings], error: ValidationError) -> str:
+    """Return one sentence a problem: what came, what was expected."""
+    problems = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            problems.append(f"no setting {where!r}{nearest_name(where, cls.model_fields)}")
+        elif problem["type"] == "value_error":
+            problems.append(f"{where}: {problem['ctx']['error']}" if where else str(problem["ctx"]["error"]))
+        else:
+            expected = problem["msg"].removeprefix("Input should be ")
+            near = ""
+            if problem["type"] == "literal_error" and isinstance(problem["input"], str):
+                near = nearest_name(problem["input"], _choices(cls, problem["loc"]))
+            problems.append(f"{where} is {problem['input']!r}{near}; expected {expected}")
+    return f"{cls.title}: " + "; ".join(problems)
+
+
+def _choices(cls: Any, location: tuple[Any, ...]) -> tuple[str, ...]:
+    for part in location:
+        field = getattr(cls, "model_fields", {}).get(part)
+        cls = None if field is None else field.annotation
+    return tuple(choice for choice in typing.get_args(cls) if isinstance(choice, str))

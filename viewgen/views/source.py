@@ -1,0 +1,139 @@
+"""What a view source is: images and random numbers in, views out.
+
+The same source makes views for a cache, in a training step and for a measurement. Which one it is shows only in
+the images it is given and in how their random numbers are addressed.
+
+Shape legend: B images, V views of each, C, H, W channels and space.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from viewgen.images import to_model, to_storage
+
+__all__ = ["Column", "Draws", "Images", "LearnedSource", "Status", "ViewSource", "Views"]
+
+
+class Status(IntEnum):
+    """How an image fared; the numbers are those of the cache format."""
+
+    ABSENT, OK, NOT_CONVERGED, FAILED = range(4)
+
+
+class Draws(Protocol):
+    """Random numbers of a batch, each image's by an address of its own."""
+
+    def uniform(self, name: str, num_views: int, *shape: int) -> Tensor:
+        """Return numbers in [0, 1), `(B, num_views, *shape)`, float32 on the CPU."""
+        ...
+
+    def normal(self, name: str, num_views: int, *shape: int) -> Tensor:
+        """Return standard normal numbers, `(B, num_views, *shape)`, float32."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Images:
+    """A batch of images.
+
+    Attributes:
+        pixels: uint8 `(B, C, H, W)`, on the device on which views are wanted.
+        source_index: rows of the data set, int64 `(B,)`, on the CPU.
+        labels: class indices, int64 `(B, *label_shape)`; −1 where an image has none.
+        draws: their random numbers.
+        codes: refined codes of a generator, `(B, *code_shape)`, where the source starts from them.
+        code_error: mean squared error of their reconstructions, `(B,)`, in model units.
+    """
+
+    pixels: Tensor
+    source_index: Tensor
+    draws: Draws
+    labels: Tensor | None = None
+    codes: Tensor | None = None
+    code_error: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Views:
+    """Views of a batch.
+
+    Attributes:
+        pixels: `(V, B, C, H, W)`, storage images (uint8) or model images (floating point).
+        status: how each image fared, uint8 `(B,)`; None where all are OK.
+        columns: what a cache stores or reports beside them, `(B, ...)` each, by name.
+    """
+
+    pixels: Tensor
+    status: Tensor | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Tensor:
+        """The views as model images, `(V, B, C, H, W)` in [−1, 1]."""
+        return to_model(self.pixels) if self.pixels.dtype == torch.uint8 else self.pixels
+
+    @property
+    def storage(self) -> Tensor:
+        """The views as storage images, uint8 `(V, B, C, H, W)`."""
+        return self.pixels if self.pixels.dtype == torch.uint8 else to_storage(self.pixels)
+
+
+class ViewSource(Protocol):
+    """Whatever makes views.
+
+    Attributes:
+        roles: ``("view",)`` where views are interchangeable; otherwise one name for each view of an image, for
+            example ``("luma", "chroma")``, and `num_views` is their number.
+    """
+
+    roles: tuple[str, ...]
+
+    def views(self, images: Images, num_views: int) -> Views:
+        """Return `num_views` views of every image."""
+        ...
+
+
+@runtime_checkable
+class LearnedSource(ViewSource, Protocol):
+    """A view source with networks that train beside the encoder."""
+
+    def networks(self) -> Mapping[str, Any]:
+        """Return what a checkpoint holds: name → module or optimiser."""
+        ...
+
+    def after_step(self, images: Images, loss_of: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
+        """Train for one step after the encoder's.
+
+        Args:
+            images: batch of the step.
+            loss_of: the encoder's loss of generated views `(V, B, C, H, W)` in the place of this step's.
+
+        Returns:
+            metrics by name.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """An array that a source's views have in a cache beside those that every cache has.
+
+    Attributes:
+        name: name of the array.
+        per_view: whether every view has an entry, `(N, V, ...)`, or only every image, `(N, ...)`.
+        codes: whether an entry is a code, of the generator's `code_shape`; otherwise it is one number.
+        dtype: little-endian numpy type.
+    """
+
+    name: str
+    per_view: bool = False
+    codes: bool = False
+    dtype: str = "<f4"
