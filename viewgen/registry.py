@@ -1,8 +1,9 @@
 """The registry: what can be chosen by name, of every noun of a run.
 
-There is one `Registry` for each noun: view sources, objectives, diagnostics, data sets, generators, estimators
-of mutual information. Built-in names are a table of modules, imported when they are asked for; an installed
-plug-in adds names by entry points, which need no import by the user; `Registry.register` adds one from a script.
+There is one `Registry` for each noun: view sources, objectives, diagnostics, data sets, generators,
+estimators of mutual information. Built-in names are a table of modules, imported when they are asked for; an
+installed plug-in adds names by entry points, which need no import by the user; `Registry.register` adds one
+from a script.
 
 A plug-in's ``pyproject.toml``, for a module `my_views` with an entry called `ENTRY`::
 
@@ -162,7 +163,7 @@ class Registry(Generic[E]):
             ) from error
         if not isinstance(found, Entry) or found.name != point.name:
             raise ViewgenError(
-                f"the installed package {package} names {point.value!r} as {self.noun} {point.name!r}; expected "
-                f"an entry of that name, got {found!r}"
+                f"the installed package {package} names {point.value!r} as {self.noun} {point.name!r}; "
+                f"expected an entry of that name, got {found!r}"
             )
         return found  # type: ignore[return-value]

@@ -1,11 +1,11 @@
-"""Settings of a component: frozen, checked, described, and recorded so that what is stored outlives new fields.
+"""Settings of a component: frozen, checked, described, and recorded so that records outlive new fields.
 
 A component's settings are one `Settings` class whose fields are made by `setting`. From the fields come the
 command line's flags, ``--set NAME=VALUE``, configuration files, `viewgen list settings` and the JSON schema.
 
 What is written beside a cache or a run is `Settings.record`: every field of the first format, and of later
-fields those that differ from what their absence means. A new field at its default therefore changes no identity,
-and `Settings.from_record` reads what an earlier version wrote.
+fields those that differ from what their absence means. A new field at its default therefore changes no
+identity, and `Settings.from_record` reads what an earlier version wrote.
 """
 
 import types
@@ -40,7 +40,7 @@ def setting(
         flag: whether commands have a flag of that name, besides ``--set``.
         bounds: pydantic's ``gt``, ``ge``, ``lt``, ``le``, ``min_length``, ``max_length``.
     """
-    facts = {"since": since, "flag": flag}
+    facts: dict[str, Any] = {"since": since, "flag": flag}
     if absent is not PydanticUndefined:
         facts["absent"] = absent
     return Field(default, description=description, json_schema_extra={"viewgen": facts}, **bounds)

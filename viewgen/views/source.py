@@ -1,7 +1,7 @@
 """What a view source is: images and random numbers in, views out.
 
-The same source makes views for a cache, in a training step and for a measurement. Which one it is shows only in
-the images it is given and in how their random numbers are addressed.
+The same source makes views for a cache, in a training step and for a measurement. Which one it is shows only
+in the images it is given and in how their random numbers are addressed.
 
 Shape legend: B images, V views of each, C, H, W channels and space.
 """
@@ -90,8 +90,8 @@ class ViewSource(Protocol):
     """Whatever makes views.
 
     Attributes:
-        roles: ``("view",)`` where views are interchangeable; otherwise one name for each view of an image, for
-            example ``("luma", "chroma")``, and `num_views` is their number.
+        roles: ``("view",)`` where views are interchangeable; otherwise one name for each view of an image,
+            for example ``("luma", "chroma")``, and `num_views` is their number.
     """
 
     roles: tuple[str, ...]

@@ -1,9 +1,9 @@
 """W-search as a step from arrays to arrays, at either precision.
 
 In bfloat16 the search runs on copies of the networks (`viewgen.networks.precision`). What is stored is not
-theirs: views are rendered, and their distances measured, in float32. An image that the search took to be done,
-and whose stored views do not all lie within the tolerance, goes on in float32 from the codes found, within the
-same number of steps. `steps` counts both parts.
+theirs: views are rendered, and their distances measured, in float32. An image that the search took to be
+done, and whose stored views do not all lie within the tolerance, goes on in float32 from the codes found,
+within the same number of steps. `steps` counts both parts.
 """
 
 import dataclasses
