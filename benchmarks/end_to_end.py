@@ -35,6 +35,7 @@ from viewgen.images import to_model, to_storage
 from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
 from viewgen.malloc import keep_freed_memory
 from viewgen.networks.files import Models, load_models
+from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader
 from viewgen.views.wsearch.problem import (
@@ -44,7 +45,6 @@ from viewgen.views.wsearch.problem import (
     mean_pairwise_distance,
 )
 from viewgen_pipelines.cache import cache
-from viewgen_pretrained.hub import find_models
 
 DATASET, NUM_VIEWS, NEAR = "digits", 8, 0.05
 OURS, PAPER, FROZEN = "viewgen", "paper", "paper, frozen weights"

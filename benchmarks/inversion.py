@@ -33,11 +33,11 @@ from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
 from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
 from viewgen.malloc import keep_freed_memory
 from viewgen.networks.files import Models, file_digest, load_models
-from viewgen.networks.inverter import class_labels
+from viewgen.networks.generator import class_labels
+from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.views.wperturb import WPerturbConfig
 from viewgen.views.wsearch.problem import initial_codes, project, render
-from viewgen_pretrained.hub import find_models
 from viewgen_pretrained.quality import kernel_distance
 
 AT_ONCE = 32

@@ -17,6 +17,7 @@ from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_imag
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import load_models, save_model
 from viewgen.networks.stylegan2 import Generator
+from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.views.wsearch.problem import (
     WSearchConfig,
@@ -26,7 +27,6 @@ from viewgen.views.wsearch.problem import (
     mean_pairwise_distance,
     search_views,
 )
-from viewgen_pretrained.hub import find_models
 
 __all__ = [
     "NEAR",

@@ -13,10 +13,10 @@ import torch
 from viewgen.datasets import load_dataset
 from viewgen.images import to_model, to_storage
 from viewgen.networks.files import Models, load_models
+from viewgen.networks.weights import find_models
 from viewgen.store import CacheReader
 from viewgen.views.wsearch.problem import WSearchConfig, boundary_uniformity_loss, mean_pairwise_distance
 from viewgen_pipelines.cache import cache
-from viewgen_pretrained.hub import find_models
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -12,7 +12,8 @@ from viewgen.errors import DataError, ModelError
 from viewgen.images import to_model
 from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
 from viewgen.networks.files import Models, load_model, save_model
-from viewgen.networks.inverter import Inverter, InverterConfig, class_labels
+from viewgen.networks.generator import class_labels
+from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from viewgen.views.methods import method_spec
 from viewgen_pipelines.cache import cache

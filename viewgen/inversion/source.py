@@ -5,16 +5,15 @@ import dataclasses
 import numpy as np
 import torch
 
-from viewgen.errors import ModelError
 from viewgen.images import to_model
 from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
 from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
 from viewgen.memory import BatchSize
 from viewgen.networks.files import Models
-from viewgen.networks.inverter import class_labels
+from viewgen.networks.generator import class_labels
 from viewgen.networks.precision import at_precision
 from viewgen.optimise.slots import FAILED, OK, SlotResult
-from viewgen.views.batches import Batch, Step, as_array, as_tensor, images_at_once, needed, slot_bytes
+from viewgen.views.batches import Batch, Step, as_array, as_tensor, images_at_once, slot_bytes
 from viewgen.views.wsearch.problem import render
 
 __all__ = ["build_invert"]
@@ -29,27 +28,19 @@ def build_invert(
     batch_size: BatchSize = None,
 ) -> Step:
     """Return the step that refines every image's code; its one view is the reconstruction."""
-    g, e = needed(models, "generator"), needed(models, "inverter")
+    g = models.inverting()
     chosen = resolve_perceptual(config.perceptual, has_discriminator=models.discriminator is not None)
     perceptual = build_perceptual(chosen, models.discriminator, models.device)
-    num_classes = g.config.num_classes
-    if e.config.num_classes != num_classes:
-        raise ModelError(
-            f"the generator has {num_classes} classes, the inverter {e.config.num_classes}; train an "
-            "inverter for this generator (viewgen pretrain inverter)"
-        )
+    num_classes = g.num_classes
     execution = models.execution
     generator = execution.accelerate(g)
     low = config.precision != "float32"
-    searched = (
-        execution.accelerate(at_precision(g, config.precision)) if low else generator,
-        execution.accelerate(at_precision(e, config.precision)),
-    )
-    at_once = images_at_once(g.config.image_size, models.device)
+    searched = execution.accelerate(at_precision(g, config.precision)) if low else generator
+    at_once = images_at_once(g.image_size, models.device)
     runner = execution.slots(
         batch_size,
         group_size=at_once,
-        slot_bytes=slot_bytes(1, g.num_layers, g.config.style_dim),
+        slot_bytes=slot_bytes(1, g.code_shape),
         device=models.device,
     )
 
@@ -58,18 +49,18 @@ def build_invert(
         labels = class_labels(as_tensor(batch["label"], device), num_classes) if num_classes else None
 
         def search(num_slots: int) -> SlotResult:
-            problem = InversionProblem(*searched, perceptual, images, config, at_once, labels)
+            problem = InversionProblem(searched, perceptual, images, config, at_once, labels)
             return invert_images(problem, num_slots, at_once)
 
         def trial(num_images: int) -> None:
             rows = torch.arange(num_images, device=images.device) % len(images)
             own = None if labels is None else labels[rows]
             brief = dataclasses.replace(config, max_steps=1)
-            problem = InversionProblem(*searched, perceptual, images[rows], brief, at_once, own)
+            problem = InversionProblem(searched, perceptual, images[rows], brief, at_once, own)
             invert_images(problem, num_images, at_once)
 
         result = runner.run(search, trial, len(images))
-        codes = result.w[:, 0]
+        codes = result.codes[:, 0]
         views = render(generator, codes, at_once)
         error = (to_model(views) - images).square().mean(dim=(1, 2, 3))
         return {

@@ -5,6 +5,7 @@ differently at different batch sizes, and a search that starts at its anchor car
 bit to another view.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,9 +37,9 @@ def images_at_once(image_size: int, device: torch.device) -> int:
     return max(1, min(at_once, at_once * 32**2 // image_size**2))
 
 
-def slot_bytes(num_views: int, num_layers: int, style_dim: int) -> int:
+def slot_bytes(num_views: int, code_shape: tuple[int, ...]) -> int:
     """Return the least bytes that a search keeps of an image."""
-    return CODES_PER_SLOT * num_views * num_layers * style_dim * 4
+    return CODES_PER_SLOT * num_views * math.prod(code_shape) * 4
 
 
 def needed(models: Models, name: str) -> Any:

@@ -118,14 +118,20 @@ def build_wperturb(
     generator, encoder = (
         models.execution.accelerate(needed(models, name)) for name in ("generator", "encoder")
     )
-    at_once = images_at_once(generator.config.image_size, models.device)
+    at_once = images_at_once(generator.image_size, models.device)
 
     def step(batch: Batch) -> Batch:
         anchors = as_tensor(batch["anchor_w_plus"], device)
         image_features = project(encoder, as_tensor(batch["image"], device), at_once)
         features = project(encoder, render(generator, anchors, at_once), at_once)
         ids = as_tensor(batch["source_index"], "cpu")
-        codes = initial_codes(anchors, ids, num_views, noise=config.sigma, seed=seed, stage="wperturb")
+        codes = initial_codes(
+            *(anchors, ids, num_views),
+            noise=config.sigma,
+            seed=seed,
+            stage="wperturb",
+            scale=generator.code_scale,
+        )
         views = render(generator, codes.flatten(0, 1), at_once).unflatten(0, (-1, num_views))
         return {
             "views": as_array(views),

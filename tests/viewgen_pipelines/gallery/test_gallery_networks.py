@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from viewgen.networks.files import file_digest, load_models
+from viewgen.networks.weights import find_models
 from viewgen.views.wsearch.problem import render
 from viewgen_pipelines.gallery.networks import NUM_FRAMES, find_networks
-from viewgen_pretrained.hub import find_models
 
 
 @pytest.fixture(scope="module")

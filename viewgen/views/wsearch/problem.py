@@ -1,8 +1,8 @@
 """W-search: views at a chosen distance from their anchor in the encoder's space (eq. 2 of the paper).
 
-For every image, n codes w_k minimise
+For every image, n codes c_k minimise
 
-    mean_k (‖f(g(w_k)) − f(x₀)‖₂ − ε₁)²  +  λ · mean_k max(0, ε₂ − d̄_k)
+    mean_k (‖f(g(c_k)) − f(x₀)‖₂ − ε₁)²  +  λ · mean_k max(0, ε₂ − d̄_k)
 
 where d̄_k is the mean distance of view k to the other n − 1 views. Distances lie between L2-normalised
 projections, in [0, 2]. n points at distance ε₁ from one anchor have a mean pairwise distance of at most
@@ -10,7 +10,7 @@ projections, in [0, 2]. n points at distance ε₁ from one anchor have a mean p
 a tolerance of ε₁ and its spread has reached a share of the bound or has stopped growing. Codes are moved by
 `viewgen.views.wsearch.newton`, or by Adam on the sum above.
 
-Shape legend: N images, A active images, n views, L layers, D style dimension, K projection dimension.
+Shape legend: N images, A active images, n views, … a code's own dimensions, K projection dimension.
 """
 
 import math
@@ -23,10 +23,19 @@ from torch import Tensor
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.networks.encoder import Encoder
+from viewgen.networks.generator import Generator, code_unit
 from viewgen.networks.precision import Precision, check_precision
-from viewgen.networks.stylegan2 import Generator
 from viewgen.optimise.adam import Adam
-from viewgen.optimise.slots import Aim, Evaluation, SlotOptions, SlotResult, UpdateRule, equal_parts, optimise
+from viewgen.optimise.slots import (
+    Aim,
+    Evaluation,
+    SlotOptions,
+    SlotResult,
+    UpdateRule,
+    equal_parts,
+    expanded,
+    optimise,
+)
 from viewgen.randomness import addressed_normal
 from viewgen.views.wsearch.newton import BoundarySteps, boundary_aims
 from viewgen.views.wsearch.start import boundary_scales
@@ -189,32 +198,40 @@ def near_boundary(distance: Tensor, config: WSearchConfig) -> Tensor:
 
 
 def initial_codes(
-    anchor_w_plus: Tensor, image_ids: Tensor, num_views: int, *, noise: float | Tensor, seed: int, stage: str
+    anchor_codes: Tensor,
+    image_ids: Tensor,
+    num_views: int,
+    *,
+    noise: float | Tensor,
+    seed: int,
+    stage: str,
+    scale: float | Tensor = 1.0,
 ) -> Tensor:
     """Return n copies of every anchor code, each with noise that depends on (seed, stage, image, view) alone.
 
     Args:
-        anchor_w_plus: refined inversions, `(A, L, D)`.
+        anchor_codes: refined inversions, `(A, ...)`.
         image_ids: source indices, `(A,)`, on the CPU.
         num_views: n.
-        noise: standard deviation, of all or of each view, `(A, n)`.
+        noise: standard deviation, of all or of each view, `(A, n)`, in units of `scale`.
         seed, stage: address of the draw.
+        scale: the generator's `code_scale`.
 
     Returns:
-        `(A, n, L, D)` on the anchors' device.
+        `(A, n, ...)` on the anchors' device.
     """
-    shape = tuple(anchor_w_plus.shape[1:])
+    shape = tuple(anchor_codes.shape[1:])
     draws = [
         addressed_normal(shape, seed, stage, image_id, view)
         for image_id in image_ids.tolist()
         for view in range(num_views)
     ]
     if not draws:
-        return anchor_w_plus.new_zeros(0, num_views, *shape)
-    offsets: Tensor = torch.stack(draws).unflatten(0, (-1, num_views)).to(anchor_w_plus)
+        return anchor_codes.new_zeros(0, num_views, *shape)
+    offsets: Tensor = torch.stack(draws).unflatten(0, (-1, num_views)).to(anchor_codes)
     if isinstance(noise, Tensor):
-        noise = noise[..., None, None]
-    return anchor_w_plus[:, None] + noise * offsets
+        noise = expanded(noise, offsets)
+    return anchor_codes[:, None] + noise * (scale * offsets)
 
 
 class _ClampToRange(torch.autograd.Function):
@@ -256,7 +273,7 @@ class WSearchProblem:
         encoder: Encoder,
         *,
         anchor_features: Tensor,
-        anchor_w_plus: Tensor,
+        anchor_codes: Tensor,
         image_ids: Tensor,
         num_views: int,
         config: WSearchConfig,
@@ -265,18 +282,18 @@ class WSearchProblem:
     ) -> None:
         self.generator, self.encoder, self.config, self.seed = generator, encoder, config, seed
         self.anchor_features = anchor_features
-        self.anchor_w_plus = anchor_w_plus
+        self.anchor_codes = anchor_codes
         self.image_ids = image_ids.cpu()
         self.num_views = num_views
-        self.num_images = len(anchor_w_plus)
-        self.device = anchor_w_plus.device
-        self.distance = anchor_w_plus.new_full((self.num_images, num_views), torch.nan)
-        self.spread = anchor_w_plus.new_zeros(self.num_images)
-        self.noise = anchor_w_plus.new_full((self.num_images, num_views), config.init_noise)
+        self.num_images = len(anchor_codes)
+        self.device = anchor_codes.device
+        self.distance = anchor_codes.new_full((self.num_images, num_views), torch.nan)
+        self.spread = anchor_codes.new_zeros(self.num_images)
+        self.noise = anchor_codes.new_full((self.num_images, num_views), config.init_noise)
         if config.start == "boundary":
             for rows in torch.arange(self.num_images, device=self.device).split(START_IMAGES):
                 self.noise[rows] = self._boundary_scales(rows, batch_size)
-        self.best_spread = anchor_w_plus.new_zeros(self.num_images)
+        self.best_spread = anchor_codes.new_zeros(self.num_images)
         self.best_step = torch.zeros(self.num_images, dtype=torch.long, device=self.device)
         self.bound = feasible_spread(config.epsilon_boundary, num_views)
 
@@ -287,11 +304,17 @@ class WSearchProblem:
         return self._codes(rows, self.noise[rows])
 
     def _codes(self, rows: Tensor, noise: float | Tensor) -> Tensor:
-        anchors, ids = self.anchor_w_plus[rows], self.image_ids[rows.cpu()]
-        return initial_codes(anchors, ids, self.num_views, noise=noise, seed=self.seed, stage="wsearch")
+        anchors, ids = self.anchor_codes[rows], self.image_ids[rows.cpu()]
+        return initial_codes(
+            *(anchors, ids, self.num_views),
+            noise=noise,
+            seed=self.seed,
+            stage="wsearch",
+            scale=self.generator.code_scale,
+        )
 
     def _boundary_scales(self, rows: Tensor, batch_size: int) -> Tensor:
-        anchors = self.anchor_w_plus[rows]
+        anchors = self.anchor_codes[rows]
         return boundary_scales(
             self.generator,
             self.encoder,
@@ -304,10 +327,10 @@ class WSearchProblem:
             batch_size=batch_size,
         )
 
-    def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
+    def evaluate(self, codes: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
         """Evaluate eq. 2 and the stopping rule."""
         config = self.config
-        images = clamp_to_range(self.generator.synthesis(w.flatten(0, 1)))
+        images = clamp_to_range(self.generator.decode(codes.flatten(0, 1)))
         z = self.encoder(images).unflatten(0, (-1, self.num_views))
         difference = z - self.anchor_features[rows][:, None]
         distance = difference.square().sum(dim=2).clamp_min(1e-12).sqrt()
@@ -338,11 +361,11 @@ class WSearchProblem:
         return Evaluation(loss, done, aims)
 
 
-def update_rule(config: WSearchConfig) -> UpdateRule:
-    """Return the rule of the configured solver."""
+def update_rule(config: WSearchConfig, unit: float = 1.0) -> UpdateRule:
+    """Return the rule of the configured solver; `unit` is the deviation of a code's elements."""
     if config.solver == "boundary":
-        return BoundarySteps(tolerance=config.tolerance)
-    return Adam(learning_rate=config.learning_rate, betas=BETAS, decay_steps=config.decay_steps)
+        return BoundarySteps(tolerance=config.tolerance, unit=unit)
+    return Adam(learning_rate=config.learning_rate * unit, betas=BETAS, decay_steps=config.decay_steps)
 
 
 def search_views(problem: WSearchProblem, num_slots: int, group_size: int | None = None) -> SlotResult:
@@ -353,14 +376,14 @@ def search_views(problem: WSearchProblem, num_slots: int, group_size: int | None
         max_steps=config.max_steps,
         group_size=group_size,
     )
-    return optimise(problem, options, update_rule(config))
+    return optimise(problem, options, update_rule(config, code_unit(problem.generator)))
 
 
 @torch.no_grad()
-def render(generator: Generator, w: Tensor, batch_size: int) -> Tensor:
-    """Return storage images `(B, 3, H, W)`, uint8, of codes `(B, L, D)`, always `batch_size` at once."""
-    parts = equal_parts(w, batch_size)
-    return torch.cat([to_storage(generator.synthesis(part))[:kept] for part, kept in parts])
+def render(generator: Generator, codes: Tensor, batch_size: int) -> Tensor:
+    """Return storage images `(B, 3, H, W)`, uint8, of codes `(B, ...)`, always `batch_size` at once."""
+    parts = equal_parts(codes, batch_size)
+    return torch.cat([to_storage(generator.decode(part))[:kept] for part, kept in parts])
 
 
 @torch.no_grad()

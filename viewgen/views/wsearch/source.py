@@ -16,8 +16,8 @@ from torch import Tensor
 from viewgen.memory import BatchSize
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import Models
+from viewgen.networks.generator import Generator
 from viewgen.networks.precision import at_precision
-from viewgen.networks.stylegan2 import Generator
 from viewgen.optimise.slots import NOT_CONVERGED, OK, Evaluation, SlotResult
 from viewgen.views.batches import (
     Batch,
@@ -50,7 +50,7 @@ class _Continuation(WSearchProblem):
     """W-search that goes on from given codes; an image is done when its views meet ε₁ again.
 
     Args:
-        codes: where images start, `(N, n, L, D)`.
+        codes: where images start, `(N, n, ...)`.
         used: steps made so far, `(N,)`.
         others: of `WSearchProblem`.
     """
@@ -77,8 +77,8 @@ class _Continuation(WSearchProblem):
         super().start(rows)
         return self.codes[rows]
 
-    def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
-        evaluation = super().evaluate(w, rows, steps)
+    def evaluate(self, codes: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
+        evaluation = super().evaluate(codes, rows, steps)
         near = near_boundary(self.distance[rows], self.config).all(dim=1)
         spent = steps + self.used[rows] >= self.config.max_steps
         self.exhausted[rows] = spent & ~near
@@ -106,12 +106,12 @@ def build_wsearch(
     searched = (generator, encoder)
     if config.precision != "float32":
         searched = tuple(execution.accelerate(at_precision(net, config.precision)) for net in (g, f))
-    at_once = images_at_once(g.config.image_size, models.device)
+    at_once = images_at_once(g.image_size, models.device)
     group_size = max(1, at_once // num_views)
     runner = execution.slots(
         batch_size,
         group_size=group_size,
-        slot_bytes=slot_bytes(num_views, g.num_layers, g.config.style_dim),
+        slot_bytes=slot_bytes(num_views, g.code_shape),
         device=models.device,
     )
 
@@ -127,7 +127,7 @@ def build_wsearch(
             """Return what a problem is told of the images `rows`."""
             return {
                 "anchor_features": targets[rows],
-                "anchor_w_plus": anchors[rows],
+                "anchor_codes": anchors[rows],
                 "image_ids": ids[rows.cpu()],
                 "num_views": num_views,
                 "seed": seed,
@@ -145,12 +145,12 @@ def build_wsearch(
 
         def stored(result: SlotResult, rows: Tensor) -> Batch:
             """Return what is stored of the images `rows`; `result` is theirs."""
-            views = render(generator, result.w.flatten(0, 1), at_once).unflatten(0, (-1, num_views))
+            views = render(generator, result.codes.flatten(0, 1), at_once).unflatten(0, (-1, num_views))
             return {
                 "views": as_array(views),
                 "steps": as_array(result.steps),
                 "status": as_array(result.status),
-                "w_plus": as_array(result.w),
+                "w_plus": as_array(result.codes),
                 **measure(encoder, views, targets[rows], at_once),
             }
 
@@ -166,7 +166,7 @@ def build_wsearch(
                     problem = _Continuation(
                         generator,
                         encoder,
-                        codes=result.w[again],
+                        codes=result.codes[again],
                         used=result.steps[again],
                         config=config,
                         **images(again),
