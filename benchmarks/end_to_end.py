@@ -103,7 +103,7 @@ def paper_cache(num_images: int, folder: Path, *, frozen: bool, batch_size: int 
             **paper_settings(search),
         )
         with torch.no_grad():
-            views = to_storage(plain(found.w.flatten(0, 1))).unflatten(0, (-1, NUM_VIEWS)).numpy()
+            views = to_storage(plain(found.codes.flatten(0, 1))).unflatten(0, (-1, NUM_VIEWS)).numpy()
         for row_number, own, code in zip(rows.tolist(), views, anchors.numpy(), strict=True):
             np.savez(folder / f"{row_number:05}.npz", anchor=code, steps=found.steps)
             for index, view in enumerate(own):
@@ -175,13 +175,11 @@ def one_inversion(contender: str, num_images: int) -> Callable[[], Tensor]:
     if contender != OURS:
         return lambda: paper_inversion(models, plain, images, config)
     keep_freed_memory()
-    generator, inverter = models.generator, models.inverter
-    assert generator is not None
-    assert inverter is not None
+    generator = models.inverting()
 
     def run() -> Tensor:
-        problem = InversionProblem(generator, inverter, None, images, config, 32)
-        return invert_images(problem, 32, 32).w[:, 0]
+        problem = InversionProblem(generator, None, images, config, 32)
+        return invert_images(problem, 32, 32).codes[:, 0]
 
     return run
 

@@ -67,7 +67,7 @@ def search_problem(
         generator,
         encoder,
         anchor_features=features,
-        anchor_w_plus=anchors,
+        anchor_codes=anchors,
         image_ids=torch.arange(len(anchors)),
         num_views=num_views,
         config=config,
@@ -98,8 +98,8 @@ def invert(num_images: int) -> tuple[Any, Tensor, Tensor]:
     rows = torch.arange(num_images)
     images = to_model(torch.from_numpy(dataset.images(rows.numpy())))
     config = InvertConfig(**recipe("digits", "invert"))
-    problem = InversionProblem(models.generator, models.inverter, None, images, config, 32)
-    return models, invert_images(problem, 32, 32).w[:, 0], rows
+    problem = InversionProblem(models.inverting(), None, images, config, 32)
+    return models, invert_images(problem, 32, 32).codes[:, 0], rows
 
 
 def quality(distance: Tensor, spread: Tensor, config: WSearchConfig) -> dict[str, float]:
@@ -139,7 +139,7 @@ def run_search(
         "updates_per_image": float(result.steps.float().mean()),
         "converged_share": float((result.status == 1).float().mean()),
         **passes.per_view(len(codes) * NUM_VIEWS),
-        **measure(models, codes, result.w, config),
+        **measure(models, codes, result.codes, config),
     }
 
 
@@ -158,7 +158,7 @@ def run_reference(
             start,
             **paper_settings(config),
         )
-        found.append(outcome.w)
+        found.append(outcome.codes)
         steps += [outcome.steps] * len(part)
     seconds = time.perf_counter() - started
     return {

@@ -15,6 +15,7 @@ from viewgen.networks.files import Models, load_model, save_model
 from viewgen.networks.generator import class_labels
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from viewgen.networks.stylegan2.codes import WPlus
 from viewgen.views.methods import method_spec
 from viewgen_pipelines.cache import cache
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
@@ -107,9 +108,9 @@ def test_refinement_starts_at_and_is_pulled_to_the_codes_of_the_label(conditiona
     images = to_model(dataset.images(np.arange(6)))
     labels = torch.tensor([0, 1, 0, 1, -1, 0])
     problem = InversionProblem(
-        conditional["generator"], inverter, None, images, InvertConfig(max_steps=3), 4, labels
+        WPlus(conditional["generator"], inverter), None, images, InvertConfig(max_steps=3), 4, labels
     )
-    torch.testing.assert_close(problem.first_w, inverter(images, labels), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(problem.first, inverter(images, labels), atol=1e-4, rtol=1e-4)
     rows = torch.tensor([4, 1])
     w = problem.start(rows)
     loss = problem.evaluate(w, rows, torch.zeros(2, dtype=torch.long)).loss
@@ -117,7 +118,7 @@ def test_refinement_starts_at_and_is_pulled_to_the_codes_of_the_label(conditiona
     pixel = (made - images[rows]).square().mean(dim=(1, 2, 3))
     drift = (inverter(made, labels[rows]) - w[:, 0]).square().mean(dim=(1, 2))
     torch.testing.assert_close(loss, pixel + 2 * drift, rtol=1e-4, atol=1e-5)
-    assert len(invert_images(problem, 3).w) == 6
+    assert len(invert_images(problem, 3).codes) == 6
 
 
 def test_the_method_passes_the_labels_of_the_batch(conditional, inverter, dataset):

@@ -1,8 +1,8 @@
 """Networks on file: safetensors with the network's shape in the header, one file per network.
 
-The header entry ``viewgen`` is a JSON object ``{"format": 1, "kind": …, "config": {…}, …}``; a generator other
-than StyleGAN2 has its name there as ``generator``. Weights may be stored in half precision; they are used in
-float32.
+The header entry ``viewgen`` is a JSON object ``{"format": 1, "kind": …, "config": {…}, …}``; a generator that
+is not StyleGAN2 has its name there as ``generator``. Weights may be stored in half precision; they are used
+in float32.
 """
 
 import hashlib
@@ -261,7 +261,7 @@ def load_model(path: str | Path, kind: Kind, device: Device = "cpu") -> Any:
     network = _load(path, kind, device)
     if isinstance(network, Branches):
         raise ModelError(
-            f"{path} holds an encoder for each of {', '.join(network.roles)}; one for all views is needed here"
+            f"{path} holds an encoder for each of {', '.join(network.roles)}; one for all views is needed"
         )
     return network
 
