@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -274,7 +274,7 @@ def _run(folder: Path, which: Literal["last", "best"], device: str) -> _Subject:
 
 
 def _file(path: Path, device: str) -> _Subject:
-    encoder = cast(Encoder, load_model(path, "encoder", device))
+    encoder = load_model(path, "encoder", device)
     dataset = read_header(path).get("dataset")
     return _Subject(
         encoder=encoder,
