@@ -33,7 +33,7 @@ from torch import Tensor
 from viewgen.datasets import load_dataset
 from viewgen.images import to_model, to_storage
 from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.files import Models, load_models
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader

@@ -31,7 +31,7 @@ from viewgen.errors import MissingFileError
 from viewgen.images import to_model
 from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
 from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.files import Models, file_digest, load_models
 from viewgen.networks.inverter import class_labels
 from viewgen.recipes import recipe

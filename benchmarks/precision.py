@@ -17,7 +17,7 @@ from measure import interleave, ratio, write_result
 from torch import Tensor
 
 from viewgen.datasets import load_dataset
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import Models, fold_batch_norms, load_models
 from viewgen.networks.layout import channels_last

@@ -98,7 +98,7 @@ def test_a_data_root_that_cannot_be_written_fails(tmp_path):
 def test_little_disk_or_memory_is_a_warning(line, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("viewgen.cli.doctor.shutil.disk_usage", lambda path: usage(0, 0, 2**20))
-    monkeypatch.setattr("viewgen.cli.doctor._memory_bytes", lambda: 2 * 2**30)
+    monkeypatch.setattr("viewgen.memory.total_bytes", lambda: 2 * 2**30)
     assert line("data root").level == "warn"
     assert line("machine").level == "warn"
     assert "2.0 GiB memory" in line("machine").detail

@@ -2,14 +2,12 @@
 
 import importlib
 import importlib.util
-import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Literal
 
 import click
@@ -149,18 +147,11 @@ def _data_root(data_root: str | None) -> Callable[[], Outcome]:
     return check
 
 
-def _memory_bytes() -> int:
-    """Return the memory that this process may use: the machine's, or its container's if that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return total if text == "max" else min(total, int(text))
-
-
 def _machine() -> Outcome:
-    from viewgen_pipelines.executors.process import available_cores
+    from viewgen.device import available_cores
+    from viewgen.memory import total_bytes
 
-    memory = _memory_bytes()
+    memory = total_bytes()
     detail = f"{available_cores()} cores, {memory / GIB:.1f} GiB memory"
     if memory < MIN_MEMORY:
         return "warn", detail, "a worker takes about 2 GiB; use --workers 1"

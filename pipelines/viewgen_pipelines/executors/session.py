@@ -20,8 +20,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
 
+from viewgen.device import available_cores
 from viewgen.errors import UsageError, ViewgenError
-from viewgen_pipelines.executors.process import available_cores
 from viewgen_pipelines.shards.watchdog import private_folder
 
 __all__ = ["RaySession", "check_address", "ray_session", "sweep_sessions"]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.errors import CorruptDataError, DataError, LeaseError, MissingFileError, StorageError
+from viewgen.memory import is_out_of_memory
 from viewgen.store import STATUS_FAILED, STATUS_NOT_CONVERGED, STATUS_OK, CacheSpec
 
 __all__ = ["PAIRWISE_BINS", "Batch", "ShardError", "assemble", "run_finding_bad_samples", "shard_stats"]
@@ -59,7 +60,7 @@ def run_finding_bad_samples(
                 middle = len(part) // 2
                 waiting += [part[middle:], part[:middle]]
                 continue
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             failures[int(part[0])] = f"{type(error).__name__}: {error}"
             if not parts and (len(failures) >= _MAX_FAILURES_WITHOUT_SUCCESS or not waiting):
@@ -140,8 +141,3 @@ def shard_stats(
         if name == "anchor_distance" and epsilon is not None:
             stats["num_anchors_beyond"] = int((finite > epsilon).sum())
     return stats
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's out-of-memory error is a RuntimeError of torch's own class."""
-    return type(error).__name__ == "OutOfMemoryError"
