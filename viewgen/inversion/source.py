@@ -13,7 +13,8 @@ from viewgen.memory import BatchSize
 from viewgen.networks.files import Models
 from viewgen.networks.inverter import class_labels
 from viewgen.networks.precision import at_precision
-from viewgen.optimise.slots import FAILED, OK, SlotResult
+from viewgen.optimise.slots import SlotResult
+from viewgen.status import Status
 from viewgen.views.batches import Batch, Step, as_array, as_tensor, images_at_once, needed, slot_bytes
 from viewgen.views.wsearch.problem import render
 
@@ -78,7 +79,9 @@ def build_invert(
             "steps": as_array(result.steps),
             "inversion_error": as_array(error),
             # an image that still improved at its last step has a usable code
-            "status": np.where(as_array(result.status) == FAILED, FAILED, OK).astype(np.uint8),
+            "status": np.where(as_array(result.status) == Status.FAILED, Status.FAILED, Status.OK).astype(
+                np.uint8
+            ),
             "anchor_w_plus": as_array(codes),
         }
 

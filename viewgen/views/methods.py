@@ -28,8 +28,8 @@ from viewgen.inversion.refine import InvertConfig
 from viewgen.inversion.source import build_invert
 from viewgen.memory import BatchSize
 from viewgen.networks.files import Models
-from viewgen.optimise.slots import OK
 from viewgen.randomness import addressed_generator
+from viewgen.status import Status
 from viewgen.views.batches import Batch, Step, as_array, as_tensor, images_at_once, measure, needed
 from viewgen.views.expert import NUM_UNIFORMS, ExpertConfig, expert_views
 from viewgen.views.wperturb import WPerturbConfig
@@ -131,7 +131,7 @@ def build_wperturb(
             "views": as_array(views),
             "steps": np.zeros(len(views), np.int32),
             "inversion_error": batch["anchor_error"],
-            "status": np.full(len(views), OK, np.uint8),
+            "status": np.full(len(views), Status.OK, np.uint8),
             "anchor_distance": as_array((features - image_features).norm(dim=1)),
             "w_plus": as_array(codes),
             **measure(encoder, views, features, at_once),
@@ -163,7 +163,7 @@ def build_expert(
             "views": as_array(views),
             "steps": np.zeros(len(views), np.int32),
             "inversion_error": np.full(len(views), np.nan, np.float32),
-            "status": np.full(len(views), OK, np.uint8),
+            "status": np.full(len(views), Status.OK, np.uint8),
             **measure(encoder, views, project(encoder, images, at_once), at_once),
         }
 

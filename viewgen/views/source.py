@@ -8,21 +8,16 @@ Shape legend: B images, V views of each, C, H, W channels and space.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from viewgen.images import to_model, to_storage
+from viewgen.status import Status
+from viewgen.store.columns import Column
 
 __all__ = ["Column", "Draws", "Images", "LearnedSource", "Status", "ViewSource", "Views"]
-
-
-class Status(IntEnum):
-    """How an image fared; the numbers are those of the cache format."""
-
-    ABSENT, OK, NOT_CONVERGED, FAILED = range(4)
 
 
 class Draws(Protocol):
@@ -120,20 +115,3 @@ class LearnedSource(ViewSource, Protocol):
             metrics by name.
         """
         ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
-    """An array that a source's views have in a cache beside those that every cache has.
-
-    Attributes:
-        name: name of the array.
-        per_view: whether every view has an entry, `(N, V, ...)`, or only every image, `(N, ...)`.
-        codes: whether an entry is a code, of the generator's `code_shape`; otherwise it is one number.
-        dtype: little-endian numpy type.
-    """
-
-    name: str
-    per_view: bool = False
-    codes: bool = False
-    dtype: str = "<f4"

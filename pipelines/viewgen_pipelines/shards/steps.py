@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from viewgen.errors import CorruptDataError, DataError, LeaseError, MissingFileError, StorageError
 from viewgen.memory import is_out_of_memory
-from viewgen.store import STATUS_FAILED, STATUS_NOT_CONVERGED, STATUS_OK, CacheSpec
+from viewgen.status import Status
+from viewgen.store import CacheSpec
 
 __all__ = ["PAIRWISE_BINS", "Batch", "ShardError", "assemble", "run_finding_bad_samples", "shard_stats"]
 
@@ -94,7 +95,7 @@ def assemble(
         if name in dataset_batch:
             array[:] = dataset_batch[name]
         elif name == "status":
-            array[:] = STATUS_FAILED
+            array[:] = Status.FAILED
         arrays[name] = array
         if name in ("source_index", "label"):
             continue
@@ -107,7 +108,7 @@ def assemble(
                     f"method {spec.method!r} returned {name!r} {outputs[name].shape}, expected {expected}"
                 )
             array[part_rows - rows.start] = outputs[name]
-    failed = arrays["status"] == STATUS_FAILED
+    failed = arrays["status"] == Status.FAILED
     arrays["views"][failed] = 0
     return arrays
 
@@ -117,16 +118,16 @@ def shard_stats(
 ) -> dict[str, Any]:
     """Return what reports take from commit records: samples by status, means over readable rows."""
     stats: dict[str, Any] = {
-        "num_ok": int((arrays["status"] == STATUS_OK).sum()),
-        "num_not_converged": int((arrays["status"] == STATUS_NOT_CONVERGED).sum()),
-        "num_failed": int((arrays["status"] == STATUS_FAILED).sum()),
+        "num_ok": int((arrays["status"] == Status.OK).sum()),
+        "num_not_converged": int((arrays["status"] == Status.NOT_CONVERGED).sum()),
+        "num_failed": int((arrays["status"] == Status.FAILED).sum()),
     }
     continued = [outputs["continued"] for _, outputs in parts if "continued" in outputs]
     if continued:
         stats["num_continued"] = int(np.concatenate(continued).sum())
     for name in ("mean_pairwise", "anchor_distance"):
         values = [
-            outputs[name][np.isin(outputs["status"], (STATUS_OK, STATUS_NOT_CONVERGED))]
+            outputs[name][np.isin(outputs["status"], (Status.OK, Status.NOT_CONVERGED))]
             for _, outputs in parts
             if name in outputs
         ]

@@ -18,7 +18,8 @@ from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import Models
 from viewgen.networks.precision import at_precision
 from viewgen.networks.stylegan2 import Generator
-from viewgen.optimise.slots import NOT_CONVERGED, OK, Evaluation, SlotResult
+from viewgen.optimise.slots import Evaluation, SlotResult
+from viewgen.status import Status
 from viewgen.views.batches import (
     Batch,
     Step,
@@ -85,8 +86,10 @@ class _Continuation(WSearchProblem):
         return dataclasses.replace(evaluation, done=near | spent)
 
     def total(self, result: SlotResult) -> SlotResult:
-        """Return `result` with all steps counted, and as not converged who left because they were used up."""
-        status = result.status.masked_fill(self.exhausted & (result.status == OK), NOT_CONVERGED)
+        """Add the low-precision steps; mark images that ran out of them as not converged."""
+        status = result.status.masked_fill(
+            self.exhausted & (result.status == Status.OK), Status.NOT_CONVERGED
+        )
         steps = (result.steps + self.used).to(torch.int32)
         return dataclasses.replace(result, steps=steps, status=status)
 
@@ -158,7 +161,7 @@ def build_wsearch(
         found = stored(result, every)
         if config.precision != "float32":
             near = near_boundary(as_tensor(found["distance"], device), config).all(dim=1)
-            again = every[(result.status == OK) & ~near]
+            again = every[(result.status == Status.OK) & ~near]
             found["continued"] = np.zeros(len(ids), np.uint8)
             if len(again):
 
