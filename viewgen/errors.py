@@ -79,5 +79,6 @@ class LeaseError(ViewgenError, RuntimeError):
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """Return ``'; did you mean X?'`` for the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    spellings = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), list(spellings), n=1, cutoff=0.5)
+    return f"; did you mean {spellings[close[0]]!r}?" if close else ""

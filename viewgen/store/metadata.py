@@ -66,19 +66,21 @@ def metadata_problem(layout: ArrayLayout, document: bytes) -> str | None:
     if document == array_metadata(layout):
         return None
     try:
-        found = _parsed(document)
+        found = _understood(document)
     except Exception as error:  # a damaged document takes the parser to any of them
         return f"zarr cannot read it: {type(error).__name__}: {error}"
-    if found != _parsed(array_metadata(layout)):
+    if found != _understood(array_metadata(layout)):
         return "differs from what the cache's specification asks for"
     return None
 
 
-def _parsed(document: bytes) -> Any:
-    """Return zarr-python's reading of an array's ``zarr.json``."""
+def _understood(document: bytes) -> bytes:
+    """Return an array's ``zarr.json`` as zarr-python writes what it read there."""
     import zarr
+    from zarr.buffer import default_buffer_prototype
     from zarr.buffer.cpu import Buffer
     from zarr.storage import MemoryStore
 
     stored = {"zarr.json": Buffer.from_bytes(document)}
-    return zarr.open_array(MemoryStore(stored), mode="r", zarr_format=3).metadata
+    metadata = zarr.open_array(MemoryStore(stored), mode="r", zarr_format=3).metadata
+    return bytes(metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())

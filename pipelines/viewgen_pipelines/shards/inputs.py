@@ -136,6 +136,7 @@ def fetch_dataset(storage: Storage, spec: CacheSpec, inputs: Inputs) -> ImageDat
         name=spec.dataset["name"],
         split=spec.dataset["split"],
         image_size=spec.height,
+        channels=spec.channels,
         num_classes=0,
         class_names=(),
         pixels=_PublishedImages(storage, inputs),

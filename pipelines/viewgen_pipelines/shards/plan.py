@@ -173,6 +173,7 @@ class _SpecMaker:
             seed=self.options.seed,
             num_images=self.num_images,
             num_views=num_views,
+            channels=self.dataset.channels,
             height=size,
             width=size,
             shard_images=self.shard_images,
