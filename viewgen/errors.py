@@ -13,6 +13,7 @@ __all__ = [
     "DataError",
     "IncompleteError",
     "LeaseError",
+    "MissingExtraError",
     "MissingFileError",
     "ModelError",
     "OutOfMemoryError",
@@ -51,6 +52,10 @@ class CorruptDataError(ViewgenError, ValueError):
     """Stored bytes differ from what was committed, or an archive is damaged; exit code 5."""
 
     exit_code = 5
+
+
+class MissingExtraError(ViewgenError, ImportError):
+    """Packages are not installed that an optional part needs; the message names the extra."""
 
 
 class MissingFileError(ViewgenError, FileNotFoundError):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from viewgen.errors import UsageError, ViewgenError
+from viewgen.extras import need
 from viewgen.files import write_atomically
 
 __all__ = ["distribute"]
@@ -59,6 +60,7 @@ def distribute(
         UsageError: there are fewer GPUs, or cores of a cluster, than workers.
         ViewgenError: what a worker raised; or a worker died more than `max_restarts` times, or Ray failed.
     """
+    need("ray", "train in one process, without --gpus and --workers")
     from viewgen_pipelines.executors.session import ray_session
 
     if num_workers < 1:
