@@ -10,7 +10,8 @@ from torch import Tensor
 
 from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models
-from viewgen.optimise.slots import FAILED, NOT_CONVERGED, OK, Aim, Evaluation, SlotOptions, optimise
+from viewgen.optimise.slots import Aim, Evaluation, SlotOptions, optimise
+from viewgen.status import Status
 from viewgen.views.wsearch.newton import (
     FIRST_SIDEWAYS,
     GROWTH,
@@ -198,7 +199,7 @@ def test_a_poisoned_image_starts_once_more_then_fails_alone():
     options = SlotOptions(num_slots=4, max_steps=200)
     clean = optimise(Sphere(9, 3, updates=8), options, RULE)
     result = optimise(Sphere(9, 3, updates=8, poisoned=(5,)), options, RULE)
-    assert result.status.tolist() == [FAILED if row == 5 else OK for row in range(9)]
+    assert result.status.tolist() == [Status.FAILED if row == 5 else Status.OK for row in range(9)]
     assert torch.equal(result.codes[5], Sphere(9, 3).first[5])
     others = torch.arange(9) != 5
     assert torch.equal(result.codes[others], clean.codes[others])
@@ -232,7 +233,7 @@ def found(small_models, image_batch):
 def test_the_search_brings_views_to_the_boundary_and_apart(found):
     problem, result = found
     assert len(set(result.steps.tolist())) > 2, "or the tests below would prove little"
-    done = result.status == OK
+    done = result.status == Status.OK
     assert int(done.sum()) >= 8
     assert (problem.distance[done] - 0.3).abs().max() <= 0.03
     first = make_first_spread(problem)
@@ -267,7 +268,7 @@ def test_without_weight_or_beyond_its_end_there_is_no_push(small_models, image_b
         result = search_views(problem, 3, 3)
         near = ((problem.distance - 0.3).abs() <= 0.03).all(dim=1)
         assert bool(near.any())
-        assert torch.equal(result.status, torch.full((3,), NOT_CONVERGED, dtype=torch.uint8))
+        assert torch.equal(result.status, torch.full((3,), Status.NOT_CONVERGED, dtype=torch.uint8))
         assert torch.equal(result.codes[near], problem.start(torch.arange(3))[near])
 
 
@@ -275,5 +276,5 @@ def test_the_hinge_leaves_views_beyond_the_boundary_where_they_are(small_models,
     config = dataclasses.replace(SOLVER, boundary="hinge", start="noise", uniformity_weight=0.0)
     problem = make_problem(small_models, image_batch, [0, 1, 2, 3], config)
     result = search_views(problem, 4, 4)
-    assert bool((result.status == OK).all())
+    assert bool((result.status == Status.OK).all())
     assert problem.distance.min() >= 0.27
