@@ -215,7 +215,7 @@ def test_a_poisoned_image_starts_once_more_then_fails_alone(what, keep_best):
     visits = [steps[rows.index(5)] for rows, steps in problem.diary if 5 in rows]
     assert visits == [0, 1, 2, 0, 1, 2]
     others = torch.arange(12) != 5
-    for name in ("w", "steps", "status", "loss"):
+    for name in ("codes", "steps", "status", "loss"):
         assert torch.equal(getattr(result, name)[others], getattr(clean, name)[others]), name
 
 
@@ -225,7 +225,7 @@ def test_an_image_that_recovers_ends_as_if_nothing_had_happened():
     problem = Valleys(12, poisoned={5: ("loss", 3, 1)})
     result = optimise(problem, options, ADAM)
     assert problem.starts[5] == 2
-    for name in ("w", "steps", "status", "loss"):
+    for name in ("codes", "steps", "status", "loss"):
         assert torch.equal(getattr(result, name), getattr(clean, name)), name
     assert result.passes == clean.passes + 4
 
@@ -278,3 +278,14 @@ def test_bad_options_are_refused(changes):
 def test_bad_settings_of_adam_are_refused(changes):
     with pytest.raises(UsageError, match=str(next(iter(changes)))):
         Adam(**({"learning_rate": 0.1} | changes))
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 1, 2, 3)])
+def test_codes_of_any_number_of_dimensions_move_alike(shape):
+    options = SlotOptions(num_slots=3, max_steps=25, keep_best=True)
+    expected = optimise(Valleys(7), options, ADAM)
+    found = optimise(Valleys(7, shape=shape), options, ADAM)
+    assert found.codes.shape == (7, *shape)
+    # elementwise all the same; sums over a code are taken in the same order
+    assert torch.equal(found.codes.flatten(1), expected.codes.flatten(1))
+    assert torch.equal(found.steps, expected.steps)

@@ -40,15 +40,20 @@ def linear_aims(w: Tensor, slopes: Tensor, changes: Tensor) -> tuple[Aim, Aim]:
     return Aim(values[0], changes[0]), Aim(values[1], changes[1])
 
 
-def moved(slopes: Tensor, changes: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+def moved(
+    slopes: Tensor,
+    changes: Tensor,
+    state: dict[str, Tensor] | None = None,
+    rule: BoundarySteps = RULE,
+) -> tuple[Tensor, Tensor]:
     """Return first codes, and those after one update."""
     w = normal(*slopes.shape[1:], seed=9).requires_grad_()
     nothing = torch.zeros(len(w), dtype=torch.float64)
     evaluation = Evaluation(nothing, nothing.bool(), linear_aims(w, slopes, changes))
-    derivatives = RULE.differentiate(evaluation, w)
+    derivatives = rule.differentiate(evaluation, w)
     w = w.detach()
-    fresh = RULE.fresh(w) if state is None else state
-    return w, RULE.move(w, torch.zeros(len(w)), derivatives, fresh)
+    fresh = rule.fresh(w) if state is None else state
+    return w, rule.move(w, torch.zeros(len(w)), derivatives, fresh)
 
 
 def test_on_linear_aims_one_step_is_the_shortest_that_meets_both():
@@ -63,6 +68,24 @@ def test_on_linear_aims_one_step_is_the_shortest_that_meets_both():
             shortest = torch.linalg.lstsq(rows, changes[:, image, view]).solution
             # 1e-6: the rule keeps a divisor away from zero
             torch.testing.assert_close((after - w)[image, view].flatten(), shortest, rtol=1e-6, atol=1e-9)
+
+
+def test_lengths_are_in_units_of_the_codes_deviation():
+    """Codes of 40 times the deviation, and a decoder that divides by it, move 40 times as far."""
+    slopes = normal(2, 2, 3, 1, SIZE, seed=3)
+    # beyond both limits, outwards and sideways
+    changes = torch.stack([torch.full((2, 3), 9.0), torch.full((2, 3), 50.0)]).double()
+    w, after = moved(slopes, changes)
+    wide = BoundarySteps(tolerance=0.03, unit=40.0)
+    far, far_after = moved(slopes / 40, changes, rule=wide)
+    torch.testing.assert_close(far_after - far, 40 * (after - w))
+
+
+def test_a_code_of_one_dimension_moves_as_one_of_two():
+    slopes, changes = normal(2, 2, 3, 1, SIZE, seed=3), 0.02 * normal(2, 2, 3, seed=4).abs()
+    w, after = moved(slopes, changes)
+    flat, flat_after = moved(slopes[:, :, :, 0], changes)
+    assert torch.equal(flat_after - flat, (after - w)[:, :, 0])
 
 
 def test_the_distance_is_met_whatever_the_limit_cuts_off_sideways():
@@ -250,7 +273,7 @@ def make_first_spread(problem: WSearchProblem) -> Tensor:
 @pytest.mark.parametrize("num_slots", [1, 5, 100])
 def test_any_number_of_slots_gives_the_same_bits(small_models, image_batch, found, num_slots):
     result = search_views(make_problem(small_models, image_batch, list(range(12))), num_slots, 4)
-    for name in ("w", "steps", "status"):
+    for name in ("codes", "steps", "status"):
         assert torch.equal(getattr(result, name), getattr(found[1], name)), name
 
 

@@ -15,7 +15,7 @@ import torch
 from viewgen.errors import MissingFileError, ModelError
 from viewgen.networks.files import load_model
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from viewgen_pretrained.imports.importing import import_model, read_checkpoint
+from viewgen_pretrained.imports.checkpoint import import_model, read_checkpoint
 
 ARGUMENTS = argparse.Namespace(size=16, channel_multiplier=2, latent=16, n_mlp=3, path="/data", ckpt=None)
 
