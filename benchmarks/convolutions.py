@@ -6,8 +6,8 @@
 A convolution library has other kernels for every instruction set, and a faulty one may give wrong numbers,
 hang or overwrite memory. Every shape is therefore tried in a child process with a time limit: forward pass,
 gradients of the input and of the weight, in float32 and bfloat16, where input and weight lie channels last,
-against the same numbers from contiguous tensors in float64. Prints the shapes that fail, and writes all counts
-to `benchmarks/results/convolutions-ISA.json`.
+against the same numbers from contiguous tensors in float64. Prints the shapes that fail, and writes counts
+and failures to `benchmarks/results/convolutions-ISA.json`.
 """
 
 import argparse
