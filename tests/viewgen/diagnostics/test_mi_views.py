@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from viewgen.views.methods import expert_uniforms
 
 from viewgen.datasets import load_dataset
 from viewgen.diagnostics.mutual_information.views import (
@@ -16,7 +15,8 @@ from viewgen.diagnostics.mutual_information.views import (
 from viewgen.errors import DataError
 from viewgen.images import to_model
 from viewgen.store import CacheReader, open_storage
-from viewgen.views.augmentation import expert_views
+from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.draws import ImageDraws
 from viewgen.views.expert import ExpertConfig
 
 
@@ -53,7 +53,8 @@ def test_expert_views_are_addressed_by_image_and_draw(digits):
     assert not torch.allclose(one, views.take(np.array([3, 4, 5]), 1, "s", 0))
     # the same transform as that of an expert cache
     images = to_model(digits.images([3]))
-    assert one[:1].shape == expert_views(images, expert_uniforms(np.array([3]), 1, 0), ExpertConfig()).shape
+    uniforms = ImageDraws(0, torch.tensor([3])).uniform("expert", 1, NUM_UNIFORMS)[0]
+    assert one[:1].shape == expert_views(images, uniforms, ExpertConfig()).shape
 
 
 def test_cached_views_belong_to_their_images_and_all_have_their_turn(cache):
