@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from viewgen.errors import UsageError, ViewgenError
-from viewgen_pipelines.executors.process import available_cores
-from viewgen_pipelines.shards.watchdog import private_folder
+from viewgen_pipelines.executors.process import available_cores, private_folder
 
 __all__ = ["RaySession", "check_address", "ray_session", "sweep_sessions"]
 
