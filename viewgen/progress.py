@@ -6,8 +6,8 @@ that the work goes on.
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
 
 __all__ = ["Bar", "Progress"]
@@ -92,6 +92,20 @@ class Progress:
             finally:
                 shown, self._shown = self._shown, None
                 shown.refresh()
+
+    @contextmanager
+    def steps(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Yield a function to tell (what is done, how much of it, of how much): a brief bar for each."""
+        with ExitStack() as shown:
+            current: list[Bar] = []
+
+            def tell(what: str, done: int, total: int) -> None:
+                if not current or current[0].title != what:
+                    shown.close()
+                    current[:] = [shown.enter_context(self.bar(what, total, brief=True))]
+                current[0].update(done)
+
+            yield tell
 
     def draw(self, bar: "Bar") -> bool:
         """Bring a bar up to date, and return whether it is drawn."""

@@ -4,9 +4,9 @@ import io
 import re
 
 import pytest
+from viewgen_pipelines.progress import Progress
 
 from viewgen_pipelines import progress as progress_module
-from viewgen_pipelines.progress import Progress
 
 
 class Terminal(io.StringIO):

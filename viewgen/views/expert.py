@@ -18,7 +18,7 @@ from torch import Tensor
 
 from viewgen.errors import UsageError
 
-__all__ = ["ExpertSource", "NUM_UNIFORMS", "ExpertConfig", "expert_views"]
+__all__ = ["NUM_UNIFORMS", "ExpertConfig", "expert_views"]
 
 CROP_ATTEMPTS = 10
 # crop attempts (area, ratio), crop position (2), flip, jitter?, four jitter strengths, order, grayscale
@@ -212,21 +212,3 @@ def rotate_hue(x: Tensor, turns: Tensor) -> Tensor:
     offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device)[None, :, None, None]
     k = (offsets + hue[:, None]) % 6
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
-
-
-class ExpertSource:
-    roles = ("view",)
-
-    def __init__(self, config, *, name="expert", at_once=None):
-        self.config, self.name = config, name
-
-    def views(self, images, num_views):
-        from viewgen.images import to_model
-        from viewgen.views.source import Views
-        pixels = to_model(images.pixels)
-        uniforms = images.draws.uniform(self.name, num_views, NUM_UNIFORMS).transpose(0, 1).flatten(0, 1)
-        views = expert_views(pixels.repeat(num_views, 1, 1, 1), uniforms, self.config)
-        return Views(pixels=views.reshape(num_views, *pixels.shape))
-
-import dataclasses as _d
-ExpertConfig.record = lambda self: _d.asdict(self)

@@ -20,13 +20,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from viewgen.datasets.progress import progress
 
 from viewgen.datasets.archive import read_maybe_gzip, read_zip_member, tar_members
 from viewgen.datasets.archived import ArchivedDataset
 from viewgen.datasets.cifar import CIFAR10, CIFAR100
 from viewgen.datasets.dataset import ImageDataset
 from viewgen.datasets.decoded import Blocks, Labelling, load_decoded, read_decoded
-from viewgen.datasets.progress import progress
 from viewgen.datasets.stl10 import STL10
 from viewgen.datasets.tinyimagenet import TINYIMAGENET
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, StorageError, UsageError

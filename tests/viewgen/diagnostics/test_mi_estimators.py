@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from viewgen.diagnostics.mutual_information.estimators import ESTIMATORS, Mine, build_estimator, derangements
 
 from viewgen.diagnostics.mutual_information.estimate import bootstrap
-from viewgen.diagnostics.mutual_information.estimators import ESTIMATORS, Mine, build_estimator, derangements
 from viewgen.diagnostics.mutual_information.training import MIConfig, calibrate
 from viewgen.errors import UsageError
 
