@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from viewgen.diagnostics.probe import LinearProbe, Probe, ProbeConfig, probe_con
 from viewgen.errors import DataError, UsageError
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import file_digest, load_model, read_header
-from viewgen.recipes import checked_config, recipe
+from viewgen.recipes import recipe
 from viewgen.views.expert import ExpertConfig
 from viewgen_train.run import open_run
 
@@ -260,7 +260,7 @@ def _run(folder: Path, which: Literal["last", "best"], device: str) -> _Subject:
 
 
 def _file(path: Path, device: str) -> _Subject:
-    encoder = cast(Encoder, load_model(path, "encoder", device))
+    encoder = load_model(path, "encoder", device)
     dataset = read_header(path).get("dataset")
     return _Subject(
         encoder=encoder,
@@ -296,5 +296,4 @@ def _named(result: Path, dataset: str) -> Path:
 
 def dataset_expert(dataset: str) -> ExpertConfig:
     """Return the expert transform of a data set's recipe."""
-    config: ExpertConfig = checked_config(ExpertConfig, "the expert transform", recipe(dataset, "expert"))
-    return config
+    return ExpertConfig(**recipe(dataset, "expert"))

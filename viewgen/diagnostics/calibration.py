@@ -18,8 +18,9 @@ from viewgen.networks.encoder import Encoder
 from viewgen.randomness import addressed_generator
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
-from viewgen.views.expert import ExpertConfig, expert_views
-from viewgen.views.methods import expert_uniforms
+from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.draws import ImageDraws
+from viewgen.views.expert import ExpertConfig
 
 __all__ = ["ENTRY", "Calibration", "CalibrationConfig", "CalibrationOfEpsilon", "calibrate"]
 
@@ -88,7 +89,8 @@ def calibrate(
     distances, anchors = [], []
     for part in np.array_split(rows, max(1, len(rows) // BATCH)):
         images = to_model(dataset.images(part), device)
-        uniforms = expert_uniforms(part, num_views, seed)
+        draws = ImageDraws(seed, torch.from_numpy(part))
+        uniforms = draws.uniform("expert", num_views, NUM_UNIFORMS).flatten(0, 1)
         views = expert_views(images.repeat_interleave(num_views, dim=0), uniforms, expert)
         z0 = encoder(images)
         z = encoder(views).unflatten(0, (-1, num_views))

@@ -19,7 +19,9 @@ from viewgen.networks.files import Models
 from viewgen.networks.inverter import class_labels
 from viewgen.randomness import addressed_normal
 from viewgen.recipes import recipe
-from viewgen.views.methods import method_spec
+from viewgen.views import VIEWS
+from viewgen.views.entry import Resources
+from viewgen.views.offline import offline_step
 
 __all__ = ["compared_rows", "net_features", "reconstructions", "refined", "samples", "spread"]
 
@@ -110,7 +112,7 @@ def refined(subject: Subject, rows: NDArray[np.int64], seed: int) -> NDArray[Any
     name = resolve_perceptual(
         values.get("perceptual", "auto"), has_discriminator=models.discriminator is not None
     )
-    spec = method_spec("invert")
-    config = spec.config(**{**values, "perceptual": name})
-    step = spec.build(config, models, str(models.device), seed, 1)
+    resources = Resources(models=models)
+    source = VIEWS.resolve("invert", subject.test.name, {"perceptual": name}).build(resources)
+    step = offline_step(source, resources, seed=seed, num_views=1)
     return np.asarray(step(subject.test.batch(rows))["views"][:, 0])

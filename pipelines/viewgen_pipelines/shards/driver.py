@@ -11,6 +11,7 @@ import viewgen.errors
 from viewgen.datasets import ImageDataset
 from viewgen.errors import CorruptDataError, ViewgenError
 from viewgen.progress import Bar, Progress
+from viewgen.registry import Choice
 from viewgen.store import (
     CacheSpec,
     ShardCommit,
@@ -22,6 +23,7 @@ from viewgen.store import (
     repair_cache,
     verify_cache,
 )
+from viewgen.views.entry import ViewEntry
 from viewgen_pipelines.executors.executor import Executor
 from viewgen_pipelines.shards.inputs import publish, withdraw
 from viewgen_pipelines.shards.job import ShardJob, ShardReport
@@ -48,8 +50,7 @@ class Stage:
         title: for the progress bar.
         url: of the cache.
         spec: of the cache.
-        method: the `viewgen.views.methods.MethodSpec`.
-        config: the method's configuration.
+        method: view method with its settings.
         model_paths: kind → file of the networks that the method needs.
         inversions_url: the cache with the anchor codes, or None.
     """
@@ -57,8 +58,7 @@ class Stage:
     title: str
     url: str = field(repr=False)
     spec: CacheSpec
-    method: Any
-    config: Any
+    method: Choice[ViewEntry]
     model_paths: dict[str, str]
     inversions_url: str | None = field(default=None, repr=False)
 
@@ -129,7 +129,6 @@ def run_stage(
             storage_options=storage_options,
             spec=stage.spec,
             method=stage.method,
-            config=stage.config,
             model_paths=stage.model_paths,
             inversions_url=stage.inversions_url,
             max_attempts=max_attempts,
