@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from measure import interleave, ratio, write_result
 from torch import Tensor
+from viewgen.views.methods import METHODS, Batch, Step
 
 from viewgen.datasets import load_dataset
 from viewgen.malloc import keep_freed_memory
@@ -23,11 +24,10 @@ from viewgen.networks.files import Models, fold_batch_norms, load_models
 from viewgen.networks.layout import channels_last
 from viewgen.networks.precision import PRECISIONS, at_precision, native_bfloat16
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
+from viewgen.networks.weights import find_models
 from viewgen.optimise.slots import OK
 from viewgen.recipes import recipe
-from viewgen.views.methods import METHODS, Batch, Step
 from viewgen.views.wsearch.problem import clamp_to_range, initial_codes
-from viewgen_pretrained.hub import find_models
 
 NUM_VIEWS = 8
 

@@ -97,6 +97,10 @@ class Registry(Generic[E]):
         """Names of the built-in entries."""
         return tuple(self._modules)
 
+    def module(self, name: str) -> str:
+        """Return the module of a built-in name."""
+        return self._modules[name]
+
     def __contains__(self, name: object) -> bool:
         return name in self._modules or name in self._installed or name in self._registered
 

@@ -14,6 +14,7 @@ from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.diagnostics.mutual_information import MIConfig
 from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.networks.files import file_digest
+from viewgen.networks.weights import find_models
 from viewgen.progress import Progress
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader, Storage, cache_folder, open_storage
@@ -276,8 +277,6 @@ def _images(
 
 
 def _encoder(dataset: str, encoder: str | None, models: str | None, progress: Progress) -> Path | None:
-    from viewgen_pretrained.hub import find_models
-
     overrides = {"encoder": encoder} if encoder else {}
     try:
         return find_models(dataset, {"encoder"}, models_dir=models, overrides=overrides)["encoder"]

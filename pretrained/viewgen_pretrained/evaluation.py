@@ -21,7 +21,7 @@ from viewgen.diagnostics.generated import compared_rows, reconstructions, refine
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.errors import MissingFileError, UsageError, nearest_name
 from viewgen.networks.files import file_digest, load_models
-from viewgen_pretrained.hub import find_models
+from viewgen.networks.weights import find_models
 from viewgen_pretrained.quality_grid import quality_grid
 
 __all__ = ["NETWORKS", "Evaluation", "evaluate"]

@@ -12,12 +12,12 @@ import torch
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import ModelError, UsageError
 from viewgen.networks.files import Kind, file_digest, load_model, read_header, save_model
+from viewgen.networks.weights import network_file
 from viewgen.recipes import checked_config, recipe
 from viewgen.views.expert import ExpertConfig
 from viewgen_pretrained import quality
 from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
-from viewgen_pretrained.hub import network_file
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.training_curves import TrainingCurves
 from viewgen_train.loop import run_training

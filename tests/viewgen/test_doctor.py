@@ -14,7 +14,7 @@ import torch
 from viewgen.cli import main
 from viewgen.cli.doctor import Check, examine
 from viewgen.inversion.perceptual import LPIPS_TRUNK
-from viewgen_pretrained import hub
+from viewgen.networks import weights
 
 NAMES = [
     "python", "torch", "gpu", "torchvision", "ray", "zarr", "s3fs", "lpips", "data root", "machine",
@@ -144,14 +144,14 @@ def test_lpips_needs_its_trunk_and_the_right_one(line, monkeypatch, tmp_path):
 
 
 def test_weights_that_are_missing_or_altered_fail(line, monkeypatch):
-    known = hub.cards()
+    known = weights.cards()
     name, card = next(iter(known.items()))
     altered = dataclasses.replace(card, sha256="0" * 64)
-    monkeypatch.setattr(hub, "cards", lambda: known | {name: altered})
+    monkeypatch.setattr(weights, "cards", lambda: known | {name: altered})
     assert line("weights").level == "fail"
     assert name in line("weights").detail
-    gone = dataclasses.replace(card, path="weights/nothing.safetensors")
-    monkeypatch.setattr(hub, "cards", lambda: known | {name: gone})
+    gone = dataclasses.replace(card, file=Path("weights/nothing.safetensors"))
+    monkeypatch.setattr(weights, "cards", lambda: known | {name: gone})
     assert line("weights").level == "fail"
     assert "install" in line("weights").advice
 

@@ -12,6 +12,7 @@ import torch
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, MissingFileError, UsageError
 from viewgen.networks.files import file_digest
+from viewgen.networks.weights import find_models
 from viewgen.store import CacheReader, cache_folder
 from viewgen_train.caches import check_cache, find_cache, no_cache
 from viewgen_train.config import TrainConfig, train_config
@@ -229,8 +230,6 @@ def _limited(limit: int | None, num_images: int, whole: int) -> int:
 
 def _generator(dataset: ImageDataset, inversions: CacheReader, options: TrainOptions) -> str:
     """Return the file of the generator whose codes the inversions are."""
-    from viewgen_pretrained.hub import find_models
-
     overrides = {} if options.generator is None else {"generator": options.generator}
     try:
         found = find_models(dataset.name, {"generator"}, models_dir=options.models, overrides=overrides)

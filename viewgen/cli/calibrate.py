@@ -57,9 +57,9 @@ def calibrate(
     from viewgen.datasets import load_dataset
     from viewgen.diagnostics import calibration
     from viewgen.networks.files import file_digest, load_models
+    from viewgen.networks.weights import find_models
     from viewgen.recipes import recipe
     from viewgen.views.expert import ExpertConfig
-    from viewgen_pretrained.hub import find_models
 
     overrides = {"encoder": encoder} if encoder else {}
     paths = find_models(dataset, {"encoder"}, models_dir=models, overrides=overrides)

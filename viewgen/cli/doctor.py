@@ -168,7 +168,7 @@ def _machine() -> Outcome:
 
 
 def _weights() -> Outcome:
-    from viewgen_pretrained.hub import cards, local_file
+    from viewgen.networks.weights import cards, local_file
 
     known = cards()
     for card in known.values():

@@ -16,7 +16,7 @@ from viewgen.diagnostics.measure import Subject
 from viewgen.images import to_model, to_storage
 from viewgen.inversion.perceptual import resolve_perceptual
 from viewgen.networks.files import Models
-from viewgen.networks.inverter import class_labels
+from viewgen.networks.generator import SamplingGenerator, class_labels
 from viewgen.randomness import addressed_normal
 from viewgen.recipes import recipe
 from viewgen.views import VIEWS
@@ -68,22 +68,22 @@ def samples(subject: Subject, rows: NDArray[np.int64], count: int, seed: int) ->
 def _samples(subject: Subject, rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.uint8]:
     models = networks(subject)
     generator = models.generator
-    assert generator is not None
+    assert isinstance(generator, SamplingGenerator)
     parts = []
     for start in range(0, count, BATCH):
         size = min(BATCH, count - start)
-        z = addressed_normal((size, generator.config.style_dim), seed, "quality", start)
+        z = addressed_normal((size, generator.noise_dim), seed, "quality", start)
         labels = None
-        if generator.config.num_classes:
+        if generator.num_classes:
             labels = _labels(models, subject.train, rows[np.arange(start, start + size) % len(rows)])
-        parts.append(to_storage(generator(z.to(models.device), labels)).cpu().numpy())
+        parts.append(to_storage(generator.sample(z.to(models.device), labels)).cpu().numpy())
     return np.concatenate(parts)
 
 
 def _labels(models: Models, images: ImageDataset, rows: NDArray[np.int64]) -> Tensor | None:
     assert models.generator is not None
     labels = torch.from_numpy(images.labels(rows)).to(models.device)
-    return class_labels(labels, models.generator.config.num_classes)
+    return class_labels(labels, models.generator.num_classes)
 
 
 def reconstructions(subject: Subject, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -94,14 +94,12 @@ def reconstructions(subject: Subject, rows: NDArray[np.int64]) -> NDArray[np.uin
 @torch.no_grad()
 def _reconstructions(subject: Subject, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     models = networks(subject)
-    generator, inverter = models.generator, models.inverter
-    assert generator is not None
-    assert inverter is not None
+    generator = models.inverting()
     parts = []
     for part in np.array_split(rows, -(-len(rows) // BATCH)):
         x = to_model(subject.test.images(part), models.device)
-        codes = inverter(x, _labels(models, subject.test, part))
-        parts.append(to_storage(generator.synthesis(codes)).cpu().numpy())
+        codes = generator.start(x, _labels(models, subject.test, part))
+        parts.append(to_storage(generator.decode(codes)).cpu().numpy())
     return np.concatenate(parts)
 
 

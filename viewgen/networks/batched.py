@@ -10,7 +10,7 @@ from torch import Tensor
 
 from viewgen.images import to_model, to_storage
 from viewgen.networks.encoder import Encoder
-from viewgen.networks.stylegan2 import Generator
+from viewgen.networks.generator import Generator
 from viewgen.optimise.slots import equal_parts
 
 __all__ = ["images_at_once", "project", "render"]
@@ -26,10 +26,10 @@ def images_at_once(image_size: int, device: torch.device) -> int:
 
 
 @torch.no_grad()
-def render(generator: Generator, w: Tensor, batch_size: int) -> Tensor:
-    """Return storage images `(B, 3, H, W)`, uint8, of codes `(B, L, D)`, always `batch_size` at once."""
-    parts = equal_parts(w, batch_size)
-    return torch.cat([to_storage(generator.synthesis(part))[:kept] for part, kept in parts])
+def render(generator: Generator, codes: Tensor, batch_size: int) -> Tensor:
+    """Return storage images `(B, C, H, W)`, uint8, of codes `(B, ...)`, always `batch_size` at once."""
+    parts = equal_parts(codes, batch_size)
+    return torch.cat([to_storage(generator.decode(part))[:kept] for part, kept in parts])
 
 
 @torch.no_grad()

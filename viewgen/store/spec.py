@@ -101,7 +101,7 @@ class CacheSpec:
         width: W in pixels.
         shard_images: S, rows per shard.
         arrays: which optional arrays are kept, of `OPTIONAL_ARRAYS`.
-        latent_shape: (L, 512) of one W⁺ code, where an optional array needs it.
+        latent_shape: shape of one code, `(L, 512)` for W⁺, where an optional array needs it.
         label_shape: shape of one label, () for a class index.
         versions: of packages and hardware, for the record; not part of the identity.
     """
@@ -118,7 +118,7 @@ class CacheSpec:
     shard_images: int
     channels: int = 3
     arrays: tuple[str, ...] = ()
-    latent_shape: tuple[int, int] | None = None
+    latent_shape: tuple[int, ...] | None = None
     label_shape: tuple[int, ...] = ()
     versions: dict[str, Any] = field(default_factory=dict)
 
@@ -129,7 +129,7 @@ class CacheSpec:
         if unknown := set(self.arrays) - set(OPTIONAL_ARRAYS):
             raise UsageError(f"unknown arrays {sorted(unknown)}; there are {list(OPTIONAL_ARRAYS)}")
         if self.arrays and self.latent_shape is None:
-            raise UsageError(f"the arrays {list(self.arrays)} need latent_shape=(layers, 512)")
+            raise UsageError(f"the arrays {list(self.arrays)} need latent_shape, the shape of a code")
         for name in ("dataset", "config", "models", "versions"):
             # a copy as JSON has it, so that a spec equals the one read back from its cache
             object.__setattr__(self, name, json.loads(canonical_json(getattr(self, name))))
@@ -185,12 +185,13 @@ class CacheSpec:
             self._layout("inversion_error", (N,), "<f4", ("image",), nan),
             self._layout("status", (N,), "<u1", ("image",), STATUS_ABSENT),
         ]
-        latent = self.latent_shape or (0, 0)
+        latent = self.latent_shape or ()
+        own = ("layer", "latent") if len(latent) == 2 else tuple(f"code_{i}" for i in range(len(latent)))
         if "w_plus" in self.arrays:
-            axes: tuple[str, ...] = ("image", "view", "layer", "latent")
+            axes: tuple[str, ...] = ("image", "view", *own)
             layouts.append(self._layout("w_plus", (N, V, *latent), "<f4", axes, 0, True))
         if "anchor_w_plus" in self.arrays:
-            axes = ("image", "layer", "latent")
+            axes = ("image", *own)
             layouts.append(self._layout("anchor_w_plus", (N, *latent), "<f4", axes, 0, True))
         return {layout.name: layout for layout in layouts}
 

@@ -74,14 +74,21 @@ class Resources:
         Raises:
             ModelError: there is none.
         """
-        if (kind, precision) not in self._ready:
-            from viewgen.networks.precision import at_precision
+        found: Any = getattr(self.models, kind)
+        if found is None:
+            raise ModelError(f"the method needs a network of kind {kind!r}, and none was given")
+        return self._run(kind, found, precision)
 
-            found: Any = getattr(self.models, kind)
-            if found is None:
-                raise ModelError(f"the method needs a network of kind {kind!r}, and none was given")
-            self._ready[kind, precision] = self.models.execution.accelerate(at_precision(found, precision))
-        return self._ready[kind, precision]
+    def inverting(self, precision: Precision = "float32") -> Any:
+        """Return the generator with what its codes start from, likewise."""
+        return self._run("inverting", self.models.inverting(), precision)
+
+    def _run(self, name: str, network: Any, precision: Precision) -> Any:
+        from viewgen.networks.precision import at_precision
+
+        if (name, precision) not in self._ready:
+            self._ready[name, precision] = self.models.execution.accelerate(at_precision(network, precision))
+        return self._ready[name, precision]
 
 
 def _as_given(settings: Any, situation: Situation) -> Any:

@@ -56,7 +56,8 @@ class WPerturbSource:
 
         anchors = required_codes(images)
         noise = images.draws.normal(self.name, num_views, *anchors.shape[1:]).to(anchors)
-        codes = anchors[:, None] + self.config.sigma * noise
+        scale = self.generator.code_scale
+        codes = anchors[:, None] + self.config.sigma * (scale * noise)
         views = render(self.generator, codes.flatten(0, 1), self.at_once)
         return Views(pixels=views.unflatten(0, (-1, num_views)).transpose(0, 1), columns={"w_plus": codes})
 
@@ -66,7 +67,7 @@ def build(settings: WPerturbConfig, resources: Resources) -> WPerturbSource:
     from viewgen.networks.batched import images_at_once
 
     generator = resources.network("generator")
-    at_once = images_at_once(generator.config.image_size, resources.models.device)
+    at_once = images_at_once(generator.image_size, resources.models.device)
     return WPerturbSource(settings, generator, at_once)
 
 

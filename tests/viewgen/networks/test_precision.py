@@ -69,7 +69,7 @@ def test_images_and_gradients_differ_by_rounding_alone(models, codes):
     results = {}
     for precision in ("float32", "bfloat16"):
         w = codes.clone().requires_grad_()
-        image = at_precision(models.generator, precision).synthesis(w)
+        image = at_precision(models.generator, precision).decode(w)
         (gradient,) = torch.autograd.grad(image.square().sum(), w)
         assert image.dtype == gradient.dtype == torch.float32
         results[precision] = image.detach(), gradient
@@ -149,7 +149,7 @@ def test_images_off_the_boundary_go_on_and_come_back(models, image_batch, found)
     # the search in float32 stops by images that are not rounded to 8 bits yet
     with torch.no_grad():
         w = torch.from_numpy(found["w_plus"]).to(models.device).flatten(0, 1)
-        z = models.encoder(models.generator.synthesis(w).clamp(-1, 1)).unflatten(0, (12, 3))
+        z = models.encoder(models.generator.decode(w).clamp(-1, 1)).unflatten(0, (12, 3))
     distance = (z - anchor_features(models, image_batch)[:, None]).norm(dim=2)
     off = (distance - CONFIG.epsilon_boundary).abs().amax(dim=1).cpu().numpy()
     assert off[done & went_on].max() <= CONFIG.tolerance + 1e-5

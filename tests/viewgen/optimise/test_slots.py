@@ -74,7 +74,7 @@ def one_by_one(problem: Valleys, options: SlotOptions, rule: Adam) -> SlotResult
     """The same minimisation, image after image, with torch's own Adam."""
     shape = (problem.num_images, *problem.shape)
     result = SlotResult(
-        w=torch.empty(shape, dtype=torch.float64),
+        codes=torch.empty(shape, dtype=torch.float64),
         steps=torch.zeros(problem.num_images, dtype=torch.int32),
         status=torch.zeros(problem.num_images, dtype=torch.uint8),
         loss=torch.empty(problem.num_images, dtype=torch.float64),
@@ -102,11 +102,13 @@ def one_by_one(problem: Valleys, options: SlotOptions, rule: Adam) -> SlotResult
             loss.sum().backward()
             adam.step()
             step += 1
-        result.w[row] = best_w if options.keep_best else w.detach()
+        result.codes[row] = best_w if options.keep_best else w.detach()
         result.loss[row] = best_loss if options.keep_best else value
         result.steps[row] = step
         result.status[row] = OK if done else NOT_CONVERGED
-    return SlotResult(w=result.w, steps=result.steps, status=result.status, loss=result.loss, passes=passes)
+    return SlotResult(
+        codes=result.codes, steps=result.steps, status=result.status, loss=result.loss, passes=passes
+    )
 
 
 def assert_equal(found: SlotResult, expected: SlotResult) -> None:
@@ -114,7 +116,7 @@ def assert_equal(found: SlotResult, expected: SlotResult) -> None:
     assert found.steps.tolist() == expected.steps.tolist()
     assert (found.steps.dtype, found.status.dtype) == (torch.int32, torch.uint8)
     # float64; the two write Adam's bias correction differently, and the bumps spread the difference
-    torch.testing.assert_close(found.w, expected.w, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.codes, expected.codes, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-9, atol=1e-9)
     assert found.passes == expected.passes
 
@@ -164,7 +166,7 @@ def test_any_number_of_slots_gives_the_same_bits(num_slots):
     options = {"max_steps": 25}
     expected = optimise(Valleys(20), SlotOptions(num_slots=7, **options), ADAM)
     found = optimise(Valleys(20), SlotOptions(num_slots=num_slots, **options), ADAM)
-    assert torch.equal(found.w, expected.w)
+    assert torch.equal(found.codes, expected.codes)
     assert torch.equal(found.steps, expected.steps)
     assert torch.equal(found.status, expected.status)
 
@@ -215,7 +217,7 @@ def test_a_poisoned_image_starts_once_more_then_fails_alone(what, keep_best):
     problem = Valleys(12, poisoned={5: (what, 2, 99)})
     result = optimise(problem, options, ADAM)
     assert result.status[5] == FAILED
-    assert torch.equal(result.w[5], problem.first[5])
+    assert torch.equal(result.codes[5], problem.first[5])
     assert torch.isnan(result.loss[5])
     assert result.steps[5] == 2
     visits = [steps[rows.index(5)] for rows, steps in problem.diary if 5 in rows]
@@ -245,7 +247,7 @@ def test_keep_best_returns_the_lowest_loss_met():
     best = optimise(problem, SlotOptions(keep_best=True, **options), adam)
     assert_equal(best, one_by_one(problem, SlotOptions(keep_best=True, **options), adam))
     rows = torch.arange(30)
-    torch.testing.assert_close(problem.loss(best.w, rows), best.loss)
+    torch.testing.assert_close(problem.loss(best.codes, rows), best.loss)
     assert bool((best.loss <= last.loss).all())
     assert bool((best.loss < last.loss).any())
     assert bool((best.loss <= problem.loss(problem.first, rows)).all())
@@ -254,7 +256,7 @@ def test_keep_best_returns_the_lowest_loss_met():
 def test_no_steps_leave_the_first_codes():
     problem = Valleys(5)
     result = optimise(problem, SlotOptions(num_slots=2, max_steps=0), ADAM)
-    assert torch.equal(result.w, problem.first)
+    assert torch.equal(result.codes, problem.first)
     assert result.steps.tolist() == [0] * 5
 
 

@@ -175,7 +175,7 @@ class Sphere:
 def test_views_around_a_point_spread_to_the_simplex_bound(num_views):
     problem = Sphere(6, num_views, updates=120)
     result = optimise(problem, SlotOptions(num_slots=6, max_steps=200), RULE)
-    offset = result.w[:, :, 0] - problem.anchors[:, None]
+    offset = result.codes[:, :, 0] - problem.anchors[:, None]
     assert (offset.norm(dim=2) - 0.3).abs().max() < 1e-3
     if num_views > 1:
         spread = torch.stack([torch.pdist(row).mean() for row in offset])
@@ -190,7 +190,7 @@ def test_newton_is_exact_on_a_sphere():
     needed = torch.ceil(far.abs() / (MOST_OUTWARDS * math.sqrt(SIZE)))
     problem.updates = int(needed.max())
     result = optimise(problem, SlotOptions(num_slots=4, max_steps=200), RULE)
-    distance = (result.w[:, 0, 0] - problem.anchors).norm(dim=1)
+    distance = (result.codes[:, 0, 0] - problem.anchors).norm(dim=1)
     torch.testing.assert_close(distance, torch.full((4,), 0.3, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
@@ -199,9 +199,9 @@ def test_a_poisoned_image_starts_once_more_then_fails_alone():
     clean = optimise(Sphere(9, 3, updates=8), options, RULE)
     result = optimise(Sphere(9, 3, updates=8, poisoned=(5,)), options, RULE)
     assert result.status.tolist() == [FAILED if row == 5 else OK for row in range(9)]
-    assert torch.equal(result.w[5], Sphere(9, 3).first[5])
+    assert torch.equal(result.codes[5], Sphere(9, 3).first[5])
     others = torch.arange(9) != 5
-    assert torch.equal(result.w[others], clean.w[others])
+    assert torch.equal(result.codes[others], clean.codes[others])
 
 
 def make_problem(
@@ -214,7 +214,7 @@ def make_problem(
         models.generator,
         models.encoder,
         anchor_features=project(models.encoder, render(models.generator, anchors, 32), 32),
-        anchor_w_plus=anchors,
+        anchor_codes=anchors,
         image_ids=torch.from_numpy(batch["source_index"][rows]),
         num_views=4,
         config=config,
@@ -242,7 +242,7 @@ def test_the_search_brings_views_to_the_boundary_and_apart(found):
 def make_first_spread(problem: WSearchProblem) -> Tensor:
     with torch.no_grad():
         w = problem.start(torch.arange(problem.num_images))
-        z = problem.encoder(problem.generator.synthesis(w.flatten(0, 1)).clamp(-1, 1))
+        z = problem.encoder(problem.generator.decode(w.flatten(0, 1)).clamp(-1, 1))
     return torch.stack([torch.pdist(row).mean() for row in z.unflatten(0, (len(w), -1))])
 
 
@@ -256,7 +256,7 @@ def test_any_number_of_slots_gives_the_same_bits(small_models, image_batch, foun
 def test_neighbours_and_order_do_not_change_a_bit(small_models, image_batch, found):
     rows = [7, 2, 11, 0, 5]
     result = search_views(make_problem(small_models, image_batch, rows), 3, 4)
-    assert torch.equal(result.w, found[1].w[rows])
+    assert torch.equal(result.codes, found[1].codes[rows])
     assert torch.equal(result.steps, found[1].steps[rows])
 
 
@@ -268,7 +268,7 @@ def test_without_weight_or_beyond_its_end_there_is_no_push(small_models, image_b
         near = ((problem.distance - 0.3).abs() <= 0.03).all(dim=1)
         assert bool(near.any())
         assert torch.equal(result.status, torch.full((3,), NOT_CONVERGED, dtype=torch.uint8))
-        assert torch.equal(result.w[near], problem.start(torch.arange(3))[near])
+        assert torch.equal(result.codes[near], problem.start(torch.arange(3))[near])
 
 
 def test_the_hinge_leaves_views_beyond_the_boundary_where_they_are(small_models, image_batch):
