@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from viewgen.datasets import load_dataset
 from viewgen.diagnostics.mutual_information import MIConfig, MIEstimate
+from viewgen.diagnostics.mutual_information.views import (
+    ViewKind,
+    cached_kind,
+    expert_kind,
+    original_kind,
+    view_pair,
+)
 from viewgen.errors import DataError
 from viewgen.store import CacheReader
-from viewgen.views.cached import CachedSource
-from viewgen.views.expert import ExpertConfig, ExpertSource
-from viewgen.views.original import OriginalSource
-from viewgen.views.source import ViewSource
+from viewgen.views.expert import ExpertConfig
 from viewgen_pipelines.executors.executor import Place, Tell
 from viewgen_pipelines.executors.process import configure_process
 
@@ -24,8 +28,6 @@ __all__ = ["EXPERT", "ORIGINAL", "PairResult", "PairTask", "ViewRef", "run_pair"
 
 ORIGINAL, EXPERT = "original", "expert"
 FORMAT = 1
-# views of an image of which there is no end
-UNLIMITED = 2**31
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,11 +135,9 @@ def run_pair(task: PairTask, place: Place, tell: Tell) -> PairResult:
     """Measure one pair. Views that cannot be measured are a result too: `refused` says why."""
     configure_process(place.num_threads)
     from viewgen.diagnostics.mutual_information import estimate_mutual_information
-    from viewgen.diagnostics.mutual_information.views import ViewPairs
 
     dataset = load_dataset(task.dataset, task.split, data_root=task.data_root)
-    (x, num_x), (y, num_y) = (_source(ref, task) for ref in task.views)
-    pairs = ViewPairs(x, y, dataset, task.source_index, num_draws=max(num_x, num_y))
+    pairs = view_pair(_kind(task.x, task), _kind(task.y, task), dataset, task.source_index).views
     try:
         estimate = estimate_mutual_information(
             pairs,
@@ -165,9 +165,7 @@ def run_pair(task: PairTask, place: Place, tell: Tell) -> PairResult:
     return result
 
 
-def _source(ref: ViewRef, task: PairTask) -> tuple[ViewSource, int]:
-    """Return a source of views, and how many different ones it has of an image."""
+def _kind(ref: ViewRef, task: PairTask) -> ViewKind:
     if ref.url is not None:
-        reader = CacheReader(ref.url, task.storage_options)
-        return CachedSource(reader), reader.spec.num_views
-    return (OriginalSource(), 1) if ref.label == ORIGINAL else (ExpertSource(task.expert), UNLIMITED)
+        return cached_kind(CacheReader(ref.url, task.storage_options), ref.label)
+    return original_kind() if ref.label == ORIGINAL else expert_kind(task.expert)

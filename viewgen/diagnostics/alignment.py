@@ -1,12 +1,12 @@
 """Alignment and uniformity of views in an encoder's space.
 
 Alignment is the mean squared distance of two views of one image, α = 2; less is closer. Uniformity is
-ln E[exp(−2‖u − v‖²)] over two different images; smaller is more even, about −4 at best in many dimensions, 0 if
-all images fall on one point.
+ln E[exp(−2‖u − v‖²)] over two different images; smaller is more even, about −4 at best in many dimensions,
+0 if all images fall on one point.
 
 References:
-    Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere, Wang
-    and Isola, 2020, https://arxiv.org/abs/2005.10242
+    Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere,
+    Wang and Isola, 2020, https://arxiv.org/abs/2005.10242
     Towards the Generalization of Contrastive Self-Supervised Learning, Huang et al., 2021,
     https://arxiv.org/abs/2111.00743
 """

@@ -3,8 +3,8 @@
 The same numbers for the test images say what is small. Images are measured as they are stored, in 8 bits.
 
 References:
-    GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, Heusel et al., 2017 (FID),
-    https://arxiv.org/abs/1706.08500
+    GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, Heusel et al., 2017
+    (FID), https://arxiv.org/abs/1706.08500
     Demystifying MMD GANs, Bińkowski et al., 2018 (KID), https://arxiv.org/abs/1801.01401
     Improved Precision and Recall Metric for Assessing Generative Models, Kynkäänniemi et al., 2019,
     https://arxiv.org/abs/1904.06991

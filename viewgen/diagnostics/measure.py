@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from viewgen.errors import MissingFileError, UsageError
+from viewgen.errors import DataError, MissingFileError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +148,7 @@ class Subject:
         for name in sorted(needs):
             try:
                 self.part(name)
-            except (UsageError, MissingFileError) as error:
+            except (UsageError, MissingFileError, DataError) as error:
                 found[name] = str(error)
         return found
 

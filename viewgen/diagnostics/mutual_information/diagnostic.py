@@ -5,6 +5,8 @@ References:
     What Makes for Good Views for Contrastive Learning?, Tian et al., 2020, https://arxiv.org/abs/2005.10243
 """
 
+from functools import partial
+
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.mutual_information.config import MIConfig
 from viewgen.diagnostics.mutual_information.estimate import estimate_mutual_information
@@ -28,15 +30,18 @@ class MutualInformation:
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
         """Return every estimator's reading with its interval, in nats, pair by pair."""
         measures = []
+        num_steps, total = self.config.num_steps, len(subject.pairs) * self.config.num_steps
+
+        def trained(first: int, step: int) -> None:
+            subject.tell("mutual information", first + step, total)
+
         for number, pair in enumerate(subject.pairs):
-            total = len(subject.pairs) * self.config.num_steps
-            first = number * self.config.num_steps
             found = estimate_mutual_information(
                 pair.views,
                 self.config,
                 seed=seed,
                 device=str(subject.device),
-                on_step=lambda step, first=first: subject.tell("mi", first + step, total),  # type: ignore[misc]
+                on_step=partial(trained, number * num_steps),
             )
             on = f"{found.num_held_out:,} images held out"
             measures += [

@@ -9,13 +9,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewgen.datasets import ImageDataset
+from viewgen.diagnostics.measure import ViewPair
 from viewgen.diagnostics.mutual_information.pairs import view_picks
 from viewgen.errors import DataError
 from viewgen.randomness import addressed_generator
 from viewgen.store import CacheReader
+from viewgen.views.cached import CachedSource
+from viewgen.views.expert import ExpertConfig, ExpertSource
+from viewgen.views.original import OriginalSource
 from viewgen.views.source import Images, ViewSource
 
-__all__ = ["PairDraws", "ViewPairs", "check_cache"]
+__all__ = [
+    "PairDraws",
+    "ViewKind",
+    "ViewPairs",
+    "cached_kind",
+    "check_cache",
+    "expert_kind",
+    "original_kind",
+    "view_pair",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +63,8 @@ class PairDraws:
         """Return keys `(B, 1, V)`: largest for the view whose turn it is, less for each that comes later."""
         picks = torch.from_numpy(view_picks(np.full(len(self.source_index), num_views), *self.address))
         later = (torch.arange(num_views) - picks[:, None]) % num_views
-        return ((num_views - later) / (num_views + 1))[:, None]
+        keys: Tensor = (num_views - later) / (num_views + 1)
+        return keys[:, None]
 
     def _drawn(
         self, draw: Callable[..., Tensor], name: str, num_views: int, shape: tuple[int, ...]
@@ -110,6 +124,47 @@ class ViewPairs:
             for side, source in (("x", self.x), ("y", self.y))
         ]
         return sides[0], sides[1]
+
+
+# views of an image of which there is no end
+UNLIMITED = 2**31
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewKind:
+    """A kind of view.
+
+    Attributes:
+        name: what it is called.
+        source: makes the views.
+        num_views: different ones that it has of an image.
+    """
+
+    name: str
+    source: ViewSource
+    num_views: int
+
+
+def original_kind() -> ViewKind:
+    """Return the images themselves as views."""
+    return ViewKind(name="original", source=OriginalSource(), num_views=1)
+
+
+def expert_kind(config: ExpertConfig) -> ViewKind:
+    """Return expert views, made when they are asked for."""
+    return ViewKind(name="expert", source=ExpertSource(config), num_views=UNLIMITED)
+
+
+def cached_kind(reader: CacheReader, name: str) -> ViewKind:
+    """Return the views of a cache."""
+    return ViewKind(name=name, source=CachedSource(reader), num_views=reader.spec.num_views)
+
+
+def view_pair(x: ViewKind, y: ViewKind, dataset: ImageDataset, source_index: NDArray[np.int64]) -> ViewPair:
+    """Return a pair of views of the images at `source_index`."""
+    num_draws = max(x.num_views, y.num_views)
+    views = ViewPairs(x.source, y.source, dataset, source_index, num_draws=num_draws)
+    return ViewPair(x=x.name, y=y.name, views=views)
 
 
 def check_cache(reader: CacheReader, dataset: ImageDataset) -> None:
