@@ -145,12 +145,13 @@ class Bar:
 
     def update(self, done: float, note: str | None = None) -> None:
         """Show that `done` of the total is done."""
+        finishes = self.done < self.total <= done
         self.done = done
         self.note = self.note if note is None else note
         if self._progress.draw(self):
             return
         overdue = time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES
-        if done > self._first and (overdue or (done >= self.total and not self._is_silent)):
+        if done > self._first and (overdue or (finishes and not self._is_silent)):
             self.line()
 
     def advance(self, amount: float, note: str | None = None) -> None:

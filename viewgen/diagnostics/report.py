@@ -57,13 +57,13 @@ def write_tensorboard(measured: Sequence[Measured], folder: str | Path) -> None:
     """Write scalars ``diagnostic/group/name``, with the seed as their step."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(folder))
     try:
         for row in measured:
             tag = "/".join(part for part in (row.diagnostic, row.measure.group, row.measure.name) if part)
-            writer.add_scalar(tag, row.measure.value, row.seed)  # type: ignore[no-untyped-call]
+            writer.add_scalar(tag, row.measure.value, row.seed)
     finally:
-        writer.close()  # type: ignore[no-untyped-call]
+        writer.close()
 
 
 def measure_table(measures: Sequence[Measure]) -> Any:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from viewgen.datasets import DATASETS, ImageDataset, load_dataset
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets.registry import DATASETS
 from viewgen.diagnostics.measure import Subject, ViewPair
 from viewgen.diagnostics.mutual_information.views import (
     cached_kind,
@@ -48,8 +49,8 @@ def subject_kind(subject: str) -> Kind:
         return "dataset"
     known = ", ".join(DATASETS)
     raise UsageError(
-        f"nothing to measure at {subject!r}: expected the URL of a cache, the folder of a training, an encoder "
-        f"file, or a data set ({known})"
+        f"nothing to measure at {subject!r}: expected the URL of a cache, the folder of a training, an "
+        f"encoder file, or a data set ({known})"
     )
 
 
@@ -154,8 +155,9 @@ class SubjectArguments:
             digest = self._training()["dataset"]["digest"]
             if dataset.digest != digest:
                 raise DataError(
-                    f"{self.subject} was trained on {dataset.name} {dataset.split} with digest {digest}, here "
-                    f"it is {dataset.digest}: images or labels have changed; give that training's --data-root"
+                    f"{self.subject} was trained on {dataset.name} {dataset.split} with digest {digest}, "
+                    f"here it is {dataset.digest}: images or labels have changed; give that training's "
+                    "--data-root"
                 )
         return dataset
 

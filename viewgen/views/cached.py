@@ -23,7 +23,7 @@ class CachedSource:
         name: address of the draws.
     """
 
-    roles = ("view",)
+    roles: tuple[str, ...] = ("view",)
 
     def __init__(self, reader: CacheReader, *, name: str = "cached") -> None:
         self.reader, self.name = reader, name

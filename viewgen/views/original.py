@@ -13,7 +13,7 @@ __all__ = ["OriginalSource"]
 class OriginalSource:
     """The images themselves."""
 
-    roles = ("view",)
+    roles: tuple[str, ...] = ("view",)
 
     def views(self, images: Images, num_views: int) -> Views:
         """Return storage images `(V, B, C, H, W)`, all equal."""

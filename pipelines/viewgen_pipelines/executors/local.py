@@ -1,7 +1,7 @@
 """The local executor: one worker in this process."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import TypeVar
 
 from viewgen_pipelines.executors.executor import Place, PoolWorker, Work
@@ -20,13 +20,11 @@ class LocalExecutor:
     elsewhere = False
     owns_session = False
 
-    @cached_property
-    def place(self) -> Place:
-        """This process, with all its cores."""
+    def __init__(self) -> None:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return Place(device=device, num_threads=available_cores())
+        self.place = Place(device=device, num_threads=available_cores())
 
     def pool(
         self,

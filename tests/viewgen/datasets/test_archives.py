@@ -20,7 +20,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from viewgen.datasets.progress import progress
 
 from viewgen.datasets.archive import read_maybe_gzip, read_zip_member, tar_members
 from viewgen.datasets.archived import ArchivedDataset
@@ -474,23 +473,3 @@ def test_digest_depends_on_pixels_labels_and_order(tmp_path: Path) -> None:
         shutil.rmtree(root)
     assert len(digests) == 3
     assert all(digest.startswith("sha256:") for digest in digests)
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_a_bar_on_a_terminal_and_a_line_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with progress("decoding x", 1000) as report:
-        report(10)
-    assert capsys.readouterr() == ("", "decoding x (1,000 images)\n")
-    for in_bytes, shown in ((False, "1000/1000"), (True, "1.0/1.0 kB")):
-        terminal = Terminal()
-        monkeypatch.setattr("sys.stderr", terminal)
-        with progress("working", 1000, in_bytes=in_bytes) as report:
-            report(1000)
-        assert shown in terminal.getvalue()
-        assert "working" in terminal.getvalue()

@@ -9,9 +9,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from viewgen_pipelines.progress import Progress
 
 from viewgen.errors import UsageError
+from viewgen.progress import Progress
 from viewgen_pipelines.cache import cache
 from viewgen_pipelines.gallery.serve import GalleryOptions, choose_port, gallery_url
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from viewgen_pipelines.executors.metrics import METRICS, RunMetrics, ShardMetrics, exported_names
 
 from viewgen.store import ShardCommit
+from viewgen_pipelines.shards.metrics import METRICS, RunMetrics, ShardMetrics, exported_names
 
 DOCKER = Path(__file__).parents[3] / "docker"
 

@@ -75,7 +75,8 @@ class PairDraws:
             for image in self.source_index.tolist()
             for view in range(num_views)
         ]
-        return torch.stack(numbers).unflatten(0, (-1, num_views))
+        drawn: Tensor = torch.stack(numbers).unflatten(0, (-1, num_views))
+        return drawn
 
 
 def _told_apart(name: str, view: int) -> tuple[int | str, ...]:
