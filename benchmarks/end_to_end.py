@@ -34,7 +34,7 @@ from viewgen.datasets import load_dataset
 from viewgen.images import to_model, to_storage
 from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.files import Models, load_models
 from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe

@@ -33,7 +33,7 @@ from viewgen.images import to_model
 from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
 from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models, file_digest, load_models
 from viewgen.networks.generator import class_labels

@@ -21,7 +21,7 @@ from search_runs import NUM_VIEWS, search_problem
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import load_models
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels

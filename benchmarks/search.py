@@ -25,7 +25,7 @@ from reference.search import freeze, paper_step
 from search_runs import NEAR, NUM_VIEWS, fold, invert, measure, run_reference, run_search, search_problem
 from torch import Tensor
 
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import load_models
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from viewgen.errors import MissingFileError, UsageError
+from viewgen.extras import installed
 from viewgen.memory import BatchSize
 from viewgen.progress import Progress
 from viewgen.store import (
@@ -144,7 +145,8 @@ def cache(
     run = _Run(plan, options, progress, max_attempts=max_attempts, overwrite=overwrite)
     run.settings = {"data_root": data_root, "batch_size": batch_size, "hang_seconds": hang_timeout}
     run.look()
-    shown = _gallery_options(plan, options) if gallery and executor == "ray" else None
+    gallery = gallery and executor == "ray" and installed("gallery")
+    shown = _gallery_options(plan, options) if gallery else None
     num_shards = plan.target.spec.num_shards
     with (
         open_executor(executor, max_workers=num_shards, say=progress.say, **execution) as chosen,

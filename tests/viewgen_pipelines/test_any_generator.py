@@ -100,9 +100,9 @@ def test_a_file_says_which_generator_it_holds(generator, weights):
 def test_from_inversion_to_gallery(weights, tmp_path, monkeypatch):
     short = {"invert": {"max_steps": 3}}
     monkeypatch.setattr(plan, "recipe", lambda dataset, section: short.get(section, {}))
-    shared = {"views": 2, "limit": 6, "executor": "local", "quiet": True, "generator": weights}
+    shared = {"views": 2, "limit": 4, "executor": "local", "quiet": True, "generator": weights}
     spread = {}
-    for method, settings in (("wperturb", {"sigma": 0.3}), ("wsearch", {"max_steps": 40})):
+    for method, settings in (("wperturb", {"sigma": 0.3}), ("wsearch", {"max_steps": 30})):
         url = str(tmp_path / f"{method}.zarr")
         made = cache("digits", method=method, out=url, keep_latents=True, **shared, **settings)
         assert made.complete
@@ -110,7 +110,7 @@ def test_from_inversion_to_gallery(weights, tmp_path, monkeypatch):
         reader = CacheReader(url)
         assert reader.spec.latent_shape == (CODE_DIM,)
         codes = reader.array("w_plus", reader.rows)
-        assert codes.shape == (6, 2, CODE_DIM)
+        assert codes.shape == (4, 2, CODE_DIM)
         inversions = CacheReader(str(next(tmp_path.glob("inversions-*.zarr"))))
         anchors = inversions.array("anchor_w_plus", reader.rows)
         spread[method] = (codes - anchors[:, None]).std(axis=(0, 1))

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from viewgen.device import resolve_device
 from viewgen.store import CacheSpec, open_storage, read_spec
 from viewgen_train.caches import find_cache
 from viewgen_train.config import TrainConfig, train_config
@@ -94,8 +93,7 @@ def describe(
     Raises:
         UsageError: a setting is wrong.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(device)
     url, spec = _cache(dataset, cache, split, train_config(dataset or "", settings), storage_options)
     name = dataset or (spec.dataset["name"] if spec is not None else EMBEDDED_DATASET)
     config = resolved_precision(train_config(name, settings), device)

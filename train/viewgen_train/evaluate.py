@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.device import resolve_device
 from viewgen.diagnostics.knn import Knn, KnnConfig
 from viewgen.diagnostics.measure import Subject
 from viewgen.diagnostics.probe import LinearProbe, Probe, ProbeConfig, probe_config
 from viewgen.errors import DataError, UsageError
+from viewgen.files import write_atomically
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import file_digest, load_model, read_header
 from viewgen.recipes import recipe
@@ -188,7 +190,7 @@ def evaluate(
         DataError: the data set is not the one that the run was trained on, or lacks labels.
         ModelError: the weights are damaged, or were trained on another image size.
     """
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = resolve_device(device)
     path = Path(run).expanduser()
     subject = _file(path, device) if path.is_file() else _run(path, which, device)
     name = dataset or subject.dataset
@@ -223,9 +225,7 @@ def evaluate(
     document = dataclasses.replace(found, about=about).to_json()
     other = dataset is not None and train.name != subject.dataset
     result = subject.result if not other else _named(subject.result, train.name)
-    temporary = result.with_name(f".{result.name}.part")
-    temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(result)
+    write_atomically(result, (json.dumps(document, indent=1) + "\n").encode())
     return document
 
 

@@ -11,29 +11,13 @@ from torch import Tensor
 from viewgen.datasets import ImageDataset
 from viewgen.store import CacheReader
 
-__all__ = ["ImageMemory", "ShardBuffer", "ViewMemory", "available_bytes", "on_device"]
+__all__ = ["MEMORY_SHARE", "ImageMemory", "ShardBuffer", "ViewMemory", "on_device"]
 
 _Rows = NDArray[np.int64]
-# share of the free memory that images and views may take together
 MEMORY_SHARE = 0.5
+"""Share of the free memory that images and views may take together."""
+
 READ_ROWS = 4096
-
-
-def available_bytes(device: torch.device) -> int:
-    """Return how many bytes of images may be held: half of the free memory of the device's kind."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * MEMORY_SHARE)
-    return int(_free_host_bytes() * MEMORY_SHARE)
-
-
-def _free_host_bytes() -> int:
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not Linux
-        return 4 << 30
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -11,12 +11,13 @@ import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, MissingFileError, UsageError
+from viewgen.memory import available_bytes
 from viewgen.networks.files import file_digest
 from viewgen.networks.weights import find_models
 from viewgen.store import CacheReader, cache_folder
 from viewgen_train.caches import check_cache, find_cache, no_cache
 from viewgen_train.config import TrainConfig, train_config
-from viewgen_train.loader import available_bytes
+from viewgen_train.loader import MEMORY_SHARE
 
 __all__ = ["TrainOptions", "TrainPlan", "make_plan", "resolved_precision"]
 
@@ -145,7 +146,7 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
         out=str(Path(options.out or _default_out(dataset, config, cache)).expanduser().absolute()),
         data_root=options.data_root,
         storage_options=options.storage_options,
-        memory_bytes=available_bytes(torch.device("cpu"))
+        memory_bytes=int(MEMORY_SHARE * available_bytes())
         if options.memory_bytes is None
         else options.memory_bytes,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from viewgen.device import resolve_device
 from viewgen.errors import DataError, UsageError
 from viewgen_train.checkpoints import BEST, LAST
 from viewgen_train.curves import TENSORBOARD
@@ -188,12 +189,8 @@ def _device(device: str, gpus: int | None, workers: int | None) -> str:
             "--workers N for processes on the CPU"
         )
     if device == "auto":
-        return "cpu" if workers or not torch.cuda.is_available() else "cuda"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {device!r} cannot be used: {error}") from error
-    return device
+        return "cpu" if workers else resolve_device()
+    return resolve_device(device)
 
 
 def _forget(folder: Path) -> None:

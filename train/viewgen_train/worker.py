@@ -8,6 +8,8 @@ import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, DataError, UsageError
+from viewgen.files import write_atomically
+from viewgen.memory import free_gpu_bytes
 from viewgen.networks.files import load_model
 from viewgen.networks.stylegan2 import Generator
 from viewgen.store import CacheReader
@@ -15,7 +17,7 @@ from viewgen_train.code_views import Codes, OnlineViews, PerturbedViews
 from viewgen_train.curves import CurveWriter
 from viewgen_train.distributed import World
 from viewgen_train.generated_views import CachedViews, ExpertViews, GeneratedViews, ViewmakerViews
-from viewgen_train.loader import ImageMemory, ShardBuffer, ViewMemory, available_bytes
+from viewgen_train.loader import MEMORY_SHARE, ImageMemory, ShardBuffer, ViewMemory
 from viewgen_train.loop import CHECKPOINT, run_training
 from viewgen_train.network import ContrastiveNetwork, build_network
 from viewgen_train.plan import TrainPlan
@@ -71,10 +73,7 @@ def _write_config(plan: TrainPlan, folder: Path) -> None:
     # another training's configuration must not be replaced: its identity is checked by the session
     if path.exists() and (folder / CHECKPOINT).exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{CONFIG}.part"
-    temporary.write_text(json.dumps(plan.document(), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, (json.dumps(plan.document(), indent=1) + "\n").encode(), sole_writer=True)
 
 
 def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> AssimilationTrainer:
@@ -120,7 +119,7 @@ def _generated(
     """Return the source of generated views, the order of images that suits it, and the memory left."""
     config, num_images = plan.config, plan.num_images
     full = FullOrder(num_images, config.batch_size, config.seed)
-    free = available_bytes(device) if device.type == "cuda" else host_bytes
+    free = int(MEMORY_SHARE * free_gpu_bytes(device)) if device.type == "cuda" else host_bytes
     if config.generated == "expert":
         return ExpertViews(config, num_images), full, free
     if config.generated == "viewmaker":

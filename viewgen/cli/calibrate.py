@@ -52,8 +52,7 @@ def calibrate(
       viewgen calibrate --dataset digits
       viewgen calibrate --dataset cifar10 --models runs/cifar10 --num-images 5000 --json
     """
-    import torch
-
+    from viewgen.device import resolve_device
     from viewgen.diagnostics.calibration import CalibrationConfig, CalibrationOfEpsilon
     from viewgen.diagnostics.subjects import SubjectArguments
     from viewgen.networks.files import file_digest
@@ -67,7 +66,7 @@ def calibrate(
         networks={"encoder": encoder} if encoder else {},
     )
     path = arguments.find("encoder")
-    subject = arguments.open(device="cuda" if torch.cuda.is_available() else "cpu")
+    subject = arguments.open(device=resolve_device())
     images = subject.train
     config = CalibrationConfig(num_images=num_images, num_views=num_views)
     measured = CalibrationOfEpsilon(config).found(subject, seed)

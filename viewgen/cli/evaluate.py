@@ -84,7 +84,7 @@ def evaluate(
       viewgen models evaluate g e f --dataset digits --grid digits.png
       viewgen models evaluate g --dataset cifar10 --models cifar10 --features inception --json
     """
-    from viewgen.cli.device import usable_device
+    from viewgen.device import resolve_device
     from viewgen.picture import write_png
     from viewgen_pretrained.evaluation import evaluate as measure
 
@@ -108,7 +108,7 @@ def evaluate(
         num_refined=num_refined,
         features=features,
         seed=seed,
-        device=usable_device(device),
+        device=resolve_device(device),
     )
     written = None
     if grid is not None and found.grid is not None:

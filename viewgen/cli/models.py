@@ -162,7 +162,7 @@ def import_command(
       viewgen models import 550000.pt --as faces --dataset folder:/data/faces --licence "CC BY-NC 4.0"
       viewgen cache --dataset folder:/data/faces --models faces
     """
-    from viewgen_pretrained.imports.importing import import_model
+    from viewgen_pretrained.imports.checkpoint import import_model
 
     result = import_model(
         file,

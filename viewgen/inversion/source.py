@@ -9,7 +9,8 @@ from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.batched import images_at_once, render
 from viewgen.networks.generator import class_labels
-from viewgen.optimise.slots import FAILED, OK, SlotResult, slot_bytes
+from viewgen.optimise.slots import SlotResult, slot_bytes
+from viewgen.status import Status
 from viewgen.views.entry import Resources
 from viewgen.views.source import Images, Views
 
@@ -68,7 +69,7 @@ class InversionSource:
         codes = result.codes[:, 0]
         views = render(self.generator, codes, self.at_once)
         # an image that still improved at its last step has a usable code
-        status = torch.where(result.status == FAILED, FAILED, OK).to(torch.uint8)
+        status = torch.where(result.status == Status.FAILED, Status.FAILED, Status.OK).to(torch.uint8)
         return Views(
             pixels=views[None],
             status=status,

@@ -7,7 +7,6 @@ in float32.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from viewgen.errors import MissingFileError, ModelError
+from viewgen.files import write_atomically
 from viewgen.networks import stylegan2
 from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
@@ -191,14 +191,7 @@ def save_model(
     broken = sorted(key for key, value in state.items() if not _is_finite(value))
     if broken:
         raise ModelError(f"the {kind} is not stored: {broken[0]} holds values that are not finite as {dtype}")
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(save(state, metadata={"viewgen": json.dumps(header, sort_keys=True)}))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, save(state, metadata={"viewgen": json.dumps(header, sort_keys=True)}))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

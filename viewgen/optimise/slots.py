@@ -20,11 +20,9 @@ import torch
 from torch import Tensor
 
 from viewgen.errors import UsageError
+from viewgen.status import Status
 
 __all__ = [
-    "FAILED",
-    "NOT_CONVERGED",
-    "OK",
     "Aim",
     "Evaluation",
     "Problem",
@@ -38,7 +36,6 @@ __all__ = [
     "slot_bytes",
 ]
 
-OK, NOT_CONVERGED, FAILED = 1, 2, 3
 # Tensors of an image's codes that a search holds: codes, two moments, the best, gradients, and as many
 # temporaries of an update.
 CODES_PER_SLOT = 8
@@ -140,7 +137,7 @@ class SlotResult:
     Attributes:
         codes: `(N, n, ...)`, on the problem's device; those of a failed image are its first ones.
         steps: updates made (since the restart, if there was one), `(N,)`, int32.
-        status: OK, NOT_CONVERGED or FAILED (non-finite twice), `(N,)`, uint8.
+        status: `Status`, FAILED if not finite twice, `(N,)`, uint8.
         loss: of the returned codes, `(N,)`; NaN for a failed image.
         passes: evaluations of one image's codes, summed over the images.
     """
@@ -291,8 +288,8 @@ def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotRe
             chosen[failed] = first
             result.codes[rows] = chosen[leaving]
             result.steps[rows] = slots.steps[leaving].to(torch.int32)
-            status = torch.where(failed, FAILED, torch.where(done, OK, NOT_CONVERGED)).to(torch.uint8)
-            result.status[rows] = status[leaving]
+            status = torch.where(done, Status.OK, Status.NOT_CONVERGED).masked_fill(failed, Status.FAILED)
+            result.status[rows] = status[leaving].to(torch.uint8)
             final = slots.best_loss if options.keep_best else loss
             result.loss[rows] = final.masked_fill(failed, torch.nan)[leaving]
             moving = ~leaving

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from viewgen.errors import ModelError
 from viewgen.registry import Entry
+from viewgen.store.columns import Column
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,24 +18,7 @@ if TYPE_CHECKING:
     from viewgen.networks.files import Models
     from viewgen.networks.precision import Precision
 
-__all__ = ["Column", "Resources", "Situation", "ViewEntry"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
-    """An array that a source's views have in a cache beside those that every cache has.
-
-    Attributes:
-        name: name of the array.
-        per_view: whether every view has an entry, `(N, V, ...)`, or only every image, `(N, ...)`.
-        codes: whether an entry is a code, of the generator's `code_shape`; otherwise it is one number.
-        dtype: little-endian numpy type.
-    """
-
-    name: str
-    per_view: bool = False
-    codes: bool = False
-    dtype: str = "<f4"
+__all__ = ["Resources", "Situation", "ViewEntry"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

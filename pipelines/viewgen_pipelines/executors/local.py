@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
+from viewgen.device import available_cores, resolve_device
 from viewgen_pipelines.executors.executor import Place, PoolWorker, Work
-from viewgen_pipelines.executors.process import available_cores
 
 __all__ = ["LocalExecutor"]
 
@@ -21,10 +21,7 @@ class LocalExecutor:
     owns_session = False
 
     def __init__(self) -> None:
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.place = Place(device=device, num_threads=available_cores())
+        self.place = Place(device=resolve_device(), num_threads=available_cores())
 
     def pool(
         self,

@@ -1,4 +1,4 @@
-"""What a process of ours sets up once: cores, threads, a folder of its own."""
+"""What a process of ours sets up once: threads, memory, a folder of its own."""
 
 import os
 import tempfile
@@ -6,14 +6,7 @@ from pathlib import Path
 
 from viewgen.errors import StorageError
 
-__all__ = ["available_cores", "configure_process", "private_folder"]
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+__all__ = ["configure_process", "private_folder"]
 
 
 def configure_process(num_threads: int) -> None:
@@ -24,7 +17,7 @@ def configure_process(num_threads: int) -> None:
     """
     import torch
 
-    from viewgen.malloc import keep_freed_memory
+    from viewgen.memory import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(max(1, num_threads))

@@ -13,6 +13,7 @@ from viewgen.networks.files import KINDS, code_shape, file_digest, networks_besi
 from viewgen.networks.weights import find_models
 from viewgen.registry import Choice
 from viewgen.store import CacheSpec, cache_folder, default_shard_images, open_storage, read_spec
+from viewgen.store.columns import W_PLUS
 from viewgen.views import VIEWS
 from viewgen.views.entry import Situation, ViewEntry
 from viewgen_pipelines.names import absolute_url, file_name, inversions_name
@@ -163,8 +164,8 @@ class _SpecMaker:
         keep_latents: bool = False,
         more_digests: Mapping[str, str] | None = None,
     ) -> CacheSpec:
-        arrays = [column.name for column in method.entry.columns]
-        arrays += ["w_plus"] if keep_latents else []
+        columns = (*method.entry.columns, *((W_PLUS,) if keep_latents else ()))
+        holds_codes = any(column.codes for column in columns)
         size = self.dataset.image_size
         return CacheSpec(
             dataset={
@@ -180,11 +181,12 @@ class _SpecMaker:
             seed=self.options.seed,
             num_images=self.num_images,
             num_views=num_views,
+            channels=self.dataset.channels,
             height=size,
             width=size,
             shard_images=self.shard_images,
-            arrays=tuple(arrays),
-            latent_shape=code_shape(self.paths["generator"]) if arrays else None,
+            columns=columns,
+            latent_shape=code_shape(self.paths["generator"]) if holds_codes else None,
             label_shape=self.dataset.label_shape,
             versions=versions(),
         )

@@ -12,7 +12,8 @@ from viewgen.inversion.perceptual import DiscriminatorDistance
 from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.files import Models
-from viewgen.optimise.slots import NOT_CONVERGED, OK, Evaluation
+from viewgen.optimise.slots import Evaluation
+from viewgen.status import Status
 
 
 class Diary(InversionProblem):
@@ -101,7 +102,7 @@ def loss_by_hand_or_pixels(problem, row, w, settings) -> float:
 def test_an_image_leaves_when_its_loss_has_stopped_falling(make_problem):
     problem = make_problem(max_steps=60, patience=4, learning_rate=0.2)
     result = invert_images(problem, 12)
-    assert set(result.status.tolist()) == {OK, NOT_CONVERGED}
+    assert set(result.status.tolist()) == {Status.OK, Status.NOT_CONVERGED}
     for row in range(12):
         losses = problem.losses[row]
         best, best_step = math.inf, 0
@@ -111,7 +112,7 @@ def test_an_image_leaves_when_its_loss_has_stopped_falling(make_problem):
             if step - best_step >= 4:
                 break
         assert step == len(losses) - 1 == result.steps[row]
-        assert (result.status[row] == OK) == (step - best_step >= 4)
+        assert (result.status[row] == Status.OK) == (step - best_step >= 4)
 
 
 def test_without_steps_the_code_is_the_inverters_guess(make_problem):

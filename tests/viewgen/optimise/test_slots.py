@@ -10,16 +10,8 @@ from torch import Tensor
 
 from viewgen.errors import UsageError
 from viewgen.optimise.adam import Adam
-from viewgen.optimise.slots import (
-    FAILED,
-    NOT_CONVERGED,
-    OK,
-    Evaluation,
-    SlotOptions,
-    SlotResult,
-    equal_parts,
-    optimise,
-)
+from viewgen.optimise.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
+from viewgen.status import Status
 
 CPU = torch.device("cpu")
 ADAM = Adam(learning_rate=0.1)
@@ -105,7 +97,7 @@ def one_by_one(problem: Valleys, options: SlotOptions, rule: Adam) -> SlotResult
         result.codes[row] = best_w if options.keep_best else w.detach()
         result.loss[row] = best_loss if options.keep_best else value
         result.steps[row] = step
-        result.status[row] = OK if done else NOT_CONVERGED
+        result.status[row] = Status.OK if done else Status.NOT_CONVERGED
     return SlotResult(
         codes=result.codes, steps=result.steps, status=result.status, loss=result.loss, passes=passes
     )
@@ -157,7 +149,7 @@ def test_slots_equal_a_loop_over_images(
 def test_the_cases_above_meet_every_way_to_leave():
     options = SlotOptions(num_slots=3, max_steps=25)
     result = optimise(Valleys(20), options, ADAM)
-    assert set(result.status.tolist()) == {OK, NOT_CONVERGED}
+    assert set(result.status.tolist()) == {Status.OK, Status.NOT_CONVERGED}
     assert len(set(result.steps.tolist())) > 5
 
 
@@ -216,14 +208,14 @@ def test_a_poisoned_image_starts_once_more_then_fails_alone(what, keep_best):
     clean = optimise(Valleys(12), options, ADAM)
     problem = Valleys(12, poisoned={5: (what, 2, 99)})
     result = optimise(problem, options, ADAM)
-    assert result.status[5] == FAILED
+    assert result.status[5] == Status.FAILED
     assert torch.equal(result.codes[5], problem.first[5])
     assert torch.isnan(result.loss[5])
     assert result.steps[5] == 2
     visits = [steps[rows.index(5)] for rows, steps in problem.diary if 5 in rows]
     assert visits == [0, 1, 2, 0, 1, 2]
     others = torch.arange(12) != 5
-    for name in ("w", "steps", "status", "loss"):
+    for name in ("codes", "steps", "status", "loss"):
         assert torch.equal(getattr(result, name)[others], getattr(clean, name)[others]), name
 
 
@@ -233,7 +225,7 @@ def test_an_image_that_recovers_ends_as_if_nothing_had_happened():
     problem = Valleys(12, poisoned={5: ("loss", 3, 1)})
     result = optimise(problem, options, ADAM)
     assert problem.starts[5] == 2
-    for name in ("w", "steps", "status", "loss"):
+    for name in ("codes", "steps", "status", "loss"):
         assert torch.equal(getattr(result, name), getattr(clean, name)), name
     assert result.passes == clean.passes + 4
 
@@ -286,3 +278,14 @@ def test_bad_options_are_refused(changes):
 def test_bad_settings_of_adam_are_refused(changes):
     with pytest.raises(UsageError, match=str(next(iter(changes)))):
         Adam(**({"learning_rate": 0.1} | changes))
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 1, 2, 3)])
+def test_codes_of_any_number_of_dimensions_move_alike(shape):
+    options = SlotOptions(num_slots=3, max_steps=25, keep_best=True)
+    expected = optimise(Valleys(7), options, ADAM)
+    found = optimise(Valleys(7, shape=shape), options, ADAM)
+    assert found.codes.shape == (7, *shape)
+    # elementwise all the same; sums over a code are taken in the same order
+    assert torch.equal(found.codes.flatten(1), expected.codes.flatten(1))
+    assert torch.equal(found.steps, expected.steps)

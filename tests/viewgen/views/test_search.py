@@ -13,7 +13,7 @@ from torch import Tensor
 from viewgen.errors import UsageError
 from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models
-from viewgen.optimise.slots import NOT_CONVERGED, OK
+from viewgen.status import Status
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.wsearch.problem import (
     WSearchProblem,
@@ -170,7 +170,7 @@ def test_converged_images_keep_the_stopping_rule(make_problem, solver):
     config = WSearchConfig(solver=solver, max_steps=60, tolerance=0.03, spread_share=0.8, patience=5)
     problem = make_problem(config)
     result = search_views(problem, 5, 5)
-    converged = result.status == OK
+    converged = result.status == Status.OK
     assert int(converged.sum()) >= 6
     distance, spread = measured(problem, result.codes)
     # 1e-4: the networks round differently at another batch size
@@ -181,7 +181,7 @@ def test_converged_images_keep_the_stopping_rule(make_problem, solver):
     stalled = result.steps - problem.best_step >= 5
     assert bool((enough | stalled)[converged].all())
     assert bool(enough.any())
-    assert result.steps[result.status == NOT_CONVERGED].eq(60).all()
+    assert result.steps[result.status == Status.NOT_CONVERGED].eq(60).all()
 
 
 def test_hinge_only_pushes_views_out_to_the_boundary(make_problem):
@@ -189,7 +189,7 @@ def test_hinge_only_pushes_views_out_to_the_boundary(make_problem):
     problem = make_problem(config)
     result = search_views(problem, 12, 12)
     distance, _ = measured(problem, result.codes)
-    assert bool((result.status == OK).all())
+    assert bool((result.status == Status.OK).all())
     assert distance.min() >= 0.3 - 0.03 - 1e-4
     assert distance.max() > 0.3 + 0.03  # nothing holds a view back that overshot
 
@@ -212,8 +212,8 @@ def test_a_single_view_is_searched_without_a_spread(make_problem, solver):
     problem = make_problem(WSearchConfig(solver=solver, max_steps=60), num_views=1)
     result = search_views(problem, 12, 12)
     distance, _ = measured(problem, result.codes)
-    assert bool((result.status == OK).any())
-    assert ((distance - 0.3).abs() <= 0.03 + 1e-4)[result.status == OK].all()
+    assert bool((result.status == Status.OK).any())
+    assert ((distance - 0.3).abs() <= 0.03 + 1e-4)[result.status == Status.OK].all()
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from viewgen.errors import CorruptDataError, MissingFileError, ModelError, Usage
 from viewgen.networks import weights as lookup
 from viewgen.networks.files import load_model, read_header
 from viewgen.networks.stylegan2 import Discriminator, Generator
-from viewgen_pretrained.imports.importing import import_model, read_checkpoint
+from viewgen_pretrained.imports.checkpoint import import_model, read_checkpoint
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SOURCE = "import os\nos.system('touch {canary}')\nraise SystemExit\n"

@@ -16,7 +16,8 @@ from viewgen.memory import SlotRunner
 from viewgen.networks.batched import images_at_once, project, render
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.generator import Generator
-from viewgen.optimise.slots import NOT_CONVERGED, OK, Evaluation, SlotResult, slot_bytes
+from viewgen.optimise.slots import Evaluation, SlotResult, slot_bytes
+from viewgen.status import Status
 from viewgen.views.distances import view_distances
 from viewgen.views.entry import Resources
 from viewgen.views.source import Images, Views, required_codes
@@ -69,7 +70,9 @@ class _Continuation(WSearchProblem):
 
     def total(self, result: SlotResult) -> SlotResult:
         """Return `result` with the steps of both parts; who ran out of steps is not converged."""
-        status = result.status.masked_fill(self.exhausted & (result.status == OK), NOT_CONVERGED)
+        status = result.status.masked_fill(
+            self.exhausted & (result.status == Status.OK), Status.NOT_CONVERGED
+        )
         steps = (result.steps + self.used).to(torch.int32)
         return dataclasses.replace(result, steps=steps, status=status)
 
@@ -180,7 +183,7 @@ class _Search:
     def _off_the_boundary(self, result: SlotResult, distance: Tensor) -> Tensor:
         """Return the images that count as done, and whose stored views do not all lie near ε₁."""
         near = near_boundary(distance, self.config).all(dim=1)
-        return self.every[(result.status == OK) & ~near]
+        return self.every[(result.status == Status.OK) & ~near]
 
     def _stored(self, result: SlotResult, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the storage images `(B, V, C, H, W)` and the columns of the images `rows`."""

@@ -15,8 +15,8 @@ from viewgen.errors import UsageError
 from viewgen.networks import weights
 from viewgen.networks.files import file_digest, read_header, save_model
 from viewgen_pretrained.imports.imported import Imported
-from viewgen_pretrained.imports.official_file import read_official
-from viewgen_pretrained.imports.public_file import read_public
+from viewgen_pretrained.imports.official import read_official
+from viewgen_pretrained.imports.public import read_public
 from viewgen_pretrained.imports.restricted_pickle import read_pickle
 
 __all__ = ["ImportResult", "import_model", "read_checkpoint"]
