@@ -13,13 +13,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from viewgen.cli import main
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.datasets.dataset import MemoryImages
+from viewgen.diagnostics import probe as module
 from viewgen.diagnostics.probe import ProbeConfig
 from viewgen.errors import DataError, MissingFileError, ModelError, UsageError
 from viewgen.images import to_model
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import load_model, save_model
 from viewgen.views.expert import ExpertConfig
-from viewgen_train import evaluate as module
 from viewgen_train.config import train_config
 from viewgen_train.evaluate import evaluate, measure
 

@@ -23,7 +23,7 @@ from typing import Any, TextIO
 from viewgen.device import available_cores
 from viewgen.errors import UsageError, ViewgenError
 from viewgen.extras import need
-from viewgen_pipelines.shards.watchdog import private_folder
+from viewgen_pipelines.executors.process import private_folder
 
 __all__ = ["RaySession", "check_address", "ray_session", "sweep_sessions"]
 
