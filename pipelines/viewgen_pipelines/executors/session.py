@@ -83,8 +83,6 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
     import ray
 
     joined = ray.is_initialized()
-    if address is None and not joined:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # the default of later versions only
     handler = signal.getsignal(signal.SIGTERM)
     with _quiet():
         try:
