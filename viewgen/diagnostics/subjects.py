@@ -47,7 +47,7 @@ def subject_kind(subject: str) -> Kind:
         return "training"
     if subject.partition(":")[0] in DATASETS:
         return "dataset"
-    known = ", ".join(DATASETS)
+    known = ", ".join(DATASETS.names)
     raise UsageError(
         f"nothing to measure at {subject!r}: expected the URL of a cache, the folder of a training, an "
         f"encoder file, or a data set ({known})"
