@@ -31,7 +31,8 @@ from viewgen.images import to_model
 from viewgen.malloc import keep_freed_memory
 from viewgen.networks.torchvision_import import import_torchvision
 from viewgen.views import expert
-from viewgen.views.expert import NUM_UNIFORMS, ExpertConfig, expert_views
+from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.expert import ExpertConfig
 from viewgen_train.config import train_config
 from viewgen_train.network import build_network
 from viewgen_train.objectives.assimilation import assimilation_loss

@@ -32,17 +32,15 @@ from torch import Tensor
 
 from viewgen.datasets import load_dataset
 from viewgen.images import to_model, to_storage
-from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
+from viewgen.inversion.refine import InversionProblem, invert_images
+from viewgen.inversion.settings import InvertConfig
 from viewgen.malloc import keep_freed_memory
 from viewgen.networks.files import Models, load_models
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader
-from viewgen.views.wsearch.problem import (
-    WSearchConfig,
-    feasible_spread,
-    initial_codes,
-    mean_pairwise_distance,
-)
+from viewgen.views.distances import mean_pairwise_distance
+from viewgen.views.wsearch.problem import feasible_spread, initial_codes
+from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen_pipelines.cache import cache
 from viewgen_pretrained.hub import find_models
 

@@ -21,7 +21,8 @@ from search_runs import search_problem
 from viewgen.malloc import keep_freed_memory
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig
-from viewgen.views.wsearch.problem import WSearchConfig, search_views
+from viewgen.views.wsearch.problem import search_views
+from viewgen.views.wsearch.settings import WSearchConfig
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "growth.png"
 WIDTH = 32

@@ -30,13 +30,15 @@ from viewgen.diagnostics.knn import knn_accuracy
 from viewgen.errors import MissingFileError
 from viewgen.images import to_model
 from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
-from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
+from viewgen.inversion.refine import InversionProblem, invert_images
+from viewgen.inversion.settings import InvertConfig
 from viewgen.malloc import keep_freed_memory
+from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models, file_digest, load_models
 from viewgen.networks.inverter import class_labels
 from viewgen.recipes import recipe
 from viewgen.views.wperturb import WPerturbConfig
-from viewgen.views.wsearch.problem import initial_codes, project, render
+from viewgen.views.wsearch.problem import initial_codes
 from viewgen_pretrained.hub import find_models
 from viewgen_pretrained.quality import kernel_distance
 

@@ -25,7 +25,8 @@ from viewgen.malloc import keep_freed_memory
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import load_models
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
-from viewgen.views.wsearch.problem import WSearchConfig, search_views
+from viewgen.views.wsearch.problem import search_views
+from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen_pretrained.hub import find_models
 
 NUM_IMAGES = {"paper": 1, "digits": 4}

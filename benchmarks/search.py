@@ -30,11 +30,8 @@ from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import load_models
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
 from viewgen.recipes import recipe
-from viewgen.views.wsearch.problem import (
-    WSearchConfig,
-    initial_codes,
-    search_views,
-)
+from viewgen.views.wsearch.problem import initial_codes, search_views
+from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen_pretrained.hub import find_models
 
 ENOUGH_NEAR, ENOUGH_SPREAD = 0.99, 0.9

@@ -13,19 +13,15 @@ from torch import Tensor
 
 from viewgen.datasets import load_dataset
 from viewgen.images import to_model
-from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
+from viewgen.inversion.refine import InversionProblem, invert_images
+from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import load_models, save_model
 from viewgen.networks.stylegan2 import Generator
 from viewgen.recipes import recipe
-from viewgen.views.wsearch.problem import (
-    WSearchConfig,
-    WSearchProblem,
-    feasible_spread,
-    initial_codes,
-    mean_pairwise_distance,
-    search_views,
-)
+from viewgen.views.distances import mean_pairwise_distance
+from viewgen.views.wsearch.problem import WSearchProblem, feasible_spread, initial_codes, search_views
+from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen_pretrained.hub import find_models
 
 __all__ = [

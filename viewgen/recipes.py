@@ -39,6 +39,8 @@ def checked_config(config_class: type, title: str, values: Mapping[str, Any]) ->
     Raises:
         UsageError: a name is not a field, or a value cannot be one of that field.
     """
+    if not dataclasses.is_dataclass(config_class):
+        return config_class(**values)
     fields = {field.name: field for field in dataclasses.fields(config_class)}
     for name, value in values.items():
         if name not in fields:

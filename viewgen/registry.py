@@ -141,6 +141,12 @@ class Registry(Generic[E]):
             UsageError: no such entry or setting, or an impossible value.
         """
         entry = self.entry(name)
+        for unknown in given.keys() - entry.settings.model_fields.keys():
+            users = [other for other in self.names if unknown in self.entry(other).settings.model_fields]
+            if users:
+                raise UsageError(
+                    f"{unknown} is a setting of {', '.join(users)}; {self.noun} {name!r} ignores it"
+                )
         return Choice(entry, entry.settings(**{**recipe(dataset, name), **given}))
 
     def read(self, record: Mapping[str, Any]) -> Choice[E]:

@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from viewgen.errors import CorruptDataError, UsageError, nearest_name
 
-__all__ = ["Settings", "setting"]
+__all__ = ["Settings", "facts", "setting"]
 
 
 def setting(
@@ -40,10 +41,10 @@ def setting(
         flag: whether commands have a flag of that name, besides ``--set``.
         bounds: pydantic's ``gt``, ``ge``, ``lt``, ``le``, ``min_length``, ``max_length``.
     """
-    facts: dict[str, Any] = {"since": since, "flag": flag}
+    told: dict[str, Any] = {"since": since, "flag": flag}
     if absent is not PydanticUndefined:
-        facts["absent"] = absent
-    return Field(default, description=description, json_schema_extra={"viewgen": facts}, **bounds)
+        told["absent"] = absent
+    return Field(default, description=description, json_schema_extra={"viewgen": told}, **bounds)
 
 
 class Settings(BaseModel):
@@ -126,9 +127,16 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", include={name})[name]
 
 
-def _history(field: Any) -> tuple[int, Any]:
-    facts = (field.json_schema_extra or {}).get("viewgen", {})
-    return facts.get("since", 1), facts.get("absent", field.get_default(call_default_factory=True))
+def facts(field: FieldInfo) -> dict[str, Any]:
+    """Return what `setting` says of a field beyond pydantic: ``since``, ``flag``, ``absent``."""
+    extra: Any = field.json_schema_extra or {}
+    default = field.get_default(call_default_factory=True)
+    return {"since": 1, "flag": False, "absent": default, **extra.get("viewgen", {})}
+
+
+def _history(field: FieldInfo) -> tuple[int, Any]:
+    found = facts(field)
+    return found["since"], found["absent"]
 
 
 def _is_tuple(annotation: Any) -> bool:

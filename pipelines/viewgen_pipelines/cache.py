@@ -33,14 +33,6 @@ def cache(
     out: str | None = None,
     split: str = "train",
     limit: int | None = None,
-    epsilon_boundary: float | Literal["auto"] | None = None,
-    epsilon_uniformity: float | None = None,
-    uniformity_weight: float | None = None,
-    max_steps: int | None = None,
-    sigma: float | None = None,
-    anchor: str | None = None,
-    solver: str | None = None,
-    precision: str | None = None,
     workers: int | None = None,
     gpus_per_worker: float | None = None,
     batch_size: BatchSize = None,
@@ -63,6 +55,7 @@ def cache(
     hang_timeout: float = 3600.0,
     gallery: bool = False,
     quiet: bool = False,
+    **settings: Any,
 ) -> CacheResult:
     """Make the views of a data set, or go on where an earlier run of the same configuration ended.
 
@@ -77,15 +70,6 @@ def cache(
             user's cache folder.
         split: of the data set.
         limit: only the first images of the split.
-        epsilon_boundary: ε₁ of wsearch, or ``"auto"`` to calibrate it against expert views.
-        epsilon_uniformity: ε₂ of wsearch.
-        uniformity_weight: λ of wsearch.
-        max_steps: updates per image.
-        sigma: standard deviation of wperturb's noise.
-        anchor: of wsearch, ``"reconstruction"`` or ``"image"``.
-        solver: of wsearch, ``"adam"`` or ``"boundary"``.
-        precision: of wsearch and invert, ``"float32"`` or ``"bfloat16"``: what the networks compute in while
-            they search. What is stored is rendered and measured in float32 all the same.
         workers: shards made at the same time; by default one per GPU, or one per core without.
         gpus_per_worker: GPUs of each worker, fractions allowed; by default 1 where there are GPUs, else 0.
         batch_size: images optimised at once in a worker; the memory knob, without influence on the views. By
@@ -106,6 +90,8 @@ def cache(
         hang_timeout: seconds after which a shard's worker is ended.
         gallery: with Ray, serve a gallery of the cache (`viewgen inspect`) while it grows.
         quiet: write nothing to standard error.
+        settings: settings of the method, by name (`viewgen list settings METHOD`); ``invert.NAME`` are those
+            of the inversion before it.
 
     Returns:
         The result; what could not be made is in its `quarantined`.
@@ -136,16 +122,7 @@ def cache(
             "encoder": encoder,
             "discriminator": discriminator,
         },
-        method_settings={
-            "epsilon_boundary": epsilon_boundary,
-            "epsilon_uniformity": epsilon_uniformity,
-            "uniformity_weight": uniformity_weight,
-            "max_steps": max_steps,
-            "sigma": sigma,
-            "anchor": anchor,
-            "solver": solver,
-            "precision": precision,
-        },
+        settings={name: value for name, value in settings.items() if value is not None},
         inversions=inversions,
         keep_latents=keep_latents,
         shard_images=shard_images,

@@ -83,7 +83,7 @@ class PairTask:
             "views": [[ref.label if ref.identity is None else "cache", ref.identity] for ref in self.views],
             "images": hashlib.sha256(self.source_index.astype("<i8").tobytes()).hexdigest(),
             "config": asdict(self.config),
-            "expert": asdict(self.expert) if EXPERT in (self.x.label, self.y.label) else None,
+            "expert": self.expert.record() if EXPERT in (self.x.label, self.y.label) else None,
             "encoder": self.encoder_digest,
             "seed": self.seed,
         }

@@ -13,7 +13,8 @@ from viewgen.errors import UsageError
 from viewgen.images import to_model
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.layout import channels_last
-from viewgen.views.expert import NUM_UNIFORMS, ExpertConfig, expert_views
+from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.expert import ExpertConfig
 from viewgen_train.loop import Trainer, as_identity
 from viewgen_train.objectives.losses import info_nce, simclr
 from viewgen_train.sampler import batch_rows

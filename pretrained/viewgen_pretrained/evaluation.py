@@ -25,7 +25,9 @@ from viewgen.networks.files import Models, file_digest, load_models
 from viewgen.networks.inverter import class_labels
 from viewgen.randomness import addressed_normal
 from viewgen.recipes import recipe
-from viewgen.views.methods import method_spec
+from viewgen.views import VIEWS
+from viewgen.views.entry import Resources
+from viewgen.views.offline import offline_step
 from viewgen_pretrained.feature_nets import EncoderFeatures, FeatureNet, InceptionFeatures, has_inception
 from viewgen_pretrained.hub import find_models
 from viewgen_pretrained.quality import kernel_distance, psnr
@@ -167,9 +169,9 @@ class _Evaluator:
         name = resolve_perceptual(
             values.get("perceptual", "auto"), has_discriminator=self.models.discriminator is not None
         )
-        spec = method_spec("invert")
-        config = spec.config(**{**values, "perceptual": name})
-        step = spec.build(config, self.models, str(self.models.device), self.seed, 1)
+        resources = Resources(models=self.models)
+        source = VIEWS.resolve("invert", self.test.name, {"perceptual": name}).build(resources)
+        step = offline_step(source, resources, seed=self.seed, num_views=1)
         return np.asarray(step(self.test.batch(rows))["views"][:, 0])
 
     def inverter(self, num_refined: int) -> None:

@@ -6,7 +6,9 @@ from reference.generator import PlainSynthesis
 from reference.search import batched_loss, paper_search, search_loss
 
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig
-from viewgen.views.wsearch.problem import WSearchConfig, boundary_uniformity_loss, mean_pairwise_distance
+from viewgen.views.distances import mean_pairwise_distance
+from viewgen.views.wsearch.problem import boundary_uniformity_loss
+from viewgen.views.wsearch.settings import WSearchConfig
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from viewgen.views.methods import METHODS
 
 from viewgen.errors import OutOfMemoryError
-from viewgen.inversion.refine import InvertConfig
+from viewgen.inversion.settings import InvertConfig
 from viewgen.memory import (
     MARGIN,
     CudaMemory,
@@ -21,8 +22,7 @@ from viewgen.memory import (
     fitting_slots,
 )
 from viewgen.networks.execution import Execution
-from viewgen.views.methods import METHODS
-from viewgen.views.wsearch.problem import WSearchConfig
+from viewgen.views.wsearch.settings import WSearchConfig
 
 MIB = 2**20
 

@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from viewgen.views.methods import method_spec
 
 from viewgen.datasets import ImageDataset
 from viewgen.errors import DataError, ModelError
 from viewgen.images import to_model
-from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
+from viewgen.inversion.refine import InversionProblem, invert_images
+from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.files import Models, load_model, save_model
 from viewgen.networks.inverter import Inverter, InverterConfig, class_labels
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from viewgen.views.methods import method_spec
 from viewgen_pipelines.cache import cache
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.pretrain import pretrain_encoder, pretrain_inverter

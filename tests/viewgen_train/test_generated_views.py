@@ -12,7 +12,7 @@ from viewgen.images import to_model
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig
 from viewgen.store import CacheReader
-from viewgen.views.expert import expert_views
+from viewgen.views.augmentation import expert_views
 from viewgen_train.augment import expert_batch
 from viewgen_train.batch import StepBatch
 from viewgen_train.code_views import Codes, OnlineViews, PerturbedViews

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from viewgen.images import to_model
-from viewgen.views.expert import NUM_UNIFORMS, ExpertConfig, expert_views
+from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.expert import ExpertConfig
 from viewgen_train.batch import StepBatch
 from viewgen_train.config import TrainConfig
 

@@ -17,7 +17,7 @@ from viewgen.errors import (
     ViewgenError,
 )
 from viewgen.store import CacheReader, CacheSpec, cache_folder, open_storage, pending_shards, read_spec
-from viewgen.views.methods import METHODS
+from viewgen.views import VIEWS
 
 __all__ = ["FoundCache", "check_cache", "find_cache", "no_cache"]
 
@@ -187,7 +187,7 @@ def _check_labels(reader: CacheReader, dataset: ImageDataset) -> None:
 
 def _check_finite(reader: CacheReader) -> None:
     """Refuse NaN where a method measures: it would mean that a view is not what its status says."""
-    method = METHODS.get(reader.spec.method)
+    method = VIEWS.entry(reader.spec.method) if reader.spec.method in VIEWS else None
     if reader.spec.method == INVERSIONS:
         name = "inversion_error"
     elif method is not None and "encoder" in method.needs:

@@ -11,12 +11,9 @@ from viewgen.errors import CorruptDataError
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.stylegan2 import Generator
 from viewgen.store import CacheReader
-from viewgen.views.wsearch.problem import (
-    WSearchConfig,
-    boundary_uniformity_loss,
-    clamp_to_range,
-    mean_pairwise_distance,
-)
+from viewgen.views.distances import mean_pairwise_distance
+from viewgen.views.wsearch.problem import boundary_uniformity_loss, clamp_to_range
+from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen_train.batch import StepBatch
 from viewgen_train.config import TrainConfig
 from viewgen_train.generated_views import GeneratedViews

@@ -156,10 +156,7 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """Return all settings as JSON values."""
         document = dataclasses.asdict(self)
-        document["expert"] = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in document["expert"].items()
-        }
+        document["expert"] = self.expert.to_json()
         return document
 
     @classmethod

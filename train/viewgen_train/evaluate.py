@@ -25,7 +25,8 @@ from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import file_digest, load_model, read_header
 from viewgen.randomness import addressed_generator
 from viewgen.recipes import checked_config, recipe
-from viewgen.views.expert import NUM_UNIFORMS, ExpertConfig, expert_views
+from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.expert import ExpertConfig
 from viewgen_train.run import open_run
 
 __all__ = ["Evaluation", "evaluate", "measure"]
@@ -325,7 +326,7 @@ class _Augmentation:
         seed: int,
         device: torch.device | str,
     ) -> None:
-        crop = dataclasses.replace(expert, jitter_probability=0.0, grayscale_probability=0.0)
+        crop = expert.replace(jitter_probability=0.0, grayscale_probability=0.0)
         self.expert = expert if probe.augmentation == "expert" else crop
         self.encoder, self.dataset, self.seed, self.device = encoder, dataset, seed, device
         self._uniforms: dict[int, tuple[int, Tensor]] = {}

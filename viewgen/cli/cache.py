@@ -7,23 +7,17 @@ import click
 
 from viewgen.cli import print_json
 from viewgen.cli.options import add_options
+from viewgen.cli.setting_options import (
+    config_option,
+    given_settings,
+    set_option,
+    setting_flags,
+    setting_names,
+)
 from viewgen.cli.storage_option import storage_option
+from viewgen.views import VIEWS
 
 __all__ = ["cache"]
-
-
-class _Boundary(click.ParamType[float | str]):
-    """A number, or ``auto``."""
-
-    name = "F|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        if value == "auto":
-            return "auto"
-        try:
-            return float(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor 'auto'", param, ctx)
 
 
 class _BatchSize(click.ParamType[int | str]):
@@ -45,7 +39,7 @@ _option = click.option
 _OPTIONS = (
     _option("--dataset", required=True, metavar="D", help="Data set; `viewgen datasets` lists them."),
     _option("--method", default="wsearch", show_default=True, metavar="M",
-            help="wsearch, wperturb, expert or invert."),
+            help=f"{', '.join(VIEWS.built_in)}, or one of a plug-in."),
     _option("--views", type=int, metavar="V", help="Views per image.  [default: 8]"),
     _option("--out", metavar="URL", help="Path, s3:// or other fsspec URL of the cache.  [default: in "
             "$VIEWGEN_CACHE or the user's cache folder]"),
@@ -57,18 +51,10 @@ _OPTIONS = (
     _option("--limit", type=int, metavar="N", help="Only the first N images."),
     _option("--data-root", envvar="VIEWGEN_DATA", metavar="DIR", help="Where data sets are."),
     # the views
-    _option("--epsilon-boundary", type=_Boundary(), metavar="F|auto",
-            help="wsearch: ε₁, distance of a view from its anchor; auto measures it on expert views."),
-    _option("--epsilon-uniformity", type=float, metavar="F", help="wsearch: ε₂, distance between views."),
-    _option("--uniformity-weight", type=float, metavar="F", help="wsearch: λ, weight of the spread."),
-    _option("--anchor", type=click.Choice(["reconstruction", "image"]),
-            help="wsearch: what ε₁ counts from."),
-    _option("--solver", type=click.Choice(["adam", "boundary"]),
-            help="wsearch: Adam on eq. 2, or Newton steps onto the boundary and along it."),
-    _option("--max-steps", type=int, metavar="N", help="wsearch, invert: most updates per image."),
-    _option("--sigma", type=float, metavar="F", help="wperturb: standard deviation of the noise."),
-    _option("--precision", type=click.Choice(["float32", "bfloat16"]), help="wsearch, invert: of the "
-            "networks while they search; distances stored are float32's.  [default: float32]"),
+    *setting_flags(VIEWS),
+    set_option("A setting of the method, or invert.NAME of the inversion before it; repeatable.  "
+               "`viewgen list settings METHOD` lists them."),
+    config_option(),
     _option("--keep-latents", is_flag=True, help="wsearch, wperturb: store the views' codes too."),
     _option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers."),
     # the networks
@@ -103,7 +89,7 @@ _OPTIONS = (
 @click.command()
 @add_options(_OPTIONS)
 @storage_option
-def cache(as_json: bool, **options: Any) -> None:
+def cache(as_json: bool, config: dict[str, Any], settings: dict[str, Any], **options: Any) -> None:
     """Generate views of a data set and store them in a Zarr cache.
 
     The same command goes on where an interrupted run ended; another configuration on the same URL is refused.
@@ -118,8 +104,9 @@ def cache(as_json: bool, **options: Any) -> None:
     from viewgen.errors import IncompleteError
     from viewgen_pipelines.cache import cache as make_cache
 
+    flags = {name: options.pop(name) for name in setting_names(VIEWS)}
     try:
-        result = make_cache(**options)
+        result = make_cache(**options, **given_settings(config, settings, flags))
     except (KeyboardInterrupt, SystemExit) as ending:
         click.echo("stopped; run the same command again to go on from here", err=True)
         raise SystemExit(ending.code if isinstance(ending, SystemExit) else 128 + signal.SIGINT) from None

@@ -1,4 +1,8 @@
-"""Calibration of ε₁: how far expert views lie from their anchors (§5.1 of the paper)."""
+"""Calibration of ε₁: how far expert views lie from their anchors.
+
+References:
+    Constructive Assimilation, Han et al., 2023, section 5.1, https://arxiv.org/abs/2304.00601
+"""
 
 from dataclasses import dataclass
 
@@ -10,8 +14,9 @@ from viewgen.errors import DataError, UsageError
 from viewgen.images import to_model
 from viewgen.networks.encoder import Encoder
 from viewgen.randomness import addressed_generator
-from viewgen.views.expert import ExpertConfig, expert_views
-from viewgen.views.methods import expert_uniforms
+from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.draws import ImageDraws
+from viewgen.views.expert import ExpertConfig
 
 __all__ = ["Calibration", "calibrate"]
 
@@ -80,7 +85,8 @@ def calibrate(
     distances, anchors = [], []
     for part in np.array_split(rows, max(1, len(rows) // BATCH)):
         images = to_model(dataset.images(part), device)
-        uniforms = expert_uniforms(part, num_views, seed)
+        draws = ImageDraws(seed, torch.from_numpy(part))
+        uniforms = draws.uniform("expert", num_views, NUM_UNIFORMS).flatten(0, 1)
         views = expert_views(images.repeat_interleave(num_views, dim=0), uniforms, expert)
         z0 = encoder(images)
         z = encoder(views).unflatten(0, (-1, num_views))

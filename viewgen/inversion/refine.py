@@ -1,4 +1,4 @@
-"""In-domain inversion: a code for every image, refined from the inverter's guess (spec §2, eq. 4).
+"""In-domain inversion: a code for every image, refined from the inverter's guess (eq. 4).
 
 Refinement minimises, for each image on its own,
 
@@ -6,62 +6,22 @@ Refinement minimises, for each image on its own,
 
 from w = w₀ by Adam; the last term keeps the code in the generator's domain. Means run over pixels and over
 code elements.
-"""
 
-import math
-from dataclasses import dataclass
+References:
+    In-Domain GAN Inversion for Real Image Editing, Zhu et al., 2020, https://arxiv.org/abs/2004.00049
+"""
 
 import torch
 from torch import Tensor
 
-from viewgen.errors import UsageError
-from viewgen.inversion.perceptual import PERCEPTUAL, PerceptualDistance
+from viewgen.inversion.perceptual import PerceptualDistance
+from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.inverter import Inverter
-from viewgen.networks.precision import Precision, check_precision
 from viewgen.networks.stylegan2 import Generator
 from viewgen.optimise.adam import Adam
 from viewgen.optimise.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
 
-__all__ = ["InversionProblem", "InvertConfig", "invert_images"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InvertConfig:
-    """Settings of the refinement.
-
-    Attributes:
-        learning_rate: of Adam.
-        max_steps: updates after which an image keeps the best code so far.
-        perceptual: ``"auto"``, ``"lpips"``, ``"discriminator"`` or ``"none"``.
-        perceptual_weight: λ_p, relative to the mean squared pixel error.
-        domain_weight: λ_d.
-        patience: updates within which the loss must fall by 1 % to go on.
-        precision: ``"float32"``, or ``"bfloat16"`` to refine with networks in that
-            (`viewgen.networks.precision`).
-    """
-
-    learning_rate: float = 0.01
-    max_steps: int = 200
-    perceptual: str = "auto"
-    perceptual_weight: float = 0.2
-    domain_weight: float = 2.0
-    patience: int = 20
-    precision: Precision = "float32"
-
-    def __post_init__(self) -> None:
-        check_precision(self.precision)
-        if self.max_steps < 0 or self.patience < 1 or not 0 < self.learning_rate < math.inf:
-            raise UsageError(
-                f"max_steps is {self.max_steps}, patience {self.patience}, learning_rate "
-                f"{self.learning_rate}; expected at least 0, at least 1, and a positive number"
-            )
-        if not (0 <= self.perceptual_weight < math.inf and 0 <= self.domain_weight < math.inf):
-            raise UsageError(
-                f"perceptual_weight is {self.perceptual_weight} and domain_weight {self.domain_weight}; "
-                "expected weights of at least 0"
-            )
-        if self.perceptual not in PERCEPTUAL:
-            raise UsageError(f"perceptual is {self.perceptual!r}; expected one of {', '.join(PERCEPTUAL)}")
+__all__ = ["InversionProblem", "invert_images"]
 
 
 class InversionProblem:

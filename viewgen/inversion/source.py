@@ -1,85 +1,90 @@
-"""The inversion as a step from arrays to arrays."""
+"""The refined inversion as a view source: one view of each image, its reconstruction, and its code."""
 
-import dataclasses
+from typing import Any
 
-import numpy as np
 import torch
 
 from viewgen.errors import ModelError
 from viewgen.images import to_model
 from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
-from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
-from viewgen.memory import BatchSize
-from viewgen.networks.files import Models
+from viewgen.inversion.refine import InversionProblem, invert_images
+from viewgen.inversion.settings import InvertConfig
+from viewgen.networks.batched import images_at_once, render
 from viewgen.networks.inverter import class_labels
-from viewgen.networks.precision import at_precision
-from viewgen.optimise.slots import FAILED, OK, SlotResult
-from viewgen.views.batches import Batch, Step, as_array, as_tensor, images_at_once, needed, slot_bytes
-from viewgen.views.wsearch.problem import render
+from viewgen.optimise.slots import FAILED, OK, SlotResult, slot_bytes
+from viewgen.views.entry import Resources
+from viewgen.views.source import Images, Views
 
-__all__ = ["build_invert"]
+__all__ = ["InversionSource"]
 
 
-def build_invert(
-    config: InvertConfig,
-    models: Models,
-    device: str,
-    seed: int,
-    num_views: int,
-    batch_size: BatchSize = None,
-) -> Step:
-    """Return the step that refines every image's code; its one view is the reconstruction."""
-    g, e = needed(models, "generator"), needed(models, "inverter")
-    chosen = resolve_perceptual(config.perceptual, has_discriminator=models.discriminator is not None)
-    perceptual = build_perceptual(chosen, models.discriminator, models.device)
-    num_classes = g.config.num_classes
-    if e.config.num_classes != num_classes:
-        raise ModelError(
-            f"the generator has {num_classes} classes, the inverter {e.config.num_classes}; train an "
-            "inverter for this generator (viewgen pretrain inverter)"
+class InversionSource:
+    """Refinement of every image's code.
+
+    Args:
+        config: settings.
+        resources: generator, inverter, perhaps a discriminator, and how they are run.
+    """
+
+    roles: tuple[str, ...] = ("view",)
+
+    def __init__(self, config: InvertConfig, resources: Resources) -> None:
+        self.config = config
+        models = resources.models
+        self.generator, inverter = resources.network("generator"), resources.network("inverter")
+        chosen = resolve_perceptual(config.perceptual, has_discriminator=models.discriminator is not None)
+        self.perceptual = build_perceptual(chosen, models.discriminator, models.device)
+        self.num_classes = self.generator.config.num_classes
+        if inverter.config.num_classes != self.num_classes:
+            raise ModelError(
+                f"the generator has {self.num_classes} classes, the inverter {inverter.config.num_classes}; "
+                "train an inverter for this generator (viewgen pretrain inverter)"
+            )
+        kinds = ("generator", "inverter")
+        self.searched: Any = tuple(resources.network(kind, config.precision) for kind in kinds)
+        self.at_once = images_at_once(self.generator.config.image_size, models.device)
+        self.runner = models.execution.slots(
+            resources.batch_size,
+            group_size=self.at_once,
+            slot_bytes=slot_bytes(1, self.generator.num_layers, self.generator.config.style_dim),
+            device=models.device,
         )
-    execution = models.execution
-    generator = execution.accelerate(g)
-    low = config.precision != "float32"
-    searched = (
-        execution.accelerate(at_precision(g, config.precision)) if low else generator,
-        execution.accelerate(at_precision(e, config.precision)),
-    )
-    at_once = images_at_once(g.config.image_size, models.device)
-    runner = execution.slots(
-        batch_size,
-        group_size=at_once,
-        slot_bytes=slot_bytes(1, g.num_layers, g.config.style_dim),
-        device=models.device,
-    )
 
-    def step(batch: Batch) -> Batch:
-        images = to_model(as_tensor(batch["image"], device))
-        labels = class_labels(as_tensor(batch["label"], device), num_classes) if num_classes else None
+    def views(self, images: Images, num_views: int) -> Views:
+        """Return reconstructions, `(1, B, C, H, W)`, with codes, errors and steps as columns."""
+        pixels = to_model(images.pixels)
+        labels = None
+        if self.num_classes:
+            if images.labels is None:
+                raise ModelError("the generator is conditional on classes, and the images have no labels")
+            labels = class_labels(images.labels, self.num_classes)
 
         def search(num_slots: int) -> SlotResult:
-            problem = InversionProblem(*searched, perceptual, images, config, at_once, labels)
-            return invert_images(problem, num_slots, at_once)
+            problem = InversionProblem(
+                *self.searched, self.perceptual, pixels, self.config, self.at_once, labels
+            )
+            return invert_images(problem, num_slots, self.at_once)
 
         def trial(num_images: int) -> None:
-            rows = torch.arange(num_images, device=images.device) % len(images)
+            rows = torch.arange(num_images, device=pixels.device) % len(pixels)
             own = None if labels is None else labels[rows]
-            brief = dataclasses.replace(config, max_steps=1)
-            problem = InversionProblem(*searched, perceptual, images[rows], brief, at_once, own)
-            invert_images(problem, num_images, at_once)
+            brief = self.config.replace(max_steps=1)
+            problem = InversionProblem(
+                *self.searched, self.perceptual, pixels[rows], brief, self.at_once, own
+            )
+            invert_images(problem, num_images, self.at_once)
 
-        result = runner.run(search, trial, len(images))
+        result = self.runner.run(search, trial, len(pixels))
         codes = result.w[:, 0]
-        views = render(generator, codes, at_once)
-        error = (to_model(views) - images).square().mean(dim=(1, 2, 3))
-        return {
-            "views": as_array(views[:, None]),
-            "distance": np.full((len(views), 1), np.nan, np.float32),
-            "steps": as_array(result.steps),
-            "inversion_error": as_array(error),
-            # an image that still improved at its last step has a usable code
-            "status": np.where(as_array(result.status) == FAILED, FAILED, OK).astype(np.uint8),
-            "anchor_w_plus": as_array(codes),
-        }
-
-    return step
+        views = render(self.generator, codes, self.at_once)
+        # an image that still improved at its last step has a usable code
+        status = torch.where(result.status == FAILED, FAILED, OK).to(torch.uint8)
+        return Views(
+            pixels=views[None],
+            status=status,
+            columns={
+                "steps": result.steps,
+                "inversion_error": (to_model(views) - pixels).square().mean(dim=(1, 2, 3)),
+                "anchor_w_plus": codes,
+            },
+        )

@@ -33,9 +33,13 @@ __all__ = [
     "UpdateRule",
     "equal_parts",
     "optimise",
+    "slot_bytes",
 ]
 
 OK, NOT_CONVERGED, FAILED = 1, 2, 3
+# Tensors of an image's codes that a search holds: codes, two moments, the best, gradients, and as many
+# temporaries of an update.
+CODES_PER_SLOT = 8
 Tensors = dict[str, Tensor]
 
 
@@ -190,6 +194,11 @@ class _Slots:
     def move(self, derivatives: Tensors) -> None:
         self.w = self.rule.move(self.w, self.steps, derivatives, self.state)
         self.steps = self.steps + 1
+
+
+def slot_bytes(num_views: int, num_layers: int, style_dim: int) -> int:
+    """Return the least bytes that a search keeps of an image."""
+    return CODES_PER_SLOT * num_views * num_layers * style_dim * 4
 
 
 def equal_parts(rows: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:

@@ -1,1 +1,17 @@
-"""View sources: whatever makes a view, one file each."""
+"""View sources: whatever makes a view, one file each. To add one, see `viewgen.views.entry.ViewEntry`."""
+
+from viewgen.registry import Registry
+from viewgen.views.entry import ViewEntry
+
+__all__ = ["VIEWS"]
+
+VIEWS: Registry[ViewEntry] = Registry(
+    "view method",
+    "viewgen.views",
+    {
+        "wsearch": "viewgen.views.wsearch",
+        "wperturb": "viewgen.views.wperturb",
+        "expert": "viewgen.views.expert",
+        "invert": "viewgen.inversion",
+    },
+)

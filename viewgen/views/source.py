@@ -14,9 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from viewgen.errors import DataError
 from viewgen.images import to_model, to_storage
 
-__all__ = ["Column", "Draws", "Images", "LearnedSource", "Status", "ViewSource", "Views"]
+__all__ = ["Draws", "Images", "LearnedSource", "Status", "ViewSource", "Views", "required_codes"]
 
 
 class Status(IntEnum):
@@ -34,6 +35,10 @@ class Draws(Protocol):
 
     def normal(self, name: str, num_views: int, *shape: int) -> Tensor:
         """Return standard normal numbers, `(B, num_views, *shape)`, float32."""
+        ...
+
+    def of(self, rows: Tensor) -> "Draws":
+        """Return the draws of some of the images, by their places in the batch."""
         ...
 
 
@@ -59,6 +64,17 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+def required_codes(images: Images) -> Tensor:
+    """Return the refined codes of images, `(B, *code_shape)`.
+
+    Raises:
+        DataError: there are none.
+    """
+    if images.codes is None:
+        raise DataError("this source starts from refined codes of the images, and none were given")
+    return images.codes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,20 +136,3 @@ class LearnedSource(ViewSource, Protocol):
             metrics by name.
         """
         ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
-    """An array that a source's views have in a cache beside those that every cache has.
-
-    Attributes:
-        name: name of the array.
-        per_view: whether every view has an entry, `(N, V, ...)`, or only every image, `(N, ...)`.
-        codes: whether an entry is a code, of the generator's `code_shape`; otherwise it is one number.
-        dtype: little-endian numpy type.
-    """
-
-    name: str
-    per_view: bool = False
-    codes: bool = False
-    dtype: str = "<f4"

@@ -1,23 +1,80 @@
-"""W-perturb: views from Gaussian noise on the code, g(e(x) + σ·N(0, I)) (§3.2 of the paper)."""
+"""W-perturb: views from Gaussian noise on the code, g(e(x) + σ·N(0, I)).
 
-import math
-from dataclasses import dataclass
+References:
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, section 3.2, https://arxiv.org/abs/2304.00601
+"""
 
-from viewgen.errors import UsageError
+from __future__ import annotations
 
-__all__ = ["WPerturbConfig"]
+from typing import TYPE_CHECKING, Any
+
+from viewgen.settings import Settings, setting
+from viewgen.views.entry import Resources, ViewEntry
+
+if TYPE_CHECKING:
+    from viewgen.views.source import Images, Views
+
+__all__ = ["ENTRY", "WPerturbConfig", "WPerturbSource"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WPerturbConfig:
-    """Settings of W-perturb.
+class WPerturbConfig(Settings):
+    """Settings of W-perturb."""
 
-    Attributes:
-        sigma: standard deviation of the noise, independent per layer and element (best 0.2, Tables 7 and 8).
+    title = "wperturb"
+
+    sigma: float = setting(
+        0.2,
+        "standard deviation of the noise, independent per layer and element, in untruncated codes (best 0.2, "
+        "Tables 7 and 8)",
+        ge=0,
+        flag=True,
+    )
+
+
+class WPerturbSource:
+    """Views of perturbed codes.
+
+    Args:
+        config: strength of the noise.
+        generator: g.
+        at_once: codes that pass through the generator at once, always exactly.
+        name: address of the draws.
     """
 
-    sigma: float = 0.2
+    roles: tuple[str, ...] = ("view",)
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.sigma < math.inf:
-            raise UsageError(f"sigma is {self.sigma}; a standard deviation is a number of at least 0")
+    def __init__(
+        self, config: WPerturbConfig, generator: Any, at_once: int, *, name: str = "wperturb"
+    ) -> None:
+        self.config, self.generator, self.at_once, self.name = config, generator, at_once, name
+
+    def views(self, images: Images, num_views: int) -> Views:
+        """Return storage images `(V, B, C, H, W)`, with their codes as column ``w_plus``."""
+        from viewgen.networks.batched import render
+        from viewgen.views.source import Views, required_codes
+
+        anchors = required_codes(images)
+        noise = images.draws.normal(self.name, num_views, *anchors.shape[1:]).to(anchors)
+        codes = anchors[:, None] + self.config.sigma * noise
+        views = render(self.generator, codes.flatten(0, 1), self.at_once)
+        return Views(pixels=views.unflatten(0, (-1, num_views)).transpose(0, 1), columns={"w_plus": codes})
+
+
+def build(settings: WPerturbConfig, resources: Resources) -> WPerturbSource:
+    """Return the source of a cache's perturbed views."""
+    from viewgen.networks.batched import images_at_once
+
+    generator = resources.network("generator")
+    at_once = images_at_once(generator.config.image_size, resources.models.device)
+    return WPerturbSource(settings, generator, at_once)
+
+
+ENTRY = ViewEntry(
+    name="wperturb",
+    summary="Gaussian noise on the anchor's code (W-perturb)",
+    settings=WPerturbConfig,
+    needs=frozenset({"generator", "encoder", "inversions"}),
+    build=build,
+    keeps_codes=True,
+)

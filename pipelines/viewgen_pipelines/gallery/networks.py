@@ -45,7 +45,7 @@ class Networks:
         """
         import torch
 
-        from viewgen.views.wsearch.problem import render
+        from viewgen.networks.batched import render
 
         with self._lock, torch.inference_mode():
             models = self._loaded()
@@ -66,7 +66,7 @@ class Networks:
     def _pairwise(self, images: Any) -> NDArray[np.float32]:
         import torch
 
-        from viewgen.views.wsearch.problem import project
+        from viewgen.networks.batched import project
 
         encoder = self._loaded().encoder
         assert encoder is not None

@@ -9,6 +9,7 @@ from typing import Any
 import viewgen.errors
 from viewgen.datasets import ImageDataset
 from viewgen.errors import CorruptDataError, ViewgenError
+from viewgen.registry import Choice
 from viewgen.store import (
     CacheSpec,
     ShardCommit,
@@ -20,6 +21,7 @@ from viewgen.store import (
     repair_cache,
     verify_cache,
 )
+from viewgen.views.entry import ViewEntry
 from viewgen_pipelines.executors.local import Executor
 from viewgen_pipelines.progress import Progress
 from viewgen_pipelines.shards.inputs import publish, withdraw
@@ -45,8 +47,7 @@ class Stage:
         title: for the progress bar.
         url: of the cache.
         spec: of the cache.
-        method: the `viewgen.views.methods.MethodSpec`.
-        config: the method's configuration.
+        method: view method with its settings.
         model_paths: kind → file of the networks that the method needs.
         inversions_url: the cache with the anchor codes, or None.
     """
@@ -54,8 +55,7 @@ class Stage:
     title: str
     url: str = field(repr=False)
     spec: CacheSpec
-    method: Any
-    config: Any
+    method: Choice[ViewEntry]
     model_paths: dict[str, str]
     inversions_url: str | None = field(default=None, repr=False)
 
@@ -126,7 +126,6 @@ def run_stage(
             storage_options=storage_options,
             spec=stage.spec,
             method=stage.method,
-            config=stage.config,
             model_paths=stage.model_paths,
             inversions_url=stage.inversions_url,
             max_attempts=max_attempts,

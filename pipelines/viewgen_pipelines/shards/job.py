@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from viewgen.memory import BatchSize
+from viewgen.registry import Choice
 from viewgen.store import CacheSpec
+from viewgen.views.entry import ViewEntry
 from viewgen_pipelines.shards.inputs import Inputs
 from viewgen_pipelines.shards.lease import LeaseToken
 
@@ -21,9 +23,8 @@ class ShardJob:
         url: of the cache, with whatever credentials it carries.
         storage_options: of the cache and of the inversions.
         spec: of the cache.
-        method: the `viewgen.views.methods.MethodSpec`; the object itself, so that a registry entry of the
-            driver's process reaches the workers.
-        config: the method's configuration.
+        method: view method with its settings; the entry itself, so that one that a script registered reaches
+            the workers.
         inputs: what workers on other machines fetch; None where they read the driver's own files, which are
         data_root: where data sets are looked for, None for the default, and
         model_paths: kind → file of the networks that the method needs.
@@ -41,8 +42,7 @@ class ShardJob:
     url: str = field(repr=False)
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     spec: CacheSpec
-    method: Any
-    config: Any
+    method: Choice[ViewEntry]
     inputs: Inputs | None = None
     data_root: str | None = None
     model_paths: dict[str, str] = field(default_factory=dict)

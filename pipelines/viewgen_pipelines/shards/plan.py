@@ -1,6 +1,5 @@
 """From the options of `cache` to what exactly will be made; refusals come before anything is written."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,27 +10,19 @@ from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, MissingFileError, ModelError, UsageError
 from viewgen.networks.files import NETWORKS, file_digest, read_header
 from viewgen.networks.stylegan2 import num_style_layers
-from viewgen.recipes import recipe
+from viewgen.registry import Choice
 from viewgen.store import CacheSpec, cache_folder, default_shard_images, open_storage, read_spec
-from viewgen.views.methods import METHODS, MethodSpec, config_fields, method_spec
+from viewgen.views import VIEWS
+from viewgen.views.entry import Situation, ViewEntry
 from viewgen_pipelines.names import absolute_url, file_name, inversions_name
 from viewgen_pipelines.shards.driver import Stage
 from viewgen_pipelines.shards.inputs import download
 from viewgen_pipelines.versions import versions
 
-__all__ = ["METHOD_OPTIONS", "CacheOptions", "CachePlan", "make_plan"]
+__all__ = ["CacheOptions", "CachePlan", "make_plan"]
 
-# Options of the command that are settings of some methods.
-METHOD_OPTIONS = (
-    "epsilon_boundary",
-    "epsilon_uniformity",
-    "uniformity_weight",
-    "max_steps",
-    "sigma",
-    "anchor",
-    "solver",
-    "precision",
-)
+# A setting of the inversion that comes before a method, for example ``invert.max_steps``.
+INVERT_PREFIX = "invert."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +39,7 @@ class CacheOptions:
     data_root: str | None
     models: str | None
     networks: Mapping[str, str | None]
-    method_settings: Mapping[str, Any]
+    settings: Mapping[str, Any]
     inversions: str | None
     keep_latents: bool
     shard_images: int | None
@@ -80,40 +71,56 @@ def make_plan(options: CacheOptions, say: Callable[[str], object]) -> CachePlan:
         ModelError: a network does not fit the data set.
         CacheMismatchError: the inversions at ``inversions`` are those of other images or networks.
     """
-    method = method_spec(options.method)
-    num_views = _num_views(method, options.views)
-    _refuse_ignored(method, options)
+    entry = VIEWS.entry(options.method)
+    num_views = _num_views(entry, options.views)
+    _refuse_ignored(entry, options)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit {options.limit}: at least one image is needed")
-    dataset, paths = _inputs(method, options)
+    own, inversion = _settings_of_stages(entry, options)
+    # impossible settings show before data sets and networks are looked for
+    VIEWS.resolve(entry.name, options.dataset, own)
+    dataset, paths = _inputs(entry, options)
     num_images = min(options.limit or len(dataset), len(dataset))
     shard_images = options.shard_images
     if shard_images is None:
         shard_images = automatic_shard_images(num_images, dataset.image_size, num_views)
     if shard_images < 1:
         raise UsageError(f"--shard-images {shard_images}: at least one image per shard is needed")
-    maker = _SpecMaker(options, dataset, num_images, shard_images, paths)
+    situation = Situation(dataset=dataset, networks=paths, seed=options.seed, say=say)
+    maker = _SpecMaker(options, situation, num_images, shard_images)
 
     stages = []
     inversions_url, digests = None, {}
-    if "inversions" in method.needs:
-        inversion = maker.inversion_stage()
-        stages.append(inversion)
-        inversions_url, digests = inversion.url, {"inversions": inversion.spec.identity}
-    config = _config(method, options, dataset, paths, say)
-    spec = maker.spec(method, config, num_views, keep_latents=options.keep_latents, more_digests=digests)
+    if "inversions" in entry.needs:
+        before = maker.inversion_stage(inversion)
+        stages.append(before)
+        inversions_url, digests = before.url, {"inversions": before.spec.identity}
+    method = maker.settled(entry.name, own)
+    spec = maker.spec(method, num_views, keep_latents=options.keep_latents, more_digests=digests)
     stages.append(
         Stage(
             title=method.name,
             url=absolute_url(options.out or _default_out(options)),
             spec=spec,
             method=method,
-            config=config,
-            model_paths=maker.paths_of(method, config),
+            model_paths=maker.paths_of(method),
             inversions_url=inversions_url,
         )
     )
     return CachePlan(stages=tuple(stages), dataset=dataset)
+
+
+def _settings_of_stages(entry: ViewEntry, options: CacheOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the given settings of the method, and those of the inversion before it (``invert.NAME``)."""
+    own, inversion = {}, {}
+    for name, value in options.settings.items():
+        if not name.startswith(INVERT_PREFIX):
+            own[name] = value
+        elif "inversions" in entry.needs:
+            inversion[name.removeprefix(INVERT_PREFIX)] = value
+        else:
+            raise UsageError(f"{name} is set, and method {entry.name!r} does not start from inversions")
+    return own, inversion
 
 
 def automatic_shard_images(num_images: int, image_size: int, num_views: int) -> int:
@@ -126,37 +133,35 @@ class _SpecMaker:
     """Specifications of the caches of one run: they share images, rows, shards and networks."""
 
     def __init__(
-        self,
-        options: CacheOptions,
-        dataset: ImageDataset,
-        num_images: int,
-        shard_images: int,
-        paths: Mapping[str, Path],
+        self, options: CacheOptions, situation: Situation, num_images: int, shard_images: int
     ) -> None:
         self.options = options
-        self.dataset = dataset
+        self.situation = situation
+        self.dataset, self.paths = situation.dataset, situation.networks
         self.num_images = num_images
         self.shard_images = shard_images
-        self.paths = paths
-        self.digests = {kind: file_digest(path) for kind, path in paths.items()}
+        self.digests = {kind: file_digest(path) for kind, path in self.paths.items()}
 
-    def paths_of(self, method: MethodSpec, config: Any) -> dict[str, str]:
-        """Return kind → file of the networks that the method uses with this configuration."""
-        needs = method.needs
-        if getattr(config, "perceptual", "discriminator") != "discriminator":
-            needs -= {"discriminator"}  # it only serves the perceptual distance
-        return {kind: str(path.absolute()) for kind, path in self.paths.items() if kind in needs}
+    def settled(self, name: str, given: Mapping[str, Any]) -> Choice[ViewEntry]:
+        """Return a method with its settings, none of them left open."""
+        choice = VIEWS.resolve(name, self.dataset.name, given)
+        return Choice(choice.entry, choice.entry.settle(choice.settings, self.situation))
+
+    def paths_of(self, method: Choice[ViewEntry]) -> dict[str, str]:
+        """Return kind → file of the networks that the method uses with these settings."""
+        used = method.entry.uses(method.settings)
+        return {kind: str(path.absolute()) for kind, path in self.paths.items() if kind in used}
 
     def spec(
         self,
-        method: MethodSpec,
-        config: Any,
+        method: Choice[ViewEntry],
         num_views: int,
         *,
         keep_latents: bool = False,
         more_digests: Mapping[str, str] | None = None,
     ) -> CacheSpec:
-        arrays = (*method.arrays, *(("w_plus",) if keep_latents else ()))
+        arrays = [column.name for column in method.entry.columns]
+        arrays += ["w_plus"] if keep_latents else []
         size = self.dataset.image_size
         return CacheSpec(
             dataset={
@@ -167,41 +172,46 @@ class _SpecMaker:
                 "images": {"first": self.num_images},
             },
             method=method.name,
-            config=dataclasses.asdict(config),
-            models={kind: self.digests[kind] for kind in self.paths_of(method, config)}
-            | dict(more_digests or {}),
+            config=method.settings.record(),
+            models={kind: self.digests[kind] for kind in self.paths_of(method)} | dict(more_digests or {}),
             seed=self.options.seed,
             num_images=self.num_images,
             num_views=num_views,
             height=size,
             width=size,
             shard_images=self.shard_images,
-            arrays=arrays,
+            arrays=tuple(arrays),
             latent_shape=self._latent_shape() if arrays else None,
             label_shape=self.dataset.label_shape,
             versions=versions(),
         )
 
-    def inversion_stage(self) -> Stage:
+    def inversion_stage(self, given: Mapping[str, Any]) -> Stage:
         """Return the stage that makes, resumes or only checks the inversions."""
-        method = METHODS["invert"]
-        config = method.config(**_resolved_inversion(recipe(self.dataset.name, "invert"), self.paths))
-        spec = self.spec(method, config, 1)
+        method = self.settled("invert", given)
+        spec = self.spec(method, 1)
         url = self.options.inversions
         if url is None:
             parent, _, _ = (self.options.out or _default_out(self.options)).rstrip("/").rpartition("/")
             name = inversions_name(self.dataset.name, self.dataset.split, spec.identity)
             url = f"{parent or '.'}/{name}"
         else:
-            spec = self._existing_inversions(url, spec)
-            config = method.config(**spec.config)
+            there = self._existing_inversions(url, spec)
+            if given and there.identity != spec.identity:
+                raise CacheMismatchError(
+                    f"the inversions at {url} were made with other settings than those given "
+                    f"({', '.join(INVERT_PREFIX + name for name in given)}):\n"
+                    f"  there {there.config}\n  here  {spec.config}\n"
+                    "leave the settings out, or give another --inversions URL"
+                )
+            spec = there
+            method = Choice(method.entry, method.entry.settings.from_record(spec.config))
         return Stage(
             title="invert",
             url=absolute_url(url),
             spec=spec,
             method=method,
-            config=config,
-            model_paths=self.paths_of(method, config),
+            model_paths=self.paths_of(method),
         )
 
     def _existing_inversions(self, url: str, wanted: CacheSpec) -> CacheSpec:
@@ -227,7 +237,7 @@ class _SpecMaker:
         return num_style_layers(config["image_size"]), config["style_dim"]
 
 
-def _num_views(method: MethodSpec, views: int | None) -> int:
+def _num_views(method: ViewEntry, views: int | None) -> int:
     if views is not None and views < 1:
         raise UsageError(f"--views {views}: at least one view per image is needed")
     if method.num_views is None:
@@ -237,35 +247,27 @@ def _num_views(method: MethodSpec, views: int | None) -> int:
     return method.num_views
 
 
-def _refuse_ignored(method: MethodSpec, options: CacheOptions) -> None:
+def _refuse_ignored(method: ViewEntry, options: CacheOptions) -> None:
     """Refuse options that the method would ignore."""
-    known = config_fields(method)
-    given = [name for name, value in options.method_settings.items() if value is not None]
-    for name in given:
-        if name not in known:
-            users = [other for other, spec in METHODS.items() if name in config_fields(spec)]
-            raise UsageError(
-                f"{_flag(name)} is an option of {', '.join(users)}; method {method.name!r} ignores it"
-            )
     needs = _all_needs(method)
     for kind, path in options.networks.items():
         if path is not None and kind not in needs:
-            raise UsageError(f"{_flag(kind)}: method {method.name!r} needs no {kind}")
+            raise UsageError(f"--{kind}: method {method.name!r} needs no {kind}")
     if options.inversions is not None and "inversions" not in method.needs:
         raise UsageError(f"--inversions: method {method.name!r} does not start from inversions")
-    if options.keep_latents and ("generator" not in method.needs or method.arrays):
+    if options.keep_latents and not method.keeps_codes:
         raise UsageError(f"--keep-latents: method {method.name!r} makes no codes of views")
 
 
-def _all_needs(method: MethodSpec) -> frozenset[str]:
+def _all_needs(method: ViewEntry) -> frozenset[str]:
     """Return the networks that the method and its inversions need."""
     needs = method.needs
     if "inversions" in needs:
-        needs |= METHODS["invert"].needs
-    return needs & NETWORKS.keys()
+        needs |= VIEWS.entry("invert").needs
+    return frozenset(needs & NETWORKS.keys())
 
 
-def _inputs(method: MethodSpec, options: CacheOptions) -> tuple[ImageDataset, dict[str, Path]]:
+def _inputs(method: ViewEntry, options: CacheOptions) -> tuple[ImageDataset, dict[str, Path]]:
     """Load the data set and find the networks; refuse those made for images of another size."""
     load = functools.partial(load_dataset, options.dataset, options.split, data_root=options.data_root)
     try:
@@ -311,7 +313,7 @@ def _check_classes(dataset: ImageDataset, paths: Mapping[str, Path]) -> None:
         )
 
 
-def _model_paths(method: MethodSpec, options: CacheOptions, dataset_name: str) -> dict[str, Path]:
+def _model_paths(method: ViewEntry, options: CacheOptions, dataset_name: str) -> dict[str, Path]:
     needs = _all_needs(method)
     if not needs:
         return {}
@@ -328,49 +330,6 @@ def _model_paths(method: MethodSpec, options: CacheOptions, dataset_name: str) -
     return find_models(dataset_name, needs, models_dir=options.models, overrides=overrides)
 
 
-def _config(
-    method: MethodSpec,
-    options: CacheOptions,
-    dataset: ImageDataset,
-    paths: Mapping[str, Path],
-    say: Callable[[str], object],
-) -> Any:
-    """Return the method's configuration: its defaults, the data set's recipe, the options given."""
-    values = dict(recipe(dataset.name, method.name))
-    values |= {name: value for name, value in options.method_settings.items() if value is not None}
-    if values.get("epsilon_boundary") == "auto":
-        say("calibrating ε₁")
-        values["epsilon_boundary"] = _calibrated_boundary(dataset, paths["encoder"], options.seed)
-        say(f"ε₁ = {values['epsilon_boundary']}")
-    if "perceptual" in config_fields(method):
-        values = _resolved_inversion(values, paths)
-    return method.config(**values)
-
-
-def _calibrated_boundary(dataset: ImageDataset, encoder_path: Path, seed: int) -> float:
-    """Return ε₁ to three digits, so that rounding on another machine does not make another configuration."""
-    from viewgen.diagnostics.calibration import calibrate
-    from viewgen.networks.files import load_models
-    from viewgen.views.expert import ExpertConfig
-
-    models = load_models({"encoder": encoder_path})
-    assert models.encoder is not None
-    expert = ExpertConfig(**recipe(dataset.name, "expert"))
-    return round(calibrate(models.encoder, dataset, expert, seed=seed).epsilon_boundary, 3)
-
-
-def _resolved_inversion(values: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
-    """Settle what ``perceptual="auto"`` stands for, so that the configuration says what was done."""
-    from viewgen.inversion.perceptual import resolve_perceptual
-
-    name = values.get("perceptual", "auto")
-    return {**values, "perceptual": resolve_perceptual(name, has_discriminator="discriminator" in paths)}
-
-
 def _default_out(options: CacheOptions) -> str:
     name = file_name(f"{options.dataset}-{options.split}-{options.method}.zarr")
     return f"{cache_folder()}/{name}"
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

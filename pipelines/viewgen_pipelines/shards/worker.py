@@ -200,9 +200,12 @@ class ShardWorker:
             self._inversions = None
             if job.inversions_url is not None:
                 self._inversions = CacheReader(job.inversions_url, job.storage_options)
-            self._step = job.method.build(
-                job.config, models, job.device, job.spec.seed, job.spec.num_views, batch_size=job.batch_size
-            )
+            from viewgen.views.entry import Resources
+            from viewgen.views.offline import offline_step
+
+            resources = Resources(models=models, batch_size=job.batch_size)
+            source = job.method.build(resources)
+            self._step = offline_step(source, resources, seed=job.spec.seed, num_views=job.spec.num_views)
         except ViewgenError:
             raise
         except Exception as error:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from viewgen.views.methods import expert_uniforms
 
 from viewgen.datasets import load_dataset
 from viewgen.diagnostics.mutual_information.views import (
@@ -15,8 +16,8 @@ from viewgen.diagnostics.mutual_information.views import (
 from viewgen.errors import DataError
 from viewgen.images import to_model
 from viewgen.store import CacheReader, open_storage
-from viewgen.views.expert import ExpertConfig, expert_views
-from viewgen.views.methods import expert_uniforms
+from viewgen.views.augmentation import expert_views
+from viewgen.views.expert import ExpertConfig
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from torch import Tensor
 from viewgen.errors import UsageError
 from viewgen.images import to_model
 from viewgen.inversion.perceptual import DiscriminatorDistance
-from viewgen.inversion.refine import InversionProblem, InvertConfig, invert_images
+from viewgen.inversion.refine import InversionProblem, invert_images
+from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.files import Models
 from viewgen.optimise.slots import NOT_CONVERGED, OK, Evaluation
 

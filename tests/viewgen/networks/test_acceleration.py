@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from viewgen.views.methods import METHODS, Batch
 
 from viewgen.networks.acceleration import MAX_SIZES, Recording, accelerated, cuda_graphs, replaying
 from viewgen.networks.execution import Execution
 from viewgen.networks.files import Models
 from viewgen.networks.precision import at_precision
-from viewgen.views.methods import METHODS, Batch
-from viewgen.views.wsearch.problem import WSearchConfig
+from viewgen.views.wsearch.settings import WSearchConfig
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

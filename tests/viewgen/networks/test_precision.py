@@ -9,16 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
+from viewgen.views.methods import METHODS, Batch
 
 from viewgen.errors import ModelError, UsageError
 from viewgen.images import to_model
-from viewgen.inversion.refine import InvertConfig
+from viewgen.inversion.settings import InvertConfig
+from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models
 from viewgen.networks.precision import at_precision, native_bfloat16
 from viewgen.networks.stylegan2.layers import EqualLinear, ModulatedConv2d
 from viewgen.optimise.slots import FAILED, NOT_CONVERGED, OK
-from viewgen.views.methods import METHODS, Batch
-from viewgen.views.wsearch.problem import WSearchConfig, near_boundary, project, render
+from viewgen.views.wsearch.problem import near_boundary
+from viewgen.views.wsearch.settings import WSearchConfig
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 # Some images of this search are done in bfloat16 and go on in float32, some are done at once, some never.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models
 from viewgen.optimise.slots import FAILED, NOT_CONVERGED, OK, Aim, Evaluation, SlotOptions, optimise
 from viewgen.views.wsearch.newton import (
@@ -19,14 +20,8 @@ from viewgen.views.wsearch.newton import (
     BoundarySteps,
     boundary_aims,
 )
-from viewgen.views.wsearch.problem import (
-    WSearchConfig,
-    WSearchProblem,
-    feasible_spread,
-    project,
-    render,
-    search_views,
-)
+from viewgen.views.wsearch.problem import WSearchProblem, feasible_spread, search_views
+from viewgen.views.wsearch.settings import WSearchConfig
 
 RULE = BoundarySteps(tolerance=0.03)
 SIZE = 32  # elements of the codes below

@@ -5,10 +5,9 @@ import torch
 
 from viewgen.errors import UsageError
 from viewgen.networks.torchvision_import import import_torchvision
-from viewgen.views.expert import (
+from viewgen.views.augmentation import (
     NUM_UNIFORMS,
     ORDERS,
-    ExpertConfig,
     color_jitter,
     crop_boxes,
     expert_views,
@@ -16,6 +15,7 @@ from viewgen.views.expert import (
     rotate_hue,
     to_gray,
 )
+from viewgen.views.expert import ExpertConfig
 
 functional = import_torchvision("transforms.v2.functional")
 

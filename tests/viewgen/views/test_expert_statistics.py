@@ -6,7 +6,8 @@ import torch
 from scipy.stats import ks_2samp
 
 from viewgen.networks.torchvision_import import import_torchvision
-from viewgen.views.expert import NUM_UNIFORMS, ExpertConfig, crop_boxes, expert_views
+from viewgen.views.augmentation import NUM_UNIFORMS, crop_boxes, expert_views
+from viewgen.views.expert import ExpertConfig
 
 transforms = import_torchvision("transforms.v2")
 

@@ -7,13 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from viewgen.errors import ModelError, UsageError
-from viewgen.images import to_model, to_storage
-from viewgen.inversion.refine import InvertConfig
-from viewgen.networks.files import Models
-from viewgen.optimise.slots import FAILED, NOT_CONVERGED, OK
-from viewgen.views.expert import ExpertConfig, expert_views
 from viewgen.views.methods import (
     METHODS,
     Batch,
@@ -22,8 +15,16 @@ from viewgen.views.methods import (
     method_spec,
     register,
 )
+
+from viewgen.errors import ModelError, UsageError
+from viewgen.images import to_model, to_storage
+from viewgen.inversion.settings import InvertConfig
+from viewgen.networks.files import Models
+from viewgen.optimise.slots import FAILED, NOT_CONVERGED, OK
+from viewgen.views.augmentation import expert_views
+from viewgen.views.expert import ExpertConfig
 from viewgen.views.wperturb import WPerturbConfig
-from viewgen.views.wsearch.problem import WSearchConfig
+from viewgen.views.wsearch.settings import WSearchConfig
 
 CONFIGS = {
     "wsearch": WSearchConfig(max_steps=12, patience=4, spread_share=0.95),

@@ -11,20 +11,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from viewgen.errors import UsageError
+from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models
 from viewgen.optimise.slots import NOT_CONVERGED, OK
+from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.wsearch.problem import (
-    WSearchConfig,
     WSearchProblem,
     boundary_uniformity_loss,
     clamp_to_range,
     feasible_spread,
     initial_codes,
-    mean_pairwise_distance,
-    project,
-    render,
     search_views,
 )
+from viewgen.views.wsearch.settings import WSearchConfig
 
 
 def unit_vectors(*shape: int, seed: int = 0) -> Tensor:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from viewgen.networks.batched import render
 from viewgen.networks.files import file_digest, load_models
-from viewgen.views.wsearch.problem import render
 from viewgen_pipelines.gallery.networks import NUM_FRAMES, find_networks
 from viewgen_pretrained.hub import find_models
 

@@ -13,7 +13,8 @@ from viewgen.errors import DataError
 from viewgen.images import to_model
 from viewgen.randomness import addressed_generator
 from viewgen.store import CacheReader
-from viewgen.views.expert import NUM_UNIFORMS, ExpertConfig, expert_views
+from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.expert import ExpertConfig
 
 __all__ = ["CachedViews", "ExpertViews", "OriginalViews", "ViewPairs", "Views", "check_cache"]
 

@@ -14,30 +14,26 @@ Shape legend: N images, A active images, n views, L layers, D style dimension, K
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from viewgen.errors import UsageError
-from viewgen.images import to_model, to_storage
 from viewgen.networks.encoder import Encoder
-from viewgen.networks.precision import Precision, check_precision
 from viewgen.networks.stylegan2 import Generator
 from viewgen.optimise.adam import Adam
-from viewgen.optimise.slots import Aim, Evaluation, SlotOptions, SlotResult, UpdateRule, equal_parts, optimise
-from viewgen.randomness import addressed_normal
+from viewgen.optimise.slots import Aim, Evaluation, SlotOptions, SlotResult, UpdateRule, optimise
+from viewgen.views.distances import mean_pairwise_distance
+from viewgen.views.source import Draws
 from viewgen.views.wsearch.newton import BoundarySteps, boundary_aims
+from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen.views.wsearch.start import boundary_scales
 
 __all__ = [
-    "WSearchConfig",
     "WSearchProblem",
     "boundary_uniformity_loss",
     "feasible_spread",
     "initial_codes",
-    "mean_pairwise_distance",
     "near_boundary",
     "search_views",
 ]
@@ -49,119 +45,12 @@ BETAS = (0.9, 0.99)
 START_IMAGES = 64
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WSearchConfig:
-    """Settings of W-search.
-
-    Attributes:
-        epsilon_boundary: ε₁, distance of a view from its anchor.
-        epsilon_uniformity: ε₂, mean distance between an image's views at which the push ends.
-        uniformity_weight: λ.
-        boundary: δ, ``"squared"`` for (d − ε₁)² or ``"hinge"`` for max(0, ε₁ − d).
-        anchor: x₀, the ``"reconstruction"`` g(e(x)) or the ``"image"`` itself.
-        start: first codes: ``"boundary"``, random directions followed to ε₁
-            (`viewgen.views.wsearch.start`), or ``"noise"``, the anchor's code with a little noise, as in the
-            paper.
-        solver: ``"boundary"``, Newton steps to ε₁ and along it (`viewgen.views.wsearch.newton`), which
-            reads of ε₂ and λ only where the push ends and whether there is one; or ``"adam"`` on eq. 2.
-        start_passes: evaluations, at most, that look for a view's place on the boundary.
-        init_noise: standard deviation of that little noise.
-        learning_rate: of Adam.
-        decay_steps: after t updates an image's learning rate is learning_rate / (1 + t / decay_steps), so
-            that views near a steep boundary come to rest instead of stepping over it.
-        max_steps: updates after which an image counts as not converged.
-        tolerance: how far from ε₁ a view of a converged image may lie.
-        spread_share: share of the feasible spread that ends the search.
-        patience: updates within which the spread must grow by 1 % to go on.
-        precision: ``"float32"``, or ``"bfloat16"`` to search with networks in that
-            (`viewgen.networks.precision`).
-    """
-
-    epsilon_boundary: float = 0.3
-    epsilon_uniformity: float = 0.5
-    uniformity_weight: float = 0.01
-    boundary: Literal["squared", "hinge"] = "squared"
-    anchor: Literal["reconstruction", "image"] = "reconstruction"
-    start: Literal["boundary", "noise"] = "boundary"
-    solver: Literal["adam", "boundary"] = "boundary"
-    start_passes: int = 12
-    init_noise: float = 0.005
-    learning_rate: float = 0.01
-    decay_steps: float = 20.0
-    max_steps: int = 1000
-    tolerance: float = 0.03
-    spread_share: float = 0.75
-    patience: int = 5
-    precision: Precision = "float32"
-
-    def __post_init__(self) -> None:
-        check_precision(self.precision)
-        if not 0 < self.epsilon_boundary <= 2:
-            raise UsageError(
-                f"epsilon_boundary is {self.epsilon_boundary}; distances of unit vectors lie in (0, 2]"
-            )
-        if not 0 <= self.epsilon_uniformity <= 2 or not 0 <= self.uniformity_weight < math.inf:
-            raise UsageError(
-                f"epsilon_uniformity is {self.epsilon_uniformity} and uniformity_weight "
-                f"{self.uniformity_weight}; expected a distance in [0, 2] and a weight of at least 0"
-            )
-        if self.boundary not in ("squared", "hinge") or self.anchor not in ("reconstruction", "image"):
-            raise UsageError(
-                f"boundary is {self.boundary!r} and anchor {self.anchor!r}; expected 'squared' or 'hinge', "
-                "and 'reconstruction' or 'image'"
-            )
-        if self.start not in ("boundary", "noise") or self.start_passes < 1:
-            raise UsageError(
-                f"start is {self.start!r} and start_passes {self.start_passes}; expected 'boundary' or "
-                "'noise', and at least 1"
-            )
-        if self.solver not in ("adam", "boundary"):
-            raise UsageError(f"solver is {self.solver!r}; expected 'adam' or 'boundary'")
-        if not 0 < self.init_noise < math.inf:
-            raise UsageError(
-                f"init_noise is {self.init_noise}; it must be positive, because a view at distance 0 has "
-                "no gradient"
-            )
-        if not self.decay_steps > 0:
-            raise UsageError(f"decay_steps is {self.decay_steps}; expected a positive number")
-        if self.max_steps < 1 or self.patience < 1:
-            raise UsageError(
-                f"max_steps is {self.max_steps} and patience {self.patience}; expected at least 1"
-            )
-        if not (
-            0 < self.learning_rate < math.inf and 0 < self.tolerance <= 2 and 0 <= self.spread_share <= 1
-        ):
-            raise UsageError(
-                f"learning_rate is {self.learning_rate}, tolerance {self.tolerance} and spread_share "
-                f"{self.spread_share}; expected a positive number, a distance in (0, 2] and a share in [0, 1]"
-            )
-
-
 def feasible_spread(epsilon_boundary: float, num_views: int) -> float:
     """Return the largest mean pairwise distance of n points at distance ε₁ from one point: ε₁·√(2n/(n−1)).
 
     It is reached by a regular simplex around the anchor (0.454 for ε₁ 0.3 and 8 views); 0 for a single view.
     """
     return 0.0 if num_views < 2 else epsilon_boundary * math.sqrt(2 * num_views / (num_views - 1))
-
-
-def mean_pairwise_distance(z: Tensor) -> Tensor:
-    """Return d̄: each view's mean distance to the other views of its image.
-
-    Args:
-        z: projections, `(A, n, K)`.
-
-    Returns:
-        `(A, n)`; zeros for a single view.
-    """
-    num_views = z.shape[1]
-    if num_views < 2:
-        return z.new_zeros(z.shape[:2])
-    square = (z[:, :, None] - z[:, None]).square().sum(dim=3)
-    # the diagonal is set to 1 under the root, where its gradient would be infinite, and removed after it
-    eye = torch.eye(num_views, dtype=torch.bool, device=z.device)
-    distance = square.masked_fill(eye, 1.0).clamp_min(1e-12).sqrt().masked_fill(eye, 0.0)
-    return distance.sum(dim=2) / (num_views - 1)
 
 
 def boundary_uniformity_loss(distance: Tensor, pairwise: Tensor, config: WSearchConfig) -> Tensor:
@@ -175,7 +64,7 @@ def boundary_uniformity_loss(distance: Tensor, pairwise: Tensor, config: WSearch
     Returns:
         `(A,)`.
     """
-    gap = distance - config.epsilon_boundary
+    gap = distance - config.boundary_distance
     boundary = gap.square() if config.boundary == "squared" else (-gap).clamp_min(0)
     uniformity = (config.epsilon_uniformity - pairwise).clamp_min(0)
     return boundary.mean(dim=1) + config.uniformity_weight * uniformity.mean(dim=1)
@@ -184,37 +73,29 @@ def boundary_uniformity_loss(distance: Tensor, pairwise: Tensor, config: WSearch
 def near_boundary(distance: Tensor, config: WSearchConfig) -> Tensor:
     """Return which views lie where their image may stop, for distances from the anchor of any shape."""
     if config.boundary == "squared":
-        return (distance - config.epsilon_boundary).abs() <= config.tolerance
-    return distance >= config.epsilon_boundary - config.tolerance
+        return (distance - config.boundary_distance).abs() <= config.tolerance
+    return distance >= config.boundary_distance - config.tolerance
 
 
 def initial_codes(
-    anchor_w_plus: Tensor, image_ids: Tensor, num_views: int, *, noise: float | Tensor, seed: int, stage: str
+    anchors: Tensor, draws: Draws, num_views: int, *, noise: float | Tensor, stage: str
 ) -> Tensor:
-    """Return n copies of every anchor code, each with noise that depends on (seed, stage, image, view) alone.
+    """Return n copies of every anchor code, each with noise of its own.
 
     Args:
-        anchor_w_plus: refined inversions, `(A, L, D)`.
-        image_ids: source indices, `(A,)`, on the CPU.
+        anchors: refined inversions, `(A, L, D)`.
+        draws: random numbers of their images.
         num_views: n.
         noise: standard deviation, of all or of each view, `(A, n)`.
-        seed, stage: address of the draw.
+        stage: address of the draw.
 
     Returns:
         `(A, n, L, D)` on the anchors' device.
     """
-    shape = tuple(anchor_w_plus.shape[1:])
-    draws = [
-        addressed_normal(shape, seed, stage, image_id, view)
-        for image_id in image_ids.tolist()
-        for view in range(num_views)
-    ]
-    if not draws:
-        return anchor_w_plus.new_zeros(0, num_views, *shape)
-    offsets: Tensor = torch.stack(draws).unflatten(0, (-1, num_views)).to(anchor_w_plus)
+    offsets = draws.normal(stage, num_views, *anchors.shape[1:]).to(anchors)
     if isinstance(noise, Tensor):
         noise = noise[..., None, None]
-    return anchor_w_plus[:, None] + noise * offsets
+    return anchors[:, None] + noise * offsets
 
 
 class _ClampToRange(torch.autograd.Function):
@@ -257,16 +138,15 @@ class WSearchProblem:
         *,
         anchor_features: Tensor,
         anchor_w_plus: Tensor,
-        image_ids: Tensor,
+        draws: Draws,
         num_views: int,
         config: WSearchConfig,
-        seed: int,
         batch_size: int,
     ) -> None:
-        self.generator, self.encoder, self.config, self.seed = generator, encoder, config, seed
+        self.generator, self.encoder, self.config = generator, encoder, config
         self.anchor_features = anchor_features
         self.anchor_w_plus = anchor_w_plus
-        self.image_ids = image_ids.cpu()
+        self.draws = draws
         self.num_views = num_views
         self.num_images = len(anchor_w_plus)
         self.device = anchor_w_plus.device
@@ -278,7 +158,7 @@ class WSearchProblem:
                 self.noise[rows] = self._boundary_scales(rows, batch_size)
         self.best_spread = anchor_w_plus.new_zeros(self.num_images)
         self.best_step = torch.zeros(self.num_images, dtype=torch.long, device=self.device)
-        self.bound = feasible_spread(config.epsilon_boundary, num_views)
+        self.bound = feasible_spread(config.boundary_distance, num_views)
 
     def start(self, rows: Tensor) -> Tensor:
         """Return the first codes of the images `rows`."""
@@ -287,8 +167,8 @@ class WSearchProblem:
         return self._codes(rows, self.noise[rows])
 
     def _codes(self, rows: Tensor, noise: float | Tensor) -> Tensor:
-        anchors, ids = self.anchor_w_plus[rows], self.image_ids[rows.cpu()]
-        return initial_codes(anchors, ids, self.num_views, noise=noise, seed=self.seed, stage="wsearch")
+        anchors, draws = self.anchor_w_plus[rows], self.draws.of(rows)
+        return initial_codes(anchors, draws, self.num_views, noise=noise, stage="wsearch")
 
     def _boundary_scales(self, rows: Tensor, batch_size: int) -> Tensor:
         anchors = self.anchor_w_plus[rows]
@@ -298,7 +178,7 @@ class WSearchProblem:
             anchors,
             self.anchor_features[rows],
             self._codes(rows, 1.0) - anchors[:, None],
-            self.config.epsilon_boundary,
+            self.config.boundary_distance,
             tolerance=self.config.tolerance / 2,
             max_passes=self.config.start_passes,
             batch_size=batch_size,
@@ -326,7 +206,7 @@ class WSearchProblem:
             done = near.all(dim=1) & (spread_enough | stalled)
         aims: tuple[Aim, ...] = ()
         if config.solver == "boundary":
-            missing = config.epsilon_boundary - distance.detach()
+            missing = config.boundary_distance - distance.detach()
             if config.boundary == "hinge":
                 missing = missing.clamp_min(0)
             apart = ~spread_enough & (spread < config.epsilon_uniformity)
@@ -354,17 +234,3 @@ def search_views(problem: WSearchProblem, num_slots: int, group_size: int | None
         group_size=group_size,
     )
     return optimise(problem, options, update_rule(config))
-
-
-@torch.no_grad()
-def render(generator: Generator, w: Tensor, batch_size: int) -> Tensor:
-    """Return storage images `(B, 3, H, W)`, uint8, of codes `(B, L, D)`, always `batch_size` at once."""
-    parts = equal_parts(w, batch_size)
-    return torch.cat([to_storage(generator.synthesis(part))[:kept] for part, kept in parts])
-
-
-@torch.no_grad()
-def project(encoder: Encoder, images: Tensor, batch_size: int) -> Tensor:
-    """Return projections `(B, K)`, float32, of storage images `(B, 3, H, W)`, always `batch_size` at once."""
-    parts = equal_parts(images, batch_size)
-    return torch.cat([encoder(to_model(part))[:kept] for part, kept in parts])

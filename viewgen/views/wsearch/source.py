@@ -1,4 +1,4 @@
-"""W-search as a step from arrays to arrays, at either precision.
+"""W-search as a view source, at either precision.
 
 In bfloat16 the search runs on copies of the networks (`viewgen.networks.precision`). What is stored is not
 theirs: views are rendered, and their distances measured, in float32. An image that the search took to be
@@ -9,36 +9,21 @@ within the same number of steps. `steps` counts both parts.
 import dataclasses
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from viewgen.memory import BatchSize
+from viewgen.memory import SlotRunner
+from viewgen.networks.batched import images_at_once, project, render
 from viewgen.networks.encoder import Encoder
-from viewgen.networks.files import Models
-from viewgen.networks.precision import at_precision
 from viewgen.networks.stylegan2 import Generator
-from viewgen.optimise.slots import NOT_CONVERGED, OK, Evaluation, SlotResult
-from viewgen.views.batches import (
-    Batch,
-    Step,
-    as_array,
-    as_tensor,
-    images_at_once,
-    measure,
-    needed,
-    slot_bytes,
-)
-from viewgen.views.wsearch.problem import (
-    WSearchConfig,
-    WSearchProblem,
-    near_boundary,
-    project,
-    render,
-    search_views,
-)
+from viewgen.optimise.slots import NOT_CONVERGED, OK, Evaluation, SlotResult, slot_bytes
+from viewgen.views.distances import view_distances
+from viewgen.views.entry import Resources
+from viewgen.views.source import Images, Views, required_codes
+from viewgen.views.wsearch.problem import WSearchProblem, near_boundary, search_views
+from viewgen.views.wsearch.settings import WSearchConfig
 
-__all__ = ["build_wsearch"]
+__all__ = ["WSearchSource"]
 
 # Share of the learning rate with which a search goes on in float32. Views are off by a rounding error, and
 # Adam's first step has the length of the rate, whatever the gradient: of 24 digits nine went on, at the full
@@ -50,9 +35,9 @@ class _Continuation(WSearchProblem):
     """W-search that goes on from given codes; an image is done when its views meet ε₁ again.
 
     Args:
-        codes: where images start, `(N, n, L, D)`.
+        codes: first codes of the images, `(N, n, L, D)`.
         used: steps made so far, `(N,)`.
-        others: of `WSearchProblem`.
+        others: arguments of `WSearchProblem`.
     """
 
     def __init__(
@@ -65,9 +50,7 @@ class _Continuation(WSearchProblem):
         config: WSearchConfig,
         **others: Any,
     ) -> None:
-        closer = dataclasses.replace(
-            config, start="noise", learning_rate=CONTINUED_RATE * config.learning_rate
-        )
+        closer = config.replace(start="noise", learning_rate=CONTINUED_RATE * config.learning_rate)
         super().__init__(generator, encoder, config=closer, **others)
         self.codes = codes
         self.used = used
@@ -85,102 +68,127 @@ class _Continuation(WSearchProblem):
         return dataclasses.replace(evaluation, done=near | spent)
 
     def total(self, result: SlotResult) -> SlotResult:
-        """Return `result` with all steps counted, and as not converged who left because they were used up."""
+        """Return `result` with the steps of both parts; who ran out of steps is not converged."""
         status = result.status.masked_fill(self.exhausted & (result.status == OK), NOT_CONVERGED)
         steps = (result.steps + self.used).to(torch.int32)
         return dataclasses.replace(result, steps=steps, status=status)
 
 
-def build_wsearch(
-    config: WSearchConfig,
-    models: Models,
-    device: str,
-    seed: int,
-    num_views: int,
-    batch_size: BatchSize = None,
-) -> Step:
-    """Return the step of W-search (eq. 2)."""
-    g, f = needed(models, "generator"), needed(models, "encoder")
-    execution = models.execution
-    generator, encoder = execution.accelerate(g), execution.accelerate(f)
-    searched = (generator, encoder)
-    if config.precision != "float32":
-        searched = tuple(execution.accelerate(at_precision(net, config.precision)) for net in (g, f))
-    at_once = images_at_once(g.config.image_size, models.device)
-    group_size = max(1, at_once // num_views)
-    runner = execution.slots(
-        batch_size,
-        group_size=group_size,
-        slot_bytes=slot_bytes(num_views, g.num_layers, g.config.style_dim),
-        device=models.device,
-    )
+class WSearchSource:
+    """W-search over frozen networks.
 
-    def step(batch: Batch) -> Batch:
-        anchors = as_tensor(batch["anchor_w_plus"], device)
-        ids = as_tensor(batch["source_index"], "cpu")
-        image_features = project(encoder, as_tensor(batch["image"], device), at_once)
-        features = project(encoder, render(generator, anchors, at_once), at_once)
-        targets = features if config.anchor == "reconstruction" else image_features
-        every = torch.arange(len(ids), device=anchors.device)
+    Args:
+        config: settings, with ε₁ a number.
+        resources: generator, encoder, and how they are run.
+    """
 
-        def images(rows: Tensor) -> dict[str, Any]:
-            """Return what a problem is told of the images `rows`."""
-            return {
-                "anchor_features": targets[rows],
-                "anchor_w_plus": anchors[rows],
-                "image_ids": ids[rows.cpu()],
-                "num_views": num_views,
-                "seed": seed,
-                "batch_size": at_once,
-            }
+    roles: tuple[str, ...] = ("view",)
 
-        def search(num_slots: int) -> SlotResult:
-            problem = WSearchProblem(*searched, config=config, **images(every))
-            return search_views(problem, num_slots, group_size)
+    def __init__(self, config: WSearchConfig, resources: Resources) -> None:
+        self.config, self.resources = config, resources
+        self.networks = (resources.network("generator"), resources.network("encoder"))
+        kinds = ("generator", "encoder")
+        self.searched: Any = tuple(resources.network(kind, config.precision) for kind in kinds)
+        self.at_once = images_at_once(self.networks[0].config.image_size, resources.models.device)
+        self._runners: dict[int, SlotRunner] = {}
 
-        def trial(num_images: int) -> None:
-            brief = dataclasses.replace(config, start="noise", max_steps=1)
-            rows = torch.arange(num_images, device=anchors.device) % len(ids)
-            search_views(WSearchProblem(*searched, config=brief, **images(rows)), num_images, group_size)
+    def views(self, images: Images, num_views: int) -> Views:
+        """Return storage images `(V, B, C, H, W)`, with codes, distances, steps and status as columns."""
+        return _Search(self, images, num_views).run()
 
-        def stored(result: SlotResult, rows: Tensor) -> Batch:
-            """Return what is stored of the images `rows`; `result` is theirs."""
-            views = render(generator, result.w.flatten(0, 1), at_once).unflatten(0, (-1, num_views))
-            return {
-                "views": as_array(views),
-                "steps": as_array(result.steps),
-                "status": as_array(result.status),
-                "w_plus": as_array(result.w),
-                **measure(encoder, views, targets[rows], at_once),
-            }
+    def runner(self, num_views: int) -> SlotRunner:
+        """Return what settles how many images are searched at once, for a number of views."""
+        if num_views not in self._runners:
+            generator = self.networks[0]
+            self._runners[num_views] = self.resources.models.execution.slots(
+                self.resources.batch_size,
+                group_size=self.group_size(num_views),
+                slot_bytes=slot_bytes(num_views, generator.num_layers, generator.config.style_dim),
+                device=self.resources.models.device,
+            )
+        return self._runners[num_views]
 
-        result = runner.run(search, trial, len(ids))
-        found = stored(result, every)
-        if config.precision != "float32":
-            near = near_boundary(as_tensor(found["distance"], device), config).all(dim=1)
-            again = every[(result.status == OK) & ~near]
-            found["continued"] = np.zeros(len(ids), np.uint8)
+    def group_size(self, num_views: int) -> int:
+        """Return how many images are evaluated together."""
+        return max(1, self.at_once // num_views)
+
+
+class _Search:
+    """The search for the views of one batch."""
+
+    def __init__(self, source: WSearchSource, images: Images, num_views: int) -> None:
+        self.source, self.images, self.num_views = source, images, num_views
+        self.config, self.at_once = source.config, source.at_once
+        self.generator, self.encoder = source.networks
+        self.anchors = required_codes(images)
+        self.image_features = project(self.encoder, images.pixels, self.at_once)
+        rendered = render(self.generator, self.anchors, self.at_once)
+        self.features = project(self.encoder, rendered, self.at_once)
+        from_image = self.config.anchor == "image"
+        self.targets = self.image_features if from_image else self.features
+        self.every = torch.arange(len(images), device=self.anchors.device)
+
+    def run(self) -> Views:
+        """Return the views and their columns."""
+        runner = self.source.runner(self.num_views)
+        result = runner.run(self._search, self._trial, len(self.images))
+        views, columns = self._stored(result, self.every)
+        if self.config.precision != "float32":
+            again = self._off_the_boundary(result, columns["distance"])
+            columns["continued"] = torch.zeros(len(self.images), dtype=torch.uint8, device=again.device)
             if len(again):
+                further = runner.run(lambda slots: self._go_on(result, again, slots), self._trial, len(again))
+                columns["continued"][again] = 1
+                views[again], found = self._stored(further, again)
+                for name, values in found.items():
+                    columns[name][again] = values
+        columns["anchor_distance"] = (self.features - self.image_features).norm(dim=1)
+        return Views(pixels=views.transpose(0, 1), status=columns["status"], columns=columns)
 
-                def go_on(num_slots: int) -> SlotResult:
-                    problem = _Continuation(
-                        generator,
-                        encoder,
-                        codes=result.w[again],
-                        used=result.steps[again],
-                        config=config,
-                        **images(again),
-                    )
-                    return problem.total(search_views(problem, num_slots, group_size))
-
-                rows = as_array(again)
-                found["continued"][rows] = 1
-                for name, values in stored(runner.run(go_on, trial, len(again)), again).items():
-                    found[name][rows] = values
+    def _problem(self, rows: Tensor) -> dict[str, Any]:
+        """Return what a problem is told of the images `rows`."""
         return {
-            **found,
-            "inversion_error": batch["anchor_error"],
-            "anchor_distance": as_array((features - image_features).norm(dim=1)),
+            "anchor_features": self.targets[rows],
+            "anchor_w_plus": self.anchors[rows],
+            "draws": self.images.draws.of(rows),
+            "num_views": self.num_views,
+            "batch_size": self.at_once,
         }
 
-    return step
+    def _search(self, num_slots: int) -> SlotResult:
+        problem = WSearchProblem(*self.source.searched, config=self.config, **self._problem(self.every))
+        return search_views(problem, num_slots, self.source.group_size(self.num_views))
+
+    def _trial(self, num_images: int) -> None:
+        """Make one step with so many images, to see what memory it takes."""
+        brief = self.config.replace(start="noise", max_steps=1)
+        rows = torch.arange(num_images, device=self.anchors.device) % len(self.images)
+        problem = WSearchProblem(*self.source.searched, config=brief, **self._problem(rows))
+        search_views(problem, num_images, self.source.group_size(self.num_views))
+
+    def _go_on(self, result: SlotResult, again: Tensor, num_slots: int) -> SlotResult:
+        """Go on in float32 with the images `again`."""
+        problem = _Continuation(
+            *self.source.networks,
+            codes=result.w[again],
+            used=result.steps[again],
+            config=self.config,
+            **self._problem(again),
+        )
+        return problem.total(search_views(problem, num_slots, self.source.group_size(self.num_views)))
+
+    def _off_the_boundary(self, result: SlotResult, distance: Tensor) -> Tensor:
+        """Return the images that count as done, and whose stored views do not all lie near ε₁."""
+        near = near_boundary(distance, self.config).all(dim=1)
+        return self.every[(result.status == OK) & ~near]
+
+    def _stored(self, result: SlotResult, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the storage images `(B, V, C, H, W)` and the columns of the images `rows`."""
+        flat = render(self.generator, result.w.flatten(0, 1), self.at_once)
+        views = flat.unflatten(0, (-1, self.num_views))
+        return views, {
+            "steps": result.steps,
+            "status": result.status,
+            "w_plus": result.w,
+            **view_distances(self.encoder, views, self.targets[rows], self.at_once),
+        }

@@ -1,0 +1,155 @@
+"""Flags, ``--set`` and ``--config`` for the settings of registered components."""
+
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic.fields import FieldInfo
+
+from viewgen.cli.options import parse_settings
+from viewgen.errors import MissingFileError, UsageError
+from viewgen.registry import Registry
+from viewgen.settings import facts
+
+__all__ = ["config_option", "given_settings", "set_option", "setting_flags", "setting_names"]
+
+
+class _NumberOr(click.ParamType[float | str]):
+    """A number, or one of some words."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+        self.name = "|".join(("F", *words))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value in self.words:
+            return str(value)
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor one of {', '.join(self.words)}", param, ctx)
+
+
+def setting_flags(registry: Registry[Any]) -> list[Callable[[Any], Any]]:
+    """Return an option for every setting of the built-in entries that asks for a flag.
+
+    Settings of one name share a flag; its help names the entries.
+    """
+    return [_flag(name, users, field) for name, (users, field) in _flagged(registry).items()]
+
+
+def setting_names(registry: Registry[Any]) -> list[str]:
+    """Return the settings that have a flag."""
+    return list(_flagged(registry))
+
+
+def _flagged(registry: Registry[Any]) -> dict[str, tuple[list[str], FieldInfo]]:
+    found: dict[str, tuple[list[str], FieldInfo]] = {}
+    for name in registry.built_in:
+        for setting, field in registry.entry(name).settings.model_fields.items():
+            if facts(field)["flag"]:
+                found.setdefault(setting, ([], field))[0].append(name)
+    return found
+
+
+def _flag(name: str, users: list[str], field: FieldInfo) -> Callable[[Any], Any]:
+    kind = _click_type(field.annotation)
+    description = (field.description or "").strip()
+    return click.option(
+        "--" + name.replace("_", "-"),
+        name,
+        type=kind,
+        metavar=None if isinstance(kind, click.Choice) else _metavar(kind),
+        help=f"{', '.join(users)}: {description}.",
+    )
+
+
+def _click_type(annotation: Any) -> Any:
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        words = [word for part in parts for word in typing.get_args(part) if isinstance(word, str)]
+        return _NumberOr(tuple(words))
+    if typing.get_origin(annotation) is typing.Literal:
+        return click.Choice(list(parts))
+    return annotation
+
+
+def _metavar(kind: Any) -> str:
+    return kind.name if isinstance(kind, click.ParamType) else {int: "N", float: "F"}.get(kind, "TEXT")
+
+
+def set_option(what: str) -> Callable[[Any], Any]:
+    """Return the option ``--set NAME=VALUE``, whose values arrive as ``settings``."""
+    return click.option(
+        "--set", "settings", multiple=True, callback=parse_settings, metavar="NAME=VALUE", help=what
+    )
+
+
+def config_option() -> Callable[[Any], Any]:
+    """Return the option ``--config FILE``, whose values arrive as ``config``."""
+    return click.option(
+        "--config",
+        type=click.Path(dir_okay=False),
+        callback=lambda _ctx, _param, path: {} if path is None else read_config(path),
+        metavar="FILE",
+        help="Settings in a TOML or YAML file; flags and --set come before it.",
+    )
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Return the settings in a TOML or YAML file; tables become dotted names.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UsageError: it cannot be read, or holds no table.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except FileNotFoundError as error:
+        raise MissingFileError(f"--config {path}: there is no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} cannot be read: {error}") from error
+    try:
+        if Path(path).suffix.lower() in (".yaml", ".yml"):
+            import yaml
+
+            document = yaml.safe_load(text)
+        else:
+            document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise UsageError(f"--config {path} cannot be read: {error}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "yaml":
+            raise
+        raise UsageError(f"--config {path} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"--config {path} holds {type(document).__name__}; expected a table of settings")
+    return dict(_flat(document))
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def given_settings(config: dict[str, Any], settings: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Return all settings that were given: a configuration file's, then those of ``--set`` and flags.
+
+    Raises:
+        UsageError: ``--set`` and a flag give one setting two values.
+    """
+    named = {name: value for name, value in flags.items() if value is not None}
+    for name in named.keys() & settings.keys():
+        if named[name] != settings[name]:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{flag} {named[name]} and --set {name}={settings[name]} differ; give one of them"
+            )
+    return {**config, **settings, **named}

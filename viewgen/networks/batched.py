@@ -1,0 +1,39 @@
+"""Networks on many images, always the same number at once.
+
+Networks round differently at different batch sizes, and a search that starts at its anchor carries a
+difference in the last bit to another view. So they evaluate exactly as many images at once as a device and an
+image size say, and never more or fewer on request.
+"""
+
+import torch
+from torch import Tensor
+
+from viewgen.images import to_model, to_storage
+from viewgen.networks.encoder import Encoder
+from viewgen.networks.stylegan2 import Generator
+from viewgen.optimise.slots import equal_parts
+
+__all__ = ["images_at_once", "project", "render"]
+
+# Images (or codes) that pass through the networks at once, at up to 32 px.
+IMAGES_AT_ONCE = {"cpu": 32, "cuda": 256}
+
+
+def images_at_once(image_size: int, device: torch.device) -> int:
+    """Return how many images of `image_size` px the networks evaluate at once on `device`."""
+    at_once = IMAGES_AT_ONCE.get(device.type, IMAGES_AT_ONCE["cpu"])
+    return max(1, min(at_once, at_once * 32**2 // image_size**2))
+
+
+@torch.no_grad()
+def render(generator: Generator, w: Tensor, batch_size: int) -> Tensor:
+    """Return storage images `(B, 3, H, W)`, uint8, of codes `(B, L, D)`, always `batch_size` at once."""
+    parts = equal_parts(w, batch_size)
+    return torch.cat([to_storage(generator.synthesis(part))[:kept] for part, kept in parts])
+
+
+@torch.no_grad()
+def project(encoder: Encoder, images: Tensor, batch_size: int) -> Tensor:
+    """Return projections `(B, K)`, float32, of storage images `(B, 3, H, W)`, always `batch_size` at once."""
+    parts = equal_parts(images, batch_size)
+    return torch.cat([encoder(to_model(part))[:kept] for part, kept in parts])

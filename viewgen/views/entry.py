@@ -1,0 +1,117 @@
+"""Registry entries of view sources; free of torch, which takes seconds to import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from viewgen.errors import ModelError
+from viewgen.registry import Entry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from viewgen.datasets import ImageDataset
+    from viewgen.memory import BatchSize
+    from viewgen.networks.files import Models
+    from viewgen.networks.precision import Precision
+
+__all__ = ["Column", "Resources", "Situation", "ViewEntry"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """An array that a source's views have in a cache beside those that every cache has.
+
+    Attributes:
+        name: name of the array.
+        per_view: whether every view has an entry, `(N, V, ...)`, or only every image, `(N, ...)`.
+        codes: whether an entry is a code, of the generator's `code_shape`; otherwise it is one number.
+        dtype: little-endian numpy type.
+    """
+
+    name: str
+    per_view: bool = False
+    codes: bool = False
+    dtype: str = "<f4"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Situation:
+    """What is known before any network is loaded, for settings that depend on it.
+
+    Attributes:
+        dataset: images that views are made of.
+        networks: kind → file of the networks at hand.
+        seed: root of all random numbers.
+        say: is told what takes time.
+    """
+
+    dataset: ImageDataset
+    networks: dict[str, Path]
+    seed: int
+    say: Callable[[str], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What a view source is built from.
+
+    Attributes:
+        models: networks that its entry needs, frozen, on their device, and how they are run.
+        batch_size: images optimised at once: a number, ``"auto"`` for as many as fit into memory, or None for
+            the source's own choice; without influence on the views.
+    """
+
+    models: Models
+    batch_size: BatchSize = None
+    _ready: dict[tuple[str, Precision], Any] = field(default_factory=dict, repr=False)
+
+    def network(self, kind: str, precision: Precision = "float32") -> Any:
+        """Return the network of a kind as it is to be run, compiled where the execution says so.
+
+        Raises:
+            ModelError: there is none.
+        """
+        if (kind, precision) not in self._ready:
+            from viewgen.networks.precision import at_precision
+
+            found: Any = getattr(self.models, kind)
+            if found is None:
+                raise ModelError(f"the method needs a network of kind {kind!r}, and none was given")
+            self._ready[kind, precision] = self.models.execution.accelerate(at_precision(found, precision))
+        return self._ready[kind, precision]
+
+
+def _as_given(settings: Any, situation: Situation) -> Any:
+    return settings
+
+
+def _nothing(settings: Any) -> frozenset[str]:
+    return frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewEntry(Entry):
+    """Registry entry of a view source; `build` takes its settings and `Resources`.
+
+    Its `needs` are networks by kind, and ``"inversions"`` if it starts from refined codes.
+
+    Attributes:
+        num_views: views of an image where the source fixes their number.
+        columns: arrays that it always writes beside those that every cache has.
+        keeps_codes: whether the codes of its views can be stored too, as its column ``w_plus``.
+        settle: settings and situation → settings in which nothing is left open, such as ``"auto"``.
+        optional: settings → those of its needs that the source does without.
+    """
+
+    num_views: int | None = None
+    columns: tuple[Column, ...] = ()
+    keeps_codes: bool = False
+    settle: Callable[[Any, Situation], Any] = field(default=_as_given)
+    optional: Callable[[Any], frozenset[str]] = field(default=_nothing)
+
+    def uses(self, settings: Any) -> frozenset[str]:
+        """Return what of its needs the source uses with some settings."""
+        return self.needs - self.optional(settings)
