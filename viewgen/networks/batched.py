@@ -13,7 +13,7 @@ from viewgen.networks.encoder import Encoder
 from viewgen.networks.stylegan2 import Generator
 from viewgen.optimise.slots import equal_parts
 
-__all__ = ["images_at_once", "project", "render"]
+__all__ = ["images_at_once", "project", "render", "synthesised"]
 
 # Images (or codes) that pass through the networks at once, at up to 32 px.
 IMAGES_AT_ONCE = {"cpu": 32, "cuda": 256}
@@ -30,6 +30,12 @@ def render(generator: Generator, w: Tensor, batch_size: int) -> Tensor:
     """Return storage images `(B, 3, H, W)`, uint8, of codes `(B, L, D)`, always `batch_size` at once."""
     parts = equal_parts(w, batch_size)
     return torch.cat([to_storage(generator.synthesis(part))[:kept] for part, kept in parts])
+
+
+def synthesised(generator: Generator, w: Tensor) -> Tensor:
+    """Return model images `(V, B, 3, H, W)` of codes `(V, B, L, D)`, all at once and not rounded."""
+    images: Tensor = generator.synthesis(w.flatten(0, 1)).clamp(-1, 1)
+    return images.view(*w.shape[:2], *images.shape[1:])
 
 
 @torch.no_grad()
