@@ -17,7 +17,7 @@ from viewgen_train.plan import (
 )
 from viewgen_train.processes import check_workers, usable_device
 from viewgen_train.records import record, view_name
-from viewgen_train.resolve import train_settings
+from viewgen_train.resolve import effective_settings, train_settings
 from viewgen_train.settings import TrainSettings
 
 __all__ = ["Description", "describe"]
@@ -63,7 +63,7 @@ class Description:
             f"# {self.dataset} {self.split}: {self.num_images} images of {self.image_size} px, "
             f"{steps} steps an epoch",
             f"# views: {self.cache or view_name(self.settings)}",
-            *_tables(record(self.settings)),
+            *_tables(effective_settings(self.settings)),
         ]
         lines += [
             "",
@@ -123,8 +123,7 @@ def describe(
         memory_bytes=None,
     )
     problems: list[ViewgenError] = []
-    spec_url = _attempt(problems, lambda: _cache(options, first)) or (None, None)
-    url, spec = spec_url
+    url, spec = _attempt(problems, lambda: _cache(options, first)) or (None, None)
     name = dataset or (spec.dataset["name"] if spec is not None else EMBEDDED_DATASET)
     _attempt(problems, lambda: check_options(options, first))
     if "generator" in first.views.entry.needs:
@@ -182,17 +181,12 @@ def _cache(options: TrainOptions, settings: TrainSettings) -> tuple[str | None, 
     return (None, None) if found is None else (found.url, found.spec)
 
 
-def _tables(document: Mapping[str, Any]) -> list[str]:
-    """Return a record of settings as tables of TOML."""
-    values = {name: value for name, value in document.items() if not isinstance(value, dict)}
-    lines = ["[train]", *(f"{name} = {_toml(value)}" for name, value in values.items() if value is not None)]
-    for name, table in document.items():
-        if isinstance(table, dict):
-            settings = table.get("settings", table)
-            chosen = {"name": table["name"]} if "settings" in table else {}
-            mark = f" # --set {name}.NAME=VALUE"
-            lines += ["", f"[train.{name}]{mark}"]
-            lines += [f"{field} = {_toml(value)}" for field, value in (chosen | settings).items()]
+def _tables(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return tables of settings as TOML, which ``--config`` takes."""
+    lines = []
+    for name, table in tables.items():
+        lines += ["", f"[train.{name}] # --set {name}.NAME=VALUE"]
+        lines += [f"{field} = {_toml(value)}" for field, value in table.items()]
     return lines
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from viewgen.errors import CorruptDataError, UsageError
-from viewgen.registry import Choice
+from viewgen.registry import Choice, Entry, Registry
 from viewgen.views import VIEWS
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.settings import COMPONENTS, TrainSettings
@@ -20,6 +20,7 @@ __all__ = [
     "PLACES",
     "assimilation_name",
     "nested_record",
+    "placed",
     "read_record",
     "record",
     "view_name",
@@ -152,11 +153,10 @@ def read_record(document: Mapping[str, Any]) -> TrainSettings:
     """
     try:
         if document.get("format") == 2:
-            return TrainSettings(
-                views=VIEWS.read(document["views"]),
-                objective=OBJECTIVES.read(document["objective"]),
-                **{name: cls.from_record(document[name]) for name, cls in COMPONENTS.items()},  # type: ignore[arg-type]
-            )
+            registries: dict[str, Registry[Any]] = {"views": VIEWS, "objective": OBJECTIVES}
+            entries = {part: known.entry(document[part]["name"]) for part, known in registries.items()}
+            parts = {part: document[part]["settings"] for part in entries}
+            return _settings({**document, **parts}, entries, {})
         return _read_flat(document)
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptDataError(f"the record of a training's settings cannot be read: {error!r}") from error
@@ -172,22 +172,39 @@ def _read_flat(document: Mapping[str, Any]) -> TrainSettings:
     kind, objective = ASSIMILATIONS.get(values["assimilation"], (values["assimilation"], values["loss"]))
     if values["generated"] not in GENERATED or (kind != "A2" and objective not in LOSSES):
         raise CorruptDataError(f"version 0.1.0 knew no {values['generated']} views or no {objective} loss")
-    entries = {
+    entries: dict[str, Entry] = {
         "views": VIEWS.entry(VIEW_NAMES.get(values["generated"], values["generated"])),
         "objective": OBJECTIVES.entry(objective),
     }
-    parts: dict[str, dict[str, Any]] = {name: {} for name in (*entries, *COMPONENTS)}
+    parts, dormant = placed(values, entries)
     parts["assimilation"]["kind"] = kind
     parts["expert"] = values["expert"]
-    dormant = {} if kind != "A2" else {"loss": values["loss"]}
-    for name, (component, field, entry) in PLACES.items():
-        chosen = entries.get(component)
-        if chosen is None or (field in chosen.settings.model_fields and entry in (None, chosen.name)):
+    if kind == "A2":
+        dormant["loss"] = values["loss"]
+    return _settings(parts, entries, dormant)
+
+
+def placed(
+    values: Mapping[str, Any], entries: Mapping[str, Entry]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Return the values of format 1 by component, and those that these entries do not use."""
+    parts: dict[str, dict[str, Any]] = {name: {} for name in (*entries, *COMPONENTS)}
+    dormant = {}
+    for name, (component, field, owner) in PLACES.items():
+        entry = entries.get(component)
+        if entry is None or (field in entry.settings.model_fields and owner in (None, entry.name)):
             parts[component][field] = values[name]
         else:
             dormant[name] = values[name]
-    return TrainSettings(
-        **{name: Choice(entry, entry.settings.from_record(parts[name])) for name, entry in entries.items()},
-        **{name: cls.from_record(parts[name]) for name, cls in COMPONENTS.items()},  # type: ignore[arg-type]
-        dormant=dormant,
-    )
+    return parts, dormant
+
+
+def _settings(
+    parts: Mapping[str, Mapping[str, Any]], entries: Mapping[str, Entry], dormant: Mapping[str, Any]
+) -> TrainSettings:
+    """Return the settings of records by component."""
+    found: dict[str, Any] = {
+        name: Choice(entry, entry.settings.from_record(parts[name])) for name, entry in entries.items()
+    }
+    found |= {name: cls.from_record(parts[name]) for name, cls in COMPONENTS.items()}
+    return TrainSettings.of_parts(found, dormant)

@@ -11,20 +11,25 @@ from viewgen.recipes import recipe
 from viewgen.registry import Choice
 from viewgen.views import VIEWS
 from viewgen_train.objectives import OBJECTIVES
-from viewgen_train.records import ASSIMILATIONS, DEFAULTS, PLACES, VIEW_NAMES
+from viewgen_train.objectives.entry import ObjectiveEntry
+from viewgen_train.records import ASSIMILATIONS, DEFAULTS, PLACES, VIEW_NAMES, nested_record, placed
 from viewgen_train.settings import COMPONENTS, TrainSettings
 
-__all__ = ["train_settings"]
+__all__ = ["effective_settings", "train_settings"]
 
 # settings that the data set's [*.encoder] recipe gives: one network, whatever trains it
 NETWORK_NAMES = ("backbone", "width", "projection_dim")
+# settings of the components by their own name
+OWNERS = {field: name for name, cls in COMPONENTS.items() if name != "expert" for field in cls.model_fields}
 KINDS = ("none", "A1", *ASSIMILATIONS)
 # words that name an entry, not a value of its settings
 NAMES = {"generated": "views.name", "views": "views.name", "objective": "objective.name", "loss": "loss",
          "assimilation": "assimilation.kind"}  # fmt: skip
 
 
-def train_settings(dataset: str, given: Mapping[str, Any] | None = None) -> TrainSettings:
+def train_settings(
+    dataset: str, given: Mapping[str, Any] | None = None, preset: Mapping[str, Any] | None = None
+) -> TrainSettings:
     """Return the settings of a training: defaults, the data set's recipe, then what was given.
 
     Args:
@@ -32,46 +37,48 @@ def train_settings(dataset: str, given: Mapping[str, Any] | None = None) -> Trai
         given: setting → value. A setting has the dotted name of its place (``"objective.temperature"``), or
             its own name where that is unique (``"temperature"``); tables may be nested. ``"assimilation"``,
             ``"objective"`` (or ``"loss"``) and ``"views"`` (or ``"generated"``) choose entries by name.
+        preset: what a command gives in the place of the recipe, under what was given.
 
     Raises:
         UsageError: a name is no setting, the training would ignore it, or a value is impossible.
     """
     words = _places(given or {})
+    base = _places(preset or {})
+    if "objective.name" in words:
+        base.pop("loss", None)
+    words = base | words
     values = _recipe(dataset, viewmaker=words.get("views.name") == "viewmaker")
     kind, objective_name = _assimilation(words, values)
     views_name = words.pop("views.name", "auto")
     if views_name == "auto":
         views_name = "expert" if kind == "none" else "cache"
-    entries = {"views": VIEWS.entry(VIEW_NAMES.get(views_name, views_name)),
-               "objective": OBJECTIVES.entry(objective_name)}  # fmt: skip
-    if kind != "none" and kind not in entries["objective"].bears:
+    views = VIEWS.entry(VIEW_NAMES.get(views_name, views_name))
+    objective = OBJECTIVES.entry(objective_name)
+    if kind not in {"none", *objective.bears}:
         raise UsageError(
-            f"objective {objective_name!r} cannot bear {kind}: {entries['objective'].reason}; choose another "
+            f"objective {objective_name!r} cannot bear {kind}: {objective.reason}; choose another "
             "--objective or --assimilation"
         )
+    entries: dict[str, Any] = {"views": views, "objective": objective}
+    parts, dormant = placed(values, entries)
+    if kind == "A2":
+        dormant["loss"] = values["loss"]
     transform = "expert" if views_name == "expert" else "flip" if kind == "A2" else "weak-crop"
-    parts: dict[str, dict[str, Any]] = {name: recipe(dataset, entry.name) for name, entry in entries.items()}
-    parts |= {name: {} for name in COMPONENTS}
-    parts["expert"] = recipe(dataset, "expert")
-    dormant = {"loss": values["loss"]} if kind == "A2" else {}
-    for name, (component, field, entry) in PLACES.items():
-        chosen = entries.get(component)
-        if chosen is None or (field in chosen.settings.model_fields and entry in (None, chosen.name)):
-            parts[component][field] = values[name]
-        else:
-            dormant[name] = values[name]
     parts["assimilation"] |= {"kind": kind, "transform": transform}
+    parts["expert"] = recipe(dataset, "expert")
+    for part, entry in entries.items():
+        parts[part] |= recipe(dataset, entry.name)
     _refuse_ignored(words, kind, entries)
     for place, value in words.items():
         component, _, field = place.partition(".")
         if (component, field, value) == ("assimilation", "transform", "auto"):
             continue
         parts[component][field] = value
-    return TrainSettings(
-        **{name: Choice(entry, entry.settings(**parts[name])) for name, entry in entries.items()},
-        **{name: cls(**parts[name]) for name, cls in COMPONENTS.items()},  # type: ignore[arg-type]
-        dormant=dormant,
-    )
+    found: dict[str, Any] = {
+        name: Choice(entry, entry.settings(**parts[name])) for name, entry in entries.items()
+    }
+    found |= {name: cls(**parts[name]) for name, cls in COMPONENTS.items()}
+    return TrainSettings.of_parts(found, dormant)
 
 
 def _recipe(dataset: str, *, viewmaker: bool) -> dict[str, Any]:
@@ -91,6 +98,8 @@ def _places(given: Mapping[str, Any]) -> dict[str, Any]:
         if name in PLACES:
             component, field, entry = PLACES[name]
             place = f"{component}.{field}" if entry is None else name
+        elif name in OWNERS:
+            place = f"{OWNERS[name]}.{name}"
         if found.setdefault(place, value) != value:
             raise UsageError(f"{name} is {value!r} and was given as {found[place]!r} too; give one of them")
     return found
@@ -153,21 +162,40 @@ def _refuse_ignored(words: dict[str, Any], kind: str, entries: Mapping[str, Any]
             chosen, registry = entries[component], VIEWS if component == "views" else OBJECTIVES
             if field not in chosen.settings.model_fields:
                 registry.resolve(chosen.name, "", {field: words[name]})  # names who has it
-        words[f"{component}.{field}"] = words.pop(name)
-    for place, why in {
-        "assimilation.alpha": None if kind == "A2" and entries["objective"].weighted
-        else f"assimilation {kind!r} over {entries['objective'].name!r} has no weight α",
-        "assimilation.views_per_step": None if kind != "none" else "assimilation 'none' has two views",
-        "objective.anchors": "assimilation 'none' has no expert views" if kind == "none" else None,
-    }.items():  # fmt: skip
-        if why is not None and place in words:
-            raise UsageError(f"{place.partition('.')[2]} is {words[place]!r} and would be ignored: {why}")
+        place = f"{component}.{field}"
+        if place != name and place in words:
+            raise UsageError(f"{name} and {place} were given, which are one setting; give one of them")
+        words[place] = words.pop(name)
+    objective = entries["objective"]
+    unused = _unused(kind, objective)
+    for place in unused & words.keys():
+        raise UsageError(
+            f"{place.partition('.')[2]} is {words[place]!r}, which assimilation {kind!r} over "
+            f"{objective.name!r} would ignore; leave it out, or choose another"
+        )
+
+
+def _unused(kind: str, objective: ObjectiveEntry) -> set[str]:
+    """Return the settings that have no effect with an assimilation over an objective."""
+    unused = set() if kind == "A2" else {f"objective.{field}" for field in objective.only_a2}
+    unused |= set() if kind == "A2" and objective.weighted else {"assimilation.alpha"}
+    return unused | ({"assimilation.views_per_step"} if kind == "none" else set())
+
+
+def effective_settings(settings: TrainSettings) -> dict[str, dict[str, Any]]:
+    """Return the settings that have an effect as tables, which `train_settings` takes."""
+    unused = _unused(settings.assimilation.kind, settings.objective.entry)
+    tables: dict[str, dict[str, Any]] = {}
+    for part, document in nested_record(settings).items():
+        if isinstance(document, dict):
+            own = {"name": document["name"], **document["settings"]} if "settings" in document else document
+            tables[part] = {name: value for name, value in own.items() if f"{part}.{name}" not in unused}
+    return tables
 
 
 def _owner(name: str, entries: Mapping[str, Any]) -> str:
     """Return the component of a setting that is given by its own name."""
     owners = [part for part, entry in entries.items() if name in entry.settings.model_fields]
-    owners += [part for part, cls in COMPONENTS.items() if part != "expert" and name in cls.model_fields]
     if len(owners) == 1:
         return owners[0]
     if owners:

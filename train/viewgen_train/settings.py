@@ -134,6 +134,11 @@ class TrainSettings:
     run: RunSettings = field(default_factory=RunSettings)
     dormant: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    @classmethod
+    def of_parts(cls, parts: Mapping[str, Any], dormant: Mapping[str, Any]) -> TrainSettings:
+        """Return the settings of parts by name, all of them."""
+        return cls(**parts, dormant=dormant)
+
     @property
     def seed(self) -> int:
         """Root of all random numbers."""
@@ -141,4 +146,4 @@ class TrainSettings:
 
     def change(self, component: str, **values: Any) -> TrainSettings:
         """Return settings with some values of one component changed."""
-        return replace(self, **{component: getattr(self, component).replace(**values)})  # type: ignore[arg-type]
+        return replace(self, **{component: getattr(self, component).replace(**values)})

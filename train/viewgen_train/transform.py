@@ -4,7 +4,7 @@ Shape legend: B images, V views of each, C, H, W channels and space.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,4 +93,4 @@ class TransformedSource:
         elif flip > 0:
             flipped = (uniforms[:, 0] < flip).to(flat.device)
             flat = torch.where(flipped[:, None, None, None], flat.flip(3), flat)
-        return cast(Tensor, flat.reshape(views.shape))
+        return flat.reshape(views.shape)

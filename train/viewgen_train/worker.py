@@ -27,7 +27,7 @@ from viewgen_train.settings import TrainSettings
 from viewgen_train.trainer import AssimilationTrainer, KnnSets
 from viewgen_train.transform import TransformedSource
 
-__all__ = ["Stored", "build_source", "build_trainer", "train_worker"]
+__all__ = ["Stored", "build_source", "build_trainer", "train_worker", "write_config"]
 
 # shards of a streamed cache that are shuffled together
 BUFFER_SHARDS = 16
@@ -56,7 +56,7 @@ def train_worker(
     folder = Path(plan.out)
     trainer = build_trainer(plan, world, torch.device(device))
     if world.is_main:
-        _write_config(plan, folder)
+        write_config(plan, folder)
     run_training(
         trainer,
         folder,
@@ -70,7 +70,8 @@ def train_worker(
     return trainer.images_per_second()
 
 
-def _write_config(plan: TrainPlan, folder: Path) -> None:
+def write_config(plan: TrainPlan, folder: Path) -> None:
+    """Write a run's ``config.json``, unless it has begun."""
     path = folder / CONFIG
     # another training's configuration must not be replaced: its identity is checked by the session
     if path.exists() and (folder / CHECKPOINT).exists():

@@ -63,12 +63,12 @@ class A1(_Combinator):
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
         """Return the mean of the base's losses."""
-        losses = [self.base.loss(out.of_views([0, view])) for view in range(1, len(out.z))]
+        losses = [self.base.loss(out.of_views(slice(0, view + 1, view))) for view in range(1, len(out.z))]
         return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
 
     def after_step(self, out: Outputs) -> None:
         """Show the base the expert and the first generated view."""
-        self.base.after_step(out.of_views([0, 1]))
+        self.base.after_step(out.of_views(slice(2)))
 
 
 class A2(_Combinator):

@@ -16,9 +16,11 @@ class ObjectiveEntry(Entry):
     Attributes:
         bears: assimilations that can be built on it.
         weighted: whether A2 over it weighs generated views by α.
+        only_a2: settings that have an effect in A2 only.
         reason: why it bears no others, for messages.
     """
 
     bears: frozenset[str] = frozenset({"A1", "A2"})
     weighted: bool = True
+    only_a2: frozenset[str] = frozenset()
     reason: str = "it says so"

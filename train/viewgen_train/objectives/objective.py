@@ -5,7 +5,7 @@ dimension, C, H, W channels and space.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from torch import Tensor
 
@@ -49,8 +49,11 @@ class Outputs:
     images: Tensor | None = None
     views: Tensor | None = None
 
-    def of_views(self, views: slice | list[int]) -> Self:
-        """Return the outputs of some of the views."""
+    def of_views(self, views: slice) -> Self:
+        """Return the outputs of some of the views, as views of these tensors.
+
+        A copy would lie otherwise in memory, and products of it would round otherwise.
+        """
         return self._mapped(lambda tensor: tensor[views])
 
     def detach(self) -> Self:
@@ -59,8 +62,9 @@ class Outputs:
         return replace(self._mapped(Tensor.detach), images=images)
 
     def _mapped(self, change: "_Change") -> Self:
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "images"}
-        return replace(self, **{k: None if v is None else change(v) for k, v in values.items()})
+        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "images"}
+        changed: dict[str, Any] = {name: None if v is None else change(v) for name, v in found.items()}
+        return replace(self, **changed)
 
 
 class _Change(Protocol):

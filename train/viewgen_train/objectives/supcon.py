@@ -92,4 +92,5 @@ ENTRY = ObjectiveEntry(
     settings=SupConSettings,
     build=SupCon,
     weighted=False,
+    only_a2=frozenset({"anchors"}),
 )
