@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from viewgen_train.config import train_config
 
 from viewgen.cli import main
 from viewgen.datasets import ImageDataset, load_dataset
@@ -20,7 +21,6 @@ from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import load_model, save_model
 from viewgen.views.expert import ExpertConfig
 from viewgen_train import evaluate as module
-from viewgen_train.config import train_config
 from viewgen_train.evaluate import evaluate, measure
 
 QUICK = {"epochs": 3, "num_seeds": 2, "learning_rate": 0.1, "batch_size": 16}
