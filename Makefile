@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test chaos check bench docs clean
+.PHONY: demo test test-avx2 chaos check bench docs clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ray,gallery]"
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
@@ -23,8 +23,15 @@ demo: $(VENV)/installed
 	$(BIN)/viewgen cache --dataset digits --method wsearch --out demo/digits-train-wsearch.zarr $(DEMO)
 
 # The short, seeded form of everything, faults included.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q $(TESTS)
+	OMP_NUM_THREADS=1 $(PYTEST) $(TESTS)
+
+# The fast part, with the instructions that every x86-64 laptop has.
+test-avx2: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=Haswell \
+		$(PYTEST) -m "not slow" tests/viewgen tests/viewgen_train tests/viewgen_pretrained tests/contracts tests/pins
 
 # The long fault-injection campaign: random moments, dozens of kills, a tally.
 chaos: $(VENV)/installed-test

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from viewgen.images import to_model
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.torchvision_import import import_torchvision
 from viewgen.views import expert
 from viewgen.views.augmentation import NUM_UNIFORMS, expert_views

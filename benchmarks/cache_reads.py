@@ -28,7 +28,7 @@ from measure import peak_bytes, row, write_result
 from random_cache import write_random_cache
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.store import CacheReader, CacheSpec
 from viewgen_train.loader import ViewMemory
 

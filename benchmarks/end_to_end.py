@@ -34,15 +34,15 @@ from viewgen.datasets import load_dataset
 from viewgen.images import to_model, to_storage
 from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.files import Models, load_models
+from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.wsearch.problem import feasible_spread, initial_codes
 from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen_pipelines.cache import cache
-from viewgen_pretrained.hub import find_models
 
 DATASET, NUM_VIEWS, NEAR = "digits", 8, 0.05
 OURS, PAPER, FROZEN = "viewgen", "paper", "paper, frozen weights"
@@ -101,7 +101,7 @@ def paper_cache(num_images: int, folder: Path, *, frozen: bool, batch_size: int 
             **paper_settings(search),
         )
         with torch.no_grad():
-            views = to_storage(plain(found.w.flatten(0, 1))).unflatten(0, (-1, NUM_VIEWS)).numpy()
+            views = to_storage(plain(found.codes.flatten(0, 1))).unflatten(0, (-1, NUM_VIEWS)).numpy()
         for row_number, own, code in zip(rows.tolist(), views, anchors.numpy(), strict=True):
             np.savez(folder / f"{row_number:05}.npz", anchor=code, steps=found.steps)
             for index, view in enumerate(own):
@@ -173,13 +173,11 @@ def one_inversion(contender: str, num_images: int) -> Callable[[], Tensor]:
     if contender != OURS:
         return lambda: paper_inversion(models, plain, images, config)
     keep_freed_memory()
-    generator, inverter = models.generator, models.inverter
-    assert generator is not None
-    assert inverter is not None
+    generator = models.inverting()
 
     def run() -> Tensor:
-        problem = InversionProblem(generator, inverter, None, images, config, 32)
-        return invert_images(problem, 32, 32).w[:, 0]
+        problem = InversionProblem(generator, None, images, config, 32)
+        return invert_images(problem, 32, 32).codes[:, 0]
 
     return run
 

@@ -18,7 +18,7 @@ import torch
 from measure import interleave, peak_bytes, write_result
 from search_runs import search_problem
 
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig
 from viewgen.views.wsearch.problem import search_views

@@ -32,14 +32,14 @@ from viewgen.images import to_model
 from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
 from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models, file_digest, load_models
-from viewgen.networks.inverter import class_labels
+from viewgen.networks.generator import class_labels
+from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.views.wperturb import WPerturbConfig
 from viewgen.views.wsearch.problem import initial_codes
-from viewgen_pretrained.hub import find_models
 from viewgen_pretrained.quality import kernel_distance
 
 AT_ONCE = 32
@@ -64,7 +64,7 @@ class FromMeanLatent(InversionProblem):
     def start(self, rows: Tensor) -> Tensor:
         """Return the mean latent for every layer of every image, `(A, 1, L, D)`."""
         first = super().start(rows)
-        return self.generator.latent_avg.expand_as(first).clone()
+        return self.generator.generator.latent_avg.expand_as(first).clone()
 
 
 class Images:
@@ -86,13 +86,12 @@ class Images:
 
     def invert(self, config: InvertConfig, problem_class: type[InversionProblem] = InversionProblem) -> Any:
         """Return codes `(N, L, D)` and the mean number of steps."""
-        generator, inverter = self.models.generator, self.models.inverter
-        assert generator is not None
+        generator = self.models.inverting()
         perceptual = self.perceptual if config.perceptual_weight else None
-        labels = class_labels(self.targets, generator.config.num_classes)
-        problem = problem_class(generator, inverter, perceptual, self.images, config, AT_ONCE, labels)
+        labels = class_labels(self.targets, generator.num_classes)
+        problem = problem_class(generator, perceptual, self.images, config, AT_ONCE, labels)
         found = invert_images(problem, AT_ONCE, AT_ONCE)
-        return found.w[:, 0], float(found.steps.double().mean())
+        return found.codes[:, 0], float(found.steps.double().mean())
 
     @torch.no_grad()
     def measure(self, codes: Tensor, steps: float) -> dict[str, float]:

@@ -20,7 +20,7 @@ import click
 import torch
 
 from viewgen.diagnostics.mutual_information import ArrayPairs, MIConfig, estimate_mutual_information
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 
 RESULT = Path(__file__).parent / "results" / "mutual_information.json"
 

@@ -15,19 +15,19 @@ import numpy as np
 import torch
 from measure import interleave, ratio, write_result
 from torch import Tensor
+from viewgen.views.methods import METHODS, Batch, Step
 
 from viewgen.datasets import load_dataset
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import Models, fold_batch_norms, load_models
 from viewgen.networks.layout import channels_last
 from viewgen.networks.precision import PRECISIONS, at_precision, native_bfloat16
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
-from viewgen.optimise.slots import OK
+from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
-from viewgen.views.methods import METHODS, Batch, Step
+from viewgen.status import Status
 from viewgen.views.wsearch.problem import clamp_to_range, initial_codes
-from viewgen_pretrained.hub import find_models
 
 NUM_VIEWS = 8
 
@@ -116,7 +116,7 @@ def quality_of(name: str, found: Batch) -> dict[str, float]:
     off = np.abs(found["distance"] - epsilon)
     return {
         "steps": steps,
-        "converged": float((found["status"] == OK).mean()),
+        "converged": float((found["status"] == Status.OK).mean()),
         "views_within_0.03": float((off <= 0.03).mean()),
         "views_within_0.05": float((off <= 0.05).mean()),
         "mean_pairwise": float(found["mean_pairwise"].mean()),

@@ -21,13 +21,13 @@ from search_runs import NUM_VIEWS, search_problem
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import load_models
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
+from viewgen.networks.weights import find_models
 from viewgen.views.wsearch.problem import search_views
 from viewgen.views.wsearch.settings import WSearchConfig
-from viewgen_pretrained.hub import find_models
 
 NUM_IMAGES = {"paper": 1, "digits": 4}
 STEPS = ("as published", "frozen weights", "frozen weights, tuned malloc")

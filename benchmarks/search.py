@@ -25,14 +25,14 @@ from reference.search import freeze, paper_step
 from search_runs import NEAR, NUM_VIEWS, fold, invert, measure, run_reference, run_search, search_problem
 from torch import Tensor
 
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import load_models
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
+from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.views.wsearch.problem import initial_codes, search_views
 from viewgen.views.wsearch.settings import WSearchConfig
-from viewgen_pretrained.hub import find_models
 
 ENOUGH_NEAR, ENOUGH_SPREAD = 0.99, 0.9
 # What each solver needs for that quality. At the paper's λ of 0.01 Adam spreads slowly; of 0.01, 0.02, 0.03

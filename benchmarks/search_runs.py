@@ -18,11 +18,11 @@ from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import load_models, save_model
 from viewgen.networks.stylegan2 import Generator
+from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.wsearch.problem import WSearchProblem, feasible_spread, initial_codes, search_views
 from viewgen.views.wsearch.settings import WSearchConfig
-from viewgen_pretrained.hub import find_models
 
 __all__ = [
     "NEAR",
@@ -63,7 +63,7 @@ def search_problem(
         generator,
         encoder,
         anchor_features=features,
-        anchor_w_plus=anchors,
+        anchor_codes=anchors,
         image_ids=torch.arange(len(anchors)),
         num_views=num_views,
         config=config,
@@ -94,8 +94,8 @@ def invert(num_images: int) -> tuple[Any, Tensor, Tensor]:
     rows = torch.arange(num_images)
     images = to_model(torch.from_numpy(dataset.images(rows.numpy())))
     config = InvertConfig(**recipe("digits", "invert"))
-    problem = InversionProblem(models.generator, models.inverter, None, images, config, 32)
-    return models, invert_images(problem, 32, 32).w[:, 0], rows
+    problem = InversionProblem(models.inverting(), None, images, config, 32)
+    return models, invert_images(problem, 32, 32).codes[:, 0], rows
 
 
 def quality(distance: Tensor, spread: Tensor, config: WSearchConfig) -> dict[str, float]:
@@ -135,7 +135,7 @@ def run_search(
         "updates_per_image": float(result.steps.float().mean()),
         "converged_share": float((result.status == 1).float().mean()),
         **passes.per_view(len(codes) * NUM_VIEWS),
-        **measure(models, codes, result.w, config),
+        **measure(models, codes, result.codes, config),
     }
 
 
@@ -154,7 +154,7 @@ def run_reference(
             start,
             **paper_settings(config),
         )
-        found.append(outcome.w)
+        found.append(outcome.codes)
         steps += [outcome.steps] * len(part)
     seconds = time.perf_counter() - started
     return {

@@ -22,7 +22,7 @@ import torch
 from measure import peak_bytes, row, write_result
 from random_cache import write_random_cache
 
-from viewgen.malloc import keep_freed_memory
+from viewgen.memory import keep_freed_memory
 from viewgen.store import CacheReader
 from viewgen_train.augment import expert_batch, transform_generated
 from viewgen_train.config import TrainConfig, train_config

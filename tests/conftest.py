@@ -8,6 +8,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import torch
 
 from viewgen.store import (
     CacheSpec,
@@ -22,6 +23,40 @@ from viewgen.store.remote import FsspecStorage
 
 # Runs of the command under Ray serve no gallery, here and in the processes that tests start.
 os.environ["VIEWGEN_GALLERY"] = "0"
+
+# A crash prints the stack of the C code too, before Python's own; pytest-xdist reports it as the failure of
+# its test and goes on with the others.
+torch._C._set_print_stack_traces_on_fatal_signal(True)
+
+# Files that start Ray, browsers or whole trainings: marked slow, and run first, so that no process has one
+# left when the others are done.
+SLOW_FILES = {
+    "test_commands_run",
+    "test_crashing_test",
+    "test_docker_files",
+    "test_executor_contract",
+    "test_faults_ray",
+    "test_gallery_browser",
+    "test_gallery_serve",
+    "test_launch",
+    "test_lost_node",
+    "test_metrics",
+    "test_mi",
+    "test_ray_session",
+    "test_resumed_training",
+    "test_resuming",
+    "test_snippets",
+    "test_two_workers",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark slow tests, and put them first."""
+    for item in items:
+        if item.path.stem in SLOW_FILES:
+            item.add_marker("slow")
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
 
 Arrays = dict[str, np.ndarray]
 

@@ -13,6 +13,7 @@ __all__ = [
     "DataError",
     "IncompleteError",
     "LeaseError",
+    "MissingExtraError",
     "MissingFileError",
     "ModelError",
     "OutOfMemoryError",
@@ -53,6 +54,10 @@ class CorruptDataError(ViewgenError, ValueError):
     exit_code = 5
 
 
+class MissingExtraError(ViewgenError, ImportError):
+    """Packages are not installed that an optional part needs; the message names the extra."""
+
+
 class MissingFileError(ViewgenError, FileNotFoundError):
     """Data or weights are not there; the message names the file, its URL and where to put it."""
 
@@ -79,5 +84,6 @@ class LeaseError(ViewgenError, RuntimeError):
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """Return ``'; did you mean X?'`` for the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    spellings = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), list(spellings), n=1, cutoff=0.5)
+    return f"; did you mean {spellings[close[0]]!r}?" if close else ""

@@ -1,11 +1,14 @@
-"""How many images fit: memory in use and free, and the number of slots that follows.
+"""Memory: what is free and in use, how many images fit into it, and the allocator's settings.
 
 An evaluation always takes one group of images, so the number of slots adds only what is kept of an image
 between its steps: codes, moments, gradients. Both parts are measured, by a trial with one group and one with
 two, and slots are added while they leave a margin. Views do not depend on the number of slots.
 """
 
+import ctypes
 import gc
+import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +28,10 @@ __all__ = [
     "SlotRunner",
     "available_bytes",
     "fitting_slots",
+    "free_gpu_bytes",
+    "is_out_of_memory",
+    "keep_freed_memory",
+    "total_bytes",
 ]
 
 BatchSize = int | Literal["auto"] | None
@@ -34,6 +41,7 @@ Result = TypeVar("Result")
 MARGIN = 0.8
 MIB = 2**20
 _CGROUP = Path("/sys/fs/cgroup")
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 class MemoryProbe(Protocol):
@@ -66,9 +74,8 @@ class CudaMemory:
         self._base = 0
 
     def available(self) -> int:
-        free, _ = torch.cuda.mem_get_info(self.device)
         cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return int(free * self.share) + cached
+        return int(free_gpu_bytes(self.device) * self.share) + cached
 
     def start(self) -> None:
         torch.cuda.reset_peak_memory_stats(self.device)
@@ -121,6 +128,36 @@ def available_bytes(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo"
             spare = _fields((cgroup / limit).parent / "memory.stat").get(cache, 0)
             free.append(max(0, most - (_number(cgroup / used) or 0) + spare))
     return min(free, default=0)
+
+
+def total_bytes(cgroup: Path = _CGROUP) -> int:
+    """Return the main memory of the machine, or the limit of its container if that is less."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [_number(cgroup / name) for name in ("memory.max", "memory/memory.limit_in_bytes")]
+    return min([machine, *(limit for limit in limits if limit is not None)])
+
+
+def free_gpu_bytes(device: torch.device) -> int:
+    """Return the memory of a CUDA device that no process has taken."""
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed blocks instead of returning them to the kernel; returns whether it was done.
+
+    A network's activations are freed and allocated again every step; by default each of those blocks is
+    unmapped and faulted in anew, which costs large batches more time than their arithmetic.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 * 2**20))
+    accepted = [mallopt(name, value) == 1 for name, value in settings]
+    return all(accepted)
 
 
 def _number(path: Path) -> int | None:

@@ -1,11 +1,12 @@
 """Pictures of image batches: tiles in a grid, as PNG."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from viewgen.files import write_atomically
 
 __all__ = ["tile", "write_png"]
 
@@ -36,8 +37,4 @@ def tile(
 
 def write_png(pixels: np.ndarray[Any, Any], path: str | Path) -> None:
     """Write uint8 pixels `(height, width, 3)` to `path`, atomically."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    Image.fromarray(pixels).save(temporary, format="PNG")
-    temporary.replace(target)
+    write_atomically(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -21,10 +22,10 @@ def recipe(dataset: str, section: str) -> dict[str, Any]:
     """Return the defaults of one section (``"wsearch"``, ``"expert"``, ``"generator"`` …) for a data set.
 
     A data set's own table overrides ``[default.<section>]`` value by value; a name such as ``"folder:PATH"``
-    or ``"trifeature:32"`` uses the table of the part before the colon.
+    or ``"trifeature:32"`` uses the table of the part before the colon or question mark.
     """
     table = _table()
-    base = dataset.split(":", 1)[0]
+    base = re.split("[:?]", dataset, maxsplit=1)[0]
     return {**table["default"].get(section, {}), **table.get(base, {}).get(section, {})}
 
 

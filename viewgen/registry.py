@@ -79,7 +79,7 @@ class Registry(Generic[E]):
     Args:
         noun: what messages call an entry, in the singular.
         group: group of entry points in which installed plug-ins add theirs.
-        modules: name → module of the built-in entries; each module has its entry as `ENTRY`.
+        modules: name → module of the built-in entries, which has the entry as `ENTRY`, or ``"module:NAME"``.
     """
 
     def __init__(self, noun: str, group: str, modules: Mapping[str, str]) -> None:
@@ -96,6 +96,10 @@ class Registry(Generic[E]):
     def built_in(self) -> tuple[str, ...]:
         """Names of the built-in entries."""
         return tuple(self._modules)
+
+    def module(self, name: str) -> str:
+        """Return the module of a built-in name."""
+        return self._modules[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._modules or name in self._installed or name in self._registered
@@ -121,7 +125,8 @@ class Registry(Generic[E]):
         if name in self._registered:
             return self._registered[name]
         if name in self._modules:
-            found: E = import_module(self._modules[name]).ENTRY
+            module, _, attribute = self._modules[name].partition(":")
+            found: E = getattr(import_module(module), attribute or "ENTRY")
             return found
         if name in self._installed:
             return self._load(self._installed[name])

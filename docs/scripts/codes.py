@@ -13,12 +13,12 @@ import torch
 from viewgen.datasets import load_dataset
 from viewgen.images import to_model, to_storage
 from viewgen.networks.files import Models, load_models
+from viewgen.networks.weights import find_models
 from viewgen.store import CacheReader
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.wsearch.problem import boundary_uniformity_loss
 from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen_pipelines.cache import cache
-from viewgen_pretrained.hub import find_models
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -5,6 +5,7 @@ import time
 from typing import Any, Literal
 
 from viewgen.errors import MissingFileError, UsageError
+from viewgen.extras import installed
 from viewgen.memory import BatchSize
 from viewgen.store import (
     CacheReader,
@@ -136,7 +137,8 @@ def cache(
     run = _Run(plan, options, progress, max_attempts=max_attempts, overwrite=overwrite)
     run.settings = {"data_root": data_root, "batch_size": batch_size, "hang_seconds": hang_timeout}
     run.look()
-    shown = _gallery_options(plan, options) if gallery and executor == "ray" else None
+    gallery = gallery and executor == "ray" and installed("gallery")
+    shown = _gallery_options(plan, options) if gallery else None
     target = plan.target.spec
     with _executor(executor, workers, gpus_per_worker, ray_address, progress, target, shown) as chosen:
         return run.run(chosen, start)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from viewgen.errors import UsageError, ViewgenError
+from viewgen.extras import need
 from viewgen_pipelines.gallery.security import is_loopback
 from viewgen_pipelines.gallery.serve import GalleryOptions, ServedGallery, deploy, is_running, withdraw
 
@@ -67,6 +68,9 @@ def inspect(
             f"--host {host} can be reached from other machines; add --expose if that is meant (visitors then "
             "need a token), or use an SSH tunnel: ssh -L 8000:127.0.0.1:8000 thismachine"
         )
+    need("gallery")
+    if static is None:
+        need("ray", "write plain files with --static DIR")
     from viewgen_pipelines.gallery.sources import CacheSource
 
     options = GalleryOptions(

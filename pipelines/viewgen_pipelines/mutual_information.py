@@ -14,6 +14,7 @@ from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.diagnostics.mutual_information import MIConfig
 from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.networks.files import file_digest
+from viewgen.networks.weights import find_models
 from viewgen.recipes import checked_config, recipe
 from viewgen.store import CacheReader, Storage, cache_folder, open_storage
 from viewgen.views.expert import ExpertConfig
@@ -268,8 +269,6 @@ def _images(
 
 
 def _encoder(dataset: str, encoder: str | None, models: str | None, progress: PairProgress) -> Path | None:
-    from viewgen_pretrained.hub import find_models
-
     overrides = {"encoder": encoder} if encoder else {}
     try:
         return find_models(dataset, {"encoder"}, models_dir=models, overrides=overrides)["encoder"]

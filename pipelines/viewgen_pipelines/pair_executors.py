@@ -5,8 +5,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from viewgen.device import available_cores, resolve_device
 from viewgen.errors import ViewgenError
-from viewgen_pipelines.executors.process import available_cores
 from viewgen_pipelines.view_pairs import PairResult, PairTask, run_pair
 
 __all__ = ["LocalPairs", "PairExecutor", "RayPairs"]
@@ -29,9 +29,7 @@ class LocalPairs:
     """One pair after the other in this process, on all its cores."""
 
     def run(self, tasks: list[PairTask], on_step: OnStep) -> Iterator[tuple[int, PairResult]]:
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = resolve_device()
         for number, task in enumerate(tasks):
             placed = dataclasses.replace(task, device=device, num_threads=available_cores())
 

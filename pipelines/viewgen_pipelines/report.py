@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from viewgen.store import STATUS_NOT_CONVERGED, STATUS_OK, CacheReader
+from viewgen.status import Status
+from viewgen.store import CacheReader
 from viewgen_pipelines.shards.driver import Stage, StageResult
 
 __all__ = ["BOUNDARY_TOLERANCE", "CacheResult", "make_result", "report_lines"]
@@ -71,7 +72,7 @@ def make_result(stage: Stage, result: StageResult, reader: CacheReader, seconds:
         num_views=spec.num_views,
         epsilon_boundary=epsilon if isinstance(epsilon, int | float) else None,
         precision=spec.config.get("precision"),
-        converged_share=float((reader.status == STATUS_OK).sum() / spec.num_images),
+        converged_share=float((reader.status == Status.OK).sum() / spec.num_images),
         mean_pairwise=_mean(result, "mean_pairwise"),
         seconds=round(seconds, 3),
         views_per_second=(
@@ -87,8 +88,8 @@ def make_result(stage: Stage, result: StageResult, reader: CacheReader, seconds:
 def report_lines(stage: Stage, result: StageResult, summary: CacheResult, reader: CacheReader) -> list[str]:
     """Describe the cache in a few lines for people."""
     spec = stage.spec
-    num_ok = int((reader.status == STATUS_OK).sum())
-    num_late = int((reader.status == STATUS_NOT_CONVERGED).sum())
+    num_ok = int((reader.status == Status.OK).sum())
+    num_late = int((reader.status == Status.NOT_CONVERGED).sum())
     lines = [
         f"{spec.dataset['name']} {spec.dataset['split']}, {spec.method}: {len(reader)} of {spec.num_images} "
         f"images × {spec.num_views} views in {summary.url}",
@@ -132,7 +133,7 @@ def _missing_lines(quarantined: list[dict[str, Any]]) -> list[str]:
 def _boundary_line(epsilon: float, reader: CacheReader) -> str:
     distance = reader.distance
     misses = np.abs(distance - epsilon) > BOUNDARY_TOLERANCE
-    converged = reader.status[reader.rows] == STATUS_OK
+    converged = reader.status[reader.rows] == Status.OK
     num_late = int(misses[~converged].sum())
     text = (
         f"  distance from the anchor {np.nanmean(distance):.3f} ± {np.nanstd(distance):.3f} (ε₁ {epsilon:g})"

@@ -22,14 +22,14 @@ from viewgen.errors import MissingFileError, UsageError, nearest_name
 from viewgen.images import to_model, to_storage
 from viewgen.inversion.perceptual import LpipsDistance, resolve_perceptual
 from viewgen.networks.files import Models, file_digest, load_models
-from viewgen.networks.inverter import class_labels
+from viewgen.networks.generator import SamplingGenerator, class_labels
+from viewgen.networks.weights import find_models
 from viewgen.randomness import addressed_normal
 from viewgen.recipes import recipe
 from viewgen.views import VIEWS
 from viewgen.views.entry import Resources
 from viewgen.views.offline import offline_step
 from viewgen_pretrained.feature_nets import EncoderFeatures, FeatureNet, InceptionFeatures, has_inception
-from viewgen_pretrained.hub import find_models
 from viewgen_pretrained.quality import kernel_distance, psnr
 from viewgen_pretrained.quality_grid import quality_grid
 from viewgen_pretrained.statistics import frechet_distance, precision_recall
@@ -131,35 +131,33 @@ class _Evaluator:
         of as many training images.
         """
         generator = self.models.generator
-        assert generator is not None
+        assert isinstance(generator, SamplingGenerator)
         parts = []
         for start in range(0, count, BATCH):
             size = min(BATCH, count - start)
-            z = addressed_normal((size, generator.config.style_dim), self.seed, "quality", start)
+            z = addressed_normal((size, generator.noise_dim), self.seed, "quality", start)
             labels = None
-            if generator.config.num_classes:
+            if generator.num_classes:
                 rows = self.train_rows[np.arange(start, start + size) % len(self.train_rows)]
                 labels = self._labels(self.train, rows)
-            parts.append(to_storage(generator(z.to(self.models.device), labels)).cpu().numpy())
+            parts.append(to_storage(generator.sample(z.to(self.models.device), labels)).cpu().numpy())
         return np.concatenate(parts)
 
     def _labels(self, images: ImageDataset, rows: np.ndarray[Any, Any]) -> Tensor | None:
         assert self.models.generator is not None
         labels = torch.from_numpy(images.labels(rows)).to(self.models.device)
-        return class_labels(labels, self.models.generator.config.num_classes)
+        return class_labels(labels, self.models.generator.num_classes)
 
     @torch.no_grad()
     def reconstructions(self) -> np.ndarray[Any, Any]:
         """Return g(e(x)) of the held-out images, uint8 `(N, 3, H, W)`."""
-        generator, inverter = self.models.generator, self.models.inverter
-        assert generator is not None
-        assert inverter is not None
+        generator = self.models.inverting()
         if self._reconstructions is None:
             parts = []
             for rows in np.array_split(self.test_rows, -(-len(self.test_rows) // BATCH)):
                 x = to_model(self.test.images(rows), self.models.device)
-                codes = inverter(x, self._labels(self.test, rows))
-                parts.append(to_storage(generator.synthesis(codes)).cpu().numpy())
+                codes = generator.start(x, self._labels(self.test, rows))
+                parts.append(to_storage(generator.decode(codes)).cpu().numpy())
             self._reconstructions = np.concatenate(parts)
         return self._reconstructions
 
@@ -238,7 +236,7 @@ class _Evaluator:
         """Return the picture; None without a generator."""
         if self.models.generator is None:
             return None
-        size = self.models.generator.config.image_size
+        size = self.models.generator.image_size
         shown = _spread(len(self.test_rows), NUM_SHOWN)
         sections = [(f"originals ({self.test.split})", self.test.images(self.test_rows[shown]))]
         if self.models.inverter is not None:

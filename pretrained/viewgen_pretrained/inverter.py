@@ -19,7 +19,8 @@ from viewgen.datasets import ImageDataset
 from viewgen.errors import DataError, ModelError, UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
-from viewgen.networks.inverter import Inverter, InverterConfig, class_labels
+from viewgen.networks.generator import class_labels
+from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Discriminator, Generator
 from viewgen.picture import tile
 from viewgen_pretrained.generator import r1_penalty

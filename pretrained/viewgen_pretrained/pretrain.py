@@ -10,15 +10,16 @@ import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import ModelError, UsageError
+from viewgen.memory import available_bytes
 from viewgen.networks.files import Kind, file_digest, load_model, read_header, save_model
+from viewgen.networks.weights import network_file
 from viewgen.recipes import checked_config, recipe
 from viewgen_pretrained import quality
 from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
-from viewgen_pretrained.hub import network_file
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.training_curves import TrainingCurves
 from viewgen_train.distributed import World
-from viewgen_train.loader import available_bytes
+from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.loop import run_training
 from viewgen_train.plan import TrainPlan, resolved_precision
 from viewgen_train.resolve import train_settings
@@ -182,7 +183,7 @@ def pretrain_encoder(
         out=str((out / "encoder-training").absolute()),
         data_root=data_root,
         storage_options={},
-        memory_bytes=available_bytes(torch.device("cpu")),
+        memory_bytes=int(MEMORY_SHARE * available_bytes()),
         measures=False,
     )
     trainer = build_trainer(plan, World(), torch.device(device))

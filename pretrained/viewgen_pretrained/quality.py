@@ -18,7 +18,8 @@ from viewgen.diagnostics.knn import knn_accuracy
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.networks.encoder import Encoder
-from viewgen.networks.inverter import Inverter, class_labels
+from viewgen.networks.generator import class_labels
+from viewgen.networks.inverter import Inverter
 from viewgen.networks.stylegan2 import Generator
 from viewgen.randomness import addressed_normal
 

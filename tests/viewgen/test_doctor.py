@@ -14,7 +14,7 @@ import torch
 from viewgen.cli import main
 from viewgen.cli.doctor import Check, examine
 from viewgen.inversion.perceptual import LPIPS_TRUNK
-from viewgen_pretrained import hub
+from viewgen.networks import weights
 
 NAMES = [
     "python", "torch", "gpu", "torchvision", "ray", "zarr", "s3fs", "lpips", "data root", "machine",
@@ -69,7 +69,7 @@ def test_the_report_has_a_line_per_check_and_advice_below(capsys, tmp_path, monk
     assert sum(line.startswith(("ok", "warn", "fail")) for line in lines) == len(NAMES)
 
 
-@pytest.mark.parametrize("package", ["ray", "zarr", "torchvision"])
+@pytest.mark.parametrize("package", ["zarr", "torchvision"])
 def test_a_missing_package_that_is_needed_fails(line, monkeypatch, package):
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, name)
@@ -80,10 +80,19 @@ def test_a_missing_package_that_is_needed_fails(line, monkeypatch, package):
     assert "install" in check.advice
 
 
-def test_a_missing_s3fs_is_a_warning(line, monkeypatch):
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    check = line("s3fs")
-    assert (check.level, check.advice) == ("warn", "pip install 'viewgen[s3]' to keep caches at s3:// URLs")
+@pytest.mark.parametrize(
+    ("name", "module", "use"),
+    [
+        ("s3fs", "s3fs", "[s3]' to keep caches at s3:// URLs"),
+        ("ray", "ray", "[ray]' for caches on many cores; without it use --executor local"),
+    ],
+)
+def test_a_missing_extra_is_a_warning(line, monkeypatch, name, module, use):
+    monkeypatch.setitem(sys.modules, module, None)
+    check = line(name)
+    assert check.level == "warn"
+    assert check.advice.startswith("pip install 'viewgen[")
+    assert check.advice.endswith(use)
 
 
 def test_a_data_root_that_cannot_be_written_fails(tmp_path):
@@ -98,7 +107,7 @@ def test_a_data_root_that_cannot_be_written_fails(tmp_path):
 def test_little_disk_or_memory_is_a_warning(line, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("viewgen.cli.doctor.shutil.disk_usage", lambda path: usage(0, 0, 2**20))
-    monkeypatch.setattr("viewgen.cli.doctor._memory_bytes", lambda: 2 * 2**30)
+    monkeypatch.setattr("viewgen.memory.total_bytes", lambda: 2 * 2**30)
     assert line("data root").level == "warn"
     assert line("machine").level == "warn"
     assert "2.0 GiB memory" in line("machine").detail
@@ -144,14 +153,14 @@ def test_lpips_needs_its_trunk_and_the_right_one(line, monkeypatch, tmp_path):
 
 
 def test_weights_that_are_missing_or_altered_fail(line, monkeypatch):
-    known = hub.cards()
+    known = weights.cards()
     name, card = next(iter(known.items()))
     altered = dataclasses.replace(card, sha256="0" * 64)
-    monkeypatch.setattr(hub, "cards", lambda: known | {name: altered})
+    monkeypatch.setattr(weights, "cards", lambda: known | {name: altered})
     assert line("weights").level == "fail"
     assert name in line("weights").detail
-    gone = dataclasses.replace(card, path="weights/nothing.safetensors")
-    monkeypatch.setattr(hub, "cards", lambda: known | {name: gone})
+    gone = dataclasses.replace(card, file=Path("weights/nothing.safetensors"))
+    monkeypatch.setattr(weights, "cards", lambda: known | {name: gone})
     assert line("weights").level == "fail"
     assert "install" in line("weights").advice
 

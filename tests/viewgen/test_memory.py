@@ -20,6 +20,7 @@ from viewgen.memory import (
     SlotRunner,
     available_bytes,
     fitting_slots,
+    total_bytes,
 )
 from viewgen.networks.execution import Execution
 from viewgen.views.wsearch.settings import WSearchConfig
@@ -262,6 +263,17 @@ def test_free_memory_in_a_container_of_version_1(tmp_path):
     write(cgroup, **files, memory__memory_dot_stat="total_inactive_file 100000")
     assert available_bytes(cgroup, tmp_path / "no meminfo") == 600_000
     assert available_bytes(tmp_path / "none", tmp_path / "no meminfo") == 0
+
+
+def test_a_container_has_the_memory_of_its_limit(tmp_path):
+    machine = total_bytes(tmp_path / "none")
+    assert machine > 2**27
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1000000\n")
+        assert total_bytes(tmp_path) == 1_000_000
+        (tmp_path / name).write_text("max\n")
+        assert total_bytes(tmp_path) == machine
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")

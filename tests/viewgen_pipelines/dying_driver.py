@@ -58,12 +58,12 @@ def _drive(faults: str, kill_at_write: int | None, words: list[str]) -> None:
 
 def _die_at_write(number: int) -> None:
     """Die at the number-th object, counting from 0, with half of it in its temporary file."""
-    from viewgen.store import LocalStorage
+    from viewgen.store import storage
 
     count = -1
-    write = LocalStorage._temporary_file
+    write = storage.write_atomically
 
-    def counted(self: LocalStorage, target: Path, data: bytes) -> Any:
+    def counted(target: Path, data: bytes, **options: bool) -> None:
         nonlocal count
         if "lease" not in str(target):
             count += 1
@@ -72,6 +72,6 @@ def _die_at_write(number: int) -> None:
                 torn = target.with_name(f".{target.name}.{os.getpid()}.torn.viewgen-tmp")
                 torn.write_bytes(data[: len(data) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
-        return write(self, target, data)
+        write(target, data, **options)
 
-    LocalStorage._temporary_file = counted  # type: ignore[method-assign]
+    storage.write_atomically = counted  # type: ignore[assignment]

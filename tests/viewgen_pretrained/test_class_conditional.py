@@ -14,8 +14,10 @@ from viewgen.images import to_model
 from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.files import Models, load_model, save_model
-from viewgen.networks.inverter import Inverter, InverterConfig, class_labels
+from viewgen.networks.generator import class_labels
+from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from viewgen.networks.stylegan2.codes import WPlus
 from viewgen_pipelines.cache import cache
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.pretrain import pretrain_encoder, pretrain_inverter
@@ -107,9 +109,9 @@ def test_refinement_starts_at_and_is_pulled_to_the_codes_of_the_label(conditiona
     images = to_model(dataset.images(np.arange(6)))
     labels = torch.tensor([0, 1, 0, 1, -1, 0])
     problem = InversionProblem(
-        conditional["generator"], inverter, None, images, InvertConfig(max_steps=3), 4, labels
+        WPlus(conditional["generator"], inverter), None, images, InvertConfig(max_steps=3), 4, labels
     )
-    torch.testing.assert_close(problem.first_w, inverter(images, labels), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(problem.first, inverter(images, labels), atol=1e-4, rtol=1e-4)
     rows = torch.tensor([4, 1])
     w = problem.start(rows)
     loss = problem.evaluate(w, rows, torch.zeros(2, dtype=torch.long)).loss
@@ -117,7 +119,7 @@ def test_refinement_starts_at_and_is_pulled_to_the_codes_of_the_label(conditiona
     pixel = (made - images[rows]).square().mean(dim=(1, 2, 3))
     drift = (inverter(made, labels[rows]) - w[:, 0]).square().mean(dim=(1, 2))
     torch.testing.assert_close(loss, pixel + 2 * drift, rtol=1e-4, atol=1e-5)
-    assert len(invert_images(problem, 3).w) == 6
+    assert len(invert_images(problem, 3).codes) == 6
 
 
 def test_the_method_passes_the_labels_of_the_batch(conditional, inverter, dataset):

@@ -1,6 +1,7 @@
 """The records of a training that people look at: TensorBoard events and ``curves.png``."""
 
 import csv
+import logging
 import math
 import time
 import warnings
@@ -10,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from viewgen.extras import installed
 from viewgen.picture import write_png
 
 __all__ = ["CurveWriter", "draw_curves", "read_series"]
 
+log = logging.getLogger("viewgen")
 TENSORBOARD = "tensorboard"
 # metric: (panel, label)
 PANELS: dict[str, tuple[int, str]] = {
@@ -44,21 +47,25 @@ class CurveWriter:
 
     def start(self, folder: Path, first_step: int) -> None:
         """Begin to write into `folder`; an earlier run's events from `first_step` on count no more."""
+        self._folder = folder
+        if not installed("tensorboard"):
+            log.warning("no TensorBoard events: pip install 'viewgen[tensorboard]' for them")
+            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tensorboard's imports
             from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._folder = folder
         self._writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=first_step or None)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write scalars."""
-        for name, value in values.items():
+        for name, value in values.items() if self._writer is not None else ():
             self._writer.add_scalar(name, value, step + 1)
 
     def checkpoint(self) -> None:
         """Flush the events and draw the curves."""
-        self._writer.flush()
+        if self._writer is not None:
+            self._writer.flush()
         if time.monotonic() - self._drawn > DRAWING_PAUSE_SECONDS:
             self._draw()
 

@@ -1,13 +1,13 @@
 """A trained encoder as something to give away: weights, model card, and how to use them."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from viewgen.errors import UsageError
+from viewgen.files import write_atomically
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import file_digest, read_header
 from viewgen_train.records import assimilation_name, record, view_name
@@ -45,13 +45,10 @@ def export_encoder(
     there = [name for name in (WEIGHTS, CARD, PAGE) if (folder / name).exists()]
     if there and not overwrite:
         raise UsageError(f"{folder} holds {', '.join(there)} already; give another --out, or --overwrite")
-    folder.mkdir(parents=True, exist_ok=True)
     card = _card(opened)
-    temporary = folder / f".{WEIGHTS}.part"
-    shutil.copyfile(opened.weights, temporary)
-    temporary.replace(folder / WEIGHTS)
-    (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / PAGE).write_text(_page(card, opened.settings), encoding="utf-8")
+    write_atomically(folder / WEIGHTS, opened.weights.read_bytes())
+    write_atomically(folder / CARD, (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomically(folder / PAGE, _page(card, opened.settings).encode())
     return card
 
 

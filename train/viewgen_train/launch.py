@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from viewgen.errors import UsageError, ViewgenError
+from viewgen.extras import need
+from viewgen.files import write_atomically
 
 __all__ = ["distribute"]
 
@@ -58,6 +60,7 @@ def distribute(
         UsageError: there are fewer GPUs, or cores of a cluster, than workers.
         ViewgenError: what a worker raised; or a worker died more than `max_restarts` times, or Ray failed.
     """
+    need("ray", "train in one process, without --gpus and --workers")
     from viewgen_pipelines.executors.session import ray_session
 
     if num_workers < 1:
@@ -149,7 +152,7 @@ def _work(task: dict[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
-    from viewgen.malloc import keep_freed_memory
+    from viewgen.memory import keep_freed_memory
 
     keep_freed_memory()
     with contextlib.suppress(OSError):
@@ -162,9 +165,7 @@ def _work(task: dict[str, Any]) -> None:
     with _Output(scratch / "output", task["terminal"]) if is_main else contextlib.nullcontext():
         result = task["function"](**task["arguments"])
     if is_main:
-        part = scratch / ".result.part"
-        part.write_text(json.dumps(result))
-        part.replace(scratch / "result.json")
+        write_atomically(scratch / "result.json", json.dumps(result).encode())
 
 
 class _Output(io.TextIOBase):

@@ -1,5 +1,6 @@
 """Images on their way to the device: held there or in memory as uint8 if they fit, streamed if not."""
 
+import math
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -13,29 +14,12 @@ from viewgen.errors import CorruptDataError
 from viewgen.store import CacheReader
 from viewgen.views.source import Status
 
-__all__ = ["Codes", "ImageMemory", "ShardBuffer", "ViewMemory", "available_bytes", "on_device", "row_status"]
+__all__ = ["MEMORY_SHARE", "Codes", "ImageMemory", "ShardBuffer", "ViewMemory", "on_device", "row_status"]
 
 _Rows = NDArray[np.int64]
-# share of the free memory that images and views may take together
 MEMORY_SHARE = 0.5
+"""Share of the free memory that images and views may take together."""
 READ_ROWS = 4096
-
-
-def available_bytes(device: torch.device) -> int:
-    """Return how many bytes of images may be held: half of the free memory of the device's kind."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * MEMORY_SHARE)
-    return int(_free_host_bytes() * MEMORY_SHARE)
-
-
-def _free_host_bytes() -> int:
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not Linux
-        return 4 << 30
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -185,7 +169,7 @@ class Codes:
         memory_bytes: memory that may be taken to hold them.
 
     Attributes:
-        shape: shape of a code, `(L, D)`.
+        shape: shape of a code.
         missing: images without a code, bool `(num_images,)`.
         held_bytes: memory that was taken.
     """
@@ -196,7 +180,7 @@ class Codes:
         self.shape = tuple(reader.spec.latent_shape or ())
         self._held: Tensor | None = None
         self.held_bytes = 0
-        size = 4 * num_images * self.shape[0] * self.shape[1]
+        size = 4 * num_images * math.prod(self.shape)
         if size <= memory_bytes:
             self.held_bytes = size
             self._held = torch.zeros(num_images, *self.shape, device=device)
@@ -204,7 +188,7 @@ class Codes:
             self._held[readable.to(device)] = self._load(readable.numpy())
 
     def read(self, rows: _Rows) -> Tensor:
-        """Return codes `(B, L, D)`; zeros for images that could not be inverted."""
+        """Return codes `(B, *shape)`; zeros for images that could not be inverted."""
         index = torch.tensor(rows)
         if self._held is not None:
             return self._held.index_select(0, index.to(self._device))

@@ -10,14 +10,13 @@ import fcntl
 import io
 import json
 import math
-import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from viewgen.errors import CacheMismatchError, CorruptDataError, LeaseError, ViewgenError
-from viewgen.malloc import keep_freed_memory
+from viewgen.files import write_atomically
+from viewgen.memory import keep_freed_memory
 from viewgen.picture import write_png
 from viewgen.randomness import addressed_seed
 
@@ -120,16 +120,6 @@ def only_run(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    # one name for all: a killed run leaves at most one, and the next run overwrites it
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def _check_identity(path: Path, trainer: Trainer) -> None:
     wanted = json.loads(json.dumps(trainer.identity))
     if path.exists():
@@ -150,7 +140,7 @@ def _check_identity(path: Path, trainer: Trainer) -> None:
                 "give another --out, or --overwrite to start afresh"
             )
     text = json.dumps(wanted, indent=1, sort_keys=True)
-    _write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, text.encode(), sole_writer=True)
 
 
 def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -211,7 +201,7 @@ class Metrics:
         writer = csv.DictWriter(text, self.columns, restval="")
         writer.writeheader()
         writer.writerows(self.rows)
-        _write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+        write_atomically(self.path, text.getvalue().encode(), sole_writer=True)
 
 
 def run_training(
@@ -327,7 +317,7 @@ def _run(
             "seconds": seconds_before + time.monotonic() - started,
             "recent": recent,
         }
-        _write_atomically(checkpoint_path, lambda file: torch.save(checkpoint, file))
+        write_atomically(checkpoint_path, lambda file: torch.save(checkpoint, file), sole_writer=True)
         trainer.after_checkpoint(folder, next_step)
         if observer is not None:
             observer.checkpoint()

@@ -10,11 +10,13 @@ import torch
 
 from viewgen.datasets import load_dataset
 from viewgen.errors import CacheMismatchError, MissingFileError, UsageError
+from viewgen.memory import available_bytes
 from viewgen.networks.files import file_digest
+from viewgen.networks.weights import find_models
 from viewgen.store import CacheReader, cache_folder
 from viewgen.views.cached import check_num_views
 from viewgen_train.caches import check_cache, find_cache, no_cache
-from viewgen_train.loader import available_bytes
+from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
@@ -155,7 +157,7 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
         out=str(Path(options.out or _default_out(dataset.name, settings, cache)).expanduser().absolute()),
         data_root=options.data_root,
         storage_options=options.storage_options,
-        memory_bytes=available_bytes(torch.device("cpu"))
+        memory_bytes=int(MEMORY_SHARE * available_bytes())
         if options.memory_bytes is None
         else options.memory_bytes,
     )
@@ -254,8 +256,6 @@ def generator_file(dataset: str, options: TrainOptions) -> Path:
     Raises:
         MissingFileError: there is none; the message says which command makes it.
     """
-    from viewgen_pretrained.hub import find_models
-
     overrides = {} if options.generator is None else {"generator": options.generator}
     try:
         found = find_models(dataset, {"generator"}, models_dir=options.models, overrides=overrides)

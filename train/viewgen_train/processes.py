@@ -2,6 +2,7 @@
 
 import torch
 
+from viewgen.device import resolve_device
 from viewgen.errors import UsageError
 from viewgen_train.settings import TrainSettings
 
@@ -24,12 +25,8 @@ def usable_device(device: str, gpus: int | None, workers: int | None) -> str:
             "--workers N for processes on the CPU"
         )
     if device == "auto":
-        return "cpu" if workers or not torch.cuda.is_available() else "cuda"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {device!r} cannot be used: {error}") from error
-    return device
+        return "cpu" if workers else resolve_device()
+    return resolve_device(device)
 
 
 def check_workers(settings: TrainSettings, gpus: int | None, workers: int | None) -> int:

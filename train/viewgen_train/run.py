@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
@@ -96,7 +96,7 @@ def open_run(
     return Run(
         path=folder,
         which=which,
-        encoder=cast(Encoder, load_model(weights, "encoder", device)),
+        encoder=load_model(weights, "encoder", device),
         settings=read_record(document["config"]),
         dataset=dataset["name"],
         split=dataset["split"],

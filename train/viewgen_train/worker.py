@@ -3,19 +3,21 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, DataError, UsageError
+from viewgen.files import write_atomically
+from viewgen.memory import free_gpu_bytes
 from viewgen.networks.files import Models, load_model
-from viewgen.networks.stylegan2 import Generator
+from viewgen.networks.generator import Generator
 from viewgen.store import CacheReader
 from viewgen.views.entry import TrainingResources
 from viewgen_train.curves import CurveWriter
 from viewgen_train.distributed import World
-from viewgen_train.loader import Codes, ImageMemory, ShardBuffer, ViewMemory, available_bytes
+from viewgen_train.loader import MEMORY_SHARE, Codes, ImageMemory, ShardBuffer, ViewMemory
 from viewgen_train.loop import CHECKPOINT, run_training
 from viewgen_train.network import ContrastiveNetwork, build_network
 from viewgen_train.objectives.assimilation import build_objective
@@ -76,10 +78,7 @@ def write_config(plan: TrainPlan, folder: Path) -> None:
     # another training's configuration must not be replaced: its identity is checked by the session
     if path.exists() and (folder / CHECKPOINT).exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{CONFIG}.part"
-    temporary.write_text(json.dumps(plan.document(), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, (json.dumps(plan.document(), indent=1) + "\n").encode(), sole_writer=True)
 
 
 def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> AssimilationTrainer:
@@ -95,7 +94,7 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
     stored = _stored(plan, device, plan.memory_bytes // world.size)
     generator = None
     if plan.generator is not None:
-        generator = cast(Generator, load_model(plan.generator, "generator", device))
+        generator = load_model(plan.generator, "generator", device)
     source = build_source(settings, network, world, device, generator=generator, stored=stored)
     images = ImageMemory(dataset, plan.num_images, device, stored.left)
     return AssimilationTrainer(
@@ -173,7 +172,7 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
     settings, num_images, needs = plan.settings, plan.num_images, plan.settings.views.entry.needs
     batch_size = settings.optimiser.batch_size
     full = FullOrder(num_images, batch_size, settings.seed)
-    free = available_bytes(device) if device.type == "cuda" else host_bytes
+    free = int(MEMORY_SHARE * free_gpu_bytes(device)) if device.type == "cuda" else host_bytes
     if plan.cache is None:
         return Stored(order=full, left=free)
     reader = CacheReader(plan.cache["url"], plan.storage_options)

@@ -52,19 +52,18 @@ def calibrate(
       viewgen calibrate --dataset digits
       viewgen calibrate --dataset cifar10 --models runs/cifar10 --num-images 5000 --json
     """
-    import torch
-
     from viewgen.datasets import load_dataset
+    from viewgen.device import resolve_device
     from viewgen.diagnostics import calibration
     from viewgen.networks.files import file_digest, load_models
+    from viewgen.networks.weights import find_models
     from viewgen.recipes import recipe
     from viewgen.views.expert import ExpertConfig
-    from viewgen_pretrained.hub import find_models
 
     overrides = {"encoder": encoder} if encoder else {}
     paths = find_models(dataset, {"encoder"}, models_dir=models, overrides=overrides)
     images = load_dataset(dataset, split, data_root=data_root)
-    network = load_models(paths, "cuda" if torch.cuda.is_available() else "cpu").encoder
+    network = load_models(paths, resolve_device()).encoder
     assert network is not None
     measured = calibration.calibrate(
         network,

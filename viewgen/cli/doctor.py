@@ -2,19 +2,18 @@
 
 import importlib
 import importlib.util
-import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Literal
 
 import click
 
 from viewgen.cli import print_json
+from viewgen.extras import EXTRAS, installed
 
 __all__ = ["Check", "doctor", "examine"]
 
@@ -98,12 +97,16 @@ def _package(name: str) -> Callable[[], Outcome]:
     return check
 
 
-def _s3() -> Outcome:
-    try:
-        importlib.import_module("s3fs")
-    except ImportError:
-        return "warn", "not installed", "pip install 'viewgen[s3]' to keep caches at s3:// URLs"
-    return _ok(metadata.version("s3fs"))
+def _extra(extra: str, what_for: str) -> Callable[[], Outcome]:
+    def check() -> Outcome:
+        modules = EXTRAS[extra][1]
+        if not installed(extra):
+            return "warn", "not installed", f"pip install 'viewgen[{extra}]' {what_for}"
+        for module in modules:
+            importlib.import_module(module)
+        return _ok(metadata.version(modules[0]))
+
+    return check
 
 
 def _lpips() -> Outcome:
@@ -149,18 +152,11 @@ def _data_root(data_root: str | None) -> Callable[[], Outcome]:
     return check
 
 
-def _memory_bytes() -> int:
-    """Return the memory that this process may use: the machine's, or its container's if that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return total if text == "max" else min(total, int(text))
-
-
 def _machine() -> Outcome:
-    from viewgen_pipelines.executors.process import available_cores
+    from viewgen.device import available_cores
+    from viewgen.memory import total_bytes
 
-    memory = _memory_bytes()
+    memory = total_bytes()
     detail = f"{available_cores()} cores, {memory / GIB:.1f} GiB memory"
     if memory < MIN_MEMORY:
         return "warn", detail, "a worker takes about 2 GiB; use --workers 1"
@@ -168,7 +164,7 @@ def _machine() -> Outcome:
 
 
 def _weights() -> Outcome:
-    from viewgen_pretrained.hub import cards, local_file
+    from viewgen.networks.weights import cards, local_file
 
     known = cards()
     for card in known.values():
@@ -192,9 +188,13 @@ def examine(data_root: str | None = None) -> list[Check]:
             "the driver does not work with this build of torch; see https://pytorch.org/get-started",
         ),
         ("torchvision", _torchvision, "install the torchvision that belongs to this torch"),
-        ("ray", _package("ray"), "pip install 'ray[data,default]'; until then use --executor local"),
+        (
+            "ray",
+            _extra("ray", "for caches on many cores; without it use --executor local"),
+            "pip install --upgrade 'viewgen[ray]'; until then use --executor local",
+        ),
         ("zarr", _package("zarr"), "pip install 'zarr>=3.1'"),
-        ("s3fs", _s3, "pip install --upgrade s3fs"),
+        ("s3fs", _extra("s3", "to keep caches at s3:// URLs"), "pip install --upgrade s3fs"),
         ("lpips", _lpips, "pip install --upgrade lpips"),
         ("data root", _data_root(data_root), "name a writable directory with --data-root or VIEWGEN_DATA"),
         ("machine", _machine, again),

@@ -86,7 +86,7 @@ def evaluate(
     """
     import dataclasses
 
-    from viewgen.cli.device import usable_device
+    from viewgen.device import resolve_device
     from viewgen.picture import write_png
     from viewgen_pretrained.evaluation import evaluate as measure
 
@@ -110,7 +110,7 @@ def evaluate(
         num_refined=num_refined,
         features=features,
         seed=seed,
-        device=usable_device(device),
+        device=resolve_device(device),
     )
     written = None
     if grid is not None and found.grid is not None:

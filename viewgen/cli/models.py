@@ -37,7 +37,7 @@ def list_models(as_json: bool) -> None:
     Example:
       viewgen models list --json
     """
-    from viewgen_pretrained.hub import cards, models_root, public_files, user_cards
+    from viewgen.networks.weights import cards, models_root, public_files, user_cards
 
     known, own, public = cards(), user_cards(), public_files()
     if as_json:
@@ -101,7 +101,7 @@ def show_model(name: str, as_json: bool) -> None:
     """
     import dataclasses
 
-    from viewgen_pretrained.hub import find_card, local_file, public_files
+    from viewgen.networks.weights import find_card, local_file, public_files
 
     public = public_files().get(name)
     if public is not None:
@@ -162,7 +162,7 @@ def import_command(
       viewgen models import 550000.pt --as faces --dataset folder:/data/faces --licence "CC BY-NC 4.0"
       viewgen cache --dataset folder:/data/faces --models faces
     """
-    from viewgen_pretrained.imports.importing import import_model
+    from viewgen_pretrained.imports.checkpoint import import_model
 
     result = import_model(
         file,

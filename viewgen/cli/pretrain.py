@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.device import usable_device
 from viewgen.cli.options import add_options, parse_settings
+from viewgen.device import resolve_device
 
 __all__ = ["pretrain"]
 
@@ -34,7 +34,7 @@ _COMMON = (
 def _run(
     function: Callable[..., dict[str, Any]], *, device: str, seed: int, as_json: bool, **options: Any
 ) -> None:
-    device = usable_device(device)
+    device = resolve_device(device)
     options["settings"] = {"seed": seed, **options["settings"]}
     card = function(device=device, command=["viewgen", *sys.argv[1:]], **options)
     if as_json:

@@ -1,10 +1,13 @@
 """Data sets: labelled images addressed by source index, loaded by name."""
 
-from viewgen.datasets.dataset import DatasetInfo, ImageDataset
-from viewgen.datasets.registry import download_dataset, list_datasets, load_dataset
+from viewgen.datasets.dataset import Attribute, DatasetEntry, DatasetInfo, ImageDataset
+from viewgen.datasets.registry import DATASETS, download_dataset, list_datasets, load_dataset
 from viewgen.datasets.root import resolve_data_root
 
 __all__ = [
+    "DATASETS",
+    "Attribute",
+    "DatasetEntry",
     "DatasetInfo",
     "ImageDataset",
     "download_dataset",

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viewgen.datasets.dataset import DatasetInfo, ImageDataset, canonical_split, refuse_argument
+from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import Blocks, load_decoded, read_decoded
 from viewgen.datasets.download import RemoteFile, locate, obtain
+from viewgen.settings import Settings
 
 __all__ = ["ArchivedDataset"]
 
@@ -27,6 +28,19 @@ class ArchivedDataset:
     blocks: Callable[[Path, str], Blocks]
     split_aliases: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def entry(self) -> DatasetEntry:
+        """The data set's place in the registry."""
+        return DatasetEntry(
+            name=self.info.name,
+            summary=self.info.source,
+            settings=Settings,
+            build=lambda settings, split, root, download: self.load(split, root, download=download),
+            info=self.info,
+            is_present=self.is_present,
+            download=self.download,
+        )
+
     def is_present(self, root: Path) -> bool:
         """True if the archive, or a decoded copy of every split, is under `root`."""
         if locate(self.archive, self._directories(root)) is not None:
@@ -37,7 +51,7 @@ class ArchivedDataset:
         """Fetch and verify the archive."""
         return [obtain(self.archive, self._directories(root), download=True)]
 
-    def load(self, argument: str, split: str, root: Path, download: bool) -> ImageDataset:
+    def load(self, split: str, root: Path, *, download: bool) -> ImageDataset:
         """Load one split, decoding it on first use.
 
         Raises:
@@ -45,7 +59,6 @@ class ArchivedDataset:
             CorruptDataError: the archive or the decoded copy is damaged.
         """
         name = self.info.name
-        refuse_argument(name, argument)
         split = canonical_split(name, split, self.info.num_images, self.split_aliases)
         source = {"archive": self.archive.name, "md5": self.archive.md5}
         directory = self._decoded(root, split)

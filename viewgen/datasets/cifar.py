@@ -17,7 +17,7 @@ from viewgen.datasets.decoded import Blocks, Labelling
 from viewgen.datasets.download import RemoteFile
 from viewgen.errors import CorruptDataError
 
-__all__ = ["CIFAR10", "CIFAR100"]
+__all__ = ["CIFAR10", "CIFAR10_ENTRY", "CIFAR100", "CIFAR100_ENTRY"]
 
 PIXEL_BYTES = 3 * 32 * 32
 MAX_FILE_BYTES = 256 << 20
@@ -114,3 +114,5 @@ CIFAR100 = ArchivedDataset(
         ),
     ),
 )
+
+CIFAR10_ENTRY, CIFAR100_ENTRY = CIFAR10.entry, CIFAR100.entry

@@ -6,26 +6,27 @@ which images are asked for; caches and ledgers are keyed by it.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.errors import UsageError, nearest_name
+from viewgen.registry import Entry
 
 __all__ = [
+    "Attribute",
     "ContentDigest",
-    "DatasetFamily",
+    "DatasetEntry",
     "DatasetInfo",
     "ImageDataset",
     "MemoryImages",
     "PixelSource",
     "canonical_split",
-    "refuse_argument",
 ]
 
 UNLABELED = -1
@@ -36,18 +37,35 @@ class PixelSource(Protocol):
     """Where the pixels of a split come from: memory, a memory-mapped file, a renderer."""
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the images at `indices` (`(B,)`, in range) as a new array `(B, 3, H, W)`, uint8."""
+        """Return the images at `indices` (`(B,)`, in range) as a new array `(B, C, H, W)`, uint8."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryImages:
-    """Images held in memory: `array` is `(N, 3, H, W)`, uint8."""
+    """Images held in memory: `array` is `(N, C, H, W)`, uint8."""
 
     array: NDArray[np.uint8]
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         return self.array[indices]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attribute:
+    """One thing that is known of every image: what a readout is trained to tell.
+
+    Attributes:
+        name: ``"class"`` where there is only one.
+        kind: ``"class"`` or ``"real"``.
+        num_classes: number of classes; None for a real number.
+        values: name of each class, where they have names.
+    """
+
+    name: str
+    kind: Literal["class", "real"]
+    num_classes: int | None = None
+    values: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,12 +76,15 @@ class ImageDataset:
         name: canonical name, such as ``"digits"`` or ``"folder:/data/x"``: load it to get the same again.
         split: ``"train"``, ``"test"`` or, for STL-10, ``"unlabeled"``.
         image_size: H = W, in pixels.
-        num_classes: number of classes; of values per attribute where a label has several attributes.
+        num_classes: number of classes; the largest of its attributes' where a label has several.
         class_names: one name per class; empty where a label has several attributes.
         pixels: where the images come from.
         targets: labels `(N, *label_shape)`, int64; −1 where the official data has none.
-        attribute_names: the names of the label's entries, for multi-attribute labels `(A,)`.
-        attribute_values: the value names of each attribute, `A` tuples of `num_classes` names.
+        attribute_names: names of the label's entries, for multi-attribute labels `(A,)`.
+        attribute_values: names of each attribute's classes, `A` tuples, not all of one length.
+        real_targets: real numbers `(N, R)`, float32, such as positions; None where there are none.
+        real_names: their names.
+        channels: C.
         stored_digest: the digest, where it was computed when the images were decoded.
         digest_images: how many of the first images the digest covers; None for all (see `digest`).
     """
@@ -77,6 +98,9 @@ class ImageDataset:
     targets: NDArray[np.int64] = field(repr=False)
     attribute_names: tuple[str, ...] = ()
     attribute_values: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    real_targets: NDArray[np.float32] | None = field(default=None, repr=False)
+    real_names: tuple[str, ...] = ()
+    channels: int = 3
     stored_digest: str | None = field(default=None, repr=False)
     digest_images: int | None = field(default=None, repr=False)
 
@@ -88,6 +112,37 @@ class ImageDataset:
         """`()` for one label per image, `(A,)` for a label with A attributes."""
         return self.targets.shape[1:]
 
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """What is known of every image: classes first, then real numbers."""
+        if not self.label_shape:
+            classes: tuple[Attribute, ...] = (
+                Attribute(name="class", kind="class", num_classes=self.num_classes, values=self.class_names),
+            )
+        else:
+            classes = tuple(
+                Attribute(name=name, kind="class", num_classes=len(values), values=values)
+                for name, values in zip(self.attribute_names, self.attribute_values, strict=True)
+            )
+        return (*classes, *(Attribute(name=name, kind="real") for name in self.real_names))
+
+    def target(self, name: str) -> NDArray[Any]:
+        """Return an attribute of all images: `(N,)`, int64 for classes, float32 for a real number.
+
+        Raises:
+            UsageError: there is no such attribute.
+        """
+        names = [attribute.name for attribute in self.attributes]
+        if name not in names:
+            raise UsageError(
+                f"data set {self.name!r} has no attribute {name!r}{nearest_name(name, names) or '.'} "
+                f"Its attributes: {', '.join(names)}"
+            )
+        column = names.index(name)
+        if self.real_targets is not None and name in self.real_names:
+            return self.real_targets[:, self.real_names.index(name)]
+        return self.targets[:, column] if self.label_shape else self.targets
+
     def images(self, indices: Sequence[int] | NDArray[Any]) -> NDArray[np.uint8]:
         """Return images by source index.
 
@@ -95,7 +150,7 @@ class ImageDataset:
             indices: source indices, `(B,)`, in any order; duplicates are allowed, negative ones are not.
 
         Returns:
-            A new array `(B, 3, H, W)`, uint8, 0 to 255.
+            A new array `(B, C, H, W)`, uint8, 0 to 255.
 
         Raises:
             IndexError: an index lies outside 0 … len − 1.
@@ -135,7 +190,7 @@ class ImageDataset:
         digest = ContentDigest()
         for indices in self._blocks(self.digest_images or len(self)):
             digest.update(self.pixels.read(indices))
-        return digest.finish(self.targets)
+        return digest.finish(self.targets, self.real_targets)
 
     def _blocks(self, count: int) -> Iterator[NDArray[np.int64]]:
         count = min(count, len(self))
@@ -165,16 +220,19 @@ class ContentDigest:
         self._image_shape: tuple[int, ...] = ()
 
     def update(self, images: NDArray[np.uint8]) -> None:
-        """Add the next block of images, `(B, 3, H, W)`."""
+        """Add the next block of images, `(B, C, H, W)`."""
         self._hash.update(np.ascontiguousarray(images).reshape(-1).data)
         self._num_images += len(images)
         self._image_shape = images.shape[1:]
 
-    def finish(self, labels: NDArray[np.int64]) -> str:
-        """Add the labels and return ``"sha256:…"``."""
+    def finish(self, labels: NDArray[np.int64], reals: NDArray[np.float32] | None = None) -> str:
+        """Add the labels, and real-valued targets where there are any, and return ``"sha256:…"``."""
         shapes = {"images": [self._num_images, *self._image_shape], "labels": list(labels.shape)}
         self._hash.update(json.dumps(shapes).encode())
         self._hash.update(np.ascontiguousarray(labels, dtype="<i8").reshape(-1).data)
+        if reals is not None:
+            self._hash.update(json.dumps({"reals": list(reals.shape)}).encode())
+            self._hash.update(np.ascontiguousarray(reals, dtype="<f4").reshape(-1).data)
         return f"sha256:{self._hash.hexdigest()}"
 
 
@@ -201,25 +259,32 @@ class DatasetInfo:
     present: bool | None = None
 
 
-class DatasetFamily(Protocol):
-    """A data set, or a family of them that share a prefix (``folder:PATH``, ``trifeature:SIZE``)."""
+def _always(root: Path) -> bool:
+    return True
 
-    @property
-    def info(self) -> DatasetInfo:
-        """What is known without looking at the disk."""
-        ...
 
-    def is_present(self, root: Path) -> bool | None:
-        """Tell whether it can be loaded without a network; None where that depends on the argument."""
-        ...
+def _nothing(root: Path) -> list[Path]:
+    return []
 
-    def download(self, root: Path) -> list[Path]:
-        """Fetch and verify every file that is missing; return their paths."""
-        ...
 
-    def load(self, argument: str, split: str, root: Path, download: bool) -> ImageDataset:
-        """Load one split; `argument` is what follows the colon in the name."""
-        ...
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetEntry(Entry):
+    """A data set in the registry, or a family of them that share a name.
+
+    Its settings stand in its name: ``NAME:VALUE`` gives the first one, ``NAME?size=64&noise=0.1`` any.
+    `build` is called as ``build(settings, split, root, download)``, with the folder of data and whether
+    missing files may be fetched, and returns an `ImageDataset`.
+
+    Attributes:
+        info: what is known without looking at the disk.
+        is_present: whether it can be loaded without a network, of the folder of data; None where that
+            depends on the settings.
+        download: fetch and verify every file that is missing, into the folder of data; returns their paths.
+    """
+
+    info: DatasetInfo
+    is_present: Callable[[Path], bool | None] = _always
+    download: Callable[[Path], list[Path]] = _nothing
 
 
 def canonical_split(
@@ -234,9 +299,3 @@ def canonical_split(
             f"Its splits: {', '.join(splits)}"
         )
     return split
-
-
-def refuse_argument(name: str, argument: str) -> None:
-    """Raise UsageError for something behind the colon of a data set that takes nothing there."""
-    if argument:
-        raise UsageError(f"data set {name!r} takes nothing after a colon, got {name}:{argument}")

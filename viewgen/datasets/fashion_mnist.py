@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.datasets.dataset import DatasetInfo, ImageDataset, canonical_split, refuse_argument
+from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.download import RemoteFile, fetch
 from viewgen.datasets.idx import read_idx
 from viewgen.errors import CorruptDataError, MissingFileError
+from viewgen.settings import Settings
 
-__all__ = ["FASHION_MNIST", "FashionMnist"]
+__all__ = ["ENTRY", "FASHION_MNIST", "FashionMnist"]
 
 NAME = "fashion-mnist"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -83,8 +84,7 @@ class FashionMnist:
     def download(self, root: Path) -> list[Path]:
         return [self._obtain(file, root, True) for pair in self.files.values() for file in pair]
 
-    def load(self, argument: str, split: str, root: Path, download: bool) -> ImageDataset:
-        refuse_argument(NAME, argument)
+    def load(self, split: str, root: Path, *, download: bool) -> ImageDataset:
         split = canonical_split(NAME, split, self.files)
         images_path, labels_path = (self._obtain(file, root, download) for file in self.files[split])
         grey, labels = read_idx(images_path, num_axes=3), read_idx(labels_path, num_axes=1)
@@ -132,4 +132,13 @@ FASHION_MNIST = FashionMnist(
             _remote("t10k-labels-idx1-ubyte.gz", 5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
         ),
     }
+)
+ENTRY = DatasetEntry(
+    name=NAME,
+    summary="70,000 grey pictures of clothes",
+    settings=Settings,
+    build=lambda settings, split, root, download: FASHION_MNIST.load(split, root, download=download),
+    info=FASHION_MNIST.info,
+    is_present=FASHION_MNIST.is_present,
+    download=FASHION_MNIST.download,
 )

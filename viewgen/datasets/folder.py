@@ -7,80 +7,72 @@ it all pictures must be square and of one size.
 """
 
 import hashlib
-import re
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.datasets.dataset import DatasetInfo, ImageDataset, canonical_split
+from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import Blocks, Labelling, load_decoded
 from viewgen.datasets.pictures import PICTURE_SUFFIXES, decode_blocks, decode_picture
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, StorageError, UsageError
+from viewgen.settings import Settings, setting
 
-__all__ = ["FOLDER"]
+__all__ = ["ENTRY", "FolderSettings"]
 
-SIZE_SUFFIX = re.compile(r"\?size=(\d+)$")
 MAX_IMAGE_SIZE = 1024
 MAX_FILE_BYTES = 256 << 20
 
 
-class Folder:
-    """The family of image folders."""
+class FolderSettings(Settings):
+    """Which pictures, and how large."""
 
-    info = DatasetInfo(
-        name="folder:PATH",
-        image_size=None,
-        num_classes=None,
-        num_images={},
-        source="pictures, PATH/CLASS/",
-        licence="yours",
+    title: ClassVar[str] = "folder"
+    path: str = setting("", "folder of the pictures")
+    size: int | None = setting(None, "side in pixels to which pictures are scaled and cropped")
+
+
+def load(settings: FolderSettings, split: str, root: Path, download: bool) -> ImageDataset:
+    """Load one split, decoding it on first use and again when a file was added, removed or changed.
+
+    Raises:
+        UsageError: no path, or an impossible size.
+        MissingFileError: there is no such directory.
+        DataError: no pictures, an empty class, or sizes that differ.
+        CorruptDataError: a picture cannot be decoded.
+    """
+    path, image_size = _checked(settings), settings.size
+    directories = _split_directories(path)
+    name = f"folder:{path}" + (f"?size={image_size}" if image_size else "")
+    split = canonical_split(name, split, directories, {"val": "test"})
+    class_names = _class_directories(directories["train"])
+    files = _pictures(directories[split], class_names, allow_empty=split != "train")
+    source = {"size": image_size, "classes": list(class_names), "listing": _fingerprint(files)}
+    key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return load_decoded(
+        name,
+        split,
+        root / "folder" / key / split,
+        source,
+        lambda: _blocks(files, class_names, image_size),
+        num_images=len(files),
     )
 
-    def is_present(self, root: Path) -> None:
-        return None
 
-    def download(self, root: Path) -> list[Path]:
-        raise UsageError("folder:PATH is read from your disk; there is nothing to download")
-
-    def load(self, argument: str, split: str, root: Path, download: bool) -> ImageDataset:
-        """Load one split, decoding it on first use and again when a file was added, removed or changed.
-
-        Raises:
-            MissingFileError: there is no such directory.
-            DataError: no pictures, an empty class, or sizes that differ.
-            CorruptDataError: a picture cannot be decoded.
-        """
-        path, image_size = _parse(argument)
-        directories = _split_directories(path)
-        name = f"folder:{path}" + (f"?size={image_size}" if image_size else "")
-        split = canonical_split(name, split, directories, {"val": "test"})
-        class_names = _class_directories(directories["train"])
-        files = _pictures(directories[split], class_names, allow_empty=split != "train")
-        source = {"size": image_size, "classes": list(class_names), "listing": _fingerprint(files)}
-        key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        return load_decoded(
-            name,
-            split,
-            root / "folder" / key / split,
-            source,
-            lambda: _blocks(files, class_names, image_size),
-            num_images=len(files),
-        )
+def _refuse_download(root: Path) -> list[Path]:
+    raise UsageError("folder:PATH is read from your disk; there is nothing to download")
 
 
-def _parse(argument: str) -> tuple[Path, int | None]:
-    match = SIZE_SUFFIX.search(argument)
-    image_size = int(match[1]) if match else None
-    if image_size is not None and not 8 <= image_size <= MAX_IMAGE_SIZE:
-        raise UsageError(f"?size= takes 8 to {MAX_IMAGE_SIZE} pixels, got {image_size}")
-    text = argument[: match.start()] if match else argument
-    if not text:
+def _checked(settings: FolderSettings) -> Path:
+    if settings.size is not None and not 8 <= settings.size <= MAX_IMAGE_SIZE:
+        raise UsageError(f"?size= takes 8 to {MAX_IMAGE_SIZE} pixels, got {settings.size}")
+    if not settings.path:
         raise UsageError("folder: needs a path, for example folder:/data/flowers")
-    path = Path(text).expanduser().resolve()
+    path = Path(settings.path).expanduser().resolve()
     if not path.is_dir():
         raise MissingFileError(f"there is no directory {path}; expected {path}/CLASS/picture.png")
-    return path, image_size
+    return path
 
 
 def _split_directories(path: Path) -> dict[str, Path]:
@@ -168,4 +160,19 @@ def _decode(file: Path, image_size: int | None) -> NDArray[np.uint8]:
     return decode_picture(data, str(file), image_size)
 
 
-FOLDER = Folder()
+ENTRY = DatasetEntry(
+    name="folder",
+    summary="pictures sorted into one folder per class",
+    settings=FolderSettings,
+    build=load,
+    info=DatasetInfo(
+        name="folder:PATH",
+        image_size=None,
+        num_classes=None,
+        num_images={},
+        source="pictures, PATH/CLASS/",
+        licence="yours",
+    ),
+    is_present=lambda root: None,
+    download=_refuse_download,
+)

@@ -16,7 +16,7 @@ from viewgen.datasets.decoded import Blocks, Labelling
 from viewgen.datasets.download import RemoteFile
 from viewgen.errors import CorruptDataError
 
-__all__ = ["STL10"]
+__all__ = ["ENTRY", "STL10"]
 
 IMAGE_BYTES = 3 * 96 * 96
 BLOCK_IMAGES = 256
@@ -78,3 +78,4 @@ STL10 = ArchivedDataset(
     ),
     blocks=stl10_blocks,
 )
+ENTRY = STL10.entry

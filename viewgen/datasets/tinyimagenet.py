@@ -22,7 +22,7 @@ from viewgen.datasets.download import RemoteFile
 from viewgen.datasets.pictures import decode_blocks, decode_picture
 from viewgen.errors import CorruptDataError
 
-__all__ = ["TINYIMAGENET"]
+__all__ = ["ENTRY", "TINYIMAGENET"]
 
 FOLDER = "tiny-imagenet-200"
 IMAGE_SIZE = 64
@@ -93,3 +93,4 @@ TINYIMAGENET = ArchivedDataset(
     blocks=tinyimagenet_blocks,
     split_aliases={"val": "test"},
 )
+ENTRY = TINYIMAGENET.entry

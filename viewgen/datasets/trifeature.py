@@ -12,16 +12,17 @@ a short prefix already mixes all three attributes. Train has 100 images per comb
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.datasets.dataset import DatasetInfo, ImageDataset, canonical_split
+from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.shapes import SHAPES, shape_distance
 from viewgen.datasets.textures import TABLE_SIZE, TEXTURES, texture_distance
-from viewgen.errors import UsageError
+from viewgen.settings import Settings, setting
 
-__all__ = ["COLORS", "TRIFEATURE"]
+__all__ = ["COLORS", "ENTRY", "TrifeatureSettings"]
 
 Array = NDArray[np.float32]
 
@@ -132,52 +133,44 @@ def _coverage(distance: Array) -> Array:
     return covered
 
 
-class Trifeature:
-    """The procedural data set."""
+class TrifeatureSettings(Settings):
+    """How large the images are."""
 
-    info = DatasetInfo(
-        name="trifeature",
-        image_size=DEFAULT_SIZE,
+    title: ClassVar[str] = "trifeature"
+    size: int = setting(DEFAULT_SIZE, "side of the images, in pixels", ge=MIN_SIZE, le=MAX_SIZE)
+
+
+def load(settings: TrifeatureSettings, split: str, root: Path, download: bool) -> ImageDataset:
+    """Return one split; images are rendered when they are read."""
+    name = "trifeature" if settings.size == DEFAULT_SIZE else f"trifeature:{settings.size}"
+    split = canonical_split(name, split, INFO.num_images)
+    targets = attribute_labels(INFO.num_images[split])
+    return ImageDataset(
+        name=name,
+        split=split,
+        image_size=settings.size,
         num_classes=NUM_VALUES,
-        num_images={"train": 100 * NUM_COMBINATIONS, "test": 10 * NUM_COMBINATIONS},
-        source="rendered; also :SIZE",
-        licence="Apache-2.0",
+        class_names=(),
+        pixels=RenderedTrifeature(split, settings.size, targets),
+        targets=targets,
+        attribute_names=("shape", "texture", "color"),
+        attribute_values=(SHAPES, TEXTURES, tuple(COLORS)),
+        digest_images=NUM_COMBINATIONS,
     )
 
-    def is_present(self, root: Path) -> bool:
-        return True
 
-    def download(self, root: Path) -> list[Path]:
-        return []
-
-    def load(self, argument: str, split: str, root: Path, download: bool) -> ImageDataset:
-        image_size = _image_size(argument)
-        name = "trifeature" if image_size == DEFAULT_SIZE else f"trifeature:{image_size}"
-        split = canonical_split(name, split, self.info.num_images)
-        targets = attribute_labels(self.info.num_images[split])
-        return ImageDataset(
-            name=name,
-            split=split,
-            image_size=image_size,
-            num_classes=NUM_VALUES,
-            class_names=(),
-            pixels=RenderedTrifeature(split, image_size, targets),
-            targets=targets,
-            attribute_names=("shape", "texture", "color"),
-            attribute_values=(SHAPES, TEXTURES, tuple(COLORS)),
-            digest_images=NUM_COMBINATIONS,
-        )
-
-
-def _image_size(argument: str) -> int:
-    if not argument:
-        return DEFAULT_SIZE
-    if not argument.isdecimal() or not MIN_SIZE <= int(argument) <= MAX_SIZE:
-        raise UsageError(
-            f"trifeature takes an image size of {MIN_SIZE} to {MAX_SIZE} pixels after the colon, "
-            f"got {argument!r}"
-        )
-    return int(argument)
-
-
-TRIFEATURE = Trifeature()
+INFO = DatasetInfo(
+    name="trifeature",
+    image_size=DEFAULT_SIZE,
+    num_classes=NUM_VALUES,
+    num_images={"train": 100 * NUM_COMBINATIONS, "test": 10 * NUM_COMBINATIONS},
+    source="rendered; also :SIZE",
+    licence="Apache-2.0",
+)
+ENTRY = DatasetEntry(
+    name="trifeature",
+    summary="one textured, coloured shape per image, rendered",
+    settings=TrifeatureSettings,
+    build=load,
+    info=INFO,
+)

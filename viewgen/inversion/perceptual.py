@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from viewgen.errors import CorruptDataError, MissingFileError, UsageError
-from viewgen.networks.stylegan2 import Discriminator
 from viewgen.networks.torchvision_import import import_torchvision
 
 __all__ = [
@@ -28,6 +27,14 @@ __all__ = [
 PERCEPTUAL = ("auto", "lpips", "discriminator", "none")
 Resolved = Literal["lpips", "discriminator", "none"]
 LPIPS_TRUNK = "vgg16-397923af.pth"
+
+
+class Activations(Protocol):
+    """A network whose activations a distance can be taken on, such as a discriminator."""
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Return the activations `(B, C, H, W)` of every block, the colours' first."""
+        ...
 
 
 class PerceptualDistance(Protocol):
@@ -75,7 +82,7 @@ class DiscriminatorDistance:
     The first activation (a 1×1 convolution of the colours) is left out.
     """
 
-    def __init__(self, discriminator: Discriminator) -> None:
+    def __init__(self, discriminator: Activations) -> None:
         self.discriminator = discriminator
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -129,7 +136,7 @@ class LpipsDistance:
 
 
 def build_perceptual(
-    name: Resolved, discriminator: Discriminator | None, device: torch.device
+    name: Resolved, discriminator: Activations | None, device: torch.device
 ) -> PerceptualDistance | None:
     """Return the distance that `resolve_perceptual` chose, or None for ``"none"``."""
     if name == "none":

@@ -1,14 +1,17 @@
-"""In-domain inversion: a code for every image, refined from the inverter's guess (eq. 4).
+"""In-domain inversion: a code for every image, refined from the one that the generator starts from.
 
 Refinement minimises, for each image on its own,
 
-    mean (x − g(w))² + λ_p·perceptual(x, g(w)) + λ_d·mean (w₀ − e(g(w)))²,   w₀ = e(x)
+    mean (x − g(c))² + λ_p·perceptual(x, g(c)) + λ_d·mean (c₀ − e(g(c)))²,   c₀ = e(x)
 
-from w = w₀ by Adam; the last term keeps the code in the generator's domain. Means run over pixels and over
-code elements.
+from c = c₀ by Adam, where e is the generator's `start`; the last term keeps the code in the generator's
+domain. Means run over pixels and over code elements.
 
 References:
-    In-Domain GAN Inversion for Real Image Editing, Zhu et al., 2020, https://arxiv.org/abs/2004.00049
+    In-Domain GAN Inversion for Real Image Editing, Zhu, Shen, Zhao and Zhou, 2020,
+    https://arxiv.org/abs/2004.00049
+
+Shape legend: N images, A active images, … a code's own dimensions, C, H, W channels and space.
 """
 
 import torch
@@ -16,8 +19,7 @@ from torch import Tensor
 
 from viewgen.inversion.perceptual import PerceptualDistance
 from viewgen.inversion.settings import InvertConfig
-from viewgen.networks.inverter import Inverter
-from viewgen.networks.stylegan2 import Generator
+from viewgen.networks.generator import Generator, code_unit
 from viewgen.optimise.adam import Adam
 from viewgen.optimise.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
 
@@ -28,9 +30,9 @@ class InversionProblem:
     """Refinement of the images of one shard, as a `viewgen.optimise.slots.Problem`.
 
     Args:
-        generator, inverter: frozen networks.
+        generator: g, frozen, with its start.
         perceptual: distance of the perceptual term, or None.
-        images: model images, `(N, 3, H, W)`.
+        images: model images, `(N, C, H, W)`.
         config: weights and stopping rule.
         batch_size: images that pass through the networks at once when the targets are computed.
         labels: of the images, `(N,)`, for a class-conditional generator.
@@ -39,14 +41,13 @@ class InversionProblem:
     def __init__(
         self,
         generator: Generator,
-        inverter: Inverter,
         perceptual: PerceptualDistance | None,
         images: Tensor,
         config: InvertConfig,
         batch_size: int = 32,
         labels: Tensor | None = None,
     ) -> None:
-        self.generator, self.inverter, self.perceptual, self.config = generator, inverter, perceptual, config
+        self.generator, self.perceptual, self.config = generator, perceptual, config
         self.images = images
         self.labels = labels
         self.num_images = len(images)
@@ -56,9 +57,8 @@ class InversionProblem:
             their_labels = (
                 [None] * len(parts) if labels is None else [p for p, _ in equal_parts(labels, batch_size)]
             )
-            self.first_w = torch.cat(
-                [inverter(part, own)[:kept] for (part, kept), own in zip(parts, their_labels, strict=True)]
-            )
+            starts = zip(parts, their_labels, strict=True)
+            self.first = torch.cat([generator.start(part, own)[:kept] for (part, kept), own in starts])
             self.targets: list[Tensor] = []
             if perceptual is not None and config.perceptual_weight:
                 features = [[x[:kept] for x in perceptual.features(part)] for part, kept in parts]
@@ -67,15 +67,15 @@ class InversionProblem:
         self.best_step = torch.zeros(len(images), dtype=torch.long, device=images.device)
 
     def start(self, rows: Tensor) -> Tensor:
-        """Return the inverter's codes of the images `rows`, `(A, 1, L, D)`."""
+        """Return the first codes of the images `rows`, `(A, 1, ...)`."""
         self.best_loss[rows] = torch.inf
         self.best_step[rows] = 0
-        return self.first_w[rows][:, None]
+        return self.first[rows][:, None]
 
-    def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
+    def evaluate(self, codes: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
         """Evaluate the refinement's loss; an image is done when it has stopped falling."""
         config = self.config
-        images = self.generator.synthesis(w[:, 0])
+        images = self.generator.decode(codes[:, 0])
         loss = (images - self.images[rows]).square().mean(dim=(1, 2, 3))
         if self.perceptual is not None and self.targets:
             targets = [target[rows] for target in self.targets]
@@ -83,7 +83,8 @@ class InversionProblem:
             loss = loss + config.perceptual_weight * distance
         if config.domain_weight:
             labels = None if self.labels is None else self.labels[rows]
-            drift = (self.inverter(images, labels) - self.first_w[rows]).square().mean(dim=(1, 2))
+            drift = (self.generator.start(images, labels) - self.first[rows]).square()
+            drift = drift.mean(dim=tuple(range(1, drift.ndim)))
             loss = loss + config.domain_weight * drift
         with torch.no_grad():
             fallen = loss < 0.99 * self.best_loss[rows]
@@ -105,4 +106,4 @@ def invert_images(problem: InversionProblem, num_slots: int, group_size: int | N
         keep_best=True,
         group_size=group_size,
     )
-    return optimise(problem, options, Adam(learning_rate=config.learning_rate))
+    return optimise(problem, options, Adam(learning_rate=config.learning_rate * code_unit(problem.generator)))

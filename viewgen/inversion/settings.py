@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from viewgen.settings import Settings, setting
-from viewgen.views.entry import Column, Resources, Situation, ViewEntry
+from viewgen.store.columns import ANCHOR_W_PLUS
+from viewgen.views.entry import Resources, Situation, ViewEntry
 
 if TYPE_CHECKING:
     from viewgen.views.source import ViewSource
@@ -60,7 +61,7 @@ ENTRY = ViewEntry(
     needs=frozenset({"generator", "discriminator", "inverter"}),
     build=build,
     num_views=1,
-    columns=(Column(name="anchor_w_plus", codes=True),),
+    columns=(ANCHOR_W_PLUS,),
     settle=settle,
     optional=optional,
 )

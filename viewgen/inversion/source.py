@@ -1,7 +1,5 @@
 """The refined inversion as a view source: one view of each image, its reconstruction, and its code."""
 
-from typing import Any
-
 import torch
 
 from viewgen.errors import ModelError
@@ -10,8 +8,9 @@ from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
 from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.batched import images_at_once, render
-from viewgen.networks.inverter import class_labels
-from viewgen.optimise.slots import FAILED, OK, SlotResult, slot_bytes
+from viewgen.networks.generator import class_labels
+from viewgen.optimise.slots import SlotResult, slot_bytes
+from viewgen.status import Status
 from viewgen.views.entry import Resources
 from viewgen.views.source import Images, Views
 
@@ -23,7 +22,7 @@ class InversionSource:
 
     Args:
         config: settings.
-        resources: generator, inverter, perhaps a discriminator, and how they are run.
+        resources: generator with what its codes start from, perhaps a discriminator, and how they are run.
     """
 
     roles: tuple[str, ...] = ("view",)
@@ -31,22 +30,16 @@ class InversionSource:
     def __init__(self, config: InvertConfig, resources: Resources) -> None:
         self.config = config
         models = resources.models
-        self.generator, inverter = resources.network("generator"), resources.network("inverter")
+        self.generator = resources.inverting()
+        self.searched = resources.inverting(config.precision)
         chosen = resolve_perceptual(config.perceptual, has_discriminator=models.discriminator is not None)
         self.perceptual = build_perceptual(chosen, models.discriminator, models.device)
-        self.num_classes = self.generator.config.num_classes
-        if inverter.config.num_classes != self.num_classes:
-            raise ModelError(
-                f"the generator has {self.num_classes} classes, the inverter {inverter.config.num_classes}; "
-                "train an inverter for this generator (viewgen pretrain inverter)"
-            )
-        kinds = ("generator", "inverter")
-        self.searched: Any = tuple(resources.network(kind, config.precision) for kind in kinds)
-        self.at_once = images_at_once(self.generator.config.image_size, models.device)
+        self.num_classes = self.generator.num_classes
+        self.at_once = images_at_once(self.generator.image_size, models.device)
         self.runner = models.execution.slots(
             resources.batch_size,
             group_size=self.at_once,
-            slot_bytes=slot_bytes(1, self.generator.num_layers, self.generator.config.style_dim),
+            slot_bytes=slot_bytes(1, self.generator.code_shape),
             device=models.device,
         )
 
@@ -61,7 +54,7 @@ class InversionSource:
 
         def search(num_slots: int) -> SlotResult:
             problem = InversionProblem(
-                *self.searched, self.perceptual, pixels, self.config, self.at_once, labels
+                self.searched, self.perceptual, pixels, self.config, self.at_once, labels
             )
             return invert_images(problem, num_slots, self.at_once)
 
@@ -69,16 +62,14 @@ class InversionSource:
             rows = torch.arange(num_images, device=pixels.device) % len(pixels)
             own = None if labels is None else labels[rows]
             brief = self.config.replace(max_steps=1)
-            problem = InversionProblem(
-                *self.searched, self.perceptual, pixels[rows], brief, self.at_once, own
-            )
+            problem = InversionProblem(self.searched, self.perceptual, pixels[rows], brief, self.at_once, own)
             invert_images(problem, num_images, self.at_once)
 
         result = self.runner.run(search, trial, len(pixels))
-        codes = result.w[:, 0]
+        codes = result.codes[:, 0]
         views = render(self.generator, codes, self.at_once)
         # an image that still improved at its last step has a usable code
-        status = torch.where(result.status == FAILED, FAILED, OK).to(torch.uint8)
+        status = torch.where(result.status == Status.FAILED, Status.FAILED, Status.OK).to(torch.uint8)
         return Views(
             pixels=views[None],
             status=status,

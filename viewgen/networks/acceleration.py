@@ -8,16 +8,12 @@ every size is made both ways; an exception, or results that differ, leaves that 
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-
-from viewgen.networks.encoder import Encoder
-from viewgen.networks.inverter import Inverter
-from viewgen.networks.stylegan2 import Generator
 
 __all__ = ["Announce", "Compiler", "Recording", "accelerated", "cuda_graphs", "replaying"]
 
@@ -26,7 +22,7 @@ Announce = Callable[[str, str], object]
 Function = Callable[[Tensor], Tensor]
 # Takes a function and an input of the size that it will be called with, which requires a gradient.
 Compiler = Callable[[Function, Tensor], Function]
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network")
 
 # Sizes of one network that are compiled: groups, and images at once. More graphs would fill the memory.
 MAX_SIZES = 4
@@ -112,24 +108,25 @@ def accelerated(network: Network, compiler: Compiler, announce: Announce) -> Net
     """Return a shallow copy of a frozen network that evaluates every size of input compiled.
 
     Args:
-        network: a `Generator`, whose synthesis is compiled, an `Encoder` or an `Inverter`; others come
-            back as they are.
+        network: its class says in `compiled` which methods are compiled, and what messages call each;
+            others come back as they are.
         compiler: for example `cuda_graphs`.
         announce: is told of every fallback.
     """
-    method = "synthesis" if isinstance(network, Generator) else "forward"
-    if not isinstance(network, Generator | Encoder | Inverter):
+    compiled: Mapping[str, str] = getattr(network, "compiled", {})
+    if not isinstance(network, nn.Module) or not compiled:
         return network
     low = any(parameter.dtype == torch.bfloat16 for parameter in network.parameters())
     fast = copy.copy(network)
-    # an attribute of the instance comes before the class's method
-    vars(fast)[method] = _Compiled(
-        getattr(network, method),
-        compiler,
-        announce,
-        name=type(network).__name__.lower(),
-        tolerance=TOLERANCE[torch.bfloat16 if low else torch.float32],
-    )
+    for method, name in compiled.items():
+        # an attribute of the instance comes before the class's method
+        vars(fast)[method] = _Compiled(
+            getattr(network, method),
+            compiler,
+            announce,
+            name=name,
+            tolerance=TOLERANCE[torch.bfloat16 if low else torch.float32],
+        )
     return fast
 
 

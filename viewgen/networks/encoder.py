@@ -1,18 +1,27 @@
 """The contrastive encoder f: a residual backbone with a CIFAR stem, a projection head, a normalised output.
 
-Backbones are torchvision's residual networks with a 3×3 first convolution and no max-pooling (spec of the
-paper's experiments, Table 2).
+Backbones are torchvision's residual networks with a 3×3 first convolution and no max-pooling, as SimCLR has
+them for small images.
+
+References:
+    A Simple Framework for Contrastive Learning of Visual Representations, Chen, Kornblith, Norouzi and
+    Hinton, 2020, https://arxiv.org/abs/2002.05709
 """
 
-from dataclasses import dataclass
-from typing import Any, cast
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from viewgen.errors import ModelError, nearest_name
+from viewgen.networks.config import NetworkConfig
 from viewgen.networks.layout import laid_out_for, replace_strided
+from viewgen.networks.precision import Bfloat16
 from viewgen.networks.torchvision_import import import_torchvision
+from viewgen.settings import setting
 
 __all__ = ["BACKBONES", "Encoder", "EncoderConfig"]
 
@@ -20,34 +29,28 @@ __all__ = ["BACKBONES", "Encoder", "EncoderConfig"]
 BACKBONES = {"resnet18": ("BasicBlock", (2, 2, 2, 2)), "resnet50": ("Bottleneck", (3, 4, 6, 3))}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderConfig:
-    """Shape of an encoder.
+class EncoderConfig(NetworkConfig):
+    """Shape of an encoder."""
 
-    Attributes:
-        image_size: side of the images it was trained on, in pixels.
-        backbone: ``"resnet18"`` or ``"resnet50"``.
-        width: channels of the first stage; 64 is the standard network.
-        projection_dim: width of the projector's output.
-        projector: ``"mlp"``, two layers, or ``"simsiam"``, three with batch normalisation.
-    """
+    title: ClassVar[str] = "the encoder's shape"
 
-    image_size: int
-    backbone: str = "resnet18"
-    width: int = 64
-    projection_dim: int = 128
-    projector: str = "mlp"
+    image_size: int = setting(..., "side of the images it was trained on, in pixels", ge=1)
+    backbone: str = setting("resnet18", "residual network, resnet18 or resnet50")
+    width: int = setting(64, "channels of the first stage; 64 is the standard network", ge=1)
+    projection_dim: int = setting(128, "width of the projector's output", ge=1)
+    projector: Literal["mlp", "simsiam"] = setting(
+        "mlp", "two layers, or three with batch normalisation", since=2
+    )
+    in_channels: int = setting(3, "channels of the images", ge=1, since=2)
 
-    def __post_init__(self) -> None:
-        if self.projector not in ("mlp", "simsiam"):
-            raise ModelError(f"projector is {self.projector!r}; expected 'mlp' or 'simsiam'")
+    @model_validator(mode="after")
+    def _known_backbone(self) -> Self:
         if self.backbone not in BACKBONES:
             raise ModelError(
                 f"no backbone {self.backbone!r}{nearest_name(self.backbone, BACKBONES)} "
                 f"(known: {', '.join(BACKBONES)})"
             )
-        if min(self.image_size, self.width, self.projection_dim) < 1:
-            raise ModelError("image_size, width and projection_dim must be at least 1")
+        return self
 
 
 def _build_backbone(config: EncoderConfig) -> tuple[nn.Module, int]:
@@ -57,7 +60,7 @@ def _build_backbone(config: EncoderConfig) -> tuple[nn.Module, int]:
     block = getattr(resnet, block_name)
     network = resnet.ResNet(block, list(blocks))
     width = config.width
-    network.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+    network.conv1 = nn.Conv2d(config.in_channels, width, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     if width != 64:
         network.bn1 = nn.BatchNorm2d(width)
@@ -89,6 +92,8 @@ class Encoder(nn.Module):
         embedding_dim: width of the backbone's features.
     """
 
+    compiled: ClassVar[Mapping[str, str]] = {"forward": "encoder"}
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
@@ -96,13 +101,28 @@ class Encoder(nn.Module):
         self.projector = _build_projector(config, self.embedding_dim)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Map model images `(B, 3, H, W)` to backbone features `(B, embedding_dim)`."""
+        """Map model images `(B, C, H, W)` to backbone features `(B, embedding_dim)`.
+
+        Raises:
+            ModelError: images of another number of channels.
+        """
+        if images.ndim != 4 or images.shape[1] != self.config.in_channels:
+            raise ModelError(
+                f"images have shape {tuple(images.shape)}; this encoder takes (B, {self.config.in_channels}, "
+                "H, W)"
+            )
         return cast(Tensor, self.backbone(laid_out_for(self, images)))
 
+    def in_bfloat16(self) -> Self:
+        """Return a copy whose backbone computes in bfloat16."""
+        low = copy.deepcopy(self)
+        low.backbone = Bfloat16(low.backbone)
+        return low.requires_grad_(False)
+
     def project(self, images: Tensor) -> Tensor:
-        """Map model images `(B, 3, H, W)` to projections `(B, projection_dim)` of any length."""
+        """Map model images `(B, C, H, W)` to projections `(B, projection_dim)` of any length."""
         return cast(Tensor, self.projector(self.embed(images)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map model images `(B, 3, H, W)` to L2-normalised projections `(B, projection_dim)`."""
+        """Map model images `(B, C, H, W)` to L2-normalised projections `(B, projection_dim)`."""
         return F.normalize(self.project(images), dim=1)

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import nn
 
 from viewgen.memory import BatchSize, CudaMemory, MemoryProbe, ProcessMemory, SlotRunner
 from viewgen.networks.acceleration import Announce, Compiler, accelerated
 
 __all__ = ["Execution"]
 
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network")
 
 
 def _warn(topic: str, text: str) -> None:

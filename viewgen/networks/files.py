@@ -1,18 +1,17 @@
 """Networks on file: safetensors with the network's shape in the header, one file per network.
 
-The header entry ``viewgen`` is a JSON object ``{"format": 1, "kind": …, "config": {…}, …}``. Weights may be
-stored in half precision; they are used in float32.
+The header entry ``viewgen`` is a JSON object ``{"format": 1, "kind": …, "config": {…}, …}``; a generator that
+is not StyleGAN2 has its name there as ``generator``. Weights may be stored in half precision; they are used
+in float32.
 """
 
-import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,31 +20,39 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from viewgen.errors import MissingFileError, ModelError
+from viewgen.files import write_atomically
+from viewgen.networks import stylegan2
+from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.execution import Execution
+from viewgen.networks.generator import GENERATORS, Generator
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.layout import channels_last
-from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig
+from viewgen.networks.stylegan2.codes import WPlus
+from viewgen.registry import Entry
 
-__all__ = ["Kind", "Models", "file_digest", "load_model", "load_models", "read_header", "save_model"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "Models",
+    "code_shape",
+    "file_digest",
+    "load_encoder",
+    "load_model",
+    "load_models",
+    "networks_beside",
+    "read_header",
+    "save_model",
+]
 
 Kind = Literal["generator", "discriminator", "inverter", "encoder"]
-
-NETWORKS: dict[str, tuple[Any, Any]] = {
-    "generator": (Generator, GeneratorConfig),
-    "discriminator": (Discriminator, DiscriminatorConfig),
-    "inverter": (Inverter, InverterConfig),
-    "encoder": (Encoder, EncoderConfig),
-}
+KINDS: tuple[Kind, ...] = ("generator", "discriminator", "inverter", "encoder")
 FORMAT = 1
 LATENT_AVG = "latent_avg"
-# Settings that came after the first files: headers name them where they differ from the default, so that a
-# network of the first kind is still written byte for byte as before.
-LATER_SETTINGS = {
-    ("discriminator", "stddev_group"): 4,
-    ("encoder", "projector"): "mlp",
-    ("inverter", "num_classes"): 0,
-}
+STYLEGAN2 = "stylegan2"
+Device = torch.device | str
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +69,21 @@ class Models:
     encoder: Encoder | None = None
     execution: Execution = field(default_factory=Execution)
 
+    def inverting(self) -> Generator:
+        """Return the generator with what its codes start from.
+
+        Raises:
+            ModelError: there is no generator, or no inverter beside one that needs it.
+        """
+        missing = "generator"
+        if self.generator is not None:
+            if not isinstance(self.generator, stylegan2.Generator):
+                return self.generator
+            if self.inverter is not None:
+                return WPlus(self.generator, self.inverter)
+            missing = "inverter"
+        raise ModelError(f"the inversion needs a network of kind {missing!r}, and none was given")
+
 
 def file_digest(path: str | Path) -> str:
     """Return ``"sha256:…"`` of a file's bytes."""
@@ -69,30 +91,63 @@ def file_digest(path: str | Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def network_kind(network: nn.Module) -> str:
+def network_kind(network: nn.Module) -> Kind:
     """Return the kind under which `network` is stored.
 
     Raises:
         ModelError: it is none of ours.
     """
-    for kind, (network_class, _) in NETWORKS.items():
-        if isinstance(network, network_class):
+    classes: tuple[tuple[Kind, type | tuple[type, ...]], ...] = (
+        ("discriminator", Discriminator),
+        ("inverter", Inverter),
+        ("encoder", (Encoder, Branches)),
+    )
+    for kind, of_kind in classes:
+        if isinstance(network, of_kind):
             return kind
-    raise ModelError(f"a {type(network).__name__} cannot be stored; expected one of {', '.join(NETWORKS)}")
+    if _generator_name(network) is not None:
+        return "generator"
+    raise ModelError(f"a {type(network).__name__} cannot be stored; expected one of {', '.join(KINDS)}")
+
+
+def _generator_name(network: nn.Module) -> str | None:
+    """Return the name of the entry whose settings the network has as its shape."""
+    config = type(getattr(network, "config", None))
+    return next((name for name in GENERATORS.names if GENERATORS.entry(name).settings is config), None)
+
+
+def _generator_entry(header: Mapping[str, Any]) -> Entry:
+    return GENERATORS.entry(header.get("generator", STYLEGAN2))
+
+
+def _build(header: Mapping[str, Any]) -> nn.Module:
+    """Return the network that a header describes, without its weights."""
+    kind, config = header["kind"], header["config"]
+    if kind == "generator":
+        entry = _generator_entry(header)
+        network: nn.Module = entry.build(entry.settings.from_record(config))
+        return network
+    if kind == "discriminator":
+        return Discriminator(DiscriminatorConfig.from_record(config))
+    if kind == "inverter":
+        return Inverter(InverterConfig.from_record(config))
+    if "branches" in config:
+        return Branches(BranchesConfig.from_record(config))
+    return Encoder(EncoderConfig.from_record(config))
 
 
 def _stored_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return everything a file holds: the state dict and, for a generator, its mean latent."""
+    """Return everything a file holds: the state dict and, for StyleGAN2's generator, its mean latent."""
     state = dict(network.state_dict())
-    if isinstance(network, Generator):
+    if isinstance(network, stylegan2.Generator):
         state[LATENT_AVG] = network.latent_avg
     return state
 
 
-def _stored_shapes(kind: str, config: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that a file of this configuration holds, without allocating any of it."""
+def _stored_shapes(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that a file of this header holds, without allocating any of it."""
     with torch.device("meta"):
-        state = _stored_state(NETWORKS[kind][0](config))
+        state = _stored_state(_build(header))
     return {key: tuple(value.shape) for key, value in state.items()}
 
 
@@ -106,7 +161,7 @@ def save_model(
     """Write a network to `path` atomically.
 
     Args:
-        network: a `Generator`, `Discriminator`, `Inverter` or `Encoder`.
+        network: a `Discriminator`, `Inverter`, `Encoder`, `Branches` or generator of `GENERATORS`.
         path: the ``.safetensors`` file.
         dtype: storage type of floating-point tensors (float16 halves the file).
         notes: further JSON values for the header (data set, training command, …).
@@ -116,18 +171,19 @@ def save_model(
             storage type.
     """
     kind = network_kind(network)
-    expected = _stored_shapes(kind, cast(Any, network).config)
-    if expected.keys() != _stored_state(network).keys():
+    header = {
+        **(notes or {}),
+        "format": FORMAT,
+        "kind": kind,
+        "config": cast(Any, network).config.record(),
+    }
+    if kind == "generator" and (name := _generator_name(network)) != STYLEGAN2:
+        header["generator"] = name
+    if _stored_shapes(header).keys() != _stored_state(network).keys():
         raise ModelError(
             f"the {kind} is not stored: it was loaded for inference, which folds its batch normalisations; "
             "store the network that was trained, or copy its file"
         )
-    config = {
-        name: value
-        for name, value in dataclasses.asdict(cast(Any, network).config).items()
-        if (kind, name) not in LATER_SETTINGS or LATER_SETTINGS[kind, name] != value
-    }
-    header = {**(notes or {}), "format": FORMAT, "kind": kind, "config": config}
     state = {
         key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in _stored_state(network).items()
@@ -135,14 +191,7 @@ def save_model(
     broken = sorted(key for key, value in state.items() if not _is_finite(value))
     if broken:
         raise ModelError(f"the {kind} is not stored: {broken[0]} holds values that are not finite as {dtype}")
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(save(state, metadata={"viewgen": json.dumps(header, sort_keys=True)}))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, save(state, metadata={"viewgen": json.dumps(header, sort_keys=True)}))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -171,15 +220,25 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise ModelError(f"{path} has a damaged viewgen header: {error}") from error
     if not isinstance(header, dict) or not isinstance(header.get("config"), dict):
         raise ModelError(f"{path} has a viewgen header without the network's config")
-    if header.get("format") != FORMAT or str(header.get("kind")) not in NETWORKS:
+    if header.get("format") != FORMAT or header.get("kind") not in KINDS:
         raise ModelError(
             f"{path} holds format {header.get('format')!r}, kind {header.get('kind')!r}; this version reads "
-            f"format {FORMAT} of {', '.join(NETWORKS)}"
+            f"format {FORMAT} of {', '.join(KINDS)}"
         )
     return header
 
 
-def load_model(path: str | Path, kind: Kind, device: torch.device | str = "cpu") -> nn.Module:
+@overload
+def load_model(path: str | Path, kind: Literal["generator"], device: Device = ...) -> Generator: ...
+@overload
+def load_model(path: str | Path, kind: Literal["discriminator"], device: Device = ...) -> Discriminator: ...
+@overload
+def load_model(path: str | Path, kind: Literal["inverter"], device: Device = ...) -> Inverter: ...
+@overload
+def load_model(path: str | Path, kind: Literal["encoder"], device: Device = ...) -> Encoder: ...
+@overload
+def load_model(path: str | Path, kind: Kind, device: Device = ...) -> Any: ...
+def load_model(path: str | Path, kind: Kind, device: Device = "cpu") -> Any:
     """Load a network for inference: float32, evaluation mode, no parameter gradients.
 
     Args:
@@ -189,32 +248,70 @@ def load_model(path: str | Path, kind: Kind, device: torch.device | str = "cpu")
 
     Raises:
         MissingFileError: there is no such file.
-        ModelError: another kind, a missing or unexpected key, a wrong shape, non-finite weights.
+        ModelError: another kind, a missing or unexpected key, a wrong shape, non-finite weights; branches
+            where one encoder is wanted.
     """
+    network = _load(path, kind, device)
+    if isinstance(network, Branches):
+        raise ModelError(
+            f"{path} holds an encoder for each of {', '.join(network.roles)}; one for all views is needed"
+        )
+    return network
+
+
+def load_encoder(path: str | Path, device: Device = "cpu") -> Encoder | Branches:
+    """Load an encoder, or the encoders of several roles, for inference; errors are those of `load_model`."""
+    return cast(Encoder | Branches, _load(path, "encoder", device))
+
+
+def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
     header = read_header(path)
     if header["kind"] != kind:
         raise ModelError(f"{path} holds a network of kind {header['kind']!r}; a {kind} is needed here")
-    network_class, config_class = NETWORKS[kind]
-    try:
-        config = config_class(**header["config"])
-        expected = _stored_shapes(kind, config)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{path}: the header's config does not describe a network: {error}") from error
+    expected = _described(path, header, _stored_shapes)
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ModelError(f"{path} is damaged: {error}") from error
     _check_state(path, state, expected)
-    network = cast(nn.Module, network_class(config))
+    network = _build(header)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    if isinstance(network, Generator):
+    if isinstance(network, stylegan2.Generator):
         network.latent_avg.copy_(state.pop(LATENT_AVG))
     network.load_state_dict(state, strict=True)
     network.eval()
-    if isinstance(network, Encoder | Inverter):
+    if isinstance(network, Encoder | Branches | Inverter):
         fold_batch_norms(network)
     return channels_last(network).to(device).eval().requires_grad_(False)
+
+
+def _described(path: str | Path, header: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
+    """Return what `read` finds in a header, whose values may be anything."""
+    try:
+        return read(header)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path}: the header does not describe a network: {error}") from error
+
+
+def code_shape(path: str | Path) -> tuple[int, ...]:
+    """Return the shape of the codes of the generator at `path`, without reading its weights.
+
+    Raises:
+        MissingFileError, ModelError: as `load_model`.
+    """
+    with torch.device("meta"):
+        generator = _described(path, read_header(path), _build)
+    return cast(Generator, generator).code_shape
+
+
+def networks_beside(path: str | Path) -> frozenset[str]:
+    """Return the kinds of networks that an inversion into the generator at `path` uses beside it.
+
+    Raises:
+        MissingFileError, ModelError: as `load_model`.
+    """
+    return _described(path, read_header(path), _generator_entry).needs
 
 
 def _is_finite(value: Tensor) -> bool:
@@ -250,7 +347,7 @@ def fold_batch_norms(network: nn.Module) -> None:
                 setattr(module, next_name, nn.Identity())
 
 
-def load_models(paths: Mapping[str, str | Path], device: torch.device | str = "cpu") -> Models:
+def load_models(paths: Mapping[str, str | Path], device: Device = "cpu") -> Models:
     """Load the networks named by `paths`, kind → file, onto `device`."""
     loaded = {kind: load_model(path, cast(Kind, kind), device) for kind, path in paths.items()}
     return Models(device=torch.device(device), **cast(dict[str, Any], loaded))

@@ -1,48 +1,54 @@
-"""The inverter e: image → W⁺ (in-domain GAN inversion, Zhu et al. 2020; eq. 4 of the paper).
+"""The inverter e: image → W⁺, by in-domain GAN inversion.
 
 A residual network that predicts the offset of every layer's latent vector from the generator's mean latent:
 for a class-conditional generator, from the mean latent of the image's class, so that the label conditions W⁺.
 No truncation is applied to its output (ψ = 1).
+
+References:
+    In-Domain GAN Inversion for Real Image Editing, Zhu, Shen, Zhao and Zhou, 2020,
+    https://arxiv.org/abs/2004.00049
 """
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import ClassVar, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from viewgen.errors import DataError, ModelError
+from viewgen.errors import ModelError
+from viewgen.networks.config import NetworkConfig
 from viewgen.networks.layout import laid_out_for
+from viewgen.networks.precision import Bfloat16
 from viewgen.networks.stylegan2 import Generator, num_style_layers
+from viewgen.settings import setting
 
-__all__ = ["Inverter", "InverterConfig", "class_labels"]
+__all__ = ["Inverter", "InverterConfig"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InverterConfig:
-    """Shape of an inverter.
+class InverterConfig(NetworkConfig):
+    """Shape of an inverter."""
 
-    Attributes:
-        image_size: side of the image in pixels.
-        channels: feature channels at 4, 8, … `image_size` px (the generator's order).
-        hidden_dim: width of the layer between the 4×4 features and the latent codes.
-        style_dim: width of one latent vector.
-        num_classes: classes of a class-conditional generator, otherwise 0.
-    """
+    title: ClassVar[str] = "the inverter's shape"
 
-    image_size: int
-    channels: tuple[int, ...]
-    hidden_dim: int = 256
-    style_dim: int = 512
-    num_classes: int = 0
+    image_size: int = setting(..., "side of the image in pixels")
+    channels: tuple[int, ...] = setting(
+        ..., "feature channels at 4, 8, … image_size px (the generator's order)"
+    )
+    hidden_dim: int = setting(256, "width of the layer between the 4×4 features and the codes", ge=1)
+    style_dim: int = setting(512, "width of one latent vector", ge=1)
+    num_classes: int = setting(0, "classes of a class-conditional generator, otherwise 0", ge=0, since=2)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
         if self.image_size != 4 * 2 ** (len(self.channels) - 1):
             raise ModelError(
                 f"channels has {len(self.channels)} entries, one for each of 4, 8, … px; that is "
                 f"{4 * 2 ** (len(self.channels) - 1)} px, but image_size is {self.image_size}"
             )
+        return self
 
 
 class DownBlock(nn.Module):
@@ -74,6 +80,7 @@ class Inverter(nn.Module):
             `(num_classes, style_dim)`; part of the state dict.
     """
 
+    compiled: ClassVar[Mapping[str, str]] = {"forward": "inverter"}
     latent_avg: Tensor
     class_latents: Tensor
 
@@ -88,7 +95,7 @@ class Inverter(nn.Module):
             nn.ReLU(),
         ]
         blocks += [DownBlock(wide, narrow) for wide, narrow in pairwise(channels)]
-        self.trunk = nn.Sequential(*blocks)
+        self.trunk: nn.Module = nn.Sequential(*blocks)
         self.hidden = nn.Linear(channels[-1] * 16, config.hidden_dim)
         self.head = nn.Linear(config.hidden_dim, self.num_layers * config.style_dim)
         # the first predictions lie near the mean latent, where every generator gives an image
@@ -113,6 +120,12 @@ class Inverter(nn.Module):
         self.latent_avg.copy_(generator.latent_avg)
         if mine.num_classes:
             self.class_latents.copy_(generator.class_latents())
+
+    def in_bfloat16(self) -> Self:
+        """Return a copy that convolves in bfloat16."""
+        low = copy.deepcopy(self)
+        low.trunk = Bfloat16(low.trunk)
+        return low.requires_grad_(False)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map images to codes.
@@ -146,28 +159,3 @@ class Inverter(nn.Module):
             centre = self.latent_avg
         codes: Tensor = centre + offset.unflatten(1, (self.num_layers, self.config.style_dim))
         return codes
-
-
-def class_labels(labels: Tensor, num_classes: int) -> Tensor | None:
-    """Return the labels that condition a generator's codes, or None for a generator without classes.
-
-    Args:
-        labels: of the images, `(B, *label_shape)`, int64; −1 where an image has none.
-        num_classes: of the generator.
-
-    Raises:
-        DataError: a label is none of the generator's classes.
-    """
-    if not num_classes:
-        return None
-    if labels.ndim != 1:
-        raise DataError(
-            f"the generator is conditional on {num_classes} classes; the labels of these images have shape "
-            f"{tuple(labels.shape[1:])}, expected one class each"
-        )
-    if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise DataError(
-            f"the generator is conditional on {num_classes} classes; these images have labels "
-            f"{int(labels.min())} to {int(labels.max())}"
-        )
-    return labels

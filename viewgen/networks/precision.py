@@ -4,30 +4,22 @@ Convolutions, and the activations between them, are bfloat16: 8 bits of mantissa
 stay the codes, the modulation and demodulation of the generator's styles, the sum of its colour images, the
 linear layers after the convolutions of encoder and inverter, the normalisation of projections, and therefore
 every distance. What is left is an error of about 1 % of an image's range, so that distances that count are
-computed again with the float32 networks (`viewgen.wsearch`).
+computed again with the float32 networks (`viewgen.views.wsearch.source`).
 """
 
-import copy
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from viewgen.errors import ModelError, UsageError
-from viewgen.networks.encoder import Encoder
-from viewgen.networks.inverter import Inverter
-from viewgen.networks.stylegan2 import Generator
-from viewgen.networks.stylegan2.layers import FusedLeakyReLU, ModulatedConv2d
 
-__all__ = ["PRECISIONS", "Precision", "at_precision", "check_precision", "native_bfloat16"]
+__all__ = ["PRECISIONS", "Bfloat16", "Precision", "at_precision", "check_precision", "native_bfloat16"]
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS = ("float32", "bfloat16")
-Network = TypeVar("Network", bound=nn.Module)
-
-# The convolutional part of each network; what follows it stays in float32.
-_TRUNKS = {Encoder: "backbone", Inverter: "trunk"}
+Network = TypeVar("Network")
 
 
 def check_precision(precision: str) -> None:
@@ -40,7 +32,7 @@ def check_precision(precision: str) -> None:
         raise UsageError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
 
 
-class _Bfloat16(nn.Module):
+class Bfloat16(nn.Module):
     """A network in bfloat16 between float32 inputs and float32 outputs."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -57,31 +49,20 @@ def at_precision(network: Network, precision: Precision) -> Network:
     """Return a network for inference at `precision`: itself for ``"float32"``, otherwise a copy.
 
     Args:
-        network: a `Generator`, `Encoder` or `Inverter` with frozen weights.
+        network: frozen; for another precision it has a method `in_bfloat16`.
         precision: of its convolutions.
 
     Raises:
         UsageError: an unknown precision.
-        ModelError: a network of another kind.
+        ModelError: a network without that method.
     """
     check_precision(precision)
     if precision == "float32":
         return network
-    trunk = next((name for kind, name in _TRUNKS.items() if isinstance(network, kind)), None)
-    if trunk is None and not isinstance(network, Generator):
+    lowered = getattr(network, "in_bfloat16", None)
+    if lowered is None:
         raise ModelError(f"a {type(network).__name__} does not compute in {precision}")
-    low = copy.deepcopy(network)
-    if trunk is not None:
-        setattr(low, trunk, _Bfloat16(getattr(low, trunk)))
-        return low.requires_grad_(False)
-    for module in low.modules():
-        if isinstance(module, ModulatedConv2d):
-            # the gain goes into the weight before that is rounded
-            weight = (module.weight * module.gain).to(torch.bfloat16)
-            module.weight, module.gain = nn.Parameter(weight), 1.0
-        elif isinstance(module, FusedLeakyReLU):
-            module.bias = nn.Parameter(module.bias.to(torch.bfloat16))
-    return low.requires_grad_(False)
+    return cast(Network, lowered())
 
 
 def native_bfloat16(device: torch.device | str = "cpu") -> bool:

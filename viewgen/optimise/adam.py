@@ -1,4 +1,8 @@
-"""Adam for the slots of `viewgen.optimise.slots`: one step counter per slot, moments addressed by it."""
+"""Adam for the slots of `viewgen.optimise.slots`: one step counter per slot, moments addressed by it.
+
+References:
+    Adam: A Method for Stochastic Optimization, Kingma and Ba, 2015, https://arxiv.org/abs/1412.6980
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +11,7 @@ import torch
 from torch import Tensor
 
 from viewgen.errors import UsageError
-from viewgen.optimise.slots import Evaluation, Tensors
+from viewgen.optimise.slots import Evaluation, Tensors, expanded
 
 __all__ = ["Adam"]
 
@@ -16,7 +20,7 @@ ADAM_EPSILON = 1e-8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adam:
-    """Adam on an image's loss (Kingma and Ba, 2015), as a `viewgen.optimise.slots.UpdateRule`.
+    """Adam on an image's loss, as a `viewgen.optimise.slots.UpdateRule`.
 
     Attributes:
         learning_rate, betas: as usual.
@@ -36,23 +40,23 @@ class Adam:
         if self.decay_steps is not None and not self.decay_steps > 0:
             raise UsageError(f"decay_steps is {self.decay_steps}; expected a positive number")
 
-    def fresh(self, w: Tensor) -> Tensors:
+    def fresh(self, codes: Tensor) -> Tensors:
         """Return the two moments, zero."""
-        return {"mean": torch.zeros_like(w), "square": torch.zeros_like(w)}
+        return {"mean": torch.zeros_like(codes), "square": torch.zeros_like(codes)}
 
-    def differentiate(self, evaluation: Evaluation, w: Tensor) -> Tensors:
+    def differentiate(self, evaluation: Evaluation, codes: Tensor) -> Tensors:
         """Return the gradient of the losses."""
-        (gradient,) = torch.autograd.grad(evaluation.loss.sum(), w)
+        (gradient,) = torch.autograd.grad(evaluation.loss.sum(), codes)
         return {"gradient": gradient}
 
-    def move(self, w: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
+    def move(self, codes: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
         """Return the codes after one update."""
         gradient = derivatives["gradient"]
         beta1, beta2 = self.betas
         mean, square = state["mean"], state["square"]
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        count = (steps + 1).to(gradient.dtype)[:, None, None, None]
+        count = expanded((steps + 1).to(gradient.dtype), codes)
         # 1 - βᵗ by expm1: written out it would lose half of float32's digits in the first steps
         correction1 = -torch.expm1(count * math.log(beta1)) if beta1 else torch.ones_like(count)
         correction2 = (-torch.expm1(count * math.log(beta2))).sqrt() if beta2 else torch.ones_like(count)
@@ -60,5 +64,5 @@ class Adam:
         rate = self.learning_rate * decay * correction2 / correction1
         # epsilon is scaled as in the usual form, mean / (sqrt(square / (1 - β₂ᵗ)) + ε)
         epsilon = ADAM_EPSILON * correction2
-        moved: Tensor = w - rate * mean / (square.sqrt() + epsilon)
+        moved: Tensor = codes - rate * mean / (square.sqrt() + epsilon)
         return moved

@@ -1,4 +1,4 @@
-"""Optimisation of many images' latent codes at once, in slots.
+"""Optimisation of many images' codes at once, in slots.
 
 A slot holds one image's codes with its own Adam moments and step count. An image that meets its own stopping
 rule leaves and the next image takes its slot, so the device works on full batches until the queue is empty;
@@ -8,22 +8,21 @@ Networks round differently at different batch sizes, and some searches carry a r
 within thirty steps. With `SlotOptions.group_size` the problem is therefore evaluated on groups of always the
 same size, and an image's result is the same to the bit whichever images shared its slots.
 
-Shape legend: N images, A active slots, n codes (views) per image, L layers, D style dimension.
+Shape legend: N images, A active slots, n codes (views) per image, … a code's own dimensions, any number.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from viewgen.errors import UsageError
+from viewgen.status import Status
 
 __all__ = [
-    "FAILED",
-    "NOT_CONVERGED",
-    "OK",
     "Aim",
     "Evaluation",
     "Problem",
@@ -32,11 +31,11 @@ __all__ = [
     "Tensors",
     "UpdateRule",
     "equal_parts",
+    "expanded",
     "optimise",
     "slot_bytes",
 ]
 
-OK, NOT_CONVERGED, FAILED = 1, 2, 3
 # Tensors of an image's codes that a search holds: codes, two moments, the best, gradients, and as many
 # temporaries of an update.
 CODES_PER_SLOT = 8
@@ -78,11 +77,11 @@ class Problem(Protocol):
     device: torch.device
 
     def start(self, rows: Tensor) -> Tensor:
-        """Return the first codes of the images `rows`, `(A, n, L, D)`, and forget what is known of them."""
+        """Return the first codes of the images `rows`, `(A, n, ...)`, and forget what is known of them."""
         ...
 
-    def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
-        """Evaluate codes `(A, n, L, D)` of the images `rows`, `(A,)`, after `steps` updates, `(A,)`.
+    def evaluate(self, codes: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
+        """Evaluate codes `(A, n, ...)` of the images `rows`, `(A,)`, after `steps` updates, `(A,)`.
 
         A row may stand in `rows` more than once, with the same codes.
         """
@@ -90,17 +89,17 @@ class Problem(Protocol):
 
 
 class UpdateRule(Protocol):
-    """How codes move. What it remembers are tensors whose first axis is the slot."""
+    """How codes move. State: tensors whose first axis is the slot, by name."""
 
-    def fresh(self, w: Tensor) -> Tensors:
-        """Return what is remembered of slots that start with the codes `w`, `(A, n, L, D)`; A may be 0."""
+    def fresh(self, codes: Tensor) -> Tensors:
+        """Return the state of slots that start with `codes`, `(A, n, ...)`; A may be 0."""
         ...
 
-    def differentiate(self, evaluation: Evaluation, w: Tensor) -> Tensors:
+    def differentiate(self, evaluation: Evaluation, codes: Tensor) -> Tensors:
         """Return what moves the codes, `(A, ...)` each; one that is not finite restarts its image."""
         ...
 
-    def move(self, w: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
+    def move(self, codes: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
         """Return the codes after one update, the slots having made `steps`, `(A,)`; changes `state`."""
         ...
 
@@ -136,14 +135,14 @@ class SlotResult:
     """Outcome of every image.
 
     Attributes:
-        w: codes, `(N, n, L, D)`, on the problem's device; those of a failed image are its first ones.
+        codes: `(N, n, ...)`, on the problem's device; those of a failed image are its first ones.
         steps: updates made (since the restart, if there was one), `(N,)`, int32.
-        status: OK, NOT_CONVERGED or FAILED (non-finite twice), `(N,)`, uint8.
+        status: `Status`, FAILED if not finite twice, `(N,)`, uint8.
         loss: of the returned codes, `(N,)`; NaN for a failed image.
         passes: evaluations of one image's codes, summed over the images.
     """
 
-    w: Tensor
+    codes: Tensor
     steps: Tensor
     status: Tensor
     loss: Tensor
@@ -153,7 +152,7 @@ class SlotResult:
 class _Slots:
     """State of the active slots; every tensor's first axis is the slot."""
 
-    _NAMES = ("rows", "steps", "resets", "w", "best_w", "best_loss")
+    _NAMES = ("rows", "steps", "resets", "codes", "best_codes", "best_loss")
 
     def __init__(self, problem: Problem, rule: UpdateRule) -> None:
         device = problem.device
@@ -162,17 +161,17 @@ class _Slots:
         self.rows = torch.empty(0, dtype=torch.long, device=device)
         self.steps = torch.empty(0, dtype=torch.long, device=device)
         self.resets = torch.empty(0, dtype=torch.long, device=device)
-        self.w, self.best_w = empty.clone(), empty.clone()
+        self.codes, self.best_codes = empty.clone(), empty.clone()
         self.best_loss = torch.empty(0, device=device, dtype=empty.dtype)
         self.state = rule.fresh(empty)
 
     def add(self, rows: Tensor) -> None:
-        w = self.problem.start(rows)
+        codes = self.problem.start(rows)
         zeros = torch.zeros_like(rows)
-        best_loss = torch.full_like(w[:, 0, 0, 0], torch.inf)
-        for name, new in zip(self._NAMES, (rows, zeros, zeros, w, w, best_loss), strict=True):
+        best_loss = codes.new_full((len(codes),), torch.inf)
+        for name, new in zip(self._NAMES, (rows, zeros, zeros, codes, codes, best_loss), strict=True):
             setattr(self, name, torch.cat([getattr(self, name), new]))
-        fresh = self.rule.fresh(w)
+        fresh = self.rule.fresh(codes)
         self.state = {name: torch.cat([values, fresh[name]]) for name, values in self.state.items()}
 
     def keep(self, kept: Tensor) -> None:
@@ -183,8 +182,8 @@ class _Slots:
     def restart(self, broken: Tensor) -> None:
         """Take the slots in the mask `broken` back to their first codes."""
         first = self.problem.start(self.rows[broken])
-        self.w = self.w.clone()
-        self.w[broken] = first
+        self.codes = self.codes.clone()
+        self.codes[broken] = first
         for name, values in self.rule.fresh(first).items():
             self.state[name][broken] = values
         self.steps[broken] = 0
@@ -192,13 +191,13 @@ class _Slots:
         self.best_loss[broken] = torch.inf
 
     def move(self, derivatives: Tensors) -> None:
-        self.w = self.rule.move(self.w, self.steps, derivatives, self.state)
+        self.codes = self.rule.move(self.codes, self.steps, derivatives, self.state)
         self.steps = self.steps + 1
 
 
-def slot_bytes(num_views: int, num_layers: int, style_dim: int) -> int:
+def slot_bytes(num_views: int, code_shape: tuple[int, ...]) -> int:
     """Return the least bytes that a search keeps of an image."""
-    return CODES_PER_SLOT * num_views * num_layers * style_dim * 4
+    return CODES_PER_SLOT * num_views * math.prod(code_shape) * 4
 
 
 def equal_parts(rows: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
@@ -215,14 +214,19 @@ def equal_parts(rows: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
         yield rows[index], min(size, count - start)
 
 
+def expanded(values: Tensor, codes: Tensor) -> Tensor:
+    """Return values of slots or views, `(A,)` or `(A, n)`, with the dimensions of `codes`, `(A, n, ...)`."""
+    return values[(..., *(None,) * (codes.ndim - values.ndim))]
+
+
 def _evaluate(slots: _Slots, group_size: int | None) -> tuple[Evaluation, Tensors]:
     """Return the evaluation of all slots, and what moves their codes."""
     every = torch.arange(len(slots.rows), device=slots.rows.device)
     losses, dones, parts = [], [], []
     for group, kept in equal_parts(every, group_size or len(every)):
-        w = slots.w[group].detach().requires_grad_()
-        evaluation = slots.problem.evaluate(w, slots.rows[group], slots.steps[group])
-        derivatives = slots.rule.differentiate(evaluation, w)
+        codes = slots.codes[group].detach().requires_grad_()
+        evaluation = slots.problem.evaluate(codes, slots.rows[group], slots.steps[group])
+        derivatives = slots.rule.differentiate(evaluation, codes)
         losses.append(evaluation.loss.detach()[:kept])
         dones.append(evaluation.done[:kept])
         parts.append({name: values[:kept] for name, values in derivatives.items()})
@@ -254,10 +258,10 @@ def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotRe
             following = upto
         if result is None:
             result = SlotResult(
-                w=slots.w.new_empty(num_images, *slots.w.shape[1:]),
+                codes=slots.codes.new_empty(num_images, *slots.codes.shape[1:]),
                 steps=torch.zeros(num_images, dtype=torch.int32, device=device),
                 status=torch.zeros(num_images, dtype=torch.uint8, device=device),
-                loss=slots.w.new_full((num_images,), torch.nan),
+                loss=slots.codes.new_full((num_images,), torch.nan),
                 passes=0,
             )
         if len(slots.rows) == 0:
@@ -271,7 +275,7 @@ def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotRe
         if options.keep_best:
             better = finite & (loss < slots.best_loss)
             slots.best_loss = torch.where(better, loss, slots.best_loss)
-            slots.best_w = torch.where(better[:, None, None, None], slots.w, slots.best_w)
+            slots.best_codes = torch.where(expanded(better, slots.codes), slots.codes, slots.best_codes)
         failed = ~finite & (slots.resets > 0)
         broken = ~finite & ~failed
         done = finite & evaluation.done
@@ -280,12 +284,12 @@ def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotRe
         if bool(leaving.any()):
             rows = slots.rows[leaving]
             first = problem.start(slots.rows[failed])
-            chosen = (slots.best_w if options.keep_best else slots.w).clone()
+            chosen = (slots.best_codes if options.keep_best else slots.codes).clone()
             chosen[failed] = first
-            result.w[rows] = chosen[leaving]
+            result.codes[rows] = chosen[leaving]
             result.steps[rows] = slots.steps[leaving].to(torch.int32)
-            status = torch.where(failed, FAILED, torch.where(done, OK, NOT_CONVERGED)).to(torch.uint8)
-            result.status[rows] = status[leaving]
+            status = torch.where(done, Status.OK, Status.NOT_CONVERGED).masked_fill(failed, Status.FAILED)
+            result.status[rows] = status[leaving].to(torch.uint8)
             final = slots.best_loss if options.keep_best else loss
             result.loss[rows] = final.masked_fill(failed, torch.nan)[leaving]
             moving = ~leaving
@@ -296,4 +300,4 @@ def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotRe
             slots.move(derivatives)
             if bool(broken.any()):
                 slots.restart(broken)
-    return SlotResult(w=result.w, steps=result.steps, status=result.status, loss=result.loss, passes=passes)
+    return replace(result, passes=passes)

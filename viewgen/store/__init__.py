@@ -1,6 +1,7 @@
 """The cache of views: a plain Zarr v3 group whose shards count once their commit record is written."""
 
 from viewgen.store.cache import RUN_FOLDER, create_cache, read_spec
+from viewgen.store.columns import ANCHOR_W_PLUS, W_PLUS, Column
 from viewgen.store.commits import (
     Fault,
     ShardCommit,
@@ -14,10 +15,6 @@ from viewgen.store.compaction import compact_commits, drop_commits
 from viewgen.store.location import cache_folder
 from viewgen.store.reader import CacheReader
 from viewgen.store.spec import (
-    STATUS_ABSENT,
-    STATUS_FAILED,
-    STATUS_NOT_CONVERGED,
-    STATUS_OK,
     ArrayLayout,
     CacheSpec,
     default_shard_images,
@@ -33,14 +30,13 @@ from viewgen.store.summary import summarise_cache
 from viewgen.store.verification import VerifyReport, repair_cache, verify_cache
 
 __all__ = [
+    "ANCHOR_W_PLUS",
     "RUN_FOLDER",
-    "STATUS_ABSENT",
-    "STATUS_FAILED",
-    "STATUS_NOT_CONVERGED",
-    "STATUS_OK",
+    "W_PLUS",
     "ArrayLayout",
     "CacheReader",
     "CacheSpec",
+    "Column",
     "Fault",
     "LocalStorage",
     "ObjectExistsError",

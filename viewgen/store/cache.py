@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from viewgen.errors import CacheMismatchError, CorruptDataError, MissingFileError, StorageError
-from viewgen.store.encoding import array_metadata, group_metadata
-from viewgen.store.spec import FORMAT_VERSION, OPTIONAL_ARRAYS, CacheSpec, identity_of
+from viewgen.store.metadata import array_metadata, group_attribute, group_metadata, metadata_problem
+from viewgen.store.spec import FORMAT_VERSION, CacheSpec, identity_of
 from viewgen.store.storage import ObjectExistsError, Storage
 
 __all__ = ["RUN_FOLDER", "create_cache", "read_spec"]
@@ -47,13 +47,13 @@ def create_cache(storage: Storage, spec: CacheSpec, *, overwrite: bool = False) 
         raise CacheMismatchError(_mismatch(storage.url, existing, spec))
     storage.remove_leftovers()
     for layout in spec.array_layout().values():
-        path, document = f"{layout.name}/zarr.json", array_metadata(layout)
+        path = f"{layout.name}/zarr.json"
         try:
-            sound = storage.read(path) == document
+            sound = metadata_problem(layout, storage.read(path)) is None
         except MissingFileError:
             sound = False
         if not sound:
-            storage.write(path, document)
+            storage.write(path, array_metadata(layout))
 
 
 def read_spec(storage: Storage) -> CacheSpec:
@@ -86,7 +86,7 @@ def read_spec(storage: Storage) -> CacheSpec:
                 "read it with the version that wrote it"
             )
         spec = CacheSpec.from_json(entry["spec"])
-        if entry != json.loads(group_metadata(spec))["attributes"]["viewgen"]:
+        if entry != group_attribute(spec):
             raise ValueError("the specification and its digest differ")
     except (KeyError, AttributeError, TypeError, CorruptDataError, ValueError) as error:
         raise CorruptDataError(f"{storage.url}/{_GROUP} is damaged: {error}") from error
@@ -117,7 +117,7 @@ def _clear(storage: Storage, spec: CacheSpec) -> None:
     for name in storage.paths(RUN_FOLDER):
         if not name.startswith(f"{RUN_FOLDER}/lease"):
             storage.delete(name)
-    for name in (*spec.array_layout(), *OPTIONAL_ARRAYS):
+    for name in spec.array_layout():
         storage.delete_tree(name)
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a cache: Zarr v3 metadata documents and shard objects.
+"""The bytes of a cache's shard objects.
 
 An object is either one chunk, ``data ‖ crc32c(data)``, or a shard of the ``sharding_indexed`` codec::
 
@@ -10,25 +10,20 @@ last image of a chunk are padding (the fill value); chunks of nothing but paddin
 2⁶⁴ − 1 in the index. Zarr specification 3.0, "Sharding codec" and "crc32c checksum codec".
 """
 
-import hashlib
-import json
-import math
 from typing import Any
 
 import google_crc32c
 import numpy as np
 
 from viewgen.errors import CorruptDataError
-from viewgen.store.spec import FORMAT_VERSION, ArrayLayout, CacheSpec, canonical_json
+from viewgen.store.spec import ArrayLayout
 
 __all__ = [
     "CHECKSUM_BYTES",
-    "array_metadata",
     "chunk_slice",
     "crc32c",
     "decode_object",
     "encode_object",
-    "group_metadata",
     "index_bytes",
     "num_chunks",
     "object_bytes",
@@ -42,54 +37,6 @@ _ABSENT = np.uint64(2**64 - 1)
 def crc32c(data: Any) -> bytes:
     """Return the four checksum bytes of a bytes-like object or a contiguous uint8 array."""
     return int(google_crc32c.value(data)).to_bytes(4, "little")
-
-
-def group_metadata(spec: CacheSpec) -> bytes:
-    """Return the group's ``zarr.json``; its attribute ``viewgen`` holds the specification and its digest."""
-    document = spec.to_json()
-    entry = {
-        "format_version": FORMAT_VERSION,
-        "identity": spec.identity,
-        "digest": hashlib.sha256(canonical_json(document)).hexdigest(),
-        "spec": document,
-    }
-    return _pretty({"zarr_format": 3, "node_type": "group", "attributes": {"viewgen": entry}})
-
-
-def array_metadata(layout: ArrayLayout) -> bytes:
-    """Return an array's ``zarr.json``."""
-    little: dict[str, Any] = {"name": "bytes"}
-    if layout.dtype.itemsize > 1:
-        little["configuration"] = {"endian": "little"}
-    checksum = {"name": "crc32c"}
-    codecs: list[dict[str, Any]] = [little, checksum]
-    if layout.chunk_rows is not None:
-        configuration = {
-            "chunk_shape": [layout.chunk_rows, *layout.row_shape],
-            "codecs": codecs,
-            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, checksum],
-            "index_location": "end",
-        }
-        codecs = [{"name": "sharding_indexed", "configuration": configuration}]
-    grid = {"chunk_shape": [layout.shard_rows, *layout.row_shape]}
-    return _pretty(
-        {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": list(layout.shape),
-            "data_type": layout.dtype.name,
-            "chunk_grid": {"name": "regular", "configuration": grid},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-            "fill_value": "NaN" if math.isnan(layout.fill) else layout.fill,
-            "codecs": codecs,
-            "dimension_names": list(layout.axes),
-            "attributes": {},
-        }
-    )
-
-
-def _pretty(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode()
 
 
 def num_chunks(layout: ArrayLayout, num_rows: int) -> int:
@@ -134,7 +81,7 @@ def encode_object(layout: ArrayLayout, rows: np.ndarray[Any, Any]) -> bytes:
     """Encode the object of one shard.
 
     Args:
-        layout: of the array.
+        layout: array's layout.
         rows: `(R, *layout.row_shape)` of the layout's dtype, 1 ≤ R ≤ `layout.shard_rows`.
     """
     stored = num_chunks(layout, len(rows))
@@ -151,7 +98,7 @@ def decode_object(layout: ArrayLayout, data: bytes, num_rows: int, place: str) -
     """Decode the object of one shard and check its size, index and checksums.
 
     Args:
-        layout: of the array.
+        layout: array's layout.
         data: the object.
         num_rows: rows that the shard holds.
         place: the object's name for messages.

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from viewgen.errors import UsageError, nearest_name
+from viewgen.status import Status
 from viewgen.store.array_reader import ArrayReader, MappedArrayReader, ObjectSource, RangeArrayReader
 from viewgen.store.cache import read_spec
 from viewgen.store.commits import scan_commits
 from viewgen.store.encoding import decode_object
-from viewgen.store.spec import STATUS_ABSENT, STATUS_NOT_CONVERGED, STATUS_OK
 from viewgen.store.storage import open_storage
 
 __all__ = ["CacheReader"]
@@ -61,7 +61,7 @@ class CacheReader:
         *,
         check: Literal["size", "crc", "digest"] = "crc",
         mirror: str | Path | None = None,
-        statuses: Collection[int] = (STATUS_OK, STATUS_NOT_CONVERGED),
+        statuses: Collection[int] = (Status.OK, Status.NOT_CONVERGED),
     ) -> None:
         if check not in ("size", "crc", "digest"):
             raise UsageError(f"check is {check!r}; expected 'size', 'crc' or 'digest'")
@@ -85,7 +85,7 @@ class CacheReader:
             rows = self.spec.shard_rows(shard_id)
             status[rows.start : rows.stop] = np.frombuffer(commit.status, np.uint8)
         self.status: _Array = status
-        self._readable: _Array = np.isin(status, list(statuses)) & (status != STATUS_ABSENT)
+        self._readable: _Array = np.isin(status, list(statuses)) & (status != Status.ABSENT)
         self.rows: _Array = np.flatnonzero(self._readable)
         mirror = None if mirror is None or storage.local_path("zarr.json") else Path(mirror).expanduser()
         self._source = ObjectSource(storage, self.spec, log.commits, check, mirror)
@@ -140,7 +140,7 @@ class CacheReader:
         """Read any array of the cache.
 
         Args:
-            name: of the array: "distance", "label", "w_plus" …
+            name: of the array: "distance", "label", a column of the method …
             rows: int `(B,)`; by default `self.rows`.
 
         Returns:
@@ -196,7 +196,8 @@ class CacheReader:
         """
         if shard_id not in self.commits:
             raise UsageError(f"shard {shard_id} is not committed")
-        names = [n for n in self._layouts if "w_plus" not in n] if arrays is None else list(arrays)
+        codes = {column.name for column in self.spec.columns if column.codes}
+        names = [n for n in self._layouts if n not in codes] if arrays is None else list(arrays)
         if unknown := set(names) - set(self._layouts):
             raise UsageError(f"no arrays {sorted(unknown)}; there are {list(self._layouts)}")
         rows = self.spec.shard_rows(shard_id)

@@ -3,20 +3,17 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from viewgen.errors import CorruptDataError, UsageError
+from viewgen.status import Status
+from viewgen.store.columns import NAMED_COLUMNS, Column
 
 __all__ = [
     "FORMAT_VERSION",
-    "OPTIONAL_ARRAYS",
-    "STATUS_ABSENT",
-    "STATUS_FAILED",
-    "STATUS_NOT_CONVERGED",
-    "STATUS_OK",
     "ArrayLayout",
     "CacheSpec",
     "canonical_json",
@@ -25,8 +22,6 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-STATUS_ABSENT, STATUS_OK, STATUS_NOT_CONVERGED, STATUS_FAILED = range(4)
-OPTIONAL_ARRAYS = ("w_plus", "anchor_w_plus")
 
 # Of an inner chunk: small enough to read one row by itself, large enough to be worth a request.
 _CHUNK_BYTES = 400_000
@@ -100,8 +95,9 @@ class CacheSpec:
         height: H in pixels.
         width: W in pixels.
         shard_images: S, rows per shard.
-        arrays: which optional arrays are kept, of `OPTIONAL_ARRAYS`.
-        latent_shape: (L, 512) of one W⁺ code, where an optional array needs it.
+        arrays: names of those columns that the format describes, `NAMED_COLUMNS`.
+        columns: all columns, those of `arrays` first; given either way.
+        latent_shape: shape of one code, where a column holds codes; (L, D) for W⁺.
         label_shape: shape of one label, () for a class index.
         versions: of packages and hardware, for the record; not part of the identity.
     """
@@ -118,7 +114,8 @@ class CacheSpec:
     shard_images: int
     channels: int = 3
     arrays: tuple[str, ...] = ()
-    latent_shape: tuple[int, int] | None = None
+    columns: tuple[Column, ...] = ()
+    latent_shape: tuple[int, ...] | None = None
     label_shape: tuple[int, ...] = ()
     versions: dict[str, Any] = field(default_factory=dict)
 
@@ -126,28 +123,55 @@ class CacheSpec:
         for name in ("num_images", "num_views", "channels", "height", "width", "shard_images"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, it must be at least 1")
-        if unknown := set(self.arrays) - set(OPTIONAL_ARRAYS):
-            raise UsageError(f"unknown arrays {sorted(unknown)}; there are {list(OPTIONAL_ARRAYS)}")
-        if self.arrays and self.latent_shape is None:
-            raise UsageError(f"the arrays {list(self.arrays)} need latent_shape=(layers, 512)")
+        self._settle_columns()
         for name in ("dataset", "config", "models", "versions"):
             # a copy as JSON has it, so that a spec equals the one read back from its cache
             object.__setattr__(self, name, json.loads(canonical_json(getattr(self, name))))
-        for name in ("arrays", "latent_shape", "label_shape"):
+        for name in ("latent_shape", "label_shape"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
 
+    def _settle_columns(self) -> None:
+        """Check the columns, and tell those that the format describes from others."""
+        if unknown := set(self.arrays) - set(NAMED_COLUMNS):
+            raise UsageError(f"unknown arrays {sorted(unknown)}; there are {list(NAMED_COLUMNS)}")
+        columns = {name: NAMED_COLUMNS[name] for name in self.arrays}
+        for column in self.columns:
+            if columns.setdefault(column.name, column) != column:
+                raise UsageError(f"two columns are called {column.name!r}; choose another name for one")
+        named = [name for name, column in columns.items() if NAMED_COLUMNS.get(name) == column]
+        if strange := [name for name in columns if name in NAMED_COLUMNS and name not in named]:
+            raise UsageError(
+                f"column {strange[0]!r} is not the one of that name in the format; choose another name"
+            )
+        codes = [column.name for column in columns.values() if column.codes]
+        if codes and not (self.latent_shape and min(self.latent_shape) >= 1):
+            raise UsageError(
+                f"latent_shape is {self.latent_shape}; the columns {codes} need the shape of one code, "
+                "for example (layers, 512)"
+            )
+        others = [column for name, column in columns.items() if name not in named]
+        object.__setattr__(self, "arrays", tuple(named))
+        object.__setattr__(self, "columns", (*(columns[name] for name in named), *others))
+
     def to_json(self) -> dict[str, Any]:
         """Return the specification as a JSON object; `from_json` is its inverse."""
-        document: dict[str, Any] = json.loads(canonical_json(asdict(self)))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        others = [column.to_json() for column in self.columns if column.name not in self.arrays]
+        # caches without columns of their own keep the identity that they had before there were any
+        values.pop("columns")
+        document: dict[str, Any] = json.loads(
+            canonical_json(values | ({"columns": others} if others else {}))
+        )
         return document
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "CacheSpec":
         """Build a specification from `to_json`'s object; CorruptDataError if keys are missing or unknown."""
         try:
-            return cls(**document)
-        except (TypeError, UsageError) as error:
+            columns = [Column.from_json(column) for column in document.get("columns", ())]
+            return cls(**document | {"columns": columns})
+        except (TypeError, AttributeError, UsageError) as error:
             expected = [f.name for f in fields(cls)]
             raise CorruptDataError(
                 f"the cache's specification cannot be read: {error}; expected keys {expected}"
@@ -183,16 +207,23 @@ class CacheSpec:
             self._layout("distance", (N, V), "<f4", ("image", "view"), nan),
             self._layout("steps", (N,), "<i4", ("image",), -1),
             self._layout("inversion_error", (N,), "<f4", ("image",), nan),
-            self._layout("status", (N,), "<u1", ("image",), STATUS_ABSENT),
+            self._layout("status", (N,), "<u1", ("image",), int(Status.ABSENT)),
+            *map(self._column_layout, self.columns),
         ]
-        latent = self.latent_shape or (0, 0)
-        if "w_plus" in self.arrays:
-            axes: tuple[str, ...] = ("image", "view", "layer", "latent")
-            layouts.append(self._layout("w_plus", (N, V, *latent), "<f4", axes, 0, True))
-        if "anchor_w_plus" in self.arrays:
-            axes = ("image", "layer", "latent")
-            layouts.append(self._layout("anchor_w_plus", (N, *latent), "<f4", axes, 0, True))
         return {layout.name: layout for layout in layouts}
+
+    def _column_layout(self, column: Column) -> ArrayLayout:
+        shape, axes = column.shape, tuple(f"entry_{i}" for i in range(len(column.shape)))
+        if column.codes:
+            shape = self.latent_shape or ()
+            axes = ("layer", "latent") if len(shape) == 2 else tuple(f"code_{i}" for i in range(len(shape)))
+        if column.per_view:
+            shape, axes = (self.num_views, *shape), ("view", *axes)
+        kind = np.dtype(column.dtype).kind
+        fill = 0 if column.codes else {"f": math.nan, "i": -1, "u": 0}[kind]
+        sharded = column.codes or bool(column.shape)
+        whole = (self.num_images, *shape)
+        return self._layout(column.name, whole, column.dtype, ("image", *axes), fill, sharded)
 
     def _layout(
         self,

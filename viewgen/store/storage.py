@@ -5,11 +5,8 @@ cache needs and no more: whole-object writes that are atomic, some of them creat
 """
 
 import contextlib
-import errno
 import json
 import os
-import secrets
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from viewgen.errors import MissingFileError, StorageError, UsageError
+from viewgen.files import TEMPORARY_SUFFIX, remove_leftovers, write_atomically
 
 __all__ = ["LocalStorage", "ObjectExistsError", "Storage", "open_storage", "parse_storage_options"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_TEMPORARY_SUFFIX = ".viewgen-tmp"
-_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class ObjectExistsError(StorageError, FileExistsError):
@@ -106,9 +102,7 @@ class Storage(ABC):
 class LocalStorage(Storage):
     """A folder on a local or network file system.
 
-    A write goes to a temporary file beside its target, is flushed to the device, and takes its name by a hard
-    link (create-only) or a rename (replace), so a reader sees the whole object or none. On file systems
-    without hard links a create-only write is a check followed by a rename, which two writers can race.
+    Writes are those of `write_atomically`: durable, and a reader sees the whole object or none.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -132,20 +126,13 @@ class LocalStorage(Storage):
 
     def write_new(self, path: str, data: bytes) -> None:
         target = self.local_path(path)
-        with self._clear_errors("write", path), self._temporary_file(target, data) as temporary:
-            try:
-                os.link(temporary, target)
-            except OSError as error:
-                if error.errno not in _NO_HARD_LINKS:
-                    raise
-                if target.exists():
-                    raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
-                temporary.replace(target)
+        with self._clear_errors("write", path):
+            write_atomically(target, data, create_only=True)
 
     def write(self, path: str, data: bytes) -> None:
         target = self.local_path(path)
-        with self._clear_errors("write", path), self._temporary_file(target, data) as temporary:
-            temporary.replace(target)
+        with self._clear_errors("write", path):
+            write_atomically(target, data)
 
     def size(self, path: str) -> int | None:
         with self._clear_errors("read", path):
@@ -160,13 +147,13 @@ class LocalStorage(Storage):
         with self._clear_errors("list", prefix):
             for parent, _, names in os.walk(folder):
                 relative = Path(parent).relative_to(self.root)
-                found += [(relative / n).as_posix() for n in names if not n.endswith(_TEMPORARY_SUFFIX)]
+                found += [(relative / n).as_posix() for n in names if not n.endswith(TEMPORARY_SUFFIX)]
         return sorted(found)
 
     def entries(self) -> list[str]:
         with self._clear_errors("list", ""):
             try:
-                return sorted(n for n in os.listdir(self.root) if not n.endswith(_TEMPORARY_SUFFIX))
+                return sorted(n for n in os.listdir(self.root) if not n.endswith(TEMPORARY_SUFFIX))
             except FileNotFoundError:
                 return []
 
@@ -186,40 +173,7 @@ class LocalStorage(Storage):
                 Path(parent).rmdir()
 
     def remove_leftovers(self, older_than_seconds: float = 3600) -> None:
-        oldest = time.time() - older_than_seconds
-        for parent, _, names in os.walk(self.root):
-            for name in names:
-                if name.endswith(_TEMPORARY_SUFFIX):
-                    with contextlib.suppress(FileNotFoundError):
-                        file = Path(parent, name)
-                        if file.stat().st_mtime <= oldest:
-                            file.unlink()
-
-    @contextlib.contextmanager
-    def _temporary_file(self, target: Path, data: bytes) -> Iterator[Path]:
-        """Yield a flushed temporary file beside `target`; afterwards flush the folder that names it."""
-        self._make_folder(target.parent)
-        temporary = target.with_name(
-            f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}"
-        )
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
-        finally:
-            temporary.unlink(missing_ok=True)
-        _flush_folder(target.parent)
-
-    def _make_folder(self, folder: Path) -> None:
-        missing = []
-        while not folder.exists():
-            missing.append(folder)
-            folder = folder.parent
-        for new in reversed(missing):
-            new.mkdir(exist_ok=True)
-            _flush_folder(new.parent)
+        remove_leftovers(self.root, older_than_seconds)
 
     @contextlib.contextmanager
     def _clear_errors(self, verb: str, path: str) -> Iterator[None]:
@@ -233,19 +187,6 @@ class LocalStorage(Storage):
             raise MissingFileError(f"{place} does not exist") from error
         except OSError as error:
             raise StorageError(f"cannot {verb} {place}: {error.strerror or error}") from error
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the names in `folder` durable, where the platform can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (PermissionError, IsADirectoryError):
-        return
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def open_storage(url: str, storage_options: dict[str, Any] | None = None) -> Storage:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from viewgen.status import Status
 from viewgen.store.commits import ShardCommit
 from viewgen.store.reader import CacheReader
-from viewgen.store.spec import STATUS_ABSENT, STATUS_FAILED, STATUS_NOT_CONVERGED, STATUS_OK
 
 __all__ = ["summarise_cache"]
 
@@ -35,7 +35,7 @@ def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> 
     epsilon = float(epsilon) if isinstance(epsilon, int | float) else None
     distance = _statistics(reader.distance)
     seconds = sum(commit.seconds for commit in commits)
-    made = int(counts[STATUS_OK] + counts[STATUS_NOT_CONVERGED]) * spec.num_views
+    made = int(counts[Status.OK] + counts[Status.NOT_CONVERGED]) * spec.num_views
     return {
         "url": reader.url,
         "identity": spec.identity,
@@ -46,10 +46,10 @@ def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> 
             "images_per_shard": spec.shard_images,
         },
         "images": {
-            "ok": int(counts[STATUS_OK]),
-            "not_converged": int(counts[STATUS_NOT_CONVERGED]),
-            "failed": int(counts[STATUS_FAILED]),
-            "absent": int(counts[STATUS_ABSENT]),
+            "ok": int(counts[Status.OK]),
+            "not_converged": int(counts[Status.NOT_CONVERGED]),
+            "failed": int(counts[Status.FAILED]),
+            "absent": int(counts[Status.ABSENT]),
         },
         "bytes": sum(entry["bytes"] for commit in commits for entry in commit.objects.values()),
         "seconds": seconds,
@@ -83,7 +83,7 @@ def _mean_pairwise(commits: list[ShardCommit]) -> float | None:
     total, weight = 0.0, 0
     for commit in commits:
         value = commit.stats.get("mean_pairwise")
-        rows = commit.status.count(STATUS_OK) + commit.status.count(STATUS_NOT_CONVERGED)
+        rows = commit.status.count(Status.OK) + commit.status.count(Status.NOT_CONVERGED)
         if isinstance(value, int | float) and math.isfinite(value) and rows:
             total, weight = total + value * rows, weight + rows
     return total / weight if weight else None

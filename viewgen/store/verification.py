@@ -1,7 +1,6 @@
 """Checking a cache against its commit records, and making faulty shards pending again."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from viewgen.errors import CorruptDataError, MissingFileError
+from viewgen.status import Status
 from viewgen.store.cache import RUN_FOLDER, read_spec
 from viewgen.store.commits import Fault, ShardCommit, scan_commits
 from viewgen.store.compaction import drop_commits
-from viewgen.store.encoding import array_metadata, decode_object
-from viewgen.store.spec import STATUS_FAILED, CacheSpec
+from viewgen.store.encoding import decode_object
+from viewgen.store.metadata import metadata_problem
+from viewgen.store.spec import CacheSpec
 from viewgen.store.storage import Storage, open_storage
 
 __all__ = ["VerifyReport", "repair_cache", "verify_cache"]
@@ -110,7 +111,7 @@ def verify_cache(
             row
             for commit in commits
             for row, code in zip(spec.shard_rows(commit.shard_id), commit.status, strict=True)
-            if code == STATUS_FAILED
+            if code == Status.FAILED
         ],
         notes=_notes(storage, spec, log.commits),
     )
@@ -167,17 +168,13 @@ def _verify_shard(storage: Storage, spec: CacheSpec, commit: ShardCommit) -> tup
 def _metadata_faults(storage: Storage, spec: CacheSpec) -> list[Fault]:
     faults = []
     for name, layout in spec.array_layout().items():
-        path, detail = f"{name}/zarr.json", ""
+        path = f"{name}/zarr.json"
         try:
-            document = json.loads(storage.read(path))
-            if document != json.loads(array_metadata(layout)):
-                detail = "differs from what the cache's specification asks for"
+            problem = metadata_problem(layout, storage.read(path))
         except MissingFileError:
-            detail = "does not exist"
-        except ValueError as error:
-            detail = f"is no JSON: {error}"
-        if detail:
-            detail += "; the next run of the cache command writes it again"
+            problem = "does not exist"
+        if problem:
+            detail = f"{problem}; the next run of the cache command writes it again"
             faults.append(Fault(shard=None, path=path, kind="metadata", detail=detail))
     return faults
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from viewgen.errors import ModelError, UsageError
 from viewgen.registry import Entry
+from viewgen.store.columns import Column
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,24 +19,7 @@ if TYPE_CHECKING:
     from viewgen.networks.precision import Precision
     from viewgen.views.cached import ViewMemory
 
-__all__ = ["Column", "Resources", "Situation", "TrainingResources", "ViewEntry"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
-    """An array that a source's views have in a cache beside those that every cache has.
-
-    Attributes:
-        name: name of the array.
-        per_view: whether every view has an entry, `(N, V, ...)`, or only every image, `(N, ...)`.
-        codes: whether an entry is a code, of the generator's `code_shape`; otherwise it is one number.
-        dtype: little-endian numpy type.
-    """
-
-    name: str
-    per_view: bool = False
-    codes: bool = False
-    dtype: str = "<f4"
+__all__ = ["Resources", "Situation", "TrainingResources", "ViewEntry", "in_training"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,14 +59,21 @@ class Resources:
         Raises:
             ModelError: there is none.
         """
-        if (kind, precision) not in self._ready:
-            from viewgen.networks.precision import at_precision
+        found: Any = getattr(self.models, kind)
+        if found is None:
+            raise ModelError(f"the method needs a network of kind {kind!r}, and none was given")
+        return self._run(kind, found, precision)
 
-            found: Any = getattr(self.models, kind)
-            if found is None:
-                raise ModelError(f"the method needs a network of kind {kind!r}, and none was given")
-            self._ready[kind, precision] = self.models.execution.accelerate(at_precision(found, precision))
-        return self._ready[kind, precision]
+    def inverting(self, precision: Precision = "float32") -> Any:
+        """Return the generator with what its codes start from, likewise."""
+        return self._run("inverting", self.models.inverting(), precision)
+
+    def _run(self, name: str, network: Any, precision: Precision) -> Any:
+        from viewgen.networks.precision import at_precision
+
+        if (name, precision) not in self._ready:
+            self._ready[name, precision] = self.models.execution.accelerate(at_precision(network, precision))
+        return self._ready[name, precision]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +81,12 @@ class TrainingResources(Resources):
     """What a view source of a training step is built from; `models.encoder` is the encoder as it trains.
 
     Attributes:
-        memory: views of a cache, where the source reads one.
         average_gradients: replaces gradients of parameters by their means over the processes of the training.
+        memory: views of a cache, where the source reads one.
     """
 
-    memory: ViewMemory | None = None
     average_gradients: Callable[[Iterable[Any]], None]
+    memory: ViewMemory | None = None
 
 
 def in_training(resources: Resources, name: str) -> TrainingResources:

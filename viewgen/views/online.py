@@ -1,6 +1,6 @@
 """Online W-search: one signed-gradient step on eq. 2 against the encoder as it trains.
 
-Shape legend: B images, V views of each, L layers, D style dimension, K projection dimension.
+Shape legend: B images, V views of each, K projection dimension.
 
 References:
     Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
@@ -52,31 +52,29 @@ class OnlineSource:
         import torch
 
         from viewgen.diagnostics.features import evaluation_mode
-        from viewgen.networks.batched import synthesised
+        from viewgen.networks.batched import decoded
         from viewgen.views.source import Views, required_codes
         from viewgen.views.wsearch.problem import clamp_to_range
 
         codes = required_codes(images)
         noise = images.draws.normal("codes", num_views, *codes.shape[1:]).to(codes)
-        start = codes + self.search.init_noise * noise.transpose(0, 1)
+        start = codes + self.search.init_noise * (self.generator.code_scale * noise.transpose(0, 1))
         with evaluation_mode(self.encoder):
             with torch.no_grad():
-                anchors = self.encoder(clamp_to_range(self.generator.synthesis(codes)))
+                anchors = self.encoder(clamp_to_range(self.generator.decode(codes)))
             with torch.enable_grad():
                 w = start.detach().requires_grad_()
                 (gradient,) = torch.autograd.grad(self.loss(w, anchors).sum(), w)
         with torch.no_grad():
-            stepped = start - self.config.step * gradient.sign()
-            return Views(
-                pixels=synthesised(self.generator, stepped), columns={"w_plus": stepped.transpose(0, 1)}
-            )
+            stepped = start - self.config.step * (self.generator.code_scale * gradient.sign())
+            return Views(pixels=decoded(self.generator, stepped), columns={"w_plus": stepped.transpose(0, 1)})
 
     def loss(self, w: Tensor, anchors: Tensor) -> Tensor:
-        """Return eq. 2 of every image, `(B,)`, for codes `(V, B, L, D)` and anchors `(B, K)`."""
+        """Return eq. 2 of every image, `(B,)`, for codes `(V, B, *code_shape)` and anchors `(B, K)`."""
         from viewgen.views.distances import mean_pairwise_distance
         from viewgen.views.wsearch.problem import boundary_uniformity_loss, clamp_to_range
 
-        images = clamp_to_range(self.generator.synthesis(w.flatten(0, 1)))
+        images = clamp_to_range(self.generator.decode(w.flatten(0, 1)))
         z = self.encoder(images).unflatten(0, (len(w), -1)).transpose(0, 1)
         distance = (z - anchors[:, None]).square().sum(dim=2).clamp_min(1e-12).sqrt()
         return boundary_uniformity_loss(distance, mean_pairwise_distance(z), self.search)

@@ -8,7 +8,6 @@ Shape legend: B images, V views of each, C, H, W channels and space.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,14 +15,9 @@ from torch import Tensor
 
 from viewgen.errors import DataError
 from viewgen.images import to_model, to_storage
+from viewgen.status import Status
 
 __all__ = ["Draws", "Images", "LearnedSource", "Status", "ViewSource", "Views", "required_codes"]
-
-
-class Status(IntEnum):
-    """How an image fared; the numbers are those of the cache format."""
-
-    ABSENT, OK, NOT_CONVERGED, FAILED = range(4)
 
 
 class Draws(Protocol):

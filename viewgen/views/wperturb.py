@@ -52,14 +52,15 @@ class WPerturbSource:
 
     def views(self, images: Images, num_views: int) -> Views:
         """Return images `(V, B, C, H, W)`, with their codes as column ``w_plus``."""
-        from viewgen.networks.batched import render, synthesised
+        from viewgen.networks.batched import decoded, render
         from viewgen.views.source import Views, required_codes
 
         anchors = required_codes(images)
         noise = images.draws.normal(self.name, num_views, *anchors.shape[1:]).to(anchors)
-        codes = anchors[:, None] + self.config.sigma * noise
+        scale = self.generator.code_scale
+        codes = anchors[:, None] + self.config.sigma * (scale * noise)
         if self.at_once is None:
-            return Views(pixels=synthesised(self.generator, codes.transpose(0, 1)), columns={"w_plus": codes})
+            return Views(pixels=decoded(self.generator, codes.transpose(0, 1)), columns={"w_plus": codes})
         views = render(self.generator, codes.flatten(0, 1), self.at_once)
         return Views(pixels=views.unflatten(0, (-1, num_views)).transpose(0, 1), columns={"w_plus": codes})
 
@@ -71,7 +72,7 @@ def build(settings: WPerturbConfig, resources: Resources) -> WPerturbSource:
     generator = resources.network("generator")
     if isinstance(resources, TrainingResources):
         return WPerturbSource(settings, generator, None, name="codes")
-    at_once = images_at_once(generator.config.image_size, resources.models.device)
+    at_once = images_at_once(generator.image_size, resources.models.device)
     return WPerturbSource(settings, generator, at_once)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from viewgen_pipelines.executors.process import available_cores
+from viewgen.device import available_cores, resolve_device
 from viewgen_pipelines.shards.job import ShardJob, ShardReport
 from viewgen_pipelines.shards.worker import ShardWorker
 
@@ -46,10 +46,7 @@ class LocalExecutor:
         self.num_threads = available_cores()
 
     def __enter__(self) -> "LocalExecutor":
-        import torch
-
-        if torch.cuda.is_available():
-            self.device = "cuda"
+        self.device = resolve_device()
         return self
 
     def __exit__(self, *_: object) -> None:

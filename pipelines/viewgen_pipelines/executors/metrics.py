@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.store import STATUS_NOT_CONVERGED, STATUS_OK, CacheSpec, ShardCommit
+from viewgen.status import Status
+from viewgen.store import CacheSpec, ShardCommit
 from viewgen_pipelines.names import cache_name
 
 __all__ = ["METRICS", "MetricSpec", "RunMetrics", "ShardMetrics", "exported_names"]
@@ -127,8 +128,8 @@ class ShardMetrics:
             _logger.exception("the metrics of shard %d could not be recorded", commit.shard_id)
 
     def _record(self, commit: ShardCommit, distances: NDArray[np.float32]) -> None:
-        ok = commit.status.count(STATUS_OK)
-        late = commit.status.count(STATUS_NOT_CONVERGED)
+        ok = commit.status.count(Status.OK)
+        late = commit.status.count(Status.NOT_CONVERGED)
         failed = len(commit.status) - ok - late
         metrics = self._metrics
         for status, count in (("ok", ok), ("not_converged", late), ("failed", failed)):

@@ -1,15 +1,6 @@
 """What a worker process sets up once before its first step."""
 
-import os
-
-__all__ = ["available_cores", "configure_process"]
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+__all__ = ["configure_process"]
 
 
 def configure_process(num_threads: int) -> None:
@@ -20,7 +11,7 @@ def configure_process(num_threads: int) -> None:
     """
     import torch
 
-    from viewgen.malloc import keep_freed_memory
+    from viewgen.memory import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(max(1, num_threads))

@@ -20,8 +20,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
 
+from viewgen.device import available_cores
 from viewgen.errors import UsageError, ViewgenError
-from viewgen_pipelines.executors.process import available_cores
+from viewgen.extras import need
 from viewgen_pipelines.shards.watchdog import private_folder
 
 __all__ = ["RaySession", "check_address", "ray_session", "sweep_sessions"]
@@ -78,9 +79,12 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
     check_address(address)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    need("ray", "add --executor local")
     import ray
 
     joined = ray.is_initialized()
+    if address is None and not joined:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # the default of later versions only
     handler = signal.getsignal(signal.SIGTERM)
     with _quiet():
         try:

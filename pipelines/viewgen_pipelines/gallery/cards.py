@@ -180,8 +180,8 @@ def _label_choices(source: CacheSource, snapshot: Snapshot, labels: NDArray[Any]
         for value in np.unique(labels[:, attribute]).tolist()[:_MAX_CLASSES]:
             text = f"attribute {attribute}: {value}"
             if dataset is not None and dataset.attribute_values:
-                name = dataset.attribute_names[attribute]
-                text = f"{name}: {dataset.attribute_values[attribute][value]}"
+                known = dataset.attributes[attribute]
+                text = f"{known.name}: {known.values[value]}"
             choices.append({"key": f"{attribute}.{value}", "text": text})
     return choices
 

@@ -16,11 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError
+from viewgen.status import Status
 from viewgen.store import (
-    STATUS_ABSENT,
-    STATUS_FAILED,
-    STATUS_NOT_CONVERGED,
-    STATUS_OK,
     CacheReader,
     CacheSpec,
     ShardCommit,
@@ -34,7 +31,7 @@ __all__ = ["REFRESH_SECONDS", "CacheIndex", "Snapshot"]
 REFRESH_SECONDS = 1.0
 
 _COLUMNS = ("source_index", "label", "distance", "steps", "inversion_error", "status")
-_SHOWN = (STATUS_OK, STATUS_NOT_CONVERGED, STATUS_FAILED)
+_SHOWN = (Status.OK, Status.NOT_CONVERGED, Status.FAILED)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,7 +83,7 @@ class Snapshot:
     @property
     def rows(self) -> NDArray[np.int64]:
         """Rows that are committed, whatever their status, ascending."""
-        return np.flatnonzero(self.columns["status"] != STATUS_ABSENT)
+        return np.flatnonzero(self.columns["status"] != Status.ABSENT)
 
     @property
     def epsilon_boundary(self) -> float | None:
@@ -101,7 +98,7 @@ class Snapshot:
     def readable(self, row: int) -> bool:
         """Whether the row exists and has views."""
         status = self.columns["status"]
-        return 0 <= row < len(status) and status[row] in (STATUS_OK, STATUS_NOT_CONVERGED)
+        return 0 <= row < len(status) and status[row] in (Status.OK, Status.NOT_CONVERGED)
 
     def shard_of(self, row: int) -> int:
         return row // self.spec.shard_images

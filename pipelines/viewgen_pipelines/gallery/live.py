@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from viewgen.errors import MissingFileError, StorageError
-from viewgen.store import STATUS_NOT_CONVERGED, STATUS_OK, Storage
+from viewgen.status import Status
+from viewgen.store import Storage
 from viewgen_pipelines.gallery.index import CacheIndex, Snapshot
 from viewgen_pipelines.shards.lease import EXPIRY_SECONDS, process_is_alive, ruling_record
 from viewgen_pipelines.shards.ledger import AttemptLedger, ShardHistory
@@ -91,7 +92,7 @@ def follow(index: CacheIndex, snapshot: Snapshot, *, now: float | None = None) -
         return Progress(**counted)
     run_id = str(record["run_id"])
     made = sum(
-        commit.status.count(STATUS_OK) + commit.status.count(STATUS_NOT_CONVERGED)
+        commit.status.count(Status.OK) + commit.status.count(Status.NOT_CONVERGED)
         for commit in sound.values()
         if commit.run_id == run_id
     )

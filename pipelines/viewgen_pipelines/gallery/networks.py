@@ -36,11 +36,11 @@ class Networks:
         """Draw g((1 − t)·anchor + t·view) for t = 0 … 1.
 
         Args:
-            anchor: code of the inversion, `(L, 512)`.
-            view: code of the view, `(L, 512)`.
+            anchor: code of the inversion, of the generator's code_shape.
+            view: code of the view, of the same shape.
 
         Returns:
-            Frames uint8 `(NUM_FRAMES, 3, H, W)`, and their distances from the first frame in the encoder's
+            Frames uint8 `(NUM_FRAMES, C, H, W)`, and their distances from the first frame in the encoder's
             space `(NUM_FRAMES,)`, or None without an encoder.
         """
         import torch
@@ -50,9 +50,9 @@ class Networks:
         with self._lock, torch.inference_mode():
             models = self._loaded()
             assert models.generator is not None
-            t = torch.linspace(0, 1, NUM_FRAMES).view(-1, 1, 1)
-            w = torch.lerp(torch.from_numpy(anchor)[None], torch.from_numpy(view)[None], t)
-            images = render(models.generator, w, NUM_FRAMES)
+            t = torch.linspace(0, 1, NUM_FRAMES).view(-1, *(1,) * anchor.ndim)
+            codes = torch.lerp(torch.from_numpy(anchor)[None], torch.from_numpy(view)[None], t)
+            images = render(models.generator, codes, NUM_FRAMES)
             distances = None if models.encoder is None else self._pairwise(images)[0]
             return images.numpy(), distances
 
@@ -105,7 +105,7 @@ def _find(kind: str, spec: CacheSpec, models_dir: str | None) -> Path | None:
     if wanted is None:
         return None
     from viewgen.networks.files import file_digest
-    from viewgen_pretrained.hub import find_models
+    from viewgen.networks.weights import find_models
 
     for folder in {models_dir, None}:
         try:

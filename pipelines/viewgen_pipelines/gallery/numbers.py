@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.store import STATUS_NOT_CONVERGED, STATUS_OK
+from viewgen.status import Status
 from viewgen_pipelines.gallery.charts import Bars, Mark, bar_chart, bin_values
 from viewgen_pipelines.gallery.index import Snapshot
 from viewgen_pipelines.shards.steps import PAIRWISE_BINS
@@ -31,12 +31,12 @@ class Fact:
 def facts(snapshot: Snapshot) -> list[Fact]:
     """Return the numbers at the top of the overview."""
     spec, status = snapshot.spec, snapshot.columns["status"]
-    num_ok = int((status == STATUS_OK).sum())
+    num_ok = int((status == Status.OK).sum())
     num_there = len(snapshot.rows)
     found = [
         Fact(
             name="Views",
-            value=f"{(num_ok + int((status == STATUS_NOT_CONVERGED).sum())) * spec.num_views:,}",
+            value=f"{(num_ok + int((status == Status.NOT_CONVERGED).sum())) * spec.num_views:,}",
             note=f"{num_there:,} of {spec.num_images:,} images × {spec.num_views}, {spec.height} px",
         ),
         Fact(name="Converged", value=f"{num_ok / num_there:.1%}" if num_there else "–", note="of the images"),
@@ -68,7 +68,7 @@ def facts(snapshot: Snapshot) -> list[Fact]:
 def charts(snapshot: Snapshot) -> list[dict[str, str]]:
     """Return title, SVG and a note of each chart on the overview."""
     columns, spec = snapshot.columns, snapshot.spec
-    readable = np.isin(columns["status"], (STATUS_OK, STATUS_NOT_CONVERGED))
+    readable = np.isin(columns["status"], (Status.OK, Status.NOT_CONVERGED))
     epsilon = snapshot.epsilon_boundary
     marks = [] if epsilon is None else [Mark(value=epsilon, name="ε₁")]
     include = [] if epsilon is None else [epsilon]
@@ -110,7 +110,7 @@ def stat_mean(snapshot: Snapshot, name: str) -> float | None:
     total, weight = 0.0, 0
     for commit in snapshot.commits.values():
         value = commit.stats.get(name)
-        rows = commit.status.count(STATUS_OK) + commit.status.count(STATUS_NOT_CONVERGED)
+        rows = commit.status.count(Status.OK) + commit.status.count(Status.NOT_CONVERGED)
         if isinstance(value, int | float) and math.isfinite(value):
             total, weight = total + value * rows, weight + rows
     return total / weight if weight else None
@@ -120,7 +120,7 @@ def views_per_second(snapshot: Snapshot) -> float | None:
     """Return views made per second of a worker's time."""
     seconds = sum(commit.seconds for commit in snapshot.commits.values())
     rows = sum(
-        commit.status.count(STATUS_OK) + commit.status.count(STATUS_NOT_CONVERGED)
+        commit.status.count(Status.OK) + commit.status.count(Status.NOT_CONVERGED)
         for commit in snapshot.commits.values()
     )
     return rows * snapshot.spec.num_views / seconds if seconds > 0 and rows else None
@@ -168,7 +168,7 @@ def versus(*snapshots: Snapshot) -> list[dict[str, Any]]:
         ),
         (
             "converged",
-            [f"{(s.columns['status'] == STATUS_OK).sum() / max(len(s.rows), 1):.1%}" for s in snapshots],
+            [f"{(s.columns['status'] == Status.OK).sum() / max(len(s.rows), 1):.1%}" for s in snapshots],
         ),
         ("distance from the anchor", [_text(_mean_sd(s.columns["distance"])) for s in snapshots]),
         ("distance between views", [_number(mean_pairwise(s)) for s in snapshots]),

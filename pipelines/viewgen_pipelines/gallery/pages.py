@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from viewgen import __version__
 from viewgen.errors import ViewgenError
-from viewgen.store import STATUS_ABSENT, STATUS_NOT_CONVERGED, STATUS_OK
+from viewgen.status import Status
 from viewgen_pipelines.gallery import cards, numbers
 from viewgen_pipelines.gallery.index import Snapshot
 from viewgen_pipelines.gallery.live import MAX_TROUBLES, Progress, find_troubles, follow
@@ -91,7 +91,7 @@ class Pages:
             for code, name in STATUS_NAMES.items()
         ]
         counts.append(
-            {"name": "not there yet", "css": "", "number": int((status == STATUS_ABSENT).sum()), "link": ""}
+            {"name": "not there yet", "css": "", "number": int((status == Status.ABSENT).sum()), "link": ""}
         )
         samples = sample_rows(self._rows(snapshot), NUM_SAMPLES)
         return self._render(
@@ -277,7 +277,7 @@ class Pages:
 
     def _render(self, template: str, *, depth: int = 0, **context: Any) -> str:
         snapshot = self.source.snapshot()
-        has_views = bool(np.isin(snapshot.columns["status"], (STATUS_OK, STATUS_NOT_CONVERGED)).any())
+        has_views = bool(np.isin(snapshot.columns["status"], (Status.OK, Status.NOT_CONVERGED)).any())
         return render(template, site=self.site, root="../" * depth, has_views=has_views, **context)
 
 

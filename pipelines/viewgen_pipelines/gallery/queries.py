@@ -8,12 +8,16 @@ from urllib.parse import urlencode
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.store import STATUS_FAILED, STATUS_NOT_CONVERGED, STATUS_OK
+from viewgen.status import Status
 from viewgen_pipelines.gallery.index import Snapshot
 
 __all__ = ["PAGE_SIZES", "SORTS", "STATUS_NAMES", "Query", "select"]
 
-STATUS_NAMES = {STATUS_OK: "ok", STATUS_NOT_CONVERGED: "not-converged", STATUS_FAILED: "failed"}
+STATUS_NAMES: dict[int, str] = {
+    Status.OK: "ok",
+    Status.NOT_CONVERGED: "not-converged",
+    Status.FAILED: "failed",
+}
 PAGE_SIZES = (24, 48, 96)
 # key: words; a minus before the key turns the order round
 SORTS = {

@@ -5,14 +5,13 @@ import math
 from importlib import resources
 from typing import Any
 
-import jinja2
-
 __all__ = ["message_page", "read_static", "render"]
 
 
 def render(template: str, **context: Any) -> str:
     """Render a page; every value is escaped unless the template says that it is markup of ours."""
-    return _environment().get_template(template).render(**context)
+    page: str = _environment().get_template(template).render(**context)
+    return page
 
 
 def message_page(title: str, text: str, *, root: str = "", again: bool = False, login: bool = False) -> str:
@@ -36,7 +35,9 @@ def read_static() -> dict[str, bytes]:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment() -> Any:
+    import jinja2  # of the extra "gallery"
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, "templates"),
         autoescape=True,

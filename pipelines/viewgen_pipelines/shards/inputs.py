@@ -9,9 +9,7 @@ need. When the run ends, the driver deletes ``run/inputs``.
 import contextlib
 import hashlib
 import io
-import os
 import re
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +22,7 @@ from viewgen.datasets import ImageDataset
 from viewgen.datasets.lock import directory_lock
 from viewgen.datasets.root import resolve_data_root
 from viewgen.errors import CorruptDataError, StorageError, UsageError
+from viewgen.files import write_atomically
 from viewgen.networks.files import file_digest
 from viewgen.store import RUN_FOLDER, CacheSpec, ObjectExistsError, Storage, open_storage
 
@@ -137,6 +136,7 @@ def fetch_dataset(storage: Storage, spec: CacheSpec, inputs: Inputs) -> ImageDat
         name=spec.dataset["name"],
         split=spec.dataset["split"],
         image_size=spec.height,
+        channels=spec.channels,
         num_classes=0,
         class_names=(),
         pixels=_PublishedImages(storage, inputs),
@@ -181,15 +181,10 @@ def _keep(digest: str, read: Callable[[], bytes], title: str, data_root: str | P
         data = read()
         if _digest(data) != digest:
             raise CorruptDataError(f"{title} is damaged: its digest is {_digest(data)}, expected {digest}")
-        temporary = folder / f".{uuid.uuid4().hex}"
         try:
-            temporary.write_bytes(data)
-            os.replace(temporary, target)
+            write_atomically(target, data)
         except OSError as error:
             raise StorageError(f"cannot write {target}: {error.strerror}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
     return target
 
 

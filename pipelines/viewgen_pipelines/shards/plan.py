@@ -1,5 +1,6 @@
 """From the options of `cache` to what exactly will be made; refusals come before anything is written."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,10 +9,11 @@ from typing import Any
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, MissingFileError, ModelError, UsageError
-from viewgen.networks.files import NETWORKS, file_digest, read_header
-from viewgen.networks.stylegan2 import num_style_layers
+from viewgen.networks.files import KINDS, code_shape, file_digest, networks_beside, read_header
+from viewgen.networks.weights import find_models
 from viewgen.registry import Choice
 from viewgen.store import CacheSpec, cache_folder, default_shard_images, open_storage, read_spec
+from viewgen.store.columns import W_PLUS
 from viewgen.views import VIEWS
 from viewgen.views.entry import Situation, ViewEntry
 from viewgen_pipelines.names import absolute_url, file_name, inversions_name
@@ -21,6 +23,8 @@ from viewgen_pipelines.versions import versions
 
 __all__ = ["CacheOptions", "CachePlan", "make_plan"]
 
+# Networks that an inversion uses beside the generator, where that generator has them.
+INVERSION = frozenset({"inverter", "discriminator"})
 # A setting of the inversion that comes before a method, for example ``invert.max_steps``.
 INVERT_PREFIX = "invert."
 
@@ -160,8 +164,8 @@ class _SpecMaker:
         keep_latents: bool = False,
         more_digests: Mapping[str, str] | None = None,
     ) -> CacheSpec:
-        arrays = [column.name for column in method.entry.columns]
-        arrays += ["w_plus"] if keep_latents else []
+        columns = (*method.entry.columns, *((W_PLUS,) if keep_latents else ()))
+        holds_codes = any(column.codes for column in columns)
         size = self.dataset.image_size
         return CacheSpec(
             dataset={
@@ -177,11 +181,12 @@ class _SpecMaker:
             seed=self.options.seed,
             num_images=self.num_images,
             num_views=num_views,
+            channels=self.dataset.channels,
             height=size,
             width=size,
             shard_images=self.shard_images,
-            arrays=tuple(arrays),
-            latent_shape=self._latent_shape() if arrays else None,
+            columns=columns,
+            latent_shape=code_shape(self.paths["generator"]) if holds_codes else None,
             label_shape=self.dataset.label_shape,
             versions=versions(),
         )
@@ -232,10 +237,6 @@ class _SpecMaker:
             )
         return there
 
-    def _latent_shape(self) -> tuple[int, int]:
-        config = read_header(self.paths["generator"])["config"]
-        return num_style_layers(config["image_size"]), config["style_dim"]
-
 
 def _num_views(method: ViewEntry, views: int | None) -> int:
     if views is not None and views < 1:
@@ -264,7 +265,7 @@ def _all_needs(method: ViewEntry) -> frozenset[str]:
     needs = method.needs
     if "inversions" in needs:
         needs |= VIEWS.entry("invert").needs
-    return frozenset(needs & NETWORKS.keys())
+    return frozenset(needs & set(KINDS))
 
 
 def _inputs(method: ViewEntry, options: CacheOptions) -> tuple[ImageDataset, dict[str, Path]]:
@@ -317,8 +318,6 @@ def _model_paths(method: ViewEntry, options: CacheOptions, dataset_name: str) ->
     needs = _all_needs(method)
     if not needs:
         return {}
-    from viewgen_pretrained.hub import find_models
-
     overrides: dict[str, str | Path] = {kind: path for kind, path in options.networks.items() if path}
     if options.models is not None and "://" in options.models:
         folder = options.models.rstrip("/")
@@ -327,7 +326,11 @@ def _model_paths(method: ViewEntry, options: CacheOptions, dataset_name: str) ->
     for kind, path in overrides.items():
         if "://" in str(path):
             overrides[kind] = download(str(path), options.storage_options, options.data_root)
-    return find_models(dataset_name, needs, models_dir=options.models, overrides=overrides)
+    find = functools.partial(find_models, dataset_name, models_dir=options.models, overrides=overrides)
+    if INVERSION & needs:
+        with contextlib.suppress(MissingFileError):  # the message is that of all networks together
+            needs -= INVERSION - networks_beside(find({"generator"})["generator"])
+    return find(needs)
 
 
 def _default_out(options: CacheOptions) -> str:

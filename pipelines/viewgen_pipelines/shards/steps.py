@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.errors import CorruptDataError, DataError, LeaseError, MissingFileError, StorageError
-from viewgen.store import STATUS_FAILED, STATUS_NOT_CONVERGED, STATUS_OK, CacheSpec
+from viewgen.memory import is_out_of_memory
+from viewgen.status import Status
+from viewgen.store import CacheSpec
 
 __all__ = ["PAIRWISE_BINS", "Batch", "ShardError", "assemble", "run_finding_bad_samples", "shard_stats"]
 
@@ -59,7 +61,7 @@ def run_finding_bad_samples(
                 middle = len(part) // 2
                 waiting += [part[middle:], part[:middle]]
                 continue
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             failures[int(part[0])] = f"{type(error).__name__}: {error}"
             if not parts and (len(failures) >= _MAX_FAILURES_WITHOUT_SUCCESS or not waiting):
@@ -93,7 +95,7 @@ def assemble(
         if name in dataset_batch:
             array[:] = dataset_batch[name]
         elif name == "status":
-            array[:] = STATUS_FAILED
+            array[:] = Status.FAILED
         arrays[name] = array
         if name in ("source_index", "label"):
             continue
@@ -106,7 +108,7 @@ def assemble(
                     f"method {spec.method!r} returned {name!r} {outputs[name].shape}, expected {expected}"
                 )
             array[part_rows - rows.start] = outputs[name]
-    failed = arrays["status"] == STATUS_FAILED
+    failed = arrays["status"] == Status.FAILED
     arrays["views"][failed] = 0
     return arrays
 
@@ -116,16 +118,16 @@ def shard_stats(
 ) -> dict[str, Any]:
     """Return what reports take from commit records: samples by status, means over readable rows."""
     stats: dict[str, Any] = {
-        "num_ok": int((arrays["status"] == STATUS_OK).sum()),
-        "num_not_converged": int((arrays["status"] == STATUS_NOT_CONVERGED).sum()),
-        "num_failed": int((arrays["status"] == STATUS_FAILED).sum()),
+        "num_ok": int((arrays["status"] == Status.OK).sum()),
+        "num_not_converged": int((arrays["status"] == Status.NOT_CONVERGED).sum()),
+        "num_failed": int((arrays["status"] == Status.FAILED).sum()),
     }
     continued = [outputs["continued"] for _, outputs in parts if "continued" in outputs]
     if continued:
         stats["num_continued"] = int(np.concatenate(continued).sum())
     for name in ("mean_pairwise", "anchor_distance"):
         values = [
-            outputs[name][np.isin(outputs["status"], (STATUS_OK, STATUS_NOT_CONVERGED))]
+            outputs[name][np.isin(outputs["status"], (Status.OK, Status.NOT_CONVERGED))]
             for _, outputs in parts
             if name in outputs
         ]
@@ -140,8 +142,3 @@ def shard_stats(
         if name == "anchor_distance" and epsilon is not None:
             stats["num_anchors_beyond"] = int((finite > epsilon).sum())
     return stats
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's out-of-memory error is a RuntimeError of torch's own class."""
-    return type(error).__name__ == "OutOfMemoryError"

@@ -26,10 +26,8 @@ from viewgen.errors import (
     StorageError,
     ViewgenError,
 )
+from viewgen.status import Status
 from viewgen.store import (
-    STATUS_FAILED,
-    STATUS_NOT_CONVERGED,
-    STATUS_OK,
     CacheReader,
     ObjectExistsError,
     ShardCommit,
@@ -146,7 +144,7 @@ class ShardWorker:
         failures |= raised
         labels = {"source_index": rows, "label": self._dataset.labels(rows)}
         arrays = assemble(spec, shard_id, labels, parts)
-        for row in rows[arrays["status"] == STATUS_FAILED]:
+        for row in rows[arrays["status"] == Status.FAILED]:
             failures.setdefault(int(row), "the method marked the sample as failed")
         objects = write_shard(self.storage, spec, shard_id, arrays)
         self.job.token.check(self.storage)
@@ -218,7 +216,7 @@ class ShardWorker:
         """Split a shard's rows into those that have an inversion and reasons for those that have none."""
         if self._inversions is None:
             return rows, {}
-        usable = np.isin(self._inversions.status[rows], (STATUS_OK, STATUS_NOT_CONVERGED))
+        usable = np.isin(self._inversions.status[rows], (Status.OK, Status.NOT_CONVERGED))
         return rows[usable], {int(row): "its inversion failed" for row in rows[~usable]}
 
     def _step_on(self, rows: np.ndarray[Any, Any]) -> Batch:

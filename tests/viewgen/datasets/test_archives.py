@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from viewgen.datasets import load_dataset
 from viewgen.datasets.archive import read_maybe_gzip, read_zip_member, tar_members
 from viewgen.datasets.archived import ArchivedDataset
 from viewgen.datasets.cifar import CIFAR10, CIFAR100
@@ -53,7 +54,7 @@ def put(dataset: ArchivedDataset, content: bytes, root: Path) -> ArchivedDataset
 
 
 def load(dataset: ArchivedDataset, split: str, root: Path) -> ImageDataset:
-    return dataset.load("", split, root, download=False)
+    return dataset.load(split, root, download=False)
 
 
 def pixels(count: int, size: int) -> np.ndarray:
@@ -261,7 +262,7 @@ def test_unknown_split_and_stray_argument(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no split 'tests'; did you mean 'test'\?"):
         load(CIFAR10, "tests", tmp_path)
     with pytest.raises(UsageError, match="takes nothing after a colon"):
-        CIFAR10.load("32", "train", tmp_path, False)
+        load_dataset("cifar10:32", data_root=tmp_path)
 
 
 def wanted_of(path: Path, **limits: int) -> dict[str, bytes]:

@@ -101,7 +101,7 @@ def test_unknown_names_suggest_the_nearest(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"did you mean '{meant}'") as caught:
             load_dataset(name, data_root=tmp_path)
         assert caught.value.exit_code == 2
-    with pytest.raises(UsageError, match="Data sets: digits, fashion-mnist"):
+    with pytest.raises(UsageError, match="known: digits, fashion-mnist"):
         load_dataset("zzz", data_root=tmp_path)
     with pytest.raises(UsageError, match="no split 'tset'; did you mean 'test'"):
         load_dataset("digits", "tset", data_root=tmp_path)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from viewgen.cli import main
-from viewgen.datasets import download, download_dataset, load_dataset, registry
+from viewgen.datasets import cifar, download, download_dataset, load_dataset
 from viewgen.datasets.cifar import CIFAR10
 from viewgen.datasets.download import RemoteFile, fetch, obtain
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError
@@ -229,7 +229,7 @@ def small_cifar(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     file = remote(site, packed.getvalue(), CIFAR10.archive.name)
-    monkeypatch.setitem(registry.DATASETS, "cifar10", replace(CIFAR10, archive=file))
+    monkeypatch.setattr(cifar, "CIFAR10_ENTRY", replace(CIFAR10, archive=file).entry)
 
 
 def test_loading_downloads_once(site: Site, small_cifar: None, tmp_path: Path) -> None:

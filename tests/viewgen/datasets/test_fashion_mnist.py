@@ -32,7 +32,7 @@ def write(directory: Path, split: str, grey: np.ndarray, labels: np.ndarray, pac
 
 
 def load(root: Path, split: str = "train") -> ImageDataset:
-    return ELSEWHERE.load("", split, root, download=False)
+    return ELSEWHERE.load(split, root, download=False)
 
 
 @settings(max_examples=50, deadline=None)
@@ -114,8 +114,8 @@ def test_absent_names_file_url_and_place(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_debian_files(tmp_path: Path) -> None:
-    train = FASHION_MNIST.load("", "train", tmp_path, download=False)
-    test = FASHION_MNIST.load("", "test", tmp_path, download=False)
+    train = FASHION_MNIST.load("train", tmp_path, download=False)
+    test = FASHION_MNIST.load("test", tmp_path, download=False)
     assert (len(train), len(test)) == (60_000, 10_000)
     assert np.bincount(train.labels(range(60_000))).tolist() == [6000] * 10
     # The mean that the literature normalises this set with, 0.2860 of 255 over 28×28.

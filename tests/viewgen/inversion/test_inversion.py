@@ -12,7 +12,8 @@ from viewgen.inversion.perceptual import DiscriminatorDistance
 from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.files import Models
-from viewgen.optimise.slots import NOT_CONVERGED, OK, Evaluation
+from viewgen.optimise.slots import Evaluation
+from viewgen.status import Status
 
 
 class Diary(InversionProblem):
@@ -33,7 +34,7 @@ def make_problem(small_models: Models, image_batch):
         config = InvertConfig(**settings)
         distance = DiscriminatorDistance(small_models.discriminator)
         images = to_model(image_batch["image"])
-        return Diary(small_models.generator, small_models.inverter, distance, images, config)
+        return Diary(small_models.inverting(), distance, images, config)
 
     return make
 
@@ -42,15 +43,15 @@ def loss_by_hand(problem: InversionProblem, row: int, w: Tensor) -> float:
     """The loss of one image's code `(L, D)`, written out."""
     config = problem.config
     x = problem.images[row]
-    g_w = problem.generator.synthesis(w[None])[0]
+    g_w = problem.generator.decode(w[None])[0]
     pixel = sum((g_w - x).flatten().square().tolist()) / x.numel()
     blocks = problem.perceptual.discriminator.features(torch.stack([g_w, x]))[1:]
     perceptual = 0.0
     for block in blocks:
         a, b = (f / f.square().sum(dim=0).add(1e-8).sqrt() for f in block)
         perceptual += (a - b).square().sum().item() / a[0].numel() / len(blocks)
-    guess = problem.inverter(x[None])[0]
-    again = problem.inverter(g_w[None])[0]
+    guess = problem.generator.start(x[None])[0]
+    again = problem.generator.start(g_w[None])[0]
     domain = sum((guess - again).flatten().square().tolist()) / guess.numel()
     return pixel + config.perceptual_weight * perceptual + config.domain_weight * domain
 
@@ -72,8 +73,8 @@ def test_the_domain_term_is_left_out_at_weight_0_and_pulls_towards_codes_the_inv
         problem = make_problem(domain_weight=weight, perceptual_weight=0.0, max_steps=40)
         result = invert_images(problem, 12)
         with torch.no_grad():
-            again = problem.inverter(problem.generator.synthesis(result.w[:, 0]))
-        drifts.append((again - problem.first_w).square().mean().item())
+            again = problem.generator.start(problem.generator.decode(result.codes[:, 0]))
+        drifts.append((again - problem.first).square().mean().item())
     assert drifts[1] < drifts[0]
 
 
@@ -85,7 +86,7 @@ def test_refinement_never_raises_an_images_loss(make_problem, settings):
         losses = problem.losses[row]
         assert result.loss[row].item() == min(losses)
         assert min(losses) <= losses[0]
-        assert loss_by_hand_or_pixels(problem, row, result.w[row, 0], settings) == pytest.approx(
+        assert loss_by_hand_or_pixels(problem, row, result.codes[row, 0], settings) == pytest.approx(
             min(losses), rel=1e-4
         )
     assert any(problem.losses[row][0] > result.loss[row].item() for row in range(12))
@@ -94,14 +95,14 @@ def test_refinement_never_raises_an_images_loss(make_problem, settings):
 @torch.no_grad()
 def loss_by_hand_or_pixels(problem, row, w, settings) -> float:
     if settings:
-        return (problem.generator.synthesis(w[None])[0] - problem.images[row]).square().mean().item()
+        return (problem.generator.decode(w[None])[0] - problem.images[row]).square().mean().item()
     return loss_by_hand(problem, row, w)
 
 
 def test_an_image_leaves_when_its_loss_has_stopped_falling(make_problem):
     problem = make_problem(max_steps=60, patience=4, learning_rate=0.2)
     result = invert_images(problem, 12)
-    assert set(result.status.tolist()) == {OK, NOT_CONVERGED}
+    assert set(result.status.tolist()) == {Status.OK, Status.NOT_CONVERGED}
     for row in range(12):
         losses = problem.losses[row]
         best, best_step = math.inf, 0
@@ -111,23 +112,23 @@ def test_an_image_leaves_when_its_loss_has_stopped_falling(make_problem):
             if step - best_step >= 4:
                 break
         assert step == len(losses) - 1 == result.steps[row]
-        assert (result.status[row] == OK) == (step - best_step >= 4)
+        assert (result.status[row] == Status.OK) == (step - best_step >= 4)
 
 
 def test_without_steps_the_code_is_the_inverters_guess(make_problem):
     problem = make_problem(max_steps=0)
     result = invert_images(problem, 12)
-    assert torch.equal(result.w[:, 0], problem.first_w)
+    assert torch.equal(result.codes[:, 0], problem.first)
     assert result.steps.tolist() == [0] * 12
 
 
 def test_targets_do_not_depend_on_the_images_beside(small_models, image_batch):
     distance = DiscriminatorDistance(small_models.discriminator)
     images = to_model(image_batch["image"])
-    arguments = (small_models.generator, small_models.inverter, distance)
+    arguments = (small_models.inverting(), distance)
     every = InversionProblem(*arguments, images, InvertConfig(), batch_size=5)
     some = InversionProblem(*arguments, images[[8, 2]], InvertConfig(), batch_size=5)
-    assert torch.equal(some.first_w, every.first_w[[8, 2]])
+    assert torch.equal(some.first, every.first[[8, 2]])
     for few, all_ in zip(some.targets, every.targets, strict=True):
         assert torch.equal(few, all_[[8, 2]])
 

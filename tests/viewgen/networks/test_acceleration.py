@@ -105,7 +105,7 @@ def codes(image_batch: Batch) -> torch.Tensor:
 
 def value_and_gradient(network, w):
     w = w.clone().requires_grad_()
-    image = network.synthesis(w)
+    image = network.decode(w)
     return image, torch.autograd.grad(image.square().sum(), w)[0]
 
 
@@ -123,7 +123,7 @@ def test_each_size_is_compiled_once_and_gives_the_eager_result(small_models, cod
     assert compiler.calls == {(12, 4, 32): 4, (5, 4, 32): 4}
     assert notes == []
     assert fast.config is small_models.generator.config
-    assert "synthesis" not in vars(small_models.generator)
+    assert "decode" not in vars(small_models.generator)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_recording_replays_values_and_any_number_of_gradients(small_models, co
         assert torch.equal(pair[0], other[0])
         assert torch.equal(pair[1], other[1])
     w = codes.clone().requires_grad_()
-    image = fast.synthesis(w)
+    image = fast.decode(w)
     first, second = (torch.autograd.grad(image.sum(), w, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
     assert notes == []
@@ -205,8 +205,8 @@ def test_a_recording_replays_values_and_any_number_of_gradients(small_models, co
 def test_a_gradient_of_an_overwritten_forward_pass_is_refused(small_models, codes):
     fast = accelerated(small_models.generator, recorded, lambda *_: None)
     w = codes.clone().requires_grad_()
-    image = fast.synthesis(w)
-    fast.synthesis(w)
+    image = fast.decode(w)
+    fast.decode(w)
     with pytest.raises(RuntimeError, match="after another forward pass"):
         torch.autograd.grad(image.sum(), w)
 
@@ -217,7 +217,7 @@ def test_a_first_batch_without_gradients_or_with_poison_is_compiled_all_the_same
     poisoned = codes.clone()
     poisoned[3, 1, 2] = torch.nan
     with torch.no_grad():
-        image = fast.synthesis(poisoned)
+        image = fast.decode(poisoned)
     assert torch.isfinite(image).flatten(1).all(dim=1).tolist() == [row != 3 for row in range(12)]
     assert notes == []
     assert compiler.calls == {(12, 4, 32): 3}
@@ -295,5 +295,5 @@ def test_cuda_graphs_without_a_gpu_fall_back(small_models, codes, notes):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     fast = accelerated(small_models.generator, cuda_graphs, lambda *note: notes.append(note))
-    assert torch.equal(fast.synthesis(codes), small_models.generator.synthesis(codes))
+    assert torch.equal(fast.decode(codes), small_models.generator.decode(codes))
     assert len(notes) == 1

@@ -220,7 +220,10 @@ def test_wrong_inputs_are_refused_with_the_expected_shape():
         ({"image_size": 0, "channels": (1,)}, "power of two"),
         ({"image_size": 32, "channels": (1, 1)}, "32 px needs 4"),
         ({"image_size": 8, "channels": (1, 0)}, "at least 1"),
-        ({"image_size": 8, "channels": (1, 1), "num_mapping_layers": 0}, "at least 1"),
+        (
+            {"image_size": 8, "channels": (1, 1), "num_mapping_layers": 0},
+            "num_mapping_layers is 0; expected greater than or equal to 1",
+        ),
     ],
 )
 def test_impossible_shapes_are_refused(settings, message):

@@ -1,7 +1,9 @@
 """Network files: round trips, and a refusal for everything that is not one."""
 
 import copy
+import dataclasses
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -11,15 +13,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from viewgen.errors import MissingFileError, ModelError
+from viewgen.networks.branches import Branches, BranchesConfig
+from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import (
     Models,
     file_digest,
     fold_batch_norms,
+    load_encoder,
     load_model,
     load_models,
     read_header,
     save_model,
 )
+from viewgen.networks.generator import code_unit
+from viewgen.networks.precision import at_precision
 
 KINDS = ("generator", "discriminator", "inverter", "encoder")
 
@@ -89,6 +96,80 @@ def test_the_same_network_gives_the_same_file(small_models, tmp_path):
     assert file_digest(first) == file_digest(second)
     header = read_header(first)
     assert (header["kind"], header["dataset"], header["format"]) == ("generator", "digits", 1)
+
+
+def test_later_settings_leave_the_files_of_the_first_networks_as_they_were(small_models, tmp_path):
+    """What 0.1.0 wrote: a header with these keys, in whose order JSON sorts them."""
+    expected = {
+        "generator": "activation_clamp channels image_size num_classes num_mapping_layers style_dim",
+        "discriminator": "activation_clamp architecture channels image_size num_classes num_mapping_layers",
+        "inverter": "channels hidden_dim image_size style_dim",
+        "encoder": "backbone image_size projection_dim width",
+    }
+    for kind, names in expected.items():
+        path = tmp_path / f"{kind}.safetensors"
+        save_model(getattr(small_models, kind), path)
+        assert " ".join(read_header(path)["config"]) == names
+        assert read_header(path).keys() == {"config", "format", "kind"}
+
+
+def test_an_encoder_of_images_of_two_channels(tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    save_model(Encoder(EncoderConfig(image_size=8, width=2, projection_dim=3, in_channels=2)), path)
+    assert read_header(path)["config"]["in_channels"] == 2
+    encoder = load_model(path, "encoder")
+    assert encoder(torch.zeros(5, 2, 8, 8)).shape == (5, 3)
+    with pytest.raises(ModelError, match=r"\(5, 3, 8, 8\); this encoder takes \(B, 2, H, W\)"):
+        encoder(torch.zeros(5, 3, 8, 8))
+
+
+def test_branches_are_one_file_and_their_features_one_vector(tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    # not in alphabetical order, which is not that of the features
+    shapes = {
+        "luma": EncoderConfig(image_size=8, width=2, projection_dim=3, in_channels=1),
+        "chroma": EncoderConfig(image_size=8, width=4, projection_dim=3, in_channels=2),
+    }
+    branches = Branches(BranchesConfig(branches=shapes)).eval()
+    save_model(branches, path)
+    assert (read_header(path)["kind"], read_header(path)["config"]["image_size"]) == ("encoder", 8)
+    loaded = load_encoder(path)
+    assert isinstance(loaded, Branches)
+    assert (loaded.config, loaded.roles) == (branches.config, ("luma", "chroma"))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in loaded.modules())
+    views = {"chroma": torch.randn(5, 2, 8, 8), "luma": torch.randn(5, 1, 8, 8)}
+    features = loaded.embed(views)
+    assert features.shape == (5, loaded.embedding_dim) == (5, 48)
+    parts = [branches[role].embed(views[role]) for role in ("luma", "chroma")]
+    # the batch normalisations are folded, which rounds differently
+    torch.testing.assert_close(features, torch.cat(parts, dim=1), atol=1e-5, rtol=1e-4)
+    assert {role: z.shape for role, z in loaded(views).items()} == {"luma": (5, 3), "chroma": (5, 3)}
+    with pytest.raises(ModelError, match="an encoder for each of luma, chroma"):
+        load_model(path, "encoder")
+    with pytest.raises(ModelError, match="roles luma came; expected luma, chroma"):
+        loaded.embed({"luma": views["luma"]})
+    with pytest.raises(ModelError, match="no encoder of role 'view'"):
+        loaded["view"]
+    with pytest.raises(ModelError, match="different sizes"):
+        BranchesConfig(branches={**shapes, "low": EncoderConfig(image_size=16)})
+
+
+def test_w_plus_starts_at_the_inverters_codes_or_without_one_at_the_mean(small_models):
+    images = torch.rand(3, 3, 8, 8) * 2 - 1
+    coder, generator = small_models.inverting(), small_models.generator
+    assert torch.equal(coder.start(images), small_models.inverter(images))
+    assert torch.equal(generator.start(images), generator.latent_avg.expand(3, 4, 32))
+    codes = torch.randn(3, *coder.code_shape)
+    assert torch.equal(coder.decode(codes), generator.synthesis(codes))
+    # W-perturb's σ is published in units of W
+    assert torch.equal(coder.code_scale, torch.ones(4, 32))
+    assert code_unit(coder) == 1.0
+    low = at_precision(coder, "bfloat16")
+    assert torch.equal(low.decode(codes), at_precision(generator, "bfloat16").decode(codes))
+    assert torch.equal(low.start(images), at_precision(small_models.inverter, "bfloat16")(images))
+    for kind in ("generator", "inverter"):
+        with pytest.raises(ModelError, match=f"needs a network of kind '{kind}'"):
+            dataclasses.replace(small_models, **{kind: None}).inverting()
 
 
 def refusal(path: Path, kind: str = "encoder") -> str:
@@ -189,12 +270,10 @@ def test_a_network_that_cannot_be_stored_leaves_the_old_file(small_models, encod
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(small_models, encoder_file, monkeypatch):
     before = encoder_file.read_bytes()
 
-    def half(self: Path, data: bytes) -> int:
-        with open(self, "wb") as file:
-            file.write(data[: len(data) // 2])
+    def refuse(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="No space left"):
         save_model(small_models.encoder, encoder_file)
     assert encoder_file.read_bytes() == before

@@ -18,7 +18,7 @@ from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models
 from viewgen.networks.precision import at_precision, native_bfloat16
 from viewgen.networks.stylegan2.layers import EqualLinear, ModulatedConv2d
-from viewgen.optimise.slots import FAILED, NOT_CONVERGED, OK
+from viewgen.status import Status
 from viewgen.views.wsearch.problem import near_boundary
 from viewgen.views.wsearch.settings import WSearchConfig
 
@@ -69,7 +69,7 @@ def test_images_and_gradients_differ_by_rounding_alone(models, codes):
     results = {}
     for precision in ("float32", "bfloat16"):
         w = codes.clone().requires_grad_()
-        image = at_precision(models.generator, precision).synthesis(w)
+        image = at_precision(models.generator, precision).decode(w)
         (gradient,) = torch.autograd.grad(image.square().sum(), w)
         assert image.dtype == gradient.dtype == torch.float32
         results[precision] = image.detach(), gradient
@@ -142,19 +142,19 @@ def test_stored_distances_are_float32s_of_the_stored_views(models, image_batch, 
 
 def test_images_off_the_boundary_go_on_and_come_back(models, image_batch, found):
     went_on = found["continued"].astype(bool)
-    done = found["status"] == OK
+    done = found["status"] == Status.OK
     assert 0 < went_on.sum() < 12
     near = near_boundary(torch.from_numpy(found["distance"]), CONFIG).all(dim=1).numpy()
     assert near[done & ~went_on].all()
     # the search in float32 stops by images that are not rounded to 8 bits yet
     with torch.no_grad():
         w = torch.from_numpy(found["w_plus"]).to(models.device).flatten(0, 1)
-        z = models.encoder(models.generator.synthesis(w).clamp(-1, 1)).unflatten(0, (12, 3))
+        z = models.encoder(models.generator.decode(w).clamp(-1, 1)).unflatten(0, (12, 3))
     distance = (z - anchor_features(models, image_batch)[:, None]).norm(dim=2)
     off = (distance - CONFIG.epsilon_boundary).abs().amax(dim=1).cpu().numpy()
     assert off[done & went_on].max() <= CONFIG.tolerance + 1e-5
     assert found["steps"].max() <= CONFIG.max_steps
-    assert set(found["status"]) <= {OK, NOT_CONVERGED}
+    assert set(found["status"]) <= {Status.OK, Status.NOT_CONVERGED}
 
 
 def test_steps_count_both_parts(models, image_batch, found, monkeypatch):
@@ -175,7 +175,7 @@ def test_steps_count_both_parts(models, image_batch, found, monkeypatch):
 def test_a_search_out_of_steps_does_not_get_more(models, image_batch):
     out = run(models, dataclasses.replace(CONFIG, max_steps=2, tolerance=0.001), image_batch)
     assert out["steps"].max() <= 2
-    late = out["status"] == NOT_CONVERGED
+    late = out["status"] == Status.NOT_CONVERGED
     assert late.any()
     assert (out["steps"][late] == 2).all()
 
@@ -183,7 +183,7 @@ def test_a_search_out_of_steps_does_not_get_more(models, image_batch):
 def test_newton_steps_go_on_in_float32_too(models, image_batch):
     config = dataclasses.replace(CONFIG, solver="boundary", max_steps=20)
     out = run(models, config, image_batch)
-    went_on, done = out["continued"].astype(bool), out["status"] == OK
+    went_on, done = out["continued"].astype(bool), out["status"] == Status.OK
     near = near_boundary(torch.from_numpy(out["distance"]), config).all(dim=1).numpy()
     assert went_on.any()
     assert near[done & ~went_on].all()
@@ -205,7 +205,7 @@ def test_a_poisoned_anchor_fails_alone(models, image_batch, found):
     poisoned["anchor_w_plus"][4, 1, 7] = np.nan
     out = run(models, CONFIG, poisoned)
     others = np.arange(12) != 4
-    assert out["status"][4] == FAILED
+    assert out["status"][4] == Status.FAILED
     assert np.array_equal(out["views"][others], found["views"][others])
 
 

@@ -16,7 +16,7 @@ from viewgen.networks.stylegan2 import (
     GeneratorConfig,
     public_channels,
 )
-from viewgen_pretrained.imports.official_names import convert_discriminator, convert_generator
+from viewgen_pretrained.imports.official import convert_discriminator, convert_generator
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 GRADIENT_FREE = torch.no_grad()

@@ -10,16 +10,8 @@ from torch import Tensor
 
 from viewgen.errors import UsageError
 from viewgen.optimise.adam import Adam
-from viewgen.optimise.slots import (
-    FAILED,
-    NOT_CONVERGED,
-    OK,
-    Evaluation,
-    SlotOptions,
-    SlotResult,
-    equal_parts,
-    optimise,
-)
+from viewgen.optimise.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
+from viewgen.status import Status
 
 CPU = torch.device("cpu")
 ADAM = Adam(learning_rate=0.1)
@@ -74,7 +66,7 @@ def one_by_one(problem: Valleys, options: SlotOptions, rule: Adam) -> SlotResult
     """The same minimisation, image after image, with torch's own Adam."""
     shape = (problem.num_images, *problem.shape)
     result = SlotResult(
-        w=torch.empty(shape, dtype=torch.float64),
+        codes=torch.empty(shape, dtype=torch.float64),
         steps=torch.zeros(problem.num_images, dtype=torch.int32),
         status=torch.zeros(problem.num_images, dtype=torch.uint8),
         loss=torch.empty(problem.num_images, dtype=torch.float64),
@@ -102,11 +94,13 @@ def one_by_one(problem: Valleys, options: SlotOptions, rule: Adam) -> SlotResult
             loss.sum().backward()
             adam.step()
             step += 1
-        result.w[row] = best_w if options.keep_best else w.detach()
+        result.codes[row] = best_w if options.keep_best else w.detach()
         result.loss[row] = best_loss if options.keep_best else value
         result.steps[row] = step
-        result.status[row] = OK if done else NOT_CONVERGED
-    return SlotResult(w=result.w, steps=result.steps, status=result.status, loss=result.loss, passes=passes)
+        result.status[row] = Status.OK if done else Status.NOT_CONVERGED
+    return SlotResult(
+        codes=result.codes, steps=result.steps, status=result.status, loss=result.loss, passes=passes
+    )
 
 
 def assert_equal(found: SlotResult, expected: SlotResult) -> None:
@@ -114,7 +108,7 @@ def assert_equal(found: SlotResult, expected: SlotResult) -> None:
     assert found.steps.tolist() == expected.steps.tolist()
     assert (found.steps.dtype, found.status.dtype) == (torch.int32, torch.uint8)
     # float64; the two write Adam's bias correction differently, and the bumps spread the difference
-    torch.testing.assert_close(found.w, expected.w, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.codes, expected.codes, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-9, atol=1e-9)
     assert found.passes == expected.passes
 
@@ -155,7 +149,7 @@ def test_slots_equal_a_loop_over_images(
 def test_the_cases_above_meet_every_way_to_leave():
     options = SlotOptions(num_slots=3, max_steps=25)
     result = optimise(Valleys(20), options, ADAM)
-    assert set(result.status.tolist()) == {OK, NOT_CONVERGED}
+    assert set(result.status.tolist()) == {Status.OK, Status.NOT_CONVERGED}
     assert len(set(result.steps.tolist())) > 5
 
 
@@ -164,7 +158,7 @@ def test_any_number_of_slots_gives_the_same_bits(num_slots):
     options = {"max_steps": 25}
     expected = optimise(Valleys(20), SlotOptions(num_slots=7, **options), ADAM)
     found = optimise(Valleys(20), SlotOptions(num_slots=num_slots, **options), ADAM)
-    assert torch.equal(found.w, expected.w)
+    assert torch.equal(found.codes, expected.codes)
     assert torch.equal(found.steps, expected.steps)
     assert torch.equal(found.status, expected.status)
 
@@ -214,14 +208,14 @@ def test_a_poisoned_image_starts_once_more_then_fails_alone(what, keep_best):
     clean = optimise(Valleys(12), options, ADAM)
     problem = Valleys(12, poisoned={5: (what, 2, 99)})
     result = optimise(problem, options, ADAM)
-    assert result.status[5] == FAILED
-    assert torch.equal(result.w[5], problem.first[5])
+    assert result.status[5] == Status.FAILED
+    assert torch.equal(result.codes[5], problem.first[5])
     assert torch.isnan(result.loss[5])
     assert result.steps[5] == 2
     visits = [steps[rows.index(5)] for rows, steps in problem.diary if 5 in rows]
     assert visits == [0, 1, 2, 0, 1, 2]
     others = torch.arange(12) != 5
-    for name in ("w", "steps", "status", "loss"):
+    for name in ("codes", "steps", "status", "loss"):
         assert torch.equal(getattr(result, name)[others], getattr(clean, name)[others]), name
 
 
@@ -231,7 +225,7 @@ def test_an_image_that_recovers_ends_as_if_nothing_had_happened():
     problem = Valleys(12, poisoned={5: ("loss", 3, 1)})
     result = optimise(problem, options, ADAM)
     assert problem.starts[5] == 2
-    for name in ("w", "steps", "status", "loss"):
+    for name in ("codes", "steps", "status", "loss"):
         assert torch.equal(getattr(result, name), getattr(clean, name)), name
     assert result.passes == clean.passes + 4
 
@@ -245,7 +239,7 @@ def test_keep_best_returns_the_lowest_loss_met():
     best = optimise(problem, SlotOptions(keep_best=True, **options), adam)
     assert_equal(best, one_by_one(problem, SlotOptions(keep_best=True, **options), adam))
     rows = torch.arange(30)
-    torch.testing.assert_close(problem.loss(best.w, rows), best.loss)
+    torch.testing.assert_close(problem.loss(best.codes, rows), best.loss)
     assert bool((best.loss <= last.loss).all())
     assert bool((best.loss < last.loss).any())
     assert bool((best.loss <= problem.loss(problem.first, rows)).all())
@@ -254,7 +248,7 @@ def test_keep_best_returns_the_lowest_loss_met():
 def test_no_steps_leave_the_first_codes():
     problem = Valleys(5)
     result = optimise(problem, SlotOptions(num_slots=2, max_steps=0), ADAM)
-    assert torch.equal(result.w, problem.first)
+    assert torch.equal(result.codes, problem.first)
     assert result.steps.tolist() == [0] * 5
 
 
@@ -284,3 +278,14 @@ def test_bad_options_are_refused(changes):
 def test_bad_settings_of_adam_are_refused(changes):
     with pytest.raises(UsageError, match=str(next(iter(changes)))):
         Adam(**({"learning_rate": 0.1} | changes))
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 1, 2, 3)])
+def test_codes_of_any_number_of_dimensions_move_alike(shape):
+    options = SlotOptions(num_slots=3, max_steps=25, keep_best=True)
+    expected = optimise(Valleys(7), options, ADAM)
+    found = optimise(Valleys(7, shape=shape), options, ADAM)
+    assert found.codes.shape == (7, *shape)
+    # elementwise all the same; sums over a code are taken in the same order
+    assert torch.equal(found.codes.flatten(1), expected.codes.flatten(1))
+    assert torch.equal(found.steps, expected.steps)

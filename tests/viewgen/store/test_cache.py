@@ -8,6 +8,8 @@ import pytest
 
 from viewgen.errors import CacheMismatchError, CorruptDataError, DataError, MissingFileError, StorageError
 from viewgen.store import (
+    CacheReader,
+    Column,
     LocalStorage,
     ObjectExistsError,
     ShardCommit,
@@ -39,6 +41,61 @@ def test_the_group_is_plain_zarr(tmp_path, make_spec, write_cache):
     group = zarr.open_group(str(tmp_path / "c.zarr"), mode="r")
     assert group.attrs["viewgen"]["format_version"] == 1
     assert group.attrs["viewgen"]["spec"]["method"] == "wsearch"
+
+
+COLUMNS = (
+    Column(name="angle", per_view=True),
+    Column(name="swap", dtype="<u1"),
+    Column(name="box", per_view=True, dtype="<i2", shape=(4,)),
+    Column(name="latent_map", codes=True, dtype="<f2"),
+)
+
+
+def test_columns_of_a_method_are_stored_verified_and_read(tmp_path, make_spec, write_cache):
+    import zarr
+
+    url = str(tmp_path / "c.zarr")
+    spec = make_spec(columns=COLUMNS, latent_shape=(4, 2, 2))
+    contents = write_cache(LocalStorage(url), spec)
+    assert verify_cache(url).ok
+    reader = CacheReader(url)
+    assert reader.spec == spec
+    rows = np.array([20, 3, 3, 9])
+    for column in COLUMNS:
+        np.testing.assert_array_equal(reader.array(column.name, rows), contents[column.name][rows])
+        np.testing.assert_array_equal(reader.array(column.name), contents[column.name])
+        found = zarr.open_array(f"{url}/{column.name}", mode="r")
+        np.testing.assert_array_equal(found[...], contents[column.name])
+    assert "latent_map" not in reader.shard(0), "codes are read where they are asked for"
+    np.testing.assert_array_equal(reader.shard(0)["box"], contents["box"][:8])
+
+    create_cache(LocalStorage(url), make_spec(), overwrite=True)
+    assert not (tmp_path / "c.zarr/angle").exists()
+
+
+def test_metadata_of_other_writers_is_taken_for_what_it_means(tmp_path, make_spec, write_cache):
+    storage = LocalStorage(tmp_path)
+    write_cache(storage, make_spec())
+    path = "distance/zarr.json"
+    document = json.loads(storage.read(path))
+    # as 0.1.0 wrote it: keys in another order, defaults left out
+    document.pop("storage_transformers", None)
+    theirs = json.dumps(dict(sorted(document.items())), indent=2).encode()
+    storage.write(path, theirs)
+    create_cache(storage, make_spec())
+    assert verify_cache(str(tmp_path)).ok
+    assert storage.read(path) == theirs
+    for change in (
+        {"fill_value": 0},
+        {"shape": [21, 3]},
+        {"codecs": [{"name": "unheard of"}]},
+        {"shape": -1},
+    ):
+        storage.write(path, json.dumps(document | change).encode())
+        (fault,) = verify_cache(str(tmp_path)).faults
+        assert (fault.kind, fault.path) == ("metadata", path)
+        create_cache(storage, make_spec())
+        assert verify_cache(str(tmp_path)).ok
 
 
 def test_rows_that_were_never_written_read_as_fill(tmp_path, make_spec):

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from viewgen.errors import CorruptDataError
 from viewgen.store.encoding import (
-    array_metadata,
     crc32c,
     decode_object,
     encode_object,
     object_bytes,
     row_offsets,
 )
+from viewgen.store.metadata import array_metadata
 from viewgen.store.spec import ArrayLayout
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from viewgen.errors import CorruptDataError, UsageError
-from viewgen.store import CacheSpec, default_shard_images
+from viewgen.store import ANCHOR_W_PLUS, W_PLUS, CacheSpec, Column, default_shard_images
 
 
 def test_json_round_trip_keeps_everything(make_spec):
@@ -113,3 +113,84 @@ def test_an_unknown_or_missing_key_is_corrupt(make_spec):
     del document["seed"]
     with pytest.raises(CorruptDataError, match="seed"):
         CacheSpec.from_json(document)
+
+
+def test_columns_of_the_format_are_named_and_others_described(make_spec):
+    angle = Column(name="angle", per_view=True)
+    box = Column(name="box", per_view=True, dtype="<i2", shape=(4,))
+    spec = make_spec(columns=(angle, W_PLUS, box), latent_shape=(8, 512))
+    assert spec.arrays == ("w_plus",)
+    assert spec.columns == (W_PLUS, angle, box)
+    document = spec.to_json()
+    assert document["arrays"] == ["w_plus"]
+    assert [column["name"] for column in document["columns"]] == ["angle", "box"]
+    assert CacheSpec.from_json(json.loads(json.dumps(document))) == spec
+    assert spec == make_spec(columns=(angle, box), arrays=("w_plus",), latent_shape=(8, 512))
+    assert spec.identity != make_spec(columns=(angle, W_PLUS), latent_shape=(8, 512)).identity
+
+
+def test_named_columns_keep_the_identity_that_they_have_in_caches_of_version_0_1_0(make_spec):
+    assert "columns" not in make_spec().to_json()
+    by_name = make_spec(arrays=("anchor_w_plus", "w_plus"), latent_shape=(8, 512))
+    assert make_spec(columns=(ANCHOR_W_PLUS, W_PLUS), latent_shape=(8, 512)).to_json() == by_name.to_json()
+    assert by_name.identity == ("sha256:9a4788ca2cb0658c51439f5b281bfc507bf1d8c1d35bd02858c9adb276c379fc")
+
+
+def test_columns_lie_as_they_are_declared(make_spec):
+    columns = (
+        Column(name="angle", per_view=True),
+        Column(name="swap", dtype="<u1"),
+        Column(name="box", per_view=True, dtype="<i2", shape=(4,)),
+        Column(name="latent_map", codes=True, dtype="<f2"),
+        Column(name="latent_maps", codes=True, per_view=True),
+    )
+    layouts = make_spec(columns=columns, latent_shape=(4, 2, 2)).array_layout()
+    assert {name: layouts[name].shape for name in list(layouts)[-5:]} == {
+        "angle": (21, 2),
+        "swap": (21,),
+        "box": (21, 2, 4),
+        "latent_map": (21, 4, 2, 2),
+        "latent_maps": (21, 2, 4, 2, 2),
+    }
+    assert layouts["box"].axes == ("image", "view", "entry_0")
+    assert layouts["latent_maps"].axes == ("image", "view", "code_0", "code_1", "code_2")
+    assert [layouts[name].dtype.str for name in ("swap", "box", "latent_map")] == ["|u1", "<i2", "<f2"]
+    assert math.isnan(layouts["angle"].fill)
+    assert [layouts[name].fill for name in ("swap", "box", "latent_map")] == [0, -1, 0]
+    assert [layouts[name].chunk_rows is None for name in ("angle", "swap", "box", "latent_map")] == [
+        *(True, True),
+        *(False, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"name": "views"},
+        {"name": "commits"},
+        {"name": "Angle"},
+        {"name": "a/b"},
+        {"name": "angle", "dtype": ">f4"},
+        {"name": "angle", "dtype": "object"},
+        {"name": "angle", "dtype": "<U4"},
+        {"name": "angle", "shape": (0,)},
+        {"name": "angle", "shape": (2,), "codes": True},
+    ],
+)
+def test_impossible_columns_are_refused(facts):
+    with pytest.raises(UsageError):
+        Column(**facts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"columns": (Column(name="code", codes=True),)},
+        {"columns": (Column(name="angle"), Column(name="angle", per_view=True))},
+        {"columns": (Column(name="w_plus"),)},
+        {"columns": (W_PLUS,), "latent_shape": ()},
+    ],
+)
+def test_columns_that_do_not_fit_a_cache_are_refused(make_spec, change):
+    with pytest.raises(UsageError):
+        make_spec(**change)

@@ -266,6 +266,7 @@ url, seed = sys.argv[1], int(sys.argv[2])
 spec = CacheSpec(dataset={}, method="test", config={}, models={}, seed=0, num_images=4000, num_views=8,
                  height=16, width=16, shard_images=50)
 storage = open_storage(url)
+import zarr  # what takes longest to begin with
 print("ready", flush=True)
 create_cache(storage, spec)
 random = np.random.default_rng(seed)

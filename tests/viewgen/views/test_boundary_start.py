@@ -12,7 +12,7 @@ NUM_IMAGES, NUM_VIEWS, NUM_LAYERS, DIM = 3, 4, 2, 5
 class Pictures(nn.Module):
     """A stand-in for g: the codes themselves, small enough never to be clamped."""
 
-    def synthesis(self, w: Tensor) -> Tensor:
+    def decode(self, w: Tensor) -> Tensor:
         return w / 100
 
 
@@ -34,7 +34,7 @@ def test_scales_equal_a_bisection(epsilon):
         draw(NUM_IMAGES, NUM_VIEWS, NUM_LAYERS, DIM),
     )
     f, g = Bent(), Pictures()
-    features = f(g.synthesis(anchors))
+    features = f(g.decode(anchors))
     found = boundary_scales(
         g, f, anchors, features, directions, epsilon, tolerance=0, max_passes=40, batch_size=4
     )  # fmt: skip
@@ -43,7 +43,7 @@ def test_scales_equal_a_bisection(epsilon):
             low, high = 0.0, 1e3
             for _ in range(60):
                 middle = (low + high) / 2
-                z = f(g.synthesis((middle * directions[image, view])[None]))
+                z = f(g.decode((middle * directions[image, view])[None]))
                 low, high = (middle, high) if float((z - features[image]).norm()) < epsilon else (low, middle)
             assert float(found[image, view]) == pytest.approx(low, rel=1e-3)  # float32 distances
 
@@ -51,7 +51,7 @@ def test_scales_equal_a_bisection(epsilon):
 def test_each_view_is_found_on_its_own():
     anchors, directions = draw(NUM_IMAGES, NUM_LAYERS, DIM), draw(NUM_IMAGES, NUM_VIEWS, NUM_LAYERS, DIM)
     f, g = Bent(), Pictures()
-    features = f(g.synthesis(anchors))
+    features = f(g.decode(anchors))
     together = boundary_scales(
         g, f, anchors, features, directions, 0.3, tolerance=0.01, max_passes=5, batch_size=8
     )
@@ -72,13 +72,13 @@ def test_each_view_is_found_on_its_own():
 def test_more_passes_come_closer():
     anchors, directions = torch.zeros(8, NUM_LAYERS, DIM), draw(8, NUM_VIEWS, NUM_LAYERS, DIM)
     f, g = Bent(), Pictures()
-    features = f(g.synthesis(anchors))
+    features = f(g.decode(anchors))
     gaps = []
     for num_passes in (1, 3, 5, 9):
         scale = boundary_scales(
             g, f, anchors, features, directions, 0.3, tolerance=0, max_passes=num_passes, batch_size=16
         )
-        z = f(g.synthesis((scale[..., None, None] * directions).flatten(0, 1))).unflatten(0, (8, NUM_VIEWS))
+        z = f(g.decode((scale[..., None, None] * directions).flatten(0, 1))).unflatten(0, (8, NUM_VIEWS))
         gaps.append(float(((z - features[:, None]).norm(dim=2) - 0.3).abs().max()))
     assert gaps == sorted(gaps, reverse=True)
     assert gaps[-1] < 1e-3

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models
-from viewgen.optimise.slots import FAILED, NOT_CONVERGED, OK, Aim, Evaluation, SlotOptions, optimise
+from viewgen.optimise.slots import Aim, Evaluation, SlotOptions, optimise
+from viewgen.status import Status
 from viewgen.views.wsearch.newton import (
     FIRST_SIDEWAYS,
     GROWTH,
@@ -39,15 +40,20 @@ def linear_aims(w: Tensor, slopes: Tensor, changes: Tensor) -> tuple[Aim, Aim]:
     return Aim(values[0], changes[0]), Aim(values[1], changes[1])
 
 
-def moved(slopes: Tensor, changes: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+def moved(
+    slopes: Tensor,
+    changes: Tensor,
+    state: dict[str, Tensor] | None = None,
+    rule: BoundarySteps = RULE,
+) -> tuple[Tensor, Tensor]:
     """Return first codes, and those after one update."""
     w = normal(*slopes.shape[1:], seed=9).requires_grad_()
     nothing = torch.zeros(len(w), dtype=torch.float64)
     evaluation = Evaluation(nothing, nothing.bool(), linear_aims(w, slopes, changes))
-    derivatives = RULE.differentiate(evaluation, w)
+    derivatives = rule.differentiate(evaluation, w)
     w = w.detach()
-    fresh = RULE.fresh(w) if state is None else state
-    return w, RULE.move(w, torch.zeros(len(w)), derivatives, fresh)
+    fresh = rule.fresh(w) if state is None else state
+    return w, rule.move(w, torch.zeros(len(w)), derivatives, fresh)
 
 
 def test_on_linear_aims_one_step_is_the_shortest_that_meets_both():
@@ -62,6 +68,24 @@ def test_on_linear_aims_one_step_is_the_shortest_that_meets_both():
             shortest = torch.linalg.lstsq(rows, changes[:, image, view]).solution
             # 1e-6: the rule keeps a divisor away from zero
             torch.testing.assert_close((after - w)[image, view].flatten(), shortest, rtol=1e-6, atol=1e-9)
+
+
+def test_lengths_are_in_units_of_the_codes_deviation():
+    """Codes of 40 times the deviation, and a decoder that divides by it, move 40 times as far."""
+    slopes = normal(2, 2, 3, 1, SIZE, seed=3)
+    # beyond both limits, outwards and sideways
+    changes = torch.stack([torch.full((2, 3), 9.0), torch.full((2, 3), 50.0)]).double()
+    w, after = moved(slopes, changes)
+    wide = BoundarySteps(tolerance=0.03, unit=40.0)
+    far, far_after = moved(slopes / 40, changes, rule=wide)
+    torch.testing.assert_close(far_after - far, 40 * (after - w))
+
+
+def test_a_code_of_one_dimension_moves_as_one_of_two():
+    slopes, changes = normal(2, 2, 3, 1, SIZE, seed=3), 0.02 * normal(2, 2, 3, seed=4).abs()
+    w, after = moved(slopes, changes)
+    flat, flat_after = moved(slopes[:, :, :, 0], changes)
+    assert torch.equal(flat_after - flat, (after - w)[:, :, 0])
 
 
 def test_the_distance_is_met_whatever_the_limit_cuts_off_sideways():
@@ -175,7 +199,7 @@ class Sphere:
 def test_views_around_a_point_spread_to_the_simplex_bound(num_views):
     problem = Sphere(6, num_views, updates=120)
     result = optimise(problem, SlotOptions(num_slots=6, max_steps=200), RULE)
-    offset = result.w[:, :, 0] - problem.anchors[:, None]
+    offset = result.codes[:, :, 0] - problem.anchors[:, None]
     assert (offset.norm(dim=2) - 0.3).abs().max() < 1e-3
     if num_views > 1:
         spread = torch.stack([torch.pdist(row).mean() for row in offset])
@@ -190,7 +214,7 @@ def test_newton_is_exact_on_a_sphere():
     needed = torch.ceil(far.abs() / (MOST_OUTWARDS * math.sqrt(SIZE)))
     problem.updates = int(needed.max())
     result = optimise(problem, SlotOptions(num_slots=4, max_steps=200), RULE)
-    distance = (result.w[:, 0, 0] - problem.anchors).norm(dim=1)
+    distance = (result.codes[:, 0, 0] - problem.anchors).norm(dim=1)
     torch.testing.assert_close(distance, torch.full((4,), 0.3, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
@@ -198,10 +222,10 @@ def test_a_poisoned_image_starts_once_more_then_fails_alone():
     options = SlotOptions(num_slots=4, max_steps=200)
     clean = optimise(Sphere(9, 3, updates=8), options, RULE)
     result = optimise(Sphere(9, 3, updates=8, poisoned=(5,)), options, RULE)
-    assert result.status.tolist() == [FAILED if row == 5 else OK for row in range(9)]
-    assert torch.equal(result.w[5], Sphere(9, 3).first[5])
+    assert result.status.tolist() == [Status.FAILED if row == 5 else Status.OK for row in range(9)]
+    assert torch.equal(result.codes[5], Sphere(9, 3).first[5])
     others = torch.arange(9) != 5
-    assert torch.equal(result.w[others], clean.w[others])
+    assert torch.equal(result.codes[others], clean.codes[others])
 
 
 def make_problem(
@@ -214,7 +238,7 @@ def make_problem(
         models.generator,
         models.encoder,
         anchor_features=project(models.encoder, render(models.generator, anchors, 32), 32),
-        anchor_w_plus=anchors,
+        anchor_codes=anchors,
         image_ids=torch.from_numpy(batch["source_index"][rows]),
         num_views=4,
         config=config,
@@ -232,7 +256,7 @@ def found(small_models, image_batch):
 def test_the_search_brings_views_to_the_boundary_and_apart(found):
     problem, result = found
     assert len(set(result.steps.tolist())) > 2, "or the tests below would prove little"
-    done = result.status == OK
+    done = result.status == Status.OK
     assert int(done.sum()) >= 8
     assert (problem.distance[done] - 0.3).abs().max() <= 0.03
     first = make_first_spread(problem)
@@ -242,21 +266,21 @@ def test_the_search_brings_views_to_the_boundary_and_apart(found):
 def make_first_spread(problem: WSearchProblem) -> Tensor:
     with torch.no_grad():
         w = problem.start(torch.arange(problem.num_images))
-        z = problem.encoder(problem.generator.synthesis(w.flatten(0, 1)).clamp(-1, 1))
+        z = problem.encoder(problem.generator.decode(w.flatten(0, 1)).clamp(-1, 1))
     return torch.stack([torch.pdist(row).mean() for row in z.unflatten(0, (len(w), -1))])
 
 
 @pytest.mark.parametrize("num_slots", [1, 5, 100])
 def test_any_number_of_slots_gives_the_same_bits(small_models, image_batch, found, num_slots):
     result = search_views(make_problem(small_models, image_batch, list(range(12))), num_slots, 4)
-    for name in ("w", "steps", "status"):
+    for name in ("codes", "steps", "status"):
         assert torch.equal(getattr(result, name), getattr(found[1], name)), name
 
 
 def test_neighbours_and_order_do_not_change_a_bit(small_models, image_batch, found):
     rows = [7, 2, 11, 0, 5]
     result = search_views(make_problem(small_models, image_batch, rows), 3, 4)
-    assert torch.equal(result.w, found[1].w[rows])
+    assert torch.equal(result.codes, found[1].codes[rows])
     assert torch.equal(result.steps, found[1].steps[rows])
 
 
@@ -267,13 +291,13 @@ def test_without_weight_or_beyond_its_end_there_is_no_push(small_models, image_b
         result = search_views(problem, 3, 3)
         near = ((problem.distance - 0.3).abs() <= 0.03).all(dim=1)
         assert bool(near.any())
-        assert torch.equal(result.status, torch.full((3,), NOT_CONVERGED, dtype=torch.uint8))
-        assert torch.equal(result.w[near], problem.start(torch.arange(3))[near])
+        assert torch.equal(result.status, torch.full((3,), Status.NOT_CONVERGED, dtype=torch.uint8))
+        assert torch.equal(result.codes[near], problem.start(torch.arange(3))[near])
 
 
 def test_the_hinge_leaves_views_beyond_the_boundary_where_they_are(small_models, image_batch):
     config = dataclasses.replace(SOLVER, boundary="hinge", start="noise", uniformity_weight=0.0)
     problem = make_problem(small_models, image_batch, [0, 1, 2, 3], config)
     result = search_views(problem, 4, 4)
-    assert bool((result.status == OK).all())
+    assert bool((result.status == Status.OK).all())
     assert problem.distance.min() >= 0.27

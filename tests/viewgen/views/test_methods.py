@@ -20,7 +20,6 @@ from viewgen.errors import ModelError, UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.files import Models
-from viewgen.optimise.slots import FAILED, NOT_CONVERGED, OK
 from viewgen.views.augmentation import expert_views
 from viewgen.views.expert import ExpertConfig
 from viewgen.views.wperturb import WPerturbConfig
@@ -184,7 +183,7 @@ def test_a_poisoned_anchor_fails_alone(small_models, image_batch, outputs):
     poisoned["anchor_w_plus"][4, 1, 7] = np.nan
     out = run(small_models, "wsearch", poisoned, batch_size=5)
     others = np.arange(12) != 4
-    assert out["status"][4] == FAILED
+    assert out["status"][4] == Status.FAILED
     for key in PER_IMAGE:
         assert np.array_equal(out[key][others], outputs["wsearch"][key][others]), key
 
@@ -223,7 +222,7 @@ def test_invert_stores_reconstruction_code_and_error(small_models, image_batch, 
     error = (to_model(out["views"][:, 0]) - to_model(image_batch["image"])).square().mean(dim=(1, 2, 3))
     np.testing.assert_allclose(out["inversion_error"], error, rtol=1e-5)
     assert np.isnan(out["distance"]).all()
-    assert set(out["status"]) <= {OK, NOT_CONVERGED}
+    assert set(out["status"]) <= {Status.OK, Status.NOT_CONVERGED}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

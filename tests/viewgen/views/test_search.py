@@ -13,7 +13,7 @@ from torch import Tensor
 from viewgen.errors import UsageError
 from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models
-from viewgen.optimise.slots import NOT_CONVERGED, OK
+from viewgen.status import Status
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.wsearch.problem import (
     WSearchProblem,
@@ -145,7 +145,7 @@ def make_problem(small_models: Models, image_batch):
             small_models.generator,
             small_models.encoder,
             anchor_features=project(small_models.encoder, render(small_models.generator, anchors, 32), 32),
-            anchor_w_plus=anchors,
+            anchor_codes=anchors,
             image_ids=torch.from_numpy(image_batch["source_index"]),
             num_views=num_views,
             config=config,
@@ -159,7 +159,7 @@ def make_problem(small_models: Models, image_batch):
 def measured(problem: WSearchProblem, w: Tensor) -> tuple[Tensor, Tensor]:
     """Distances from the anchor, `(N, n)`, and spread, `(N,)`, of codes, computed afresh."""
     with torch.no_grad():
-        z = problem.encoder(problem.generator.synthesis(w.flatten(0, 1)).clamp(-1, 1))
+        z = problem.encoder(problem.generator.decode(w.flatten(0, 1)).clamp(-1, 1))
     z = z.unflatten(0, (len(w), -1))
     distance = (z - problem.anchor_features[:, None]).norm(dim=2)
     return distance, torch.stack([torch.pdist(row).mean() for row in z])
@@ -170,9 +170,9 @@ def test_converged_images_keep_the_stopping_rule(make_problem, solver):
     config = WSearchConfig(solver=solver, max_steps=60, tolerance=0.03, spread_share=0.8, patience=5)
     problem = make_problem(config)
     result = search_views(problem, 5, 5)
-    converged = result.status == OK
+    converged = result.status == Status.OK
     assert int(converged.sum()) >= 6
-    distance, spread = measured(problem, result.w)
+    distance, spread = measured(problem, result.codes)
     # 1e-4: the networks round differently at another batch size
     assert (distance[converged] - 0.3).abs().max() <= 0.03 + 1e-4
     torch.testing.assert_close(distance, problem.distance, atol=1e-4, rtol=0)
@@ -181,15 +181,15 @@ def test_converged_images_keep_the_stopping_rule(make_problem, solver):
     stalled = result.steps - problem.best_step >= 5
     assert bool((enough | stalled)[converged].all())
     assert bool(enough.any())
-    assert result.steps[result.status == NOT_CONVERGED].eq(60).all()
+    assert result.steps[result.status == Status.NOT_CONVERGED].eq(60).all()
 
 
 def test_hinge_only_pushes_views_out_to_the_boundary(make_problem):
     config = WSearchConfig(solver="adam", boundary="hinge", uniformity_weight=0.0, max_steps=60)
     problem = make_problem(config)
     result = search_views(problem, 12, 12)
-    distance, _ = measured(problem, result.w)
-    assert bool((result.status == OK).all())
+    distance, _ = measured(problem, result.codes)
+    assert bool((result.status == Status.OK).all())
     assert distance.min() >= 0.3 - 0.03 - 1e-4
     assert distance.max() > 0.3 + 0.03  # nothing holds a view back that overshot
 
@@ -211,9 +211,9 @@ def test_uniformity_spreads_the_views(make_problem, solver):
 def test_a_single_view_is_searched_without_a_spread(make_problem, solver):
     problem = make_problem(WSearchConfig(solver=solver, max_steps=60), num_views=1)
     result = search_views(problem, 12, 12)
-    distance, _ = measured(problem, result.w)
-    assert bool((result.status == OK).any())
-    assert ((distance - 0.3).abs() <= 0.03 + 1e-4)[result.status == OK].all()
+    distance, _ = measured(problem, result.codes)
+    assert bool((result.status == Status.OK).any())
+    assert ((distance - 0.3).abs() <= 0.03 + 1e-4)[result.status == Status.OK].all()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import torch
 
 from viewgen.networks.batched import render
 from viewgen.networks.files import file_digest, load_models
+from viewgen.networks.weights import find_models
 from viewgen_pipelines.gallery.networks import NUM_FRAMES, find_networks
-from viewgen_pretrained.hub import find_models
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import pytest
 import viewgen_pipelines.shards.inputs
 from viewgen.datasets import load_dataset
 from viewgen.errors import CorruptDataError, MissingFileError, UsageError
+from viewgen.networks.weights import find_models
 from viewgen.store import CacheReader, LocalStorage, open_storage, read_spec, verify_cache
 from viewgen_pipelines.cache import cache
 from viewgen_pipelines.executors.local import LocalExecutor
 from viewgen_pipelines.executors.session import package_environment
 from viewgen_pipelines.shards.inputs import Inputs, download, fetch, fetch_dataset, publish, withdraw
-from viewgen_pretrained.hub import find_models
 
 WEIGHTS = b"weights" * 1000
 DIGEST = "sha256:" + hashlib.sha256(WEIGHTS).hexdigest()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,13 +60,10 @@ def test_the_surroundings_are_no_samples_fault(error):
 
 
 def test_running_out_of_device_memory_is_answered_with_less_and_blames_no_sample():
-    class OutOfMemoryError(RuntimeError):
-        """Named as torch's."""
-
     def fits(limit):
         def step(rows):
             if len(rows) > limit:
-                raise OutOfMemoryError("64 GiB")
+                raise torch.OutOfMemoryError("64 GiB")
             return {"value": rows}
 
         return step
@@ -73,7 +71,7 @@ def test_running_out_of_device_memory_is_answered_with_less_and_blames_no_sample
     parts, failures = run_finding_bad_samples(fits(3), np.arange(8))
     assert failures == {}
     assert np.concatenate([rows for rows, _ in parts]).tolist() == list(range(8))
-    with pytest.raises(OutOfMemoryError):
+    with pytest.raises(torch.OutOfMemoryError):
         run_finding_bad_samples(fits(0), np.arange(8))
 
 

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from viewgen.cli import main
 from viewgen.errors import CorruptDataError, MissingFileError, ModelError, UsageError
+from viewgen.networks import weights as lookup
 from viewgen.networks.files import load_model, read_header
 from viewgen.networks.stylegan2 import Discriminator, Generator
-from viewgen_pretrained import hub
-from viewgen_pretrained.imports.importing import import_model, read_checkpoint
+from viewgen_pretrained.imports.checkpoint import import_model, read_checkpoint
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SOURCE = "import os\nos.system('touch {canary}')\nraise SystemExit\n"
@@ -575,14 +575,14 @@ def test_the_command_writes_networks_that_every_other_command_finds(tmp_path, mo
     assert shown["dataset"] == "cifar10"
 
     expected = models_root / "mine" / "generator.safetensors"
-    assert hub.find_models("any", {"generator"}, models_dir="mine")["generator"] == expected
-    assert hub.find_models("any", {"generator"}, overrides={"generator": "mine"})["generator"] == expected
-    assert hub.network_file("mine/generator", "generator") == expected
-    assert hub.network_file("digits", "encoder").name == "encoder.safetensors"
+    assert lookup.find_models("any", {"generator"}, models_dir="mine")["generator"] == expected
+    assert lookup.find_models("any", {"generator"}, overrides={"generator": "mine"})["generator"] == expected
+    assert lookup.network_file("mine/generator", "generator") == expected
+    assert lookup.network_file("digits", "encoder").name == "encoder.safetensors"
     with pytest.raises(MissingFileError, match=r"no inverter\.safetensors in .*mine; make it with"):
-        hub.find_models("cifar10", {"inverter"}, models_dir="mine")
+        lookup.find_models("cifar10", {"inverter"}, models_dir="mine")
     with pytest.raises(MissingFileError, match="neither a file nor a name"):
-        hub.network_file("mine", "encoder")
+        lookup.network_file("mine", "encoder")
 
     elsewhere = ["models", "import", str(file), "--as", "x", "--models-root", str(tmp_path / "runs")]
     code, out, _ = run(elsewhere, capsys)
@@ -596,10 +596,10 @@ def test_the_command_writes_networks_that_every_other_command_finds(tmp_path, mo
 
 def test_a_data_sets_own_import_is_found_without_models(tmp_path, models_root):
     import_model(write(tmp_path / "net.pkl", G_ema=Writer().generator()), "cifar10")
-    found = hub.find_models("cifar10", {"generator"})
+    found = lookup.find_models("cifar10", {"generator"})
     assert found["generator"] == models_root / "cifar10" / "generator.safetensors"
     with pytest.raises(MissingFileError, match=r"no inverter\.safetensors in .*cifar10"):
-        hub.find_models("cifar10", {"generator", "inverter"})
+        lookup.find_models("cifar10", {"generator", "inverter"})
 
 
 @pytest.mark.parametrize("name", ["digits", "", ".", "../x", "a/b", "-x", "x" * 200])
@@ -612,9 +612,9 @@ def test_names_that_cannot_be_used(tmp_path, models_root, name):
 
 def test_the_registry_recognises_a_file_by_its_sha256(tmp_path, models_root, monkeypatch):
     file = write(tmp_path / "net.pkl", G_ema=Writer().generator())
-    entry = hub.public_files()["stylegan2-ada-cifar10"]
+    entry = lookup.public_files()["stylegan2-ada-cifar10"]
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    monkeypatch.setattr(hub, "public_files", lambda: {"x": dataclasses.replace(entry, sha256=digest)})
+    monkeypatch.setattr(lookup, "public_files", lambda: {"x": dataclasses.replace(entry, sha256=digest)})
     result = import_model(file, "known")
     assert result.public is not None
     assert result.cards["generator"]["licence"] == entry.licence
@@ -628,7 +628,7 @@ def test_a_damaged_card_is_named(models_root):
     for text in ("{", "[]", '{"kind": "generator"}'):
         (folder / "generator.card.json").write_text(text)
         with pytest.raises(CorruptDataError, match=r"generator\.card\.json cannot be read"):
-            hub.user_cards()
+            lookup.user_cards()
 
 
 def test_a_data_set_without_weights_names_the_file_its_source_and_its_licence(models_root, tmp_path, capsys):
@@ -644,11 +644,11 @@ def test_a_data_set_without_weights_names_the_file_its_source_and_its_licence(mo
 
 
 def test_registry_entries_are_complete():
-    for entry in hub.public_files().values():
+    for entry in lookup.public_files().values():
         assert entry.url.startswith("https://")
         assert "http" in entry.licence
         assert entry.expected
         assert entry.image_size == 32
         assert len(entry.sha256) in (0, 64)
         assert bool(entry.sha256) == bool(entry.sha256_source)
-    assert not {card.dataset for card in hub.cards().values()} & {"public"}
+    assert not {card.dataset for card in lookup.cards().values()} & {"public"}

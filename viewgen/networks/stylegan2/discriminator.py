@@ -6,15 +6,16 @@ an embedding of the class.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from viewgen.errors import ModelError
+from viewgen.networks.config import NetworkConfig
 from viewgen.networks.layout import laid_out_for
-from viewgen.networks.stylegan2.generator import GeneratorConfig
+from viewgen.networks.stylegan2.generator import check_levels
 from viewgen.networks.stylegan2.layers import (
     Blur,
     EqualConv2d,
@@ -22,39 +23,30 @@ from viewgen.networks.stylegan2.layers import (
     FusedLeakyReLU,
     normalize_second_moment,
 )
+from viewgen.settings import setting
 
 __all__ = ["Discriminator", "DiscriminatorConfig", "minibatch_stddev"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DiscriminatorConfig:
-    """Shape of a discriminator.
+class DiscriminatorConfig(NetworkConfig):
+    """Shape of a discriminator."""
 
-    Attributes:
-        image_size: side of the image in pixels, a power of two of at least 8.
-        channels: feature channels at 4, 8, … `image_size` px (the generator's order).
-        architecture: ``"residual"`` or ``"plain"``.
-        num_classes: classes of a class-conditional network, otherwise 0.
-        num_mapping_layers: layers of the class mapping.
-        activation_clamp: bound on activations, or None.
-        stddev_group: samples whose features' deviation is taken together.
-    """
+    title: ClassVar[str] = "the discriminator's shape"
 
-    image_size: int
-    channels: tuple[int, ...]
-    architecture: Literal["residual", "plain"] = "residual"
-    num_classes: int = 0
-    num_mapping_layers: int = 8
-    activation_clamp: float | None = None
-    stddev_group: int = 4
+    image_size: int = setting(..., "side of the image in pixels, a power of two of at least 8")
+    channels: tuple[int, ...] = setting(
+        ..., "feature channels at 4, 8, … image_size px (the generator's order)"
+    )
+    architecture: Literal["residual", "plain"] = setting("residual", "with skips, or without")
+    num_classes: int = setting(0, "classes of a class-conditional network, otherwise 0", ge=0)
+    num_mapping_layers: int = setting(8, "layers of the class mapping", ge=0)
+    activation_clamp: float | None = setting(None, "bound on activations, or none")
+    stddev_group: int = setting(4, "samples whose features' deviation is taken together", ge=1, since=2)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        if self.stddev_group < 1:
-            raise ModelError(f"stddev_group is {self.stddev_group}; expected at least 1")
-        GeneratorConfig(image_size=self.image_size, channels=self.channels)
-        if self.architecture not in ("residual", "plain"):
-            raise ModelError(f"architecture is {self.architecture!r}; expected 'residual' or 'plain'")
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        check_levels(self.image_size, self.channels)
+        return self
 
 
 def minibatch_stddev(x: Tensor, group_size: int = 4) -> Tensor:

@@ -5,16 +5,18 @@ The state dict has the layout of the public PyTorch networks (``style.{1..n}``, 
 mean latent is kept beside it (`Generator.latent_avg`), as those checkpoints do.
 """
 
+import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from viewgen.errors import ModelError
+from viewgen.networks.config import NetworkConfig
 from viewgen.networks.layout import MEMORY_FORMAT
 from viewgen.networks.stylegan2.layers import (
     EqualLinear,
@@ -25,8 +27,9 @@ from viewgen.networks.stylegan2.layers import (
     Upsample,
     normalize_second_moment,
 )
+from viewgen.settings import setting
 
-__all__ = ["Generator", "GeneratorConfig", "num_style_layers", "public_channels"]
+__all__ = ["Generator", "GeneratorConfig", "check_levels", "num_style_layers", "public_channels"]
 
 Noise = Literal["fixed", "random"]
 
@@ -42,38 +45,42 @@ def public_channels(image_size: int, multiplier: int) -> tuple[int, ...]:
     return tuple(512 if size <= 32 else 16384 * multiplier // size for size in sizes)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GeneratorConfig:
-    """Shape of a generator.
+class GeneratorConfig(NetworkConfig):
+    """Shape of a generator."""
 
-    Attributes:
-        image_size: side of the image in pixels, a power of two of at least 8.
-        channels: feature channels at 4, 8, … `image_size` px.
-        num_mapping_layers: fully connected layers of the mapping network.
-        style_dim: width of Z and W.
-        num_classes: classes of a class-conditional network, otherwise 0.
-        activation_clamp: bound on activations (256 in the official half-precision networks), or None.
+    title: ClassVar[str] = "the generator's shape"
+
+    image_size: int = setting(..., "side of the image in pixels, a power of two of at least 8")
+    channels: tuple[int, ...] = setting(..., "feature channels at 4, 8, … image_size px")
+    num_mapping_layers: int = setting(8, "fully connected layers of the mapping network", ge=1)
+    style_dim: int = setting(512, "width of Z and W", ge=1)
+    num_classes: int = setting(0, "classes of a class-conditional network, otherwise 0", ge=0)
+    activation_clamp: float | None = setting(
+        None, "bound on activations (256 in the official half-precision networks), or none"
+    )
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        check_levels(self.image_size, self.channels)
+        return self
+
+
+def check_levels(image_size: int, channels: tuple[int, ...]) -> None:
+    """Refuse channels that are not one positive number for each of 4, 8, … `image_size` px.
+
+    Raises:
+        ModelError: they are not, or the size is no power of two from 8 on.
     """
-
-    image_size: int
-    channels: tuple[int, ...]
-    num_mapping_layers: int = 8
-    style_dim: int = 512
-    num_classes: int = 0
-    activation_clamp: float | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        log_size = math.log2(self.image_size) if self.image_size > 0 else 0
-        if log_size != int(log_size) or log_size < 3:
-            raise ModelError(f"image_size is {self.image_size}; StyleGAN2 takes a power of two from 8 on")
-        if len(self.channels) != int(log_size) - 1:
-            raise ModelError(
-                f"channels has {len(self.channels)} entries; {self.image_size} px needs {int(log_size) - 1}, "
-                f"one for each of 4, 8, … {self.image_size} px"
-            )
-        if self.num_mapping_layers < 1 or min(self.channels) < 1:
-            raise ModelError("num_mapping_layers and every entry of channels must be at least 1")
+    log_size = math.log2(image_size) if image_size > 0 else 0
+    if log_size != int(log_size) or log_size < 3:
+        raise ModelError(f"image_size is {image_size}; StyleGAN2 takes a power of two from 8 on")
+    if len(channels) != int(log_size) - 1:
+        raise ModelError(
+            f"channels has {len(channels)} entries; {image_size} px needs {int(log_size) - 1}, "
+            f"one for each of 4, 8, … {image_size} px"
+        )
+    if min(channels) < 1:
+        raise ModelError("every entry of channels must be at least 1")
 
 
 class ConstantInput(nn.Module):
@@ -133,6 +140,8 @@ class Generator(nn.Module):
         latent_avg: mean of W, `(style_dim,)`; the centre of truncation. Not part of the state dict.
     """
 
+    compiled: ClassVar[Mapping[str, str]] = {"decode": "generator"}
+    channels = 3
     latent_avg: Tensor
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -163,6 +172,56 @@ class Generator(nn.Module):
             side = 2 ** ((index + 5) // 2)
             self.noises.register_buffer(f"noise_{index}", torch.randn(1, 1, side, side))
         self.register_buffer("latent_avg", torch.zeros(dim), persistent=False)
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """Shape of W⁺, `(L, style_dim)`."""
+        return self.num_layers, self.config.style_dim
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.config.image_size
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a class-conditional network, otherwise 0."""
+        return self.config.num_classes
+
+    @property
+    def noise_dim(self) -> int:
+        """Width of Z."""
+        return self.config.style_dim
+
+    @property
+    def code_scale(self) -> Tensor:
+        """One for each coordinate: σ and the steps of a search are published in the units of W itself."""
+        return self.input.input.new_ones(self.code_shape)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Map W⁺ codes `(B, L, style_dim)` to images `(B, 3, size, size)` with the stored noise."""
+        return self.synthesis(codes)
+
+    def start(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the mean latent for each image, `(B, L, style_dim)`; an inverter's codes are nearer."""
+        return self.broadcast(self.latent_avg.expand(len(images), -1))
+
+    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map z, `(B, style_dim)`, to images `(B, 3, size, size)`, without truncation."""
+        images: Tensor = self(noise, labels)
+        return images
+
+    def in_bfloat16(self) -> Self:
+        """Return a copy whose convolutions, and the activations between them, are bfloat16."""
+        low = copy.deepcopy(self)
+        for module in low.modules():
+            if isinstance(module, ModulatedConv2d):
+                # the gain goes into the weight before that is rounded
+                weight = (module.weight * module.gain).to(torch.bfloat16)
+                module.weight, module.gain = nn.Parameter(weight), 1.0
+            elif isinstance(module, FusedLeakyReLU):
+                module.bias = nn.Parameter(module.bias.to(torch.bfloat16))
+        return low.requires_grad_(False)
 
     def mapping(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map z, `(B, style_dim)`, to w, `(B, style_dim)`.

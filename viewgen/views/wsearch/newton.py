@@ -12,7 +12,7 @@ t̂·f(g(w)), says how. The two gradients are all but parallel in W⁺ (their co
 views), and a step that mixes them ends far from ε₁; so the second is projected orthogonally to ∇d first, and
 limited in length per view: the limit halves where the view left the boundary, and grows where it held.
 
-Shape legend: A active images, n views, L layers, D style dimension, K projection dimension.
+Shape legend: A active images, n views, … a code's own dimensions, K projection dimension.
 """
 
 import math
@@ -21,11 +21,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from viewgen.optimise.slots import Aim, Evaluation, Tensors
+from viewgen.optimise.slots import Aim, Evaluation, Tensors, expanded
 
 __all__ = ["BoundarySteps", "boundary_aims"]
 
-# Lengths of one update, as the root mean square change of a code's elements.
+# Lengths of one update, as the root mean square change of a code's elements in units of their deviation.
 FIRST_SIDEWAYS, MOST_SIDEWAYS, LEAST_SIDEWAYS = 0.008, 0.06, 0.0003
 MOST_OUTWARDS = 0.005
 GROWTH, SHRINKAGE = 1.5, 0.5
@@ -60,20 +60,15 @@ def _dot(first: Tensor, second: Tensor) -> Tensor:
     return (first * second).flatten(2).sum(dim=2)
 
 
-def _root_size(w: Tensor) -> float:
-    """Return the length of a code's change whose root mean square is 1."""
-    return math.sqrt(w.shape[2:].numel())
-
-
-def _gradient(aim: Aim, w: Tensor, keep_graph: bool) -> Tensor:
+def _gradient(aim: Aim, codes: Tensor, keep_graph: bool) -> Tensor:
     """Return the gradient of the aim's values, taken as a descent towards its change.
 
     Only so do pixels beyond the range pass the gradients that lead them back
     (`viewgen.views.wsearch.problem.clamp_to_range`).
     """
-    sign = torch.where(aim.change < 0, 1.0, -1.0).to(w.dtype)
-    (gradient,) = torch.autograd.grad((sign * aim.value).sum(), w, retain_graph=keep_graph)
-    return sign[..., None, None] * gradient
+    sign = torch.where(aim.change < 0, 1.0, -1.0).to(codes.dtype)
+    (gradient,) = torch.autograd.grad((sign * aim.value).sum(), codes, retain_graph=keep_graph)
+    return expanded(sign, codes) * gradient
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,30 +77,36 @@ class BoundarySteps:
 
     Attributes:
         tolerance: a view whose first aim misses more than this has left the boundary.
+        unit: deviation of a code's elements, in which lengths of updates are measured.
     """
 
     tolerance: float
+    unit: float = 1.0
 
-    def fresh(self, w: Tensor) -> Tensors:
+    def _size(self, codes: Tensor) -> float:
+        """Return the length of a code's change whose root mean square is the unit."""
+        return self.unit * math.sqrt(codes.shape[2:].numel())
+
+    def fresh(self, codes: Tensor) -> Tensors:
         """Return each view's limit of a step sideways, and the length of its last one."""
-        last = w.new_zeros(w.shape[:2])
-        return {"limit": torch.full_like(last, FIRST_SIDEWAYS * _root_size(w)), "last": last}
+        last = codes.new_zeros(codes.shape[:2])
+        return {"limit": torch.full_like(last, FIRST_SIDEWAYS * self._size(codes)), "last": last}
 
-    def differentiate(self, evaluation: Evaluation, w: Tensor) -> Tensors:
+    def differentiate(self, evaluation: Evaluation, codes: Tensor) -> Tensors:
         """Return the gradients of both aims and their changes."""
         first, second = evaluation.aims
         wanted = bool((second.change != 0).any())
-        gradient = _gradient(first, w, keep_graph=wanted)
+        gradient = _gradient(first, codes, keep_graph=wanted)
         return {
             "missing": first.change.detach(),
             "outwards": gradient,
             "apart": second.change.detach(),
-            "sideways": _gradient(second, w, keep_graph=False) if wanted else torch.zeros_like(gradient),
+            "sideways": _gradient(second, codes, keep_graph=False) if wanted else torch.zeros_like(gradient),
         }
 
-    def move(self, w: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
+    def move(self, codes: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
         """Return the codes after one update; adapts the limits."""
-        size = _root_size(w)
+        size = self._size(codes)
         missing, apart = derivatives["missing"], derivatives["apart"]
         outwards, sideways = derivatives["outwards"], derivatives["sideways"]
         limit, last = state["limit"], state["last"]
@@ -119,11 +120,11 @@ class BoundarySteps:
         most = MOST_OUTWARDS * size / square.sqrt()
         out = (missing / square).clamp(-most, most)
         mixed = _dot(outwards, sideways)
-        along = sideways - (mixed / square)[..., None, None] * outwards
+        along = sideways - expanded(mixed / square, codes) * outwards
         along_square = _dot(along, along)
         # the step outwards moves the view sideways too
         left = torch.where(apart > 0, (apart - out * mixed).clamp_min(0), 0.0)
         side = left / (along_square + 1e-9)
         side = torch.minimum(side, limit / along_square.sqrt().clamp_min(1e-12))
         state["limit"], state["last"] = limit, side * along_square.sqrt()
-        return w + out[..., None, None] * outwards + side[..., None, None] * along
+        return codes + expanded(out, codes) * outwards + expanded(side, codes) * along

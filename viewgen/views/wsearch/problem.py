@@ -1,8 +1,8 @@
 """W-search: views at a chosen distance from their anchor in the encoder's space (eq. 2 of the paper).
 
-For every image, n codes w_k minimise
+For every image, n codes c_k minimise
 
-    mean_k (‖f(g(w_k)) − f(x₀)‖₂ − ε₁)²  +  λ · mean_k max(0, ε₂ − d̄_k)
+    mean_k (‖f(g(c_k)) − f(x₀)‖₂ − ε₁)²  +  λ · mean_k max(0, ε₂ − d̄_k)
 
 where d̄_k is the mean distance of view k to the other n − 1 views. Distances lie between L2-normalised
 projections, in [0, 2]. n points at distance ε₁ from one anchor have a mean pairwise distance of at most
@@ -10,7 +10,7 @@ projections, in [0, 2]. n points at distance ε₁ from one anchor have a mean p
 a tolerance of ε₁ and its spread has reached a share of the bound or has stopped growing. Codes are moved by
 `viewgen.views.wsearch.newton`, or by Adam on the sum above.
 
-Shape legend: N images, A active images, n views, L layers, D style dimension, K projection dimension.
+Shape legend: N images, A active images, n views, … a code's own dimensions, K projection dimension.
 """
 
 import math
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from viewgen.networks.encoder import Encoder
-from viewgen.networks.stylegan2 import Generator
+from viewgen.networks.generator import Generator, code_unit
 from viewgen.optimise.adam import Adam
-from viewgen.optimise.slots import Aim, Evaluation, SlotOptions, SlotResult, UpdateRule, optimise
+from viewgen.optimise.slots import Aim, Evaluation, SlotOptions, SlotResult, UpdateRule, expanded, optimise
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.source import Draws
 from viewgen.views.wsearch.newton import BoundarySteps, boundary_aims
@@ -78,24 +78,31 @@ def near_boundary(distance: Tensor, config: WSearchConfig) -> Tensor:
 
 
 def initial_codes(
-    anchors: Tensor, draws: Draws, num_views: int, *, noise: float | Tensor, stage: str
+    anchors: Tensor,
+    draws: Draws,
+    num_views: int,
+    *,
+    noise: float | Tensor,
+    stage: str,
+    scale: float | Tensor = 1.0,
 ) -> Tensor:
     """Return n copies of every anchor code, each with noise of its own.
 
     Args:
-        anchors: refined inversions, `(A, L, D)`.
+        anchors: refined inversions, `(A, ...)`.
         draws: random numbers of their images.
         num_views: n.
-        noise: standard deviation, of all or of each view, `(A, n)`.
+        noise: standard deviation, of all or of each view, `(A, n)`, in units of `scale`.
         stage: address of the draw.
+        scale: the generator's `code_scale`.
 
     Returns:
-        `(A, n, L, D)` on the anchors' device.
+        `(A, n, ...)` on the anchors' device.
     """
     offsets = draws.normal(stage, num_views, *anchors.shape[1:]).to(anchors)
     if isinstance(noise, Tensor):
-        noise = noise[..., None, None]
-    return anchors[:, None] + noise * offsets
+        noise = expanded(noise, offsets)
+    return anchors[:, None] + noise * (scale * offsets)
 
 
 class _ClampToRange(torch.autograd.Function):
@@ -137,7 +144,7 @@ class WSearchProblem:
         encoder: Encoder,
         *,
         anchor_features: Tensor,
-        anchor_w_plus: Tensor,
+        anchor_codes: Tensor,
         draws: Draws,
         num_views: int,
         config: WSearchConfig,
@@ -145,18 +152,18 @@ class WSearchProblem:
     ) -> None:
         self.generator, self.encoder, self.config = generator, encoder, config
         self.anchor_features = anchor_features
-        self.anchor_w_plus = anchor_w_plus
+        self.anchor_codes = anchor_codes
         self.draws = draws
         self.num_views = num_views
-        self.num_images = len(anchor_w_plus)
-        self.device = anchor_w_plus.device
-        self.distance = anchor_w_plus.new_full((self.num_images, num_views), torch.nan)
-        self.spread = anchor_w_plus.new_zeros(self.num_images)
-        self.noise = anchor_w_plus.new_full((self.num_images, num_views), config.init_noise)
+        self.num_images = len(anchor_codes)
+        self.device = anchor_codes.device
+        self.distance = anchor_codes.new_full((self.num_images, num_views), torch.nan)
+        self.spread = anchor_codes.new_zeros(self.num_images)
+        self.noise = anchor_codes.new_full((self.num_images, num_views), config.init_noise)
         if config.start == "boundary":
             for rows in torch.arange(self.num_images, device=self.device).split(START_IMAGES):
                 self.noise[rows] = self._boundary_scales(rows, batch_size)
-        self.best_spread = anchor_w_plus.new_zeros(self.num_images)
+        self.best_spread = anchor_codes.new_zeros(self.num_images)
         self.best_step = torch.zeros(self.num_images, dtype=torch.long, device=self.device)
         self.bound = feasible_spread(config.boundary_distance, num_views)
 
@@ -167,11 +174,12 @@ class WSearchProblem:
         return self._codes(rows, self.noise[rows])
 
     def _codes(self, rows: Tensor, noise: float | Tensor) -> Tensor:
-        anchors, draws = self.anchor_w_plus[rows], self.draws.of(rows)
-        return initial_codes(anchors, draws, self.num_views, noise=noise, stage="wsearch")
+        anchors, draws = self.anchor_codes[rows], self.draws.of(rows)
+        scale = self.generator.code_scale
+        return initial_codes(anchors, draws, self.num_views, noise=noise, stage="wsearch", scale=scale)
 
     def _boundary_scales(self, rows: Tensor, batch_size: int) -> Tensor:
-        anchors = self.anchor_w_plus[rows]
+        anchors = self.anchor_codes[rows]
         return boundary_scales(
             self.generator,
             self.encoder,
@@ -184,10 +192,10 @@ class WSearchProblem:
             batch_size=batch_size,
         )
 
-    def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
+    def evaluate(self, codes: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
         """Evaluate eq. 2 and the stopping rule."""
         config = self.config
-        images = clamp_to_range(self.generator.synthesis(w.flatten(0, 1)))
+        images = clamp_to_range(self.generator.decode(codes.flatten(0, 1)))
         z = self.encoder(images).unflatten(0, (-1, self.num_views))
         difference = z - self.anchor_features[rows][:, None]
         distance = difference.square().sum(dim=2).clamp_min(1e-12).sqrt()
@@ -218,11 +226,11 @@ class WSearchProblem:
         return Evaluation(loss, done, aims)
 
 
-def update_rule(config: WSearchConfig) -> UpdateRule:
-    """Return the rule of the configured solver."""
+def update_rule(config: WSearchConfig, unit: float = 1.0) -> UpdateRule:
+    """Return the rule of the configured solver; `unit` is the deviation of a code's elements."""
     if config.solver == "boundary":
-        return BoundarySteps(tolerance=config.tolerance)
-    return Adam(learning_rate=config.learning_rate, betas=BETAS, decay_steps=config.decay_steps)
+        return BoundarySteps(tolerance=config.tolerance, unit=unit)
+    return Adam(learning_rate=config.learning_rate * unit, betas=BETAS, decay_steps=config.decay_steps)
 
 
 def search_views(problem: WSearchProblem, num_slots: int, group_size: int | None = None) -> SlotResult:
@@ -233,4 +241,4 @@ def search_views(problem: WSearchProblem, num_slots: int, group_size: int | None
         max_steps=config.max_steps,
         group_size=group_size,
     )
-    return optimise(problem, options, update_rule(config))
+    return optimise(problem, options, update_rule(config, code_unit(problem.generator)))

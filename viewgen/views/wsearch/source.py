@@ -15,8 +15,9 @@ from torch import Tensor
 from viewgen.memory import SlotRunner
 from viewgen.networks.batched import images_at_once, project, render
 from viewgen.networks.encoder import Encoder
-from viewgen.networks.stylegan2 import Generator
-from viewgen.optimise.slots import NOT_CONVERGED, OK, Evaluation, SlotResult, slot_bytes
+from viewgen.networks.generator import Generator
+from viewgen.optimise.slots import Evaluation, SlotResult, slot_bytes
+from viewgen.status import Status
 from viewgen.views.distances import view_distances
 from viewgen.views.entry import Resources
 from viewgen.views.source import Images, Views, required_codes
@@ -35,7 +36,7 @@ class _Continuation(WSearchProblem):
     """W-search that goes on from given codes; an image is done when its views meet ε₁ again.
 
     Args:
-        codes: first codes of the images, `(N, n, L, D)`.
+        codes: first codes of the images, `(N, n, ...)`.
         used: steps made so far, `(N,)`.
         others: arguments of `WSearchProblem`.
     """
@@ -60,8 +61,8 @@ class _Continuation(WSearchProblem):
         super().start(rows)
         return self.codes[rows]
 
-    def evaluate(self, w: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
-        evaluation = super().evaluate(w, rows, steps)
+    def evaluate(self, codes: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
+        evaluation = super().evaluate(codes, rows, steps)
         near = near_boundary(self.distance[rows], self.config).all(dim=1)
         spent = steps + self.used[rows] >= self.config.max_steps
         self.exhausted[rows] = spent & ~near
@@ -69,7 +70,9 @@ class _Continuation(WSearchProblem):
 
     def total(self, result: SlotResult) -> SlotResult:
         """Return `result` with the steps of both parts; who ran out of steps is not converged."""
-        status = result.status.masked_fill(self.exhausted & (result.status == OK), NOT_CONVERGED)
+        status = result.status.masked_fill(
+            self.exhausted & (result.status == Status.OK), Status.NOT_CONVERGED
+        )
         steps = (result.steps + self.used).to(torch.int32)
         return dataclasses.replace(result, steps=steps, status=status)
 
@@ -89,7 +92,7 @@ class WSearchSource:
         self.networks = (resources.network("generator"), resources.network("encoder"))
         kinds = ("generator", "encoder")
         self.searched: Any = tuple(resources.network(kind, config.precision) for kind in kinds)
-        self.at_once = images_at_once(self.networks[0].config.image_size, resources.models.device)
+        self.at_once = images_at_once(self.networks[0].image_size, resources.models.device)
         self._runners: dict[int, SlotRunner] = {}
 
     def views(self, images: Images, num_views: int) -> Views:
@@ -103,7 +106,7 @@ class WSearchSource:
             self._runners[num_views] = self.resources.models.execution.slots(
                 self.resources.batch_size,
                 group_size=self.group_size(num_views),
-                slot_bytes=slot_bytes(num_views, generator.num_layers, generator.config.style_dim),
+                slot_bytes=slot_bytes(num_views, generator.code_shape),
                 device=self.resources.models.device,
             )
         return self._runners[num_views]
@@ -149,7 +152,7 @@ class _Search:
         """Return what a problem is told of the images `rows`."""
         return {
             "anchor_features": self.targets[rows],
-            "anchor_w_plus": self.anchors[rows],
+            "anchor_codes": self.anchors[rows],
             "draws": self.images.draws.of(rows),
             "num_views": self.num_views,
             "batch_size": self.at_once,
@@ -170,7 +173,7 @@ class _Search:
         """Go on in float32 with the images `again`."""
         problem = _Continuation(
             *self.source.networks,
-            codes=result.w[again],
+            codes=result.codes[again],
             used=result.steps[again],
             config=self.config,
             **self._problem(again),
@@ -180,15 +183,15 @@ class _Search:
     def _off_the_boundary(self, result: SlotResult, distance: Tensor) -> Tensor:
         """Return the images that count as done, and whose stored views do not all lie near ε₁."""
         near = near_boundary(distance, self.config).all(dim=1)
-        return self.every[(result.status == OK) & ~near]
+        return self.every[(result.status == Status.OK) & ~near]
 
     def _stored(self, result: SlotResult, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the storage images `(B, V, C, H, W)` and the columns of the images `rows`."""
-        flat = render(self.generator, result.w.flatten(0, 1), self.at_once)
+        flat = render(self.generator, result.codes.flatten(0, 1), self.at_once)
         views = flat.unflatten(0, (-1, self.num_views))
         return views, {
             "steps": result.steps,
             "status": result.status,
-            "w_plus": result.w,
+            "w_plus": result.codes,
             **view_distances(self.encoder, views, self.targets[rows], self.at_once),
         }

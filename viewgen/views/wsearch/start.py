@@ -2,19 +2,19 @@
 
 W-search can start from almost the anchor itself and let the gradient carry the views outwards, but the
 shortest way to a distance in an encoder's space is hardly visible in the image, and all views take it. Here
-each view goes along a random direction of its own, w = e(x) + s·u with u ~ N(0, I), and s is found by a
-bracketing secant (regula falsi) on d(s) = ‖f(g(w)) − f(x₀)‖ without any gradient; the search then spreads the
+each view goes along a random direction of its own, c = e(x) + s·u with u ~ N(0, I), and s is found by a
+bracketing secant (regula falsi) on d(s) = ‖f(g(c)) − f(x₀)‖ without any gradient; the search then spreads the
 views on the boundary.
 
-Shape legend: A images, n views, L layers, D style dimension, K projection dimension.
+Shape legend: A images, n views, … a code's own dimensions, K projection dimension.
 """
 
 import torch
 from torch import Tensor
 
 from viewgen.networks.encoder import Encoder
-from viewgen.networks.stylegan2 import Generator
-from viewgen.optimise.slots import equal_parts
+from viewgen.networks.generator import Generator
+from viewgen.optimise.slots import equal_parts, expanded
 
 __all__ = ["boundary_scales"]
 
@@ -26,7 +26,7 @@ MAX_GROWTH = 3.0
 def boundary_scales(
     generator: Generator,
     encoder: Encoder,
-    anchor_w_plus: Tensor,
+    anchor_codes: Tensor,
     anchor_features: Tensor,
     directions: Tensor,
     epsilon_boundary: float,
@@ -39,9 +39,9 @@ def boundary_scales(
 
     Args:
         generator, encoder: g and f.
-        anchor_w_plus: codes of the anchors, `(A, L, D)`.
+        anchor_codes: codes of the anchors, `(A, ...)`.
         anchor_features: f of the anchors, `(A, K)`.
-        directions: u, `(A, n, L, D)`.
+        directions: u, `(A, n, ...)`.
         epsilon_boundary: ε₁.
         tolerance: a view within this of ε₁ is found.
         max_passes: evaluations of a view that is not.
@@ -52,7 +52,7 @@ def boundary_scales(
     """
     num_views = directions.shape[1]
     num_codes = directions.shape[0] * num_views
-    scale = anchor_w_plus.new_full((num_codes,), FIRST_SCALE)
+    scale = anchor_codes.new_full((num_codes,), FIRST_SCALE)
     best_scale, best_gap = scale.clone(), torch.full_like(scale, torch.inf)
     inner, inner_distance = torch.zeros_like(scale), torch.zeros_like(scale)
     outer, outer_distance = torch.full_like(scale, torch.inf), torch.full_like(scale, torch.inf)
@@ -63,8 +63,9 @@ def boundary_scales(
         distance = torch.empty_like(scale)
         for codes, kept in equal_parts(open_codes, batch_size):
             images, views = codes // num_views, codes % num_views
-            w = anchor_w_plus[images] + scale[codes, None, None] * directions[images, views]
-            z = encoder(generator.synthesis(w).clamp(-1, 1))
+            along = directions[images, views]
+            moved = anchor_codes[images] + expanded(scale[codes], along) * along
+            z = encoder(generator.decode(moved).clamp(-1, 1))
             distance[codes[:kept]] = (z - anchor_features[images]).norm(dim=1)[:kept]
         at, d = scale[open_codes], distance[open_codes]
         gap = (d - epsilon_boundary).abs()

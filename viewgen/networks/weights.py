@@ -1,25 +1,28 @@
 """Where a data set's networks come from: a run folder, named files, imports of the user, known weights.
 
-``cards.toml`` lists the weights that ship in this package, and under ``[public]`` those that others publish
-and `viewgen models import` reads.
+Known weights have cards. `PROVIDERS` names who has some: the package of pretrained networks, where it is
+installed, and whatever an installed plug-in adds by an entry point of the group ``viewgen.weights``, whose
+entry builds a `Provider` of its settings' defaults.
 """
 
 import json
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import platformdirs
 
 from viewgen.errors import CorruptDataError, MissingFileError, UsageError, nearest_name
-from viewgen.networks.files import NETWORKS, file_digest
+from viewgen.networks.files import KINDS, file_digest
+from viewgen.registry import Entry, Registry
 
 __all__ = [
+    "PROVIDERS",
     "Card",
+    "Provider",
     "PublicFile",
     "cards",
     "find_card",
@@ -32,7 +35,9 @@ __all__ = [
     "user_cards",
 ]
 
-PUBLIC = "public"
+PROVIDERS: Registry[Entry] = Registry(
+    "provider of weights", "viewgen.weights", {"shipped": "viewgen_pretrained.shipped"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,9 +51,10 @@ class Card:
         image_size: side of its images in pixels.
         sha256: of the file, in hexadecimal.
         licence: under which it may be used.
-        path: inside this package, or absolute for networks of the user.
+        path: inside its provider's package, or absolute for networks of the user.
         command: that trained or imported it.
         details: everything else on the card (configuration, training, measured quality).
+        file: where the weights are.
     """
 
     name: str
@@ -60,6 +66,7 @@ class Card:
     path: str
     command: str
     details: Mapping[str, Any]
+    file: Path
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -103,26 +110,37 @@ class PublicFile:
         return self.url.rsplit("/", 1)[1]
 
 
-def _table() -> dict[str, dict[str, dict[str, Any]]]:
-    text = resources.files("viewgen_pretrained").joinpath("cards.toml").read_text("utf-8")
-    return tomllib.loads(text)
+class Provider(Protocol):
+    """Whoever knows weights."""
+
+    def cards(self) -> Mapping[str, Card]:
+        """Return the cards of weights that are at hand, by name ``"<data set>/<kind>"``."""
+        ...
+
+    def public_files(self) -> Mapping[str, PublicFile]:
+        """Return checkpoints that others publish, by name."""
+        ...
+
+
+def providers() -> list[Provider]:
+    """Return all providers; a built-in one whose package is not installed is left out."""
+    names = [
+        name
+        for name in PROVIDERS.names
+        if name not in PROVIDERS.built_in or find_spec(PROVIDERS.module(name).partition(".")[0])
+    ]
+    entries = [PROVIDERS.entry(name) for name in names]
+    return [entry.build(entry.settings()) for entry in entries]
 
 
 def cards() -> dict[str, Card]:
-    """Return the cards of the weights that ship, by name."""
-    known = {}
-    for dataset, kinds in _table().items():
-        for kind, entry in kinds.items() if dataset != PUBLIC else ():
-            name = f"{dataset}/{kind}"
-            fields = {key: entry[key] for key in ("image_size", "sha256", "licence", "path", "command")}
-            details = {key: value for key, value in entry.items() if key not in fields}
-            known[name] = Card(name=name, kind=kind, dataset=dataset, details=details, **fields)
-    return known
+    """Return the cards of the weights that ship or that plug-ins bring, by name."""
+    return {name: card for provider in providers() for name, card in provider.cards().items()}
 
 
 def public_files() -> dict[str, PublicFile]:
-    """Return the registry's entries of checkpoints that others publish, by name."""
-    return {name: PublicFile(name=name, **entry) for name, entry in _table().get(PUBLIC, {}).items()}
+    """Return the checkpoints that others publish, by name."""
+    return {name: file for provider in providers() for name, file in provider.public_files().items()}
 
 
 def models_root(folder: str | Path | None = None) -> Path:
@@ -159,6 +177,7 @@ def user_cards(root: str | Path | None = None) -> dict[str, Card]:
                     for key, value in entry.items()
                     if key not in ("kind", "dataset", "sha256", "licence", "file", "command")
                 },
+                file=path.parent / entry["file"],
             )
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptDataError(
@@ -187,7 +206,7 @@ def local_file(card: Card) -> Path:
         MissingFileError: it is gone.
         CorruptDataError: the file's sha256 is not the card's.
     """
-    path = Path(str(resources.files("viewgen_pretrained").joinpath(card.path)))
+    path = card.file
     again = "import or train it again" if Path(card.path).is_absolute() else "install viewgen again"
     if not path.is_file():
         raise MissingFileError(f"the weights of {card.name} are missing at {path}; {again}")
@@ -250,7 +269,7 @@ def find_models(
     if models_dir is None and own.is_dir() and dataset not in {card.dataset for card in known.values()}:
         models_dir = own
     found: dict[str, Path] = {}
-    for kind in sorted(set(kinds) & NETWORKS.keys()):
+    for kind in sorted(set(kinds) & set(KINDS)):
         if overrides and overrides.get(kind):
             path = network_file(overrides[kind], kind)
         elif models_dir is not None:

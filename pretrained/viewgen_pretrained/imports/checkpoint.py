@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from viewgen.errors import UsageError
+from viewgen.networks import weights
 from viewgen.networks.files import file_digest, read_header, save_model
-from viewgen_pretrained import hub
 from viewgen_pretrained.imports.imported import Imported
-from viewgen_pretrained.imports.official_file import read_official
-from viewgen_pretrained.imports.public_file import read_public
+from viewgen_pretrained.imports.official import read_official
+from viewgen_pretrained.imports.public import read_public
 from viewgen_pretrained.imports.restricted_pickle import read_pickle
 
 __all__ = ["ImportResult", "import_model", "read_checkpoint"]
@@ -38,7 +38,7 @@ class ImportResult:
     name: str
     folder: Path
     cards: dict[str, dict[str, Any]]
-    public: hub.PublicFile | None
+    public: weights.PublicFile | None
 
 
 def read_checkpoint(path: str | Path) -> Imported:
@@ -81,19 +81,19 @@ def import_model(
         MissingFileError, ModelError: as `read_checkpoint`.
     """
     path = Path(path)
-    shipped = {card.dataset for card in hub.cards().values()}
+    shipped = {card.dataset for card in weights.cards().values()}
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"--as {name!r}: expected letters, digits and . _ + -, starting with a letter or digit"
         )
     if name in shipped:
         raise UsageError(f"--as {name!r} is the name of weights that ship with viewgen; choose another")
-    folder = hub.models_root(models_root) / name
+    folder = weights.models_root(models_root) / name
     if folder.exists() and not overwrite:
         raise UsageError(f"there are networks named {name!r} in {folder}; give --overwrite to replace them")
     imported = read_checkpoint(path)
     digest = file_digest(path).removeprefix("sha256:")
-    public = next((entry for entry in hub.public_files().values() if entry.sha256 == digest), None)
+    public = next((entry for entry in weights.public_files().values() if entry.sha256 == digest), None)
     networks = {"generator": imported.generator, "discriminator": imported.discriminator}
     source: dict[str, Any] = {"file": path.name, "sha256": digest, "layout": imported.layout}
     if public is not None:
@@ -105,15 +105,15 @@ def import_model(
     for kind, network in networks.items():
         if network is None:
             continue
-        weights = part / f"{kind}.safetensors"
-        save_model(network, weights, notes={"imported": source})
+        file = part / f"{kind}.safetensors"
+        save_model(network, file, notes={"imported": source})
         cards[kind] = {
             "kind": kind,
-            "file": weights.name,
-            "sha256": file_digest(weights).removeprefix("sha256:"),
+            "file": file.name,
+            "sha256": file_digest(file).removeprefix("sha256:"),
             "dataset": {"name": dataset or (public.dataset if public else "unknown")},
             "licence": licence or (public.licence if public else "unknown: see where the file comes from"),
-            "network": read_header(weights)["config"],
+            "network": read_header(file)["config"],
             "source": source,
             "imported": imported.facts if kind == "generator" else {},
             "command": shlex.join(command or []),

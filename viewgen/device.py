@@ -1,0 +1,34 @@
+"""What a process computes on: the device by name, and its cores."""
+
+import os
+
+from viewgen.errors import UsageError
+
+__all__ = ["available_cores", "resolve_device"]
+
+
+def resolve_device(name: str = "auto") -> str:
+    """Return the torch device that `name` means; ``"auto"`` is a GPU where there is one.
+
+    Args:
+        name: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} cannot be used: {error}") from error
+    return name
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

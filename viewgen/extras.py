@@ -1,0 +1,47 @@
+"""What a plain installation leaves out, and how it is named where it is needed."""
+
+import importlib.util
+
+from viewgen.errors import MissingExtraError
+
+__all__ = ["EXTRAS", "installed", "need"]
+
+EXTRAS = {
+    "ray": ("Ray", ("ray",)),
+    "gallery": ("FastAPI and Jinja", ("fastapi", "jinja2")),
+    "s3": ("s3fs", ("s3fs",)),
+    "lpips": ("lpips", ("lpips",)),
+    "fid": ("torch-fidelity", ("torch_fidelity",)),
+    "tensorboard": ("TensorBoard", ("tensorboard",)),
+}
+"""Extra → what messages call it, and its modules."""
+
+
+def installed(extra: str) -> bool:
+    """Return whether the packages of an extra are there."""
+    return all(importlib.util.find_spec(module) is not None for module in EXTRAS[extra][1])
+
+
+def need(extra: str, otherwise: str = "") -> None:
+    """Raise unless the packages of an extra are there.
+
+    Args:
+        extra: which.
+        otherwise: what to do to get along without it, as the end of a sentence.
+
+    Raises:
+        MissingExtraError: they are not; the message names the command and what to install.
+    """
+    if not installed(extra):
+        raise MissingExtraError(
+            f"{_command()} needs {EXTRAS[extra][0]}: pip install 'viewgen[{extra}]'"
+            + (f", or {otherwise}" if otherwise else "")
+        )
+
+
+def _command() -> str:
+    """Return the command that runs, "this" outside of the command line."""
+    import click
+
+    context = click.get_current_context(silent=True)
+    return "this" if context is None else context.command_path
