@@ -1,6 +1,5 @@
 """`viewgen pretrain` as functions: train a network, measure it, write weights and model card."""
 
-import dataclasses
 import json
 import shlex
 from collections.abc import Callable, Mapping
@@ -11,21 +10,36 @@ import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import ModelError, UsageError
+from viewgen.memory import available_bytes
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import Kind, file_digest, load_model, read_header, save_model
 from viewgen.networks.stylegan2 import Generator
 from viewgen.networks.weights import network_file
 from viewgen.recipes import checked_config, recipe
-from viewgen.views.expert import ExpertConfig
 from viewgen_pretrained import quality
-from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.training_curves import TrainingCurves
+from viewgen_train.distributed import World
+from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.loop import run_training
+from viewgen_train.plan import TrainPlan, resolved_precision
+from viewgen_train.resolve import train_settings
+from viewgen_train.run import CONFIG
+from viewgen_train.settings import TrainSettings
+from viewgen_train.worker import build_trainer, write_config
 
-__all__ = ["pretrain_encoder", "pretrain_generator", "pretrain_inverter", "training_config"]
+__all__ = [
+    "encoder_settings",
+    "pretrain_encoder",
+    "pretrain_generator",
+    "pretrain_inverter",
+    "training_config",
+]
 
+# of an encoder's training where the data set has no recipe
+ENCODER_STEPS = 20_000
+WARM_UP_SHARE = 0.05
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -36,11 +50,6 @@ def training_config(config_class: type, section: str, dataset: str, overrides: M
         UsageError: a name is not a field of the configuration, or a value cannot be one of that field.
     """
     values = {**recipe(dataset, section), **overrides}
-    if "expert" in {field.name for field in dataclasses.fields(config_class)}:
-        expert = values.get("expert", {})
-        if not isinstance(expert, Mapping):
-            raise UsageError(f'expert is {expert!r}; expected an object such as {{"hue": 0.0}}')
-        values["expert"] = checked_config(ExpertConfig, "expert", {**recipe(dataset, "expert"), **expert})
     return checked_config(config_class, f"{section} training", values)
 
 
@@ -103,6 +112,37 @@ def _feature_net(path: Path, images: ImageDataset, device: str) -> Encoder:
     return encoder
 
 
+def encoder_settings(images: ImageDataset, given: Mapping[str, Any]) -> TrainSettings:
+    """Return the settings of an encoder's training: `viewgen train` on expert views alone.
+
+    A data set whose ``[<name>.encoder]`` recipe says how long to train has that one; otherwise its
+    ``[<name>.train]`` recipe counts, which for cifar10, cifar100 and tinyimagenet is the baseline of Table 2
+    of Constructive Assimilation (Han et al., 2023, https://arxiv.org/abs/2304.00601).
+
+    Args:
+        images: images to train on.
+        given: settings that differ from the recipe, see `viewgen_train.resolve.train_settings`.
+
+    Raises:
+        UsageError: a setting is unknown or impossible, or asks for other than expert views.
+    """
+    preset: dict[str, Any] = {"assimilation": "none", "generated": "expert", "knn_every": 0}
+    own = recipe(images.name, "encoder")
+    if "num_steps" in own or not recipe(images.name, "train"):
+        preset |= {"num_steps": ENCODER_STEPS, **own}
+    if given.keys() & {"epochs", "optimiser.epochs"}:
+        preset.pop("num_steps", None)
+    settings = train_settings(images.name, given, preset)
+    if settings.views.name != "original" or settings.assimilation.kind != "none":
+        raise UsageError("an encoder is trained on expert views alone; for others there is `viewgen train`")
+    optimiser = settings.optimiser
+    if optimiser.num_steps is None:
+        return settings
+    epochs = max(1, round(optimiser.num_steps * optimiser.batch_size / len(images)))
+    preset |= {"epochs": epochs, "warm_up_epochs": WARM_UP_SHARE * epochs}
+    return train_settings(images.name, given, preset)
+
+
 def pretrain_encoder(
     dataset: str,
     out: str | Path,
@@ -122,7 +162,7 @@ def pretrain_encoder(
         out: folder for ``encoder.safetensors``, ``encoder.card.json`` and the training's checkpoint.
         split: images to train on.
         data_root: where data sets are.
-        settings: fields of `EncoderTrainingConfig` that differ from the recipe.
+        settings: settings that differ from the recipe, see `encoder_settings`.
         device: torch device.
         dtype: storage type of the weights, ``"float32"`` or ``"float16"``.
         overwrite: start afresh instead of resuming.
@@ -132,13 +172,30 @@ def pretrain_encoder(
         the model card.
     """
     images = load_dataset(dataset, split, data_root=data_root)
-    config = training_config(EncoderTrainingConfig, "encoder", dataset, settings or {})
-    trainer = EncoderTrainer(images, config, torch.device(device))
+    found = resolved_precision(encoder_settings(images, settings or {}), device)
     out = Path(out)
+    plan = TrainPlan(
+        settings=found,
+        dataset=images.name,
+        split=images.split,
+        digest=images.digest,
+        num_images=len(images),
+        cache=None,
+        generator=None,
+        out=str((out / "encoder-training").absolute()),
+        data_root=data_root,
+        storage_options={},
+        memory_bytes=int(MEMORY_SHARE * available_bytes()),
+        measures=False,
+    )
+    trainer = build_trainer(plan, World(), torch.device(device))
+    if overwrite:
+        (Path(plan.out) / CONFIG).unlink(missing_ok=True)
+    write_config(plan, Path(plan.out))
     seconds = run_training(trainer, out, observer=TrainingCurves(), overwrite=overwrite)
     return _finish(
-        trainer.encoder, out, "encoder", images, trainer, seconds=seconds, command=command, dtype=dtype,
-        measure=lambda stored: quality.measure_encoder(stored, images, data_root),
+        trainer.network.encoder, out, "encoder", images, trainer, seconds=seconds, command=command,
+        dtype=dtype, measure=lambda stored: quality.measure_encoder(stored, images, data_root),
     )  # fmt: skip
 
 

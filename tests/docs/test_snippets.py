@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 import pytest
+from viewgen.views.methods import METHODS
 
 from viewgen.datasets import DATASETS
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import save_model
-from viewgen.views.methods import METHODS
 from viewgen_pipelines.cache import cache
 
 ROOT = Path(__file__).parents[2]

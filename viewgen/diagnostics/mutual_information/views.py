@@ -14,10 +14,10 @@ from viewgen.diagnostics.mutual_information.pairs import view_picks
 from viewgen.errors import DataError
 from viewgen.randomness import addressed_generator
 from viewgen.store import CacheReader
-from viewgen.views.cached import CachedSource
 from viewgen.views.expert import ExpertConfig, ExpertSource
 from viewgen.views.original import OriginalSource
 from viewgen.views.source import Images, ViewSource
+from viewgen.views.stored import StoredSource
 
 __all__ = [
     "PairDraws",
@@ -45,11 +45,11 @@ class PairDraws:
     address: tuple[int | str, ...]
     source_index: Tensor
 
-    def uniform(self, name: str, num_views: int, *shape: int) -> Tensor:
+    def uniform(self, name: str, num_views: int, *shape: int, device: torch.device | None = None) -> Tensor:
         """Return numbers in [0, 1), `(B, num_views, *shape)`; of ``"cached"``, keys that order its views."""
         if name == "cached":
-            return self._turns(shape[0]).expand(-1, num_views, -1)
-        return self._drawn(torch.rand, name, num_views, shape)
+            return self._turns(shape[0]).expand(-1, num_views, -1).to(device)
+        return self._drawn(torch.rand, name, num_views, shape).to(device)
 
     def normal(self, name: str, num_views: int, *shape: int) -> Tensor:
         """Return standard normal numbers, `(B, num_views, *shape)`."""
@@ -158,7 +158,7 @@ def expert_kind(config: ExpertConfig) -> ViewKind:
 
 def cached_kind(reader: CacheReader, name: str) -> ViewKind:
     """Return the views of a cache."""
-    return ViewKind(name=name, source=CachedSource(reader), num_views=reader.spec.num_views)
+    return ViewKind(name=name, source=StoredSource(reader), num_views=reader.spec.num_views)
 
 
 def view_pair(x: ViewKind, y: ViewKind, dataset: ImageDataset, source_index: NDArray[np.int64]) -> ViewPair:
