@@ -4,14 +4,16 @@ import json
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import ModelError, UsageError
 from viewgen.memory import available_bytes
+from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import Kind, file_digest, load_model, read_header, save_model
+from viewgen.networks.stylegan2 import Generator
 from viewgen.networks.weights import network_file
 from viewgen.recipes import checked_config, recipe
 from viewgen_pretrained import quality
@@ -54,7 +56,7 @@ def training_config(config_class: type, section: str, dataset: str, overrides: M
 def _finish(
     network: torch.nn.Module,
     out: Path,
-    kind: str,
+    kind: Kind,
     dataset: ImageDataset,
     trainer: Any,
     *,
@@ -67,7 +69,7 @@ def _finish(
     """Write weights and card; measured is the file as written, the rounding of its storage type included."""
     path = out / f"{kind}.safetensors"
     save_model(network, path, dtype=STORAGE_DTYPES[dtype], notes={"dataset": dataset.name})
-    stored = load_model(path, cast(Kind, kind), next(network.parameters()).device)
+    stored = load_model(path, kind, next(network.parameters()).device)
     card = {
         "kind": kind,
         "file": path.name,
@@ -99,9 +101,9 @@ def _network(named: str | Path | None, out: Path, kind: str) -> Path:
     return out / f"{kind}.safetensors" if named is None else network_file(named, kind)
 
 
-def _feature_net(path: Path, images: ImageDataset, device: str) -> Any:
+def _feature_net(path: Path, images: ImageDataset, device: str) -> Encoder:
     """Load the encoder that measures a training; one for other images is refused before the training."""
-    encoder = cast(Any, load_model(path, "encoder", device))
+    encoder = load_model(path, "encoder", device)
     if encoder.config.image_size != images.image_size:
         raise ModelError(
             f"the encoder at {path} is for {encoder.config.image_size}-px images, those of {images.name} "
@@ -232,7 +234,7 @@ def pretrain_generator(
     def measure(stored: Any) -> dict[str, Any]:
         if feature_net is None:
             return {}
-        return quality.measure_generator(stored, cast(Any, feature_net), images, data_root)
+        return quality.measure_generator(stored, feature_net, images, data_root)
 
     _finish(
         trainer.discriminator, out, "discriminator", images, trainer, seconds=seconds, command=command,
@@ -259,7 +261,7 @@ def pretrain_inverter(
     overwrite: bool = False,
     command: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Train the inverter e against a frozen generator (eq. 4), and measure its reconstructions.
+    """Train the inverter e against a frozen generator, and measure its reconstructions.
 
     Args:
         generator, discriminator: network files; by default those in `out`.
@@ -276,21 +278,24 @@ def pretrain_inverter(
     generator_path = _network(generator, out, "generator")
     discriminator_path = _network(discriminator, out, "discriminator")
     encoder_path = _network(encoder, out, "encoder")
-    networks: dict[str, Any] = {
-        "generator": load_model(generator_path, "generator", device),
-        "discriminator": load_model(discriminator_path, "discriminator", device),
-    }
+    frozen = load_model(generator_path, "generator", device)
+    if not isinstance(frozen, Generator):
+        raise ModelError(
+            f"{generator_path} holds a {type(frozen).__name__}; inverters are trained for StyleGAN2, other "
+            "generators bring the start of their codes themselves"
+        )
+    critic = load_model(discriminator_path, "discriminator", device)
     depends = {"generator": file_digest(generator_path), "discriminator": file_digest(discriminator_path)}
-    feature_net: Any = None
+    feature_net = None
     if encoder is not None or encoder_path.exists():
         feature_net = _feature_net(encoder_path, images, device)
         depends["encoder"] = file_digest(encoder_path)
-    trainer = InverterTrainer(images, config, torch.device(device), depends=depends, **networks)
+    trainer = InverterTrainer(
+        images, config, torch.device(device), generator=frozen, discriminator=critic, depends=depends
+    )
     seconds = run_training(trainer, out, observer=TrainingCurves(), overwrite=overwrite)
     return _finish(
         trainer.inverter, out, "inverter", images, trainer, seconds=seconds, command=command, dtype=dtype,
-        measure=lambda stored: quality.measure_inverter(
-            stored, networks["generator"], feature_net, images, data_root
-        ),
+        measure=lambda stored: quality.measure_inverter(stored, frozen, feature_net, images, data_root),
         depends=depends,
     )  # fmt: skip

@@ -14,22 +14,26 @@ import errno
 import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from viewgen.views.methods import METHODS, MethodSpec, register
+from viewgen.settings import Settings, setting
+from viewgen.views import VIEWS
+from viewgen.views.entry import Resources, ViewEntry
+from viewgen.views.source import Images, Views
 
 FAULTS = "VIEWGEN_TEST_FAULTS"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FaultyConfig:
+class FaultyConfig(Settings):
     """`sigma` stands for any setting."""
 
-    sigma: float = 0.25
+    title = "faulty"
+
+    sigma: float = setting(0.25, "any number", ge=0, flag=True)
 
 
 def expected_views(images: np.ndarray, source_index: np.ndarray, num_views: int, seed: int) -> np.ndarray:
@@ -38,11 +42,16 @@ def expected_views(images: np.ndarray, source_index: np.ndarray, num_views: int,
     return (images[:, None] + offset[:, :, None, None, None]).astype(np.uint8)
 
 
-def build_faulty(
-    config: FaultyConfig, models: Any, device: str, seed: int, num_views: int, batch_size: int | None = None
-) -> Any:
-    def step(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        source = batch["source_index"]
+class FaultySource:
+    """Commits the faults that the file asks for, and then makes its views."""
+
+    roles = ("view",)
+
+    def __init__(self, config: FaultyConfig) -> None:
+        self.config = config
+
+    def views(self, images: Images, num_views: int) -> Views:
+        source = images.source_index.numpy()
         faults = _faults()
         _sleep()
         if faults.get("disk_full"):
@@ -58,18 +67,23 @@ def build_faulty(
         status = np.ones(len(source), np.uint8)
         status[np.isin(source, faults.get("late", []))] = 2
         status[np.isin(source, faults.get("failed", []))] = 3
-        return {
-            "views": expected_views(batch["image"], source, num_views, seed),
-            "distance": np.full((len(source), num_views), config.sigma, np.float32),
-            "steps": np.full(len(source), 5, np.int32),
-            "inversion_error": np.zeros(len(source), np.float32),
-            "status": status,
-            "mean_pairwise": np.full(len(source), 0.5, np.float32),
-        }
+        views = expected_views(images.pixels.numpy(), source, num_views, images.draws.seed)
+        return Views(
+            pixels=torch.from_numpy(views).transpose(0, 1),
+            status=torch.from_numpy(status),
+            columns={
+                "distance": torch.full((len(source), num_views), self.config.sigma),
+                "steps": torch.full((len(source),), 5),
+                "inversion_error": torch.zeros(len(source)),
+                "mean_pairwise": torch.full((len(source),), 0.5),
+            },
+        )
 
+
+def build_faulty(config: FaultyConfig, resources: Resources) -> FaultySource:
     if "build" in _faults():
         raise RuntimeError(_faults()["build"])
-    return step
+    return FaultySource(config)
 
 
 def _faults() -> dict[str, Any]:
@@ -114,13 +128,5 @@ def _hang() -> None:
     time.sleep(3600)
 
 
-if "faulty" not in METHODS:
-    register(
-        MethodSpec(
-            name="faulty",
-            summary="for tests",
-            config=FaultyConfig,
-            needs=frozenset(),
-            build=build_faulty,
-        )
-    )
+if "faulty" not in VIEWS:
+    VIEWS.register(ViewEntry(name="faulty", summary="for tests", settings=FaultyConfig, build=build_faulty))

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from viewgen.diagnostics.measure import Subject
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.device import resolve_device
 from viewgen.diagnostics.knn import Knn, KnnConfig
+from viewgen.diagnostics.measure import Subject
 from viewgen.diagnostics.probe import LinearProbe, Probe, ProbeConfig, probe_config
 from viewgen.errors import DataError, UsageError
 from viewgen.files import write_atomically

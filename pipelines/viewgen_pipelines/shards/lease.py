@@ -137,7 +137,8 @@ class Lease:
         if epoch > LAST_EPOCH:
             raise LeaseError(
                 f"{self.storage.url}/{_path(epochs[-1])} has the last number that a lease can have, so "
-                f"it was not written by viewgen; if no run is writing the cache, delete the folder {FOLDER} in it"
+                "it was not written by viewgen; if no run is writing the cache, delete the folder "
+                f"{FOLDER} in it"
             )
         path = _path(epoch)
         try:
