@@ -14,7 +14,7 @@ from viewgen.networks.stylegan2 import Generator, GeneratorConfig
 from viewgen.store import CacheReader
 from viewgen.views import VIEWS
 from viewgen.views.augmentation import expert_views
-from viewgen.views.cached import CachedSource
+from viewgen.views.cached import SampledSource
 from viewgen.views.entry import Resources
 from viewgen.views.expert import ExpertConfig, ExpertSource
 from viewgen.views.online import OnlineConfig, OnlineSource
@@ -61,7 +61,7 @@ def batch_of(tiny) -> Callable[..., Images]:
 @pytest.mark.parametrize("num_views", [1, 3])
 def test_cached_views_are_views_of_their_images_drawn_without_replacement(tiny_cache, batch_of, num_views):
     reader = CacheReader(tiny_cache)
-    source = CachedSource(ViewMemory(reader, CPU, CPU))
+    source = SampledSource(ViewMemory(reader, CPU, CPU))
     rows = np.array([20, 3, 7, 3])
     seen: dict[int, set[int]] = {row: set() for row in rows.tolist()}
     for step in range(8):
@@ -81,7 +81,7 @@ def test_cached_views_are_views_of_their_images_drawn_without_replacement(tiny_c
 
 
 def test_more_views_than_the_cache_has_are_refused(tiny_cache, batch_of):
-    source = CachedSource(ViewMemory(CacheReader(tiny_cache), CPU, CPU))
+    source = SampledSource(ViewMemory(CacheReader(tiny_cache), CPU, CPU))
     with pytest.raises(UsageError, match="4 generated views a step were asked of a cache with 3"):
         source.views(batch_of([0]), 4)
 
@@ -111,7 +111,7 @@ def test_an_image_without_views_gets_an_expert_view(tiny, cache_of, batch_of, me
     views = ViewMemory(reader, CPU, CPU) if memory == "held" else ShardBuffer(reader, 2, CPU)
     assert (views.status != 1).nonzero()[:, 0].tolist() == [4, 11]
     batch = batch_of([4, 5, 11, 12])
-    made = TransformedSource(CachedSource(views), "flip", EXPERT).views(batch, 2).pixels
+    made = TransformedSource(SampledSource(views), "flip", EXPERT).views(batch, 2).pixels
     instead = ExpertSource(EXPERT, name="missing").views(batch, 2).pixels
     assert torch.equal(made[:, [0, 2]], instead[:, [0, 2]])
     assert not torch.equal(made[:, [1, 3]], instead[:, [1, 3]])
@@ -119,7 +119,7 @@ def test_an_image_without_views_gets_an_expert_view(tiny, cache_of, batch_of, me
 
 def test_transforms_of_generated_views(tiny_cache, batch_of):
     batch = batch_of(np.arange(20))
-    source = CachedSource(ViewMemory(CacheReader(tiny_cache), CPU, CPU))
+    source = SampledSource(ViewMemory(CacheReader(tiny_cache), CPU, CPU))
     raw = source.views(batch, 1).model
 
     def views(transform, **settings):
@@ -140,7 +140,7 @@ def test_transforms_of_generated_views(tiny_cache, batch_of):
 
 def test_two_workers_draw_what_one_draws(tiny_cache, batch_of):
     sources = [
-        TransformedSource(CachedSource(ViewMemory(CacheReader(tiny_cache), CPU, CPU)), "flip", EXPERT),
+        TransformedSource(SampledSource(ViewMemory(CacheReader(tiny_cache), CPU, CPU)), "flip", EXPERT),
         TransformedSource(OriginalSource(), "expert", EXPERT),
     ]
     rows = np.arange(8)

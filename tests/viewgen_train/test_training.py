@@ -242,7 +242,8 @@ def test_names_of_places_and_tables_are_the_flat_names(tiny):
         train_settings(tiny.name, {"temperature": 0.2, "objective.temperature": 0.3})
 
 
-@pytest.mark.parametrize("given", [{}, {"assimilation": "A1", "objective": "supcon"}, {"assimilation": "none"},
+@pytest.mark.parametrize("given", [{}, {"assimilation": "A1", "objective": "supcon"},
+                                   {"assimilation": "none"},
                                    {"generated": "viewmaker", "viewmaker_budget": 0.1}])  # fmt: skip
 def test_effective_settings_give_the_same_training(given):
     settings = train_settings("digits", given)

@@ -53,20 +53,19 @@ class ImageMemory:
         self, dataset: ImageDataset, num_images: int, device: torch.device, memory_bytes: int
     ) -> None:
         self.dataset, self.device = dataset, device
-        size = num_images * 3 * dataset.image_size**2
+        shape = (num_images, dataset.channels, dataset.image_size, dataset.image_size)
+        size = math.prod(shape)
         self._held: Tensor | None = None
         self.held_bytes = 0
         if size <= memory_bytes:
             self.held_bytes = size
-            self._held = torch.empty(
-                num_images, 3, dataset.image_size, dataset.image_size, dtype=torch.uint8, device=device
-            )
+            self._held = torch.empty(shape, dtype=torch.uint8, device=device)
             for start in range(0, num_images, READ_ROWS):
                 rows = np.arange(start, min(start + READ_ROWS, num_images))
                 self._held[start : start + len(rows)] = torch.from_numpy(dataset.images(rows))
 
     def read(self, rows: _Rows) -> Tensor:
-        """Return uint8 images `(B, 3, H, W)` on the device."""
+        """Return uint8 images `(B, C, H, W)` on the device."""
         if self._held is None:
             return on_device(torch.from_numpy(self.dataset.images(rows)), self.device)
         return self._held.index_select(0, torch.tensor(rows).to(self.device))
@@ -86,7 +85,7 @@ class ViewMemory:
         self.held, self.device = held, device
         self.num_views = spec.num_views
         self.status = row_status(reader, spec.num_images)
-        shape = (spec.num_images, spec.num_views, 3, spec.height, spec.width)
+        shape = (spec.num_images, spec.num_views, spec.channels, spec.height, spec.width)
         self._views = torch.zeros(shape, dtype=torch.uint8, device=held)
         for part in reader.iter_shards(arrays=["views"]):
             rows = torch.from_numpy(part["row"])
@@ -94,7 +93,7 @@ class ViewMemory:
             self._views[rows.to(held)] = torch.from_numpy(views).to(held)
 
     def read(self, rows: _Rows, view_index: Tensor) -> Tensor:
-        """Return views `(B, m, 3, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
+        """Return views `(B, m, C, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
         flat = torch.tensor(rows)[:, None] * self.num_views + view_index
         chosen = self._views.flatten(0, 1).index_select(0, flat.flatten().to(self.held))
         return on_device(chosen, self.device).view(*view_index.shape, *chosen.shape[1:])
@@ -120,9 +119,9 @@ class ShardBuffer:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shards")
 
     def read(self, rows: _Rows, view_index: Tensor) -> Tensor:
-        """Return views `(B, m, 3, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
+        """Return views `(B, m, C, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
         spec = self._reader.spec
-        out = np.zeros((*view_index.shape, 3, spec.height, spec.width), np.uint8)
+        out = np.zeros((*view_index.shape, spec.channels, spec.height, spec.width), np.uint8)
         index = view_index.numpy()
         shards = rows // spec.shard_images
         for shard_id in np.unique(shards).tolist():
@@ -150,7 +149,7 @@ class ShardBuffer:
         if len(part["row"]) == len(row_range):
             whole: NDArray[np.uint8] = part["views"]
             return whole
-        views = np.zeros((len(row_range), spec.num_views, 3, spec.height, spec.width), np.uint8)
+        views = np.zeros((len(row_range), spec.num_views, spec.channels, spec.height, spec.width), np.uint8)
         views[part["row"] - row_range.start] = part["views"]
         return views
 

@@ -4,7 +4,6 @@ Shape legend: K views, B images of this process, D projection dimension, F featu
 """
 
 import copy
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +101,7 @@ class ContrastiveNetwork(nn.Module):
 
 
 def build_network(
-    settings: TrainSettings, head: Head, image_size: int, device: torch.device
+    settings: TrainSettings, head: Head, image_size: int, device: torch.device, *, channels: int = 3
 ) -> ContrastiveNetwork:
     """Return a network with weights that depend on the settings and their seed alone.
 
@@ -111,6 +110,7 @@ def build_network(
         head: what the objective needs.
         image_size: side of the images, in pixels.
         device: device of the weights.
+        channels: channels of the images.
     """
     shape = settings.network
     with torch.random.fork_rng(devices=[]):
@@ -121,7 +121,8 @@ def build_network(
                 backbone=shape.backbone,
                 width=shape.width,
                 projection_dim=shape.projection_dim,
-                projector=cast(Any, head.projector),
+                projector=head.projector,
+                in_channels=channels,
             )
         )
         predictor = Predictor(shape.projection_dim) if head.predictor else None

@@ -58,7 +58,10 @@ class Run:
     @property
     def epochs(self) -> float:
         """Passes over the images behind the weights."""
-        return round(self.step / (self.num_images // self.settings.optimiser.batch_size), 2)
+        optimiser = self.settings.optimiser
+        if optimiser.num_steps is None:
+            return round(optimiser.epochs * self.step / self.num_steps, 2)
+        return round(self.step * optimiser.batch_size / self.num_images, 2)
 
     @property
     def weights(self) -> Path:

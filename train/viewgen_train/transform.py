@@ -76,13 +76,14 @@ class TransformedSource:
         return absent if status is None else absent | (status.cpu() != Status.OK)
 
     def _finished(self, views: Tensor, images: Images, absent: Tensor) -> Tensor:
-        views = self._transformed(views, images)
+        views = self.transformed(views, images)
         if not bool(absent.any()):
             return views
         instead = self._instead.views(images, len(views)).pixels
         return torch.where(absent.to(views.device)[:, None, None, None], instead, views)
 
-    def _transformed(self, views: Tensor, images: Images) -> Tensor:
+    def transformed(self, views: Tensor, images: Images) -> Tensor:
+        """Return model images `(V, B, C, H, W)` under the transform, with gradients to them."""
         uniforms = images.draws.uniform("generated transform", len(views), NUM_UNIFORMS)
         uniforms, flat = uniforms.transpose(0, 1).flatten(0, 1), views.flatten(0, 1)
         flip = self.expert.flip_probability

@@ -90,7 +90,7 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
             f"{plan.dataset} {plan.split} has changed since the training was planned; start it again"
         )
     objective = build_objective(settings)
-    network = build_network(settings, objective.head, dataset.image_size, device)
+    network = build_network(settings, objective.head, dataset.image_size, device, channels=dataset.channels)
     stored = _stored(plan, device, plan.memory_bytes // world.size)
     generator = None
     if plan.generator is not None:
@@ -184,7 +184,7 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
         return Stored(order=full, left=free - codes.held_bytes, codes=codes)
     missing = num_images - int((reader.rows < num_images).sum())
     identity = {"cache": spec.identity, "missing": missing}
-    size = spec.num_images * spec.num_views * 3 * spec.height * spec.width
+    size = spec.num_images * spec.num_views * spec.channels * spec.height * spec.width
     if size <= host_bytes:
         # on the device if it has room, otherwise in the host's memory
         on_device = size <= free

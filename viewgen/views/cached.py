@@ -1,21 +1,23 @@
-"""Cached views: a few of the views that a cache has of an image, drawn anew in every step."""
+"""Cached views: a few of the views that a cache has of an image, in a training step or for a measurement."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from viewgen.errors import UsageError
 from viewgen.settings import Settings
 from viewgen.views.entry import Resources, ViewEntry, in_training
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from viewgen.store import CacheReader
     from viewgen.views.source import Images, Views
 
-__all__ = ["ENTRY", "CachedConfig", "CachedSource", "ViewMemory", "check_num_views"]
+__all__ = ["ENTRY", "CachedConfig", "CachedSource", "SampledSource", "ViewMemory", "check_num_views"]
 
 
 class ViewMemory(Protocol):
@@ -57,8 +59,8 @@ def check_num_views(wanted: int, there: int) -> None:
         )
 
 
-class CachedSource:
-    """Views of a cache, drawn without replacement.
+class SampledSource:
+    """Views of a cache that is held or streamed, drawn without replacement in every step.
 
     Args:
         memory: views, by the row of their image.
@@ -83,12 +85,45 @@ class CachedSource:
         self.memory.expect(rows)
 
 
-def build(settings: CachedConfig, resources: Resources) -> CachedSource:
+class CachedSource:
+    """Different views of each image out of a cache, in an order that its numbers say.
+
+    Args:
+        reader: the cache.
+        name: address of the draws.
+    """
+
+    roles: tuple[str, ...] = ("view",)
+
+    def __init__(self, reader: CacheReader, *, name: str = "cached") -> None:
+        self.reader, self.name = reader, name
+        self._row_of = dict(zip(reader.source_index.tolist(), reader.rows.tolist(), strict=True))
+
+    @property
+    def source_index(self) -> NDArray[np.int64]:
+        """Source indices of the images that have views, ascending."""
+        return np.array(sorted(self._row_of), np.int64)
+
+    def views(self, images: Images, num_views: int) -> Views:
+        """Return storage images `(V, B, C, H, W)`; a view comes again only where there are no more."""
+        import torch
+
+        from viewgen.views.source import Views
+
+        rows = np.array([self._row_of[image] for image in images.source_index.tolist()], np.int64)
+        num_stored = self.reader.spec.num_views
+        keys = images.draws.uniform(self.name, 1, num_stored)[:, 0]
+        order = keys.argsort(dim=1, descending=True, stable=True).numpy()
+        parts = [self.reader.views(rows, order[:, view % num_stored]) for view in range(num_views)]
+        return Views(pixels=torch.from_numpy(np.stack(parts)).to(images.pixels.device))
+
+
+def build(settings: CachedConfig, resources: Resources) -> SampledSource:
     """Return the source of a training step."""
     memory = in_training(resources, "cache").memory
     if memory is None:
         raise UsageError("cached views need a cache; name one with --cache URL")
-    return CachedSource(memory)
+    return SampledSource(memory)
 
 
 ENTRY = ViewEntry(

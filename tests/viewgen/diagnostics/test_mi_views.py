@@ -19,11 +19,11 @@ from viewgen.images import to_model
 from viewgen.randomness import addressed_generator
 from viewgen.store import CacheReader, open_storage
 from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.cached import CachedSource
 from viewgen.views.draws import ImageDraws
 from viewgen.views.expert import ExpertConfig, ExpertSource
 from viewgen.views.original import OriginalSource
 from viewgen.views.source import Images, Views
-from viewgen.views.stored import StoredSource
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +82,14 @@ def test_cached_views_keep_the_addresses_of_results_on_file(digits, cache):
     for draw in range(4):
         picks = ((first * 3).long() + draw) % 3
         expected = to_model(contents["views"][[20, 7, 0], picks.numpy()])
-        assert torch.equal(take(StoredSource(reader), digits, [20, 7, 0], 7, "s", "y", draw), expected)
+        assert torch.equal(take(CachedSource(reader), digits, [20, 7, 0], 7, "s", "y", draw), expected)
 
 
 def test_cached_views_belong_to_their_images_and_all_have_their_turn(digits, cache):
     status = [1] * 21
     status[4], status[7] = 3, 2
     reader, contents = cache(status=status)
-    source = StoredSource(reader)
+    source = CachedSource(reader)
     assert source.source_index.tolist() == [i for i in range(21) if i != 4]
     ids = [20, 7, 0]
     drawn = torch.stack([take(source, digits, ids, 0, "s", draw) for draw in range(3)], dim=1)
@@ -104,7 +104,7 @@ def test_several_cached_views_of_an_image_differ_as_long_as_there_are_others(dig
     ids = torch.tensor([20, 7])
     pixels = torch.from_numpy(digits.images(ids.numpy()))
     images = Images(pixels=pixels, source_index=ids, draws=ImageDraws(0, ids))
-    views = StoredSource(reader).views(images, 4).storage
+    views = CachedSource(reader).views(images, 4).storage
     assert views.shape[:2] == (4, 2)
     for place, image in enumerate(ids.tolist()):
         found = {bytes(view.numpy()) for view in views[:3, place]}

@@ -5,7 +5,7 @@ dimension, C, H, W channels and space.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor
 
@@ -23,7 +23,7 @@ class Head:
         momentum: share that a slowly following target network keeps of itself in a step; None for no target.
     """
 
-    projector: str = "mlp"
+    projector: Literal["mlp", "simsiam"] = "mlp"
     predictor: bool = False
     unit: bool = True
     momentum: float | None = None

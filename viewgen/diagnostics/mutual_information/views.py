@@ -14,10 +14,10 @@ from viewgen.diagnostics.mutual_information.pairs import view_picks
 from viewgen.errors import DataError
 from viewgen.randomness import addressed_generator
 from viewgen.store import CacheReader
+from viewgen.views.cached import CachedSource
 from viewgen.views.expert import ExpertConfig, ExpertSource
 from viewgen.views.original import OriginalSource
 from viewgen.views.source import Images, ViewSource
-from viewgen.views.stored import StoredSource
 
 __all__ = [
     "PairDraws",
@@ -158,7 +158,7 @@ def expert_kind(config: ExpertConfig) -> ViewKind:
 
 def cached_kind(reader: CacheReader, name: str) -> ViewKind:
     """Return the views of a cache."""
-    return ViewKind(name=name, source=StoredSource(reader), num_views=reader.spec.num_views)
+    return ViewKind(name=name, source=CachedSource(reader), num_views=reader.spec.num_views)
 
 
 def view_pair(x: ViewKind, y: ViewKind, dataset: ImageDataset, source_index: NDArray[np.int64]) -> ViewPair:
