@@ -11,10 +11,11 @@ from pathlib import Path
 
 import click
 import pytest
+from viewgen.views.methods import METHODS
 
+from viewgen.datasets import DATASETS
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import save_model
-from viewgen.views.methods import METHODS
 from viewgen_pipelines.cache import cache
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,7 @@ def test_python_snippets_run(page, digits_cache, tmp_path, monkeypatch, no_flush
     encoder = Encoder(EncoderConfig(image_size=32, width=8, projection_dim=16))
     save_model(encoder, tmp_path / "runs/a2/last.safetensors")
     methods = dict(METHODS)
+    monkeypatch.setattr(DATASETS, "_registered", {})
     namespace = {"__name__": "__main__"}
     try:
         for snippet in blocks(page, "python"):

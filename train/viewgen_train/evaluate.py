@@ -253,9 +253,9 @@ def _run(folder: Path, which: Literal["last", "best"], device: str) -> _Subject:
         dataset=run.dataset,
         split=run.split,
         digest=run.digest,
-        epochs=round(run.config.epochs * run.step / run.num_steps, 2),
+        epochs=run.epochs,
         loss=_last_loss(folder / "metrics.csv", run.step),
-        expert=run.config.expert,
+        expert=run.settings.expert,
     )
 
 

@@ -1,13 +1,22 @@
-"""The images themselves as views: all that views have in common with their images."""
+"""Original: the images themselves, as views that a training transforms."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from viewgen.settings import Settings
+from viewgen.views.entry import Resources, ViewEntry
+
 if TYPE_CHECKING:
     from viewgen.views.source import Images, Views
 
-__all__ = ["OriginalSource"]
+__all__ = ["ENTRY", "OriginalConfig", "OriginalSource"]
+
+
+class OriginalConfig(Settings):
+    """The images themselves have no settings."""
+
+    title = "original"
 
 
 class OriginalSource:
@@ -16,7 +25,20 @@ class OriginalSource:
     roles: tuple[str, ...] = ("view",)
 
     def views(self, images: Images, num_views: int) -> Views:
-        """Return storage images `(V, B, C, H, W)`, all equal."""
+        """Return storage images `(V, B, C, H, W)`, all V equal."""
         from viewgen.views.source import Views
 
         return Views(pixels=images.pixels.expand(num_views, *images.pixels.shape))
+
+
+def build(settings: OriginalConfig, resources: Resources) -> OriginalSource:
+    """Return the source."""
+    return OriginalSource()
+
+
+ENTRY = ViewEntry(
+    name="original",
+    summary="the images themselves; in a training, under its transform",
+    settings=OriginalConfig,
+    build=build,
+)

@@ -45,11 +45,11 @@ class PairDraws:
     address: tuple[int | str, ...]
     source_index: Tensor
 
-    def uniform(self, name: str, num_views: int, *shape: int) -> Tensor:
+    def uniform(self, name: str, num_views: int, *shape: int, device: torch.device | None = None) -> Tensor:
         """Return numbers in [0, 1), `(B, num_views, *shape)`; of ``"cached"``, keys that order its views."""
         if name == "cached":
-            return self._turns(shape[0]).expand(-1, num_views, -1)
-        return self._drawn(torch.rand, name, num_views, shape)
+            return self._turns(shape[0]).expand(-1, num_views, -1).to(device)
+        return self._drawn(torch.rand, name, num_views, shape).to(device)
 
     def normal(self, name: str, num_views: int, *shape: int) -> Tensor:
         """Return standard normal numbers, `(B, num_views, *shape)`."""
