@@ -196,18 +196,17 @@ def measure(
 def _possible(
     entries: Sequence[Entry], arguments: SubjectArguments, batch_size: int, *, strict: bool
 ) -> tuple[list[Entry], dict[str, str]]:
-    """Return the entries whose needs are met, and reasons for the others; `strict` refuses these."""
+    """Return the entries whose needs are met, and reasons for the others; `strict` raises them."""
     subject = _open(arguments, "cpu", batch_size)
     chosen, left_out = [], {}
     for entry in entries:
-        missing = subject.missing(entry.needs)
-        if not missing:
-            chosen.append(entry)
-            continue
-        reason = "; ".join(missing.values())
         if strict:
-            raise UsageError(f"{entry.name} needs {', '.join(missing)}: {reason}")
-        left_out[entry.name] = reason
+            for part in sorted(entry.needs):
+                subject.part(part)  # raises what tells why it is not at hand
+        elif missing := subject.missing(entry.needs):
+            left_out[entry.name] = "; ".join(missing.values())
+            continue
+        chosen.append(entry)
     return chosen, left_out
 
 

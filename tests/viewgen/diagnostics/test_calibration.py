@@ -13,8 +13,9 @@ from viewgen.datasets import ImageDataset
 from viewgen.datasets.dataset import MemoryImages
 from viewgen.diagnostics.calibration import calibrate
 from viewgen.errors import DataError, UsageError
-from viewgen.views.expert import ExpertConfig
-from viewgen.views.methods import METHODS
+from viewgen.views.entry import Resources
+from viewgen.views.expert import ExpertConfig, ExpertSource
+from viewgen.views.offline import offline_step
 
 IDENTITY = ExpertConfig(
     crop_scale=(1, 1),
@@ -66,7 +67,8 @@ def test_views_equal_to_their_images_lie_at_distance_0(small_models):
 def test_the_numbers_are_those_of_the_expert_method(small_models):
     data = make_dataset(30)
     measured = calibrate(small_models.encoder, data, ExpertConfig(), num_images=100, num_views=3, seed=4)
-    step = METHODS["expert"].build(ExpertConfig(), small_models, "cpu", 4, 3)
+    resources = Resources(models=small_models)
+    step = offline_step(ExpertSource(ExpertConfig()), resources, seed=4, num_views=3)
     distance = step(data.batch(np.arange(30)))["distance"]
     # the method measures views rounded to 8 bits
     assert measured.epsilon_boundary == pytest.approx(distance.mean(), rel=1e-2)
