@@ -40,6 +40,7 @@ from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader
 from viewgen.views.distances import mean_pairwise_distance
+from viewgen.views.draws import ImageDraws
 from viewgen.views.wsearch.problem import feasible_spread, initial_codes
 from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen_pipelines.cache import cache
@@ -91,7 +92,8 @@ def paper_cache(num_images: int, folder: Path, *, frozen: bool, batch_size: int 
     for rows in torch.arange(num_images).split(batch_size):
         images = to_model(torch.from_numpy(dataset.images(rows.numpy())))
         anchors = paper_inversion(models, plain, images, invert)
-        start = initial_codes(anchors, rows, NUM_VIEWS, noise=search.init_noise, seed=0, stage="wsearch")
+        draws = ImageDraws(0, rows)
+        start = initial_codes(anchors, draws, NUM_VIEWS, noise=search.init_noise, stage="wsearch")
         assert models.encoder is not None
         found = paper_search(
             plain,

@@ -15,7 +15,6 @@ training images.
     python benchmarks/inversion.py --dataset digits --dataset fashion-mnist --page docs/inversion.md
 """
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from viewgen.networks.files import Models, file_digest, load_models
 from viewgen.networks.generator import class_labels
 from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
+from viewgen.views.draws import ImageDraws
 from viewgen.views.wperturb import WPerturbConfig
 from viewgen.views.wsearch.problem import initial_codes
 
@@ -134,8 +134,8 @@ class Images:
         assert generator is not None
         assert encoder is not None
         sigma = WPerturbConfig(**recipe(self.test.name, "wperturb")).sigma
-        ids = torch.arange(len(codes))
-        moved = initial_codes(codes, ids, NUM_VIEWS, noise=sigma, seed=0, stage="wperturb")
+        draws = ImageDraws(0, torch.arange(len(codes)))
+        moved = initial_codes(codes, draws, NUM_VIEWS, noise=sigma, stage="wperturb")
         views = render(generator, moved.flatten(0, 1), AT_ONCE)
         features = torch.cat([encoder.embed(to_model(part)) for part in views.split(256)])
         return kernel_distance(features, self.known)
@@ -156,10 +156,10 @@ class Images:
         base = self.config
 
         def refined(**changes: Any) -> Callable[[], Any]:
-            return lambda: self.invert(dataclasses.replace(base, **changes))
+            return lambda: self.invert(base.replace(**changes))
 
         def plain(steps: int) -> Callable[[], Any]:
-            config = dataclasses.replace(base, max_steps=steps, domain_weight=0.0, perceptual_weight=0.0)
+            config = base.replace(max_steps=steps, domain_weight=0.0, perceptual_weight=0.0)
             return lambda: self.invert(config, FromMeanLatent)
 
         found = {"inverter alone": refined(max_steps=0), "in-domain refinement (default)": refined()}
@@ -201,7 +201,7 @@ def compare(dataset: str, num_images: int, rounds: int, models_dir: str | None) 
     }
     return {
         "images": count,
-        "config": dataclasses.asdict(images.config),
+        "config": images.config.to_json(),
         "networks": images.digests,
         "rows": rows,
         "ratios": ratios,

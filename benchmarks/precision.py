@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from measure import interleave, ratio, write_result
 from torch import Tensor
-from viewgen.views.methods import METHODS, Batch, Step
 
 from viewgen.datasets import load_dataset
 from viewgen.memory import keep_freed_memory
@@ -25,8 +24,11 @@ from viewgen.networks.layout import channels_last
 from viewgen.networks.precision import PRECISIONS, at_precision, native_bfloat16
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
 from viewgen.networks.weights import find_models
-from viewgen.recipes import recipe
 from viewgen.status import Status
+from viewgen.views import VIEWS
+from viewgen.views.draws import ImageDraws
+from viewgen.views.entry import Resources
+from viewgen.views.offline import Batch, Step, offline_step
 from viewgen.views.wsearch.problem import clamp_to_range, initial_codes
 
 NUM_VIEWS = 8
@@ -67,17 +69,23 @@ def time_steps(models: Models, num_codes: int, rounds: int) -> dict[str, float]:
     return ratio(seconds["float32"], seconds["bfloat16"])
 
 
+def make_step(name: str, models: Models, **settings: Any) -> Step:
+    """Return a method as a cache of digits runs it."""
+    choice, resources = VIEWS.resolve(name, "digits", settings), Resources(models=models)
+    num_views = choice.entry.num_views or NUM_VIEWS
+    return offline_step(choice.build(resources), resources, seed=0, num_views=num_views)
+
+
 def compare(name: str, models: Models, batch: Batch, rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the ratio of seconds of a method on the digits, and the quality at either precision."""
-    spec, outputs = METHODS[name], {}
+    outputs: dict[str, Batch] = {}
 
     def run(precision: str, step: Step) -> None:
         outputs[precision] = step(batch)
 
     contenders = {}
     for precision in PRECISIONS:
-        config = spec.config(**recipe("digits", name), precision=precision)
-        step = spec.build(config, models, "cpu", 0, spec.num_views or NUM_VIEWS)
+        step = make_step(name, models, precision=precision)
         contenders[precision] = lambda precision=precision, step=step: run(precision, step)
     seconds = interleave(contenders, rounds, warm_up=0)
     quality = {precision: quality_of(name, found) for precision, found in outputs.items()}
@@ -90,8 +98,8 @@ def rounding(models: Models, batch: Batch) -> dict[str, float]:
     assert models.generator is not None
     assert models.encoder is not None
     anchors = torch.from_numpy(batch["anchor_w_plus"])
-    ids = torch.from_numpy(batch["source_index"])
-    w = initial_codes(anchors, ids, 1, noise=0.2, seed=0, stage="rounding")[:, 0]
+    draws = ImageDraws(0, torch.from_numpy(batch["source_index"]))
+    w = initial_codes(anchors, draws, 1, noise=0.2, stage="rounding")[:, 0]
     target = models.encoder(models.generator.synthesis(anchors).clamp(-1, 1))
     exact, rounded = (
         (
@@ -112,7 +120,7 @@ def quality_of(name: str, found: Batch) -> dict[str, float]:
     steps = float(found["steps"].mean())
     if name == "invert":
         return {"steps": steps, "mean_squared_error": float(found["inversion_error"].mean())}
-    epsilon = METHODS[name].config(**recipe("digits", name)).epsilon_boundary
+    epsilon = VIEWS.resolve(name, "digits", {}).settings.epsilon_boundary
     off = np.abs(found["distance"] - epsilon)
     return {
         "steps": steps,
@@ -141,8 +149,7 @@ def main(codes: int, images: int, rounds: int) -> None:
     }
     qualities = {}
     ratios["inversion of digits"], qualities["inversion"] = compare("invert", models, batch, rounds)
-    invert = METHODS["invert"]
-    start = invert.build(invert.config(**recipe("digits", "invert")), models, "cpu", 0, 1)(batch)
+    start = make_step("invert", models)(batch)
     batch |= {"anchor_w_plus": start["anchor_w_plus"], "anchor_error": start["inversion_error"]}
     ratios["search of digits"], qualities["search"] = compare("wsearch", models, batch, rounds)
     document = {

@@ -31,6 +31,7 @@ from viewgen.networks.files import load_models
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
 from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
+from viewgen.views.draws import ImageDraws
 from viewgen.views.wsearch.problem import initial_codes, search_views
 from viewgen.views.wsearch.settings import WSearchConfig
 
@@ -55,7 +56,11 @@ def time_steps(num_images: int, rounds: int) -> dict[str, list[float]]:
     anchors = generator.broadcast(generator.mapping(torch.randn(num_images, 512))).contiguous()
     search = WSearchConfig(solver="adam", start="noise", tolerance=1e-6, max_steps=1)
     start = initial_codes(
-        anchors, torch.arange(num_images), NUM_VIEWS, noise=search.init_noise, seed=0, stage="wsearch"
+        anchors,
+        ImageDraws(0, torch.arange(num_images)),
+        NUM_VIEWS,
+        noise=search.init_noise,
+        stage="wsearch",
     )
     features = torch.cat([folded(generator.synthesis(part).clamp(-1, 1)) for part in anchors.split(32)])
 
@@ -102,7 +107,7 @@ def run_reference_to_quality(
     models: Any, plain: PlainSynthesis, codes: Tensor, rows: Tensor, config: WSearchConfig
 ) -> dict[str, float]:
     """Run the paper's procedure on one batch until it is good enough; looking is not timed or counted."""
-    w = initial_codes(codes, rows, NUM_VIEWS, noise=config.init_noise, seed=0, stage="wsearch")
+    w = initial_codes(codes, ImageDraws(0, rows), NUM_VIEWS, noise=config.init_noise, stage="wsearch")
     w = w.requires_grad_(True)
     optimiser = torch.optim.Adam([w], lr=config.learning_rate)
     passes = Passes(models.encoder)

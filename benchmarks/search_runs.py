@@ -21,6 +21,7 @@ from viewgen.networks.stylegan2 import Generator
 from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.views.distances import mean_pairwise_distance
+from viewgen.views.draws import ImageDraws
 from viewgen.views.wsearch.problem import WSearchProblem, feasible_spread, initial_codes, search_views
 from viewgen.views.wsearch.settings import WSearchConfig
 
@@ -64,10 +65,9 @@ def search_problem(
         encoder,
         anchor_features=features,
         anchor_codes=anchors,
-        image_ids=torch.arange(len(anchors)),
+        draws=ImageDraws(0, torch.arange(len(anchors))),
         num_views=num_views,
         config=config,
-        seed=0,
         batch_size=32,
     )
 
@@ -146,7 +146,7 @@ def run_reference(
     started = time.perf_counter()
     found, steps = [], []
     for part, ids in zip(codes.split(batch_size), rows.split(batch_size), strict=True):
-        start = initial_codes(part, ids, NUM_VIEWS, noise=config.init_noise, seed=0, stage="wsearch")
+        start = initial_codes(part, ImageDraws(0, ids), NUM_VIEWS, noise=config.init_noise, stage="wsearch")
         outcome = paper_search(
             plain,
             models.encoder,

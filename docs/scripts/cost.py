@@ -6,7 +6,6 @@ seconds and updates of a finished cache, on the machine that made it.
 """
 
 import argparse
-import dataclasses
 import json
 import tempfile
 from collections import Counter
@@ -19,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, num_style_layers
 from viewgen.recipes import recipe
+from viewgen.settings import Settings
 from viewgen.store import CacheReader
 from viewgen_pipelines.cache import cache
 from viewgen_pipelines.shards.plan import automatic_shard_images
@@ -55,9 +55,8 @@ def pass_flops(dataset: str, image_size: int) -> dict[str, int]:
     }
 
 
-def _settings_of(config: type, settings: dict[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(config)}
-    return {name: value for name, value in settings.items() if name in names}
+def _settings_of(config: type[Settings], settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name in config.model_fields}
 
 
 def count_passes(num_images: int) -> dict[str, float]:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 import pytest
-from viewgen.views.methods import METHODS
 
 from viewgen.datasets import DATASETS
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import save_model
+from viewgen.views import VIEWS
 from viewgen_pipelines.cache import cache
 
 ROOT = Path(__file__).parents[2]
@@ -70,15 +70,11 @@ def test_python_snippets_run(page, digits_cache, tmp_path, monkeypatch, no_flush
     (tmp_path / "demo/digits-train-wsearch.zarr").symlink_to(digits_cache)
     encoder = Encoder(EncoderConfig(image_size=32, width=8, projection_dim=16))
     save_model(encoder, tmp_path / "runs/a2/last.safetensors")
-    methods = dict(METHODS)
     monkeypatch.setattr(DATASETS, "_registered", {})
+    monkeypatch.setattr(VIEWS, "_registered", {})
     namespace = {"__name__": "__main__"}
-    try:
-        for snippet in blocks(page, "python"):
-            exec(compile(snippet, name_of(page), "exec"), namespace)
-    finally:
-        METHODS.clear()
-        METHODS.update(methods)
+    for snippet in blocks(page, "python"):
+        exec(compile(snippet, name_of(page), "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)

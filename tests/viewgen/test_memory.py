@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from viewgen.views.methods import METHODS
 
 from viewgen.errors import OutOfMemoryError
 from viewgen.inversion.settings import InvertConfig
@@ -23,6 +22,10 @@ from viewgen.memory import (
     total_bytes,
 )
 from viewgen.networks.execution import Execution
+from viewgen.networks.files import Models
+from viewgen.views import VIEWS
+from viewgen.views.entry import Resources
+from viewgen.views.offline import Step, offline_step
 from viewgen.views.wsearch.settings import WSearchConfig
 
 MIB = 2**20
@@ -194,6 +197,12 @@ def test_a_trial_of_two_groups_that_does_not_fit_leaves_one():
         runner.run(never, fits(limit=3)[0], 100)
 
 
+def make_step(models: Models, name: str, config: object, num_views: int, batch_size: object = None) -> Step:
+    resources = Resources(models=models, batch_size=batch_size)
+    source = VIEWS.entry(name).build(config, resources)
+    return offline_step(source, resources, seed=0, num_views=num_views)
+
+
 @pytest.mark.parametrize("name", ["wsearch", "invert"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_views_do_not_depend_on_what_fits(small_models, image_batch, name, precision):
@@ -206,7 +215,7 @@ def test_views_do_not_depend_on_what_fits(small_models, image_batch, name, preci
         probe.start = lambda: None
         execution = Execution(probe=probe, announce=lambda *_: None)
         models = dataclasses.replace(small_models, execution=execution)
-        return METHODS[name].build(config, models, "cpu", 0, num_views, batch_size=batch_size)(image_batch)
+        return make_step(models, name, config, num_views, batch_size)(image_batch)
 
     fixed = step(None)
     for free in (0, 10**9):
@@ -218,7 +227,7 @@ def test_a_search_that_runs_out_of_memory_gives_the_same_views(small_models, ima
     import viewgen.views.wsearch.source as module
 
     config, search = WSearchConfig(max_steps=3), module.search_views
-    expected = METHODS["wsearch"].build(config, small_models, "cpu", 0, 8)(image_batch)
+    expected = make_step(small_models, "wsearch", config, 8)(image_batch)
 
     def short_of_memory(problem, num_slots, group_size):
         if num_slots > 4:
@@ -230,7 +239,7 @@ def test_a_search_that_runs_out_of_memory_gives_the_same_views(small_models, ima
     models = dataclasses.replace(
         small_models, execution=Execution(announce=lambda _, text: notes.append(text))
     )
-    found = METHODS["wsearch"].build(config, models, "cpu", 0, 8, batch_size=12)(image_batch)
+    found = make_step(models, "wsearch", config, 8, batch_size=12)(image_batch)
     assert len(notes) == 2
     assert all(np.array_equal(found[key], expected[key], equal_nan=True) for key in expected)
 

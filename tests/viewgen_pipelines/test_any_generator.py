@@ -17,7 +17,6 @@ from viewgen.store import CacheReader, read_spec, verify_cache
 from viewgen.store.storage import open_storage
 from viewgen_pipelines.cache import cache
 from viewgen_pipelines.inspecting import inspect
-from viewgen_pipelines.shards import plan
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
 CODE_DIM = 24
@@ -99,7 +98,7 @@ def test_a_file_says_which_generator_it_holds(generator, weights):
 
 def test_from_inversion_to_gallery(weights, tmp_path, monkeypatch):
     short = {"invert": {"max_steps": 3}}
-    monkeypatch.setattr(plan, "recipe", lambda dataset, section: short.get(section, {}))
+    monkeypatch.setattr("viewgen.registry.recipe", lambda dataset, section: short.get(section, {}))
     shared = {"views": 2, "limit": 4, "executor": "local", "quiet": True, "generator": weights}
     spread = {}
     for method, settings in (("wperturb", {"sigma": 0.3}), ("wsearch", {"max_steps": 30})):

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from viewgen.views.methods import method_spec
 
 from viewgen.datasets import ImageDataset
 from viewgen.errors import DataError, ModelError
@@ -18,6 +17,9 @@ from viewgen.networks.generator import class_labels
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from viewgen.networks.stylegan2.codes import WPlus
+from viewgen.views import VIEWS
+from viewgen.views.entry import Resources
+from viewgen.views.offline import offline_step
 from viewgen_pipelines.cache import cache
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.pretrain import pretrain_encoder, pretrain_inverter
@@ -125,7 +127,8 @@ def test_refinement_starts_at_and_is_pulled_to_the_codes_of_the_label(conditiona
 def test_the_method_passes_the_labels_of_the_batch(conditional, inverter, dataset):
     models = Models(device=torch.device("cpu"), **conditional, inverter=inverter)
     config = InvertConfig(max_steps=0, perceptual="none")
-    step = method_spec("invert").build(config, models, "cpu", 0, 1)
+    resources, invert = Resources(models=models), VIEWS.entry("invert")
+    step = offline_step(invert.build(config, resources), resources, seed=0, num_views=1)
     batch = dataset.batch(np.arange(4))
     codes = torch.from_numpy(step(batch)["anchor_w_plus"])
     other = torch.from_numpy(step({**batch, "label": 1 - batch["label"]})["anchor_w_plus"])
@@ -133,7 +136,7 @@ def test_the_method_passes_the_labels_of_the_batch(conditional, inverter, datase
     torch.testing.assert_close(other - codes, difference[:, None].expand_as(codes), atol=1e-5, rtol=0)
     plain = Inverter(InverterConfig(image_size=8, channels=(6, 4))).eval()
     with pytest.raises(ModelError, match="the generator has 2 classes, the inverter 0"):
-        method_spec("invert").build(config, dataclasses.replace(models, inverter=plain), "cpu", 0, 1)
+        invert.build(config, Resources(models=dataclasses.replace(models, inverter=plain)))
 
 
 def make_trainer(dataset: ImageDataset, networks: dict[str, Any]) -> InverterTrainer:

@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from viewgen.views.methods import METHODS, Batch
 
 from viewgen.networks.acceleration import MAX_SIZES, Recording, accelerated, cuda_graphs, replaying
 from viewgen.networks.execution import Execution
 from viewgen.networks.files import Models
 from viewgen.networks.precision import at_precision
+from viewgen.views import VIEWS
+from viewgen.views.entry import Resources
+from viewgen.views.offline import Batch, Step, offline_step
 from viewgen.views.wsearch.settings import WSearchConfig
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -251,10 +253,15 @@ def test_a_search_gives_the_same_bits_compiled_or_not(
     small_models, image_batch, notes, precision, solver, compiler
 ):
     config = WSearchConfig(max_steps=4, precision=precision, solver=solver)
-    expected = METHODS["wsearch"].build(config, small_models, "cpu", 0, 3)(image_batch)
+
+    def search(models: Models) -> Step:
+        resources = Resources(models=models)
+        source = VIEWS.entry("wsearch").build(config, resources)
+        return offline_step(source, resources, seed=0, num_views=3)
+
+    expected = search(small_models)(image_batch)
     execution = Execution(compiler=compiler, announce=lambda *note: notes.append(note))
-    fast = dataclasses.replace(small_models, execution=execution)
-    step = METHODS["wsearch"].build(config, fast, "cpu", 0, 3)
+    step = search(dataclasses.replace(small_models, execution=execution))
     for _ in range(2):
         found = step(image_batch)
         assert all(np.array_equal(found[name], expected[name], equal_nan=True) for name in expected)

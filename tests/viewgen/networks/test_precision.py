@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
-from viewgen.views.methods import METHODS, Batch
 
 from viewgen.errors import ModelError, UsageError
 from viewgen.images import to_model
@@ -19,6 +18,9 @@ from viewgen.networks.files import Models
 from viewgen.networks.precision import at_precision, native_bfloat16
 from viewgen.networks.stylegan2.layers import EqualLinear, ModulatedConv2d
 from viewgen.status import Status
+from viewgen.views import VIEWS
+from viewgen.views.entry import Resources
+from viewgen.views.offline import Batch, offline_step
 from viewgen.views.wsearch.problem import near_boundary
 from viewgen.views.wsearch.settings import WSearchConfig
 
@@ -40,8 +42,9 @@ def on(models: Models, device: str) -> Models:
 
 def run(models: Models, config: object, batch: Batch, batch_size: int | None = None) -> Batch:
     name, num_views = ("invert", 1) if isinstance(config, InvertConfig) else ("wsearch", 3)
-    device = models.device.type
-    return METHODS[name].build(config, models, device, 0, num_views, batch_size=batch_size)(batch)
+    resources = Resources(models=models, batch_size=batch_size)
+    source = VIEWS.entry(name).build(config, resources)
+    return offline_step(source, resources, seed=0, num_views=num_views)(batch)
 
 
 def anchor_features(models: Models, batch: Batch) -> torch.Tensor:
@@ -173,7 +176,7 @@ def test_steps_count_both_parts(models, image_batch, found, monkeypatch):
 
 
 def test_a_search_out_of_steps_does_not_get_more(models, image_batch):
-    out = run(models, dataclasses.replace(CONFIG, max_steps=2, tolerance=0.001), image_batch)
+    out = run(models, CONFIG.replace(max_steps=2, tolerance=0.001), image_batch)
     assert out["steps"].max() <= 2
     late = out["status"] == Status.NOT_CONVERGED
     assert late.any()
@@ -181,7 +184,7 @@ def test_a_search_out_of_steps_does_not_get_more(models, image_batch):
 
 
 def test_newton_steps_go_on_in_float32_too(models, image_batch):
-    config = dataclasses.replace(CONFIG, solver="boundary", max_steps=20)
+    config = CONFIG.replace(solver="boundary", max_steps=20)
     out = run(models, config, image_batch)
     went_on, done = out["continued"].astype(bool), out["status"] == Status.OK
     near = near_boundary(torch.from_numpy(out["distance"]), config).all(dim=1).numpy()
@@ -222,13 +225,13 @@ def test_inversions_in_bfloat16_are_as_good(models, image_batch):
 
 
 def test_float32_says_nothing_of_going_on(models, image_batch):
-    out = run(models, dataclasses.replace(CONFIG, precision="float32", max_steps=2), image_batch)
+    out = run(models, CONFIG.replace(precision="float32", max_steps=2), image_batch)
     assert "continued" not in out
 
 
 def test_what_cannot_be_is_refused(small_models):
     for make in (WSearchConfig, InvertConfig):
-        with pytest.raises(UsageError, match="expected one of float32, bfloat16"):
+        with pytest.raises(UsageError, match="expected 'float32' or 'bfloat16'"):
             make(precision="bf16")
     with pytest.raises(UsageError, match="float16"):
         at_precision(small_models.generator, "float16")

@@ -1,6 +1,5 @@
 """Newton steps onto the boundary and along it: closed forms, autograd, and the same bits in any company."""
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models
 from viewgen.optimise.slots import Aim, Evaluation, SlotOptions, optimise
 from viewgen.status import Status
+from viewgen.views.draws import ImageDraws
 from viewgen.views.wsearch.newton import (
     FIRST_SIDEWAYS,
     GROWTH,
@@ -239,10 +239,9 @@ def make_problem(
         models.encoder,
         anchor_features=project(models.encoder, render(models.generator, anchors, 32), 32),
         anchor_codes=anchors,
-        image_ids=torch.from_numpy(batch["source_index"][rows]),
+        draws=ImageDraws(0, torch.from_numpy(batch["source_index"][rows])),
         num_views=4,
         config=config,
-        seed=0,
         batch_size=32,
     )
 
@@ -286,7 +285,7 @@ def test_neighbours_and_order_do_not_change_a_bit(small_models, image_batch, fou
 
 def test_without_weight_or_beyond_its_end_there_is_no_push(small_models, image_batch):
     for changes in ({"uniformity_weight": 0.0}, {"epsilon_uniformity": 0.0}):
-        config = dataclasses.replace(SOLVER, spread_share=1.0, patience=100, max_steps=3, **changes)
+        config = SOLVER.replace(spread_share=1.0, patience=100, max_steps=3, **changes)
         problem = make_problem(small_models, image_batch, [0, 1, 2], config)
         result = search_views(problem, 3, 3)
         near = ((problem.distance - 0.3).abs() <= 0.03).all(dim=1)
@@ -296,7 +295,7 @@ def test_without_weight_or_beyond_its_end_there_is_no_push(small_models, image_b
 
 
 def test_the_hinge_leaves_views_beyond_the_boundary_where_they_are(small_models, image_batch):
-    config = dataclasses.replace(SOLVER, boundary="hinge", start="noise", uniformity_weight=0.0)
+    config = SOLVER.replace(boundary="hinge", start="noise", uniformity_weight=0.0)
     problem = make_problem(small_models, image_batch, [0, 1, 2, 3], config)
     result = search_views(problem, 4, 4)
     assert bool((result.status == Status.OK).all())

@@ -15,6 +15,7 @@ from viewgen.networks.batched import project, render
 from viewgen.networks.files import Models
 from viewgen.status import Status
 from viewgen.views.distances import mean_pairwise_distance
+from viewgen.views.draws import ImageDraws
 from viewgen.views.wsearch.problem import (
     WSearchProblem,
     boundary_uniformity_loss,
@@ -100,7 +101,7 @@ def test_no_points_at_one_distance_spread_further(num_views, dim, epsilon, conce
 
 def test_every_view_starts_off_the_anchor_by_noise_of_the_stated_size():
     anchors = torch.randn(5, 8, 512, generator=torch.Generator().manual_seed(0))
-    codes = initial_codes(anchors, torch.arange(5), 6, noise=0.02, seed=3, stage="wsearch")
+    codes = initial_codes(anchors, ImageDraws(3, torch.arange(5)), 6, noise=0.02, stage="wsearch")
     offset = codes - anchors[:, None]
     assert offset.flatten(2).norm(dim=2).min() > 0
     # standard error of a standard deviation over 4096 normal numbers: 1.1 %
@@ -113,19 +114,16 @@ def test_every_view_starts_off_the_anchor_by_noise_of_the_stated_size():
 @given(ids=st.lists(st.integers(0, 10**9), min_size=1, max_size=6), num_views=st.integers(1, 4))
 def test_first_codes_are_addressed_by_seed_stage_image_and_view(ids, num_views):
     def one(image_id: int, view: int, seed: int = 5, stage: str = "wsearch") -> Tensor:
-        codes = initial_codes(
-            torch.zeros(1, 2, 3), torch.tensor([image_id]), view + 1, noise=1, seed=seed, stage=stage
-        )
-        return codes[0, view]
+        draws = ImageDraws(seed, torch.tensor([image_id]))
+        return initial_codes(torch.zeros(1, 2, 3), draws, view + 1, noise=1, stage=stage)[0, view]
 
-    codes = initial_codes(
-        torch.zeros(len(ids), 2, 3), torch.tensor(ids), num_views, noise=1, seed=5, stage="wsearch"
-    )
+    draws = ImageDraws(5, torch.tensor(ids))
+    codes = initial_codes(torch.zeros(len(ids), 2, 3), draws, num_views, noise=1, stage="wsearch")
     for place, image_id in enumerate(ids):
         for view in range(num_views):
             assert torch.equal(codes[place, view], one(image_id, view))
-    draws = [one(1, 0), one(2, 0), one(1, 1), one(1, 0, seed=6), one(1, 0, stage="wperturb")]
-    assert len({tuple(draw.flatten().tolist()) for draw in draws}) == 5
+    others = [one(1, 0), one(2, 0), one(1, 1), one(1, 0, seed=6), one(1, 0, stage="wperturb")]
+    assert len({tuple(draw.flatten().tolist()) for draw in others}) == 5
 
 
 def test_a_clamped_pixel_keeps_only_the_gradient_whose_descent_leads_back():
@@ -146,10 +144,9 @@ def make_problem(small_models: Models, image_batch):
             small_models.encoder,
             anchor_features=project(small_models.encoder, render(small_models.generator, anchors, 32), 32),
             anchor_codes=anchors,
-            image_ids=torch.from_numpy(image_batch["source_index"]),
+            draws=ImageDraws(0, torch.from_numpy(image_batch["source_index"])),
             num_views=num_views,
             config=config,
-            seed=0,
             batch_size=32,
         )
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from viewgen.views.methods import METHODS, MethodSpec
 
 from viewgen.cli import main
 from viewgen.errors import CacheMismatchError, UsageError
@@ -16,7 +15,6 @@ from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Gener
 from viewgen.store import CacheReader
 from viewgen.views.wperturb import WPerturbConfig
 from viewgen_pipelines.cache import cache
-from viewgen_pipelines.shards import plan
 from viewgen_pipelines.shards.job import ShardReport
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
@@ -44,9 +42,8 @@ def models(tmp_path_factory) -> str:
 @pytest.fixture
 def make(tmp_path, models, monkeypatch):
     """Return a function that runs `cache`, with few updates, on inversions that are made once."""
-    monkeypatch.setattr(
-        plan, "recipe", lambda dataset, section: {"invert": {"max_steps": 1}}.get(section, {})
-    )
+    short = {"invert": {"max_steps": 1}}
+    monkeypatch.setattr("viewgen.registry.recipe", lambda dataset, section: short.get(section, {}))
 
     def run(name, method="wsearch", **changes):
         options = {
@@ -85,7 +82,7 @@ def test_precision_is_part_of_the_identity(make):
 def test_only_methods_that_search_have_a_precision(make):
     with pytest.raises(UsageError, match="--precision is an option of wsearch, invert; method 'wperturb'"):
         make("c.zarr", "wperturb", max_steps=None, precision="bfloat16")
-    with pytest.raises(UsageError, match="expected one of float32, bfloat16"):
+    with pytest.raises(UsageError, match="expected 'float32' or 'bfloat16'"):
         make("c.zarr", precision="half")
 
 
@@ -115,26 +112,19 @@ def test_a_batch_has_an_image(make, size):
 def talking(monkeypatch):
     """A method whose worker announces something at every shard."""
 
-    def build(config, models, device, seed, num_views, batch_size=None):
-        shards = iter(range(100))
+    class Talking:
+        roles = ("view",)
 
-        def step(batch):
-            models.execution.announce("acceleration", f"runs eagerly, shard {next(shards)}")
-            rows = len(batch["image"])
-            return {
-                "views": batch["image"][:, None].repeat(num_views, axis=1),
-                "distance": np.zeros((rows, num_views), np.float32),
-                "steps": np.zeros(rows, np.int32),
-                "inversion_error": np.zeros(rows, np.float32),
-                "status": np.ones(rows, np.uint8),
-            }
+        def __init__(self, config, resources):
+            self.execution = resources.models.execution
+            self.shards = iter(range(100))
 
-        return step
+        def views(self, images, num_views):
+            self.execution.announce("acceleration", f"runs eagerly, shard {next(self.shards)}")
+            return Views(pixels=images.pixels.repeat(num_views, 1, 1, 1, 1))
 
-    spec = MethodSpec(
-        name="talking", summary="", config=WPerturbConfig, needs=frozenset(), build=build, num_views=1
-    )
-    monkeypatch.setitem(METHODS, "talking", spec)
+    entry = ViewEntry(name="talking", summary="", settings=WPerturbConfig, build=Talking, num_views=1)
+    monkeypatch.setitem(VIEWS._registered, "talking", entry)
 
 
 def test_a_note_is_said_once_and_recorded_with_every_shard(talking, tmp_path, capsys):

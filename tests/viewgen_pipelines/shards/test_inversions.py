@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from viewgen.errors import CacheMismatchError
+from viewgen.inversion.source import InversionSource
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import save_model
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from viewgen.store import CacheReader, open_storage, read_spec, verify_cache
-from viewgen.views.methods import METHODS
+from viewgen.views import VIEWS
 from viewgen_pipelines.cache import cache
-from viewgen_pipelines.shards import plan
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
 
@@ -41,7 +41,7 @@ def models(tmp_path_factory):
 def make(tmp_path, models, monkeypatch):
     """Return a function that runs `cache`, with two updates per inversion."""
     short = {"invert": {"max_steps": 2}}
-    monkeypatch.setattr(plan, "recipe", lambda dataset, section: short.get(section, {}))
+    monkeypatch.setattr("viewgen.registry.recipe", lambda dataset, section: short.get(section, {}))
 
     def run(method, **changes):
         options = {"models": models, "limit": 20, "views": 2, "executor": "local", "quiet": True}
@@ -90,21 +90,17 @@ def test_inversions_of_other_images_are_refused(make, tmp_path):
 
 def test_what_has_no_inversion_has_no_views(make, tmp_path, monkeypatch):
     """A shard given up among the inversions blocks its rows; a failed sample fails there alone."""
-    invert = METHODS["invert"]
+    invert = VIEWS.entry("invert")
 
-    def build(*arguments, **keywords):
-        step = invert.build(*arguments, **keywords)
-
-        def failing(batch):
-            if (batch["source_index"] >= 16).any():
+    class Failing(InversionSource):
+        def views(self, images, num_views):
+            if (images.source_index >= 16).any():
                 raise ValueError("no inversion")
-            outputs = step(batch)
-            outputs["status"][batch["source_index"] == 5] = 3
-            return outputs
+            made = super().views(images, num_views)
+            made.status[images.source_index == 5] = 3
+            return made
 
-        return failing
-
-    monkeypatch.setitem(METHODS, "invert", dataclasses.replace(invert, build=build))
+    monkeypatch.setitem(VIEWS._registered, "invert", dataclasses.replace(invert, build=Failing))
     result = make("wperturb", max_attempts=2)
     failed, blocked = result.quarantined
     assert (failed["row"], failed["reason"]) == (5, "its inversion failed")
@@ -112,5 +108,5 @@ def test_what_has_no_inversion_has_no_views(make, tmp_path, monkeypatch):
     assert "inversions were given up" in blocked["reason"]
     assert CacheReader(result.url).rows.tolist() == [row for row in range(16) if row != 5]
 
-    monkeypatch.setitem(METHODS, "invert", invert)
+    monkeypatch.delitem(VIEWS._registered, "invert")
     assert [item.get("row") for item in make("wperturb", max_attempts=3).quarantined] == [5]

@@ -1,27 +1,25 @@
-"""View methods as steps: what they take and give, and that a view depends on (seed, image, view) alone."""
+"""View sources as steps of a cache: what they take and give; a view depends on (seed, image, view) alone."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from viewgen.views.methods import (
-    METHODS,
-    Batch,
-    config_fields,
-    expert_uniforms,
-    method_spec,
-    register,
-)
 
 from viewgen.errors import ModelError, UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.files import Models
-from viewgen.views.augmentation import expert_views
+from viewgen.status import Status
+from viewgen.views import VIEWS
+from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.draws import ImageDraws
+from viewgen.views.entry import Resources
 from viewgen.views.expert import ExpertConfig
+from viewgen.views.offline import Batch, Step, offline_step
 from viewgen.views.wperturb import WPerturbConfig
 from viewgen.views.wsearch.settings import WSearchConfig
 
@@ -35,10 +33,28 @@ NUM_VIEWS = {"wsearch": 3, "wperturb": 3, "expert": 3, "invert": 1}
 PER_IMAGE = ("views", "distance", "steps", "inversion_error", "status")
 
 
-def run(models: Models, name: str, batch: Batch, *, seed: int = 0, batch_size: int | None = None) -> Batch:
-    spec = method_spec(name)
-    step = spec.build(CONFIGS[name], models, "cpu", seed, NUM_VIEWS[name], batch_size=batch_size)
-    return step(batch)
+def make_step(
+    models: Models,
+    name: str,
+    config: Any = None,
+    *,
+    num_views: int = 0,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> Step:
+    """Return the step of a cache's worker, which has the networks that the entry needs, and no others."""
+    entry = VIEWS.entry(name)
+    unneeded = dict.fromkeys({"generator", "discriminator", "inverter", "encoder"} - entry.needs)
+    resources = Resources(models=dataclasses.replace(models, **unneeded), batch_size=batch_size)
+    source = entry.build(config or CONFIGS[name], resources)
+    return offline_step(source, resources, seed=seed, num_views=num_views or NUM_VIEWS[name])
+
+
+def run(models: Models, name: str, batch: Batch, **options: Any) -> Batch:
+    """Make the views of a batch, which has codes where the entry needs inversions."""
+    if "inversions" not in VIEWS.entry(name).needs:
+        batch = {key: array for key, array in batch.items() if not key.startswith("anchor_")}
+    return make_step(models, name, **options)(batch)
 
 
 def taken(batch: Batch, rows: list[int]) -> Batch:
@@ -65,10 +81,10 @@ def test_shapes_and_types(outputs, image_batch, name):
         "anchor_w_plus": (np.float32, (12, 4, 32)),
     }
     assert set(PER_IMAGE) <= out.keys() <= expected.keys()
-    assert set(METHODS[name].arrays) <= out.keys()
+    assert {column.name for column in VIEWS.entry(name).columns} <= out.keys()
     for key, array in out.items():
         assert (array.dtype, array.shape) == expected[key], key
-    if "inversions" in METHODS[name].needs:
+    if "inversions" in VIEWS.entry(name).needs:
         assert np.array_equal(out["inversion_error"], image_batch["anchor_error"])
 
 
@@ -104,11 +120,10 @@ def test_an_image_gets_the_same_views_in_any_company(small_models, image_batch, 
 @given(data=st.data())
 def test_a_search_from_the_anchor_itself_does_not_depend_on_its_company(small_models, image_batch, data):
     """The noise start amplifies a rounding error to another view within some thirty steps."""
-    config = dataclasses.replace(CONFIGS["wsearch"], start="noise", max_steps=40)
+    config = CONFIGS["wsearch"].replace(start="noise", max_steps=40)
 
     def search(rows: list[int], batch_size: int | None) -> Batch:
-        step = METHODS["wsearch"].build(config, small_models, "cpu", 0, 3, batch_size=batch_size)
-        return step(taken(image_batch, rows))
+        return run(small_models, "wsearch", taken(image_batch, rows), config=config, batch_size=batch_size)
 
     rows = data.draw(st.lists(st.integers(0, 11), min_size=2, max_size=12, unique=True))
     together = search(rows, data.draw(st.sampled_from([None, 1, 5])))
@@ -134,8 +149,8 @@ def test_another_seed_or_image_id_gives_other_views(small_models, image_batch, o
 
 @pytest.mark.parametrize("name", ["wperturb", "expert"])
 def test_a_view_does_not_depend_on_how_many_follow(small_models, image_batch, outputs, name):
-    step = method_spec(name).build(CONFIGS[name], small_models, "cpu", 0, 5)
-    assert np.array_equal(step(image_batch)["views"][:, :3], outputs[name]["views"])
+    more = run(small_models, name, image_batch, num_views=5)
+    assert np.array_equal(more["views"][:, :3], outputs[name]["views"])
 
 
 @pytest.mark.parametrize("name", ["wsearch", "wperturb", "expert"])
@@ -156,8 +171,8 @@ def test_distances_are_those_of_the_stored_views(small_models, image_batch, outp
 
 
 def test_the_anchor_is_the_reconstruction_or_the_image(small_models, image_batch, outputs):
-    config = dataclasses.replace(CONFIGS["wsearch"], anchor="image")
-    out = METHODS["wsearch"].build(config, small_models, "cpu", 0, 3)(image_batch)
+    config = CONFIGS["wsearch"].replace(anchor="image")
+    out = run(small_models, "wsearch", image_batch, config=config)
     with torch.no_grad():
         f0 = small_models.encoder(to_model(image_batch["image"]))
         z = small_models.encoder(to_model(out["views"].reshape(-1, 3, 8, 8))).unflatten(0, (12, 3))
@@ -189,8 +204,8 @@ def test_a_poisoned_anchor_fails_alone(small_models, image_batch, outputs):
 
 
 def test_the_noise_of_wperturb_has_standard_deviation_sigma_in_every_layer(small_models, image_batch):
-    step = METHODS["wperturb"].build(WPerturbConfig(sigma=0.2), small_models, "cpu", 0, 40)
-    offset = step(image_batch)["w_plus"] - image_batch["anchor_w_plus"][:, None]
+    out = run(small_models, "wperturb", image_batch, config=WPerturbConfig(sigma=0.2), num_views=40)
+    offset = out["w_plus"] - image_batch["anchor_w_plus"][:, None]
     for layer in range(4):
         # standard error over 12·40·32 numbers: 0.6 %
         assert offset[:, :, layer].std() == pytest.approx(0.2, rel=0.03)
@@ -200,14 +215,14 @@ def test_the_noise_of_wperturb_has_standard_deviation_sigma_in_every_layer(small
 
 
 def test_no_noise_gives_the_reconstruction(small_models, image_batch):
-    out = METHODS["wperturb"].build(WPerturbConfig(sigma=0), small_models, "cpu", 0, 2)(image_batch)
+    out = run(small_models, "wperturb", image_batch, config=WPerturbConfig(sigma=0), num_views=2)
     assert out["distance"].max() == 0
     assert np.array_equal(out["views"][:, 0], out["views"][:, 1])
 
 
 def test_expert_views_equal_the_transform_on_addressed_numbers(image_batch, outputs):
     for row, image_id in enumerate(image_batch["source_index"]):
-        uniforms = expert_uniforms(np.array([image_id]), 3, 0)
+        uniforms = ImageDraws(0, torch.tensor([image_id])).uniform("expert", 3, NUM_UNIFORMS)[0]
         image = to_model(image_batch["image"][row : row + 1]).expand(3, -1, -1, -1)
         views = to_storage(expert_views(image, uniforms, ExpertConfig())).numpy()
         off = np.abs(views.astype(int) - outputs["expert"]["views"][row])
@@ -239,28 +254,20 @@ def test_invert_resolves_auto_to_what_is_at_hand(small_models, image_batch, monk
     results = {}
     for perceptual in ("auto", "discriminator", "none"):
         config = InvertConfig(max_steps=3, perceptual=perceptual)
-        results[perceptual] = METHODS["invert"].build(config, small_models, "cpu", 0, 1)(two)
+        results[perceptual] = run(small_models, "invert", two, config=config)
     assert np.array_equal(results["auto"]["anchor_w_plus"], results["discriminator"]["anchor_w_plus"])
     assert not np.array_equal(results["auto"]["anchor_w_plus"], results["none"]["anchor_w_plus"])
 
 
 def test_a_missing_network_is_named(small_models):
-    for name, spec in METHODS.items():
-        for kind in spec.needs - {"inversions", "discriminator"}:
+    for name in set(VIEWS.built_in) - {"expert"}:  # whose views need no network, only their distances
+        for kind in VIEWS.entry(name).needs - {"inversions", "discriminator"}:
             models = dataclasses.replace(small_models, **{kind: None})
             with pytest.raises(ModelError, match=kind):
-                spec.build(CONFIGS[name], models, "cpu", 0, 1)
-
-
-def test_the_registry_names_the_nearest_method_and_refuses_doubles():
-    with pytest.raises(UsageError, match="did you mean 'wsearch'"):
-        method_spec("w-search")
-    with pytest.raises(UsageError, match="registered already"):
-        register(METHODS["expert"])
-    assert config_fields(METHODS["wperturb"]) == {"sigma"}
+                make_step(models, name)
 
 
 @pytest.mark.parametrize("sigma", [-0.1, float("nan"), float("inf")])
 def test_a_bad_sigma_is_refused(sigma):
-    with pytest.raises(UsageError, match="standard deviation"):
+    with pytest.raises(UsageError, match=f"sigma is {sigma}; expected"):
         WPerturbConfig(sigma=sigma)
