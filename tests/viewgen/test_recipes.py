@@ -1,5 +1,6 @@
 """Recipes: values override value by value, and every name in the table is a setting."""
 
+import dataclasses
 import tomllib
 from importlib import resources
 

@@ -13,6 +13,9 @@ from viewgen.networks.files import save_model
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from viewgen.store import CacheReader
+from viewgen.views import VIEWS
+from viewgen.views.entry import ViewEntry
+from viewgen.views.source import Views
 from viewgen.views.wperturb import WPerturbConfig
 from viewgen_pipelines.cache import cache
 from viewgen_pipelines.shards.job import ShardReport
