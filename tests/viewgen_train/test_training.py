@@ -106,8 +106,6 @@ def test_without_a_cache_the_command_that_makes_one_is_named(plan_of, caches, ti
 
 
 def test_the_cache_of_the_embedded_data_set_is_made(plan_of, monkeypatch):
-    import viewgen_pipelines
-
     class Made(Exception):  # noqa: N818
         pass
 
@@ -115,7 +113,7 @@ def test_the_cache_of_the_embedded_data_set_is_made(plan_of, monkeypatch):
         assert (dataset, options["method"]) == ("digits", "wsearch")
         raise Made
 
-    monkeypatch.setattr(viewgen_pipelines, "cache", make)
+    monkeypatch.setattr("viewgen_pipelines.cache.cache", make)
     with pytest.raises(Made):
         plan_of()
     with pytest.raises(Made):
