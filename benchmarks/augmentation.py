@@ -12,7 +12,6 @@ what an approximate hue would gain, and what it would change.
     python benchmarks/augmentation.py
 """
 
-import dataclasses
 import math
 import statistics
 import time
@@ -33,9 +32,10 @@ from viewgen.networks.torchvision_import import import_torchvision
 from viewgen.views import expert
 from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
 from viewgen.views.expert import ExpertConfig
-from viewgen_train.config import train_config
 from viewgen_train.network import build_network
-from viewgen_train.objectives.assimilation import assimilation_loss
+from viewgen_train.objectives.assimilation import build_objective
+from viewgen_train.objectives.objective import Outputs
+from viewgen_train.resolve import train_settings
 
 SIZE = 32
 CONFIG = ExpertConfig()
@@ -155,13 +155,14 @@ def _colour_steps(strengths: Tensor, config: ExpertConfig) -> Tensor:
 def training_step(images: np.ndarray[Any, Any]) -> Callable[[], object]:
     """Return the forward and backward pass of a ResNet18 on two views of each image, as in SimCLR."""
     settings = {"assimilation": "none", "precision": "float32"}
-    config = dataclasses.replace(train_config("tinyimagenet", settings), batch_size=len(images))
-    network = build_network(config, SIZE, torch.device("cpu"))
+    found = train_settings("tinyimagenet", settings)
+    objective = build_objective(found)
+    network = build_network(found, objective.head, SIZE, torch.device("cpu"))
     views = to_model(torch.from_numpy(np.stack([images, images])))
 
     def run() -> None:
         network.zero_grad(set_to_none=True)
-        assimilation_loss(network(views).transpose(0, 1), None, config).backward()
+        objective.loss(Outputs(z=network(views)["z"].transpose(0, 1)))["loss"].backward()
 
     return run
 

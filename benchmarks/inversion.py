@@ -25,6 +25,7 @@ from measure import interleave, ratio, write_result
 from torch import Tensor
 
 from viewgen.datasets import load_dataset
+from viewgen.diagnostics.distances import kernel_distance
 from viewgen.diagnostics.knn import knn_accuracy
 from viewgen.errors import MissingFileError
 from viewgen.images import to_model
@@ -40,7 +41,6 @@ from viewgen.recipes import recipe
 from viewgen.views.draws import ImageDraws
 from viewgen.views.wperturb import WPerturbConfig
 from viewgen.views.wsearch.problem import initial_codes
-from viewgen_pretrained.quality import kernel_distance
 
 AT_ONCE = 32
 PLAIN_STEPS = (50, 200)

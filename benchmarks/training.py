@@ -24,11 +24,11 @@ from random_cache import write_random_cache
 
 from viewgen.memory import keep_freed_memory
 from viewgen.store import CacheReader
-from viewgen_train.augment import expert_batch, transform_generated
-from viewgen_train.config import TrainConfig, train_config
+from viewgen.views.expert import ExpertSource
 from viewgen_train.cost import image_counts, random_trainer
-from viewgen_train.generated_views import CachedViews
 from viewgen_train.loader import ViewMemory, on_device
+from viewgen_train.resolve import train_settings
+from viewgen_train.settings import TrainSettings
 from viewgen_train.trainer import AssimilationTrainer
 
 NUM_IMAGES, NUM_VIEWS = 2048, 8
@@ -36,49 +36,52 @@ CPU_BATCH = 16
 NETWORK, WHOLE = "forward, backward, update", "the whole step"
 
 
-def build(config: TrainConfig, image_size: int, device: torch.device, folder: Path) -> AssimilationTrainer:
+def build(
+    settings: TrainSettings, image_size: int, device: torch.device, folder: Path
+) -> AssimilationTrainer:
     """Return the trainer of an A2 training on random images and views."""
     views = folder / "views.zarr"
     write_random_cache(views, NUM_IMAGES, image_size=image_size, num_views=NUM_VIEWS, shard_images=256)
     reader = CacheReader(str(views))
-    source = CachedViews(config, reader, NUM_IMAGES, ViewMemory(reader, device, device))
-    return random_trainer(config, NUM_IMAGES, image_size, source, device, folder)
+    memory = ViewMemory(reader, device, device)
+    return random_trainer(settings, NUM_IMAGES, image_size, device, folder, memory)
 
 
 def stages(trainer: AssimilationTrainer) -> dict[str, Callable[[int], object]]:
     """Return stage → function of the step."""
-    config, network = trainer.config, trainer.network
     batch = trainer.batch(0)
     views = trainer.views(batch)
-    generated = trainer.generated.make(batch)
-    host = torch.from_numpy(np.zeros((config.batch_size, *batch.images.shape[1:]), np.uint8))
+    source = trainer.generated.source
+    generated = source.views(batch, 1).model
+    expert = ExpertSource(trainer.settings.expert, name="expert")
+    host = torch.from_numpy(np.zeros(batch.pixels.shape, np.uint8))
 
     def augment(step: int) -> None:
-        now = dataclasses.replace(batch, step=step)
-        expert_batch(now, "expert", 2, config.expert)
-        transform_generated(generated, now, config)
+        now = dataclasses.replace(batch, draws=dataclasses.replace(batch.draws, step=step))
+        expert.views(now, 2)
+        trainer.generated.transformed(generated, now)
 
     def forward_backward(_step: int) -> None:
         trainer.optimiser.zero_grad(set_to_none=True)
-        trainer._loss(views, network).backward()
+        trainer.losses(trainer.outputs(views, batch))["loss"].backward()
         trainer.optimiser.step()
 
     found: dict[str, Callable[[int], object]] = {
-        "read": lambda step: trainer.generated.make(trainer.batch(step)),
+        "read": lambda step: source.views(trainer.batch(step), 1).model,
         "augment": augment,
         NETWORK: forward_backward,
         WHOLE: trainer.step,
     }
-    if batch.images.is_cuda:
+    if batch.pixels.is_cuda:
         found["transfer of images that are not resident"] = lambda _: on_device(host, trainer.device)
     return found
 
 
-def configure(dataset: str, batch_size: int | None, *, on_gpu: bool) -> TrainConfig:
+def configure(dataset: str, batch_size: int | None, *, on_gpu: bool) -> TrainSettings:
     """Return a data set's recipe for A2, without measurements of accuracy on the way."""
     settings: dict[str, Any] = {"precision": "bf16" if on_gpu else "float32", "assimilation": "A2"}
     settings |= {} if batch_size is None else {"batch_size": batch_size}
-    return train_config(dataset, settings | {"epochs": 1_000_000, "knn_every": 0})
+    return train_settings(dataset, settings | {"epochs": 1_000_000, "knn_every": 0})
 
 
 def one_step(dataset: str, batch_size: int | None) -> Callable[[], object]:
@@ -93,7 +96,7 @@ def one_step(dataset: str, batch_size: int | None) -> Callable[[], object]:
 
 
 def time_stages(
-    config: TrainConfig, image_size: int, target: torch.device, rounds: int
+    config: TrainSettings, image_size: int, target: torch.device, rounds: int
 ) -> dict[str, list[float]]:
     """Return stage → seconds of each round, all stages in turn."""
     on_gpu = target.type == "cuda"
@@ -142,7 +145,9 @@ def main(datasets: tuple[str, ...], device: str, batch_size: int | None, rounds:
         config = configure(dataset, small, on_gpu=on_gpu)
         _, image_size = image_counts(dataset, "train")
         seconds = time_stages(config, image_size, target, rounds)
-        speeds = {name: config.batch_size / statistics.median(times) for name, times in seconds.items()}
+        speeds = {
+            name: config.optimiser.batch_size / statistics.median(times) for name, times in seconds.items()
+        }
         whole = statistics.median(seconds[WHOLE])
         shares = {name: statistics.median(times) / whole for name, times in seconds.items() if name != WHOLE}
         memory = None if on_gpu else {"a step": peak_bytes(one_step, dataset, small)}
@@ -154,12 +159,12 @@ def main(datasets: tuple[str, ...], device: str, batch_size: int | None, rounds:
         )
         trainings[dataset] = {
             "device": torch.cuda.get_device_name(target) if on_gpu else "one core, processor time",
-            "backbone": f"{config.backbone}, width {config.width}",
-            "batch_size": config.batch_size,
-            "views per image": config.num_expert + config.num_generated,
+            "backbone": f"{config.network.backbone}, width {config.network.width}",
+            "batch_size": config.optimiser.batch_size,
+            "views per image": 2 + config.assimilation.views_per_step,
             "images_per_second": speeds,
         }
-        click.echo(f"{dataset}, {trainings[dataset]['backbone']}, batch {config.batch_size}")
+        click.echo(f"{dataset}, {trainings[dataset]['backbone']}, batch {config.optimiser.batch_size}")
         for name, speed in speeds.items():
             click.echo(f"  {name:44} {speed:12,.0f} images/s")
     write_result(f"training_{target.type}", {"ratios": ratios, "trainings": trainings})

@@ -4,7 +4,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-__all__ = ["__version__", "cache", "evaluate", "inspect", "mi", "train"]
+__all__ = ["__version__", "cache", "evaluate", "inspect", "measure", "mi", "train"]
 
 __version__ = version("viewgen")
 
@@ -13,6 +13,7 @@ _FRONT_DOOR = {
     "cache": "viewgen_pipelines.cache",
     "evaluate": "viewgen_train.evaluate",
     "inspect": "viewgen_pipelines.inspecting",
+    "measure": "viewgen_pipelines.measure",
     "mi": "viewgen_pipelines.mutual_information",
     "train": "viewgen_train.training",
 }

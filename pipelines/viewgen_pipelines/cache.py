@@ -1,12 +1,15 @@
 """`viewgen cache` as a function: generate the views of a data set and store them."""
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from viewgen.errors import MissingFileError, UsageError
 from viewgen.extras import installed
 from viewgen.memory import BatchSize
+from viewgen.progress import Progress
 from viewgen.store import (
     CacheReader,
     CacheSpec,
@@ -16,8 +19,7 @@ from viewgen.store import (
     pending_shards,
     read_spec,
 )
-from viewgen_pipelines.executors.local import Executor, LocalExecutor
-from viewgen_pipelines.progress import Progress
+from viewgen_pipelines.executors import Executor, check_executor, open_executor
 from viewgen_pipelines.report import CacheResult, make_result, report_lines
 from viewgen_pipelines.shards.driver import Stage, StageResult, run_stage
 from viewgen_pipelines.shards.plan import CacheOptions, CachePlan, make_plan
@@ -129,7 +131,13 @@ def cache(
         shard_images=shard_images,
         storage_options=storage_options or {},
     )
-    _check_execution(executor, workers, gpus_per_worker, ray_address, batch_size, max_attempts, hang_timeout)
+    execution: dict[str, Any] = {
+        "workers": workers,
+        "gpus_per_worker": gpus_per_worker,
+        "ray_address": ray_address,
+    }
+    check_executor(executor, **execution)
+    _check_limits(batch_size, max_attempts, hang_timeout)
     plan = make_plan(options, progress.say)
     _check_places(plan, executor)
     if dry_run:
@@ -139,8 +147,11 @@ def cache(
     run.look()
     gallery = gallery and executor == "ray" and installed("gallery")
     shown = _gallery_options(plan, options) if gallery else None
-    target = plan.target.spec
-    with _executor(executor, workers, gpus_per_worker, ray_address, progress, target, shown) as chosen:
+    num_shards = plan.target.spec.num_shards
+    with (
+        open_executor(executor, max_workers=num_shards, say=progress.say, **execution) as chosen,
+        _served(shown, chosen, progress.say),
+    ):
         return run.run(chosen, start)
 
 
@@ -206,34 +217,13 @@ class _Run:
         )
 
 
-def _check_execution(
-    executor: str,
-    workers: int | None,
-    gpus_per_worker: float | None,
-    ray_address: str | None,
-    batch_size: BatchSize,
-    max_attempts: int,
-    hang_timeout: float,
-) -> None:
-    if executor not in ("ray", "local"):
-        raise UsageError(f"--executor {executor!r}: expected 'ray' or 'local'")
-    if executor == "local":
-        if workers not in (None, 1):
-            raise UsageError(
-                f"--workers {workers}: --executor local has one worker; use --executor ray for more"
-            )
-        for flag, value in (("--ray-address", ray_address), ("--gpus-per-worker", gpus_per_worker)):
-            if value is not None:
-                raise UsageError(f"{flag}: --executor local does not use Ray")
+def _check_limits(batch_size: BatchSize, max_attempts: int, hang_timeout: float) -> None:
     for flag, count in (
-        ("--workers", workers),
         ("--batch-size", 1 if batch_size == "auto" else batch_size),
         ("--max-attempts", max_attempts),
     ):
         if count is not None and count < 1:
             raise UsageError(f"{flag} {count}: expected at least 1")
-    if gpus_per_worker is not None and gpus_per_worker < 0:
-        raise UsageError(f"--gpus-per-worker {gpus_per_worker:g}: expected 0 or more")
     if not hang_timeout > 0:
         raise UsageError(f"--hang-timeout {hang_timeout:g}: expected a positive number of seconds")
 
@@ -250,29 +240,6 @@ def _check_places(plan: CachePlan, executor: str) -> None:
         raise UsageError(f"the views and the inversions cannot both lie at {urls[0]}; give another --out")
 
 
-def _executor(
-    name: str,
-    workers: int | None,
-    gpus_per_worker: float | None,
-    ray_address: str | None,
-    progress: Progress,
-    spec: CacheSpec,
-    gallery: Any = None,
-) -> Executor:
-    if name == "local":
-        return LocalExecutor()
-    from viewgen_pipelines.executors.ray import RayExecutor
-
-    return RayExecutor(
-        num_workers=workers,
-        max_workers=spec.num_shards,
-        gpus_per_worker=gpus_per_worker,
-        address=ray_address,
-        say=progress.say,
-        gallery=gallery,
-    )
-
-
 def _gallery_options(plan: CachePlan, options: CacheOptions) -> Any:
     from viewgen_pipelines.gallery.serve import GalleryOptions
 
@@ -283,6 +250,18 @@ def _gallery_options(plan: CachePlan, options: CacheOptions) -> Any:
         inversions=plan.target.inversions_url,
         models=options.models,
     )
+
+
+@contextlib.contextmanager
+def _served(options: Any, executor: Executor, say: Callable[[str], object]) -> Iterator[None]:
+    """Serve a gallery in the executor's Ray session; none where there are no options."""
+    if options is None:
+        yield
+        return
+    from viewgen_pipelines.gallery.serve import BackgroundGallery
+
+    with contextlib.closing(BackgroundGallery(options, own=executor.owns_session, say=say)):
+        yield
 
 
 def _blocked(spec: CacheSpec, stage: Stage, inversions: StageResult) -> dict[int, str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from viewgen.diagnostics.mutual_information.estimators import ESTIMATORS
+from viewgen.diagnostics import ESTIMATORS
 from viewgen.store import Storage
 from viewgen_pipelines.view_pairs import PairResult
 
@@ -18,7 +18,11 @@ def _unit(bits: bool) -> tuple[str, float]:
 
 
 def _others(estimator: str) -> list[str]:
-    return [name for name in ESTIMATORS if name != estimator]
+    return [name for name in ESTIMATORS.built_in if name != estimator]
+
+
+def _title(estimator: str) -> str:
+    return ESTIMATORS.entry(estimator).title
 
 
 def _rows(pairs: Sequence[PairResult], estimator: str, bits: bool) -> list[dict[str, Any]]:
@@ -59,9 +63,7 @@ def table(pairs: Sequence[PairResult], estimator: str, *, bits: bool = False) ->
     """Return the estimates as a `rich` table; a saturated reading has an asterisk."""
     unit, factor = _unit(bits)
     others = _others(estimator)
-    grid = _grid(
-        "pair", f"{ESTIMATORS[estimator].title}, {unit}", "interval", *(ESTIMATORS[n].title for n in others)
-    )
+    grid = _grid("pair", f"{_title(estimator)}, {unit}", "interval", *map(_title, others))
     for pair in pairs:
         measured = pair.estimate
         if measured is None:
@@ -125,14 +127,14 @@ def draw_plot(pairs: Sequence[PairResult], estimator: str, title: str, *, bits: 
         [max(0.0, (measured.nats - measured.low) * factor) for measured in estimates],
         [max(0.0, (measured.high - measured.nats) * factor) for measured in estimates],
     ]
-    axes.barh(places, values, height=0.6, color="#9db8d9", label=f"{ESTIMATORS[estimator].title}, 95 %")
+    axes.barh(places, values, height=0.6, color="#9db8d9", label=f"{_title(estimator)}, 95 %")
     if values:
         axes.errorbar(values, places, xerr=errors, fmt="none", ecolor="#1f3552", elinewidth=1.6, capsize=4)
     for name, marker, colour in zip(
-        _others(estimator), "D^s", ("#b5532a", "#3a7d44", "#7a4a8c"), strict=True
+        _others(estimator), "D^sv", ("#b5532a", "#3a7d44", "#7a4a8c", "#555555"), strict=False
     ):
         readings = [measured.bounds[name].nats * factor for measured in estimates]
-        axes.plot(readings, places, marker, color=colour, markersize=5, label=ESTIMATORS[name].title)
+        axes.plot(readings, places, marker, color=colour, markersize=5, label=_title(name))
     axes.set_yticks(list(places), [f"{pair.x}, {pair.y}" for pair in shown])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)

@@ -15,14 +15,15 @@ from viewgen.diagnostics.mutual_information import MIConfig
 from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.networks.files import file_digest
 from viewgen.networks.weights import find_models
-from viewgen.recipes import checked_config, recipe
+from viewgen.progress import Progress
+from viewgen.recipes import recipe
 from viewgen.store import CacheReader, Storage, cache_folder, open_storage
 from viewgen.views.expert import ExpertConfig
+from viewgen_pipelines.executors import check_executor, open_executor
 from viewgen_pipelines.mi_report import caveat_lines, write_reports
 from viewgen_pipelines.names import absolute_url, cache_name, file_name
-from viewgen_pipelines.pair_executors import LocalPairs, PairExecutor, RayPairs
-from viewgen_pipelines.pair_progress import PairProgress
-from viewgen_pipelines.view_pairs import EXPERT, ORIGINAL, PairResult, PairTask, ViewRef
+from viewgen_pipelines.tasks import run_tasks
+from viewgen_pipelines.view_pairs import EXPERT, ORIGINAL, PairResult, PairTask, ViewRef, run_pair
 
 __all__ = ["MIResult", "mi"]
 
@@ -135,13 +136,18 @@ def mi(
         DataError: a cache holds other images or other sizes, or there are fewer images than a batch needs.
         MissingFileError: a cache, data set or encoder is not there.
     """
-    progress = PairProgress(quiet=quiet)
-    chosen = _pair_executor(executor, workers, gpus_per_worker, ray_address, progress)
+    progress = Progress(quiet=quiet)
+    execution: dict[str, Any] = {
+        "workers": workers,
+        "gpus_per_worker": gpus_per_worker,
+        "ray_address": ray_address,
+    }
+    check_executor(executor, **execution)
     images = load_dataset(dataset, split, data_root=data_root)
     settings: dict[str, Any] = {"estimator": estimator, "num_steps": steps, "batch_size": batch_size}
     given = {name: value for name, value in settings.items() if value is not None}
-    config = checked_config(
-        MIConfig, "mi", {**recipe(dataset, "mi"), **given, "shared_trunk": not separate_trunks}
+    config = MIConfig(
+        **{**recipe(dataset, "mutual_information"), **given, "shared_trunk": not separate_trunks}
     )
     weights = _encoder(dataset, encoder, models, progress)
     urls = [absolute_url(url) for url in cache]
@@ -164,7 +170,7 @@ def mi(
     }
     tasks = [PairTask(x=x, y=y, **common) for x, y in _pairs(urls, readers)]
     storage = open_storage(out or _default_out(dataset, images.split), storage_options)
-    results = _measure(tasks, storage, chosen, progress, overwrite=overwrite)
+    results = _measure(tasks, storage, progress, {"executor": executor, **execution}, overwrite=overwrite)
     result = MIResult(
         estimator=estimator, pairs=tuple(results), url=storage.url, num_images=len(chosen_images)
     )
@@ -177,8 +183,8 @@ def mi(
 def _measure(
     tasks: list[PairTask],
     storage: Storage,
-    executor: PairExecutor,
-    progress: PairProgress,
+    progress: Progress,
+    execution: dict[str, Any],
     *,
     overwrite: bool,
 ) -> list[PairResult]:
@@ -189,13 +195,15 @@ def _measure(
         progress.say(f"{len(results)} of {len(tasks)} pairs were measured before, in {storage.url}")
     if missing:
         todo = [tasks[number] for number in missing]
-        with progress.pairs([f"{task.x.label}, {task.y.label}" for task in todo], todo[0].config.num_steps):
-            for place, measured in executor.run(todo, progress.step):
+        names = [f"({task.x.label}, {task.y.label})" for task in todo]
+        with open_executor(max_workers=len(todo), say=progress.say, **execution) as chosen:
+            for place, measured in run_tasks(
+                chosen, run_pair, todo, title="mi", names=names, noun="pairs", progress=progress
+            ):
                 results[missing[place]] = measured
                 if not measured.refused:
                     document = {"address": todo[place].address, **measured.to_json()}
                     storage.write(_path(todo[place]), json.dumps(document, indent=1).encode())
-                progress.done(place)
     return [results[number] for number in range(len(tasks))]
 
 
@@ -247,7 +255,7 @@ def _images(
     limit: int | None,
     config: MIConfig,
     seed: int,
-    progress: PairProgress,
+    progress: Progress,
 ) -> NDArray[np.int64]:
     """Return the source indices of the images that every cache has views of."""
     from viewgen.diagnostics.mutual_information.training import split_images
@@ -268,7 +276,7 @@ def _images(
     return images
 
 
-def _encoder(dataset: str, encoder: str | None, models: str | None, progress: PairProgress) -> Path | None:
+def _encoder(dataset: str, encoder: str | None, models: str | None, progress: Progress) -> Path | None:
     overrides = {"encoder": encoder} if encoder else {}
     try:
         return find_models(dataset, {"encoder"}, models_dir=models, overrides=overrides)["encoder"]
@@ -284,26 +292,3 @@ def _encoder(dataset: str, encoder: str | None, models: str | None, progress: Pa
 
 def _default_out(dataset: str, split: str) -> str:
     return f"{cache_folder()}/mi-{file_name(f'{dataset}-{split}')}"
-
-
-def _pair_executor(
-    executor: str,
-    workers: int | None,
-    gpus_per_worker: float | None,
-    ray_address: str | None,
-    progress: PairProgress,
-) -> PairExecutor:
-    if executor == "local":
-        for flag, value in (
-            ("--workers", None if workers == 1 else workers),
-            ("--gpus-per-worker", gpus_per_worker),
-            ("--ray-address", ray_address),
-        ):
-            if value is not None:
-                raise UsageError(f"{flag}: --executor local measures one pair at a time, without Ray")
-        return LocalPairs()
-    if executor != "ray":
-        raise UsageError(f"--executor {executor!r}: expected 'ray' or 'local'")
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers}: expected at least 1")
-    return RayPairs(workers=workers, gpus_per_worker=gpus_per_worker, address=ray_address, say=progress.say)

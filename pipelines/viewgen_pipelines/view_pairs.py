@@ -3,18 +3,25 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets import load_dataset
 from viewgen.diagnostics.mutual_information import MIConfig, MIEstimate
+from viewgen.diagnostics.mutual_information.views import (
+    ViewKind,
+    cached_kind,
+    expert_kind,
+    original_kind,
+    view_pair,
+)
 from viewgen.errors import DataError
 from viewgen.store import CacheReader
 from viewgen.views.expert import ExpertConfig
+from viewgen_pipelines.executors.executor import Place, Tell
 from viewgen_pipelines.executors.process import configure_process
 
 __all__ = ["EXPERT", "ORIGINAL", "PairResult", "PairTask", "ViewRef", "run_pair"]
@@ -54,8 +61,6 @@ class PairTask:
         encoder_digest: of that file.
         seed: root of all random numbers.
         storage_options: of the caches.
-        device: ``"cpu"`` or ``"cuda"``.
-        num_threads: torch threads.
     """
 
     dataset: str
@@ -71,8 +76,6 @@ class PairTask:
     encoder_digest: str | None = None
     seed: int = 0
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    device: str = "cpu"
-    num_threads: int = 1
 
     @property
     def address(self) -> str:
@@ -82,7 +85,7 @@ class PairTask:
             "dataset": [self.dataset, self.split, self.dataset_digest],
             "views": [[ref.label if ref.identity is None else "cache", ref.identity] for ref in self.views],
             "images": hashlib.sha256(self.source_index.astype("<i8").tobytes()).hexdigest(),
-            "config": asdict(self.config),
+            "config": self.config.record(),
             "expert": self.expert.record() if EXPERT in (self.x.label, self.y.label) else None,
             "encoder": self.encoder_digest,
             "seed": self.seed,
@@ -128,22 +131,20 @@ class PairResult:
         return cls(**{**document, "estimate": read})
 
 
-def run_pair(task: PairTask, on_step: Callable[[int], object] = lambda _: None) -> PairResult:
-    """Measure one pair. Views that cannot be measured are a result too: `refused` says why.
-
-    Args:
-        task: which pair.
-        on_step: is told the number of every update of the statistics network.
-    """
-    configure_process(task.num_threads)
+def run_pair(task: PairTask, place: Place, tell: Tell) -> PairResult:
+    """Measure one pair. Views that cannot be measured are a result too: `refused` says why."""
+    configure_process(place.num_threads)
     from viewgen.diagnostics.mutual_information import estimate_mutual_information
-    from viewgen.diagnostics.mutual_information.views import ViewPairs
 
     dataset = load_dataset(task.dataset, task.split, data_root=task.data_root)
-    pairs = ViewPairs(_views(task.x, task, dataset), _views(task.y, task, dataset), task.source_index)
+    pairs = view_pair(_kind(task.x, task), _kind(task.y, task), dataset, task.source_index).views
     try:
         estimate = estimate_mutual_information(
-            pairs, task.config, seed=task.seed, device=task.device, on_step=on_step
+            pairs,
+            task.config,
+            seed=task.seed,
+            device=place.device,
+            on_step=lambda step: tell(step / task.config.num_steps),
         )
     except DataError as error:
         return PairResult(x=task.x.label, y=task.y.label, estimate=None, refused=str(error))
@@ -152,7 +153,7 @@ def run_pair(task: PairTask, on_step: Callable[[int], object] = lambda _: None) 
         from viewgen.diagnostics.alignment import measure_alignment
         from viewgen.networks.files import load_models
 
-        encoder = load_models({"encoder": task.encoder}, task.device).encoder
+        encoder = load_models({"encoder": task.encoder}, place.device).encoder
         assert encoder is not None
         measured = measure_alignment(encoder, pairs, seed=task.seed)
         result = dataclasses.replace(
@@ -164,9 +165,7 @@ def run_pair(task: PairTask, on_step: Callable[[int], object] = lambda _: None) 
     return result
 
 
-def _views(ref: ViewRef, task: PairTask, dataset: ImageDataset) -> Any:
-    from viewgen.diagnostics.mutual_information.views import CachedViews, ExpertViews, OriginalViews
-
+def _kind(ref: ViewRef, task: PairTask) -> ViewKind:
     if ref.url is not None:
-        return CachedViews(CacheReader(ref.url, task.storage_options))
-    return OriginalViews(dataset) if ref.label == ORIGINAL else ExpertViews(dataset, task.expert)
+        return cached_kind(CacheReader(ref.url, task.storage_options), ref.label)
+    return original_kind() if ref.label == ORIGINAL else expert_kind(task.expert)

@@ -9,32 +9,22 @@ images and on their reconstructions. Images are measured as they are stored, in 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.diagnostics.knn import knn_accuracy
+from viewgen.datasets import load_dataset
+from viewgen.diagnostics import DIAGNOSTICS
+from viewgen.diagnostics.generated import compared_rows, reconstructions, refined, samples, spread
+from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.errors import MissingFileError, UsageError, nearest_name
-from viewgen.images import to_model, to_storage
-from viewgen.inversion.perceptual import LpipsDistance, resolve_perceptual
-from viewgen.networks.files import Models, file_digest, load_models
-from viewgen.networks.generator import SamplingGenerator, class_labels
+from viewgen.networks.files import file_digest, load_models
 from viewgen.networks.weights import find_models
-from viewgen.randomness import addressed_normal
-from viewgen.recipes import recipe
-from viewgen.views import VIEWS
-from viewgen.views.entry import Resources
-from viewgen.views.offline import offline_step
-from viewgen_pretrained.feature_nets import EncoderFeatures, FeatureNet, InceptionFeatures, has_inception
-from viewgen_pretrained.quality import kernel_distance, psnr
 from viewgen_pretrained.quality_grid import quality_grid
-from viewgen_pretrained.statistics import frechet_distance, precision_recall
 
-__all__ = ["NETWORKS", "Evaluation", "Measure", "evaluate"]
+__all__ = ["NETWORKS", "Evaluation", "evaluate"]
 
 # what users call the networks → kind, and what else helps to measure them
 NETWORKS = {"g": "generator", "e": "inverter", "f": "encoder"}
@@ -44,25 +34,8 @@ HELPFUL = {
     "encoder": {"generator", "inverter"},
 }
 NEEDED = {"generator": set(), "inverter": {"generator"}, "encoder": set()}
-BATCH = 256
+DIAGNOSTIC_OF = {"g": "fidelity", "e": "reconstruction", "f": "recognition"}
 NUM_SHOWN = 32
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measure:
-    """One number.
-
-    Attributes:
-        network: ``"g"``, ``"e"`` or ``"f"``.
-        name: of the measure; in brackets the network whose features it is taken on.
-        value: of it.
-        on: the images measured, with their counts: samples or a split, then what they are compared with.
-    """
-
-    network: str
-    name: str
-    value: float
-    on: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +44,7 @@ class Evaluation:
 
     Attributes:
         dataset: name of the data set.
-        measures: the table.
+        measures: the table; the group of each is its network.
         files: kind → path and sha256 of the networks used.
         notes: what could not be measured, and why.
         grid: originals, reconstructions and samples, uint8 `(height, width, 3)`; None without a generator.
@@ -84,178 +57,20 @@ class Evaluation:
     grid: np.ndarray[Any, Any] | None = None
 
 
-class _Evaluator:
-    def __init__(
-        self, models: Models, train: ImageDataset, test: ImageDataset, num_images: int, seed: int
-    ) -> None:
-        self.models, self.train, self.test, self.seed = models, train, test, seed
-        self.train_rows = _spread(len(train), num_images)
-        self.test_rows = _spread(len(test), num_images)
-        self.held_out = f"{len(self.test_rows):,} {test.split}"
-        self.notes: list[str] = []
-        self.measures: list[Measure] = []
-        self._reconstructions: np.ndarray[Any, Any] | None = None
-
-    def add(self, network: str, name: str, value: float, on: str) -> None:
-        self.measures.append(Measure(network=network, name=name, value=float(value), on=on))
-
-    def generator(self, nets: Iterable[FeatureNet]) -> None:
-        """Compare samples with training images; test images with them show what is small."""
-        count = len(self.train_rows)
-        samples = self.samples(count)
-        for net in nets:
-            real = _features(net, self.train.images(self.train_rows))
-            pairs = [(samples, f"{count:,} samples, {count:,} {self.train.split}", "")]
-            if self.test.split != self.train.split:
-                pairs.append(
-                    (
-                        self.test.images(self.test_rows),
-                        f"{self.held_out}, {count:,} {self.train.split}",
-                        " of test images",
-                    )
-                )
-            for images, on, suffix in pairs:
-                features = _features(net, images)
-                precision, recall = precision_recall(features, real)
-                for statistic, value in (
-                    ("frechet_distance", frechet_distance(features, real)),
-                    ("kernel_distance", kernel_distance(features, real, scaled=net.scaled)),
-                    ("precision", precision),
-                    ("recall", recall),
-                ):
-                    self.add("g", net.name(statistic) + suffix, value, on)
-
-    @torch.no_grad()
-    def samples(self, count: int) -> np.ndarray[Any, Any]:
-        """Return storage images of `count` seeded codes; of a class-conditional generator, with the labels
-        of as many training images.
-        """
-        generator = self.models.generator
-        assert isinstance(generator, SamplingGenerator)
-        parts = []
-        for start in range(0, count, BATCH):
-            size = min(BATCH, count - start)
-            z = addressed_normal((size, generator.noise_dim), self.seed, "quality", start)
-            labels = None
-            if generator.num_classes:
-                rows = self.train_rows[np.arange(start, start + size) % len(self.train_rows)]
-                labels = self._labels(self.train, rows)
-            parts.append(to_storage(generator.sample(z.to(self.models.device), labels)).cpu().numpy())
-        return np.concatenate(parts)
-
-    def _labels(self, images: ImageDataset, rows: np.ndarray[Any, Any]) -> Tensor | None:
-        assert self.models.generator is not None
-        labels = torch.from_numpy(images.labels(rows)).to(self.models.device)
-        return class_labels(labels, self.models.generator.num_classes)
-
-    @torch.no_grad()
-    def reconstructions(self) -> np.ndarray[Any, Any]:
-        """Return g(e(x)) of the held-out images, uint8 `(N, 3, H, W)`."""
-        generator = self.models.inverting()
-        if self._reconstructions is None:
-            parts = []
-            for rows in np.array_split(self.test_rows, -(-len(self.test_rows) // BATCH)):
-                x = to_model(self.test.images(rows), self.models.device)
-                codes = generator.start(x, self._labels(self.test, rows))
-                parts.append(to_storage(generator.decode(codes)).cpu().numpy())
-            self._reconstructions = np.concatenate(parts)
-        return self._reconstructions
-
-    def refined(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return reconstructions from refined codes, by the data set's recipe."""
-        values = recipe(self.test.name, "invert")
-        name = resolve_perceptual(
-            values.get("perceptual", "auto"), has_discriminator=self.models.discriminator is not None
-        )
-        resources = Resources(models=self.models)
-        source = VIEWS.resolve("invert", self.test.name, {"perceptual": name}).build(resources)
-        step = offline_step(source, resources, seed=self.seed, num_views=1)
-        return np.asarray(step(self.test.batch(rows))["views"][:, 0])
-
-    def inverter(self, num_refined: int) -> None:
-        """Compare held-out images with their reconstructions."""
-        originals = self.test.images(self.test_rows)
-        self._compare(originals, self.reconstructions(), "", self.held_out)
-        count = min(num_refined, len(self.test_rows))
-        if count:
-            rows = self.test_rows[_spread(len(self.test_rows), count)]
-            on = f"{count:,} {self.test.split}"
-            self._compare(self.test.images(rows), self.refined(rows), " refined", on)
-
-    def _compare(
-        self, originals: np.ndarray[Any, Any], made: np.ndarray[Any, Any], suffix: str, on: str
-    ) -> None:
-        rows = np.array_split(np.arange(len(originals)), -(-len(originals) // BATCH))
-        lpips = self._lpips()
-        sums: dict[str, list[Tensor]] = {}
-        for part in rows:
-            x, y = (to_model(images[part], self.models.device) for images in (originals, made))
-            found = {"mse": (x - y).square().mean(dim=(1, 2, 3)), "psnr_db": psnr(y, x)}
-            if lpips is not None:
-                with torch.no_grad():
-                    found["lpips"] = lpips.distance(lpips.features(x), lpips.features(y))
-            if self.models.encoder is not None:
-                with torch.no_grad():
-                    distance = (self.models.encoder(y) - self.models.encoder(x)).norm(dim=1)
-                found["feature_distance[viewgen encoder]"] = distance
-            for name, values in found.items():
-                sums.setdefault(name, []).append(values.cpu())
-        for name, per_batch in sums.items():
-            self.add("e", name + suffix, float(torch.cat(per_batch).mean()), on)
-
-    def _lpips(self) -> LpipsDistance | None:
-        try:
-            resolve_perceptual("lpips", has_discriminator=False)
-        except MissingFileError as error:
-            note = f"LPIPS was not measured: {error}"
-            if note not in self.notes:
-                self.notes.append(note)
-            return None
-        return LpipsDistance(self.models.device)
-
-    def encoder(self) -> None:
-        """Classify held-out images, and their reconstructions, by their nearest training images."""
-        assert self.models.encoder is not None
-        labels = [
-            torch.from_numpy(part.labels(rows))
-            for part, rows in ((self.train, self.train_rows), (self.test, self.test_rows))
-        ]
-        if labels[0].ndim > 1 or any(bool((part < 0).any()) for part in labels):
-            self.notes.append("nearest neighbours were not measured: the images have no single label each")
-            return
-        net = EncoderFeatures(self.models.encoder)
-        known = _features(net, self.train.images(self.train_rows))
-        probes = {"knn5_top1": self.test.images(self.test_rows)}
-        if self.models.generator is not None and self.models.inverter is not None:
-            probes["knn5_top1 of reconstructions"] = self.reconstructions()
-        for name, images in probes.items():
-            accuracy = knn_accuracy(known, labels[0], _features(net, images), labels[1])
-            self.add("f", name, accuracy, f"{self.held_out}, {len(self.train_rows):,} {self.train.split}")
-
-    def grid(self, num_refined: int) -> np.ndarray[Any, Any] | None:
-        """Return the picture; None without a generator."""
-        if self.models.generator is None:
-            return None
-        size = self.models.generator.image_size
-        shown = _spread(len(self.test_rows), NUM_SHOWN)
-        sections = [(f"originals ({self.test.split})", self.test.images(self.test_rows[shown]))]
-        if self.models.inverter is not None:
-            sections.append(("reconstructions g(e(x))", self.reconstructions()[shown]))
-            if num_refined:
-                sections.append(("refined reconstructions", self.refined(self.test_rows[shown])))
-        sections.append(("samples g(z)", self.samples(2 * NUM_SHOWN)))
-        return quality_grid(sections, title=f"{self.test.name}, {size} px")
-
-
-def _spread(total: int, count: int) -> np.ndarray[Any, Any]:
-    """Return `count` rows spread over `total`: image folders are sorted by class."""
-    count = min(total, count)
-    return np.arange(count) * total // max(1, count)
-
-
-def _features(net: FeatureNet, images: np.ndarray[Any, Any]) -> Tensor:
-    parts = np.array_split(images, -(-len(images) // BATCH))
-    return torch.cat([net.features(torch.from_numpy(part)).cpu() for part in parts])
+def _grid(subject: Subject, num_images: int, num_refined: int, seed: int) -> np.ndarray[Any, Any] | None:
+    """Return the picture; None without a generator."""
+    if not subject.has("generator"):
+        return None
+    train_rows, test_rows = compared_rows(subject, num_images)
+    test, size = subject.test, subject.train.image_size
+    shown = spread(len(test_rows), NUM_SHOWN)
+    sections = [(f"originals ({test.split})", test.images(test_rows[shown]))]
+    if subject.has("inverter"):
+        sections.append(("reconstructions g(e(x))", reconstructions(subject, test_rows)[shown]))
+        if num_refined:
+            sections.append(("refined reconstructions", refined(subject, test_rows[shown], seed)))
+    sections.append(("samples g(z)", samples(subject, train_rows, 2 * NUM_SHOWN, seed)))
+    return quality_grid(sections, title=f"{test.name}, {size} px")
 
 
 def _find(
@@ -331,33 +146,28 @@ def evaluate(
                 f"the {kind} at {paths[kind]} is for {size}-px images, those of {train.name} have "
                 f"{train.image_size} px"
             )
-    evaluator = _Evaluator(models, train, test, num_images, seed)
+    parts = {kind: getattr(models, kind) for kind in paths} | {"train": train, "test": test}
+    subject = Subject({part: partial(_given, value) for part, value in parts.items()}, device=device)
     if test is train:
-        evaluator.notes.append(f"{dataset} has no test split: nothing is held out, all is measured on train")
-    if "g" in wanted:
-        evaluator.generator(_nets(models, features))
-    if "e" in wanted:
-        evaluator.inverter(num_refined)
-    if "f" in wanted:
-        evaluator.encoder()
+        subject.note(f"{dataset} has no test split: nothing is held out, all is measured on train")
+    settings: dict[str, dict[str, Any]] = {
+        "g": {"num_images": num_images, "features": features},
+        "e": {"num_images": num_images, "num_refined": num_refined},
+        "f": {"num_images": num_images},
+    }
+    measures: list[Measure] = []
+    for network, diagnostic in DIAGNOSTIC_OF.items():
+        if network in wanted:
+            choice = DIAGNOSTICS.resolve(diagnostic, dataset, settings[network])
+            measures += choice.build().measure(subject, seed)
     return Evaluation(
         dataset=train.name,
-        measures=evaluator.measures,
+        measures=measures,
         files={kind: {"file": str(path), "sha256": file_digest(path)} for kind, path in paths.items()},
-        notes=evaluator.notes,
-        grid=evaluator.grid(num_refined if "e" in wanted else 0),
+        notes=subject.notes,
+        grid=_grid(subject, num_images, num_refined if "e" in wanted else 0, seed),
     )
 
 
-def _nets(models: Models, features: str) -> list[FeatureNet]:
-    nets: list[FeatureNet] = []
-    if features == "inception" or (features == "auto" and has_inception()):
-        nets.append(InceptionFeatures(models.device))
-    if features != "inception" and models.encoder is not None:
-        nets.append(EncoderFeatures(models.encoder))
-    if not nets:
-        raise MissingFileError(
-            "a generator is measured on features: neither Inception weights (pip install 'viewgen[fid]' and "
-            "its file) nor an encoder (viewgen pretrain encoder, or --encoder FILE) are at hand"
-        )
-    return nets
+def _given(value: Any) -> Any:
+    return value

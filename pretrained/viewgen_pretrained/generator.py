@@ -1,8 +1,14 @@
-"""Training of the StyleGAN2 generator and discriminator (Karras et al., 2020).
+"""Training of the StyleGAN2 generator and discriminator.
 
 Non-saturating loss, lazy R1 (γ 10 every 16 steps), lazy path length (weight 2 every 4), style mixing 0.9, an
 exponential moving average of the generator with a half-life of 10,000 images, and DiffAugment for small sets,
 always or with a probability that follows the discriminator's overfitting.
+
+References:
+    Analyzing and Improving the Image Quality of StyleGAN, Karras, Laine, Aittala, Hellsten, Lehtinen and
+    Aila, 2020, https://arxiv.org/abs/1912.04958
+    Training Generative Adversarial Networks with Limited Data, Karras, Aittala, Hellsten, Laine, Lehtinen and
+    Aila, 2020, https://arxiv.org/abs/2006.06676
 """
 
 import copy
@@ -41,11 +47,11 @@ class GeneratorTrainingConfig:
         num_mapping_layers: layers of the mapping network.
         num_images: length of the run, in real images shown to the discriminator.
         batch_size: images a step.
-        learning_rate: of both networks' Adam (betas 0, 0.99).
+        learning_rate: learning rate of both networks' Adam (betas 0, 0.99).
         r1_weight, r1_interval: γ of R1, and steps between its evaluations.
         path_weight, path_interval: weight of the path-length penalty, and steps between its evaluations.
         style_mixing: probability that a sample's layers use two latent codes.
-        ema_half_life: of the averaged generator, in images.
+        ema_half_life: half-life of the averaged generator, in images.
         augment: DiffAugment policy, for example ``("translation", "color")``.
         ada_target: 0 applies the whole policy to every image. Above 0, each transform is applied to each
             image with probability p, which follows the heuristic of ADA (Karras et al., 2020; there 0.6): it

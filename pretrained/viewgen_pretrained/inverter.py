@@ -1,8 +1,12 @@
-"""Training of the inverter e against a frozen generator (in-domain inversion; eq. 4 of the paper).
+"""Training of the inverter e against a frozen generator, by in-domain inversion.
 
 ‖x − g(e(x))‖² + λ·perceptual(x, g(e(x))) + λ_adv·softplus(−d̃(g(e(x)))): the adversarial term is written as
 the loss that e minimises; d̃ is fine-tuned beside it with R1. Where g and d̃ are class-conditional, both take
 the images' labels: e(x) is then an offset from the mean latent of the image's class.
+
+References:
+    In-Domain GAN Inversion for Real Image Editing, Zhu, Shen, Zhao and Zhou, 2020,
+    https://arxiv.org/abs/2004.00049
 """
 
 import copy
@@ -38,11 +42,11 @@ class InverterTrainingConfig:
         channels, hidden_dim: see `InverterConfig`; entries past the image size are dropped.
         num_steps: optimiser steps.
         batch_size: images a step.
-        learning_rate: of Adam (betas 0.9, 0.99); cosine to 0 over the last half.
+        learning_rate: learning rate of Adam (betas 0.9, 0.99); cosine to 0 over the last half.
         perceptual: ``"auto"``, ``"lpips"``, ``"discriminator"`` or ``"none"``.
         perceptual_weight, adversarial_weight: relative to the mean squared pixel error.
         r1_weight, r1_interval: γ of the discriminator's R1, and steps between its evaluations.
-        ema_half_life: of the averaged inverter, in steps.
+        ema_half_life: half-life of the averaged inverter, in steps.
         seed: seed of the run.
     """
 

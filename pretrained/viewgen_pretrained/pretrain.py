@@ -1,29 +1,45 @@
 """`viewgen pretrain` as functions: train a network, measure it, write weights and model card."""
 
-import dataclasses
 import json
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import ModelError, UsageError
+from viewgen.memory import available_bytes
+from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import Kind, file_digest, load_model, read_header, save_model
+from viewgen.networks.stylegan2 import Generator
 from viewgen.networks.weights import network_file
 from viewgen.recipes import checked_config, recipe
-from viewgen.views.expert import ExpertConfig
 from viewgen_pretrained import quality
-from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.training_curves import TrainingCurves
+from viewgen_train.distributed import World
+from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.loop import run_training
+from viewgen_train.plan import TrainPlan, resolved_precision
+from viewgen_train.resolve import train_settings
+from viewgen_train.run import CONFIG
+from viewgen_train.settings import TrainSettings
+from viewgen_train.worker import build_trainer, write_config
 
-__all__ = ["pretrain_encoder", "pretrain_generator", "pretrain_inverter", "training_config"]
+__all__ = [
+    "encoder_settings",
+    "pretrain_encoder",
+    "pretrain_generator",
+    "pretrain_inverter",
+    "training_config",
+]
 
+# of an encoder's training where the data set has no recipe
+ENCODER_STEPS = 20_000
+WARM_UP_SHARE = 0.05
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -34,18 +50,13 @@ def training_config(config_class: type, section: str, dataset: str, overrides: M
         UsageError: a name is not a field of the configuration, or a value cannot be one of that field.
     """
     values = {**recipe(dataset, section), **overrides}
-    if "expert" in {field.name for field in dataclasses.fields(config_class)}:
-        expert = values.get("expert", {})
-        if not isinstance(expert, Mapping):
-            raise UsageError(f'expert is {expert!r}; expected an object such as {{"hue": 0.0}}')
-        values["expert"] = checked_config(ExpertConfig, "expert", {**recipe(dataset, "expert"), **expert})
     return checked_config(config_class, f"{section} training", values)
 
 
 def _finish(
     network: torch.nn.Module,
     out: Path,
-    kind: str,
+    kind: Kind,
     dataset: ImageDataset,
     trainer: Any,
     *,
@@ -58,7 +69,7 @@ def _finish(
     """Write weights and card; measured is the file as written, the rounding of its storage type included."""
     path = out / f"{kind}.safetensors"
     save_model(network, path, dtype=STORAGE_DTYPES[dtype], notes={"dataset": dataset.name})
-    stored = load_model(path, cast(Kind, kind), next(network.parameters()).device)
+    stored = load_model(path, kind, next(network.parameters()).device)
     card = {
         "kind": kind,
         "file": path.name,
@@ -90,15 +101,46 @@ def _network(named: str | Path | None, out: Path, kind: str) -> Path:
     return out / f"{kind}.safetensors" if named is None else network_file(named, kind)
 
 
-def _feature_net(path: Path, images: ImageDataset, device: str) -> Any:
+def _feature_net(path: Path, images: ImageDataset, device: str) -> Encoder:
     """Load the encoder that measures a training; one for other images is refused before the training."""
-    encoder = cast(Any, load_model(path, "encoder", device))
+    encoder = load_model(path, "encoder", device)
     if encoder.config.image_size != images.image_size:
         raise ModelError(
             f"the encoder at {path} is for {encoder.config.image_size}-px images, those of {images.name} "
             f"have {images.image_size} px; give one of that size (--encoder FILE) or none"
         )
     return encoder
+
+
+def encoder_settings(images: ImageDataset, given: Mapping[str, Any]) -> TrainSettings:
+    """Return the settings of an encoder's training: `viewgen train` on expert views alone.
+
+    A data set whose ``[<name>.encoder]`` recipe says how long to train has that one; otherwise its
+    ``[<name>.train]`` recipe counts, which for cifar10, cifar100 and tinyimagenet is the baseline of Table 2
+    of Constructive Assimilation (Han et al., 2023, https://arxiv.org/abs/2304.00601).
+
+    Args:
+        images: images to train on.
+        given: settings that differ from the recipe, see `viewgen_train.resolve.train_settings`.
+
+    Raises:
+        UsageError: a setting is unknown or impossible, or asks for other than expert views.
+    """
+    preset: dict[str, Any] = {"assimilation": "none", "generated": "expert", "knn_every": 0}
+    own = recipe(images.name, "encoder")
+    if "num_steps" in own or not recipe(images.name, "train"):
+        preset |= {"num_steps": ENCODER_STEPS, **own}
+    if given.keys() & {"epochs", "optimiser.epochs"}:
+        preset.pop("num_steps", None)
+    settings = train_settings(images.name, given, preset)
+    if settings.views.name != "original" or settings.assimilation.kind != "none":
+        raise UsageError("an encoder is trained on expert views alone; for others there is `viewgen train`")
+    optimiser = settings.optimiser
+    if optimiser.num_steps is None:
+        return settings
+    epochs = max(1, round(optimiser.num_steps * optimiser.batch_size / len(images)))
+    preset |= {"epochs": epochs, "warm_up_epochs": WARM_UP_SHARE * epochs}
+    return train_settings(images.name, given, preset)
 
 
 def pretrain_encoder(
@@ -120,7 +162,7 @@ def pretrain_encoder(
         out: folder for ``encoder.safetensors``, ``encoder.card.json`` and the training's checkpoint.
         split: images to train on.
         data_root: where data sets are.
-        settings: fields of `EncoderTrainingConfig` that differ from the recipe.
+        settings: settings that differ from the recipe, see `encoder_settings`.
         device: torch device.
         dtype: storage type of the weights, ``"float32"`` or ``"float16"``.
         overwrite: start afresh instead of resuming.
@@ -130,13 +172,30 @@ def pretrain_encoder(
         the model card.
     """
     images = load_dataset(dataset, split, data_root=data_root)
-    config = training_config(EncoderTrainingConfig, "encoder", dataset, settings or {})
-    trainer = EncoderTrainer(images, config, torch.device(device))
+    found = resolved_precision(encoder_settings(images, settings or {}), device)
     out = Path(out)
+    plan = TrainPlan(
+        settings=found,
+        dataset=images.name,
+        split=images.split,
+        digest=images.digest,
+        num_images=len(images),
+        cache=None,
+        generator=None,
+        out=str((out / "encoder-training").absolute()),
+        data_root=data_root,
+        storage_options={},
+        memory_bytes=int(MEMORY_SHARE * available_bytes()),
+        measures=False,
+    )
+    trainer = build_trainer(plan, World(), torch.device(device))
+    if overwrite:
+        (Path(plan.out) / CONFIG).unlink(missing_ok=True)
+    write_config(plan, Path(plan.out))
     seconds = run_training(trainer, out, observer=TrainingCurves(), overwrite=overwrite)
     return _finish(
-        trainer.encoder, out, "encoder", images, trainer, seconds=seconds, command=command, dtype=dtype,
-        measure=lambda stored: quality.measure_encoder(stored, images, data_root),
+        trainer.network.encoder, out, "encoder", images, trainer, seconds=seconds, command=command,
+        dtype=dtype, measure=lambda stored: quality.measure_encoder(stored, images, data_root),
     )  # fmt: skip
 
 
@@ -175,7 +234,7 @@ def pretrain_generator(
     def measure(stored: Any) -> dict[str, Any]:
         if feature_net is None:
             return {}
-        return quality.measure_generator(stored, cast(Any, feature_net), images, data_root)
+        return quality.measure_generator(stored, feature_net, images, data_root)
 
     _finish(
         trainer.discriminator, out, "discriminator", images, trainer, seconds=seconds, command=command,
@@ -202,7 +261,7 @@ def pretrain_inverter(
     overwrite: bool = False,
     command: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Train the inverter e against a frozen generator (eq. 4), and measure its reconstructions.
+    """Train the inverter e against a frozen generator, and measure its reconstructions.
 
     Args:
         generator, discriminator: network files; by default those in `out`.
@@ -219,21 +278,24 @@ def pretrain_inverter(
     generator_path = _network(generator, out, "generator")
     discriminator_path = _network(discriminator, out, "discriminator")
     encoder_path = _network(encoder, out, "encoder")
-    networks: dict[str, Any] = {
-        "generator": load_model(generator_path, "generator", device),
-        "discriminator": load_model(discriminator_path, "discriminator", device),
-    }
+    frozen = load_model(generator_path, "generator", device)
+    if not isinstance(frozen, Generator):
+        raise ModelError(
+            f"{generator_path} holds a {type(frozen).__name__}; inverters are trained for StyleGAN2, other "
+            "generators bring the start of their codes themselves"
+        )
+    critic = load_model(discriminator_path, "discriminator", device)
     depends = {"generator": file_digest(generator_path), "discriminator": file_digest(discriminator_path)}
-    feature_net: Any = None
+    feature_net = None
     if encoder is not None or encoder_path.exists():
         feature_net = _feature_net(encoder_path, images, device)
         depends["encoder"] = file_digest(encoder_path)
-    trainer = InverterTrainer(images, config, torch.device(device), depends=depends, **networks)
+    trainer = InverterTrainer(
+        images, config, torch.device(device), generator=frozen, discriminator=critic, depends=depends
+    )
     seconds = run_training(trainer, out, observer=TrainingCurves(), overwrite=overwrite)
     return _finish(
         trainer.inverter, out, "inverter", images, trainer, seconds=seconds, command=command, dtype=dtype,
-        measure=lambda stored: quality.measure_inverter(
-            stored, networks["generator"], feature_net, images, data_root
-        ),
+        measure=lambda stored: quality.measure_inverter(stored, frozen, feature_net, images, data_root),
         depends=depends,
     )  # fmt: skip

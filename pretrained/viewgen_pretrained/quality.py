@@ -1,9 +1,8 @@
 """Measured quality of the networks, for model cards.
 
-The kernel distance is that of KID (Bińkowski et al., 2018: unbiased squared MMD with the kernel
-(x·y/d + 1)³), but on the features of a viewgen encoder, scaled to unit mean square over the real images, so
-its values are not KID and compare only under the same encoder. The distance between the train and the test
-split under it says what is small.
+The kernel distance is that of KID, but on the features of a viewgen encoder, scaled to unit mean square over
+the real images, so its values are not KID and compare only under the same encoder. The distance between the
+train and the test split under it says what is small.
 """
 
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.datasets.dataset import UNLABELED
+from viewgen.diagnostics.distances import kernel_distance, psnr
 from viewgen.diagnostics.knn import knn_accuracy
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
@@ -23,46 +23,10 @@ from viewgen.networks.inverter import Inverter
 from viewgen.networks.stylegan2 import Generator
 from viewgen.randomness import addressed_normal
 
-__all__ = ["kernel_distance", "measure_encoder", "measure_generator", "measure_inverter", "psnr"]
+__all__ = ["measure_encoder", "measure_generator", "measure_inverter"]
 
 BATCH = 256
 MAX_IMAGES = 10_000
-KERNEL_ROWS = 1024
-
-
-def kernel_distance(x: Tensor, y: Tensor, *, scaled: bool = True) -> float:
-    """Return the unbiased squared maximum mean discrepancy between features, over all pairs.
-
-    Args:
-        x: features to judge, `(N, D)`.
-        y: features of real images, `(M, D)`; their mean square sets the scale.
-        scaled: divide the features by that scale. KID does not.
-
-    Raises:
-        UsageError: fewer than two features on a side.
-    """
-    if min(len(x), len(y)) < 2:
-        raise UsageError(f"a kernel distance needs two features on each side, got {len(x)} and {len(y)}")
-    x, y = x.double(), y.double()
-    if scaled:
-        scale = y.square().mean().sqrt()
-        x, y = x / scale, y / scale
-    dim = x.shape[1]
-
-    def total(a: Tensor, b: Tensor) -> Tensor:
-        return torch.stack([((part @ b.T / dim + 1) ** 3).sum() for part in a.split(KERNEL_ROWS)]).sum()
-
-    def off_diagonal_mean(a: Tensor) -> Tensor:
-        diagonal = ((a.square().sum(dim=1) / dim + 1) ** 3).sum()
-        return (total(a, a) - diagonal) / (len(a) * (len(a) - 1))
-
-    cross = total(x, y) / (len(x) * len(y))
-    return float(off_diagonal_mean(x) + off_diagonal_mean(y) - 2 * cross)
-
-
-def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each pair of model images `(B, 3, H, W)`, dB, `(B,)`."""
-    return 10 * torch.log10(4 / (x - y).square().mean(dim=(1, 2, 3)).clamp_min(1e-12))
 
 
 def _device(network: torch.nn.Module) -> torch.device:

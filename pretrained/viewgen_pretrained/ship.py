@@ -30,7 +30,7 @@ def ship(run: Path, licence: str, package: Path = PACKAGE) -> list[Path]:
     Args:
         run: folder of the run, with ``<kind>.safetensors``, ``<kind>.card.json`` and
             ``<kind>-training/metrics.csv``.
-        licence: of weights and data.
+        licence: licence of weights and data.
         package: folder that holds ``cards.toml`` and ``weights/``.
 
     Returns:

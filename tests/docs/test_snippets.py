@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from viewgen.datasets import DATASETS
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import save_model
 from viewgen.views import VIEWS
@@ -69,6 +70,7 @@ def test_python_snippets_run(page, digits_cache, tmp_path, monkeypatch, no_flush
     (tmp_path / "demo/digits-train-wsearch.zarr").symlink_to(digits_cache)
     encoder = Encoder(EncoderConfig(image_size=32, width=8, projection_dim=16))
     save_model(encoder, tmp_path / "runs/a2/last.safetensors")
+    monkeypatch.setattr(DATASETS, "_registered", {})
     monkeypatch.setattr(VIEWS, "_registered", {})
     namespace = {"__name__": "__main__"}
     for snippet in blocks(page, "python"):

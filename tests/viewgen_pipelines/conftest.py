@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import uuid
@@ -45,7 +46,7 @@ def shared_ray(ray_faults_path: Path) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(faulty_method.FAULTS, str(ray_faults_path))
-        environment.setenv("PYTHONPATH", str(FOLDER))
+        environment.setenv("PYTHONPATH", str(FOLDER), prepend=os.pathsep)
         with ray_session(None, num_workers=2):
             yield
 

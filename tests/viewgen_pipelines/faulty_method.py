@@ -22,8 +22,8 @@ import torch
 
 from viewgen.settings import Settings, setting
 from viewgen.views import VIEWS
-from viewgen.views.entry import ViewEntry
-from viewgen.views.source import Views
+from viewgen.views.entry import Resources, ViewEntry
+from viewgen.views.source import Images, Views
 
 FAULTS = "VIEWGEN_TEST_FAULTS"
 
@@ -32,7 +32,8 @@ class FaultyConfig(Settings):
     """`sigma` stands for any setting."""
 
     title = "faulty"
-    sigma: float = setting(0.25, "any number", ge=0)
+
+    sigma: float = setting(0.25, "any number", ge=0, flag=True)
 
 
 def expected_views(images: np.ndarray, source_index: np.ndarray, num_views: int, seed: int) -> np.ndarray:
@@ -41,17 +42,15 @@ def expected_views(images: np.ndarray, source_index: np.ndarray, num_views: int,
     return (images[:, None] + offset[:, :, None, None, None]).astype(np.uint8)
 
 
-class Faulty:
-    """The view source: commits the faults that the file asks for."""
+class FaultySource:
+    """Commits the faults that the file asks for, and then makes its views."""
 
     roles = ("view",)
 
-    def __init__(self, config: FaultyConfig, resources: Any) -> None:
+    def __init__(self, config: FaultyConfig) -> None:
         self.config = config
-        if "build" in _faults():
-            raise RuntimeError(_faults()["build"])
 
-    def views(self, images: Any, num_views: int) -> Views:
+    def views(self, images: Images, num_views: int) -> Views:
         source = images.source_index.numpy()
         faults = _faults()
         _sleep()
@@ -68,10 +67,9 @@ class Faulty:
         status = np.ones(len(source), np.uint8)
         status[np.isin(source, faults.get("late", []))] = 2
         status[np.isin(source, faults.get("failed", []))] = 3
-        seed = images.draws.seed
-        made = expected_views(images.pixels.numpy(), source, num_views, seed)
+        views = expected_views(images.pixels.numpy(), source, num_views, images.draws.seed)
         return Views(
-            pixels=torch.from_numpy(made).transpose(0, 1),
+            pixels=torch.from_numpy(views).transpose(0, 1),
             status=torch.from_numpy(status),
             columns={
                 "distance": torch.full((len(source), num_views), self.config.sigma),
@@ -80,6 +78,12 @@ class Faulty:
                 "mean_pairwise": torch.full((len(source),), 0.5),
             },
         )
+
+
+def build_faulty(config: FaultyConfig, resources: Resources) -> FaultySource:
+    if "build" in _faults():
+        raise RuntimeError(_faults()["build"])
+    return FaultySource(config)
 
 
 def _faults() -> dict[str, Any]:
@@ -125,4 +129,4 @@ def _hang() -> None:
 
 
 if "faulty" not in VIEWS:
-    VIEWS.register(ViewEntry(name="faulty", summary="for tests", settings=FaultyConfig, build=Faulty))
+    VIEWS.register(ViewEntry(name="faulty", summary="for tests", settings=FaultyConfig, build=build_faulty))

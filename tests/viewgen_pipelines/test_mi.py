@@ -71,14 +71,14 @@ def measured(monkeypatch):
     pairs, run = [], view_pairs.run_pair
     pairs_until = {"stop": None}
 
-    def recording(task, on_step):
+    def recording(task, place, tell):
         name = (task.x.label, task.y.label)
         if name == pairs_until["stop"]:
             raise KeyboardInterrupt
         pairs.append(name)
-        return run(task, on_step)
+        return run(task, place, tell)
 
-    monkeypatch.setattr("viewgen_pipelines.pair_executors.run_pair", recording)
+    monkeypatch.setattr("viewgen_pipelines.mutual_information.run_pair", recording)
     recording.pairs, recording.until = pairs, pairs_until
     return recording
 
@@ -238,10 +238,10 @@ def test_command_prints_tables_and_4_means_refused(cache, out, command):
 
 
 def test_interrupting_the_command_says_how_to_go_on(out, command, monkeypatch):
-    def interrupted(task, on_step):
+    def interrupted(task, place, tell):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("viewgen_pipelines.pair_executors.run_pair", interrupted)
+    monkeypatch.setattr("viewgen_pipelines.mutual_information.run_pair", interrupted)
     code, _, err = command("--out", out, "--limit", "60", "--steps", "2")
     assert code == 130
     assert "run the same command again" in err

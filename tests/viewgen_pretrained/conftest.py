@@ -11,19 +11,16 @@ from PIL import Image
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from viewgen_pretrained.encoder import EncoderTrainer, EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.pretrain import training_config
 from viewgen_train.loop import Trainer
 
 TRAINERS: dict[str, tuple[Any, type]] = {
-    "encoder": (EncoderTrainer, EncoderTrainingConfig),
     "generator": (GeneratorTrainer, GeneratorTrainingConfig),
     "inverter": (InverterTrainer, InverterTrainingConfig),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    "encoder": {"width": 4, "projection_dim": 8, "batch_size": 8, "num_steps": 7, "learning_rate": 0.05},
     "generator": {
         "channels": [6, 4],
         "num_mapping_layers": 2,
@@ -86,6 +83,10 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def adversaries() -> dict[str, Any]:
+    return make_adversaries()
+
+
+def make_adversaries() -> dict[str, Any]:
     """A generator and a discriminator with random weights, for the inverter."""
     with torch.random.fork_rng():
         torch.manual_seed(9)

@@ -12,6 +12,8 @@ from PIL import Image
 
 from viewgen.cli import main
 from viewgen.datasets import load_dataset
+from viewgen.diagnostics import reconstruction
+from viewgen.diagnostics.distances import frechet_distance, precision_recall
 from viewgen.errors import MissingFileError, UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.networks.encoder import Encoder, EncoderConfig
@@ -19,11 +21,9 @@ from viewgen.networks.files import Models, load_models, save_model
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig
 from viewgen.randomness import addressed_normal
-from viewgen_pretrained import evaluation
 from viewgen_pretrained.evaluation import Evaluation, evaluate
 from viewgen_pretrained.quality import measure_encoder
 from viewgen_pretrained.quality_grid import quality_grid
-from viewgen_pretrained.statistics import frechet_distance, precision_recall
 
 KINDS = ("generator", "discriminator", "inverter", "encoder")
 
@@ -54,7 +54,7 @@ def measured(folder, dataset, data_root) -> Evaluation:
 
 
 def values(evaluation: Evaluation, network: str) -> dict[str, float]:
-    return {row.name: row.value for row in evaluation.measures if row.network == network}
+    return {row.name: row.value for row in evaluation.measures if row.group == network}
 
 
 def test_the_generators_numbers_are_those_of_its_samples_features(measured, models, dataset, data_root):
@@ -92,7 +92,7 @@ def test_the_inverters_numbers_are_those_of_held_out_images(measured, models, da
     assert found["mse refined"] < found["mse"] * 1.5
     assert "lpips" not in found
     assert any("LPIPS was not measured" in note for note in measured.notes)
-    on = {row.name: row.on for row in measured.measures if row.network == "e"}
+    on = {row.name: row.on for row in measured.measures if row.group == "e"}
     assert on["mse"] == "12 test"
     assert on["mse refined"] == "3 test"
 
@@ -110,8 +110,8 @@ def test_lpips_is_measured_where_its_weights_are(folder, dataset, data_root, mon
         def distance(self, first: list[torch.Tensor], second: list[torch.Tensor]) -> torch.Tensor:
             return first[0] - second[0]
 
-    monkeypatch.setattr(evaluation, "LpipsDistance", Brightness)
-    monkeypatch.setattr(evaluation, "resolve_perceptual", lambda *_, **__: "lpips")
+    monkeypatch.setattr(reconstruction, "LpipsDistance", Brightness)
+    monkeypatch.setattr(reconstruction, "resolve_perceptual", lambda *_, **__: "lpips")
     found = evaluate(["e"], dataset.name, models_dir=folder, data_root=str(data_root), num_refined=0)
     models = load_models({kind: folder / f"{kind}.safetensors" for kind in ("generator", "inverter")})
     test = load_dataset(dataset.name, "test", data_root=data_root)
@@ -212,7 +212,7 @@ def test_the_command_prints_one_table_or_one_object_and_writes_the_picture(
     assert code == 0
     document = json.loads(out)
     found = [(row["network"], row["name"], row["value"]) for row in document["measures"]]
-    assert found == [(row.network, row.name, pytest.approx(row.value, rel=1e-6)) for row in measured.measures]
+    assert found == [(row.group, row.name, pytest.approx(row.value, rel=1e-6)) for row in measured.measures]
     assert document["networks"]["encoder"]["sha256"].startswith("sha256:")
     assert document["grid"] == str(tmp_path / "grid.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "grid.png")), measured.grid)

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -157,16 +156,6 @@ def test_discriminator_and_generator_each_train_on_their_own_loss(make_trainer):
     # softplus losses of logits near 0
     assert metrics[0]["g_loss"] == pytest.approx(math.log(2), abs=0.3)
     assert metrics[0]["d_loss"] == pytest.approx(2 * math.log(2), abs=0.6)
-
-
-def test_the_encoders_learning_rate_warms_up_and_falls_along_a_cosine(make_trainer):
-    trainer = make_trainer("encoder", num_steps=100, learning_rate=0.2)
-    rates = [trainer.learning_rate(step) for step in range(100)]
-    assert rates[:5] == pytest.approx([0.04, 0.08, 0.12, 0.16, 0.2])
-    assert max(rates) == rates[5] == pytest.approx(0.2)
-    assert all(later < earlier for earlier, later in pairwise(rates[5:]))
-    assert rates[99] < 1e-3
-    assert rates[52] == pytest.approx(0.1, rel=0.02)
 
 
 def test_the_inverter_lowers_its_error(make_trainer):

@@ -14,15 +14,17 @@ from PIL import Image
 from viewgen.cli import main
 from viewgen.errors import CacheMismatchError, DataError, MissingFileError, ModelError, UsageError
 from viewgen.networks.files import file_digest, load_models, read_header
-from viewgen_pretrained.encoder import EncoderTrainingConfig
 from viewgen_pretrained.generator import GeneratorTrainingConfig
 from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
 from viewgen_pretrained.pretrain import (
+    encoder_settings,
     pretrain_encoder,
     pretrain_generator,
     pretrain_inverter,
     training_config,
 )
+from viewgen_train.resolve import train_settings
+from viewgen_train.trainer import learning_rate
 
 SETTINGS = {
     "encoder": {"width": 4, "projection_dim": 8, "batch_size": 8, "num_steps": 3},
@@ -169,14 +171,15 @@ def test_a_diverging_training_exits_with_1(dataset, data_root, tmp_path, capsys)
     ("setting", "message"),
     [
         ("learning_rat=1", "did you mean 'learning_rate'?"),
-        ("learning_rate=fast", "learning_rate is 'fast'; expected a value such as 0.5"),
+        ("learning_rate=fast", "learning_rate is 'fast'; expected a valid number"),
         ("num_steps=1.5", "num_steps is 1.5"),
         ("num_steps=true", "num_steps is True"),
-        ("num_steps=0", "num_steps at least 1"),
-        ("loss=hinge", "loss is 'hinge'"),
+        ("num_steps=0", "num_steps is 0; expected greater than or equal to 1"),
+        ("loss=hinge", "no objective 'hinge'"),
+        ("generated=cache", "trained on expert views alone"),
         ("expert=strong", "expert is 'strong'"),
         ('expert={"hues": 0}', "did you mean 'hue'?"),
-        ('expert={"hue": 2}', "hue must be in [0, 0.5]"),
+        ('expert={"hue": 2}', "hue is 2; expected less than or equal to 0.5"),
         ("num_steps", "is not NAME=VALUE"),
     ],
 )
@@ -196,14 +199,35 @@ def test_a_device_that_is_not_there_is_refused(dataset, data_root, tmp_path, cap
 
 
 def test_the_recipe_lies_under_the_settings():
-    config = training_config(EncoderTrainingConfig, "encoder", "digits", {"width": 5})
-    assert (config.width, config.projection_dim, config.expert.flip_probability) == (5, 64, 0.0)
-    changed = training_config(EncoderTrainingConfig, "encoder", "digits", {"expert": {"hue": 0.3}})
-    assert (changed.expert.hue, changed.expert.flip_probability) == (0.3, 0.0)
-    elsewhere = training_config(EncoderTrainingConfig, "encoder", "folder:/data/x", {})
-    assert (elsewhere.width, elsewhere.expert.flip_probability) == (64, 0.5)
     with pytest.raises(UsageError, match="no augmentation 'rain'"):
         training_config(GeneratorTrainingConfig, "generator", "digits", {"augment": ["rain"]})
+
+
+def named(name: str, num_images: int) -> Any:
+    """Return what an encoder's settings depend on of a data set."""
+    return type("Images", (), {"name": name, "__len__": lambda _: num_images})()
+
+
+def test_an_encoders_training_is_the_recipes_length_on_expert_views():
+    settings = encoder_settings(named("digits", 1437), {"width": 5})
+    assert (settings.network.width, settings.network.projection_dim) == (5, 64)
+    assert (settings.expert.flip_probability, settings.optimiser.num_steps) == (0.0, 1200)
+    assert (settings.views.name, settings.assimilation.transform) == ("original", "expert")
+    # 1200 steps of 256 images are 214 passes; the learning rate rises over 5 % of the steps
+    rates = [learning_rate(settings.optimiser, step, 1200) for step in (0, 59, 60, 1199)]
+    assert rates == pytest.approx([0.2 / 60, 0.2, 0.2, 0.0], abs=1e-5)
+    changed = encoder_settings(named("digits", 1437), {"expert": {"hue": 0.3}, "epochs": 3})
+    assert (changed.expert.hue, changed.expert.flip_probability) == (0.3, 0.0)
+    assert (changed.optimiser.num_steps, changed.optimiser.epochs) == (None, 3)
+    other = encoder_settings(named("folder:/data/x", 5000), {})
+    assert (other.network.width, other.optimiser.num_steps, other.objective.name) == (64, 20_000, "simclr")
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "tinyimagenet"])
+def test_encoders_of_table_2_are_its_baseline(dataset):
+    baseline = train_settings(dataset, {"assimilation": "none"})
+    found = encoder_settings(named(dataset, 50_000), {})
+    assert found.change("diagnostics", knn_every=10) == baseline
 
 
 def test_an_inverter_without_its_generator_names_the_file(dataset, data_root, tmp_path):
@@ -243,7 +267,7 @@ def test_a_data_set_of_a_size_that_stylegan2_cannot_make_is_refused(data_root, t
 def test_a_run_is_not_resumed_on_other_images(dataset, pictures, data_root, tmp_path):
     settings = {"settings": SETTINGS["encoder"], "data_root": str(data_root)}
     pretrain_encoder(dataset.name, tmp_path, **settings)
-    with pytest.raises(CacheMismatchError, match="another encoder training:\n  dataset: there 'sha256:"):
+    with pytest.raises(CacheMismatchError, match=r"(?s)another encoder training:.*dataset: there 'sha256:"):
         pretrain_encoder(f"folder:{pictures / 'test'}", tmp_path, **settings)
 
 

@@ -1,6 +1,5 @@
 """Measures of quality against double loops and closed forms."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor
 
 from viewgen.datasets import load_dataset
-from viewgen.errors import UsageError
+from viewgen.diagnostics.distances import kernel_distance
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen_pretrained import quality
-from viewgen_pretrained.quality import kernel_distance, measure_encoder, measure_generator, psnr
+from viewgen_pretrained.quality import measure_encoder, measure_generator
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -24,54 +23,6 @@ def small_encoder() -> Encoder:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Encoder(EncoderConfig(image_size=8, width=4, projection_dim=8)).eval()
-
-
-def test_kernel_distance_equals_a_double_loop(monkeypatch):
-    x, y = normal(7, 3), normal(5, 3, seed=1) + 0.5
-    scale = math.sqrt(sum(value**2 for value in y.flatten().tolist()) / y.numel())
-
-    def kernel(a: Tensor, b: Tensor) -> float:
-        dot = sum(p * q for p, q in zip(a.tolist(), b.tolist(), strict=True)) / scale**2
-        return (dot / 3 + 1) ** 3
-
-    within_x = [kernel(x[i], x[j]) for i in range(7) for j in range(7) if i != j]
-    within_y = [kernel(y[i], y[j]) for i in range(5) for j in range(5) if i != j]
-    across = [kernel(a, b) for a in x for b in y]
-    expected = np.mean(within_x) + np.mean(within_y) - 2 * np.mean(across)
-    assert kernel_distance(x, y) == pytest.approx(expected, rel=1e-10)
-    monkeypatch.setattr(quality, "KERNEL_ROWS", 2)
-    assert kernel_distance(x, y) == pytest.approx(expected, rel=1e-10)
-
-
-def test_kernel_distance_is_0_on_average_for_one_distribution_and_grows_with_a_shift():
-    same = [kernel_distance(normal(200, 8, seed=2 * s), normal(200, 8, seed=2 * s + 1)) for s in range(30)]
-    spread = np.std(same) / math.sqrt(len(same))
-    assert abs(np.mean(same)) < 3 * spread  # unbiased
-    assert min(same) < 0 < max(same)
-    shifted = [kernel_distance(normal(200, 8) + shift, normal(200, 8, seed=1)) for shift in (0.2, 0.5, 1.0)]
-    assert np.std(same) * 3 < shifted[0] < shifted[1] < shifted[2]
-
-
-def test_kernel_distance_has_no_unit():
-    x, y = normal(20, 4), normal(30, 4, seed=1) + 1
-    assert kernel_distance(1000 * x, 1000 * y) == pytest.approx(kernel_distance(x, y))
-
-
-def test_kernel_distance_needs_two_features_on_each_side():
-    with pytest.raises(UsageError, match="got 1 and 5"):
-        kernel_distance(normal(1, 3), normal(5, 3))
-
-
-@pytest.mark.parametrize("offset", [2.0, 0.5, 0.01])
-def test_psnr_of_a_constant_offset(offset):
-    x = torch.zeros(2, 3, 4, 4, dtype=torch.float64)
-    # peak 2, mean squared error offset²
-    assert psnr(x, x + offset).tolist() == pytest.approx([20 * math.log10(2 / offset)] * 2)
-
-
-def test_psnr_of_equal_images_is_large_and_finite():
-    x = torch.zeros(1, 3, 4, 4)
-    assert 100 < psnr(x, x).item() < math.inf
 
 
 def test_measured_rows_are_spread_over_a_split_sorted_by_class(dataset, monkeypatch):

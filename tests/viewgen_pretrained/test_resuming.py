@@ -15,7 +15,7 @@ import torch
 from viewgen.errors import CacheMismatchError, CorruptDataError, LeaseError
 from viewgen_train.loop import Trainer, TrainingDivergedError, run_training
 
-KINDS = ("encoder", "generator", "inverter")
+KINDS = ("generator", "inverter")
 OFTEN = {"checkpoint_seconds": 0.0, "log_every": 3, "picture_seconds": 0.0}
 
 
@@ -73,7 +73,6 @@ def test_training_changes_the_networks(make_trainer, weights_of, undisturbed, ki
     first = weights_of(make_trainer(kind))
     expected, _ = undisturbed[kind]
     trained = {
-        "encoder": (".encoder",),
         "generator": (".generator.", ".discriminator.", ".average."),
         "inverter": (".inverter.", ".current.", ".critic."),
     }
@@ -92,10 +91,10 @@ from viewgen_train import loop as session
 from viewgen_pretrained.pretrain import training_config
 
 torch.set_num_threads(1)
-trainer_class, config_class = conftest.TRAINERS["encoder"]
+trainer_class, config_class = conftest.TRAINERS["inverter"]
 data = load_dataset({dataset!r}, data_root={data_root!r})
-config = training_config(config_class, "encoder", data.name, conftest.SETTINGS["encoder"])
-trainer = trainer_class(data, config, torch.device("cpu"))
+config = training_config(config_class, "inverter", data.name, conftest.SETTINGS["inverter"])
+trainer = trainer_class(data, config, torch.device("cpu"), **conftest.make_adversaries())
 step, save = trainer.step, torch.save
 
 def die():
@@ -148,22 +147,22 @@ def test_a_killed_process_loses_nothing(
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == -signal.SIGKILL, result.stderr
-    checkpoint = folder(tmp_path, "encoder") / "checkpoint.pt"
+    checkpoint = folder(tmp_path, "inverter") / "checkpoint.pt"
     assert torch.load(checkpoint, weights_only=True)["step"] == kept
-    trainer = make_trainer("encoder")
+    trainer = make_trainer("inverter")
     run_training(trainer, tmp_path, **OFTEN)
-    expected, metrics = undisturbed["encoder"]
+    expected, metrics = undisturbed["inverter"]
     assert_same_bits(weights_of(trainer), expected)
-    assert (folder(tmp_path, "encoder") / "metrics.csv").read_text() == metrics
+    assert (folder(tmp_path, "inverter") / "metrics.csv").read_text() == metrics
     assert not list(checkpoint.parent.glob("*.part"))
 
 
 def test_a_finished_run_is_not_trained_again(make_trainer, weights_of, undisturbed, tmp_path):
-    run_training(make_trainer("encoder"), tmp_path, **OFTEN)
-    again = make_trainer("encoder")
+    run_training(make_trainer("inverter"), tmp_path, **OFTEN)
+    again = make_trainer("inverter")
     again.step = None
     run_training(again, tmp_path, **OFTEN)
-    assert_same_bits(weights_of(again), undisturbed["encoder"][0])
+    assert_same_bits(weights_of(again), undisturbed["inverter"][0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -178,12 +177,12 @@ def test_another_configuration_is_refused_with_the_difference(make_trainer, tmp_
 
 
 def test_overwrite_starts_afresh(make_trainer, weights_of, undisturbed, tmp_path):
-    run_training(make_trainer("encoder", seed=1), tmp_path, **OFTEN)
-    trainer = make_trainer("encoder")
+    run_training(make_trainer("inverter", seed=1), tmp_path, **OFTEN)
+    trainer = make_trainer("inverter")
     run_training(trainer, tmp_path, overwrite=True, **OFTEN)
-    expected, metrics = undisturbed["encoder"]
+    expected, metrics = undisturbed["inverter"]
     assert_same_bits(weights_of(trainer), expected)
-    assert (folder(tmp_path, "encoder") / "metrics.csv").read_text() == metrics
+    assert (folder(tmp_path, "inverter") / "metrics.csv").read_text() == metrics
 
 
 def poison(trainer: Trainer, at: int, *, weights: bool) -> Trainer:
@@ -193,7 +192,7 @@ def poison(trainer: Trainer, at: int, *, weights: bool) -> Trainer:
         values = step(number)
         if number == at and weights:
             with torch.no_grad():
-                next(trainer.encoder.parameters())[0] = torch.nan
+                next(trainer.inverter.parameters())[0] = torch.nan
         return values | {"loss": float("nan")} if number == at and not weights else values
 
     trainer.step = poisoned  # type: ignore[method-assign]
@@ -206,23 +205,23 @@ def poison(trainer: Trainer, at: int, *, weights: bool) -> Trainer:
 def test_what_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     make_trainer, weights_of, undisturbed, tmp_path, weights, message
 ):
-    trainer = poison(make_trainer("encoder"), 4, weights=weights)
+    trainer = poison(make_trainer("inverter"), 4, weights=weights)
     with pytest.raises(TrainingDivergedError, match=message) as error:
         run_training(trainer, tmp_path, checkpoint_seconds=-1.0, log_every=3)
     assert "Lower the learning rate" in str(error.value)
-    assert str(folder(tmp_path, "encoder")) in str(error.value)
-    checkpoint = torch.load(folder(tmp_path, "encoder") / "checkpoint.pt", weights_only=True)
+    assert str(folder(tmp_path, "inverter")) in str(error.value)
+    checkpoint = torch.load(folder(tmp_path, "inverter") / "checkpoint.pt", weights_only=True)
     assert checkpoint["step"] == 4
-    healed = make_trainer("encoder")
+    healed = make_trainer("inverter")
     run_training(healed, tmp_path, **OFTEN)
-    assert_same_bits(weights_of(healed), undisturbed["encoder"][0])
+    assert_same_bits(weights_of(healed), undisturbed["inverter"][0])
 
 
 def test_a_run_that_diverges_at_once_promises_no_checkpoint(make_trainer, tmp_path):
     with pytest.raises(TrainingDivergedError) as error:
-        run_training(make_trainer("encoder", learning_rate=1e30), tmp_path)
+        run_training(make_trainer("inverter", learning_rate=1e30), tmp_path)
     assert "checkpoint" not in str(error.value)
-    assert not (folder(tmp_path, "encoder") / "checkpoint.pt").exists()
+    assert not (folder(tmp_path, "inverter") / "checkpoint.pt").exists()
 
 
 def damage_truncate(path: Path) -> None:
@@ -243,31 +242,31 @@ def damage_code(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_empty, damage_other, damage_code])
 def test_a_damaged_checkpoint_is_refused_and_named(make_trainer, tmp_path, damage):
-    run_training(make_trainer("encoder"), tmp_path, stop_after=2)
-    path = folder(tmp_path, "encoder") / "checkpoint.pt"
+    run_training(make_trainer("inverter"), tmp_path, stop_after=2)
+    path = folder(tmp_path, "inverter") / "checkpoint.pt"
     damage(path)
     with pytest.raises(CorruptDataError, match="--overwrite") as error:
-        run_training(make_trainer("encoder"), tmp_path)
+        run_training(make_trainer("inverter"), tmp_path)
     assert error.value.exit_code == 5
     assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]"])
 def test_a_damaged_identity_is_refused_and_named(make_trainer, tmp_path, text):
-    run_training(make_trainer("encoder"), tmp_path, stop_after=1)
-    path = folder(tmp_path, "encoder") / "identity.json"
+    run_training(make_trainer("inverter"), tmp_path, stop_after=1)
+    path = folder(tmp_path, "inverter") / "identity.json"
     path.write_text(text)
     with pytest.raises(CorruptDataError, match=r"identity\.json"):
-        run_training(make_trainer("encoder"), tmp_path)
+        run_training(make_trainer("inverter"), tmp_path)
 
 
 def test_two_runs_in_one_folder_exclude_each_other(make_trainer, tmp_path):
-    run_training(make_trainer("encoder"), tmp_path, stop_after=1)
-    with open(folder(tmp_path, "encoder") / ".lock") as other:
+    run_training(make_trainer("inverter"), tmp_path, stop_after=1)
+    with open(folder(tmp_path, "inverter") / ".lock") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(LeaseError, match="another process trains"):
-            run_training(make_trainer("encoder"), tmp_path)
-    run_training(make_trainer("encoder"), tmp_path, stop_after=2)
+            run_training(make_trainer("inverter"), tmp_path)
+    run_training(make_trainer("inverter"), tmp_path, stop_after=2)
 
 
 def test_the_folder_says_what_it_holds(make_trainer, tmp_path):
@@ -277,4 +276,4 @@ def test_the_folder_says_what_it_holds(make_trainer, tmp_path):
         identity: dict[str, Any] = json.loads((folder(tmp_path, kind) / "identity.json").read_text())
         assert identity == json.loads(json.dumps(trainer.identity))
         assert identity["dataset"].startswith("sha256:")
-        assert (folder(tmp_path, kind) / "samples.png").exists() == (kind != "encoder")
+        assert (folder(tmp_path, kind) / "samples.png").exists()

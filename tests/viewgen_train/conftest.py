@@ -11,8 +11,9 @@ from PIL import Image
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.store import CacheSpec, open_storage
-from viewgen_train.config import TrainConfig, train_config
 from viewgen_train.plan import TrainPlan
+from viewgen_train.resolve import train_settings
+from viewgen_train.settings import TrainSettings
 
 SETTINGS: dict[str, Any] = {
     "width": 4,
@@ -115,8 +116,8 @@ def tiny_cache(tiny: ImageDataset, cache_of: Callable[..., str]) -> str:
 
 
 @pytest.fixture
-def make_config(tiny: ImageDataset) -> Callable[..., TrainConfig]:
-    return lambda **settings: train_config(tiny.name, SETTINGS | {"precision": "float32"} | settings)
+def make_settings(tiny: ImageDataset) -> Callable[..., TrainSettings]:
+    return lambda **settings: train_settings(tiny.name, SETTINGS | {"precision": "float32"} | settings)
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def make_tiny_plan(
     tiny: ImageDataset,
     tiny_cache: str,
     tiny_root: str,
-    make_config: Callable[..., TrainConfig],
+    make_settings: Callable[..., TrainSettings],
     tmp_path: Path,
 ) -> Callable[..., TrainPlan]:
     """Return a factory of plans: settings by name, and `out`, `cache`, `memory_bytes`."""
@@ -137,16 +138,16 @@ def make_tiny_plan(
         memory_bytes: int = 1 << 30,
         **settings: Any,
     ) -> TrainPlan:
-        config = make_config(**settings)
+        found = make_settings(**settings)
         reader = CacheReader(cache or tiny_cache)
-        found = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
+        view_cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
         return TrainPlan(
-            config=config,
+            settings=found,
             dataset=tiny.name,
             split="train",
             digest=tiny.digest,
             num_images=reader.spec.num_images,
-            cache=found if config.generated == "cache" else None,
+            cache=view_cache if found.views.name == "cache" else None,
             generator=None,
             out=str(out or tmp_path / "run"),
             data_root=tiny_root,

@@ -13,7 +13,7 @@ from viewgen.diagnostics.probe import linear_probe, probe_config
 from viewgen.errors import UsageError
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.randomness import addressed_generator
-from viewgen_train.config import train_config
+from viewgen_train.resolve import train_settings
 from viewgen_train.training import train
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
@@ -66,4 +66,4 @@ def test_the_numbers_are_the_encoders(tiny_folder, tiny_root, tmp_path):
 
 def test_a_negative_pause_is_refused():
     with pytest.raises(UsageError, match="probe_every is -1"):
-        train_config("digits", {"probe_every": -1})
+        train_settings("digits", {"probe_every": -1})

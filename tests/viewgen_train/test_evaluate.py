@@ -13,15 +13,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from viewgen.cli import main
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.datasets.dataset import MemoryImages
+from viewgen.diagnostics import probe as module
 from viewgen.diagnostics.probe import ProbeConfig
 from viewgen.errors import DataError, MissingFileError, ModelError, UsageError
 from viewgen.images import to_model
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import load_model, save_model
 from viewgen.views.expert import ExpertConfig
-from viewgen_train import evaluate as module
-from viewgen_train.config import train_config
 from viewgen_train.evaluate import evaluate, measure
+from viewgen_train.records import record
+from viewgen_train.resolve import train_settings
 
 QUICK = {"epochs": 3, "num_seeds": 2, "learning_rate": 0.1, "batch_size": 16}
 
@@ -67,7 +68,7 @@ def run(pictures, data_root, tmp_path):
         "dataset": {
             "name": dataset.name, "split": "train", "digest": dataset.digest, "num_images": len(dataset),
         },
-        "config": train_config(dataset.name, {"epochs": 20}).to_json(),
+        "config": record(train_settings(dataset.name, {"epochs": 20})),
         "cache": None,
         "num_steps": 40,
     }  # fmt: skip

@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_images(make_tiny_plan, mo
 
     def poisoned(self, batch):
         made = views(self, batch)
-        if batch.step == 3:
+        if batch.draws.step == 3:
             made[0, 0, 0, 0, 0] = torch.nan
         return made
 
@@ -152,7 +152,7 @@ def test_the_run_folder_holds_what_it_says(make_tiny_plan):
     assert {"config.json", "last.safetensors", "best.safetensors", "metrics.csv", "checkpoint.pt"} <= names
     assert list((folder / "tensorboard").glob("events*"))
     run = open_run(folder)
-    assert run.config == plan.config
+    assert run.settings == plan.settings
     assert (run.dataset, run.step, run.num_steps) == (plan.dataset, 8, 8)
     assert run.cache == plan.cache
     assert run.encoder(torch.zeros(2, 3, 8, 8)).shape == (2, 8)

@@ -11,6 +11,8 @@ from viewgen.networks.files import file_digest, save_model
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig
 from viewgen_train.distributed import World
 from viewgen_train.network import build_network
+from viewgen_train.objectives.assimilation import build_objective
+from viewgen_train.objectives.objective import Outputs
 from viewgen_train.run import open_run
 from viewgen_train.training import train
 from viewgen_train.worker import build_trainer, train_worker
@@ -26,16 +28,18 @@ def views(num_views: int = 3, num_images: int = 6) -> torch.Tensor:
     return (made + torch.linspace(-0.5, 0.5, num_views)[:, None, None, None, None]).clamp(-1, 1)
 
 
-def test_separate_views_have_statistics_of_their_own(make_config):
+def network_of(settings):
+    return build_network(settings, build_objective(settings).head, 8, CPU)
+
+
+def test_separate_views_have_statistics_of_their_own(make_settings):
     x = views()
-    together = build_network(make_config(), 8, CPU).train()
-    apart = build_network(make_config(batchnorm="separate"), 8, CPU).train()
+    together = network_of(make_settings()).train()
+    apart = network_of(make_settings(batchnorm="separate")).train()
     assert all(torch.equal(a, b) for a, b in zip(together.parameters(), apart.parameters(), strict=True))
-    single = torch.stack(
-        [build_network(make_config(), 8, CPU).train()(view[None])[:, 0] for view in x], dim=1
-    )
-    torch.testing.assert_close(apart(x), single, atol=1e-6, rtol=0)
-    out = together(x)
+    single = torch.stack([network_of(make_settings()).train()(view[None])["z"][:, 0] for view in x], dim=1)
+    torch.testing.assert_close(apart(x)["z"], single, atol=1e-6, rtol=0)
+    out = together(x)["z"]
     assert float((out - single).detach().abs().max()) > 1e-3
     assert out.shape == (6, 3, 8)
     torch.testing.assert_close(out.norm(dim=2), torch.ones(6, 3))
@@ -43,43 +47,46 @@ def test_separate_views_have_statistics_of_their_own(make_config):
     assert counts == [1, 3]
 
 
-def test_bf16_gives_the_same_to_its_precision(make_config):
+def test_bf16_gives_the_same_to_its_precision(make_settings):
     x = views()
-    full = build_network(make_config(), 8, CPU)(x)
-    half = build_network(make_config(precision="bf16"), 8, CPU)(x)
+    full = network_of(make_settings())(x)["z"]
+    half = network_of(make_settings(precision="bf16"))(x)["z"]
     assert half.dtype == torch.float32
     assert not torch.equal(full, half)
     # bfloat16 has 8 bits: 0.4 % per operation, on numbers up to 1, through twenty layers
     torch.testing.assert_close(half, full, atol=0.1, rtol=0)
 
 
-def test_simsiam_gives_projections_and_predictions(make_config):
-    network = build_network(make_config(assimilation="A2-simsiam"), 8, CPU).train()
+def test_simsiam_gives_projections_and_predictions(make_settings):
+    network = network_of(make_settings(assimilation="A2-simsiam")).train()
     out = network(views())
-    assert out.shape == (6, 3, 16)
+    projections, predictions = out["z"], out["p"]
+    assert projections.shape == predictions.shape == (6, 3, 8)
+    assert out["features"].shape == (6, 3, 32)
     assert network.encoder.config.projector == "simsiam"
-    projections, predictions = out.chunk(2, dim=2)
     expected = network.predictor(projections.transpose(0, 1).flatten(0, 1))
     torch.testing.assert_close(predictions.transpose(0, 1).flatten(0, 1), expected, atol=1e-5, rtol=0)
 
 
-def test_weights_depend_on_the_seed_alone(make_config):
+def test_weights_depend_on_the_seed_alone(make_settings):
     torch.manual_seed(1)
-    one = build_network(make_config(), 8, CPU)
+    one = network_of(make_settings())
     torch.manual_seed(2)
     before = torch.random.get_rng_state()
-    other = build_network(make_config(), 8, CPU)
+    other = network_of(make_settings())
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    third = build_network(make_config(seed=1), 8, CPU)
+    third = network_of(make_settings(seed=1))
     assert not torch.equal(next(one.parameters()), next(third.parameters()))
 
 
 def test_a_step_is_stochastic_gradient_descent(make_tiny_plan):
     plan = make_tiny_plan(momentum=0.0, weight_decay=0.0, warm_up_epochs=0.0)
     trainer = build_trainer(plan, World(), CPU)
-    network = build_network(plan.config, 8, CPU).train()
-    loss = trainer._loss(trainer.views(trainer.batch(0)), network)
+    network = network_of(plan.settings).train()
+    images = trainer.batch(0)
+    z = network(trainer.views(images))["z"].transpose(0, 1)
+    loss = trainer.losses(Outputs(z=z))["loss"]
     loss.backward()
     metrics = trainer.step(0)
     assert float(metrics["loss"]) == loss.item()
@@ -138,7 +145,7 @@ def test_views_are_made_from_codes_in_the_step(tmp_path, inversions, weights, ti
     assert result.loss == result.loss
     run = open_run(result.run)
     assert run.cache["method"] == "invert"
-    assert (run.config.generated, run.step) == (generated, 2)
+    assert (run.settings.views.name, run.step) == (generated, 2)
 
 
 def test_codes_of_another_generator_are_refused(tmp_path, tiny, cache_of, weights, tiny_root):

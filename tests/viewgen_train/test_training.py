@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +27,13 @@ from viewgen.errors import (
 )
 from viewgen.store import CacheReader, open_storage, read_spec
 from viewgen_train.caches import check_cache, find_cache
-from viewgen_train.config import TrainConfig, train_config
 from viewgen_train.cost import estimate
 from viewgen_train.dry_run import describe
 from viewgen_train.network import build_network
+from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.plan import TrainOptions, make_plan
+from viewgen_train.records import read_record, record
+from viewgen_train.resolve import effective_settings, train_settings
 from viewgen_train.run import open_run
 from viewgen_train.trainer import learning_rate
 from viewgen_train.training import train
@@ -102,8 +106,6 @@ def test_without_a_cache_the_command_that_makes_one_is_named(plan_of, caches, ti
 
 
 def test_the_cache_of_the_embedded_data_set_is_made(plan_of, monkeypatch):
-    import viewgen_pipelines
-
     class Made(Exception):  # noqa: N818
         pass
 
@@ -111,7 +113,7 @@ def test_the_cache_of_the_embedded_data_set_is_made(plan_of, monkeypatch):
         assert (dataset, options["method"]) == ("digits", "wsearch")
         raise Made
 
-    monkeypatch.setattr(viewgen_pipelines, "cache", make)
+    monkeypatch.setattr("viewgen_pipelines.cache.cache", make)
     with pytest.raises(Made):
         plan_of()
     with pytest.raises(Made):
@@ -198,40 +200,52 @@ def test_caches_on_a_storage_without_times_must_be_named(tiny, cache_of):
 
 def test_recipes_are_table_2():
     rows = {
-        name: train_config(name)
+        name: record(train_settings(name))
         for name in ("cifar10", "cifar100", "tinyimagenet", "fashion-mnist", "digits", "trifeature:32")
     }
     cifar10, cifar100, tiny_imagenet = (rows[name] for name in ("cifar10", "cifar100", "tinyimagenet"))
-    assert (cifar10.learning_rate, cifar10.weight_decay, cifar10.batch_size, cifar10.epochs) == (
-        0.015,
-        5e-5,
-        128,
-        800,
-    )
-    assert (cifar10.loss, cifar10.backbone, cifar10.projection_dim) == ("infonce", "resnet18", 2048)
-    assert cifar10.batchnorm == "separate"
-    assert (cifar100.learning_rate, cifar100.batch_size, cifar100.epochs) == (0.5, 512, 1200)
-    assert (cifar100.loss, cifar100.backbone, cifar100.projection_dim) == ("simclr", "resnet50", 128)
-    assert (tiny_imagenet.weight_decay, tiny_imagenet.epochs, tiny_imagenet.backbone) == (
-        1e-4,
-        1000,
-        "resnet18",
-    )
-    for config in (cifar10, cifar100, tiny_imagenet):
-        assert (config.temperature, config.momentum, config.schedule) == (0.5, 0.9, "cosine")
-        assert config.gradient_clip == 0
-    for config in (cifar100, tiny_imagenet):
-        assert config.loss_scale == pytest.approx(0.5 / 0.07)
-    viewmaker = train_config("cifar10", {"generated": "viewmaker"})
-    assert (viewmaker.temperature, viewmaker.alpha, viewmaker.schedule) == (0.07, 0.14, "constant")
+    names = ("learning_rate", "weight_decay", "batch_size", "epochs", "loss", "backbone", "projection_dim")
+    assert [cifar10[name] for name in names] == [0.015, 5e-5, 128, 800, "infonce", "resnet18", 2048]
+    assert cifar10["batchnorm"] == "separate"
+    assert [cifar100[name] for name in names] == [0.5, 1e-4, 512, 1200, "simclr", "resnet50", 128]
+    assert [tiny_imagenet[name] for name in names] == [0.5, 1e-4, 512, 1000, "simclr", "resnet18", 128]
+    for values in (cifar10, cifar100, tiny_imagenet):
+        assert (values["temperature"], values["momentum"], values["schedule"]) == (0.5, 0.9, "cosine")
+        assert values["gradient_clip"] == 0
+    for values in (cifar100, tiny_imagenet):
+        assert values["loss_scale"] == pytest.approx(0.5 / 0.07)
+    viewmaker = record(train_settings("cifar10", {"generated": "viewmaker"}))
+    assert [viewmaker[name] for name in ("temperature", "alpha", "schedule")] == [0.07, 0.14, "constant"]
 
 
 def test_every_setting_can_be_given(tiny):
     given = {"alpha": 0.9, "expert.hue": 0.05, "channels_last": False, "epochs": 3}
-    config = train_config(tiny.name, given)
-    assert (config.alpha, config.expert.hue, config.channels_last, config.epochs) == (0.9, 0.05, False, 3)
-    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    assert train_config(tiny.name, {"expert": {"hue": 0.2}}).expert.hue == 0.2
+    settings = train_settings(tiny.name, given)
+    assert (settings.assimilation.alpha, settings.expert.hue) == (0.9, 0.05)
+    assert (settings.network.channels_last, settings.optimiser.epochs) == (False, 3)
+    assert read_record(json.loads(json.dumps(record(settings)))) == settings
+    assert train_settings(tiny.name, {"expert": {"hue": 0.2}}).expert.hue == 0.2
+
+
+def test_names_of_places_and_tables_are_the_flat_names(tiny):
+    flat = {"objective": "supcon", "temperature": 0.2, "full_anchors": "expert", "learning_rate": 0.1}
+    dotted = {"objective.name": "supcon", "objective.temperature": 0.2, "objective.anchors": "expert",
+              "optimiser.learning_rate": 0.1}  # fmt: skip
+    tables = {"objective": {"name": "supcon", "temperature": 0.2, "anchors": "expert"},
+              "optimiser": {"learning_rate": 0.1}}  # fmt: skip
+    found = [train_settings(tiny.name, given) for given in (flat, dotted, tables)]
+    assert found[0] == found[1] == found[2]
+    assert found[0].objective.settings.anchors == "expert"
+    with pytest.raises(UsageError, match=r"temperature is 0.3 and was given as 0.2 too|given as"):
+        train_settings(tiny.name, {"temperature": 0.2, "objective.temperature": 0.3})
+
+
+@pytest.mark.parametrize("given", [{}, {"assimilation": "A1", "objective": "supcon"},
+                                   {"assimilation": "none"},
+                                   {"generated": "viewmaker", "viewmaker_budget": 0.1}])  # fmt: skip
+def test_effective_settings_give_the_same_training(given):
+    settings = train_settings("digits", given)
+    assert train_settings("digits", effective_settings(settings)) == settings
 
 
 @pytest.mark.parametrize(
@@ -239,17 +253,50 @@ def test_every_setting_can_be_given(tiny):
     [
         ({"alhpa": 1.0}, "no setting 'alhpa'; did you mean 'alpha'"),
         ({"expert.hew": 1.0}, "no setting 'hew'; did you mean 'hue'"),
+        ({"optimizer.momentum": 0.5}, "no setting 'optimizer.momentum'; did you mean 'optimiser'"),
         ({"assimilation": "A3"}, "assimilation is 'A3'.*none, A1, A2"),
-        ({"temperature": 0.0}, "temperature is 0.0; expected a positive number"),
-        ({"channels_last": 1}, "channels_last is 1; expected a value such as True"),
+        ({"objective": "simclear"}, "no objective 'simclear'; did you mean 'simclr'"),
+        ({"generated": "wsurch"}, "no view method 'wsurch'"),
+        ({"temperature": 0.0}, "temperature is 0.0; expected greater than 0"),
+        ({"channels_last": 1}, "channels_last is 1; expected a valid boolean"),
         ({"batch_size": 1}, "batch_size is 1"),
         ({"momentum": 1.0}, "momentum is 1.0"),
         ({"alpha": "much"}, "alpha is 'much'"),
+        ({"seed": 0.5}, "seed is 0.5"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
-        train_config("digits", settings)
+        train_settings("digits", settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"assimilation": "A2", "loss": "simsiam"}, "loss is 'simsiam'.*--objective simsiam"),
+        ({"assimilation": "A2-full", "objective": "simclr"}, "objective is 'simclr'.*A2 over 'supcon'"),
+        ({"assimilation": "A1", "loss": "simclr", "objective": "infonce"}, "give one of them"),
+        ({"assimilation": "none", "alpha": 0.1}, "alpha is 0.1, which assimilation 'none'"),
+        ({"assimilation": "A2-full", "alpha": 0.1}, "alpha is 0.1.*supcon"),
+        ({"assimilation": "none", "views_per_step": 2}, "views_per_step is 2"),
+        ({"assimilation": "A2-simsiam", "temperature": 0.1}, "temperature is a setting of simclr, infonce"),
+        ({"full_anchors": "expert"}, "full_anchors is a setting of supcon"),
+        ({"assimilation": "A1", "objective": "supcon", "full_anchors": "all"}, "anchors is 'all'"),
+        ({"sigma": 0.1}, "sigma is a setting of wperturb"),
+        ({"generated": "wperturb", "online_step": 0.1}, "online_step is a setting of online"),
+        ({"views.budget": 0.1}, "budget is a setting of viewmaker"),
+        ({"viewmaker_budget": 0.1, "generated": "online"}, "viewmaker_budget is a setting of viewmaker"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        train_settings("digits", settings)
+
+
+def test_recipe_values_without_effect_are_none_of_the_users_business():
+    settings = train_settings("cifar10", {"assimilation": "A2-simsiam"})
+    assert settings.dormant["temperature"] == 0.5
+    assert settings.dormant["loss"] == "infonce"
 
 
 def test_options_that_would_be_ignored_are_refused(plan_of, tiny_cache, tiny, tiny_root):
@@ -269,13 +316,13 @@ def test_options_that_would_be_ignored_are_refused(plan_of, tiny_cache, tiny, ti
 
 
 def test_the_learning_rate_rises_and_follows_a_cosine():
-    config = train_config("digits", {"learning_rate": 1.0, "epochs": 10, "warm_up_epochs": 2.0})
+    config = train_settings("digits", {"learning_rate": 1.0, "epochs": 10, "warm_up_epochs": 2.0}).optimiser
     rates = [learning_rate(config, step, 100) for step in range(100)]
     assert rates[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
     assert rates[20] == 1
     assert rates[60] == pytest.approx(0.5)
     assert 0 < rates[99] < 0.001
-    constant = train_config("digits", {"learning_rate": 1.0, "epochs": 2, "schedule": "constant"})
+    constant = train_settings("digits", {"learning_rate": 1.0, "epochs": 2, "schedule": "constant"}).optimiser
     # the warm-up of a short training is cut to its half
     assert [learning_rate(constant, step, 4) for step in range(4)] == [0.5, 1, 1, 1]
 
@@ -300,7 +347,8 @@ def test_the_command_trains_evaluates_and_says_so_in_json(tiny, tiny_cache, tiny
     assert (document["run"], document["epochs"], document["top1"]) == (str(out), 2, 0.5)
     assert document["images_per_second"] > 0
     run = open_run(out)
-    assert (run.config.seed, run.config.epochs, run.config.assimilation) == (4, 2, "A2")
+    settings = run.settings
+    assert (settings.seed, settings.optimiser.epochs, settings.assimilation.kind) == (4, 2, "A2")
     again = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert json.loads(again.stdout)["images_per_second"] is None
     with pytest.raises(CacheMismatchError, match="alpha"):
@@ -308,7 +356,7 @@ def test_the_command_trains_evaluates_and_says_so_in_json(tiny, tiny_cache, tiny
     fresh = CliRunner().invoke(
         cli, [*words, "--set", "alpha=0.1", "--overwrite", "--no-evaluate"], catch_exceptions=False
     )
-    assert open_run(out).config.alpha == 0.1
+    assert open_run(out).settings.assimilation.alpha == 0.1
     with open(out / ".lock") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(LeaseError, match="another process trains"):
@@ -343,18 +391,59 @@ def test_a_dry_run_needs_no_data(caches, tmp_path):
     assert not list(tmp_path.glob("runs*"))
 
 
-def test_memory_of_a_step_is_counted(make_config):
+def test_memory_of_a_step_is_counted(make_settings):
     settings = {"generated": "expert", "assimilation": "none", "batch_size": 4}
-    small = estimate(make_config(**settings), num_images=100, image_size=8, device="cpu")
+    small = estimate(make_settings(**settings), num_images=100, image_size=8, device="cpu")
     large = estimate(
-        make_config(**settings | {"batch_size": 400}), num_images=400, image_size=8, device="cpu"
+        make_settings(**settings | {"batch_size": 400}), num_images=400, image_size=8, device="cpu"
     )
-    network = build_network(make_config(), 8, torch.device("cpu"))
+    found = make_settings()
+    network = build_network(found, build_objective(found).head, 8, torch.device("cpu"))
     # weights, gradients and momentum in float32
     weights = 3 * 4 * sum(parameter.numel() for parameter in network.parameters())
     assert small.step_bytes > weights
     assert (large.step_bytes - weights) / (small.step_bytes - weights) == pytest.approx(100, rel=0.2)
     assert small.data_bytes == 100 * 3 * 64
+
+
+def test_what_a_dry_run_names_must_be_there(tmp_path):
+    there_is_no_gpu = torch.cuda.device_count() < 7
+    wrong = {
+        "--inversions": ("/nowhere", "no cache at /nowhere"),
+        "--generator": ("/nope", "/nope"),
+        "--gpus": ("7", "--gpus 7: this machine has" if there_is_no_gpu else "7 workers"),
+    }
+    words = ["train", "--dataset", "digits", "--generated", "online", "--set", "width=2", "--dry-run"]
+    for option, (value, message) in wrong.items():
+        with pytest.raises(ViewgenError, match=message):
+            CliRunner().invoke(cli, [*words, option, value], catch_exceptions=False)
+    everything = [word for option, (value, _) in wrong.items() for word in (option, value)]
+    with pytest.raises(UsageError) as error:
+        CliRunner().invoke(cli, [*words, *everything], catch_exceptions=False)
+    assert all(message in str(error.value) for _, message in wrong.values())
+    with pytest.raises(UsageError, match="--cache is given"):
+        CliRunner().invoke(cli, [*words, "--cache", "x.zarr"], catch_exceptions=False)
+
+
+def test_a_dry_run_prints_what_config_takes(tmp_path):
+    words = ["train", "--dataset", "digits", "--assimilation", "A1", "--objective", "supcon", "--dry-run"]
+    words += ["--set", "width=2", "--set", "batch_size=4", "--set", "expert.hue=0.1"]
+    text = CliRunner().invoke(cli, words, catch_exceptions=False).stdout
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    again = ["train", "--dataset", "digits", "--config", str(file), "--dry-run"]
+    second = CliRunner().invoke(cli, again, catch_exceptions=False).stdout
+    tables = [[line for line in one.splitlines() if not line.startswith("# ")] for one in (text, second)]
+    assert tables[0] == tables[1]
+    assert "anchors" not in text
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; import viewgen.cli.train, viewgen_train.resolve, viewgen_train.records; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_dry_run_takes_the_images_of_the_cache(tiny, cache_of, caches, tiny_root):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen_train.distributed import World, synchronise_batchnorm
-from viewgen_train.objectives.losses import simclr
+from viewgen_train.objectives.simclr import simclr
 
 GLOBAL_BATCH = 12
 STEPS = 3

@@ -1,63 +1,59 @@
-"""The random numbers of one step, addressed by seed, step and position in the global batch.
+"""Random numbers of one step, addressed by seed, step and place in the global batch.
 
 Two workers with half a batch each draw what one worker with the whole batch draws.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from viewgen.randomness import addressed_generator, addressed_seed
+from viewgen.randomness import addressed_seed
 from viewgen_train.distributed import World
 
-__all__ = ["StepBatch"]
+__all__ = ["StepDraws"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepBatch:
-    """This process's part of one step's batch.
+class StepDraws:
+    """Draws of this process's part of a step's batch, `viewgen.views.source.Draws`.
 
     Attributes:
         step: number of the step.
-        seed: of the training.
+        seed: root of the training's random numbers.
         world: this process among those that train.
         global_size: images of the step, over all processes.
-        rows: source indices, `(B,)`.
-        images: uint8 `(B, 3, H, W)`, on the training's device.
+        device: device of the images, on which normal numbers are drawn.
+        rows: places in this process's part, where they are not all of them.
     """
 
     step: int
     seed: int
     world: World
     global_size: int
-    rows: NDArray[np.int64]
-    images: Tensor
+    device: torch.device
+    rows: Tensor | None = None
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def uniform(self, name: str, num_views: int, *shape: int, device: torch.device | None = None) -> Tensor:
+        """Return numbers in [0, 1), `(B, num_views, *shape)`; another device draws other numbers."""
+        generator = self._generator(name, device or torch.device("cpu"))
+        drawn = torch.rand(self.global_size, num_views, *shape, generator=generator, device=generator.device)
+        return self._mine(drawn)
 
-    def uniform(self, name: str, *shape: int) -> Tensor:
-        """Return numbers in [0, 1) of every image, `(B, *shape)`, on the CPU."""
-        generator = addressed_generator(self.seed, name, self.step)
-        return self.world.share(torch.rand(self.global_size, *shape, generator=generator))
+    def normal(self, name: str, num_views: int, *shape: int) -> Tensor:
+        """Return standard normal numbers, `(B, num_views, *shape)`, drawn on the images' device."""
+        generator = self._generator(name, self.device)
+        drawn = torch.randn(self.global_size, num_views, *shape, generator=generator, device=generator.device)
+        return self._mine(drawn)
 
-    def device_uniform(self, name: str, *shape: int) -> Tensor:
-        """As `uniform`, drawn on the images' device; other devices draw other numbers."""
-        generator = self._on_device(name)
-        return self.world.share(
-            torch.rand(self.global_size, *shape, generator=generator, device=generator.device)
-        )
+    def of(self, rows: Tensor) -> "StepDraws":
+        """Return the draws of some of the images."""
+        rows = rows.cpu()
+        return replace(self, rows=rows if self.rows is None else self.rows[rows])
 
-    def device_normal(self, name: str, *shape: int) -> Tensor:
-        """Return standard normal numbers of every image, `(B, *shape)`, drawn on the images' device."""
-        generator = self._on_device(name)
-        return self.world.share(
-            torch.randn(self.global_size, *shape, generator=generator, device=generator.device)
-        )
+    def _mine(self, drawn: Tensor) -> Tensor:
+        part = self.world.share(drawn)
+        return part if self.rows is None else part[self.rows.to(part.device)]
 
-    def _on_device(self, name: str) -> torch.Generator:
-        seed = addressed_seed(self.seed, name, self.step)
-        return torch.Generator(self.images.device).manual_seed(seed)
+    def _generator(self, name: str, device: torch.device) -> torch.Generator:
+        return torch.Generator(device).manual_seed(addressed_seed(self.seed, name, self.step))

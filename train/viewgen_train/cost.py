@@ -1,4 +1,4 @@
-"""What a training would cost, from a few steps measured on this machine on random images."""
+"""Cost of a training, from a few steps measured on this machine on random images."""
 
 import dataclasses
 import math
@@ -15,15 +15,16 @@ from torch import Tensor
 from viewgen.datasets import ImageDataset, list_datasets, load_dataset
 from viewgen.datasets.dataset import MemoryImages
 from viewgen.errors import MissingFileError
-from viewgen.images import to_model
-from viewgen_train.batch import StepBatch
-from viewgen_train.config import TrainConfig
+from viewgen.registry import Choice
+from viewgen.views import VIEWS
 from viewgen_train.distributed import World
-from viewgen_train.generated_views import ExpertViews, GeneratedViews, ViewmakerViews
-from viewgen_train.loader import ImageMemory
+from viewgen_train.loader import ImageMemory, ViewMemory
 from viewgen_train.network import build_network
+from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.sampler import FullOrder
+from viewgen_train.settings import TrainSettings
 from viewgen_train.trainer import AssimilationTrainer
+from viewgen_train.worker import Stored, build_source
 
 __all__ = ["TrainEstimate", "estimate", "image_counts", "random_trainer"]
 
@@ -69,15 +70,13 @@ def image_counts(dataset: str, split: str, data_root: str | None = None) -> tupl
     return len(loaded), loaded.image_size
 
 
-class _AnyViews(GeneratedViews):
-    """Images in the place of cached views, which cost as much to transform."""
-
-    def make(self, batch: StepBatch) -> Tensor:
-        return to_model(batch.images).expand(self.config.num_generated, -1, -1, -1, -1)
-
-
 def estimate(
-    config: TrainConfig, *, num_images: int, image_size: int, device: str, num_views: int = USUAL_CACHED_VIEWS
+    settings: TrainSettings,
+    *,
+    num_images: int,
+    image_size: int,
+    device: str,
+    num_views: int = USUAL_CACHED_VIEWS,
 ) -> TrainEstimate:
     """Measure a few steps and scale them up.
 
@@ -85,11 +84,11 @@ def estimate(
     to grow in proportion.
 
     Args:
-        config: of the training.
-        num_images: of an epoch.
+        settings: settings of the training.
+        num_images: images of an epoch.
         image_size: side of the images, in pixels.
-        device: to measure on.
-        num_views: V of the cache, where views come from one.
+        device: device to measure on.
+        num_views: V, views of an image in the cache, where views come from one.
 
     Raises:
         MissingFileError: the data set has no image.
@@ -97,42 +96,44 @@ def estimate(
     if num_images < 1:
         raise MissingFileError("there is no image to train on")
     on_gpu = device.startswith("cuda")
-    batch_size = config.batch_size if on_gpu else min(SMALLEST_BATCH, config.batch_size)
+    whole = settings.optimiser.batch_size
+    batch_size = whole if on_gpu else min(SMALLEST_BATCH, whole)
     while True:
-        seconds, step_bytes = _measure(config, batch_size, image_size, device)
-        if on_gpu or seconds > ENOUGH_SECONDS or batch_size >= min(LARGEST_CPU_BATCH, config.batch_size):
+        seconds, step_bytes = _measure(settings, batch_size, image_size, device)
+        if on_gpu or seconds > ENOUGH_SECONDS or batch_size >= min(LARGEST_CPU_BATCH, whole):
             break
-        batch_size = min(4 * batch_size, LARGEST_CPU_BATCH, config.batch_size)
-    images = config.epochs * max(1, num_images // config.batch_size) * config.batch_size
-    from_codes = config.generated in ("wperturb", "online")
-    views = num_views if config.generated == "cache" else 0
+        batch_size = min(4 * batch_size, LARGEST_CPU_BATCH, whole)
+    steps = settings.optimiser.num_steps or settings.optimiser.epochs * max(1, num_images // whole)
+    needs = settings.views.entry.needs
+    views = num_views if "cache" in needs else 0
     return TrainEstimate(
-        seconds=images * seconds / batch_size,
+        seconds=steps * whole * seconds / batch_size,
         images_per_second=batch_size / seconds,
         step_bytes=step_bytes,
         data_bytes=num_images * (1 + views) * 3 * image_size**2,
         measured_batch=batch_size,
         device=device,
-        without="making views from codes, which needs the generator" if from_codes else "",
+        without="making views from codes, which needs the generator" if "generator" in needs else "",
     )
 
 
 def random_trainer(
-    config: TrainConfig,
+    settings: TrainSettings,
     num_images: int,
     image_size: int,
-    source: GeneratedViews,
     device: torch.device,
     folder: Path,
+    memory: ViewMemory | None = None,
 ) -> AssimilationTrainer:
     """Return a trainer on random images, held in memory; it is for measurements and writes nothing.
 
     Args:
-        config: of the training.
-        num_images, image_size: of the images.
-        source: of generated views.
-        device: of the network.
-        folder: of the run.
+        settings: settings of the training.
+        num_images, image_size: number and side of the images.
+        device: device of the network.
+        folder: folder of the run.
+        memory: views of a cache; without them, a source that needs a cache or a generator is replaced by the
+            images themselves, which cost as much to transform.
     """
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (num_images, 3, image_size, image_size), dtype=np.uint8)
@@ -145,31 +146,35 @@ def random_trainer(
         pixels=MemoryImages(images),
         targets=np.zeros(num_images, np.int64),
     )
+    order = FullOrder(num_images, settings.optimiser.batch_size, settings.seed)
+    if memory is None and settings.views.entry.needs - {"training"}:
+        original = VIEWS.entry("original")
+        settings = dataclasses.replace(settings, views=Choice(original, original.settings()))
+    objective = build_objective(settings)
+    network = build_network(settings, objective.head, image_size, device)
+    stored = Stored(order=order, left=0, memory=memory)
     return AssimilationTrainer(
-        build_network(config, image_size, device),
+        network,
+        objective,
         ImageMemory(dataset, num_images, device, 1 << 40),
-        FullOrder(num_images, config.batch_size, config.seed),
-        source,
-        config,
+        order,
+        build_source(settings, network, World(), device, stored=stored),
+        settings,
         identity={},
         world=World(),
         folder=folder,
-        knn=None,
         notes={},
     )
 
 
-def _measure(config: TrainConfig, batch_size: int, image_size: int, device: str) -> tuple[float, int]:
-    """Return the seconds of one step of `batch_size` images, and the bytes of one of `config.batch_size`."""
-    small = dataclasses.replace(config, batch_size=batch_size, knn_every=0, probe_every=0, epochs=1_000_000)
+def _measure(settings: TrainSettings, batch_size: int, image_size: int, device: str) -> tuple[float, int]:
+    """Return the seconds of one step of `batch_size` images, and the bytes of one of the whole batch."""
+    whole = settings.optimiser.batch_size
+    small = settings.change("optimiser", batch_size=batch_size, epochs=1_000_000, num_steps=None)
+    small = small.change("diagnostics", knn_every=0, probe_every=0)
     target = torch.device(device)
-    source: GeneratedViews
-    if config.generated == "viewmaker":
-        source = ViewmakerViews(small, batch_size, target)
-    else:
-        source = (ExpertViews if config.generated == "expert" else _AnyViews)(small, batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = random_trainer(small, batch_size, image_size, source, target, Path(folder))
+        trainer = random_trainer(small, batch_size, image_size, target, Path(folder))
         activations = _saved_bytes(trainer)
         if target.type == "cuda":
             torch.cuda.reset_peak_memory_stats(target)
@@ -182,7 +187,7 @@ def _measure(config: TrainConfig, batch_size: int, image_size: int, device: str)
     if target.type == "cuda":
         return seconds, torch.cuda.max_memory_allocated(target)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in trainer.network.parameters())
-    return seconds, 3 * weights + activations * config.batch_size // batch_size
+    return seconds, 3 * weights + activations * whole // batch_size
 
 
 def _saved_bytes(trainer: AssimilationTrainer) -> int:
@@ -196,7 +201,8 @@ def _saved_bytes(trainer: AssimilationTrainer) -> int:
         kept.append(tensor)  # as long as it lives, no other has its address
         return tensor
 
+    images = trainer.batch(0)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in trainer.network.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        trainer.network(trainer.views(trainer.batch(0)))
+        trainer.network(trainer.views(images))
     return sum(size for address, size in sizes.items() if address not in parameters)

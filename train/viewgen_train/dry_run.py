@@ -1,15 +1,24 @@
 """`viewgen train --dry-run` as a function: the settings of a training, and what it would cost."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from viewgen.device import resolve_device
+from viewgen.errors import UsageError, ViewgenError
 from viewgen.store import CacheSpec, open_storage, read_spec
 from viewgen_train.caches import find_cache
-from viewgen_train.config import TrainConfig, train_config
 from viewgen_train.cost import USUAL_CACHED_VIEWS, TrainEstimate, estimate, image_counts
-from viewgen_train.plan import EMBEDDED_DATASET, resolved_precision
+from viewgen_train.plan import (
+    EMBEDDED_DATASET,
+    TrainOptions,
+    check_options,
+    generator_file,
+    resolved_precision,
+)
+from viewgen_train.processes import check_workers, usable_device
+from viewgen_train.records import record, view_name
+from viewgen_train.resolve import effective_settings, train_settings
+from viewgen_train.settings import TrainSettings
 
 __all__ = ["Description", "describe"]
 
@@ -19,11 +28,11 @@ class Description:
     """A training that nobody has begun.
 
     Attributes:
-        dataset, split: of the images.
-        num_images, image_size: how many there are, and their side in pixels.
+        dataset, split: name and split of the data set.
+        num_images, image_size: number and side of the images.
         cache: URL of the cache that it would use, if there is one.
-        config: all settings.
-        estimate: of time and memory.
+        settings: all settings.
+        estimate: time and memory.
     """
 
     dataset: str
@@ -31,7 +40,7 @@ class Description:
     num_images: int
     image_size: int
     cache: str | None
-    config: TrainConfig
+    settings: TrainSettings
     estimate: TrainEstimate
 
     def to_json(self) -> dict[str, Any]:
@@ -42,25 +51,20 @@ class Description:
             "num_images": self.num_images,
             "image_size": self.image_size,
             "cache": self.cache,
-            "config": self.config.to_json(),
+            "config": record(self.settings),
             "estimate": self.estimate.to_json(),
         }
 
     def lines(self) -> list[str]:
         """Return the settings as a TOML table, and the estimate as comments."""
         found = self.estimate
-        steps = max(1, self.num_images // self.config.batch_size)
+        steps = max(1, self.num_images // self.settings.optimiser.batch_size)
         lines = [
             f"# {self.dataset} {self.split}: {self.num_images} images of {self.image_size} px, "
             f"{steps} steps an epoch",
-            f"# views: {self.cache or self.config.generated}",
-            "[train]",
+            f"# views: {self.cache or view_name(self.settings)}",
+            *_tables(effective_settings(self.settings)),
         ]
-        document = self.config.to_json()
-        expert = document.pop("expert")
-        lines += [f"{name} = {_toml(value)}" for name, value in document.items()]
-        lines += ["", "[train.expert] # --set expert.NAME=VALUE"]
-        lines += [f"{name} = {_toml(value)}" for name, value in expert.items()]
         lines += [
             "",
             f"# measured on {found.device} with {found.measured_batch} images a step, on random images:",
@@ -79,54 +83,111 @@ def describe(
     *,
     settings: Mapping[str, Any] | None = None,
     cache: str | None = None,
+    inversions: str | None = None,
+    generator: str | None = None,
+    models: str | None = None,
     split: str = "train",
     limit: int | None = None,
     data_root: str | None = None,
     storage_options: dict[str, Any] | None = None,
     device: str = "auto",
+    gpus: int | None = None,
+    workers: int | None = None,
 ) -> Description:
     """Resolve the settings of a training and estimate its cost; neither data nor a cache are needed.
 
+    Whatever was named is looked for, and everything that is not there is told at once.
+
     Args:
-        dataset, settings, cache, split, limit, data_root, storage_options, device: see `train`.
+        dataset, settings, cache, inversions, generator, models: see `train`.
+        split, limit, data_root, storage_options, device, gpus, workers: see `train`.
 
     Raises:
-        UsageError: a setting is wrong.
+        UsageError: a setting or an option is wrong.
+        MissingFileError: a cache or weights that were named, or that the views need, are not there.
     """
-    device = resolve_device(device)
-    url, spec = _cache(dataset, cache, split, train_config(dataset or "", settings), storage_options)
+    first = train_settings(dataset or "", settings)
+    options = TrainOptions(
+        dataset=dataset,
+        split=split,
+        limit=limit,
+        cache=cache,
+        inversions=inversions,
+        generator=generator,
+        models=models,
+        out=None,
+        settings=settings or {},
+        data_root=data_root,
+        storage_options=storage_options or {},
+        device=device,
+        memory_bytes=None,
+    )
+    problems: list[ViewgenError] = []
+    url, spec = _attempt(problems, lambda: _cache(options, first)) or (None, None)
     name = dataset or (spec.dataset["name"] if spec is not None else EMBEDDED_DATASET)
-    config = resolved_precision(train_config(name, settings), device)
+    _attempt(problems, lambda: check_options(options, first))
+    if "generator" in first.views.entry.needs:
+        _attempt(problems, lambda: generator_file(name, options))
+    used = _attempt(problems, lambda: usable_device(device, gpus, workers))
+    _attempt(problems, lambda: check_workers(train_settings(name, settings), gpus, workers))
+    if problems:
+        raise _together(problems)
+    assert used is not None
+    resolved = resolved_precision(train_settings(name, settings), used)
     num_images, image_size = image_counts(name, split, data_root)
     if spec is not None:
         num_images = spec.num_images
     num_images = min(limit or num_images, num_images)
     views = USUAL_CACHED_VIEWS if spec is None else spec.num_views
-    cost = estimate(config, num_images=num_images, image_size=image_size, device=device, num_views=views)
     return Description(
         dataset=name,
         split=split,
         num_images=num_images,
         image_size=image_size,
         cache=url,
-        config=config,
-        estimate=cost,
+        settings=resolved,
+        estimate=estimate(
+            resolved, num_images=num_images, image_size=image_size, device=used, num_views=views
+        ),
     )
 
 
-def _cache(
-    dataset: str | None,
-    cache: str | None,
-    split: str,
-    config: TrainConfig,
-    storage_options: dict[str, Any] | None,
-) -> tuple[str | None, CacheSpec | None]:
-    if config.generated != "cache":
+def _attempt(problems: list[ViewgenError], check: Callable[[], Any]) -> Any:
+    """Return what a check returns; None, with one problem more, where it raises."""
+    try:
+        return check()
+    except ViewgenError as problem:
+        problems.append(problem)
+        return None
+
+
+def _together(problems: list[ViewgenError]) -> ViewgenError:
+    if len(problems) == 1:
+        return problems[0]
+    reasons = "\n".join(f"  {problem}" for problem in problems)
+    return UsageError(f"the training cannot be started, for {len(problems)} reasons:\n{reasons}")
+
+
+def _cache(options: TrainOptions, settings: TrainSettings) -> tuple[str | None, CacheSpec | None]:
+    """Return the cache that is named, or the one of views that would be taken."""
+    needs = settings.views.entry.needs
+    inversions = "inversions" in needs
+    given = options.inversions if inversions else options.cache
+    if given is not None and (inversions or "cache" in needs):
+        return given, read_spec(open_storage(given, options.storage_options))
+    if "cache" not in needs:
         return None, None
-    if cache is not None:
-        return cache, read_spec(open_storage(cache, storage_options))
-    found = find_cache(dataset, split, storage_options=storage_options)
+    found = find_cache(options.dataset, options.split, storage_options=options.storage_options)
     return (None, None) if found is None else (found.url, found.spec)
+
+
+def _tables(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return tables of settings as TOML, which ``--config`` takes."""
+    lines = []
+    for name, table in tables.items():
+        lines += ["", f"[train.{name}] # --set {name}.NAME=VALUE"]
+        lines += [f"{field} = {_toml(value)}" for field, value in table.items()]
+    return lines
 
 
 def _toml(value: Any) -> str:

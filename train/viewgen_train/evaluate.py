@@ -7,27 +7,24 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.device import resolve_device
-from viewgen.diagnostics.features import Features, evaluation_mode, extract_features
-from viewgen.diagnostics.knn import METRICS, knn_accuracies
-from viewgen.diagnostics.probe import LinearProbe, ProbeConfig, linear_probe, probe_config
+from viewgen.diagnostics.knn import Knn, KnnConfig
+from viewgen.diagnostics.measure import Subject
+from viewgen.diagnostics.probe import LinearProbe, Probe, ProbeConfig, probe_config
 from viewgen.errors import DataError, UsageError
 from viewgen.files import write_atomically
-from viewgen.images import to_model
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import file_digest, load_model, read_header
-from viewgen.randomness import addressed_generator
-from viewgen.recipes import checked_config, recipe
-from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.recipes import recipe
 from viewgen.views.expert import ExpertConfig
 from viewgen_train.run import open_run
 
@@ -125,36 +122,21 @@ def measure(
         ModelError: the images have another size than the encoder was trained on.
         UsageError: a value of k that the training images do not allow.
     """
+    parts = {
+        "encoder": encoder, "train": train, "test": test, "expert": expert or dataset_expert(train.name)
+    }  # fmt: skip
+    subject = Subject(
+        {name: partial(_given, part) for name, part in parts.items()},
+        device=device,
+        batch_size=batch_size,
+        tell=report,
+    )
     started = time.perf_counter()
     neighbours = tuple(sorted({5, *neighbours}))
-    total, done = len(train) + len(test), 0
-
-    def embedded(count: int) -> None:
-        nonlocal done
-        done += count
-        report("features", done, total)
-
-    def embed(part: ImageDataset) -> Features:
-        return extract_features(encoder, part, batch_size=batch_size, device=device, progress=embedded)
-
-    train_features, test_features = embed(train), embed(test)
+    total = sum(map(len, subject.features))
     extracted = time.perf_counter()
-    knn: dict[str, NDArray[np.float64]] = {
-        metric: knn_accuracies(train_features, test_features, neighbours=neighbours, metric=metric)
-        for metric in METRICS
-    }
-    epochs = 0
-
-    def probed(count: int) -> None:
-        nonlocal epochs
-        epochs += count
-        report("probe", epochs, probe.epochs)
-
-    augment = _Augmentation(encoder, train, expert or dataset_expert(train.name), probe, seed, device)
-    with evaluation_mode(encoder):
-        trained = linear_probe(
-            train_features, test_features, probe, seed=seed, augmented=augment, progress=probed
-        )
+    knn = Knn(KnnConfig(neighbours=neighbours)).accuracies(subject)
+    trained = Probe(probe).trained(subject, seed)
     return Evaluation(
         attributes=train.attribute_names or tuple(map(str, range(trained.top1.shape[1]))),
         probe=trained,
@@ -163,6 +145,10 @@ def measure(
         images_per_second=total / (extracted - started),
         seconds=time.perf_counter() - started,
     )
+
+
+def _given(part: Any) -> Any:
+    return part
 
 
 def evaluate(
@@ -232,7 +218,7 @@ def evaluate(
         "dataset": {"name": train.name, "digest": train.digest, "train": len(train), "test": len(test)},
         "epochs": subject.epochs,
         "loss": subject.loss,
-        "probe": json.loads(json.dumps(dataclasses.asdict(probe))),
+        "probe": probe.to_json(),
         "seed": seed,
         "device": device,
     }
@@ -267,9 +253,9 @@ def _run(folder: Path, which: Literal["last", "best"], device: str) -> _Subject:
         dataset=run.dataset,
         split=run.split,
         digest=run.digest,
-        epochs=round(run.config.epochs * run.step / run.num_steps, 2),
+        epochs=run.epochs,
         loss=_last_loss(folder / "metrics.csv", run.step),
-        expert=run.config.expert,
+        expert=run.settings.expert,
     )
 
 
@@ -310,35 +296,4 @@ def _named(result: Path, dataset: str) -> Path:
 
 def dataset_expert(dataset: str) -> ExpertConfig:
     """Return the expert transform of a data set's recipe."""
-    config: ExpertConfig = checked_config(ExpertConfig, "the expert transform", recipe(dataset, "expert"))
-    return config
-
-
-class _Augmentation:
-    """Features of augmented training images; the view of an image is a function of seeds, epoch and row."""
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        dataset: ImageDataset,
-        expert: ExpertConfig,
-        probe: ProbeConfig,
-        seed: int,
-        device: torch.device | str,
-    ) -> None:
-        crop = expert.replace(jitter_probability=0.0, grayscale_probability=0.0)
-        self.expert = expert if probe.augmentation == "expert" else crop
-        self.encoder, self.dataset, self.seed, self.device = encoder, dataset, seed, device
-        self._uniforms: dict[int, tuple[int, Tensor]] = {}
-
-    @torch.no_grad()
-    def __call__(self, probe_seed: int, epoch: int, rows: Tensor) -> Tensor:
-        drawn_for, uniforms = self._uniforms.get(probe_seed, (-1, torch.empty(0)))
-        if drawn_for != epoch:
-            generator = addressed_generator(self.seed, "probe view", probe_seed, epoch)
-            uniforms = torch.rand(len(self.dataset), NUM_UNIFORMS, generator=generator)
-            self._uniforms[probe_seed] = (epoch, uniforms)
-        rows = rows.cpu()
-        images = to_model(self.dataset.images(rows.numpy()), self.device)
-        views = expert_views(images, uniforms[rows], self.expert)
-        return self.encoder.embed(views)
+    return ExpertConfig(**recipe(dataset, "expert"))

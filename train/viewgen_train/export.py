@@ -10,7 +10,9 @@ from viewgen.errors import UsageError
 from viewgen.files import write_atomically
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import file_digest, read_header
+from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.run import Run, open_run
+from viewgen_train.settings import TrainSettings
 
 __all__ = ["export_encoder"]
 
@@ -46,7 +48,7 @@ def export_encoder(
     card = _card(opened)
     write_atomically(folder / WEIGHTS, opened.weights.read_bytes())
     write_atomically(folder / CARD, (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
-    write_atomically(folder / PAGE, _page(card).encode())
+    write_atomically(folder / PAGE, _page(card, opened.settings).encode())
     return card
 
 
@@ -65,11 +67,11 @@ def _card(run: Run) -> dict[str, Any]:
         },
         "network": read_header(run.weights)["config"],
         "embedding_dim": run.encoder.embedding_dim,
-        "training": run.config.to_json(),
+        "training": record(run.settings),
         "views": None if run.cache is None else {key: run.cache[key] for key in ("method", "identity")},
-        "seed": run.config.seed,
+        "seed": run.settings.seed,
         "steps": run.step,
-        "epochs": round(run.config.epochs * run.step / run.num_steps, 2),
+        "epochs": run.epochs,
         "weights": run.which,
         "parameters": _num_parameters(run.encoder.config),
         "measured": _measured(run, digest),
@@ -92,19 +94,19 @@ def _measured(run: Run, digest: str) -> dict[str, Any]:
     return {name: document[name] for name in MEASURED} | {"test_images": document["dataset"]["test"]}
 
 
-def _page(card: dict[str, Any]) -> str:
+def _page(card: dict[str, Any], settings: TrainSettings) -> str:
     """Return the card in words."""
-    network, dataset, training = card["network"], card["dataset"], card["training"]
+    network, dataset = card["network"], card["dataset"]
     size, width = network["image_size"], card["embedding_dim"]
-    views = training["generated"] if card["views"] is None else card["views"]["method"]
+    views = view_name(settings) if card["views"] is None else card["views"]["method"]
     kind = f"{network['backbone']} of width {network['width']} for {size}-px images"
     images = f"{dataset['images']:,} images of {dataset['name']} ({dataset['split']})"
-    how = f"assimilation {training['assimilation']} with {views} views, {card['epochs']:g} epochs"
+    how = f"assimilation {assimilation_name(settings)} with {views} views, {card['epochs']:g} epochs"
     lines = [
         f"# Encoder of {dataset['name']}",
         "",
-        f"A {kind}, trained without labels on {images} by viewgen: {how}, batch {training['batch_size']}, "
-        f"seed {card['seed']}. All settings are in `{CARD}`.",
+        f"A {kind}, trained without labels on {images} by viewgen: {how}, batch "
+        f"{settings.optimiser.batch_size}, seed {card['seed']}. All settings are in `{CARD}`.",
         "",
     ]
     measured = card["measured"]

@@ -1,5 +1,6 @@
 """Images on their way to the device: held there or in memory as uint8 if they fit, streamed if not."""
 
+import math
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -9,14 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewgen.datasets import ImageDataset
+from viewgen.errors import CorruptDataError
 from viewgen.store import CacheReader
+from viewgen.views.source import Status
 
-__all__ = ["MEMORY_SHARE", "ImageMemory", "ShardBuffer", "ViewMemory", "on_device"]
+__all__ = ["MEMORY_SHARE", "Codes", "ImageMemory", "ShardBuffer", "ViewMemory", "on_device", "row_status"]
 
 _Rows = NDArray[np.int64]
 MEMORY_SHARE = 0.5
 """Share of the free memory that images and views may take together."""
-
 READ_ROWS = 4096
 
 
@@ -25,6 +27,13 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def row_status(reader: CacheReader, num_images: int) -> Tensor:
+    """Return the `Status` of a cache's first rows, uint8 `(num_images,)`: OK where they can be read."""
+    status = torch.full((num_images,), int(Status.FAILED), dtype=torch.uint8)
+    status[torch.from_numpy(reader.rows[reader.rows < num_images])] = int(Status.OK)
+    return status
 
 
 class ImageMemory:
@@ -44,20 +53,19 @@ class ImageMemory:
         self, dataset: ImageDataset, num_images: int, device: torch.device, memory_bytes: int
     ) -> None:
         self.dataset, self.device = dataset, device
-        size = num_images * 3 * dataset.image_size**2
+        shape = (num_images, dataset.channels, dataset.image_size, dataset.image_size)
+        size = math.prod(shape)
         self._held: Tensor | None = None
         self.held_bytes = 0
         if size <= memory_bytes:
             self.held_bytes = size
-            self._held = torch.empty(
-                num_images, 3, dataset.image_size, dataset.image_size, dtype=torch.uint8, device=device
-            )
+            self._held = torch.empty(shape, dtype=torch.uint8, device=device)
             for start in range(0, num_images, READ_ROWS):
                 rows = np.arange(start, min(start + READ_ROWS, num_images))
                 self._held[start : start + len(rows)] = torch.from_numpy(dataset.images(rows))
 
     def read(self, rows: _Rows) -> Tensor:
-        """Return uint8 images `(B, 3, H, W)` on the device."""
+        """Return uint8 images `(B, C, H, W)` on the device."""
         if self._held is None:
             return on_device(torch.from_numpy(self.dataset.images(rows)), self.device)
         return self._held.index_select(0, torch.tensor(rows).to(self.device))
@@ -76,7 +84,8 @@ class ViewMemory:
         spec = reader.spec
         self.held, self.device = held, device
         self.num_views = spec.num_views
-        shape = (spec.num_images, spec.num_views, 3, spec.height, spec.width)
+        self.status = row_status(reader, spec.num_images)
+        shape = (spec.num_images, spec.num_views, spec.channels, spec.height, spec.width)
         self._views = torch.zeros(shape, dtype=torch.uint8, device=held)
         for part in reader.iter_shards(arrays=["views"]):
             rows = torch.from_numpy(part["row"])
@@ -84,7 +93,7 @@ class ViewMemory:
             self._views[rows.to(held)] = torch.from_numpy(views).to(held)
 
     def read(self, rows: _Rows, view_index: Tensor) -> Tensor:
-        """Return views `(B, m, 3, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
+        """Return views `(B, m, C, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
         flat = torch.tensor(rows)[:, None] * self.num_views + view_index
         chosen = self._views.flatten(0, 1).index_select(0, flat.flatten().to(self.held))
         return on_device(chosen, self.device).view(*view_index.shape, *chosen.shape[1:])
@@ -104,13 +113,15 @@ class ShardBuffer:
 
     def __init__(self, reader: CacheReader, capacity: int, device: torch.device) -> None:
         self._reader, self._capacity, self._device = reader, capacity, device
+        self.num_views = reader.spec.num_views
+        self.status = row_status(reader, reader.spec.num_images)
         self._shards: OrderedDict[int, Future[NDArray[np.uint8]]] = OrderedDict()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shards")
 
     def read(self, rows: _Rows, view_index: Tensor) -> Tensor:
-        """Return views `(B, m, 3, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
+        """Return views `(B, m, C, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
         spec = self._reader.spec
-        out = np.zeros((*view_index.shape, 3, spec.height, spec.width), np.uint8)
+        out = np.zeros((*view_index.shape, spec.channels, spec.height, spec.width), np.uint8)
         index = view_index.numpy()
         shards = rows // spec.shard_images
         for shard_id in np.unique(shards).tolist():
@@ -138,10 +149,58 @@ class ShardBuffer:
         if len(part["row"]) == len(row_range):
             whole: NDArray[np.uint8] = part["views"]
             return whole
-        views = np.zeros((len(row_range), spec.num_views, 3, spec.height, spec.width), np.uint8)
+        views = np.zeros((len(row_range), spec.num_views, spec.channels, spec.height, spec.width), np.uint8)
         views[part["row"] - row_range.start] = part["views"]
         return views
 
     def _forget(self) -> None:
         while len(self._shards) > self._capacity:
             self._shards.popitem(last=False)
+
+
+class Codes:
+    """Refined codes e(x) of a cache of inversions.
+
+    Args:
+        reader: cache of inversions, whose rows are source indices.
+        num_images: images that are trained on.
+        device: where codes go.
+        memory_bytes: memory that may be taken to hold them.
+
+    Attributes:
+        shape: shape of a code.
+        missing: images without a code, bool `(num_images,)`.
+        held_bytes: memory that was taken.
+    """
+
+    def __init__(self, reader: CacheReader, num_images: int, device: torch.device, memory_bytes: int) -> None:
+        self._reader, self._device = reader, device
+        self.missing = row_status(reader, num_images) != Status.OK
+        self.shape = tuple(reader.spec.latent_shape or ())
+        self._held: Tensor | None = None
+        self.held_bytes = 0
+        size = 4 * num_images * math.prod(self.shape)
+        if size <= memory_bytes:
+            self.held_bytes = size
+            self._held = torch.zeros(num_images, *self.shape, device=device)
+            readable = (~self.missing).nonzero()[:, 0]
+            self._held[readable.to(device)] = self._load(readable.numpy())
+
+    def read(self, rows: _Rows) -> Tensor:
+        """Return codes `(B, *shape)`; zeros for images that could not be inverted."""
+        index = torch.tensor(rows)
+        if self._held is not None:
+            return self._held.index_select(0, index.to(self._device))
+        codes = torch.zeros(len(index), *self.shape, device=self._device)
+        there = ~self.missing[index]
+        codes[there.to(self._device)] = self._load(index[there].numpy())
+        return codes
+
+    def _load(self, rows: _Rows) -> Tensor:
+        codes = torch.from_numpy(self._reader.array("anchor_w_plus", rows))
+        if not bool(torch.isfinite(codes).all()):
+            raise CorruptDataError(
+                f"{self._reader.url}: anchor_w_plus holds values that are not finite; check it with "
+                f"`viewgen verify {self._reader.url}`, and make it again with `viewgen cache --method invert`"
+            )
+        return codes.to(self._device)

@@ -76,6 +76,10 @@ class Trainer(ABC):
     seed: int
     settle_every: int = 1
 
+    def earlier_identity(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Return the identity of a run in the folder in the form of this one's."""
+        return found
+
     @abstractmethod
     def step(self, step: int) -> Mapping[str, float | Tensor]:
         """Train on one batch, and return metrics that must be finite."""
@@ -120,15 +124,16 @@ def _check_identity(path: Path, trainer: Trainer) -> None:
     wanted = json.loads(json.dumps(trainer.identity))
     if path.exists():
         try:
-            found = dict(json.loads(path.read_text()))
+            found = trainer.earlier_identity(dict(json.loads(path.read_text())))
         except (ValueError, TypeError) as error:
             raise CorruptDataError(
                 f"{path} cannot be read ({error}); give --overwrite to start afresh"
             ) from error
-        different = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+        there, asked = dict(_leaves(found)), dict(_leaves(wanted))
+        different = sorted(key for key in there | asked if there.get(key) != asked.get(key))
         if different:
             lines = "\n".join(
-                f"  {key}: there {found.get(key)!r}, asked {wanted.get(key)!r}" for key in different
+                f"  {key}: there {there.get(key)!r}, asked {asked.get(key)!r}" for key in different
             )
             raise CacheMismatchError(
                 f"{path.parent} holds another {trainer.kind} training:\n{lines}\n"
@@ -136,6 +141,15 @@ def _check_identity(path: Path, trainer: Trainer) -> None:
             )
     text = json.dumps(wanted, indent=1, sort_keys=True)
     write_atomically(path, text.encode(), sole_writer=True)
+
+
+def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted name and value of every field."""
+    for name, value in document.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _load_checkpoint(path: Path) -> dict[str, Any] | None:

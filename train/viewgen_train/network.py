@@ -1,76 +1,134 @@
-"""The network that trains: the encoder and, for SimSiam, its predictor, on all views of a step at once."""
+"""The network that trains: an encoder and the head that an objective asks for, on all views of a step.
+
+Shape legend: K views, B images of this process, D projection dimension, F feature dimension.
+"""
+
+import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.layout import channels_last
-from viewgen_train.config import TrainConfig
-from viewgen_train.objectives.assimilation import Predictor
+from viewgen_train.objectives.objective import Head
+from viewgen_train.settings import TrainSettings
 
-__all__ = ["ContrastiveNetwork", "build_network"]
+__all__ = ["ContrastiveNetwork", "Predictor", "build_network"]
+
+
+class Predictor(nn.Module):
+    """Predictor of a head: a bottleneck of a quarter of the width.
+
+    Args:
+        dim: width of the projections.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        hidden = max(1, dim // 4)
+        self.layers = nn.Sequential(
+            nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim)
+        )
+
+    def forward(self, projections: Tensor) -> Tensor:
+        """Map projections `(B, D)` to predictions `(B, D)`."""
+        predictions: Tensor = self.layers(projections)
+        return predictions
 
 
 class ContrastiveNetwork(nn.Module):
-    """Views → projections and predictions.
+    """Views → projections, predictions, features.
 
     Args:
         encoder: f.
-        predictor: of SimSiam; without one, projections are unit vectors.
+        head: what the objective needs behind the backbone.
+        predictor: where the head has one.
         separate: forward view by view, so that batch statistics are those of one view.
         bf16: convolve and multiply in bfloat16.
+
+    Attributes:
+        target: copy of the encoder that follows it slowly, where the head has a momentum.
     """
 
-    def __init__(self, encoder: Encoder, predictor: Predictor | None, *, separate: bool, bf16: bool) -> None:
+    def __init__(
+        self, encoder: Encoder, head: Head, predictor: Predictor | None, *, separate: bool, bf16: bool
+    ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.predictor = predictor
+        self.encoder, self.head, self.predictor = encoder, head, predictor
+        self.target = None if head.momentum is None else copy.deepcopy(encoder).requires_grad_(False)
         self.separate, self.bf16 = separate, bf16
 
-    def forward(self, views: Tensor) -> Tensor:
-        """Map views to what the loss takes.
+    def forward(self, views: Tensor) -> dict[str, Tensor]:
+        """Map views to what an objective takes.
 
         Args:
-            views: model images, `(K, B, 3, H, W)`.
+            views: model images, `(K, B, C, H, W)`.
 
         Returns:
-            `(B, K, D)` projections, or `(B, K, 2·D)` projections and predictions side by side; float32.
+            float32 tensors of the names of `Outputs`: ``z`` `(B, K, D)`, ``features`` `(B, K, F)`, and
+            where the head has them ``p`` and ``target`` `(B, K, D)`.
         """
-        parts = views.split(1) if self.separate else [views]
-        return torch.cat([self._together(part) for part in parts], dim=1)
+        parts = [self._together(part) for part in (views.split(1) if self.separate else [views])]
+        return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
 
-    def _together(self, views: Tensor) -> Tensor:
+    def _together(self, views: Tensor) -> dict[str, Tensor]:
         flat = views.flatten(0, 1)
         with torch.autocast(flat.device.type, torch.bfloat16, enabled=self.bf16):
-            z = self.encoder(flat) if self.predictor is None else self.encoder.project(flat)
-            out = z if self.predictor is None else torch.cat([z, self.predictor(z)], dim=1)
-        result: Tensor = out.float().unflatten(0, (len(views), -1)).transpose(0, 1)
-        return result
+            found = {"features": self.encoder.embed(flat)}
+            found["z"] = self._projected(self.encoder, found["features"])
+            if self.predictor is not None:
+                found["p"] = self.predictor(found["z"])
+            if self.target is not None:
+                with torch.no_grad():
+                    found["target"] = self._projected(self.target, self.target.embed(flat))
+        return {
+            name: tensor.float().unflatten(0, (len(views), -1)).transpose(0, 1)
+            for name, tensor in found.items()
+        }
+
+    def _projected(self, encoder: Encoder, features: Tensor) -> Tensor:
+        z: Tensor = encoder.projector(features)
+        return F.normalize(z, dim=1) if self.head.unit else z
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the target towards the encoder, where there is one."""
+        if self.target is None or self.head.momentum is None:
+            return
+        for slow, fast in zip(self.target.parameters(), self.encoder.parameters(), strict=True):
+            slow.lerp_(fast, 1 - self.head.momentum)
 
 
-def build_network(config: TrainConfig, image_size: int, device: torch.device) -> ContrastiveNetwork:
-    """Return a network with weights that depend on the configuration and its seed alone.
+def build_network(
+    settings: TrainSettings, head: Head, image_size: int, device: torch.device, *, channels: int = 3
+) -> ContrastiveNetwork:
+    """Return a network with weights that depend on the settings and their seed alone.
 
     Args:
-        config: of the training; its precision is resolved already.
+        settings: settings of the training; its precision is resolved already.
+        head: what the objective needs.
         image_size: side of the images, in pixels.
-        device: of the weights.
+        device: device of the weights.
+        channels: channels of the images.
     """
+    shape = settings.network
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(settings.seed)
         encoder = Encoder(
             EncoderConfig(
                 image_size=image_size,
-                backbone=config.backbone,
-                width=config.width,
-                projection_dim=config.projection_dim,
-                projector="simsiam" if config.simsiam else "mlp",
+                backbone=shape.backbone,
+                width=shape.width,
+                projection_dim=shape.projection_dim,
+                projector=head.projector,
+                in_channels=channels,
             )
         )
-        predictor = Predictor(config.projection_dim) if config.simsiam else None
+        predictor = Predictor(shape.projection_dim) if head.predictor else None
     network = ContrastiveNetwork(
-        encoder, predictor, separate=config.batchnorm == "separate", bf16=config.precision == "bf16"
+        encoder, head, predictor, separate=shape.batchnorm == "separate", bf16=shape.precision == "bf16"
     ).to(device)
-    if config.channels_last:
+    if shape.channels_last:
         channels_last(network)
     return network

@@ -1,6 +1,5 @@
 """From the options of `train` to what exactly will be trained; refusals come before anything is written."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,21 +8,26 @@ from typing import Any
 
 import torch
 
-from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets import load_dataset
 from viewgen.errors import CacheMismatchError, MissingFileError, UsageError
 from viewgen.memory import available_bytes
 from viewgen.networks.files import file_digest
 from viewgen.networks.weights import find_models
 from viewgen.store import CacheReader, cache_folder
+from viewgen.views.cached import check_num_views
 from viewgen_train.caches import check_cache, find_cache, no_cache
-from viewgen_train.config import TrainConfig, train_config
 from viewgen_train.loader import MEMORY_SHARE
+from viewgen_train.objectives.assimilation import build_objective
+from viewgen_train.records import assimilation_name, record, view_name
+from viewgen_train.resolve import train_settings
+from viewgen_train.settings import TrainSettings
 
-__all__ = ["TrainOptions", "TrainPlan", "make_plan", "resolved_precision"]
+__all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
 
 # Its networks ship with viewgen, so that its cache can be made without further ado.
 EMBEDDED_DATASET = "digits"
-FROM_CODES = ("wperturb", "online")
+# what a training can give a view source
+AT_HAND = {"cache", "inversions", "generator", "encoder", "training"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +54,7 @@ class TrainPlan:
     """What a run trains: plain values, so that it can be sent to worker processes.
 
     Attributes:
-        config: the settings, all resolved.
+        settings: the settings, all resolved.
         dataset, split, digest: name, split and content of the data set.
         num_images: how many of the first images are trained on.
         cache: ``{"url", "identity", "method"}`` of the cache of views or inversions, or None.
@@ -59,9 +63,10 @@ class TrainPlan:
         data_root: where data sets are.
         storage_options: of the cache's storage.
         memory_bytes: that images and views may take in the host's memory.
+        measures: whether accuracy is measured on the way.
     """
 
-    config: TrainConfig
+    settings: TrainSettings
     dataset: str
     split: str
     digest: str
@@ -72,16 +77,19 @@ class TrainPlan:
     data_root: str | None
     storage_options: dict[str, Any] = field(repr=False)
     memory_bytes: int
+    measures: bool = True
 
     @property
     def num_steps(self) -> int:
         """Optimiser steps of the whole training."""
-        return self.config.epochs * (self.num_images // self.config.batch_size)
+        optimiser = self.settings.optimiser
+        return optimiser.num_steps or optimiser.epochs * (self.num_images // optimiser.batch_size)
 
     def document(self) -> dict[str, Any]:
         """Return what ``config.json`` holds."""
+        config = record(self.settings)
         return {
-            "format": 1,
+            "format": config.get("format", 1),
             "dataset": {
                 "name": self.dataset,
                 "split": self.split,
@@ -90,8 +98,8 @@ class TrainPlan:
             },
             "cache": self.cache,
             "num_steps": self.num_steps,
-            "seed": self.config.seed,
-            "config": self.config.to_json(),
+            "seed": self.settings.seed,
+            "config": config,
         }
 
 
@@ -105,45 +113,48 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
     Raises:
         UsageError, MissingFileError, CacheMismatchError, IncompleteError, CorruptDataError: see `train`.
     """
-    config = train_config(options.dataset or "", options.settings)
-    needs_codes = config.generated in FROM_CODES
-    _refuse_ignored(options, config)
+    settings = train_settings(options.dataset or "", options.settings)
+    check_options(options, settings)
+    needs = settings.views.entry.needs
+    needs_codes = "inversions" in needs
     url, name = None, options.dataset
-    if config.generated == "cache" or needs_codes:
+    if "cache" in needs or needs_codes:
         given = options.inversions if needs_codes else options.cache
         url, name = _cache_url(given, options, needs_codes, say)
     elif name is None:
         raise UsageError(
             "which images? Name a data set with --dataset (`viewgen datasets` lists them); "
-            f"{config.generated} views are in no cache that would say"
+            f"{view_name(settings)} views are in no cache that would say"
         )
     dataset = load_dataset(name, options.split, data_root=options.data_root)
-    config = resolved_precision(train_config(dataset.name, options.settings), options.device)
+    settings = resolved_precision(train_settings(dataset.name, options.settings), options.device)
     cache, num_images, generator = None, len(dataset), None
     if url is not None:
         reader = CacheReader(url, options.storage_options)
         check_cache(reader, dataset, inversions=needs_codes, say=say)
         num_images = reader.spec.num_images
         cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
-        if needs_codes:
-            generator = _generator(dataset, reader, options)
+        if not needs_codes:
+            check_num_views(build_objective(settings).num_generated, reader.spec.num_views)
+        if "generator" in needs:
+            generator = _generator(dataset.name, reader, options)
         if num_images < len(dataset):
             say(f"the cache covers the first {num_images} of {len(dataset)} images; training on those")
     num_images = _limited(options.limit, num_images, len(dataset))
-    if config.batch_size > num_images:
+    if settings.optimiser.batch_size > num_images:
         raise UsageError(
-            f"batch_size is {config.batch_size}, and there are {num_images} images; give a smaller one "
-            "(--batch-size)"
+            f"batch_size is {settings.optimiser.batch_size}, and there are {num_images} images; give a "
+            "smaller one (--batch-size)"
         )
     return TrainPlan(
-        config=config,
+        settings=settings,
         dataset=dataset.name,
         split=dataset.split,
         digest=dataset.digest,
         num_images=num_images,
         cache=cache,
         generator=generator,
-        out=str(Path(options.out or _default_out(dataset, config, cache)).expanduser().absolute()),
+        out=str(Path(options.out or _default_out(dataset.name, settings, cache)).expanduser().absolute()),
         data_root=options.data_root,
         storage_options=options.storage_options,
         memory_bytes=int(MEMORY_SHARE * available_bytes())
@@ -152,19 +163,29 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
     )
 
 
-def _refuse_ignored(options: TrainOptions, config: TrainConfig) -> None:
-    """Refuse options that the source of generated views would ignore."""
-    unused = {
-        "--cache": options.cache is not None and config.generated != "cache",
-        "--inversions": options.inversions is not None and config.generated not in FROM_CODES,
-        "--generator": options.generator is not None and config.generated not in FROM_CODES,
-        "--models": options.models is not None and config.generated not in FROM_CODES,
+def check_options(options: TrainOptions, settings: TrainSettings) -> None:
+    """Refuse options that the source of generated views cannot use, before any data are looked at.
+
+    Raises:
+        UsageError: it would ignore one, or needs what a training does not have.
+    """
+    entry, name = settings.views.entry, view_name(settings)
+    lacking = entry.needs - AT_HAND
+    if lacking:
+        raise UsageError(
+            f"{name} views need {', '.join(sorted(lacking))}, which a training does not have; make a "
+            f"cache of them with `viewgen cache --method {name}`"
+        )
+    given = {
+        "--cache": (options.cache, "cache"),
+        "--inversions": (options.inversions, "inversions"),
+        "--generator": (options.generator, "generator"),
+        "--models": (options.models, "generator"),
     }
-    for option, ignored in unused.items():
-        if ignored:
+    for option, (value, need) in given.items():
+        if value is not None and need not in entry.needs:
             raise UsageError(
-                f"{option} is given, but the views come from {config.generated!r} (--generated), which would "
-                "ignore it"
+                f"{option} is given, but the views come from {name!r} (--generated), which would ignore it"
             )
     if options.limit is not None and options.limit < 2:
         raise UsageError(f"--limit {options.limit}: at least two images are needed")
@@ -210,12 +231,12 @@ def _make_embedded(inversions: bool, options: TrainOptions, say: Callable[[str],
     return cache(EMBEDDED_DATASET, method=method, data_root=options.data_root).url
 
 
-def resolved_precision(config: TrainConfig, device: str) -> TrainConfig:
+def resolved_precision(settings: TrainSettings, device: str) -> TrainSettings:
     """Settle what ``precision="auto"`` stands for."""
-    if config.precision != "auto":
-        return config
+    if settings.network.precision != "auto":
+        return settings
     fast = device.startswith("cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return dataclasses.replace(config, precision="bf16" if fast else "float32")
+    return settings.change("network", precision="bf16" if fast else "float32")
 
 
 def _limited(limit: int | None, num_images: int, whole: int) -> int:
@@ -229,26 +250,36 @@ def _limited(limit: int | None, num_images: int, whole: int) -> int:
     return limit
 
 
-def _generator(dataset: ImageDataset, inversions: CacheReader, options: TrainOptions) -> str:
-    """Return the file of the generator whose codes the inversions are."""
+def generator_file(dataset: str, options: TrainOptions) -> Path:
+    """Return the file of the generator.
+
+    Raises:
+        MissingFileError: there is none; the message says which command makes it.
+    """
     overrides = {} if options.generator is None else {"generator": options.generator}
     try:
-        found = find_models(dataset.name, {"generator"}, models_dir=options.models, overrides=overrides)
+        found = find_models(dataset, {"generator"}, models_dir=options.models, overrides=overrides)
     except MissingFileError as error:
         raise MissingFileError(f"views made in the training step need the generator: {error}") from error
-    path = found["generator"].absolute()
+    return Path(found["generator"]).absolute()
+
+
+def _generator(dataset: str, inversions: CacheReader, options: TrainOptions) -> str:
+    """Return the file of the generator whose codes the inversions are."""
+    path = generator_file(dataset, options)
     theirs, ours = inversions.spec.models.get("generator"), file_digest(path)
     if theirs != ours:
         raise CacheMismatchError(
             f"the inversions at {inversions.url} are codes of another generator than {path}:\n"
             f"  theirs has {theirs}, this file {ours}\n"
             "give theirs with --generator, or codes of this one with --inversions URL (`viewgen cache "
-            f"--dataset {dataset.name} --method invert --out URL` makes them)"
+            f"--dataset {dataset} --method invert --out URL` makes them)"
         )
     return str(path)
 
 
-def _default_out(dataset: ImageDataset, config: TrainConfig, cache: Mapping[str, str] | None) -> str:
-    views = config.generated if cache is None or config.generated != "cache" else cache["method"]
-    name = f"{dataset.name}-{config.assimilation}-{views}-seed{config.seed}"
+def _default_out(dataset: str, settings: TrainSettings, cache: Mapping[str, str] | None) -> str:
+    from_cache = cache is not None and "cache" in settings.views.entry.needs
+    views = cache["method"] if cache is not None and from_cache else view_name(settings)
+    name = f"{dataset}-{assimilation_name(settings)}-{views}-seed{settings.seed}"
     return "runs/" + re.sub(r"[^\w.+-]+", "-", name).strip("-")

@@ -11,7 +11,8 @@ import torch
 from viewgen.errors import CorruptDataError, MissingFileError, UsageError
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import load_model, read_header
-from viewgen_train.config import TrainConfig
+from viewgen_train.records import read_record
+from viewgen_train.settings import TrainSettings
 
 __all__ = ["CONFIG", "CURVES", "Run", "open_run"]
 
@@ -27,7 +28,7 @@ class Run:
         path: its folder.
         which: ``"last"`` or ``"best"``.
         encoder: the trained network, for inference (see `viewgen.networks.files.load_model`).
-        config: the training's settings.
+        settings: the training's settings.
         dataset: name of its data set.
         split: of the data set.
         digest: of the data set's images and labels.
@@ -41,7 +42,7 @@ class Run:
     path: Path
     which: str
     encoder: Encoder
-    config: TrainConfig
+    settings: TrainSettings
     dataset: str
     split: str
     digest: str
@@ -53,6 +54,14 @@ class Run:
     @property
     def complete(self) -> bool:
         return read_step(self.path / "last.safetensors") >= self.num_steps
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the images behind the weights."""
+        optimiser = self.settings.optimiser
+        if optimiser.num_steps is None:
+            return round(optimiser.epochs * self.step / self.num_steps, 2)
+        return round(self.step * optimiser.batch_size / self.num_images, 2)
 
     @property
     def weights(self) -> Path:
@@ -91,7 +100,7 @@ def open_run(
         path=folder,
         which=which,
         encoder=load_model(weights, "encoder", device),
-        config=TrainConfig.from_json(document["config"]),
+        settings=read_record(document["config"]),
         dataset=dataset["name"],
         split=dataset["split"],
         digest=dataset["digest"],

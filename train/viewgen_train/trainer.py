@@ -1,4 +1,4 @@
-"""The training of an encoder on expert and generated views: a step, its state, the accuracy on the way."""
+"""Training of an encoder on expert and generated views: a step, its state, the accuracy on the way."""
 
 import dataclasses
 import json
@@ -15,18 +15,21 @@ from viewgen.datasets import ImageDataset
 from viewgen.diagnostics.features import Features, extract_features
 from viewgen.diagnostics.knn import knn_accuracies
 from viewgen.diagnostics.probe import linear_probe, probe_config
+from viewgen.images import to_model
 from viewgen.randomness import addressed_generator
-from viewgen_train.augment import expert_batch
-from viewgen_train.batch import StepBatch
+from viewgen.views.expert import ExpertSource
+from viewgen.views.source import Images
+from viewgen_train.batch import StepDraws
 from viewgen_train.checkpoints import restore_weights, settle_weights, write_best, write_weights
-from viewgen_train.config import TrainConfig
 from viewgen_train.distributed import World, synchronise_batchnorm
-from viewgen_train.generated_views import GeneratedViews, ViewmakerViews
-from viewgen_train.loader import ImageMemory
+from viewgen_train.loader import Codes, ImageMemory
 from viewgen_train.loop import Trainer, TrainingDivergedError
 from viewgen_train.network import ContrastiveNetwork
-from viewgen_train.objectives.assimilation import assimilation_loss
+from viewgen_train.objectives.objective import Objective, Outputs
+from viewgen_train.records import nested_record, read_record, record
 from viewgen_train.sampler import RowOrder
+from viewgen_train.settings import OptimiserSettings, TrainSettings
+from viewgen_train.transform import TransformedSource
 
 __all__ = ["AssimilationTrainer", "KnnSets", "learning_rate"]
 
@@ -50,29 +53,31 @@ class KnnSets:
     test: ImageDataset | None
 
 
-def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
+def learning_rate(settings: OptimiserSettings, step: int, num_steps: int) -> float:
     """Return the learning rate of a step: a linear rise, then a cosine to 0 or a constant."""
-    warm_up = min(round(config.warm_up_epochs * num_steps / config.epochs), num_steps // 2)
+    warm_up = min(round(settings.warm_up_epochs * num_steps / settings.epochs), num_steps // 2)
     if step < warm_up:
-        return config.learning_rate * (step + 1) / warm_up
-    if config.schedule == "constant":
-        return config.learning_rate
+        return settings.learning_rate * (step + 1) / warm_up
+    if settings.schedule == "constant":
+        return settings.learning_rate
     progress = (step - warm_up) / max(1, num_steps - warm_up)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class AssimilationTrainer(Trainer):
-    """SGD on the assimilation loss.
+    """SGD on an objective of expert and generated views.
 
     Args:
-        network: encoder and predictor, on the device.
+        network: encoder and head, on the device.
+        objective: loss of a step; its own parameters, if it has any, train too.
         images: the images, uint8.
         order: which images each step has.
         generated: where generated views come from.
-        config: the settings.
+        settings: settings of the training.
         identity: JSON values that say what is trained on what; a resumed run must share them.
         world: this process among those that train.
-        folder: of the run.
+        folder: folder of the run.
+        codes: refined codes of the images, where generated views start from them.
         knn: what accuracy is measured on; None to leave it out.
         notes: JSON values for the headers of weights.
 
@@ -85,32 +90,45 @@ class AssimilationTrainer(Trainer):
     def __init__(
         self,
         network: ContrastiveNetwork,
+        objective: Objective,
         images: ImageMemory,
         order: RowOrder,
-        generated: GeneratedViews,
-        config: TrainConfig,
+        generated: TransformedSource,
+        settings: TrainSettings,
         *,
         identity: Mapping[str, Any],
         world: World,
         folder: Path,
-        knn: KnnSets | None,
+        codes: Codes | None = None,
+        knn: KnnSets | None = None,
         notes: Mapping[str, Any],
     ) -> None:
-        self.config, self.world, self.folder = config, world, folder
+        self.settings, self.world, self.folder = settings, world, folder
         self.device = images.device
         self.network, self.images, self.order, self.generated = network, images, order, generated
+        self.objective, self.codes = objective, codes
+        self._expert = ExpertSource(settings.expert, name="expert")
         synchronise_batchnorm(network, world)
         self._parallel: nn.Module = world.data_parallel(network)
-        self.seed = config.seed
+        # every process has the whole batch's outputs, and so the whole gradient of the objective's weights
+        self._module = objective.to(self.device) if isinstance(objective, nn.Module) else nn.Module()
+        self.seed = settings.seed
         self.steps_per_epoch = order.steps_per_epoch
-        self.num_steps = config.epochs * self.steps_per_epoch
-        self.identity = {**identity, **order.identity, **generated.identity}
+        optimiser = settings.optimiser
+        self.num_steps = optimiser.num_steps or optimiser.epochs * self.steps_per_epoch
+        self.identity = {**identity, "config": record(settings), **order.identity}
         self.settle_every = 20 if self.device.type == "cuda" else 1
+        self._parameters = [
+            parameter
+            for module in (network, self._module)
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
         self.optimiser = torch.optim.SGD(
-            network.parameters(),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            self._parameters,
+            lr=optimiser.learning_rate,
+            momentum=optimiser.momentum,
+            weight_decay=optimiser.weight_decay,
             fused=self.device.type == "cuda",
         )
         self._knn, self._notes = knn, dict(notes)
@@ -119,51 +137,97 @@ class AssimilationTrainer(Trainer):
         # of this process: when it began to train, spent on accuracy, and steps
         self._started, self._evaluation_seconds, self._own_steps = 0.0, 0.0, 0
 
-    def batch(self, step: int) -> StepBatch:
+    def earlier_identity(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Return a run's identity of format 1 as this training writes it."""
+        config = found.get("config")
+        if not isinstance(config, dict) or self.identity["config"].get("format") == config.get("format"):
+            return found
+        return {**found, "config": nested_record(read_record(config))}
+
+    def batch(self, step: int) -> Images:
         """Return this process's part of a step's batch."""
         rows = self.world.share(self.order.rows(step))
-        return StepBatch(
-            step=step,
-            seed=self.seed,
-            world=self.world,
-            global_size=self.config.batch_size,
-            rows=rows,
-            images=self.images.read(rows),
+        return Images(
+            pixels=self.images.read(rows),
+            source_index=torch.tensor(rows),
+            draws=StepDraws(
+                step=step,
+                seed=self.seed,
+                world=self.world,
+                global_size=self.settings.optimiser.batch_size,
+                device=self.device,
+            ),
+            codes=None if self.codes is None else self.codes.read(rows),
         )
 
-    def views(self, batch: StepBatch) -> Tensor:
+    def views(self, images: Images) -> Tensor:
         """Return the views of a step, expert ones first, `(K, B, 3, H, W)` in [−1, 1]."""
-        expert = expert_batch(batch, "expert", self.config.num_expert, self.config.expert)
+        expert = self._expert.views(images, self.objective.num_expert).pixels
         with torch.no_grad():
-            generated = self.generated.views(batch)
+            generated = self.generated.views(images, self.objective.num_generated).pixels
         return torch.cat([expert, generated])
 
     def step(self, step: int) -> Mapping[str, float | Tensor]:
         """Train on one batch; now and then measure the accuracy."""
-        config = self.config
+        settings = self.settings.optimiser
         if not self._own_steps:
             self._started = time.perf_counter()
         self._own_steps += 1
         if step + LOOK_AHEAD < self.num_steps:
             self.generated.expect(self.world.share(self.order.rows(step + LOOK_AHEAD)))
-        rate = learning_rate(config, step, self.num_steps)
+        rate = learning_rate(settings, step, self.num_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
-        batch = self.batch(step)
-        views = self.views(batch)
-        loss = self._loss(views, self._parallel)
+        self._module.train()
+        images = self.batch(step)
+        views = self.views(images)
+        out = self._outputs(views, images, self._parallel)
+        losses = self.losses(out)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        metrics: dict[str, float | Tensor] = {"loss": loss.detach(), "learning_rate": rate}
-        if config.gradient_clip > 0:
-            norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
-            metrics["gradient_norm"] = norm.detach()
+        losses["loss"].backward()
+        metrics: dict[str, float | Tensor] = {name: loss.detach() for name, loss in losses.items()}
+        metrics["learning_rate"] = rate
+        if settings.gradient_clip > 0:
+            metrics["gradient_norm"] = nn.utils.clip_grad_norm_(
+                self._parameters, settings.gradient_clip
+            ).detach()
         self.optimiser.step()
-        if isinstance(self.generated, ViewmakerViews):
-            metrics["viewmaker_loss"] = self._train_viewmaker(self.generated, batch, views)
+        self.network.follow()
+        with torch.no_grad():
+            self.objective.after_step(out.detach())
+        expert = views[: self.objective.num_expert]
+
+        def loss_of(generated: Tensor) -> Tensor:
+            changed = torch.cat([expert, generated])
+            return self.losses(self._outputs(changed, images, self.network))["loss"]
+
+        metrics |= self.generated.after_step(images, loss_of)
         self._steps_done = step + 1
         return metrics | self._accuracy(step)
+
+    def losses(self, out: Outputs) -> dict[str, Tensor]:
+        """Return the objective's loss times its scale, and the objective's other metrics."""
+        losses = self.objective.loss(out)
+        return {**losses, "loss": self.settings.optimiser.loss_scale * losses["loss"]}
+
+    def outputs(self, views: Tensor, images: Images) -> Outputs:
+        """Return what the network makes of views `(K, B, C, H, W)` of images, outside data parallelism."""
+        return self._outputs(views, images, self.network)
+
+    def _outputs(self, views: Tensor, images: Images, network: nn.Module) -> Outputs:
+        needs = self.settings.objective.entry.needs
+        gather = self.world.gather
+        found = {
+            name: gather(part).transpose(0, 1)
+            for name, part in network(views).items()
+            if name != "features" or name in needs
+        }
+        if "views" in needs:
+            found["views"] = gather(views.transpose(0, 1)).transpose(0, 1)
+        if "images" in needs:
+            found["images"] = gather(to_model(images.pixels))
+        return Outputs(**found)
 
     def images_per_second(self) -> float:
         """Return images trained on per second, over all processes, since this process's first step.
@@ -171,32 +235,13 @@ class AssimilationTrainer(Trainer):
         Measuring accuracy is left out. NaN before the first step.
         """
         seconds = time.perf_counter() - self._started - self._evaluation_seconds
-        return self._own_steps * self.config.batch_size / seconds if self._own_steps else math.nan
-
-    def _loss(self, views: Tensor, network: nn.Module) -> Tensor:
-        outputs = self.world.gather(network(views)).transpose(0, 1)
-        if self.network.predictor is None:
-            return assimilation_loss(outputs, None, self.config)
-        z, predictions = outputs.chunk(2, dim=2)
-        return assimilation_loss(z, predictions, self.config)
-
-    def _train_viewmaker(self, source: ViewmakerViews, batch: StepBatch, views: Tensor) -> Tensor:
-        """Take one step of the Viewmaker up the loss that the encoder just went down."""
-        views = torch.cat([views[: self.config.num_expert], source.views(batch)])
-        parameters = list(source.viewmaker.parameters())
-        loss = -self._loss(views, self.network)
-        gradients = torch.autograd.grad(loss, parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.world.average_gradients(parameters)
-        source.optimiser.step()
-        return loss.detach()
+        return self._own_steps * self.settings.optimiser.batch_size / seconds if self._own_steps else math.nan
 
     def _accuracy(self, step: int) -> dict[str, float]:
         """Return accuracies after an epoch whose turn it is, and keep the best weights."""
         done = step + 1
-        knn = done == self.num_steps or self._is_due(done, self.config.knn_every)
-        probe = self._is_due(done, self.config.probe_every)
+        knn = done == self.num_steps or self._is_due(done, self.settings.diagnostics.knn_every)
+        probe = self._is_due(done, self.settings.diagnostics.probe_every)
         if not knn and not probe:
             return {}
         if not finite(self.network.encoder):
@@ -237,7 +282,10 @@ class AssimilationTrainer(Trainer):
 
     def state(self) -> dict[str, Any]:
         """Return everything but the encoder's weights, which lie beside the checkpoint."""
-        predictor = self.network.predictor
+        predictor, target = self.network.predictor, self.network.target
+        more = {"objective": self._module.state_dict()}
+        if target is not None:
+            more["target"] = target.state_dict()
         return {
             "step": self._steps_done,
             "optimiser": self.optimiser.state_dict(),
@@ -245,6 +293,7 @@ class AssimilationTrainer(Trainer):
             "generated": {name: part.state_dict() for name, part in self.generated.networks().items()},
             # an infinity would look like a diverged training
             "best": None if self._best == -math.inf else self._best,
+            **{name: part for name, part in more.items() if part},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -253,6 +302,9 @@ class AssimilationTrainer(Trainer):
         self.optimiser.load_state_dict(state["optimiser"])
         if self.network.predictor is not None:
             self.network.predictor.load_state_dict(state["predictor"])
+        if self.network.target is not None:
+            self.network.target.load_state_dict(state["target"])
+        self._module.load_state_dict(state.get("objective", {}))
         for name, part in self.generated.networks().items():
             part.load_state_dict(state["generated"][name])
         self._steps_done = state["step"]

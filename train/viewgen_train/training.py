@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from viewgen.device import resolve_device
 from viewgen.errors import DataError, UsageError
 from viewgen_train.checkpoints import BEST, LAST
 from viewgen_train.curves import TENSORBOARD
 from viewgen_train.loop import CHECKPOINT, only_run
 from viewgen_train.plan import TrainOptions, TrainPlan, make_plan
+from viewgen_train.processes import check_workers, usable_device
+from viewgen_train.records import assimilation_name
 from viewgen_train.run import CONFIG, CURVES
 from viewgen_train.worker import train_worker
 
@@ -97,7 +96,7 @@ def train(
 
     Args:
         dataset: name of the data set; by default that of the cache.
-        settings: fields of `viewgen_train.config.TrainConfig` that differ from the data set's recipe.
+        settings: settings that differ from the data set's recipe (`viewgen_train.resolve.train_settings`).
         cache: URL of the cache of views; by default the complete one that changed last, of the data set if
             one is named, in the folder where `viewgen cache` puts them. If there is none, that of the
             embedded data set (digits) is made.
@@ -137,7 +136,7 @@ def train(
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
-    device = _device(device, gpus, workers)
+    device = usable_device(device, gpus, workers)
     options = TrainOptions(
         dataset=dataset,
         split=split,
@@ -154,18 +153,13 @@ def train(
         memory_bytes=memory_bytes,
     )
     plan = make_plan(options, say)
-    num_workers = gpus or workers or 1
-    if plan.config.batch_size % num_workers:
-        raise UsageError(
-            f"batch_size is {plan.config.batch_size}, which {num_workers} workers cannot share equally; give "
-            "a multiple (--batch-size)"
-        )
+    num_workers = check_workers(plan.settings, gpus, workers)
     folder = Path(plan.out)
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
         with only_run(folder):
             _forget(folder)
-    say(f"{plan.dataset}, {plan.config.assimilation}, {plan.num_steps} steps; the run is in {folder}")
+    say(f"{plan.dataset}, {assimilation_name(plan.settings)}, {plan.num_steps} steps; the run is in {folder}")
     arguments = {"plan": plan, "device": device, "checkpoint_seconds": checkpoint_seconds}
     if num_workers > 1:
         from viewgen_train.launch import distribute
@@ -176,21 +170,6 @@ def train(
     else:
         images_per_second = train_worker(plan, device, checkpoint_seconds=checkpoint_seconds)
     return _result(plan, images_per_second, evaluate=evaluate, device=device, say=say)
-
-
-def _device(device: str, gpus: int | None, workers: int | None) -> str:
-    if gpus is not None and workers is not None:
-        raise UsageError("--gpus and --workers were given; expected one of them")
-    if min(gpus or 1, workers or 1) < 1:
-        raise UsageError(f"--gpus {gpus}, --workers {workers}: expected at least 1")
-    if gpus is not None and gpus > torch.cuda.device_count():
-        raise UsageError(
-            f"--gpus {gpus}: this machine has {torch.cuda.device_count()}; give as many as there are, or "
-            "--workers N for processes on the CPU"
-        )
-    if device == "auto":
-        return "cpu" if workers else resolve_device()
-    return resolve_device(device)
 
 
 def _forget(folder: Path) -> None:
@@ -219,7 +198,7 @@ def _result(
             say(f"no linear probe: {error}")
     return TrainResult(
         run=plan.out,
-        epochs=plan.config.epochs,
+        epochs=plan.settings.optimiser.epochs,
         loss=values.get("loss", unknown),
         top1=found.get("top1", unknown),
         top1_sd=found.get("top1_sd", unknown),

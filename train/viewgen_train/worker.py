@@ -1,8 +1,9 @@
-"""One process of a training: data, views, network and session of a plan."""
+"""One process of a training: data, views, network and trainer of a plan."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
 
@@ -10,22 +11,25 @@ from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, DataError, UsageError
 from viewgen.files import write_atomically
 from viewgen.memory import free_gpu_bytes
-from viewgen.networks.files import load_model
-from viewgen.networks.stylegan2 import Generator
+from viewgen.networks.files import Models, load_model
+from viewgen.networks.generator import Generator
 from viewgen.store import CacheReader
-from viewgen_train.code_views import Codes, OnlineViews, PerturbedViews
+from viewgen.views.entry import TrainingResources
 from viewgen_train.curves import CurveWriter
 from viewgen_train.distributed import World
-from viewgen_train.generated_views import CachedViews, ExpertViews, GeneratedViews, ViewmakerViews
-from viewgen_train.loader import MEMORY_SHARE, ImageMemory, ShardBuffer, ViewMemory
+from viewgen_train.loader import MEMORY_SHARE, Codes, ImageMemory, ShardBuffer, ViewMemory
 from viewgen_train.loop import CHECKPOINT, run_training
 from viewgen_train.network import ContrastiveNetwork, build_network
+from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.plan import TrainPlan
+from viewgen_train.records import assimilation_name
 from viewgen_train.run import CONFIG
 from viewgen_train.sampler import BlockOrder, FullOrder, RowOrder
+from viewgen_train.settings import TrainSettings
 from viewgen_train.trainer import AssimilationTrainer, KnnSets
+from viewgen_train.transform import TransformedSource
 
-__all__ = ["build_trainer", "train_worker"]
+__all__ = ["Stored", "build_source", "build_trainer", "train_worker", "write_config"]
 
 # shards of a streamed cache that are shuffled together
 BUFFER_SHARDS = 16
@@ -54,7 +58,7 @@ def train_worker(
     folder = Path(plan.out)
     trainer = build_trainer(plan, world, torch.device(device))
     if world.is_main:
-        _write_config(plan, folder)
+        write_config(plan, folder)
     run_training(
         trainer,
         folder,
@@ -68,7 +72,8 @@ def train_worker(
     return trainer.images_per_second()
 
 
-def _write_config(plan: TrainPlan, folder: Path) -> None:
+def write_config(plan: TrainPlan, folder: Path) -> None:
+    """Write a run's ``config.json``, unless it has begun."""
     path = folder / CONFIG
     # another training's configuration must not be replaced: its identity is checked by the session
     if path.exists() and (folder / CHECKPOINT).exists():
@@ -78,82 +83,122 @@ def _write_config(plan: TrainPlan, folder: Path) -> None:
 
 def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> AssimilationTrainer:
     """Return the trainer of a plan: network, data, views."""
-    config = plan.config
+    settings = plan.settings
     dataset = load_dataset(plan.dataset, plan.split, data_root=plan.data_root)
     if dataset.digest != plan.digest:
         raise DataError(
             f"{plan.dataset} {plan.split} has changed since the training was planned; start it again"
         )
-    network = build_network(config, dataset.image_size, device)
-    host_bytes = plan.memory_bytes // world.size
-    generated, order, left = _generated(plan, dataset, network, device, host_bytes)
-    images = ImageMemory(dataset, plan.num_images, device, left)
+    objective = build_objective(settings)
+    network = build_network(settings, objective.head, dataset.image_size, device, channels=dataset.channels)
+    stored = _stored(plan, device, plan.memory_bytes // world.size)
+    generator = None
+    if plan.generator is not None:
+        generator = load_model(plan.generator, "generator", device)
+    source = build_source(settings, network, world, device, generator=generator, stored=stored)
+    images = ImageMemory(dataset, plan.num_images, device, stored.left)
     return AssimilationTrainer(
         network,
+        objective,
         images,
-        order,
-        generated,
-        config,
-        identity={
-            "dataset": plan.digest,
-            "num_images": plan.num_images,
-            "config": config.to_json(),
-        },
+        stored.order,
+        source,
+        settings,
+        identity={"dataset": plan.digest, "num_images": plan.num_images, **stored.identity},
         world=world,
         folder=Path(plan.out),
-        knn=_knn_sets(plan, dataset),
+        codes=stored.codes,
+        knn=_knn_sets(plan, dataset) if plan.measures else None,
         notes={
             "dataset": plan.dataset,
-            "training": {"assimilation": config.assimilation, "seed": config.seed},
+            "training": {"assimilation": assimilation_name(settings), "seed": settings.seed},
         },
     )
 
 
-def _generated(
-    plan: TrainPlan,
-    dataset: ImageDataset,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """What a training takes from a cache, and the order of images that suits it.
+
+    Attributes:
+        order: order of images that suits it.
+        left: memory that is left for images, in bytes.
+        memory: views of a cache.
+        codes: codes of a cache of inversions.
+        identity: JSON values on which the views depend.
+    """
+
+    order: RowOrder
+    left: int
+    memory: ViewMemory | ShardBuffer | None = None
+    codes: Codes | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+
+
+def build_source(
+    settings: TrainSettings,
     network: ContrastiveNetwork,
+    world: World,
     device: torch.device,
-    host_bytes: int,
-) -> tuple[GeneratedViews, RowOrder, int]:
-    """Return the source of generated views, the order of images that suits it, and the memory left."""
-    config, num_images = plan.config, plan.num_images
-    full = FullOrder(num_images, config.batch_size, config.seed)
+    *,
+    generator: Generator | None = None,
+    stored: Stored | None = None,
+) -> TransformedSource:
+    """Return the source of generated views, under the training's transform.
+
+    Args:
+        settings: settings of the training.
+        network: whose encoder trains.
+        world: this process among those that train.
+        device: device of the views.
+        generator: g, where the source needs it.
+        stored: views and codes of a cache, where the source needs them.
+    """
+    memory, codes = (None, None) if stored is None else (stored.memory, stored.codes)
+    resources = TrainingResources(
+        models=Models(device=device, generator=generator, encoder=network.encoder),
+        memory=memory,
+        average_gradients=world.average_gradients,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed + 1)
+        source = settings.views.build(resources)
+    missing = None if codes is None else codes.missing
+    return TransformedSource(source, settings.assimilation.transform, settings.expert, missing)
+
+
+def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
+    """Return what the source of generated views takes from a cache, and the order of images."""
+    settings, num_images, needs = plan.settings, plan.num_images, plan.settings.views.entry.needs
+    batch_size = settings.optimiser.batch_size
+    full = FullOrder(num_images, batch_size, settings.seed)
     free = int(MEMORY_SHARE * free_gpu_bytes(device)) if device.type == "cuda" else host_bytes
-    if config.generated == "expert":
-        return ExpertViews(config, num_images), full, free
-    if config.generated == "viewmaker":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed + 1)
-            return ViewmakerViews(config, num_images, device), full, free
-    assert plan.cache is not None
+    if plan.cache is None:
+        return Stored(order=full, left=free)
     reader = CacheReader(plan.cache["url"], plan.storage_options)
     spec = reader.spec
     if spec.identity != plan.cache["identity"]:
         raise CacheMismatchError(f"{reader.url} has changed since the training was planned; start it again")
-    if config.generated == "cache":
-        size = spec.num_images * spec.num_views * 3 * spec.height * spec.width
-        if size <= host_bytes:
-            # on the device if it has room, otherwise in the host's memory
-            on_device = size <= free
-            held = device if on_device else torch.device("cpu")
-            memory = ViewMemory(reader, held, device)
-            return CachedViews(config, reader, num_images, memory), full, free - size * on_device
-        blocks = BlockOrder(
-            num_images,
-            config.batch_size,
-            config.seed,
-            shard_images=spec.shard_images,
-            buffer_shards=BUFFER_SHARDS,
-        )
-        buffer = ShardBuffer(reader, 2 * BUFFER_SHARDS + 2, device)
-        return CachedViews(config, reader, num_images, buffer), blocks, 0
-    assert plan.generator is not None
-    g = cast(Generator, load_model(plan.generator, "generator", device))
-    codes = Codes(reader, num_images, device, free)
-    if config.generated == "online":
-        return OnlineViews(config, codes, g, network.encoder, num_images), full, free - codes.held_bytes
-    return PerturbedViews(config, codes, g, num_images), full, free - codes.held_bytes
+    if "inversions" in needs:
+        codes = Codes(reader, num_images, device, free)
+        return Stored(order=full, left=free - codes.held_bytes, codes=codes)
+    missing = num_images - int((reader.rows < num_images).sum())
+    identity = {"cache": spec.identity, "missing": missing}
+    size = spec.num_images * spec.num_views * spec.channels * spec.height * spec.width
+    if size <= host_bytes:
+        # on the device if it has room, otherwise in the host's memory
+        on_device = size <= free
+        held = ViewMemory(reader, device if on_device else torch.device("cpu"), device)
+        return Stored(order=full, left=free - size * on_device, memory=held, identity=identity)
+    blocks = BlockOrder(
+        num_images,
+        batch_size,
+        settings.seed,
+        shard_images=spec.shard_images,
+        buffer_shards=BUFFER_SHARDS,
+    )
+    buffer = ShardBuffer(reader, 2 * BUFFER_SHARDS + 2, device)
+    return Stored(order=blocks, left=0, memory=buffer, identity=identity)
 
 
 def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:

@@ -52,27 +52,24 @@ def calibrate(
       viewgen calibrate --dataset digits
       viewgen calibrate --dataset cifar10 --models runs/cifar10 --num-images 5000 --json
     """
-    from viewgen.datasets import load_dataset
     from viewgen.device import resolve_device
-    from viewgen.diagnostics import calibration
-    from viewgen.networks.files import file_digest, load_models
-    from viewgen.networks.weights import find_models
-    from viewgen.recipes import recipe
-    from viewgen.views.expert import ExpertConfig
+    from viewgen.diagnostics.calibration import CalibrationConfig, CalibrationOfEpsilon
+    from viewgen.diagnostics.subjects import SubjectArguments
+    from viewgen.networks.files import file_digest
 
-    overrides = {"encoder": encoder} if encoder else {}
-    paths = find_models(dataset, {"encoder"}, models_dir=models, overrides=overrides)
-    images = load_dataset(dataset, split, data_root=data_root)
-    network = load_models(paths, resolve_device()).encoder
-    assert network is not None
-    measured = calibration.calibrate(
-        network,
-        images,
-        ExpertConfig(**recipe(dataset, "expert")),
-        num_images=num_images,
-        num_views=num_views,
-        seed=seed,
+    arguments = SubjectArguments(
+        kind="dataset",
+        subject=dataset,
+        split=split,
+        data_root=data_root,
+        models=None if models is None else str(models),
+        networks={"encoder": encoder} if encoder else {},
     )
+    path = arguments.find("encoder")
+    subject = arguments.open(device=resolve_device())
+    images = subject.train
+    config = CalibrationConfig(num_images=num_images, num_views=num_views)
+    measured = CalibrationOfEpsilon(config).found(subject, seed)
     if as_json:
         print_json(
             {
@@ -87,8 +84,8 @@ def calibrate(
                 "num_images": measured.num_images,
                 "num_views": measured.num_views,
                 "seed": seed,
-                "encoder": str(paths["encoder"]),
-                "encoder_digest": file_digest(paths["encoder"]),
+                "encoder": str(path),
+                "encoder_digest": file_digest(path),
             }
         )
         return
@@ -98,7 +95,7 @@ def calibrate(
         ("5 · 25 · 50 · 75 · 95 %", spread),
         ("two different images", f"{measured.different_images:.3f}"),
         ("measured", f"{measured.num_images:,} images × {measured.num_views} views of {images.name} {split}"),
-        ("encoder", str(paths["encoder"])),
+        ("encoder", str(path)),
     )
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

@@ -1,8 +1,5 @@
 """``viewgen eval``: linear probe and nearest neighbours of a trained encoder."""
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,43 +64,19 @@ def eval(
       viewgen eval runs/digits-A2 --weights best -k 20 --json
       viewgen eval runs/cifar10/encoder.safetensors --dataset cifar100
     """
+    from viewgen.progress import Progress
     from viewgen_train.evaluate import evaluate
 
     given = {
         "augmentation": augmentation, "num_seeds": num_seeds, "epochs": epochs, "learning_rate": learning_rate
     }  # fmt: skip
     settings = {name: value for name, value in given.items() if value is not None}
-    with _progress_bar() as report:
+    with Progress().steps() as report:
         document = evaluate(run, settings=settings, report=report, **options)
     if as_json:
         print_json(document)
     else:
         _print_table(document)
-
-
-@contextlib.contextmanager
-def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show one bar, whose task changes; nothing without a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # left to itself, rich sends what others print to standard output through the bar's console
-    with Progress(
-        *columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,
-        redirect_stdout=False,
-    ) as progress:  # fmt: skip
-        tasks: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                for task in tasks.values():
-                    progress.remove_task(task)
-                tasks.clear()
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
-
-        yield report
 
 
 def _print_table(document: dict[str, Any]) -> None:

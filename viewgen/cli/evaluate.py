@@ -84,8 +84,6 @@ def evaluate(
       viewgen models evaluate g e f --dataset digits --grid digits.png
       viewgen models evaluate g --dataset cifar10 --models cifar10 --features inception --json
     """
-    import dataclasses
-
     from viewgen.device import resolve_device
     from viewgen.picture import write_png
     from viewgen_pretrained.evaluation import evaluate as measure
@@ -122,7 +120,10 @@ def evaluate(
         print_json(
             {
                 "dataset": found.dataset,
-                "measures": [dataclasses.asdict(measure) for measure in found.measures],
+                "measures": [
+                    {"network": row.group, "name": row.name, "value": row.value, "on": row.on}
+                    for row in found.measures
+                ],
                 "networks": found.files,
                 "notes": found.notes,
                 "grid": written,
@@ -130,14 +131,10 @@ def evaluate(
         )
         return
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, header_style="bold")
-    for title in ("", "measure", "value", "on"):
-        table.add_column(title, no_wrap=title != "on")
-    for row in found.measures:
-        table.add_row(row.network, row.name, f"{row.value:.4g}", row.on)
-    Console(markup=False).print(table)
+    from viewgen.diagnostics.report import measure_table
+
+    Console(markup=False).print(measure_table(found.measures))
     for note in found.notes:
         click.echo(f"note: {note}")
     if written:

@@ -8,6 +8,7 @@ import click
 from viewgen.cli import print_json
 from viewgen.cli.options import add_options
 from viewgen.cli.storage_option import storage_option
+from viewgen.diagnostics import ESTIMATORS
 
 __all__ = ["mi"]
 
@@ -16,7 +17,7 @@ _option = click.option
 _OPTIONS = (
     _option("--dataset", required=True, metavar="D", help="Data set; `viewgen datasets` lists them."),
     _option("--cache", multiple=True, metavar="URL", help="Cache of its views; repeatable."),
-    _option("--estimator", type=click.Choice(["mine", "infonce", "nwj", "smile"]), default="mine",
+    _option("--estimator", type=click.Choice(ESTIMATORS.names), default="mine",
             show_default=True, help="What the network is trained for; the others are read off it."),
     _option("--out", metavar="URL", help="Folder of results, mi.csv and mi.png.  [default: in "
             "$VIEWGEN_CACHE or the user's cache folder]"),

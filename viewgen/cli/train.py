@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import add_options, parse_settings
+from viewgen.cli.options import add_options
+from viewgen.cli.setting_options import config_option, given_settings, set_option
 from viewgen.cli.storage_option import storage_option
 
 __all__ = ["train"]
@@ -17,18 +18,22 @@ _option = click.option
 _OPTIONS = (
     _option("--dataset", metavar="D", help="Data set.  [default: that of the cache]"),
     _option("--assimilation", metavar="A",
-            help="none, A1, A2, A2-simclr, A2-full or A2-simsiam.  [default: A2]"),
+            help="none, A1 or A2 over an objective; A2-simclr, A2-full and A2-simsiam are A2 over simclr, "
+            "supcon and simsiam.  [default: A2]"),
+    _option("--objective", metavar="O",
+            help="simclr, infonce, simsiam, supcon, or one of a plug-in.  [default: the recipe's; infonce "
+            "for A2]"),
     _option("--generated", metavar="G",
-            help="Where generated views come from: cache, wperturb, viewmaker, online or expert.  "
-            "[default: cache; expert for none]"),
+            help="Where generated views come from: cache, wperturb, viewmaker, online, expert, or a "
+            "plug-in's view source.  [default: cache; expert for none]"),
     _option("--cache", metavar="URL",
             help="Cache of views.  [default: the complete one that changed last in $VIEWGEN_CACHE or the "
             "user's cache folder]"),
     _option("--out", metavar="RUN", help="Folder of the run.  [default: runs/...]"),
     _option("--epochs", type=int, metavar="N", help="Passes over the images.  [default: the recipe's]"),
     _option("--batch-size", type=int, metavar="N", help="Images of a step, over all workers."),
-    _option("--set", "settings", multiple=True, callback=parse_settings, metavar="NAME=VALUE",
-            help="A setting that differs from the data set's recipe; repeatable. --dry-run lists them all."),
+    set_option("A setting that differs from the data set's recipe; repeatable. --dry-run lists them all."),
+    config_option(),
     _option("--seed", type=int, metavar="N", help="Root of all random numbers.  [default: 0]"),
     _option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
     _option("--dry-run", is_flag=True,
@@ -62,7 +67,9 @@ def train(
     as_json: bool,
     dry_run: bool,
     settings: dict[str, Any],
+    config: dict[str, Any],
     assimilation: str | None,
+    objective: str | None,
     generated: str | None,
     epochs: int | None,
     batch_size: int | None,
@@ -78,16 +85,19 @@ def train(
     Examples:
       viewgen train --assimilation A2
       viewgen train --dataset cifar100 --assimilation A1 --cache views.zarr --out runs/a1
+      viewgen train --assimilation A2 --objective supcon --set objective.temperature=0.2
       viewgen train --dataset cifar10 --assimilation A2 --set alpha=1.0 --dry-run
     """
     named = {
         "assimilation": assimilation,
+        "objective": objective,
         "generated": generated,
         "epochs": epochs,
         "batch_size": batch_size,
         "seed": seed,
     }
-    options["settings"] = settings | {name: value for name, value in named.items() if value is not None}
+    config = {name.removeprefix("train."): value for name, value in config.items()}
+    options["settings"] = given_settings(config, settings, named)
     if dry_run:
         _dry_run(as_json, options)
         return
@@ -109,8 +119,10 @@ def train(
 def _dry_run(as_json: bool, options: dict[str, Any]) -> None:
     from viewgen_train.dry_run import describe
 
-    names = ("dataset", "settings", "cache", "split", "limit", "data_root", "storage_options", "device")
-    description = describe(**{name: options[name] for name in names})
+    # of a run that does not begin, neither its folder nor its checkpoints nor its end matter
+    for name in ("out", "overwrite", "checkpoint_seconds", "evaluate"):
+        options.pop(name)
+    description = describe(**options)
     if as_json:
         print_json(description.to_json())
     else:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from viewgen.datasets.dataset import ContentDigest, ImageDataset
 from viewgen.datasets.lock import directory_lock
-from viewgen.datasets.progress import progress
 from viewgen.errors import CorruptDataError, DataError, StorageError, ViewgenError
+from viewgen.progress import Progress
 
 __all__ = ["Blocks", "DecodedImages", "Labelling", "load_decoded", "read_decoded"]
 
@@ -96,8 +96,8 @@ def load_decoded(
         fresh = directory.parent / f".new-{uuid4().hex}"
         try:
             fresh.mkdir()
-            with progress(f"decoding {name}, {split}, once", num_images) as report:
-                _write(fresh, split, source, decode(), report)
+            with Progress().bar(f"decoding {name}, {split}, once", num_images, unit="images") as bar:
+                _write(fresh, split, source, decode(), bar.update)
             if directory.exists():
                 shutil.rmtree(directory)
             os.rename(fresh, directory)

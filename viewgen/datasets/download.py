@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from viewgen.datasets.lock import directory_lock
-from viewgen.datasets.progress import progress
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError, ViewgenError
+from viewgen.progress import Progress
 
 __all__ = ["RemoteFile", "fetch", "locate", "obtain", "verify"]
 
@@ -137,13 +137,13 @@ def _complete(file: RemoteFile, url: str, part: Path) -> None:
 
 def _transfer_all(file: RemoteFile, url: str, part: Path) -> None:
     cuts = 0
-    with progress(f"downloading {file.name}", file.num_bytes, in_bytes=True) as report:
+    with Progress().bar(f"downloading {file.name}", file.num_bytes, unit="B") as bar:
         while (have := part.stat().st_size if part.exists() else 0) != file.num_bytes:
             if have > file.num_bytes:
                 part.unlink()
                 continue
             try:
-                _transfer(file, url, part, have, report)
+                _transfer(file, url, part, have, bar.update)
             except _TransferError as error:
                 arrived = part.stat().st_size if part.exists() else 0
                 cuts += 1

@@ -1,1 +1,38 @@
-"""Diagnostics: what views, features and networks are worth."""
+"""Diagnostics: what is measured of encoders, generators and views, one file each.
+
+To add one, write a class as `viewgen.diagnostics.measure.Diagnostic` says and give its `Entry`, whose `needs`
+are the parts of a `Subject` that it asks for; an installed package does so by the entry-point group
+``viewgen.diagnostics``, or ``viewgen.estimators`` for estimators of mutual information.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from viewgen.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from viewgen.diagnostics.mutual_information.entry import EstimatorEntry
+
+__all__ = ["DIAGNOSTICS", "ESTIMATORS"]
+
+DIAGNOSTICS: Registry[Entry] = Registry(
+    "diagnostic",
+    "viewgen.diagnostics",
+    {
+        "knn": "viewgen.diagnostics.knn",
+        "probe": "viewgen.diagnostics.probe",
+        "calibration": "viewgen.diagnostics.calibration",
+        "alignment": "viewgen.diagnostics.alignment",
+        "mutual_information": "viewgen.diagnostics.mutual_information.diagnostic",
+        "fidelity": "viewgen.diagnostics.fidelity",
+        "reconstruction": "viewgen.diagnostics.reconstruction",
+        "recognition": "viewgen.diagnostics.recognition",
+    },
+)
+
+ESTIMATORS: Registry[EstimatorEntry] = Registry(
+    "estimator",
+    "viewgen.estimators",
+    {name: f"viewgen.diagnostics.mutual_information.{name}" for name in ("mine", "infonce", "nwj", "smile")},
+)

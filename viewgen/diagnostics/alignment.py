@@ -1,9 +1,14 @@
 """Alignment and uniformity of views in an encoder's space.
 
-Alignment is the mean squared distance of two views of one image, L_align of Huang et al. ("Towards the
-generalization of contrastive self-supervised learning") and of Wang and Isola (2020, α = 2); less is closer.
-Uniformity is Wang and Isola's ln E[exp(−2‖u − v‖²)] over two different images; smaller is more even, about
-−4 at best in many dimensions, 0 if all images fall on one point.
+Alignment is the mean squared distance of two views of one image, α = 2; less is closer. Uniformity is
+ln E[exp(−2‖u − v‖²)] over two different images; smaller is more even, about −4 at best in many dimensions,
+0 if all images fall on one point.
+
+References:
+    Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere,
+    Wang and Isola, 2020, https://arxiv.org/abs/2005.10242
+    Towards the Generalization of Contrastive Self-Supervised Learning, Huang et al., 2021,
+    https://arxiv.org/abs/2111.00743
 """
 
 from dataclasses import dataclass
@@ -12,11 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.mutual_information.pairs import Pairs
 from viewgen.errors import DataError
 from viewgen.networks.encoder import Encoder
+from viewgen.registry import Entry
+from viewgen.settings import Settings, setting
 
-__all__ = ["Alignment", "alignment", "measure_alignment", "uniformity"]
+__all__ = [
+    "ENTRY",
+    "Alignment",
+    "AlignmentConfig",
+    "AlignmentOfPairs",
+    "alignment",
+    "measure_alignment",
+    "uniformity",
+]
 
 MAX_IMAGES = 2048
 IMAGES_AT_ONCE = 256
@@ -90,3 +106,43 @@ def measure_alignment(encoder: Encoder, pairs: Pairs, *, num_draws: int = 4, see
         uniformity_y=spread[1],
         num_images=count,
     )
+
+
+class AlignmentConfig(Settings):
+    """How much is measured."""
+
+    title = "alignment"
+
+    num_draws: int = setting(4, "draws of every image's views that alignment is averaged over", ge=1)
+
+
+class AlignmentOfPairs:
+    """Alignment of every pair of views, and uniformity of both.
+
+    Args:
+        config: how much is measured.
+    """
+
+    needs = frozenset({"encoder", "pairs"})
+
+    def __init__(self, config: AlignmentConfig) -> None:
+        self.config = config
+
+    def measure(self, subject: Subject, seed: int) -> list[Measure]:
+        """Return alignment and uniformity, pair by pair."""
+        measures = []
+        for pair in subject.pairs:
+            found = measure_alignment(subject.encoder, pair.views, num_draws=self.config.num_draws, seed=seed)
+            for name in ("alignment", "uniformity_x", "uniformity_y"):
+                on = f"{found.num_images:,} images"
+                measures.append(Measure(name=name, value=getattr(found, name), on=on, group=pair.title))
+        return measures
+
+
+ENTRY = Entry(
+    name="alignment",
+    summary="alignment and uniformity of pairs of views under the encoder",
+    settings=AlignmentConfig,
+    needs=AlignmentOfPairs.needs,
+    build=AlignmentOfPairs,
+)

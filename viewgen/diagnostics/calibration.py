@@ -1,7 +1,8 @@
 """Calibration of ε₁: how far expert views lie from their anchors.
 
 References:
-    Constructive Assimilation, Han et al., 2023, section 5.1, https://arxiv.org/abs/2304.00601
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, section 5.1, https://arxiv.org/abs/2304.00601
 """
 
 from dataclasses import dataclass
@@ -10,15 +11,18 @@ import numpy as np
 import torch
 
 from viewgen.datasets import ImageDataset
+from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.errors import DataError, UsageError
 from viewgen.images import to_model
 from viewgen.networks.encoder import Encoder
 from viewgen.randomness import addressed_generator
+from viewgen.registry import Entry
+from viewgen.settings import Settings, setting
 from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
 from viewgen.views.draws import ImageDraws
 from viewgen.views.expert import ExpertConfig
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["ENTRY", "Calibration", "CalibrationConfig", "CalibrationOfEpsilon", "calibrate"]
 
 BATCH = 256
 MAX_COMPARED = 2000
@@ -104,3 +108,52 @@ def calibrate(
         num_images=len(rows),
         num_views=num_views,
     )
+
+
+class CalibrationConfig(Settings):
+    """How much is measured."""
+
+    title = "calibration"
+
+    num_images: int = setting(1000, "images of the sample", ge=2)
+    num_views: int = setting(4, "expert views of every image", ge=1)
+
+
+class CalibrationOfEpsilon:
+    """Distance of expert views from their images.
+
+    Args:
+        config: how much is measured.
+    """
+
+    needs = frozenset({"encoder", "train", "expert"})
+
+    def __init__(self, config: CalibrationConfig) -> None:
+        self.config = config
+
+    def found(self, subject: Subject, seed: int) -> Calibration:
+        """Return all that is measured."""
+        return calibrate(
+            subject.encoder,
+            subject.train,
+            subject.expert,
+            num_images=self.config.num_images,
+            num_views=self.config.num_views,
+            seed=seed,
+        )
+
+    def measure(self, subject: Subject, seed: int) -> list[Measure]:
+        """Return ε₁, its standard deviation, and the distance of different images."""
+        found = self.found(subject, seed)
+        on = f"{found.num_images:,} {subject.train.split} × {found.num_views} views"
+        names = ("epsilon_boundary", "standard_deviation", "different_images")
+        return [Measure(name=name, value=getattr(found, name), on=on) for name in names]
+
+
+ENTRY = Entry(
+    name="calibration",
+    summary="ε₁, the mean distance of expert views from their images",
+    settings=CalibrationConfig,
+    needs=CalibrationOfEpsilon.needs,
+    build=CalibrationOfEpsilon,
+)

@@ -1,4 +1,9 @@
-"""k-nearest-neighbour classification on frozen features: a matrix product and a top-k, a chunk at a time."""
+"""k-nearest-neighbour classification on frozen features: a matrix product and a top-k, a chunk at a time.
+
+References:
+    Unsupervised Feature Learning via Non-Parametric Instance Discrimination, Wu et al., 2018,
+    https://arxiv.org/abs/1805.01978
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,9 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewgen.diagnostics.features import Features
+from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.errors import UsageError, nearest_name
+from viewgen.registry import Entry
+from viewgen.settings import Settings, setting
 
-__all__ = ["METRICS", "Metric", "knn_accuracies", "knn_accuracy", "nearest_neighbours"]
+__all__ = [
+    "ENTRY",
+    "METRICS",
+    "Knn",
+    "KnnConfig",
+    "Metric",
+    "knn_accuracies",
+    "knn_accuracy",
+    "nearest_neighbours",
+]
 
 Metric = Literal["cosine", "euclidean"]
 METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
@@ -119,3 +136,59 @@ def _majority(votes_MkA: Tensor, num_classes: int) -> Tensor:
     counts = votes_MkA.new_zeros(num_samples, num_classes, num_attributes)
     # argmax returns the first of equal counts
     return counts.scatter_add_(1, votes_MkA, torch.ones_like(votes_MkA)).argmax(dim=1)
+
+
+class KnnConfig(Settings):
+    """How neighbours vote."""
+
+    title = "knn"
+
+    neighbours: tuple[int, ...] = setting((5,), "numbers of neighbours that vote", min_length=1)
+    metrics: tuple[Metric, ...] = setting(METRICS, "distances between features", min_length=1)
+
+
+class Knn:
+    """Accuracy of the majority of a held-out image's nearest training images.
+
+    Args:
+        config: how they vote.
+    """
+
+    needs = frozenset({"encoder", "train", "test"})
+
+    def __init__(self, config: KnnConfig) -> None:
+        self.config = config
+
+    def accuracies(self, subject: Subject) -> dict[str, NDArray[np.float64]]:
+        """Return the accuracies of every metric, for each k and each attribute of the labels, `(len, A)`."""
+        train, test = subject.features
+        return {
+            metric: knn_accuracies(train, test, neighbours=self.config.neighbours, metric=metric)
+            for metric in self.config.metrics
+        }
+
+    def measure(self, subject: Subject, seed: int) -> list[Measure]:
+        """Return the accuracy for each k, metric and attribute; no number is drawn."""
+        on = f"{len(subject.test):,} {subject.test.split}, {len(subject.train):,} {subject.train.split}"
+        return [
+            Measure(name=f"knn{k}_top1[{metric}]", value=float(value), on=on, group=attribute)
+            for metric, table in self.accuracies(subject).items()
+            for k, row in zip(self.config.neighbours, table, strict=True)
+            for attribute, value in zip(attributes(subject, len(row)), row, strict=True)
+        ]
+
+
+def attributes(subject: Subject, count: int) -> tuple[str, ...]:
+    """Return the names of the label's attributes, their numbers where they have none; "" for a single one."""
+    if count == 1:
+        return ("",)
+    return subject.train.attribute_names or tuple(map(str, range(count)))
+
+
+ENTRY = Entry(
+    name="knn",
+    summary="accuracy of nearest neighbours on the frozen backbone's features",
+    settings=KnnConfig,
+    needs=Knn.needs,
+    build=Knn,
+)

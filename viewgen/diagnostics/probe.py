@@ -1,9 +1,13 @@
-"""The linear probe: how well a linear classifier on frozen features does (spec of the paper's evaluation).
+"""The linear probe: how well a linear classifier on frozen features does.
 
 All probe seeds and all attributes of a label are trained at once: their classifiers share the features they
 read and nothing else, so each has the weights that it would have alone.
 
 Shape legend: S seeds, N images, B batch, D features, A attributes, K classes.
+
+References:
+    Understanding intermediate layers using linear classifier probes, Alain and Bengio, 2016,
+    https://arxiv.org/abs/1610.01644
 """
 
 import math
@@ -17,12 +21,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viewgen.diagnostics.features import Features
+from viewgen.datasets import ImageDataset
+from viewgen.diagnostics.features import Features, evaluation_mode
+from viewgen.diagnostics.knn import attributes
+from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.errors import DataError, UsageError, ViewgenError
+from viewgen.images import to_model
+from viewgen.networks.encoder import Encoder
 from viewgen.randomness import addressed_generator
-from viewgen.recipes import checked_config, recipe
+from viewgen.recipes import recipe
+from viewgen.registry import Entry
+from viewgen.settings import Settings, setting
+from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.expert import ExpertConfig
 
-__all__ = ["Augmented", "LinearProbe", "ProbeConfig", "linear_probe", "probe_config"]
+__all__ = ["ENTRY", "Augmented", "LinearProbe", "Probe", "ProbeConfig", "linear_probe", "probe_config"]
 
 INITIAL_DEVIATION = 0.01
 
@@ -30,46 +43,27 @@ INITIAL_DEVIATION = 0.01
 Augmented = Callable[[int, int, Tensor], Tensor]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeConfig:
-    """How a probe is trained: by SGD, for a fixed number of epochs, of which the last one counts.
+class ProbeConfig(Settings):
+    """How a probe is trained: by SGD, for a fixed number of epochs, of which the last one counts."""
 
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images of a step; the last batch of an epoch is smaller.
-        learning_rate: at the start.
-        momentum, weight_decay: of SGD.
-        schedule: ``"cosine"`` to 0, or ``"steps"``; both change once an epoch.
-        milestones: of steps, the epochs from which on the rate is smaller.
-        step_factor: of steps, by how much.
-        num_seeds: probes; their mean and standard deviation are reported.
-        augmentation: of the training images. ``"none"``: features are computed once. ``"crop"``: the crops
-            and flips of the data set's expert transform, fresh for each seed and epoch. ``"expert"``: all of
-            that transform.
-    """
+    title = "probe"
 
-    epochs: int = 100
-    batch_size: int = 256
-    learning_rate: float = 30.0
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: Literal["cosine", "steps"] = "cosine"
-    milestones: tuple[int, ...] = (60, 75, 90)
-    step_factor: float = 0.2
-    num_seeds: int = 5
-    augmentation: Literal["none", "crop", "expert"] = "none"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(int(epoch) for epoch in self.milestones))
-        if min(self.epochs, self.batch_size, self.num_seeds) < 1:
-            raise UsageError("epochs, batch_size and num_seeds of a probe must be at least 1")
-        if not 0 < self.learning_rate < math.inf or not 0 < self.step_factor < math.inf:
-            raise UsageError("learning_rate and step_factor of a probe must be positive")
-        if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < math.inf:
-            raise UsageError("momentum of a probe must be in [0, 1), weight_decay must not be negative")
-        for name, known in (("schedule", ("cosine", "steps")), ("augmentation", ("none", "crop", "expert"))):
-            if getattr(self, name) not in known:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
+    epochs: int = setting(100, "passes over the training images", ge=1)
+    batch_size: int = setting(256, "images of a step; the last batch of an epoch is smaller", ge=1)
+    learning_rate: float = setting(30.0, "learning rate at the start", gt=0)
+    momentum: float = setting(0.9, "momentum of SGD", ge=0, lt=1)
+    weight_decay: float = setting(0.0, "weight decay of SGD", ge=0)
+    schedule: Literal["cosine", "steps"] = setting(
+        "cosine", "fall of the learning rate: along a cosine to 0, or in steps; once an epoch"
+    )
+    milestones: tuple[int, ...] = setting((60, 75, 90), "epochs from which on a step's rate is smaller")
+    step_factor: float = setting(0.2, "factor of a step", gt=0)
+    num_seeds: int = setting(5, "probes, of which mean and standard deviation are reported", ge=1)
+    augmentation: Literal["none", "crop", "expert"] = setting(
+        "none",
+        "augmentation of the training images: none (features are computed once), crops and flips of the data "
+        "set's expert transform (fresh for each seed and epoch), or all of that transform",
+    )
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch."""
@@ -85,8 +79,7 @@ def probe_config(dataset: str, **settings: Any) -> ProbeConfig:
     Raises:
         UsageError: a name is no setting, or a value cannot be one of it.
     """
-    config: ProbeConfig = checked_config(ProbeConfig, "probe", {**recipe(dataset, "probe"), **settings})
-    return config
+    return ProbeConfig(**{**recipe(dataset, "probe"), **settings})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,3 +219,87 @@ def _accuracy(test: Features, weight: Tensor, bias: Tensor, chunk_size: int = 81
         logits = torch.einsum("bd,sakd->sabk", x_BD, weight) + bias[:, :, None]
         correct_SA += (logits.argmax(dim=3) == labels_BA.T).sum(dim=2)
     return (correct_SA.double() / len(test)).cpu().numpy()
+
+
+class AugmentedFeatures:
+    """Features of augmented training images; the view of an image is a function of seeds, epoch and row."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        dataset: ImageDataset,
+        expert: ExpertConfig,
+        probe: ProbeConfig,
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
+        crop = expert.replace(jitter_probability=0.0, grayscale_probability=0.0)
+        self.expert = expert if probe.augmentation == "expert" else crop
+        self.encoder, self.dataset, self.seed, self.device = encoder, dataset, seed, device
+        self._uniforms: dict[int, tuple[int, Tensor]] = {}
+
+    @torch.no_grad()
+    def __call__(self, probe_seed: int, epoch: int, rows: Tensor) -> Tensor:
+        drawn_for, uniforms = self._uniforms.get(probe_seed, (-1, torch.empty(0)))
+        if drawn_for != epoch:
+            generator = addressed_generator(self.seed, "probe view", probe_seed, epoch)
+            uniforms = torch.rand(len(self.dataset), NUM_UNIFORMS, generator=generator)
+            self._uniforms[probe_seed] = (epoch, uniforms)
+        rows = rows.cpu()
+        images = to_model(self.dataset.images(rows.numpy()), self.device)
+        views = expert_views(images, uniforms[rows], self.expert)
+        return self.encoder.embed(views)
+
+
+class Probe:
+    """Accuracy of a linear classifier on the frozen backbone's features.
+
+    Args:
+        config: how it is trained.
+    """
+
+    needs = frozenset({"encoder", "train", "test", "expert"})
+
+    def __init__(self, config: ProbeConfig) -> None:
+        self.config = config
+
+    def trained(self, subject: Subject, seed: int) -> LinearProbe:
+        """Return the probes after their last epoch."""
+        done = 0
+
+        def probed(count: int) -> None:
+            nonlocal done
+            done += count
+            subject.tell("probe", done, self.config.epochs)
+
+        augmented = AugmentedFeatures(
+            subject.encoder, subject.train, subject.expert, self.config, seed, subject.device
+        )
+        with evaluation_mode(subject.encoder):
+            return linear_probe(
+                *subject.features, self.config, seed=seed, augmented=augmented, progress=probed
+            )
+
+    def measure(self, subject: Subject, seed: int) -> list[Measure]:
+        """Return the mean accuracy of each attribute, ± one standard deviation over the probe's seeds."""
+        top1 = self.trained(subject, seed).top1
+        deviation = top1.std(axis=0, ddof=1) if len(top1) > 1 else np.zeros(top1.shape[1])
+        on = f"{len(subject.test):,} {subject.test.split}, {len(subject.train):,} {subject.train.split}"
+        return [
+            Measure(name="probe_top1", value=mean, low=mean - spread, high=mean + spread, on=on, group=name)
+            for name, mean, spread in zip(
+                attributes(subject, top1.shape[1]),
+                top1.mean(axis=0).tolist(),
+                deviation.tolist(),
+                strict=True,
+            )
+        ]
+
+
+ENTRY = Entry(
+    name="probe",
+    summary="accuracy of a linear classifier on the frozen backbone's features",
+    settings=ProbeConfig,
+    needs=Probe.needs,
+    build=Probe,
+)

@@ -1,7 +1,11 @@
 """Perceptual distance between images.
 
-LPIPS (Zhang et al., 2018) where the package and its trunk's weights are at hand; otherwise a distance of the
-same form on the activations of the discriminator that belongs to the generator.
+LPIPS where the package and its trunk's weights are at hand; otherwise a distance of the same form on the
+activations of the discriminator that belongs to the generator.
+
+References:
+    The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, Zhang, Isola, Efros, Shechtman and
+    Wang, 2018, https://arxiv.org/abs/1801.03924
 """
 
 import importlib.util

@@ -35,7 +35,7 @@ class InversionProblem:
         images: model images, `(N, C, H, W)`.
         config: weights and stopping rule.
         batch_size: images that pass through the networks at once when the targets are computed.
-        labels: of the images, `(N,)`, for a class-conditional generator.
+        labels: labels of the images, `(N,)`, for a class-conditional generator.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from viewgen.networks.encoder import Encoder
 from viewgen.networks.generator import Generator
 from viewgen.optimise.slots import equal_parts
 
-__all__ = ["images_at_once", "project", "render"]
+__all__ = ["decoded", "images_at_once", "project", "render"]
 
 # Images (or codes) that pass through the networks at once, at up to 32 px.
 IMAGES_AT_ONCE = {"cpu": 32, "cuda": 256}
@@ -30,6 +30,12 @@ def render(generator: Generator, codes: Tensor, batch_size: int) -> Tensor:
     """Return storage images `(B, C, H, W)`, uint8, of codes `(B, ...)`, always `batch_size` at once."""
     parts = equal_parts(codes, batch_size)
     return torch.cat([to_storage(generator.decode(part))[:kept] for part, kept in parts])
+
+
+def decoded(generator: Generator, codes: Tensor) -> Tensor:
+    """Return model images `(V, B, C, H, W)` of codes `(V, B, ...)`, all at once and not rounded."""
+    images = generator.decode(codes.flatten(0, 1)).clamp(-1, 1)
+    return images.view(*codes.shape[:2], *images.shape[1:])
 
 
 @torch.no_grad()

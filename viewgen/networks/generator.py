@@ -88,8 +88,8 @@ def class_labels(labels: Tensor, num_classes: int) -> Tensor | None:
     """Return the labels that condition a generator's codes, or None for a generator without classes.
 
     Args:
-        labels: of the images, `(B, *label_shape)`, int64; −1 where an image has none.
-        num_classes: of the generator.
+        labels: labels of the images, `(B, *label_shape)`, int64; −1 where an image has none.
+        num_classes: number of the generator's classes, 0 for none.
 
     Raises:
         DataError: a label is none of the generator's classes.

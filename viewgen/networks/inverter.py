@@ -76,7 +76,7 @@ class Inverter(nn.Module):
     Attributes:
         config: the network's shape.
         latent_avg: mean latent of the generator it belongs to, `(style_dim,)`; part of the state dict.
-        class_latents: of a class-conditional generator, the mean latent of every class,
+        class_latents: mean latent of every class of a class-conditional generator,
             `(num_classes, style_dim)`; part of the state dict.
     """
 
@@ -132,7 +132,7 @@ class Inverter(nn.Module):
 
         Args:
             images: model images, `(B, 3, size, size)`.
-            labels: for a class-conditional generator, class indices `(B,)`, int64; −1 for an image without
+            labels: class indices for a class-conditional generator, `(B,)`, int64; −1 for an image without
                 a label, whose centre is the mean over all classes.
 
         Returns:

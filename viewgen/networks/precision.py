@@ -50,7 +50,7 @@ def at_precision(network: Network, precision: Precision) -> Network:
 
     Args:
         network: frozen; for another precision it has a method `in_bfloat16`.
-        precision: of its convolutions.
+        precision: precision of its convolutions.
 
     Raises:
         UsageError: an unknown precision.

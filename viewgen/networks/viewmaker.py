@@ -1,7 +1,11 @@
-"""Viewmaker: a network that makes bounded changes to an image (spec of the paper's baseline).
+"""Viewmaker: a network that makes bounded changes to an image.
 
 An image-to-image network, given noise, proposes a change, which is scaled to a fixed mean size and added.
 Trained to raise the loss of a contrastive encoder, it learns hard views.
+
+References:
+    Viewmaker Networks: Learning Views for Unsupervised Representation Learning, Tamkin, Wu and Goodman, 2021,
+    https://arxiv.org/abs/2010.07432
 
 Shape legend: B images, H, W space.
 """

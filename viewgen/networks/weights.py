@@ -45,14 +45,14 @@ class Card:
     """What is known of one weights file.
 
     Attributes:
-        name: for example ``"digits/generator"``.
-        kind: of network.
+        name: ``"<data set>/<kind>"``, for example ``"digits/generator"``.
+        kind: kind of network.
         dataset: it was trained on.
         image_size: side of its images in pixels.
-        sha256: of the file, in hexadecimal.
+        sha256: digest of the file, in hexadecimal.
         licence: under which it may be used.
         path: inside its provider's package, or absolute for networks of the user.
-        command: that trained or imported it.
+        command: command line that trained or imported it.
         details: everything else on the card (configuration, training, measured quality).
         file: where the weights are.
     """
@@ -79,15 +79,15 @@ class PublicFile:
     """A checkpoint that somebody else publishes; viewgen never downloads it.
 
     Attributes:
-        name: of the entry.
+        name: name of the entry.
         title: what it is.
         dataset: it was trained on.
         image_size: side of its images in pixels.
         url: where it is published.
         licence: under which, and where its text is.
-        layout: of the file.
-        config: of its networks.
-        sha256: of the file, in hexadecimal; empty if no digest of it is known.
+        layout: layout of the file.
+        config: shapes of its networks.
+        sha256: digest of the file, in hexadecimal; empty if no digest of it is known.
         sha256_source: who says so.
         expected: published quality, name → value or source.
     """
@@ -257,7 +257,7 @@ def find_models(
 
     Args:
         dataset: name of the data set.
-        kinds: of networks, such as ``{"generator", "encoder"}``.
+        kinds: kinds of networks, such as ``{"generator", "encoder"}``.
         models_dir: folder of a `viewgen pretrain` run, or the name of an import.
         overrides: kind → file, or name of an import or card.
 

@@ -23,7 +23,7 @@ class Adam:
     """Adam on an image's loss, as a `viewgen.optimise.slots.UpdateRule`.
 
     Attributes:
-        learning_rate, betas: as usual.
+        learning_rate, betas: step size, and decay of the two moments.
         decay_steps: an image's learning rate after t updates is learning_rate / (1 + t / decay_steps); None
             keeps it constant.
     """

@@ -62,7 +62,7 @@ class Evaluation:
     Attributes:
         loss: per image, `(A,)`.
         done: whether the image has met its stopping rule with these codes, bool `(A,)`.
-        aims: of the views, most important first, for rules that read them.
+        aims: aims of the views, most important first, for rules that read them.
     """
 
     loss: Tensor
@@ -138,7 +138,7 @@ class SlotResult:
         codes: `(N, n, ...)`, on the problem's device; those of a failed image are its first ones.
         steps: updates made (since the restart, if there was one), `(N,)`, int32.
         status: `Status`, FAILED if not finite twice, `(N,)`, uint8.
-        loss: of the returned codes, `(N,)`; NaN for a failed image.
+        loss: loss of the returned codes, `(N,)`; NaN for a failed image.
         passes: evaluations of one image's codes, summed over the images.
     """
 
@@ -243,7 +243,7 @@ def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotRe
     Args:
         problem: losses, first codes and stopping rule.
         options: slots, limits.
-        rule: how codes move.
+        rule: update rule, which says how codes move.
     """
     num_images, device = problem.num_images, problem.device
     slots = _Slots(problem, rule)

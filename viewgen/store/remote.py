@@ -19,6 +19,8 @@ __all__ = ["FsspecStorage"]
 # Stores whose PUT is atomic and takes "only if absent" as a condition of the request itself.
 _CONDITIONAL_PUT = {"s3", "s3a", "gs", "gcs"}
 _FOLDERLESS = {*_CONDITIONAL_PUT, "memory", "abfs", "az"}
+# What S3 calls a condition that does not hold (412), and two conditional writes at a time (409).
+_EXISTS = ("PreconditionFailed", "ConditionalRequestConflict")
 _IN_PROCESS_WRITES = threading.Lock()
 
 
@@ -79,10 +81,19 @@ class FsspecStorage(Storage):
         conditional = bool(self._protocols & _CONDITIONAL_PUT)
         condition = {"mode": "create"} if conditional else {}
         lock = nullcontext() if conditional else _IN_PROCESS_WRITES
-        with self._clear_errors("write", path), lock:
-            if self.size(path) is not None:
-                raise FileExistsError(path)
-            self._put(path, lambda place: self._fs.pipe_file(place, data, **condition))
+        try:
+            with self._clear_errors("write", path), lock:
+                if self.size(path) is not None:
+                    raise FileExistsError(path)
+                self._put(path, lambda place: self._fs.pipe_file(place, data, **condition))
+        except ObjectExistsError:
+            # a request whose answer was lost is sent again, and then meets the object that it wrote
+            if not conditional or not self._holds(path, data):
+                raise
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        """Tell whether an object has exactly these bytes."""
+        return self.size(path) == len(data) and self.read(path) == data
 
     def write(self, path: str, data: bytes) -> None:
         with self._clear_errors("write", path):
@@ -150,7 +161,7 @@ class FsspecStorage(Storage):
                 ) from error
             raise MissingFileError(f"{self.url}/{path} does not exist") from error
         except Exception as error:
-            if isinstance(error, FileExistsError) or "PreconditionFailed" in str(error):
+            if isinstance(error, FileExistsError) or any(word in str(error) for word in _EXISTS):
                 raise ObjectExistsError(
                     f"{self.url}/{path} exists already and must not be replaced"
                 ) from None

@@ -12,6 +12,10 @@ VIEWS: Registry[ViewEntry] = Registry(
         "wsearch": "viewgen.views.wsearch",
         "wperturb": "viewgen.views.wperturb",
         "expert": "viewgen.views.expert",
+        "original": "viewgen.views.original",
+        "cache": "viewgen.views.cached",
+        "viewmaker": "viewgen.views.viewmaker",
+        "online": "viewgen.views.online",
         "invert": "viewgen.inversion",
     },
 )

@@ -23,9 +23,9 @@ class ImageDraws:
     seed: int
     source_index: Tensor
 
-    def uniform(self, name: str, num_views: int, *shape: int) -> Tensor:
+    def uniform(self, name: str, num_views: int, *shape: int, device: torch.device | None = None) -> Tensor:
         """Return numbers in [0, 1), `(B, num_views, *shape)`, addressed by (seed, name, image, view)."""
-        return self._drawn(torch.rand, name, num_views, shape)
+        return self._drawn(torch.rand, name, num_views, shape).to(device)
 
     def normal(self, name: str, num_views: int, *shape: int) -> Tensor:
         """Return standard normal numbers, `(B, num_views, *shape)`, likewise."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from viewgen.errors import ModelError
+from viewgen.errors import ModelError, UsageError
 from viewgen.registry import Entry
 from viewgen.store.columns import Column
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from viewgen.memory import BatchSize
     from viewgen.networks.files import Models
     from viewgen.networks.precision import Precision
+    from viewgen.views.cached import ViewMemory
 
-__all__ = ["Resources", "Situation", "ViewEntry"]
+__all__ = ["Resources", "Situation", "TrainingResources", "ViewEntry", "in_training"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +76,32 @@ class Resources:
         return self._ready[name, precision]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingResources(Resources):
+    """What a view source of a training step is built from; `models.encoder` is the encoder as it trains.
+
+    Attributes:
+        average_gradients: replaces gradients of parameters by their means over the processes of the training.
+        memory: views of a cache, where the source reads one.
+    """
+
+    average_gradients: Callable[[Iterable[Any]], None]
+    memory: ViewMemory | None = None
+
+
+def in_training(resources: Resources, name: str) -> TrainingResources:
+    """Return the resources of a training step, for a source that is built from those only.
+
+    Raises:
+        UsageError: views are made for a cache or a measurement.
+    """
+    if not isinstance(resources, TrainingResources):
+        raise UsageError(
+            f"{name} views are made in a training step only; use them with `viewgen train --generated {name}`"
+        )
+    return resources
+
+
 def _as_given(settings: Any, situation: Situation) -> Any:
     return settings
 
@@ -87,7 +114,8 @@ def _nothing(settings: Any) -> frozenset[str]:
 class ViewEntry(Entry):
     """Registry entry of a view source; `build` takes its settings and `Resources`.
 
-    Its `needs` are networks by kind, and ``"inversions"`` if it starts from refined codes.
+    Its `needs` are networks by kind, ``"inversions"`` if it starts from refined codes, ``"cache"`` if it
+    reads views, and ``"training"`` if it is built beside an encoder that trains only.
 
     Attributes:
         num_views: views of an image where the source fixes their number.

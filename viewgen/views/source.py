@@ -23,8 +23,11 @@ __all__ = ["Draws", "Images", "LearnedSource", "Status", "ViewSource", "Views", 
 class Draws(Protocol):
     """Random numbers of a batch, each image's by an address of its own."""
 
-    def uniform(self, name: str, num_views: int, *shape: int) -> Tensor:
-        """Return numbers in [0, 1), `(B, num_views, *shape)`, float32 on the CPU."""
+    def uniform(self, name: str, num_views: int, *shape: int, device: torch.device | None = None) -> Tensor:
+        """Return numbers in [0, 1), `(B, num_views, *shape)`, float32, on the CPU or a device.
+
+        What a device draws may differ from what the CPU draws.
+        """
         ...
 
     def normal(self, name: str, num_views: int, *shape: int) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from viewgen.settings import Settings, setting
-from viewgen.views.entry import Resources, ViewEntry
+from viewgen.views.entry import Resources, TrainingResources, ViewEntry
 
 if TYPE_CHECKING:
     from viewgen.views.source import Images, Views
@@ -38,35 +38,40 @@ class WPerturbSource:
     Args:
         config: strength of the noise.
         generator: g.
-        at_once: codes that pass through the generator at once, always exactly.
+        at_once: codes that pass through the generator at once, always exactly; None for all, not rounded to
+            8 bits.
         name: address of the draws.
     """
 
     roles: tuple[str, ...] = ("view",)
 
     def __init__(
-        self, config: WPerturbConfig, generator: Any, at_once: int, *, name: str = "wperturb"
+        self, config: WPerturbConfig, generator: Any, at_once: int | None, *, name: str = "wperturb"
     ) -> None:
         self.config, self.generator, self.at_once, self.name = config, generator, at_once, name
 
     def views(self, images: Images, num_views: int) -> Views:
-        """Return storage images `(V, B, C, H, W)`, with their codes as column ``w_plus``."""
-        from viewgen.networks.batched import render
+        """Return images `(V, B, C, H, W)`, with their codes as column ``w_plus``."""
+        from viewgen.networks.batched import decoded, render
         from viewgen.views.source import Views, required_codes
 
         anchors = required_codes(images)
         noise = images.draws.normal(self.name, num_views, *anchors.shape[1:]).to(anchors)
         scale = self.generator.code_scale
         codes = anchors[:, None] + self.config.sigma * (scale * noise)
+        if self.at_once is None:
+            return Views(pixels=decoded(self.generator, codes.transpose(0, 1)), columns={"w_plus": codes})
         views = render(self.generator, codes.flatten(0, 1), self.at_once)
         return Views(pixels=views.unflatten(0, (-1, num_views)).transpose(0, 1), columns={"w_plus": codes})
 
 
 def build(settings: WPerturbConfig, resources: Resources) -> WPerturbSource:
-    """Return the source of a cache's perturbed views."""
+    """Return the source of perturbed views."""
     from viewgen.networks.batched import images_at_once
 
     generator = resources.network("generator")
+    if isinstance(resources, TrainingResources):
+        return WPerturbSource(settings, generator, None, name="codes")
     at_once = images_at_once(generator.image_size, resources.models.device)
     return WPerturbSource(settings, generator, at_once)
 

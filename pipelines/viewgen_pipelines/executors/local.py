@@ -1,59 +1,41 @@
-"""Executors: how workers are given shards. The driver loop is the same for all."""
+"""The local executor: one worker in this process."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
 from viewgen.device import available_cores, resolve_device
-from viewgen_pipelines.shards.job import ShardJob, ShardReport
-from viewgen_pipelines.shards.worker import ShardWorker
+from viewgen_pipelines.executors.executor import Place, PoolWorker, Work
 
-__all__ = ["Executor", "LocalExecutor"]
+__all__ = ["LocalExecutor"]
 
-
-class Executor(AbstractContextManager["Executor"], Protocol):
-    """Runs a job's shards on workers; entered once, then used for one or more jobs.
-
-    Attributes:
-        in_driver: the worker is the driver's own process.
-        elsewhere: workers may run on machines that do not have the driver's files; known once entered, as are
-        device: ``"cpu"`` or ``"cuda"``, and
-        num_threads: torch threads of one worker.
-    """
-
-    in_driver: bool
-    elsewhere: bool
-    device: str
-    num_threads: int
-
-    def run(self, job: ShardJob, shard_ids: list[int], check: Callable[[], None]) -> Iterator[ShardReport]:
-        """Yield one report per shard, in any order.
-
-        `check` is called before each shard; what it raises ends the run. When the iterator is closed, no
-        worker of the job goes on.
-        """
-        ...
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class LocalExecutor:
-    """One worker in this process, without Ray: for ``memory://``, for debugging, for machines without Ray."""
+    """One task after the other, without Ray: for ``memory://``, for debugging, for machines without Ray."""
 
     in_driver = True
     elsewhere = False
+    owns_session = False
 
     def __init__(self) -> None:
-        self.device = "cpu"
-        self.num_threads = available_cores()
+        self.place = Place(device=resolve_device(), num_threads=available_cores())
 
-    def __enter__(self) -> "LocalExecutor":
-        self.device = resolve_device()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def run(self, job: ShardJob, shard_ids: list[int], check: Callable[[], None]) -> Iterator[ShardReport]:
-        with ShardWorker(job) as worker:
-            for shard_id in shard_ids:
+    def pool(
+        self,
+        start: Callable[[Place], PoolWorker[R]],
+        numbers: Sequence[int],
+        check: Callable[[], object] = lambda: None,
+    ) -> Iterator[R]:
+        with start(self.place) as worker:
+            for number in numbers:
                 check()
-                yield worker.run(shard_id)
+                yield worker.run(number)
+
+    def each(
+        self, work: Work[T, R], tasks: Sequence[T], on_progress: Callable[[int, float], object]
+    ) -> Iterator[tuple[int, R]]:
+        for number, task in enumerate(tasks):
+            yield number, work(task, self.place, partial(on_progress, number))

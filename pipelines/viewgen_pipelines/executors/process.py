@@ -1,6 +1,12 @@
-"""What a worker process sets up once before its first step."""
+"""What a process of ours sets up once: threads, memory, a folder of its own."""
 
-__all__ = ["configure_process"]
+import os
+import tempfile
+from pathlib import Path
+
+from viewgen.errors import StorageError
+
+__all__ = ["configure_process", "private_folder"]
 
 
 def configure_process(num_threads: int) -> None:
@@ -17,3 +23,22 @@ def configure_process(num_threads: int) -> None:
     torch.set_num_threads(max(1, num_threads))
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def private_folder(name: str = "") -> Path:
+    """Return this user's folder for traces of crashes and Ray's sessions, which only this user can enter.
+
+    Raises:
+        StorageError: somebody else made a folder of that name.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    base = tempfile.gettempdir()
+    # Ray's socket paths below it must stay under 107 bytes.
+    folder = Path(base if len(base) <= 20 else "/tmp") / f"viewgen-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and (folder.is_symlink() or folder.stat().st_uid != os.getuid()):
+        raise StorageError(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own")
+    if name:
+        folder = folder / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder

@@ -23,7 +23,7 @@ from typing import Any, TextIO
 from viewgen.device import available_cores
 from viewgen.errors import UsageError, ViewgenError
 from viewgen.extras import need
-from viewgen_pipelines.shards.watchdog import private_folder
+from viewgen_pipelines.executors.process import private_folder
 
 __all__ = ["RaySession", "check_address", "ray_session", "sweep_sessions"]
 
@@ -83,8 +83,6 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
     import ray
 
     joined = ray.is_initialized()
-    if address is None and not joined:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # the default of later versions only
     handler = signal.getsignal(signal.SIGTERM)
     with _quiet():
         try:

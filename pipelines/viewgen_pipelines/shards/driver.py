@@ -1,6 +1,7 @@
 """The driver loop: list what is missing, run it, until nothing is missing or nothing helps."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 import viewgen.errors
 from viewgen.datasets import ImageDataset
 from viewgen.errors import CorruptDataError, ViewgenError
+from viewgen.progress import Bar, Progress
 from viewgen.registry import Choice
 from viewgen.store import (
     CacheSpec,
@@ -22,14 +24,15 @@ from viewgen.store import (
     verify_cache,
 )
 from viewgen.views.entry import ViewEntry
-from viewgen_pipelines.executors.local import Executor
-from viewgen_pipelines.progress import Progress
+from viewgen_pipelines.executors.executor import Executor
 from viewgen_pipelines.shards.inputs import publish, withdraw
 from viewgen_pipelines.shards.job import ShardJob, ShardReport
 from viewgen_pipelines.shards.lease import Lease
 from viewgen_pipelines.shards.ledger import AttemptLedger, ShardHistory
 from viewgen_pipelines.shards.log_keeper import LogKeeper
+from viewgen_pipelines.shards.metrics import RunMetrics
 from viewgen_pipelines.shards.watchdog import CrashTrace
+from viewgen_pipelines.shards.worker import start_worker
 
 __all__ = ["Stage", "StageResult", "run_stage"]
 
@@ -130,8 +133,8 @@ def run_stage(
             inversions_url=stage.inversions_url,
             max_attempts=max_attempts,
             in_driver=executor.in_driver,
-            device=executor.device,
-            num_threads=executor.num_threads,
+            device=executor.place.device,
+            num_threads=executor.place.num_threads,
             **job_settings,
         )
         run = _StageRun(
@@ -176,9 +179,16 @@ class _StageRun:
         num_old_images = sum(len(self.spec.shard_rows(shard_id)) for shard_id in commits)
         finished = set(commits)
         self.log.add(finished)
-        with self.progress.stage(self.stage.title, self.spec, num_old_images):
+        with self.progress.bar(
+            self.stage.title,
+            self.spec.num_images,
+            done=num_old_images,
+            unit="images",
+            rate="views",
+            per_unit=self.spec.num_views,
+        ) as bar:
             try:
-                self._loop(finished)
+                self._loop(finished, bar)
             finally:
                 self._close()
         commits = list_commits(self.storage, self.spec)
@@ -211,7 +221,9 @@ class _StageRun:
         commits.update(sound)
         return damaged
 
-    def _loop(self, finished: set[int]) -> None:
+    def _loop(self, finished: set[int], bar: Bar) -> None:
+        # only Ray has somebody to tell
+        metrics = None if self.executor.in_driver else RunMetrics(self.job.token.url, self.spec)
         while True:
             missing = self._missing(finished)
             if not missing:
@@ -219,11 +231,19 @@ class _StageRun:
             before = len(finished)
             failed = False
             self._publish()
-            reports = self.executor.run(self.job, missing, self.lease.check)
+            num_left = len(missing)
+            if metrics is not None:
+                metrics.left(num_left)
+            start = functools.partial(start_worker, self.job)
+            reports = self.executor.pool(start, missing, self.lease.check)
             try:
                 for report in reports:
+                    committed = report.outcome in ("committed", "present")
+                    num_left -= committed
+                    if metrics is not None:
+                        metrics.left(num_left) if committed else metrics.failed(report.outcome)
                     failed |= report.outcome in ("failed", "quarantined")
-                    self._take(report, finished)
+                    self._take(report, finished, bar)
             finally:
                 _close(reports)
             self.lease.check()
@@ -250,7 +270,7 @@ class _StageRun:
         new = ShardHistory()
         return sorted(missing, key=lambda shard_id: histories.get(shard_id, new).failures)
 
-    def _take(self, report: ShardReport, finished: set[int]) -> None:
+    def _take(self, report: ShardReport, finished: set[int], bar: Bar) -> None:
         shard_id, detail = report.shard_id, report.detail
         rows = len(self.spec.shard_rows(shard_id))
         for topic, text in report.notes.items():
@@ -260,7 +280,7 @@ class _StageRun:
                 self.topics.add(topic)
         if report.outcome in ("committed", "present"):
             if shard_id not in finished:
-                self.progress.advance(rows)
+                bar.advance(rows)
             finished.add(shard_id)
             self.log.add([shard_id])
             self.storage_errors = self.failures = 0

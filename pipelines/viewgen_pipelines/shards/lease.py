@@ -5,14 +5,17 @@ both find an expired lease one wins. The holder rewrites its file every `HEARTBE
 highest epoch rules. Workers ask `LeaseToken.check` before they write a commit record, so that the workers of
 a driver that has gone do not commit into another driver's run.
 
-A holder that died on this machine is recognised at once, by its process id and that process's start time; one
-on another machine after `EXPIRY_SECONDS` without a heartbeat.
+A holder that died on this machine is recognised at once, by its process id and that process's start time. One
+on another machine, or one whose file cannot be understood, counts as gone when its file has not changed for
+`EXPIRY_SECONDS` of this process's own clock: what its clock says is never compared with ours.
 """
 
 import contextlib
 import json
+import math
 import os
 import platform
+import re
 import threading
 import time
 import uuid
@@ -38,7 +41,13 @@ __all__ = [
 HEARTBEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 3 * HEARTBEAT_SECONDS
 
+# Seconds between two looks at the lease of a holder elsewhere.
+WATCH_SECONDS = 1.0
+
 FOLDER = f"{RUN_FOLDER}/lease"
+LAST_EPOCH = 10**17
+LAST_TIME = 253402300800.0  # the year 10000, in seconds since 1970
+_NAME = re.compile(r"(\d{8,18})\.json")
 
 
 def this_process() -> dict[str, Any]:
@@ -113,13 +122,24 @@ class Lease:
         return LeaseToken(run_id=self.run_id, url=self.storage.url)
 
     def acquire(self, sleep: Callable[[float], object] = time.sleep) -> None:
-        """Take the lease or raise `LeaseError`, which says who holds it, since when and when it ends."""
+        """Take the lease, if need be after watching whether its holder still lives.
+
+        Args:
+            sleep: waits for some seconds.
+
+        Raises:
+            LeaseError: another run holds it; the message says who, since when and what to do.
+        """
         epochs = _epochs(self.storage)
         if epochs:
-            record = _read(self.storage, epochs[-1])
-            if record is not None:
-                self._refuse_if_held(record, epochs[-1], sleep)
+            self._refuse_if_held(epochs[-1], sleep)
         epoch = epochs[-1] + 1 if epochs else 1
+        if epoch > LAST_EPOCH:
+            raise LeaseError(
+                f"{self.storage.url}/{_path(epochs[-1])} has the last number that a lease can have, so "
+                "it was not written by viewgen; if no run is writing the cache, delete the folder "
+                f"{FOLDER} in it"
+            )
         path = _path(epoch)
         try:
             self.storage.write_new(path, self._record())
@@ -161,30 +181,27 @@ class Lease:
         record = {"run_id": self.run_id, "holder": this_process(), "started": self._started, "heartbeat": now}
         return json.dumps(record).encode()
 
-    def _refuse_if_held(self, record: dict[str, Any], epoch: int, sleep: Callable[[float], object]) -> None:
-        alive = process_is_alive(record["holder"])
-        if alive is False:
+    def _refuse_if_held(self, epoch: int, sleep: Callable[[float], object]) -> None:
+        """Return if the holder of an epoch is gone; otherwise say who it is."""
+        first = _bytes(self.storage, epoch)
+        record = parse_record(first)
+        alive = None if record is None else process_is_alive(record["holder"])
+        if first is None or alive is False:
             return
-        age = time.time() - record["heartbeat"]
-        if alive is None and age > EXPIRY_SECONDS:
-            # Clocks of two machines differ: believe in the holder's death only if its heartbeat stands still.
-            sleep(1.5 * HEARTBEAT_SECONDS)
-            again = _read(self.storage, epoch)
-            if again is None or again["heartbeat"] == record["heartbeat"]:
-                return
-        holder = record["holder"]
-        host = str(holder["host"]).split()[0]
-        since = datetime.fromtimestamp(record["started"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        if alive:
-            remedy = f"wait for it, or end it with `kill {holder['pid']}`, and run this command again"
-        else:
-            remedy = (
-                f"wait for it or end it there; {EXPIRY_SECONDS:.0f} s after its last heartbeat "
-                f"({max(age, 0):.0f} s ago) the lease ends by itself"
+        if alive is None and _stands_still(self.storage, epoch, first, sleep):
+            return
+        if record is None:
+            raise LeaseError(
+                f"{self.storage.url}/{_path(epoch)} changes, and is no lease that this version understands; "
+                "end whatever writes it, or use another --out"
             )
+        holder = record["holder"]
+        since = datetime.fromtimestamp(record["started"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        where = str(holder["host"]).split()[0]
+        kill = f"end it with `kill {holder['pid']}`" if alive else "end it there"
         raise LeaseError(
-            f"{self.storage.url} is being written by run {record['run_id']} (process {holder['pid']} "
-            f"on {host}, since {since}): {remedy}"
+            f"{self.storage.url} is being written by run {record['run_id']} (process {holder['pid']} on "
+            f"{where}, since {since}): wait for it, or {kill}, and run this command again"
         )
 
     def _beat(self) -> None:
@@ -212,18 +229,45 @@ def _path(epoch: int) -> str:
 
 def _epochs(storage: Storage) -> list[int]:
     names = [path.rpartition("/")[2] for path in storage.paths(FOLDER)]
-    return sorted(int(name[:8]) for name in names if name.endswith(".json") and name[:8].isdigit())
+    return sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
 
 
-def _read(storage: Storage, epoch: int) -> dict[str, Any] | None:
+def _bytes(storage: Storage, epoch: int) -> bytes | None:
     try:
-        record: dict[str, Any] = json.loads(storage.read(_path(epoch)))
+        return storage.read(_path(epoch))
     except MissingFileError:
         return None
-    return record
+
+
+def _stands_still(storage: Storage, epoch: int, first: bytes, sleep: Callable[[float], object]) -> bool:
+    """Watch a lease for `EXPIRY_SECONDS`; return whether its file stayed as it was, or went away."""
+    for _ in range(math.ceil(EXPIRY_SECONDS / WATCH_SECONDS)):
+        sleep(WATCH_SECONDS)
+        if (now := _bytes(storage, epoch)) != first:
+            return now is None
+    return True
+
+
+def parse_record(data: bytes | None) -> dict[str, Any] | None:
+    """Return what a lease file says: run_id, holder, started and heartbeat (epoch seconds).
+
+    None if there is no file, or one that no version of viewgen wrote.
+    """
+    try:
+        record = json.loads(data or b"")
+        holder = record["holder"]
+        sound = (
+            all(isinstance(text, str) and text.strip() for text in (record["run_id"], holder["host"]))
+            and isinstance(holder["pid"], int)
+            and 0 < holder["pid"] < 2**31
+            and all(0 <= float(record[name]) < LAST_TIME for name in ("started", "heartbeat"))
+        )
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        return None
+    return record if sound else None
 
 
 def ruling_record(storage: Storage) -> dict[str, Any] | None:
-    """Return who holds the lease (or held it last): run_id, holder, started and heartbeat (epoch seconds)."""
+    """Return who holds the lease (or held it last), as `parse_record` does."""
     epochs = _epochs(storage)
-    return _read(storage, epochs[-1]) if epochs else None
+    return parse_record(_bytes(storage, epochs[-1])) if epochs else None

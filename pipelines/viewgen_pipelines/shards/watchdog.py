@@ -10,7 +10,6 @@ import faulthandler
 import io
 import os
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -18,33 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from viewgen.errors import StorageError
+from viewgen_pipelines.executors.process import private_folder
 from viewgen_pipelines.shards.lease import process_is_alive
 
-__all__ = ["CrashTrace", "Watchdog", "private_folder"]
+__all__ = ["CrashTrace", "Watchdog"]
 
 # After a timeout the ledger gets so long to be told; a process that holds the interpreter lock cannot.
 _GRACE_SECONDS = 15.0
 _EXIT_CODE = 1
-
-
-def private_folder(name: str = "") -> Path:
-    """Return this user's folder for traces of crashes and Ray's sessions, which only this user can enter.
-
-    Raises:
-        StorageError: somebody else made a folder of that name.
-    """
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    base = tempfile.gettempdir()
-    # Ray's socket paths below it must stay under 107 bytes.
-    folder = Path(base if len(base) <= 20 else "/tmp") / f"viewgen-{user}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if hasattr(os, "getuid") and (folder.is_symlink() or folder.stat().st_uid != os.getuid()):
-        raise StorageError(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own")
-    if name:
-        folder = folder / name
-        folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
 
 
 class CrashTrace:

@@ -36,6 +36,7 @@ from viewgen.store import (
     read_commit,
     write_shard,
 )
+from viewgen_pipelines.executors.executor import Place
 from viewgen_pipelines.executors.process import configure_process
 from viewgen_pipelines.shards.inputs import fetch, fetch_dataset
 from viewgen_pipelines.shards.job import ShardJob, ShardReport
@@ -43,7 +44,7 @@ from viewgen_pipelines.shards.ledger import Attempt, AttemptLedger
 from viewgen_pipelines.shards.steps import Batch, assemble, run_finding_bad_samples, shard_stats
 from viewgen_pipelines.shards.watchdog import CrashTrace, Watchdog
 
-__all__ = ["ShardWorker"]
+__all__ = ["ShardWorker", "start_worker"]
 
 # No other shard will fare better: no space, quota, permission, read-only.
 _FATAL_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
@@ -51,6 +52,20 @@ _FATAL_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ERO
 
 class _SetupError(Exception):
     """The worker cannot start: a data set, a network or the method's build failed."""
+
+
+def start_worker(job: ShardJob, place: Place) -> "ShardWorker":
+    """Return a worker of a job, where an executor wants it; on Ray it tells Prometheus what it makes."""
+    if not place.node:
+        return ShardWorker(job)
+    from viewgen_pipelines.shards.metrics import ShardMetrics
+
+    return ShardWorker(
+        dataclasses.replace(job, memory_share=place.memory_share),
+        ShardMetrics(job.token.url, job.spec).record,
+        node=place.node,
+        node_is_lost=place.node_is_lost,
+    )
 
 
 class ShardWorker:

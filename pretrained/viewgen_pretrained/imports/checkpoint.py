@@ -69,10 +69,10 @@ def import_model(
 
     Args:
         path: ``.pt`` of the public PyTorch StyleGAN2, or ``.pkl`` of the official stylegan2-ada-pytorch.
-        name: of the folder; a data set's name makes `viewgen cache` on that data set find the networks.
+        name: name of the folder; a data set's name makes `viewgen cache` on that data set find the networks.
         models_root: where imported networks live; by default ``VIEWGEN_MODELS``, else the user's data folder.
         dataset: what the networks were trained on, for the card; by default what the registry says.
-        licence: for the card; by default what the registry says of this file.
+        licence: licence for the card; by default what the registry says of this file.
         overwrite: replace what is there under this name.
         command: the command line, for the card.
 

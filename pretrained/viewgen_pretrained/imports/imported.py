@@ -21,7 +21,7 @@ class Imported:
     """The networks of a public file.
 
     Attributes:
-        layout: of the file, such as ``"stylegan2-ada-pytorch"``.
+        layout: layout of the file, such as ``"stylegan2-ada-pytorch"``.
         generator: the averaged generator, with its mean latent.
         discriminator: or None if the file has none.
         facts: what the card says about the conversion.
@@ -41,7 +41,7 @@ def filled(network_class: Any, config: Any, state: Mapping[str, Tensor], title: 
         config: its configuration.
         state: every tensor of its state dict; the filters (``*.kernel``), which are constants, may be
             missing.
-        title: of the network in messages.
+        title: what messages call the network.
 
     Raises:
         ModelError: a tensor is missing, superfluous or of another shape, or a filter is not the known one.

@@ -37,7 +37,7 @@ def read_official(document: Any, path: str | Path) -> Imported:
 
     Args:
         document: what `viewgen_pretrained.imports.restricted_pickle.read_pickle` returned.
-        path: for messages.
+        path: path of the file, for messages.
 
     Raises:
         ModelError: it is no such pickle, or a network has what ours cannot represent.

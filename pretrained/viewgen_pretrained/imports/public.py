@@ -30,7 +30,7 @@ def read_public(document: Any, path: str | Path) -> Imported:
 
     Args:
         document: what `viewgen_pretrained.imports.restricted_pickle.read_pickle` returned.
-        path: for messages.
+        path: path of the file, for messages.
 
     Raises:
         ModelError: it is no such checkpoint.

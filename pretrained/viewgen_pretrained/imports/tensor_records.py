@@ -57,8 +57,8 @@ class Storage:
     """The memory of tensors.
 
     Attributes:
-        dtype: of its elements.
-        numel: how many.
+        dtype: type of its elements.
+        numel: number of its elements.
         data: their bytes, little-endian; None until they are read.
     """
 

@@ -27,7 +27,6 @@ from viewgen.datasets.archived import ArchivedDataset
 from viewgen.datasets.cifar import CIFAR10, CIFAR100
 from viewgen.datasets.dataset import ImageDataset
 from viewgen.datasets.decoded import Blocks, Labelling, load_decoded, read_decoded
-from viewgen.datasets.progress import progress
 from viewgen.datasets.stl10 import STL10
 from viewgen.datasets.tinyimagenet import TINYIMAGENET
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, StorageError, UsageError
@@ -475,23 +474,3 @@ def test_digest_depends_on_pixels_labels_and_order(tmp_path: Path) -> None:
         shutil.rmtree(root)
     assert len(digests) == 3
     assert all(digest.startswith("sha256:") for digest in digests)
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_a_bar_on_a_terminal_and_a_line_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with progress("decoding x", 1000) as report:
-        report(10)
-    assert capsys.readouterr() == ("", "decoding x (1,000 images)\n")
-    for in_bytes, shown in ((False, "1000/1000"), (True, "1.0/1.0 kB")):
-        terminal = Terminal()
-        monkeypatch.setattr("sys.stderr", terminal)
-        with progress("working", 1000, in_bytes=in_bytes) as report:
-            report(1000)
-        assert shown in terminal.getvalue()
-        assert "working" in terminal.getvalue()

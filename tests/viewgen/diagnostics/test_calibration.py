@@ -13,9 +13,8 @@ from viewgen.datasets import ImageDataset
 from viewgen.datasets.dataset import MemoryImages
 from viewgen.diagnostics.calibration import calibrate
 from viewgen.errors import DataError, UsageError
-from viewgen.views import VIEWS
 from viewgen.views.entry import Resources
-from viewgen.views.expert import ExpertConfig
+from viewgen.views.expert import ExpertConfig, ExpertSource
 from viewgen.views.offline import offline_step
 
 IDENTITY = ExpertConfig(
@@ -69,8 +68,7 @@ def test_the_numbers_are_those_of_the_expert_method(small_models):
     data = make_dataset(30)
     measured = calibrate(small_models.encoder, data, ExpertConfig(), num_images=100, num_views=3, seed=4)
     resources = Resources(models=small_models)
-    source = VIEWS.entry("expert").build(ExpertConfig(), resources)
-    step = offline_step(source, resources, seed=4, num_views=3)
+    step = offline_step(ExpertSource(ExpertConfig()), resources, seed=4, num_views=3)
     distance = step(data.batch(np.arange(30)))["distance"]
     # the method measures views rounded to 8 bits
     assert measured.epsilon_boundary == pytest.approx(distance.mean(), rel=1e-2)

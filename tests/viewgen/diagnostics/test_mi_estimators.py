@@ -5,9 +5,13 @@ import math
 import pytest
 import torch
 
+from viewgen.diagnostics import ESTIMATORS
+from viewgen.diagnostics.mutual_information.config import MIConfig
 from viewgen.diagnostics.mutual_information.estimate import bootstrap
-from viewgen.diagnostics.mutual_information.estimators import ESTIMATORS, Mine, build_estimator, derangements
-from viewgen.diagnostics.mutual_information.training import MIConfig, calibrate
+from viewgen.diagnostics.mutual_information.estimator import derangements
+from viewgen.diagnostics.mutual_information.mine import Mine
+from viewgen.diagnostics.mutual_information.smile import Smile
+from viewgen.diagnostics.mutual_information.training import calibrate
 from viewgen.errors import UsageError
 
 CONFIG = MIConfig(batch_size=8, num_resamplings=200)
@@ -73,7 +77,7 @@ def expected_objective(name, scores):
     return total / (len(scores) * size)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", ESTIMATORS.built_in)
 def test_objective_is_the_double_loop(name, scores):
     found = float(CONFIG.build(name).objective(scores))
     assert found == pytest.approx(expected_objective(name, scores), abs=1e-12)
@@ -87,7 +91,7 @@ def test_unweighted_estimate_of_a_bound_is_its_objective(name, scores):
 
 
 def test_smile_clips_the_exponential_and_not_the_joint_mean(scores):
-    smile = build_estimator("smile", batch_size=8, ema_rate=0.01, num_warm_up=0, clip=0.5)
+    smile = Smile(clip=0.5)
     found = float(smile.estimate([scores], [torch.ones(1, 8, dtype=torch.float64)]))
     clipped = mean_over_marginals(scores, lambda t: math.exp(min(max(t, -0.5), 0.5)))
     assert found == pytest.approx(mean_over_joint(scores, lambda t: t) - math.log(clipped), abs=1e-12)
@@ -153,7 +157,7 @@ def test_mine_divides_the_gradient_by_the_moving_average():
         assert torch.allclose(scores.grad, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", ESTIMATORS.built_in)
 def test_calibration_finds_the_best_scale_and_offset(name):
     scores = 2 * gaussian_scores(200, 2, 1.0, seed=3) + (0 if name in ("mine", "infonce") else 0.7)
     estimator = CONFIG.build(name)
@@ -164,7 +168,7 @@ def test_calibration_finds_the_best_scale_and_offset(name):
         assert float(estimator.objective(moved)) <= found.objective + 1e-6
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", ESTIMATORS.built_in)
 def test_scores_that_know_nothing_are_worth_nothing(name):
     noise = torch.randn(1, 300, 300, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     estimator = CONFIG.build(name)
@@ -221,7 +225,8 @@ def test_a_discrete_joint_distribution():
     log_ratio = ratio.clamp_min(1e-4).log()
     scores = log_ratio[x][:, y][None]
     found = {
-        name: bootstrap(CONFIG.build(name), [scores + (name == "nwj")], CONFIG, seed=0) for name in ESTIMATORS
+        name: bootstrap(CONFIG.build(name), [scores + (name == "nwj")], CONFIG, seed=0)
+        for name in ESTIMATORS.built_in
     }
     for name in ("mine", "nwj", "smile"):
         assert found[name].low <= exact <= found[name].high

@@ -1,6 +1,5 @@
 """The linear probe against a double loop written from its definition, and against scikit-learn."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -95,7 +94,7 @@ def test_it_converges_to_scikit_learns_logistic_regression():
 def test_a_seed_does_not_depend_on_how_many_there_are():
     train, test = make_features(40), make_features(40, seed=1)
     two = linear_probe(train, test, SMALL)
-    five = linear_probe(train, test, dataclasses.replace(SMALL, num_seeds=5))
+    five = linear_probe(train, test, SMALL.replace(num_seeds=5))
     torch.testing.assert_close(five.weight[:2], two.weight)
     assert len({tuple(weight.flatten().tolist()) for weight in five.weight}) == 5
     assert not linear_probe(train, test, SMALL, seed=1).weight.allclose(two.weight)
@@ -107,7 +106,7 @@ def test_mean_and_deviation_are_over_seeds():
     first, second = found.top1.mean(axis=1)
     assert found.mean == pytest.approx((first + second) / 2)
     assert found.deviation == pytest.approx(abs(first - second) / math.sqrt(2))
-    assert linear_probe(train, test, dataclasses.replace(SMALL, num_seeds=1)).deviation == 0
+    assert linear_probe(train, test, SMALL.replace(num_seeds=1)).deviation == 0
 
 
 def test_augmented_features_are_asked_for_each_seed_and_epoch():
@@ -118,7 +117,7 @@ def test_augmented_features_are_asked_for_each_seed_and_epoch():
         asked.append((seed, epoch, len(rows)))
         return train.embeddings[rows]
 
-    config = dataclasses.replace(SMALL, augmentation="crop")
+    config = SMALL.replace(augmentation="crop")
     with pytest.raises(UsageError, match="augmentation is 'crop'"):
         linear_probe(train, test, config)
     found = linear_probe(train, test, config, augmented=augmented)
@@ -144,13 +143,13 @@ def test_rates_of_the_recipes():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"epochs": 0}, "at least 1"),
-        ({"learning_rate": 0.0}, "must be positive"),
-        ({"momentum": 1.0}, "must be in"),
-        ({"schedule": "linear"}, "expected one of cosine, steps"),
-        ({"augmentation": "flip"}, "expected one of none, crop, expert"),
+        ({"epochs": 0}, "epochs is 0; expected greater than or equal to 1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; expected greater than 0"),
+        ({"momentum": 1.0}, "momentum is 1.0; expected less than 1"),
+        ({"schedule": "linear"}, "expected 'cosine' or 'steps'"),
+        ({"augmentation": "flip"}, "augmentation is 'flip'; expected 'none', 'crop' or 'expert'"),
         ({"learning_rates": 1.0}, "did you mean 'learning_rate'"),
-        ({"epochs": "many"}, "expected a value such as 100"),
+        ({"epochs": "many"}, "epochs is 'many'; expected a valid integer"),
     ],
 )
 def test_impossible_settings_are_refused(setting, message):

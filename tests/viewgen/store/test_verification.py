@@ -290,7 +290,7 @@ def test_sigkill_at_random_moments_never_leaves_a_torn_committed_shard(tmp_path)
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             writer.stdout.readline()
             try:
-                writer.wait(timeout=float(random.uniform(0.001, 0.15)))
+                writer.wait(timeout=float(random.uniform(0.001, 0.6)))
             except subprocess.TimeoutExpired:
                 writer.kill()
         storage = LocalStorage(url)

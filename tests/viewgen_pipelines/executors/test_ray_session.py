@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from viewgen.errors import UsageError
-from viewgen_pipelines.executors.ray import RayExecutor
-from viewgen_pipelines.executors.session import ray_session, sweep_sessions
-from viewgen_pipelines.shards.watchdog import private_folder
+from viewgen_pipelines.executors.process import private_folder
+from viewgen_pipelines.executors.session import RaySession, ray_session, sweep_sessions
+from viewgen_pipelines.executors.workers import divide
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own code warns
 
@@ -55,6 +55,17 @@ def test_the_session_is_private(shared_ray):
     assert private_folder().stat().st_mode & 0o077 == 0
 
 
+def session_of(num_cores, num_gpus, node_cores=1.0, *, elsewhere=False):
+    return RaySession(
+        dashboard=None,
+        num_cores=num_cores,
+        num_gpus=num_gpus,
+        own=not elsewhere,
+        elsewhere=elsewhere,
+        node_cores=node_cores,
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "cores", "gpus", "expected"),
     [
@@ -69,9 +80,8 @@ def test_the_session_is_private(shared_ray):
     ],
 )
 def test_cores_and_gpus_are_divided_among_the_workers(settings, cores, gpus, expected):
-    executor = RayExecutor(**({"max_workers": 100} | settings))
-    executor._divide(cores, gpus)
-    assert (executor.num_workers, executor.num_threads, executor.device) == expected
+    workers = divide(session_of(cores, gpus), **({"max_workers": 100} | settings))
+    assert (workers.count, workers.place.num_threads, workers.place.device) == expected
 
 
 @pytest.mark.parametrize(
@@ -86,15 +96,31 @@ def test_cores_and_gpus_are_divided_among_the_workers(settings, cores, gpus, exp
 )
 def test_a_cluster_may_grow_into_what_is_asked_for(settings, cluster, expected):
     said = []
-    executor = RayExecutor(max_workers=100, say=said.append, **settings)
-    executor.elsewhere = True
-    executor._divide(*cluster)
-    assert (executor.num_workers, executor.num_threads, executor.device) == expected
+    workers = divide(session_of(*cluster, elsewhere=True), max_workers=100, say=said.append, **settings)
+    assert (workers.count, workers.place.num_threads, workers.place.device) == expected
     assert said[0].startswith(f"{expected[0]} workers with {expected[1]} cores")
 
 
 @pytest.mark.parametrize("settings", [{"gpus_per_worker": 1.0}, {"num_workers": 3, "gpus_per_worker": 0.5}])
 def test_more_gpus_than_there_are_would_be_waited_for_for_ever(settings):
-    executor = RayExecutor(max_workers=100, **settings)
     with pytest.raises(UsageError, match="GPUs"):
-        executor._divide(16, 1 if "num_workers" in settings else 0)
+        divide(session_of(16, 1 if "num_workers" in settings else 0), max_workers=100, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "session", "share"),
+    [
+        ({"num_workers": 4}, (8, 0), 1 / 4),
+        ({}, (2, 0), 1 / 2),
+        ({"gpus_per_worker": 0.5}, (16, 2), 0.5),
+        ({"gpus_per_worker": 2.0}, (16, 4), 1.0),
+    ],
+)
+def test_workers_share_the_memory_of_their_machine_or_gpu(settings, session, share):
+    assert divide(session_of(*session), max_workers=100, **settings).place.memory_share == share
+
+
+def test_on_a_cluster_a_worker_shares_its_nodes_memory():
+    # four nodes of four cores, two workers on each
+    workers = divide(session_of(16, 0, 4, elsewhere=True), max_workers=100, num_workers=8)
+    assert workers.place.memory_share == 1 / 2

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from viewgen.errors import UsageError
+from viewgen.progress import Progress
 from viewgen_pipelines.cache import cache
 from viewgen_pipelines.gallery.serve import GalleryOptions, choose_port, gallery_url
-from viewgen_pipelines.progress import Progress
 
 ray_warnings = pytest.mark.filterwarnings("ignore")  # Ray's own code warns
 

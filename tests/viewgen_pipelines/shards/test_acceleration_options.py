@@ -18,7 +18,6 @@ from viewgen.views.entry import ViewEntry
 from viewgen.views.source import Views
 from viewgen.views.wperturb import WPerturbConfig
 from viewgen_pipelines.cache import cache
-from viewgen_pipelines.executors.ray import RayExecutor
 from viewgen_pipelines.shards.job import ShardReport
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
@@ -168,25 +167,3 @@ def test_the_command_takes_auto_and_says_so(models, tmp_path, capsys):
     code, _, err = run("--batch-size=many")
     assert code == 2
     assert "neither a whole number nor 'auto'" in err
-
-
-@pytest.mark.parametrize(
-    ("settings", "session", "share"),
-    [
-        ({"num_workers": 4}, (8, 0, None), 1 / 4),
-        ({}, (2, 0, None), 1 / 2),
-        ({"gpus_per_worker": 0.5}, (16, 2, None), 0.5),
-        ({"gpus_per_worker": 2.0}, (16, 4, None), 1.0),
-    ],
-)
-def test_workers_share_the_memory_of_their_machine_or_gpu(settings, session, share):
-    executor = RayExecutor(max_workers=100, **settings)
-    executor._divide(*session)
-    assert executor.memory_share == share
-
-
-def test_on_a_cluster_a_worker_shares_its_nodes_memory():
-    executor = RayExecutor(max_workers=100, num_workers=8)
-    executor.elsewhere = True
-    executor._divide(16, 0, 4)  # four nodes of four cores, two workers on each
-    assert executor.memory_share == 1 / 2

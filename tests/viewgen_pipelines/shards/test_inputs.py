@@ -131,10 +131,10 @@ class FarAwayExecutor(LocalExecutor):
 
     elsewhere = True
 
-    def run(self, job, shard_ids, check):
-        sent = pickle.dumps(job)
+    def pool(self, start, numbers, check):
+        sent = pickle.dumps(start)
         FarAwayExecutor.sent.append(sent)
-        yield from super().run(pickle.loads(sent), shard_ids, check)
+        yield from super().pool(pickle.loads(sent), numbers, check)
 
 
 def test_a_job_for_other_machines_holds_digests_only(tmp_path, node, monkeypatch, no_flushing):
@@ -143,7 +143,7 @@ def test_a_job_for_other_machines_holds_digests_only(tmp_path, node, monkeypatch
     options = {"method": "invert", "limit": 6, "shard_images": 4, "max_steps": 2, "quiet": True}
     options |= {"executor": "local"}
     cache("digits", out=str(tmp_path / "near.zarr"), **options)
-    monkeypatch.setattr("viewgen_pipelines.cache.LocalExecutor", FarAwayExecutor)
+    monkeypatch.setattr("viewgen_pipelines.executors.LocalExecutor", FarAwayExecutor)
     weights = tmp_path / "models"
     weights.mkdir()
     for kind, path in find_models("digits", ["generator", "inverter", "encoder", "discriminator"]).items():
@@ -155,7 +155,7 @@ def test_a_job_for_other_machines_holds_digests_only(tmp_path, node, monkeypatch
     assert verify_cache(str(tmp_path / "far.zarr")).ok
     assert open_storage(str(tmp_path / "far.zarr")).paths("run/inputs") == []
     (sent,) = FarAwayExecutor.sent
-    job = pickle.loads(sent)
+    (job,) = pickle.loads(sent).args
     assert len(sent) < 20_000
     assert (job.data_root, job.model_paths) == (None, {})
     assert str(weights).encode() not in sent

@@ -73,20 +73,72 @@ def test_a_reused_process_id_is_not_the_holder(storage):
         pass
 
 
-def test_a_lease_elsewhere_holds_until_its_heartbeat_stands_still(storage):
-    plant(storage, holder=elsewhere(), heartbeat_age=1)
-    with pytest.raises(LeaseError, match=r"another-machine.*ends by itself"):
-        Lease(storage).acquire()
+@pytest.mark.parametrize("heartbeat_age", [1, 1e7, -1e7])
+def test_a_lease_elsewhere_holds_while_its_heartbeat_moves_whatever_its_clock(storage, heartbeat_age):
+    plant(storage, holder=elsewhere(), heartbeat_age=heartbeat_age)
+    beats = lambda _: plant(storage, holder=elsewhere(), heartbeat_age=heartbeat_age - 5)  # noqa: E731
+    with pytest.raises(LeaseError, match=r"run other .*on another-machine, since .*end it there"):
+        Lease(storage).acquire(sleep=beats)
 
-    plant(storage, holder=elsewhere(), heartbeat_age=EXPIRY_SECONDS + 60)
-    clock_is_behind = lambda _: plant(storage, holder=elsewhere(), heartbeat_age=EXPIRY_SECONDS + 30)  # noqa: E731
-    with pytest.raises(LeaseError):
-        Lease(storage).acquire(sleep=clock_is_behind)
+
+@pytest.mark.parametrize("heartbeat_age", [1, 1e7, -1e7])
+def test_a_lease_elsewhere_is_taken_when_it_stood_still_by_our_own_clock(storage, heartbeat_age):
+    plant(storage, holder=elsewhere(), heartbeat_age=heartbeat_age)
     waited = []
     lease = Lease(storage)
     lease.acquire(sleep=waited.append)
-    assert waited
+    assert sum(waited) >= EXPIRY_SECONDS
+    lease.token.check(storage)
     lease.release()
+
+
+HOLDER = {"host": "another-machine boot", "pid": 1, "process_start": "1"}
+DAMAGED = [
+    b"",
+    b'{"run_id": "ot',
+    b"[]",
+    b"null",
+    b'{"run_id": "other"}',
+    b"[" * 100_000,
+    json.dumps({"run_id": "o", "holder": HOLDER, "started": 1, "heartbeat": float("nan")}).encode(),
+    json.dumps({"run_id": "o", "holder": HOLDER, "started": 1e300, "heartbeat": 1}).encode(),
+    json.dumps({"run_id": "o", "holder": HOLDER | {"pid": 10**400}, "started": 1, "heartbeat": 1}).encode(),
+    json.dumps({"run_id": 3, "holder": HOLDER, "started": 1, "heartbeat": 1}).encode(),
+    json.dumps({"run_id": "o", "holder": HOLDER | {"host": ""}, "started": 1, "heartbeat": 1}).encode(),
+]
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_a_damaged_lease_is_taken_over_when_nobody_writes_it(tmp_path, data):
+    storage = open_storage(str(tmp_path / "c.zarr"))
+    storage.write("run/lease/00000007.json", data)
+    waited = []
+    lease = Lease(storage)
+    lease.acquire(sleep=waited.append)
+    assert sum(waited) >= EXPIRY_SECONDS
+    assert storage.paths("run/lease") == ["run/lease/00000008.json"]
+    lease.release()
+
+
+def test_a_damaged_lease_that_somebody_writes_is_refused(tmp_path):
+    storage = open_storage(str(tmp_path / "c.zarr"))
+    storage.write("run/lease/00000007.json", b"?")
+    with pytest.raises(LeaseError, match="no lease that this version understands"):
+        Lease(storage).acquire(sleep=lambda _: storage.write("run/lease/00000007.json", b"??"))
+    with pytest.raises(LeaseError, match="no longer holds"):
+        lease_module.LeaseToken(run_id="other", url=storage.url).check(storage)
+
+
+def test_numbers_of_leases_go_on_beyond_eight_digits_and_end_somewhere(tmp_path):
+    storage = open_storage(str(tmp_path / "c.zarr"))
+    storage.write("run/lease/not-a-lease.json", b"")
+    plant(storage, holder=ended_process(), epoch=99_999_999)
+    with Lease(storage) as lease:
+        lease.token.check(storage)
+        assert "run/lease/100000000.json" in storage.paths("run/lease")
+    plant(storage, holder=ended_process(), epoch=10**17)
+    with pytest.raises(LeaseError, match="delete the folder run/lease"):
+        Lease(storage).acquire()
 
 
 def test_one_of_many_takers_wins(storage):

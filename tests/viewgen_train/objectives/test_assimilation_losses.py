@@ -8,12 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from viewgen.errors import UsageError
 from viewgen.networks.torchvision_import import import_torchvision
-from viewgen_train.config import ASSIMILATIONS, TrainConfig
-from viewgen_train.objectives import losses
-from viewgen_train.objectives.assimilation import Predictor, assimilation_loss
+from viewgen_train.network import Predictor
+from viewgen_train.objectives import OBJECTIVES
+from viewgen_train.objectives.assimilation import A1, A2, alignment, build_objective
+from viewgen_train.objectives.infonce import info_nce
+from viewgen_train.objectives.objective import Head, Objective, Outputs, PairObjective
+from viewgen_train.objectives.simclr import simclr
+from viewgen_train.objectives.simsiam import a2_simsiam, simsiam
+from viewgen_train.objectives.supcon import a2_full
+from viewgen_train.resolve import train_settings
 
 TAU, ALPHA = 0.3, 0.7
+
+
+def objective(**given: object) -> Objective:
+    """Return the objective of a training of digits."""
+    return build_objective(train_settings("digits", given))
+
+
+def a2(name: str) -> Callable[[Tensor], Tensor]:
+    """Return A2 over an objective as a function of projections `(K, N, D)`."""
+    built = objective(assimilation="A2", objective=name, temperature=TAU, alpha=ALPHA)
+    return lambda z: built.loss(Outputs(z=z))["loss"]
 
 
 def projections(num_views: int, num_images: int = 4, dim: int = 5, seed: int = 0) -> Tensor:
@@ -96,20 +114,20 @@ def loop_a2_simsiam(z: Tensor, p: Tensor) -> Tensor:
 
 
 def test_simclr_and_info_nce_are_equations_1_and_5():
-    assert_same_loss(lambda z: losses.simclr(z[0], z[1], TAU), loop_simclr, projections(2))
-    assert_same_loss(lambda z: losses.info_nce(z[0], z[1], TAU), loop_info_nce, projections(2))
+    assert_same_loss(lambda z: simclr(z[0], z[1], TAU), loop_simclr, projections(2))
+    assert_same_loss(lambda z: info_nce(z[0], z[1], TAU), loop_info_nce, projections(2))
 
 
 @pytest.mark.parametrize("num_generated", [1, 3])
 def test_a2_is_equation_3_and_a2_simclr_equation_7(num_generated):
     z = projections(2 + num_generated)
     assert_same_loss(
-        lambda z: losses.a2(z[0], z[1], z[2:], TAU, ALPHA),
+        a2("infonce"),
         lambda z: loop_info_nce(z) - ALPHA * loop_alignment(z),
         z,
     )
     assert_same_loss(
-        lambda z: losses.a2_simclr(z[0], z[1], z[2:], TAU, ALPHA),
+        a2("simclr"),
         lambda z: loop_simclr(z) - ALPHA * loop_alignment(z),
         z,
     )
@@ -129,15 +147,15 @@ def test_a2_simclr_has_the_one_logarithm_of_equation_7():
             )
         return total / (2 * N)
 
-    assert_same_loss(lambda z: losses.a2_simclr(z[0], z[1], z[2:], TAU, ALPHA), one_logarithm, projections(4))
+    assert_same_loss(a2("simclr"), one_logarithm, projections(4))
 
 
 @pytest.mark.parametrize("num_generated", [1, 2])
 def test_a2_full_is_equation_6(num_generated):
     K = 2 + num_generated
     z = projections(K)
-    assert_same_loss(lambda z: losses.a2_full(z[0], z[1], z[2:], TAU), lambda z: loop_full(z, K), z)
-    assert_same_loss(lambda z: losses.a2_full(z[0], z[1], z[2:], TAU, "expert"), lambda z: loop_full(z, 2), z)
+    assert_same_loss(lambda z: a2_full(z[0], z[1], z[2:], TAU), lambda z: loop_full(z, K), z)
+    assert_same_loss(lambda z: a2_full(z[0], z[1], z[2:], TAU, "expert"), lambda z: loop_full(z, 2), z)
 
 
 @pytest.mark.parametrize("num_generated", [1, 2])
@@ -146,9 +164,9 @@ def test_a2_simsiam_is_equation_8(num_generated):
     z = projections(2 + num_generated)
     p = p.detach().requires_grad_()
     assert_same_loss(
-        lambda p: losses.a2_simsiam(z[0], z[1], p[0], p[1], p[2:], ALPHA), lambda p: loop_a2_simsiam(z, p), p
+        lambda p: a2_simsiam(z[0], z[1], p[0], p[1], p[2:], ALPHA), lambda p: loop_a2_simsiam(z, p), p
     )
-    loss = losses.a2_simsiam(z[0], z[1], p[0], p[1], p[2:], ALPHA)
+    loss = a2_simsiam(z[0], z[1], p[0], p[1], p[2:], ALPHA)
     assert torch.autograd.grad(loss, z, allow_unused=True) == (None,), "projections are detached"
 
 
@@ -169,87 +187,115 @@ def test_other_libraries_agree():
 
     x = (projections(4) * 2).detach().requires_grad_()
     assert_same_loss(
-        unit(lambda z: losses.simclr(z[0], z[1], TAU)), lambda x: NTXentLoss(temperature=TAU)(x[0], x[1]), x
+        unit(lambda z: simclr(z[0], z[1], TAU)), lambda x: NTXentLoss(temperature=TAU)(x[0], x[1]), x
     )
     assert_same_loss(
-        unit(lambda z: losses.simclr(z[0], z[1], TAU)),
+        unit(lambda z: simclr(z[0], z[1], TAU)),
         lambda x: PairNTXent(temperature=TAU)(x[:2].flatten(0, 1), same_image.repeat(2)),
         x,
     )
     assert_same_loss(
-        unit(lambda z: losses.a2_full(z[0], z[1], z[2:], TAU)),
+        unit(lambda z: a2_full(z[0], z[1], z[2:], TAU)),
         lambda x: SupConLoss(temperature=TAU)(x.flatten(0, 1), same_image.repeat(4)),
         x,
     )
     distance = NegativeCosineSimilarity()
     target = projections(2, seed=2).detach()
     assert_same_loss(
-        lambda p: losses.simsiam(target[0], target[1], p[0], p[1]),
+        lambda p: simsiam(target[0], target[1], p[0], p[1]),
         lambda p: (distance(p[0], target[1]) + distance(p[1], target[0])) / 2,
         (projections(2) * 2).detach().requires_grad_(),
     )
 
 
-@pytest.mark.parametrize("assimilation", ASSIMILATIONS)
-def test_every_assimilation_is_its_loss_times_the_scale(assimilation):
-    z = projections(4)
-    p = projections(4, seed=1)
+@pytest.mark.parametrize(
+    ("assimilation", "views"),
+    [("none", 2), ("A1", 4), ("A2", 4), ("A2-simclr", 4), ("A2-full", 4), ("A2-simsiam", 4)],
+)
+def test_every_assimilation_is_its_loss(assimilation, views):
+    z, p = projections(views), projections(views, seed=1)
     expected = {
-        "none": lambda: losses.info_nce(z[0], z[1], TAU),
+        "none": lambda: info_nce(z[0], z[1], TAU),
         # with several generated views, the mean over them
-        "A1": lambda: (sum(losses.info_nce(z[0], z[k], TAU) for k in (1, 2, 3))) / 3,
-        "A2": lambda: losses.a2(z[0], z[1], z[2:], TAU, ALPHA),
-        "A2-simclr": lambda: losses.a2_simclr(z[0], z[1], z[2:], TAU, ALPHA),
-        "A2-full": lambda: losses.a2_full(z[0], z[1], z[2:], TAU),
-        "A2-simsiam": lambda: losses.a2_simsiam(z[0], z[1], p[0], p[1], p[2:], ALPHA),
+        "A1": lambda: sum(info_nce(z[0], z[k], TAU) for k in (1, 2, 3)) / 3,
+        "A2": lambda: info_nce(z[0], z[1], TAU) - ALPHA * alignment(z[0], z[1], z[2:], TAU),
+        "A2-simclr": lambda: simclr(z[0], z[1], TAU) - ALPHA * alignment(z[0], z[1], z[2:], TAU),
+        "A2-full": lambda: a2_full(z[0], z[1], z[2:], TAU),
+        "A2-simsiam": lambda: a2_simsiam(z[0], z[1], p[0], p[1], p[2:], ALPHA),
     }[assimilation]()
-    num_generated = {"none": 1, "A1": 3}.get(assimilation, 2)
-    config = TrainConfig(
-        assimilation=assimilation,
-        loss="infonce",
-        temperature=TAU,
-        alpha=ALPHA,
-        loss_scale=2.5,
-        views_per_step=num_generated,
-    )
-    used = z[:2] if assimilation == "none" else z
-    assert config.num_expert + config.num_generated == len(used)
-    torch.testing.assert_close(assimilation_loss(used, p, config), 2.5 * expected)
+    given = {"assimilation": assimilation}
+    given |= {"objective": "infonce"} if assimilation in ("none", "A1") else {}
+    given |= {"temperature": TAU} if assimilation != "A2-simsiam" else {}
+    given |= {"alpha": ALPHA} if assimilation in ("A2", "A2-simclr", "A2-simsiam") else {}
+    given |= {} if assimilation == "none" else {"views_per_step": 3 if assimilation == "A1" else 2}
+    built = objective(**given)
+    assert built.num_expert + built.num_generated == views
+    torch.testing.assert_close(built.loss(Outputs(z=z, p=p))["loss"], expected)
 
 
 @pytest.mark.parametrize("assimilation", ["none", "A1"])
-def test_base_losses_are_chosen_by_name(assimilation):
+@pytest.mark.parametrize("name", OBJECTIVES.built_in)
+def test_base_losses_are_chosen_by_name(assimilation, name):
     z, p = projections(2), projections(2, seed=1)
     expected = {
-        "simclr": losses.simclr(z[0], z[1], TAU),
-        "infonce": losses.info_nce(z[0], z[1], TAU),
-        "simsiam": losses.simsiam(z[0], z[1], p[0], p[1]),
-    }
-    for name, value in expected.items():
-        config = TrainConfig(assimilation=assimilation, loss=name, temperature=TAU)
-        torch.testing.assert_close(assimilation_loss(z, p, config), value)
-        assert config.simsiam == (name == "simsiam")
+        "simclr": simclr(z[0], z[1], TAU),
+        "infonce": info_nce(z[0], z[1], TAU),
+        "simsiam": simsiam(z[0], z[1], p[0], p[1]),
+        "supcon": simclr(z[0], z[1], TAU),  # of two views, each has one positive
+    }[name]
+    given = {} if name == "simsiam" else {"temperature": TAU}
+    built = objective(assimilation=assimilation, objective=name, **given)
+    torch.testing.assert_close(built.loss(Outputs(z=z, p=p))["loss"], expected)
+    assert built.head == OBJECTIVES.entry(name).build(OBJECTIVES.entry(name).settings()).head
+    assert built.head.predictor == (name == "simsiam")
 
 
-def test_losses_do_not_depend_on_the_order_of_the_images():
+@pytest.mark.parametrize("name", ["infonce", "simclr", "supcon"])
+def test_losses_do_not_depend_on_the_order_of_the_images(name):
     z = projections(3)
-    order = torch.tensor([2, 0, 3, 1])
-    for loss in (losses.a2, losses.a2_simclr):
-        torch.testing.assert_close(
-            loss(z[0], z[1], z[2:], TAU, ALPHA), loss(z[0, order], z[1, order], z[2:, order], TAU, ALPHA)
-        )
-    torch.testing.assert_close(
-        losses.a2_full(z[0], z[1], z[2:], TAU), losses.a2_full(z[0, order], z[1, order], z[2:, order], TAU)
-    )
+    built = objective(assimilation="A2", objective=name, temperature=TAU)
+    losses = [built.loss(Outputs(z=part))["loss"] for part in (z, z[:, torch.tensor([2, 0, 3, 1])])]
+    torch.testing.assert_close(*losses)
 
 
-def test_a2_without_weight_is_info_nce_and_draws_views_together_with_it():
+def test_a2_without_weight_is_its_base_and_draws_views_together_with_it():
     z = projections(3)
-    torch.testing.assert_close(losses.a2(z[0], z[1], z[2:], TAU, 0.0), losses.info_nce(z[0], z[1], TAU))
-    (gradient,) = torch.autograd.grad(losses.a2(z[0], z[1], z[2:], TAU, ALPHA), z)
+    unweighted = objective(assimilation="A2", temperature=TAU, alpha=0.0).loss(Outputs(z=z))["loss"]
+    torch.testing.assert_close(unweighted, info_nce(z[0], z[1], TAU))
+    (gradient,) = torch.autograd.grad(a2("infonce")(z), z)
     # a step against the gradient moves the generated view towards the sum of the expert ones
     towards = (-gradient[2] * (z[0] + z[1])).sum(dim=1)
     assert bool((towards > 0).all())
+
+
+class Free(PairObjective):
+    """Projections of any length, and no form of A2 of its own."""
+
+    head = Head(unit=False)
+
+    def loss(self, out: Outputs) -> dict[str, Tensor]:
+        return {"loss": (out.z[0] - out.z[1]).square().mean(), "length": out.z.norm(dim=2).mean()}
+
+
+def test_a2_is_refused_over_projections_of_any_length_and_a1_is_not():
+    with pytest.raises(UsageError, match=r"Free has projections of any length.*--assimilation A1"):
+        A2(Free(), 1, ALPHA)
+    losses = A1(Free(), 2).loss(Outputs(z=2 * projections(3)))
+    assert losses.keys() == {"loss", "length"}
+    assert losses["length"].item() == pytest.approx(2)
+
+
+def test_outputs_of_some_views_leave_images_alone():
+    z = projections(3)
+    out = Outputs(z=z, features=z * 2, images=z[0])
+    part = out.of_views(slice(0, 3, 2)).detach()
+    assert part.z.equal(z[[0, 2]])
+    assert part.features is not None
+    assert part.features.equal(2 * z[[0, 2]])
+    assert part.images is not None
+    assert part.images.equal(z[0])
+    assert (part.p, part.target) == (None, None)
+    assert not part.z.requires_grad
 
 
 def test_the_predictor_is_a_bottleneck():

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from viewgen_train.objectives.losses import info_nce, simclr
+from viewgen_train.objectives.infonce import info_nce
+from viewgen_train.objectives.simclr import simclr
 
 
 @pytest.fixture(params=[(2, 3), (5, 4), (9, 16)])

@@ -1,1 +1,20 @@
-"""Objectives: losses of the views of a step."""
+"""Objectives: losses of the views of a step, one file each.
+
+To add one, see `viewgen_train.objectives.objective`.
+"""
+
+from viewgen.registry import Registry
+from viewgen_train.objectives.entry import ObjectiveEntry
+
+__all__ = ["OBJECTIVES"]
+
+OBJECTIVES: Registry[ObjectiveEntry] = Registry(
+    "objective",
+    "viewgen.objectives",
+    {
+        "simclr": "viewgen_train.objectives.simclr",
+        "infonce": "viewgen_train.objectives.infonce",
+        "simsiam": "viewgen_train.objectives.simsiam",
+        "supcon": "viewgen_train.objectives.supcon",
+    },
+)

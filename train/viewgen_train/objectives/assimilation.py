@@ -1,72 +1,118 @@
-"""From the projections of a step's views to its loss, as a training's configuration says."""
+"""A1 and A2: how generated views enter an objective of two views; combinators over any that can bear them.
+
+Shape legend: N images, m generated views of each, D projection dimension.
+
+References:
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, equations 3, 7 and 8, https://arxiv.org/abs/2304.00601
+"""
+
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from viewgen_train.config import TrainConfig
-from viewgen_train.objectives import losses
+from viewgen.errors import UsageError
+from viewgen_train.objectives.objective import Objective, Outputs
 
-__all__ = ["Predictor", "assimilation_loss"]
-
-
-class Predictor(nn.Module):
-    """SimSiam's predictor: a bottleneck of a quarter of the width.
-
-    Args:
-        dim: width of the projections.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        hidden = max(1, dim // 4)
-        self.layers = nn.Sequential(
-            nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim)
-        )
-
-    def forward(self, projections: Tensor) -> Tensor:
-        """Map projections `(B, D)` to predictions `(B, D)`."""
-        predictions: Tensor = self.layers(projections)
-        return predictions
+__all__ = ["A1", "A2", "Assimilable", "alignment", "build_objective"]
 
 
-def assimilation_loss(z: Tensor, predictions: Tensor | None, config: TrainConfig) -> Tensor:
-    """Return the loss of a step.
+def alignment(z1: Tensor, z2: Tensor, generated: Tensor, temperature: float) -> Tensor:
+    """Return L_align of eq. 3 without its weight: the mean of z_i·z_p / τ over both expert views i and all p.
 
     Args:
-        z: projections `(K, N, D)` of the `config.num_expert` expert views and then of the
-            `config.num_generated` generated views of the same N images; unit vectors unless the loss is
-            SimSiam's.
-        predictions: of the projections, `(K, N, D)`, where the loss is SimSiam's.
-        config: says which loss.
+        z1, z2: unit vectors of the expert views, `(N, D)`.
+        generated: unit vectors of the generated views, `(m, N, D)`.
+        temperature: τ.
 
     Returns:
-        the loss times `config.loss_scale`, `()`.
+        `()`.
     """
-    return config.loss_scale * _loss(z, predictions, config)
+    return ((z1 + z2) * generated.mean(dim=0)).sum(dim=1).mean() / (2 * temperature)
 
 
-def _loss(z: Tensor, predictions: Tensor | None, config: TrainConfig) -> Tensor:
-    first, others = z[0], range(1, len(z))
-    if config.assimilation in ("none", "A1"):
-        # A1 with several generated views is the mean of A1 with each
-        return torch.stack([_pair_loss(z, predictions, 0, other, config) for other in others]).mean()
-    second, generated = z[1], z[2:]
-    if config.assimilation == "A2":
-        return losses.a2(first, second, generated, config.temperature, config.alpha)
-    if config.assimilation == "A2-simclr":
-        return losses.a2_simclr(first, second, generated, config.temperature, config.alpha)
-    if config.assimilation == "A2-full":
-        only_expert = config.full_anchors == "expert"
-        return losses.a2_full(
-            first, second, generated, config.temperature, "expert" if only_expert else "all"
-        )
-    assert predictions is not None
-    return losses.a2_simsiam(first, second, predictions[0], predictions[1], predictions[2:], config.alpha)
+@runtime_checkable
+class Assimilable(Protocol):
+    """An objective with a form of A2 of its own."""
+
+    def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
+        """Return the loss of two expert views and the generated views behind them."""
+        ...
 
 
-def _pair_loss(z: Tensor, predictions: Tensor | None, one: int, other: int, config: TrainConfig) -> Tensor:
-    if config.simsiam:
-        assert predictions is not None
-        return losses.simsiam(z[one], z[other], predictions[one], predictions[other])
-    loss = losses.simclr if config.loss == "simclr" else losses.info_nce
-    return loss(z[one], z[other], config.temperature)
+class _Combinator(nn.Module):
+    """An objective over another, whose state is its own."""
+
+    def __init__(self, base: Objective, num_expert: int, num_generated: int) -> None:
+        super().__init__()
+        self.base: Any = base
+        self.num_expert, self.num_generated, self.head = num_expert, num_generated, base.head
+
+
+class A1(_Combinator):
+    """Assimilation by positives: the base's loss of an expert and a generated view.
+
+    Args:
+        base: objective of two views.
+        num_generated: m; with several generated views, the loss is the mean over them.
+    """
+
+    def __init__(self, base: Objective, num_generated: int) -> None:
+        super().__init__(base, 1, num_generated)
+
+    def loss(self, out: Outputs) -> dict[str, Tensor]:
+        """Return the mean of the base's losses."""
+        losses = [self.base.loss(out.of_views(slice(0, view + 1, view))) for view in range(1, len(out.z))]
+        return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+
+    def after_step(self, out: Outputs) -> None:
+        """Show the base the expert and the first generated view."""
+        self.base.after_step(out.of_views(slice(2)))
+
+
+class A2(_Combinator):
+    """Assimilation by alignment (eq. 3): the base's loss of two expert views − α · alignment.
+
+    Args:
+        base: objective of two views, with unit projections or a form of A2 of its own.
+        num_generated: m.
+        alpha: α.
+    """
+
+    def __init__(self, base: Objective, num_generated: int, alpha: float) -> None:
+        super().__init__(base, 2, num_generated)
+        self.alpha = alpha
+        if not base.head.unit and not isinstance(base, Assimilable):
+            raise UsageError(
+                f"A2 aligns unit vectors, and {type(base).__name__} has projections of any length; "
+                "choose another --objective, or --assimilation A1"
+            )
+
+    def loss(self, out: Outputs) -> dict[str, Tensor]:
+        """Return the base's loss and the alignment."""
+        if isinstance(self.base, Assimilable):
+            return self.base.assimilated(out, self.alpha)
+        losses = self.base.loss(out.of_views(slice(2)))
+        temperature = getattr(self.base, "temperature", 1.0)
+        aligned = alignment(out.z[0], out.z[1], out.z[2:], temperature)
+        return {**losses, "loss": losses["loss"] - self.alpha * aligned}
+
+    def after_step(self, out: Outputs) -> None:
+        """Show the base the expert views."""
+        self.base.after_step(out.of_views(slice(2)))
+
+
+def build_objective(settings: Any) -> Objective:
+    """Return the objective of a training.
+
+    Args:
+        settings: `viewgen_train.settings.TrainSettings`.
+    """
+    base: Objective = settings.objective.build()
+    how = settings.assimilation
+    if how.kind == "A1":
+        return A1(base, how.views_per_step)
+    if how.kind == "A2":
+        return A2(base, how.views_per_step, how.alpha)
+    return base

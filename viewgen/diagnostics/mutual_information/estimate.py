@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viewgen.diagnostics.mutual_information.estimators import ESTIMATORS, Estimator, derangements
+from viewgen.diagnostics.mutual_information.config import MIConfig
+from viewgen.diagnostics.mutual_information.estimator import Estimator, derangements
 from viewgen.diagnostics.mutual_information.networks import (
     ImageStatistics,
     StatisticsNetwork,
     VectorStatistics,
 )
 from viewgen.diagnostics.mutual_information.pairs import Pairs, check_sample
-from viewgen.diagnostics.mutual_information.training import MIConfig, Trained, split_images, train
+from viewgen.diagnostics.mutual_information.training import Trained, split_images, train
 from viewgen.errors import DataError
 from viewgen.randomness import addressed_generator, addressed_seed
 
@@ -212,7 +213,7 @@ def held_out_scores(
 def read_scores(blocks: Sequence[Tensor], trained: Trained, config: MIConfig, seed: int) -> MIEstimate:
     """Return every estimator's reading of held-out scores, and what is to be said about the trained one."""
     bounds = {}
-    for name in ESTIMATORS:
+    for name in config.read_off:
         estimator, calibration = config.build(name), trained.calibrations[name]
         calibrated = [calibration.apply(scores) for scores in blocks]
         bounds[name] = bootstrap(estimator, calibrated, config, seed)

@@ -17,92 +17,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from viewgen.diagnostics.mutual_information.estimators import ESTIMATORS, Estimator, build_estimator
+from viewgen.diagnostics.mutual_information.config import MIConfig
+from viewgen.diagnostics.mutual_information.estimator import Estimator
 from viewgen.diagnostics.mutual_information.networks import StatisticsNetwork
 from viewgen.diagnostics.mutual_information.pairs import Pairs, check_sample
-from viewgen.errors import DataError, UsageError
+from viewgen.errors import DataError
 from viewgen.randomness import addressed_generator
 
-__all__ = ["Calibration", "MIConfig", "Split", "Trained", "calibrate", "score", "split_images", "train"]
+__all__ = ["Calibration", "Split", "Trained", "calibrate", "score", "split_images", "train"]
 
 MAX_SCALE = 2.0
 MAX_VALIDATION = 512
 WEIGHT_AVERAGE = 0.98
 GRADIENT_NORM = 1.0
 INVERSE_GOLDEN = (math.sqrt(5) - 1) / 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MIConfig:
-    """How mutual information is estimated.
-
-    Attributes:
-        estimator: ``"mine"``, ``"infonce"``, ``"nwj"`` or ``"smile"``.
-        num_steps: updates of the statistics network.
-        batch_size: images per update; also K of InfoNCE.
-        learning_rate: Adam's, falling to zero along a cosine.
-        held_out_share: share of the images on which the estimate is made, at most `max_held_out` of them.
-        validation_share: share of the images that choose the weights to keep.
-        max_held_out: images.
-        num_draws: draws of every held-out image's views.
-        num_checks: times that the validation images are looked at.
-        num_resamplings: of the bootstrap.
-        confidence: of the interval.
-        ema_rate: of MINE's moving average.
-        warm_up_share: share of MINE's updates that follow the Jensen–Shannon objective first; vectors that
-            share several nats need it, images learn more in as many updates without.
-        clip: τ of SMILE, in nats.
-        width: channels of the image trunk's stem.
-        shared_trunk: one trunk for both images, or one for each.
-    """
-
-    estimator: str = "mine"
-    num_steps: int = 400
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    held_out_share: float = 0.3
-    validation_share: float = 0.15
-    max_held_out: int = 4096
-    num_draws: int = 4
-    num_checks: int = 10
-    num_resamplings: int = 500
-    confidence: float = 0.95
-    ema_rate: float = 0.01
-    warm_up_share: float = 0.0
-    clip: float = 5.0
-    width: int = 16
-    shared_trunk: bool = True
-
-    def __post_init__(self) -> None:
-        self.build(self.estimator)
-        if self.batch_size < 8:
-            raise UsageError(f"batch_size is {self.batch_size}; expected at least 8 images")
-        for name in ("num_steps", "num_draws", "num_checks", "width"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.num_resamplings < 40:
-            raise UsageError(f"num_resamplings is {self.num_resamplings}; an interval needs at least 40")
-        for name in ("held_out_share", "validation_share", "confidence"):
-            if not 0 < getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; expected a share between 0 and 1")
-        if self.held_out_share + self.validation_share >= 1:
-            raise UsageError("held_out_share and validation_share leave no images to train on")
-        if not 0 <= self.warm_up_share < 1:
-            raise UsageError(f"warm_up_share is {self.warm_up_share}; expected at least 0, below 1")
-        if not 0 < self.ema_rate <= 1:
-            raise UsageError(f"ema_rate is {self.ema_rate}; expected more than 0, at most 1")
-        if not self.learning_rate > 0 or not self.clip > 0:
-            raise UsageError("learning_rate and clip must be positive")
-
-    def build(self, estimator: str) -> Estimator:
-        """Return a new estimator of these settings."""
-        return build_estimator(
-            estimator,
-            batch_size=self.batch_size,
-            ema_rate=self.ema_rate,
-            num_warm_up=round(self.num_steps * self.warm_up_share),
-            clip=self.clip,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -271,7 +199,7 @@ def train(
     return Trained(
         network=kept,
         step=kept_step,
-        calibrations={name: calibrate(config.build(name), watched_scores) for name in ESTIMATORS},
+        calibrations={name: calibrate(config.build(name), watched_scores) for name in config.read_off},
         objectives=objectives,
     )
 

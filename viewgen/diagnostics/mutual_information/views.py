@@ -1,6 +1,7 @@
-"""The views of a data set as pairs: originals, expert views made on the fly, and the views of caches."""
+"""The views of a data set as pairs: one view of each of two sources, drawn for the same image."""
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,95 +9,102 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewgen.datasets import ImageDataset
+from viewgen.diagnostics.measure import ViewPair
 from viewgen.diagnostics.mutual_information.pairs import view_picks
 from viewgen.errors import DataError
-from viewgen.images import to_model
 from viewgen.randomness import addressed_generator
 from viewgen.store import CacheReader
-from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
-from viewgen.views.expert import ExpertConfig
+from viewgen.views.cached import CachedSource
+from viewgen.views.expert import ExpertConfig, ExpertSource
+from viewgen.views.original import OriginalSource
+from viewgen.views.source import Images, ViewSource
 
-__all__ = ["CachedViews", "ExpertViews", "OriginalViews", "ViewPairs", "Views", "check_cache"]
+__all__ = [
+    "PairDraws",
+    "ViewKind",
+    "ViewPairs",
+    "cached_kind",
+    "check_cache",
+    "expert_kind",
+    "original_kind",
+    "view_pair",
+]
 
-UNLIMITED = 2**31
 
+@dataclass(frozen=True, slots=True)
+class PairDraws:
+    """Random numbers of one side of a draw of pairs.
 
-class Views(Protocol):
-    """One kind of view of every image of a data set.
+    An image's numbers are addressed by the draw and the image. Views of a cache take turns from draw to draw.
 
     Attributes:
-        num_views: different views of an image.
+        address: of the draw; its last part counts the draws.
+        source_index: rows of the data set, int64 `(B,)`, on the CPU.
     """
 
-    num_views: int
+    address: tuple[int | str, ...]
+    source_index: Tensor
 
-    def take(self, source_index: NDArray[np.int64], *address: int | str) -> Tensor:
-        """Return one view of each image, float32 `(B, 3, H, W)` in [−1, 1]; the same for the same address.
+    def uniform(self, name: str, num_views: int, *shape: int, device: torch.device | None = None) -> Tensor:
+        """Return numbers in [0, 1), `(B, num_views, *shape)`; of ``"cached"``, keys that order its views."""
+        if name == "cached":
+            return self._turns(shape[0]).expand(-1, num_views, -1).to(device)
+        return self._drawn(torch.rand, name, num_views, shape).to(device)
 
-        The last part of `address` counts the draws.
-        """
-        ...
+    def normal(self, name: str, num_views: int, *shape: int) -> Tensor:
+        """Return standard normal numbers, `(B, num_views, *shape)`."""
+        return self._drawn(torch.randn, name, num_views, shape)
 
+    def of(self, rows: Tensor) -> "PairDraws":
+        """Return the draws of some of the images, by their places in the batch."""
+        return PairDraws(self.address, self.source_index[rows.cpu()])
 
-class OriginalViews:
-    """The images themselves."""
+    def _turns(self, num_views: int) -> Tensor:
+        """Return keys `(B, 1, V)`: largest for the view whose turn it is, less for each that comes later."""
+        picks = torch.from_numpy(view_picks(np.full(len(self.source_index), num_views), *self.address))
+        later = (torch.arange(num_views) - picks[:, None]) % num_views
+        keys: Tensor = (num_views - later) / (num_views + 1)
+        return keys[:, None]
 
-    num_views = 1
-
-    def __init__(self, dataset: ImageDataset) -> None:
-        self.dataset = dataset
-
-    def take(self, source_index: NDArray[np.int64], *address: int | str) -> Tensor:
-        return to_model(self.dataset.images(source_index))
-
-
-class ExpertViews:
-    """Expert views, made when they are asked for; each image's draws are addressed by the image."""
-
-    num_views = UNLIMITED
-
-    def __init__(self, dataset: ImageDataset, config: ExpertConfig) -> None:
-        self.dataset = dataset
-        self.config = config
-
-    def take(self, source_index: NDArray[np.int64], *address: int | str) -> Tensor:
-        uniforms = [
-            torch.rand(NUM_UNIFORMS, generator=addressed_generator(*address, int(image)))
-            for image in source_index
+    def _drawn(
+        self, draw: Callable[..., Tensor], name: str, num_views: int, shape: tuple[int, ...]
+    ) -> Tensor:
+        # the first expert view keeps the address of 0.1.0, which had no name: results on file stay valid
+        numbers = [
+            draw(shape, generator=addressed_generator(*self.address, image, *_told_apart(name, view)))
+            for image in self.source_index.tolist()
+            for view in range(num_views)
         ]
-        return expert_views(to_model(self.dataset.images(source_index)), torch.stack(uniforms), self.config)
+        drawn: Tensor = torch.stack(numbers).unflatten(0, (-1, num_views))
+        return drawn
 
 
-class CachedViews:
-    """The views of a cache, one of them at random."""
-
-    def __init__(self, reader: CacheReader) -> None:
-        self.reader = reader
-        self.num_views = reader.spec.num_views
-        self._row_of = dict(zip(reader.source_index.tolist(), reader.rows.tolist(), strict=True))
-
-    @property
-    def source_index(self) -> NDArray[np.int64]:
-        """Source indices of the images that have views, ascending."""
-        return np.array(sorted(self._row_of), np.int64)
-
-    def take(self, source_index: NDArray[np.int64], *address: int | str) -> Tensor:
-        rows = np.array([self._row_of[int(image)] for image in source_index], np.int64)
-        picks = view_picks(np.full(len(rows), self.num_views), *address)
-        return to_model(self.reader.views(rows, picks))
+def _told_apart(name: str, view: int) -> tuple[int | str, ...]:
+    return () if (name, view) == ("expert", 0) else (name, view)
 
 
 class ViewPairs:
     """Pairs of views of the same image.
 
     Args:
-        x, y: the two kinds of view.
-        source_index: of the images, int64 `(N,)`; positions count along it.
+        x, y: sources of the two views.
+        dataset: the images.
+        source_index: rows of the images, int64 `(N,)`; positions count along it.
+        num_draws: draws after which neither source has a new view.
     """
 
-    def __init__(self, x: Views, y: Views, source_index: NDArray[np.int64]) -> None:
-        self.x, self.y = x, y
+    def __init__(
+        self,
+        x: ViewSource,
+        y: ViewSource,
+        dataset: ImageDataset,
+        source_index: NDArray[np.int64],
+        *,
+        num_draws: int,
+    ) -> None:
+        self.x, self.y, self.dataset = x, y, dataset
         self.source_index = source_index
+        self._num_draws = num_draws
 
     @property
     def num_images(self) -> int:
@@ -104,12 +112,60 @@ class ViewPairs:
 
     @property
     def num_draws(self) -> int:
-        return max(self.x.num_views, self.y.num_views)
+        return self._num_draws
 
     def draw(self, positions: NDArray[np.int64], *address: int | str) -> tuple[Tensor, Tensor]:
-        images = self.source_index[positions]
+        rows = self.source_index[positions]
+        pixels, ids = torch.from_numpy(self.dataset.images(rows)), torch.from_numpy(rows)
         *stage, draw = address
-        return self.x.take(images, *stage, "x", draw), self.y.take(images, *stage, "y", draw)
+        sides = [
+            source.views(
+                Images(pixels=pixels, source_index=ids, draws=PairDraws((*stage, side, draw), ids)), 1
+            ).model[0]
+            for side, source in (("x", self.x), ("y", self.y))
+        ]
+        return sides[0], sides[1]
+
+
+# views of an image of which there is no end
+UNLIMITED = 2**31
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewKind:
+    """A kind of view.
+
+    Attributes:
+        name: what it is called.
+        source: makes the views.
+        num_views: different ones that it has of an image.
+    """
+
+    name: str
+    source: ViewSource
+    num_views: int
+
+
+def original_kind() -> ViewKind:
+    """Return the images themselves as views."""
+    return ViewKind(name="original", source=OriginalSource(), num_views=1)
+
+
+def expert_kind(config: ExpertConfig) -> ViewKind:
+    """Return expert views, made when they are asked for."""
+    return ViewKind(name="expert", source=ExpertSource(config), num_views=UNLIMITED)
+
+
+def cached_kind(reader: CacheReader, name: str) -> ViewKind:
+    """Return the views of a cache."""
+    return ViewKind(name=name, source=CachedSource(reader), num_views=reader.spec.num_views)
+
+
+def view_pair(x: ViewKind, y: ViewKind, dataset: ImageDataset, source_index: NDArray[np.int64]) -> ViewPair:
+    """Return a pair of views of the images at `source_index`."""
+    num_draws = max(x.num_views, y.num_views)
+    views = ViewPairs(x.source, y.source, dataset, source_index, num_draws=num_draws)
+    return ViewPair(x=x.name, y=y.name, views=views)
 
 
 def check_cache(reader: CacheReader, dataset: ImageDataset) -> None:

@@ -1,8 +1,12 @@
 """StyleGAN2 discriminator, in the layout of the public PyTorch networks.
 
-Two architectures: ``"residual"`` (the default of the paper) and ``"plain"`` (no skips, the official ``cifar``
+Two architectures: ``"residual"`` (StyleGAN2's default) and ``"plain"`` (no skips, the official ``cifar``
 configuration's ``orig``). A class-conditional network scores an image by the projection of its features on
 an embedding of the class.
+
+References:
+    Analyzing and Improving the Image Quality of StyleGAN, Karras, Laine, Aittala, Hellsten, Lehtinen and
+    Aila, 2020, https://arxiv.org/abs/1912.04958
 """
 
 import math

@@ -3,6 +3,10 @@
 The state dict has the layout of the public PyTorch networks (``style.{1..n}``, ``input.input``, ``conv1.*``,
 ``to_rgb1.*``, ``convs.*``, ``to_rgbs.*``, ``noises.*``), so that it loads both ways with ``strict=True``. The
 mean latent is kept beside it (`Generator.latent_avg`), as those checkpoints do.
+
+References:
+    Analyzing and Improving the Image Quality of StyleGAN, Karras, Laine, Aittala, Hellsten, Lehtinen and
+    Aila, 2020, https://arxiv.org/abs/1912.04958
 """
 
 import copy

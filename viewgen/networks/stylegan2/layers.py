@@ -5,6 +5,10 @@ A modulated convolution is written as a scaling of the activations around one co
 whole batch shares: conv(x·s; W)·d with d = rsqrt(s² Σ W² + 1e-8). That equals scaling the weight per sample
 (StyleGAN2, eq. 1–3), needs no grouped convolution, and lets frozen weights skip their gradients.
 
+References:
+    Analyzing and Improving the Image Quality of StyleGAN, Karras, Laine, Aittala, Hellsten, Lehtinen and
+    Aila, 2020, https://arxiv.org/abs/1912.04958
+
 Shape legend: B batch, C channels, O output channels, H, W space, D style dimension.
 """
 
@@ -174,7 +178,7 @@ class ModulatedConv2d(nn.Module):
     """Convolution whose input channels each sample's style scales (StyleGAN2, §2.2).
 
     Args:
-        in_channels, out_channels, kernel_size: of the convolution.
+        in_channels, out_channels, kernel_size: shape of the convolution.
         style_dim: width D of the latent code.
         demodulate: rescale the output channels to unit expected variance.
         upsample: double the sides (transposed convolution, then blur).

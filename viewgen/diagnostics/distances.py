@@ -1,7 +1,13 @@
-"""Distances between two sets of features, whatever network they come from.
+"""Distances between two sets of features, whatever network they come from, and between two images.
 
-Fréchet distance of Gaussians (FID's formula, Heusel et al., 2017), and improved precision and recall
-(Kynkäänniemi et al., 2019). The kernel distance (KID's) is in `viewgen_pretrained.quality`.
+The kernel distance is the unbiased squared maximum mean discrepancy with the kernel (x·y/d + 1)³.
+
+References:
+    GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, Heusel et al., 2017
+    (FID), https://arxiv.org/abs/1706.08500
+    Demystifying MMD GANs, Bińkowski et al., 2018 (KID), https://arxiv.org/abs/1801.01401
+    Improved Precision and Recall Metric for Assessing Generative Models, Kynkäänniemi et al., 2019,
+    https://arxiv.org/abs/1904.06991
 """
 
 import torch
@@ -9,9 +15,10 @@ from torch import Tensor
 
 from viewgen.errors import UsageError
 
-__all__ = ["frechet_distance", "precision_recall"]
+__all__ = ["frechet_distance", "kernel_distance", "precision_recall", "psnr"]
 
 ROWS_AT_ONCE = 1024
+KERNEL_ROWS = 1024
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
@@ -33,6 +40,36 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov_x @ root).clamp_min(0).sqrt().sum()
     return float((mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
+
+
+def kernel_distance(x: Tensor, y: Tensor, *, scaled: bool = True) -> float:
+    """Return the unbiased squared maximum mean discrepancy between features, over all pairs.
+
+    Args:
+        x: features to judge, `(N, D)`.
+        y: features of real images, `(M, D)`; their mean square sets the scale.
+        scaled: divide the features by that scale. KID does not.
+
+    Raises:
+        UsageError: fewer than two features on a side.
+    """
+    if min(len(x), len(y)) < 2:
+        raise UsageError(f"a kernel distance needs two features on each side, got {len(x)} and {len(y)}")
+    x, y = x.double(), y.double()
+    if scaled:
+        scale = y.square().mean().sqrt()
+        x, y = x / scale, y / scale
+    dim = x.shape[1]
+
+    def total(a: Tensor, b: Tensor) -> Tensor:
+        return torch.stack([((part @ b.T / dim + 1) ** 3).sum() for part in a.split(KERNEL_ROWS)]).sum()
+
+    def off_diagonal_mean(a: Tensor) -> Tensor:
+        diagonal = ((a.square().sum(dim=1) / dim + 1) ** 3).sum()
+        return (total(a, a) - diagonal) / (len(a) * (len(a) - 1))
+
+    cross = total(x, y) / (len(x) * len(y))
+    return float(off_diagonal_mean(x) + off_diagonal_mean(y) - 2 * cross)
 
 
 def _covariance(x: Tensor, mean: Tensor) -> Tensor:
@@ -83,3 +120,8 @@ def _reach(features: Tensor, num_neighbours: int) -> Tensor:
 def _share_within(probes: Tensor, centres: Tensor, reach: Tensor) -> float:
     hits = [(_distances(part, centres) <= reach).any(dim=1) for part in probes.split(ROWS_AT_ONCE)]
     return float(torch.cat(hits).double().mean())
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each pair of model images `(B, 3, H, W)`, dB, `(B,)`."""
+    return 10 * torch.log10(4 / (x - y).square().mean(dim=(1, 2, 3)).clamp_min(1e-12))

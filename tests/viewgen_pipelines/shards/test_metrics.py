@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from viewgen.store import ShardCommit
-from viewgen_pipelines.executors.metrics import METRICS, RunMetrics, ShardMetrics, exported_names
+from viewgen_pipelines.shards.metrics import METRICS, RunMetrics, ShardMetrics, exported_names
 
 DOCKER = Path(__file__).parents[3] / "docker"
 

@@ -1,0 +1,230 @@
+"""`viewgen measure` as a function: diagnostics of a cache, a training, an encoder or a data set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from viewgen.diagnostics import DIAGNOSTICS
+from viewgen.diagnostics.measure import Measure, Subject
+from viewgen.diagnostics.report import Measured, to_json
+from viewgen.diagnostics.subjects import SubjectArguments, subject_kind
+from viewgen.errors import UsageError, nearest_name
+from viewgen.progress import Progress
+from viewgen.registry import Choice, Entry
+from viewgen_pipelines.executors import check_executor, open_executor
+from viewgen_pipelines.executors.executor import Place, Tell
+from viewgen_pipelines.executors.process import configure_process
+from viewgen_pipelines.names import absolute_url
+from viewgen_pipelines.tasks import run_tasks
+
+__all__ = ["MeasureResult", "measure"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasureResult:
+    """What was measured.
+
+    Attributes:
+        subject: as it was named.
+        measured: all numbers, by diagnostic and seed.
+        left_out: diagnostic → why the subject does not allow it.
+        notes: what could not be measured, and why.
+    """
+
+    subject: str
+    measured: tuple[Measured, ...]
+    left_out: dict[str, str]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as a JSON object."""
+        return {
+            "subject": self.subject,
+            "measures": to_json(self.measured),
+            "left_out": self.left_out,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasureTask:
+    """One diagnostic with one seed; small, and pickled into Ray's tasks.
+
+    Attributes:
+        arguments: what is measured.
+        choice: diagnostic with its settings; the entry itself, so that one registered in the driver's process
+            reaches the workers.
+        seed: root of all random numbers.
+        batch_size: images embedded at once.
+    """
+
+    arguments: SubjectArguments
+    choice: Choice[Entry] = field(repr=False)
+    seed: int
+    batch_size: int
+
+
+# the subject that this process measured last: its features serve every diagnostic
+_opened: list[tuple[Any, Subject]] = []
+
+
+def _open(arguments: SubjectArguments, device: str, batch_size: int) -> Subject:
+    key = (arguments, device, batch_size)
+    if not _opened or _opened[0][0] != key:
+        _opened[:] = [(key, arguments.open(device=device, batch_size=batch_size))]
+    return _opened[0][1]
+
+
+def run_measure(task: MeasureTask, place: Place, tell: Tell) -> tuple[list[Measure], list[str]]:
+    """Return the measures of one diagnostic, and notes about them."""
+    configure_process(place.num_threads)
+    subject = _open(task.arguments, place.device, task.batch_size)
+    subject.notes.clear()
+    # of several stages nobody knows how long each is: the bar shows the one under way
+    subject.tell = lambda _what, done, total: tell(done / max(total, 1))
+    measures = task.choice.build().measure(subject, task.seed)
+    return measures, list(subject.notes)
+
+
+def measure(
+    subject: str,
+    *,
+    diagnostics: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = (0,),
+    dataset: str | None = None,
+    split: str = "train",
+    data_root: str | None = None,
+    models: str | None = None,
+    networks: Mapping[str, str] | None = None,
+    weights: Literal["last", "best"] = "last",
+    limit: int | None = None,
+    batch_size: int = 512,
+    executor: Literal["ray", "local"] = "local",
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
+    ray_address: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> MeasureResult:
+    """Measure a subject by one or more diagnostics.
+
+    Args:
+        subject: URL of a cache, folder of a training, encoder file, or name of a data set.
+        diagnostics: names; by default all whose needs the subject meets.
+        settings: ``"NAME"`` or ``"DIAGNOSTIC.NAME"`` → value; without a diagnostic, for all that have it.
+        seeds: every diagnostic is run with each.
+        dataset: another data set than the subject's.
+        split: of a data set or encoder, the split that probes and neighbours learn from.
+        data_root: folder of the data sets.
+        models: folder of a `viewgen pretrain` run, or name of an import, with the networks.
+        networks: kind → weights file that replaces the data set's own.
+        weights: of a training, those after the last epoch or the best.
+        limit: only the views of the first images are compared.
+        batch_size: images embedded at once.
+        executor: ``"local"``, one diagnostic after the other in this process, or ``"ray"``.
+        workers: diagnostics at once; by default one per GPU, or per core without.
+        gpus_per_worker: GPUs of each; by default 1 where there are GPUs, else 0.
+        ray_address: address of a running Ray cluster, whose nodes must have the subject and its data.
+        storage_options: options of the fsspec file system of a cache.
+        quiet: write nothing to standard error.
+
+    Raises:
+        UsageError: an unknown diagnostic or setting, or the subject lacks what a diagnostic needs.
+        ViewgenError: the subject, its data or networks cannot be read.
+    """
+    execution: dict[str, Any] = {
+        "workers": workers,
+        "gpus_per_worker": gpus_per_worker,
+        "ray_address": ray_address,
+    }
+    check_executor(executor, **execution)
+    if not seeds or batch_size < 1 or (limit is not None and limit < 1):
+        raise UsageError("expected at least one seed, and --batch-size and --limit of at least 1")
+    progress = Progress(quiet=quiet)
+    kind = subject_kind(subject)
+    arguments = SubjectArguments(
+        kind=kind,
+        subject=subject if kind == "dataset" else absolute_url(subject),
+        dataset=dataset,
+        split=split,
+        data_root=data_root,
+        models=models,
+        networks=dict(networks or {}),
+        which=weights,
+        limit=limit,
+        storage_options=dict(storage_options or {}),
+    )
+    if executor == "ray" and subject.startswith("memory://"):
+        raise UsageError("a memory:// cache is not shared with Ray's workers; add --executor local")
+    name = arguments.described()["name"]
+    entries = [DIAGNOSTICS.entry(one) for one in dict.fromkeys(diagnostics or DIAGNOSTICS.names)]
+    given = _by_entry(entries, settings or {})
+    chosen, left_out = _possible(entries, arguments, batch_size, strict=bool(diagnostics))
+    choices = [DIAGNOSTICS.resolve(entry.name, name, given[entry.name]) for entry in chosen]
+    for entry, reason in left_out.items():
+        progress.say(f"{entry} is left out: {reason.splitlines()[0]}")
+    tasks = [
+        MeasureTask(arguments=arguments, choice=choice, seed=seed, batch_size=batch_size)
+        for choice in choices
+        for seed in seeds
+    ]
+    results: dict[int, tuple[list[Measure], list[str]]] = {}
+    if tasks:
+        names = [f"{task.choice.name}, seed {task.seed}" for task in tasks]
+        with open_executor(executor, max_workers=len(tasks), say=progress.say, **execution) as opened:
+            results.update(
+                run_tasks(
+                    opened,
+                    run_measure,
+                    tasks,
+                    title="measuring",
+                    names=names,
+                    noun="diagnostics",
+                    progress=progress,
+                )
+            )
+    measured = tuple(
+        Measured(diagnostic=task.choice.name, seed=task.seed, measure=one)
+        for number, task in enumerate(tasks)
+        for one in results[number][0]
+    )
+    notes = dict.fromkeys(note for number in sorted(results) for note in results[number][1])
+    return MeasureResult(subject=subject, measured=measured, left_out=left_out, notes=tuple(notes))
+
+
+def _possible(
+    entries: Sequence[Entry], arguments: SubjectArguments, batch_size: int, *, strict: bool
+) -> tuple[list[Entry], dict[str, str]]:
+    """Return the entries whose needs are met, and reasons for the others; `strict` raises them."""
+    subject = _open(arguments, "cpu", batch_size)
+    chosen, left_out = [], {}
+    for entry in entries:
+        if strict:
+            for part in sorted(entry.needs):
+                subject.part(part)  # raises what tells why it is not at hand
+        elif missing := subject.missing(entry.needs):
+            left_out[entry.name] = "; ".join(missing.values())
+            continue
+        chosen.append(entry)
+    return chosen, left_out
+
+
+def _by_entry(entries: Sequence[Entry], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings of every entry by its name."""
+    given: dict[str, dict[str, Any]] = {entry.name: {} for entry in entries}
+    for key, value in settings.items():
+        owner, _, name = key.rpartition(".")
+        if owner and owner not in given:
+            raise UsageError(f"--set {key}: no diagnostic {owner!r} is run{nearest_name(owner, given)}")
+        having = [
+            entry for entry in entries if name in entry.settings.model_fields and owner in ("", entry.name)
+        ]
+        if not having:
+            known = {field for entry in entries for field in entry.settings.model_fields}
+            raise UsageError(
+                f"--set {key}: no diagnostic that is run has a setting {name!r}{nearest_name(name, known)}"
+            )
+        for entry in having:
+            given[entry.name][name] = value
+    return given

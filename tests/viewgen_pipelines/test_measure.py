@@ -1,0 +1,141 @@
+"""`viewgen measure`: subjects of every kind, plug-ins, settings, seeds, Ray against local."""
+
+import csv
+import io
+import json
+
+import pytest
+import torch
+from brightness import Brightness, BrightnessConfig
+
+from viewgen.cli import main
+from viewgen.datasets import load_dataset
+from viewgen.diagnostics import DIAGNOSTICS
+from viewgen.errors import MissingFileError, UsageError
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import save_model
+from viewgen.randomness import addressed_generator
+from viewgen.registry import Entry
+from viewgen_pipelines.measure import measure
+
+
+@pytest.fixture
+def brightness(monkeypatch):
+    """A diagnostic that nothing else knows."""
+    monkeypatch.setattr(DIAGNOSTICS, "_registered", {})
+    return DIAGNOSTICS.register(
+        Entry(
+            name="brightness", summary="mean of the pixels", settings=BrightnessConfig,
+            needs=Brightness.needs, build=Brightness,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoder") / "f.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_model(Encoder(EncoderConfig(image_size=32, width=2, projection_dim=4)), path)
+    return str(path)
+
+
+def expected_brightness(seed, count):
+    digits = load_dataset("digits")
+    order = torch.randperm(len(digits), generator=addressed_generator(seed, "brightness"))
+    return float(digits.images(order[:count].numpy()).mean())
+
+
+def run(capsys, *words):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ending:
+        main(["measure", *map(str, words)])
+    return ending.value.code, *capsys.readouterr()
+
+
+def test_a_diagnostic_of_a_plugin_needs_nothing_but_its_entry(brightness, tmp_path, capsys):
+    words = ["digits", "-d", "brightness", "--set", "num_images=3", "--seeds", "5", "--seeds", "6"]
+    code, out, _ = run(capsys, *words, "--json", "--csv", tmp_path / "b.csv")
+    assert code == 0
+    rows = json.loads(out)["measures"]
+    assert [(row["seed"], row["value"]) for row in rows] == [
+        (seed, expected_brightness(seed, 3)) for seed in (5, 6)
+    ]
+    assert rows[0]["on"] == "3 train"
+    written = csv.DictReader(io.StringIO((tmp_path / "b.csv").read_text()))
+    assert [float(row["value"]) for row in written] == [row["value"] for row in rows]
+    code, out, err = run(capsys, *words)
+    assert code == 0
+    assert "brightness" in out
+    assert "2 seeds" in out
+    assert "brightness, seed 5 measured, 1 of 2 diagnostics" in err
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own code warns
+def test_ray_measures_what_one_process_measures(brightness, shared_ray):
+    options = {"diagnostics": ["brightness"], "seeds": [1, 2, 3], "quiet": True}
+    local = measure("digits", **options)
+    on_ray = measure("digits", executor="ray", workers=2, **options)
+    assert on_ray == local
+    assert [row.seed for row in on_ray.measured] == [1, 2, 3]
+
+
+def test_an_encoder_is_measured_by_what_its_data_set_allows(encoder):
+    options = {"diagnostics": ["knn", "probe"], "dataset": "digits", "quiet": True}
+    settings = {"neighbours": [1, 5], "knn.metrics": ["cosine"], "probe.epochs": 1, "num_seeds": 2}
+    found = measure(encoder, settings=settings, **options)
+    names = [(row.diagnostic, row.measure.name) for row in found.measured]
+    assert names == [
+        ("knn", "knn1_top1[cosine]"), ("knn", "knn5_top1[cosine]"), ("probe", "probe_top1")
+    ]  # fmt: skip
+    assert all(0 < row.measure.value < 1 for row in found.measured)
+    assert found.measured[2].measure.low <= found.measured[2].measure.value
+    assert found.measured[0].measure.on == "360 test, 1,437 train"
+    with pytest.raises(UsageError, match="--dataset"):
+        measure(encoder, **options | {"dataset": None})
+
+
+def test_the_views_of_a_cache_are_pairs(tmp_path, encoder, make_spec, write_cache, no_flushing):
+    from viewgen.store import open_storage
+
+    digest = load_dataset("digits").digest
+    made_of = {"name": "digits", "split": "train", "digest": digest}
+    url = str(tmp_path / "c.zarr")
+    write_cache(open_storage(url), make_spec(dataset=made_of, height=32, width=32, num_images=40))
+    found = measure(url, diagnostics=["alignment"], networks={"encoder": encoder}, limit=20, quiet=True)
+    method = make_spec().method
+    groups = list(dict.fromkeys(row.measure.group for row in found.measured))
+    assert groups == ["original, expert", f"original, {method}", f"{method}, expert"]
+    assert {row.measure.on for row in found.measured} == {"20 images"}
+
+
+def test_without_names_all_that_the_subject_allows_is_measured(brightness, encoder, monkeypatch, capsys):
+    lacking = Entry(
+        name="lacking", summary="", settings=BrightnessConfig, needs=frozenset({"cache"}), build=Brightness
+    )
+    monkeypatch.setattr(DIAGNOSTICS, "_modules", {})
+    DIAGNOSTICS.register(lacking)
+    found = measure(encoder, dataset="digits")
+    assert [row.diagnostic for row in found.measured] == ["brightness"]
+    assert list(found.left_out) == ["lacking"]
+    assert "lacking is left out: " in capsys.readouterr().err
+    with pytest.raises(UsageError, match="has no 'cache'"):
+        measure(encoder, dataset="digits", diagnostics=["lacking"])
+
+
+def test_what_cannot_be_measured_is_refused(brightness, encoder, tmp_path, capsys):
+    for words, message in [
+        (["digits", "-d", "brightnes"], "no diagnostic 'brightnes'; did you mean 'brightness'"),
+        (["digits", "-d", "brightness", "--set", "num_imags=3"], "did you mean 'num_images'"),
+        (["digits", "-d", "brightness", "--set", "knn.metrics=3"], "no diagnostic 'knn' is run"),
+        (["digits", "-d", "brightness", "--set", "num_images=0"], "brightness: num_images is 0"),
+        (["digitz"], "nothing to measure at 'digitz'"),
+        ([tmp_path], "nothing to measure at"),
+        (["digits", "--workers", "3"], "--workers 3"),
+        (["digits", "--limit", "0"], "--limit"),
+    ]:
+        code, _, err = run(capsys, *words)
+        assert code == 2, words
+        assert message in err
+    with pytest.raises(MissingFileError):
+        measure("digits", diagnostics=["knn"], networks={"encoder": "nothing"}, quiet=True)

@@ -1,0 +1,63 @@
+"""InfoNCE: N×N cross-view logits, both directions averaged.
+
+Shape legend: N images, D projection dimension.
+
+References:
+    Representation Learning with Contrastive Predictive Coding, van den Oord et al., 2018,
+    https://arxiv.org/abs/1807.03748
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, equation 5, https://arxiv.org/abs/2304.00601
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from viewgen.settings import Settings, setting
+from viewgen_train.objectives.entry import ObjectiveEntry
+from viewgen_train.objectives.objective import Outputs, PairObjective
+
+__all__ = ["ENTRY", "InfoNCE", "InfoNCESettings", "info_nce"]
+
+
+class InfoNCESettings(Settings):
+    """Settings of InfoNCE."""
+
+    title = "infonce"
+
+    temperature: float = setting(0.5, "τ", gt=0)
+
+
+def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    """Return InfoNCE.
+
+    Args:
+        z1, z2: unit vectors of two views, `(N, D)`; row i of both shows the same image.
+        temperature: τ.
+
+    Returns:
+        mean over the 2N anchors, `()`.
+    """
+    logits = z1 @ z2.T / temperature
+    target = torch.arange(len(z1), device=z1.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class InfoNCE(PairObjective):
+    """InfoNCE of two views.
+
+    Args:
+        settings: temperature.
+    """
+
+    def __init__(self, settings: InfoNCESettings) -> None:
+        self.temperature = settings.temperature
+
+    def loss(self, out: Outputs) -> dict[str, Tensor]:
+        """Return the loss of the two views."""
+        return {"loss": info_nce(out.z[0], out.z[1], self.temperature)}
+
+
+ENTRY = ObjectiveEntry(
+    name="infonce", summary="InfoNCE across two views", settings=InfoNCESettings, build=InfoNCE
+)

@@ -1,0 +1,66 @@
+"""SimCLR: NT-Xent, 2N anchors, each against the 2N − 1 other views.
+
+Shape legend: N images, D projection dimension.
+
+References:
+    A Simple Framework for Contrastive Learning of Visual Representations, Chen et al., 2020, equation 1,
+    https://arxiv.org/abs/2002.05709
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from viewgen.settings import Settings, setting
+from viewgen_train.objectives.entry import ObjectiveEntry
+from viewgen_train.objectives.objective import Outputs, PairObjective
+
+__all__ = ["ENTRY", "SimCLR", "SimCLRSettings", "simclr", "without_diagonal"]
+
+
+class SimCLRSettings(Settings):
+    """Settings of SimCLR."""
+
+    title = "simclr"
+
+    temperature: float = setting(0.5, "τ", gt=0)
+
+
+def without_diagonal(logits: Tensor) -> Tensor:
+    """Return square logits `(M, M)` with −∞ on their diagonal."""
+    diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    return logits.masked_fill(diagonal, float("-inf"))
+
+
+def simclr(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    """Return NT-Xent.
+
+    Args:
+        z1, z2: unit vectors of two views, `(N, D)`; row i of both shows the same image.
+        temperature: τ.
+
+    Returns:
+        mean over the 2N anchors, `()`.
+    """
+    z = torch.cat([z1, z2])
+    logits = without_diagonal(z @ z.T / temperature)
+    positives = torch.arange(len(z), device=z.device).roll(len(z1))
+    return F.cross_entropy(logits, positives)
+
+
+class SimCLR(PairObjective):
+    """NT-Xent of two views.
+
+    Args:
+        settings: temperature.
+    """
+
+    def __init__(self, settings: SimCLRSettings) -> None:
+        self.temperature = settings.temperature
+
+    def loss(self, out: Outputs) -> dict[str, Tensor]:
+        """Return the loss of the two views."""
+        return {"loss": simclr(out.z[0], out.z[1], self.temperature)}
+
+
+ENTRY = ObjectiveEntry(name="simclr", summary="SimCLR's NT-Xent", settings=SimCLRSettings, build=SimCLR)

@@ -1,0 +1,92 @@
+"""SimSiam: negative cosines between predictions and detached projections, without negatives.
+
+Shape legend: N images, m generated views of each, D projection dimension.
+
+References:
+    Exploring Simple Siamese Representation Learning, Chen and He, 2021, https://arxiv.org/abs/2011.10566
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, equation 8, https://arxiv.org/abs/2304.00601
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from viewgen.settings import Settings
+from viewgen_train.objectives.entry import ObjectiveEntry
+from viewgen_train.objectives.objective import Head, Outputs, PairObjective
+
+__all__ = ["ENTRY", "SimSiam", "SimSiamSettings", "a2_simsiam", "simsiam"]
+
+
+class SimSiamSettings(Settings):
+    """SimSiam has no settings."""
+
+    title = "simsiam"
+
+
+def _negative_cosine(predicted: Tensor, target: Tensor) -> Tensor:
+    """D: negative cosines of `(…, D)` vectors, the target detached."""
+    return -F.cosine_similarity(predicted, target.detach(), dim=-1)
+
+
+def simsiam(z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
+    """Return SimSiam's symmetric loss.
+
+    Args:
+        z1, z2: projections of two views, `(N, D)`, as they leave the projector.
+        p1, p2: their predictions, `(N, D)`.
+
+    Returns:
+        mean over the 2N anchors, `()`.
+    """
+    return (_negative_cosine(p1, z2).mean() + _negative_cosine(p2, z1).mean()) / 2
+
+
+def a2_simsiam(
+    z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor, generated_predictions: Tensor, alpha: float
+) -> Tensor:
+    """A2-SimSiam (eq. 8): SimSiam, and α times D between the generated views' predictions and each z_i.
+
+    Args:
+        z1, z2: projections of the expert views, `(N, D)`.
+        p1, p2: their predictions, `(N, D)`.
+        generated_predictions: predictions of the generated views, `(m, N, D)`.
+        alpha: α.
+
+    Returns:
+        mean over the 2N anchors, `()`.
+    """
+    towards = torch.stack([z1, z2])[:, None]
+    return simsiam(z1, z2, p1, p2) + alpha * _negative_cosine(generated_predictions[None], towards).mean()
+
+
+class SimSiam(PairObjective):
+    """SimSiam's loss of two views.
+
+    Args:
+        settings: none.
+    """
+
+    head = Head(projector="simsiam", predictor=True, unit=False)
+
+    def __init__(self, settings: SimSiamSettings) -> None:
+        self.settings = settings
+
+    def loss(self, out: Outputs) -> dict[str, Tensor]:
+        """Return the loss of the two views."""
+        assert out.p is not None
+        return {"loss": simsiam(out.z[0], out.z[1], out.p[0], out.p[1])}
+
+    def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
+        """Return eq. 8 of two expert views and the generated views behind them."""
+        assert out.p is not None
+        return {"loss": a2_simsiam(out.z[0], out.z[1], out.p[0], out.p[1], out.p[2:], alpha)}
+
+
+ENTRY = ObjectiveEntry(
+    name="simsiam",
+    summary="SimSiam's negative cosine, without negatives",
+    settings=SimSiamSettings,
+    build=SimSiam,
+)

@@ -1,0 +1,96 @@
+"""SupCon over the views of an image: all of them are positives of each other, outside the logarithm.
+
+Shape legend: N images, K views of each, D projection dimension.
+
+References:
+    Supervised Contrastive Learning, Khosla et al., 2020, https://arxiv.org/abs/2004.11362
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, equation 6 (A2-full), https://arxiv.org/abs/2304.00601
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from viewgen.settings import Settings, setting
+from viewgen_train.objectives.entry import ObjectiveEntry
+from viewgen_train.objectives.objective import Outputs, PairObjective
+from viewgen_train.objectives.simclr import without_diagonal
+
+__all__ = ["ENTRY", "SupCon", "SupConSettings", "a2_full"]
+
+
+class SupConSettings(Settings):
+    """Settings of SupCon."""
+
+    title = "supcon"
+
+    temperature: float = setting(0.5, "τ", gt=0)
+    anchors: Literal["all", "expert"] = setting(
+        "all", "views of A2 that are anchors and negatives: all, as in SupCon, or the 2N expert views"
+    )
+
+
+def a2_full(
+    z1: Tensor,
+    z2: Tensor,
+    generated: Tensor,
+    temperature: float,
+    anchors: Literal["all", "expert"] = "all",
+) -> Tensor:
+    """A2-full (eq. 6): SupCon over all views of an image, the mean over positives outside the logarithm.
+
+    Han et al. name SupCon as the source, where every view is an anchor and every other view a negative
+    (`anchors="all"`). Read with the index sets of eq. 1, eq. 6 sums over the 2N expert views, and the
+    generated ones are positives only (`anchors="expert"`). The second minus sign of the printed equation is
+    a slip.
+
+    Args:
+        z1, z2: unit vectors of the expert views, `(N, D)`.
+        generated: unit vectors of the generated views, `(m, N, D)`.
+        temperature: τ.
+        anchors: the views that are anchors and stand in the denominators.
+
+    Returns:
+        mean over the (2 + m)·N or 2N anchors, `()`.
+    """
+    num_images = len(z1)
+    expert = torch.cat([z1, z2])
+    views = torch.cat([expert, generated.flatten(0, 1)])
+    chosen = views if anchors == "all" else expert
+    logits = chosen @ views.T / temperature
+    denominator = torch.logsumexp(without_diagonal(logits[:, : len(chosen)]), dim=1)
+    image = torch.arange(len(views), device=views.device) % num_images
+    positive = (image[: len(chosen), None] == image).fill_diagonal_(False)
+    mean_positive = torch.where(positive, logits, 0).sum(dim=1) / positive.sum(dim=1)
+    return (denominator - mean_positive).mean()
+
+
+class SupCon(PairObjective):
+    """SupCon of the views of an image, without class labels.
+
+    Args:
+        settings: temperature and anchors.
+    """
+
+    def __init__(self, settings: SupConSettings) -> None:
+        self.settings, self.temperature = settings, settings.temperature
+
+    def loss(self, out: Outputs) -> dict[str, Tensor]:
+        """Return the loss of two views or more."""
+        return {"loss": a2_full(out.z[0], out.z[1], out.z[2:], self.temperature, self.settings.anchors)}
+
+    def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
+        """Return eq. 6 of two expert views and the generated views behind them; it has no α."""
+        return self.loss(out)
+
+
+ENTRY = ObjectiveEntry(
+    name="supcon",
+    summary="SupCon over all views of an image (with A2: A2-full)",
+    settings=SupConSettings,
+    build=SupCon,
+    weighted=False,
+    only_a2=frozenset({"anchors"}),
+)

@@ -1,0 +1,44 @@
+"""Devices and processes of a training: what was asked for, and what is there."""
+
+import torch
+
+from viewgen.device import resolve_device
+from viewgen.errors import UsageError
+from viewgen_train.settings import TrainSettings
+
+__all__ = ["check_workers", "usable_device"]
+
+
+def usable_device(device: str, gpus: int | None, workers: int | None) -> str:
+    """Return the device of every process.
+
+    Raises:
+        UsageError: it is not there, or there are fewer GPUs.
+    """
+    if gpus is not None and workers is not None:
+        raise UsageError("--gpus and --workers were given; expected one of them")
+    if min(gpus or 1, workers or 1) < 1:
+        raise UsageError(f"--gpus {gpus}, --workers {workers}: expected at least 1")
+    if gpus is not None and gpus > torch.cuda.device_count():
+        raise UsageError(
+            f"--gpus {gpus}: this machine has {torch.cuda.device_count()}; give as many as there are, or "
+            "--workers N for processes on the CPU"
+        )
+    if device == "auto":
+        return "cpu" if workers else resolve_device()
+    return resolve_device(device)
+
+
+def check_workers(settings: TrainSettings, gpus: int | None, workers: int | None) -> int:
+    """Return the number of processes.
+
+    Raises:
+        UsageError: they cannot share the batch equally.
+    """
+    num_workers = gpus or workers or 1
+    if settings.optimiser.batch_size % num_workers:
+        raise UsageError(
+            f"batch_size is {settings.optimiser.batch_size}, which {num_workers} workers cannot share "
+            "equally; give a multiple (--batch-size)"
+        )
+    return num_workers

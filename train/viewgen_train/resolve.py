@@ -1,0 +1,206 @@
+"""From what was given to the settings of a training: defaults < recipe < what was given.
+
+A setting that is unknown, or that the training would ignore, is refused here, and nowhere else.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from viewgen.errors import UsageError, nearest_name
+from viewgen.recipes import recipe
+from viewgen.registry import Choice
+from viewgen.views import VIEWS
+from viewgen_train.objectives import OBJECTIVES
+from viewgen_train.objectives.entry import ObjectiveEntry
+from viewgen_train.records import ASSIMILATIONS, DEFAULTS, PLACES, VIEW_NAMES, nested_record, placed
+from viewgen_train.settings import COMPONENTS, TrainSettings
+
+__all__ = ["effective_settings", "train_settings"]
+
+# settings that the data set's [*.encoder] recipe gives: one network, whatever trains it
+NETWORK_NAMES = ("backbone", "width", "projection_dim")
+# settings of the components by their own name
+OWNERS = {field: name for name, cls in COMPONENTS.items() if name != "expert" for field in cls.model_fields}
+KINDS = ("none", "A1", *ASSIMILATIONS)
+# words that name an entry, not a value of its settings
+NAMES = {"generated": "views.name", "views": "views.name", "objective": "objective.name", "loss": "loss",
+         "assimilation": "assimilation.kind"}  # fmt: skip
+
+
+def train_settings(
+    dataset: str, given: Mapping[str, Any] | None = None, preset: Mapping[str, Any] | None = None
+) -> TrainSettings:
+    """Return the settings of a training: defaults, the data set's recipe, then what was given.
+
+    Args:
+        dataset: name of the data set.
+        given: setting → value. A setting has the dotted name of its place (``"objective.temperature"``), or
+            its own name where that is unique (``"temperature"``); tables may be nested. ``"assimilation"``,
+            ``"objective"`` (or ``"loss"``) and ``"views"`` (or ``"generated"``) choose entries by name.
+        preset: what a command gives in the place of the recipe, under what was given.
+
+    Raises:
+        UsageError: a name is no setting, the training would ignore it, or a value is impossible.
+    """
+    words = _places(given or {})
+    base = _places(preset or {})
+    if "objective.name" in words:
+        base.pop("loss", None)
+    words = base | words
+    values = _recipe(dataset, viewmaker=words.get("views.name") == "viewmaker")
+    kind, objective_name = _assimilation(words, values)
+    views_name = words.pop("views.name", "auto")
+    if views_name == "auto":
+        views_name = "expert" if kind == "none" else "cache"
+    views = VIEWS.entry(VIEW_NAMES.get(views_name, views_name))
+    objective = OBJECTIVES.entry(objective_name)
+    if kind not in {"none", *objective.bears}:
+        raise UsageError(
+            f"objective {objective_name!r} cannot bear {kind}: {objective.reason}; choose another "
+            "--objective or --assimilation"
+        )
+    entries: dict[str, Any] = {"views": views, "objective": objective}
+    parts, dormant = placed(values, entries)
+    if kind == "A2":
+        dormant["loss"] = values["loss"]
+    transform = "expert" if views_name == "expert" else "flip" if kind == "A2" else "weak-crop"
+    parts["assimilation"] |= {"kind": kind, "transform": transform}
+    parts["expert"] = recipe(dataset, "expert")
+    for part, entry in entries.items():
+        parts[part] |= recipe(dataset, entry.name)
+    _refuse_ignored(words, kind, entries)
+    for place, value in words.items():
+        component, _, field = place.partition(".")
+        if (component, field, value) == ("assimilation", "transform", "auto"):
+            continue
+        parts[component][field] = value
+    found: dict[str, Any] = {
+        name: Choice(entry, entry.settings(**parts[name])) for name, entry in entries.items()
+    }
+    found |= {name: cls(**parts[name]) for name, cls in COMPONENTS.items()}
+    return TrainSettings.of_parts(found, dormant)
+
+
+def _recipe(dataset: str, *, viewmaker: bool) -> dict[str, Any]:
+    """Return the data set's value of every setting of format 1."""
+    network = recipe(dataset, "encoder")
+    values = DEFAULTS | {name: network[name] for name in NETWORK_NAMES if name in network}
+    values["epsilon_boundary"] = recipe(dataset, "wsearch").get("epsilon_boundary", 0.3)
+    values |= recipe(dataset, "train")
+    return values | (recipe(dataset, "train-viewmaker") if viewmaker else {})
+
+
+def _places(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted place → value of what was given."""
+    found: dict[str, Any] = {}
+    for name, value in _leaves(given):
+        place = NAMES.get(name) or name
+        if name in PLACES:
+            component, field, entry = PLACES[name]
+            place = f"{component}.{field}" if entry is None else name
+        elif name in OWNERS:
+            place = f"{OWNERS[name]}.{name}"
+        if found.setdefault(place, value) != value:
+            raise UsageError(f"{name} is {value!r} and was given as {found[place]!r} too; give one of them")
+    return found
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return dotted name → value of nested tables."""
+    if prefix == "expert." and not isinstance(table, Mapping):
+        raise UsageError(f'expert is {table!r}; expected a table such as {{"hue": 0.0}}, or expert.hue')
+    leaves: list[tuple[str, Any]] = []
+    for name, value in table.items():
+        if isinstance(value, Mapping) or (not prefix and name == "expert"):
+            leaves += _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves.append((f"{prefix}{name}", value))
+    return leaves
+
+
+def _assimilation(words: dict[str, Any], values: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the assimilation and the name of its objective."""
+    kind = words.pop("assimilation.kind", values["assimilation"])
+    loss, objective = words.pop("loss", None), words.pop("objective.name", None)
+    if kind not in KINDS:
+        near = nearest_name(str(kind), KINDS)
+        raise UsageError(f"assimilation is {kind!r}{near}; expected one of {', '.join(KINDS)}")
+    if None not in (loss, objective) and loss != objective:
+        raise UsageError(f"loss is {loss!r} and objective {objective!r}; give one of them")
+    if kind in ("none", "A1"):
+        return kind, objective or loss or values["loss"]
+    implied = ASSIMILATIONS[kind][1]
+    if kind == "A2" and objective is not None:
+        return kind, objective
+    for name, value in (("loss", loss), ("objective", objective)):
+        if value not in (None, implied):
+            raise UsageError(
+                f"{name} is {value!r}, which assimilation {kind!r} would ignore: it is A2 over {implied!r}; "
+                f"give --assimilation A2 --objective {value} for A2 over {value!r}"
+            )
+    return "A2", implied
+
+
+def _refuse_ignored(words: dict[str, Any], kind: str, entries: Mapping[str, Any]) -> None:
+    """Refuse settings without effect, and put the others in their places."""
+    for name in list(words):
+        component, _, field = name.partition(".")
+        if name in PLACES:  # a setting of one entry alone, by its own name
+            component, field, owner = PLACES[name]
+            if entries[component].name != owner:
+                raise UsageError(
+                    f"{name} is a setting of {owner}; the training has {entries[component].name!r} as its "
+                    f"{'view source' if component == 'views' else component} and would ignore it"
+                )
+        elif not field:
+            component, field = _owner(name, entries), name
+        elif component not in entries and component not in COMPONENTS:
+            raise UsageError(
+                f"the training has no setting {name!r}{nearest_name(component, (*entries, *COMPONENTS))}"
+            )
+        if component in entries:
+            chosen, registry = entries[component], VIEWS if component == "views" else OBJECTIVES
+            if field not in chosen.settings.model_fields:
+                registry.resolve(chosen.name, "", {field: words[name]})  # names who has it
+        place = f"{component}.{field}"
+        if place != name and place in words:
+            raise UsageError(f"{name} and {place} were given, which are one setting; give one of them")
+        words[place] = words.pop(name)
+    objective = entries["objective"]
+    unused = _unused(kind, objective)
+    for place in unused & words.keys():
+        raise UsageError(
+            f"{place.partition('.')[2]} is {words[place]!r}, which assimilation {kind!r} over "
+            f"{objective.name!r} would ignore; leave it out, or choose another"
+        )
+
+
+def _unused(kind: str, objective: ObjectiveEntry) -> set[str]:
+    """Return the settings that have no effect with an assimilation over an objective."""
+    unused = set() if kind == "A2" else {f"objective.{field}" for field in objective.only_a2}
+    unused |= set() if kind == "A2" and objective.weighted else {"assimilation.alpha"}
+    return unused | ({"assimilation.views_per_step"} if kind == "none" else set())
+
+
+def effective_settings(settings: TrainSettings) -> dict[str, dict[str, Any]]:
+    """Return the settings that have an effect as tables, which `train_settings` takes."""
+    unused = _unused(settings.assimilation.kind, settings.objective.entry)
+    tables: dict[str, dict[str, Any]] = {}
+    for part, document in nested_record(settings).items():
+        if isinstance(document, dict):
+            own = {"name": document["name"], **document["settings"]} if "settings" in document else document
+            tables[part] = {name: value for name, value in own.items() if f"{part}.{name}" not in unused}
+    return tables
+
+
+def _owner(name: str, entries: Mapping[str, Any]) -> str:
+    """Return the component of a setting that is given by its own name."""
+    owners = [part for part, entry in entries.items() if name in entry.settings.model_fields]
+    if len(owners) == 1:
+        return owners[0]
+    if owners:
+        places = ", ".join(f"{part}.{name}" for part in owners)
+        raise UsageError(f"{name} is a setting of several parts; name one: {places}")
+    fields = [field for cls in (*COMPONENTS.values(), *(entry.settings for entry in entries.values()))
+              for field in cls.model_fields]  # fmt: skip
+    raise UsageError(f"the training has no setting {name!r}{nearest_name(name, [*PLACES, *fields])}")

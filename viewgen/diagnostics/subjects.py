@@ -1,0 +1,199 @@
+"""Subjects by what a person names: a cache, the folder of a training, an encoder file, or a data set."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets.registry import DATASETS
+from viewgen.diagnostics.measure import Subject, ViewPair
+from viewgen.diagnostics.mutual_information.views import (
+    cached_kind,
+    check_cache,
+    expert_kind,
+    original_kind,
+    view_pair,
+)
+from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError
+from viewgen.networks.files import load_model, read_header
+from viewgen.networks.weights import find_models
+from viewgen.recipes import recipe
+from viewgen.store import CacheReader
+from viewgen.views.expert import ExpertConfig
+
+__all__ = ["SubjectArguments", "subject_kind"]
+
+Kind = Literal["cache", "training", "encoder", "dataset"]
+NETWORKS: tuple[Any, ...] = ("encoder", "generator", "inverter", "discriminator")
+
+
+def subject_kind(subject: str) -> Kind:
+    """Return what a person means by `subject`.
+
+    Raises:
+        UsageError: it is nothing that can be measured.
+    """
+    path = Path(subject).expanduser()
+    if "://" in subject or (path / "zarr.json").is_file():
+        return "cache"
+    if path.is_file():
+        return "encoder"
+    if (path / "config.json").is_file():
+        return "training"
+    if subject.partition(":")[0] in DATASETS:
+        return "dataset"
+    known = ", ".join(DATASETS.names)
+    raise UsageError(
+        f"nothing to measure at {subject!r}: expected the URL of a cache, the folder of a training, an "
+        f"encoder file, or a data set ({known})"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubjectArguments:
+    """What tells a subject; small, and pickled into Ray's tasks.
+
+    Attributes:
+        kind: what the subject is.
+        subject: URL of a cache, folder of a training, encoder file, or name of a data set.
+        dataset: another data set than the subject's.
+        split: its split that probes and neighbours learn from; of a cache and a training, their own.
+        data_root: where data sets are looked for, None for the default.
+        models: folder of a `viewgen pretrain` run, or name of an import.
+        networks: kind → weights file that replaces the data set's own.
+        which: weights of a training.
+        limit: only the views of the first images are compared.
+        storage_options: options of the cache's file system.
+    """
+
+    kind: Kind
+    subject: str = field(repr=False)
+    dataset: str | None = None
+    split: str = "train"
+    data_root: str | None = None
+    models: str | None = None
+    networks: dict[str, str] = field(default_factory=dict)
+    which: Literal["last", "best"] = "last"
+    limit: int | None = None
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def described(self) -> dict[str, Any]:
+        """Return the data set's name and split, and for a training its record.
+
+        Raises:
+            MissingFileError: there is no such cache or training.
+            UsageError: the data set of a file is not known.
+        """
+        name, found = self.dataset, {"split": self.split}
+        if self.kind == "cache":
+            made_of = CacheReader(self.subject, self.storage_options).spec.dataset
+            name, found["split"] = name or str(made_of["name"]), str(made_of["split"])
+        elif self.kind == "training":
+            record = self._training()
+            name, found["split"] = name or record["dataset"]["name"], record["dataset"]["split"]
+        elif self.kind == "encoder":
+            name = name or read_header(Path(self.subject).expanduser()).get("dataset")
+            if not isinstance(name, str):
+                raise UsageError(
+                    f"{self.subject} does not say which data set it was trained on; name one with --dataset"
+                )
+        return {"name": name or self.subject, **found}
+
+    def find(self, kind: str) -> Path:
+        """Return the weights file of a network.
+
+        Raises:
+            MissingFileError: there is none.
+        """
+        if kind == "encoder" and not self.networks.get(kind):
+            path = Path(self.subject).expanduser()
+            if self.kind == "encoder":
+                return path
+            if self.kind == "training":
+                weights = path / f"{self.which}.safetensors"
+                if not weights.is_file():
+                    raise MissingFileError(f"{path} holds a training without {weights.name} yet")
+                return weights
+        name = self.described()["name"]
+        return find_models(name, {kind}, models_dir=self.models, overrides=self.networks)[kind]
+
+    def open(
+        self,
+        *,
+        device: str = "cpu",
+        batch_size: int = 512,
+        tell: Callable[[str, int, int], object] = lambda *_: None,
+    ) -> Subject:
+        """Return the subject; its parts are made when they are asked for."""
+        parts: dict[str, Callable[[], Any]] = {
+            "train": self._train,
+            "test": partial(self._load, "test"),
+            "expert": self._expert,
+            "pairs": self._pairs,
+        }
+        parts |= {kind: partial(self._network, kind, device) for kind in NETWORKS}
+        if self.kind == "cache":
+            parts["cache"] = partial(CacheReader, self.subject, self.storage_options)
+        if self.kind == "training":
+            parts["run"] = lambda: Path(self.subject).expanduser()
+        return Subject(parts, name=self.subject, device=device, batch_size=batch_size, tell=tell)
+
+    def _network(self, kind: Any, device: str) -> Any:
+        return load_model(self.find(kind), kind, device)
+
+    def _load(self, split: str) -> ImageDataset:
+        return load_dataset(self.described()["name"], split, data_root=self.data_root)
+
+    def _train(self) -> ImageDataset:
+        dataset = self._load(self.described()["split"])
+        if self.kind == "training" and self.dataset is None:
+            digest = self._training()["dataset"]["digest"]
+            if dataset.digest != digest:
+                raise DataError(
+                    f"{self.subject} was trained on {dataset.name} {dataset.split} with digest {digest}, "
+                    f"here it is {dataset.digest}: images or labels have changed; give that training's "
+                    "--data-root"
+                )
+        return dataset
+
+    def _expert(self) -> ExpertConfig:
+        if self.kind == "training" and self.dataset is None:
+            record = self._training()["config"].get("expert")
+            if isinstance(record, dict):
+                return ExpertConfig.from_record(record)
+        return ExpertConfig(**recipe(self.described()["name"], "expert"))
+
+    def _pairs(self) -> list[ViewPair]:
+        dataset = self._train()
+        original, expert = original_kind(), expert_kind(self._expert())
+        rows = np.arange(len(dataset), dtype=np.int64)
+        reader = self._cache()
+        kinds = [(original, expert)]
+        if reader is not None:
+            check_cache(reader, dataset)
+            rows = np.intersect1d(rows, reader.source_index)
+            method = cached_kind(reader, reader.spec.method)
+            kinds += [(original, method), (method, expert)]
+        return [view_pair(x, y, dataset, rows[: self.limit]) for x, y in kinds]
+
+    def _cache(self) -> CacheReader | None:
+        if self.kind == "cache":
+            return CacheReader(self.subject, self.storage_options)
+        record = self._training()["cache"] if self.kind == "training" else None
+        return None if record is None else CacheReader(record["url"], self.storage_options)
+
+    def _training(self) -> dict[str, Any]:
+        path = Path(self.subject).expanduser() / "config.json"
+        try:
+            document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            missing = {"dataset", "config", "cache"} - document.keys()
+        except (OSError, ValueError, AttributeError) as error:
+            raise CorruptDataError(f"{path} cannot be read: {error}") from error
+        if missing:
+            raise CorruptDataError(f"{path} lacks {', '.join(sorted(missing))}")
+        return document

@@ -1,0 +1,135 @@
+"""Cached views: a few of the views that a cache has of an image, in a training step or for a measurement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from viewgen.errors import UsageError
+from viewgen.settings import Settings
+from viewgen.views.entry import Resources, ViewEntry, in_training
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from viewgen.store import CacheReader
+    from viewgen.views.source import Images, Views
+
+__all__ = ["ENTRY", "CachedConfig", "CachedSource", "SampledSource", "ViewMemory", "check_num_views"]
+
+
+class ViewMemory(Protocol):
+    """Views of a cache, held or streamed.
+
+    Attributes:
+        num_views: V, views of an image.
+        status: `viewgen.views.source.Status` of every row, uint8 `(N,)`.
+    """
+
+    num_views: int
+    status: Tensor
+
+    def read(self, rows: NDArray[np.int64], view_index: Tensor) -> Tensor:
+        """Return storage images `(B, V, C, H, W)` of rows `(B,)` and view indices `(B, V)`."""
+        ...
+
+    def expect(self, rows: NDArray[np.int64]) -> None:
+        """Prepare for rows that will be asked for soon."""
+        ...
+
+
+class CachedConfig(Settings):
+    """Which cache is read is no setting: its identity belongs to the training's."""
+
+    title = "cache"
+
+
+def check_num_views(wanted: int, there: int) -> None:
+    """Refuse more views of an image in a step than the cache has.
+
+    Raises:
+        UsageError: there are fewer.
+    """
+    if wanted > there:
+        raise UsageError(
+            f"{wanted} generated views a step were asked of a cache with {there} per image; set "
+            "views_per_step to fewer, or make a cache with --views"
+        )
+
+
+class SampledSource:
+    """Views of a cache that is held or streamed, drawn without replacement in every step.
+
+    Args:
+        memory: views, by the row of their image.
+    """
+
+    roles: tuple[str, ...] = ("view",)
+
+    def __init__(self, memory: ViewMemory) -> None:
+        self.memory = memory
+
+    def views(self, images: Images, num_views: int) -> Views:
+        """Return storage images `(V, B, C, H, W)`; zeros for images without views."""
+        from viewgen.views.source import Views
+
+        check_num_views(num_views, self.memory.num_views)
+        order = images.draws.uniform("view", self.memory.num_views).argsort(dim=1)
+        views = self.memory.read(images.source_index.numpy(), order[:, :num_views])
+        return Views(pixels=views.transpose(0, 1), status=self.memory.status[images.source_index])
+
+    def expect(self, rows: Any) -> None:
+        """Begin to read the shards of rows, int64 `(B,)`."""
+        self.memory.expect(rows)
+
+
+class CachedSource:
+    """Different views of each image out of a cache, in an order that its numbers say.
+
+    Args:
+        reader: the cache.
+        name: address of the draws.
+    """
+
+    roles: tuple[str, ...] = ("view",)
+
+    def __init__(self, reader: CacheReader, *, name: str = "cached") -> None:
+        self.reader, self.name = reader, name
+        self._row_of = dict(zip(reader.source_index.tolist(), reader.rows.tolist(), strict=True))
+
+    @property
+    def source_index(self) -> NDArray[np.int64]:
+        """Source indices of the images that have views, ascending."""
+        return np.array(sorted(self._row_of), np.int64)
+
+    def views(self, images: Images, num_views: int) -> Views:
+        """Return storage images `(V, B, C, H, W)`; a view comes again only where there are no more."""
+        import torch
+
+        from viewgen.views.source import Views
+
+        rows = np.array([self._row_of[image] for image in images.source_index.tolist()], np.int64)
+        num_stored = self.reader.spec.num_views
+        keys = images.draws.uniform(self.name, 1, num_stored)[:, 0]
+        order = keys.argsort(dim=1, descending=True, stable=True).numpy()
+        parts = [self.reader.views(rows, order[:, view % num_stored]) for view in range(num_views)]
+        return Views(pixels=torch.from_numpy(np.stack(parts)).to(images.pixels.device))
+
+
+def build(settings: CachedConfig, resources: Resources) -> SampledSource:
+    """Return the source of a training step."""
+    memory = in_training(resources, "cache").memory
+    if memory is None:
+        raise UsageError("cached views need a cache; name one with --cache URL")
+    return SampledSource(memory)
+
+
+ENTRY = ViewEntry(
+    name="cache",
+    summary="views drawn from a cache",
+    settings=CachedConfig,
+    needs=frozenset({"cache", "training"}),
+    build=build,
+)

@@ -1,0 +1,100 @@
+"""Viewmaker: views of a network that is trained against the encoder, one step after each of the encoder's.
+
+References:
+    Viewmaker Networks: Learning Views for Unsupervised Representation Learning, Tamkin et al., 2021,
+    https://arxiv.org/abs/2010.07432
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from viewgen.settings import Settings, setting
+from viewgen.views.entry import Resources, ViewEntry, in_training
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from viewgen.views.source import Images, Views
+
+__all__ = ["ENTRY", "ViewmakerSettings", "ViewmakerSource"]
+
+
+class ViewmakerSettings(Settings):
+    """Settings of a Viewmaker and its training."""
+
+    title = "viewmaker"
+
+    budget: float = setting(0.05, "mean absolute change of a pixel, as a share of its range", gt=0, le=1)
+    learning_rate: float = setting(1e-3, "learning rate of the Viewmaker's Adam", gt=0)
+
+
+class ViewmakerSource:
+    """Views of a Viewmaker, a `viewgen.views.source.LearnedSource`.
+
+    Args:
+        settings: strength and training.
+        device: device of the network.
+        average_gradients: replaces gradients by their means over the processes of the training.
+    """
+
+    roles: tuple[str, ...] = ("view",)
+
+    def __init__(
+        self, settings: ViewmakerSettings, device: Any, average_gradients: Callable[[list[Any]], None]
+    ) -> None:
+        import torch
+
+        from viewgen.networks.viewmaker import Viewmaker, ViewmakerConfig
+
+        self.viewmaker = Viewmaker(ViewmakerConfig(budget=settings.budget)).to(device)
+        self.optimiser = torch.optim.Adam(self.viewmaker.parameters(), lr=settings.learning_rate)
+        self._average_gradients = average_gradients
+        self._num_views = 1
+
+    def views(self, images: Images, num_views: int) -> Views:
+        """Return model images `(V, B, C, H, W)`, with gradients to the network where those are asked for."""
+        from viewgen.images import to_model
+        from viewgen.networks.viewmaker import num_noise_channels
+        from viewgen.views.source import Views
+
+        self._num_views = num_views
+        pixels = to_model(images.pixels)
+        noise = images.draws.uniform(
+            "viewmaker", num_views, num_noise_channels(), *pixels.shape[2:], device=pixels.device
+        )
+        flat: Tensor = self.viewmaker(pixels.repeat(num_views, 1, 1, 1), noise.transpose(0, 1).flatten(0, 1))
+        return Views(pixels=flat.view(num_views, *pixels.shape))
+
+    def networks(self) -> Mapping[str, Any]:
+        """Return the network and its optimiser."""
+        return {"viewmaker": self.viewmaker, "viewmaker optimiser": self.optimiser}
+
+    def after_step(self, images: Images, loss_of: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
+        """Take one step up the loss that the encoder just went down."""
+        import torch
+
+        parameters = list(self.viewmaker.parameters())
+        loss = -loss_of(self.views(images, self._num_views).pixels)
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._average_gradients(parameters)
+        self.optimiser.step()
+        return {"viewmaker_loss": loss.detach()}
+
+
+def build(settings: ViewmakerSettings, resources: Resources) -> ViewmakerSource:
+    """Return the source of a training step."""
+    found = in_training(resources, "viewmaker")
+    return ViewmakerSource(settings, found.models.device, found.average_gradients)
+
+
+ENTRY = ViewEntry(
+    name="viewmaker",
+    summary="a network trained against the encoder makes bounded changes (Viewmaker)",
+    settings=ViewmakerSettings,
+    needs=frozenset({"training"}),
+    build=build,
+)
