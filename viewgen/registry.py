@@ -101,6 +101,14 @@ class Registry(Generic[E]):
         """Return the module of a built-in name."""
         return self._modules[name]
 
+    def origin(self, name: str) -> str:
+        """Return where a name comes from: ``"built-in"``, ``"registered"``, or the package that adds it."""
+        if name in self._registered:
+            return "registered"
+        if name in self._modules:
+            return "built-in"
+        return _package(self._installed[name])
+
     def __contains__(self, name: object) -> bool:
         return name in self._modules or name in self._installed or name in self._registered
 
@@ -164,7 +172,7 @@ class Registry(Generic[E]):
         return {point.name: point for point in entry_points(group=self.group)}
 
     def _load(self, point: EntryPoint) -> E:
-        package = point.dist.name if point.dist is not None else point.module
+        package = _package(point)
         try:
             found = point.load()
         except Exception as error:
@@ -178,3 +186,7 @@ class Registry(Generic[E]):
                 f"expected an entry of that name, got {found!r}"
             )
         return found  # type: ignore[return-value]
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.module

@@ -155,9 +155,9 @@ def _as_tuple(value: Any) -> Any:
 
 def _explain(cls: type[Settings], error: ValidationError) -> str:
     """Return one sentence a problem: what came, what was expected."""
-    problems = []
+    problems: list[str] = []
     for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"])
+        where = _where(cls, problem["loc"])
         if problem["type"] == "extra_forbidden":
             problems.append(f"no setting {where!r}{nearest_name(where, cls.model_fields)}")
         elif problem["type"] == "value_error":
@@ -167,8 +167,24 @@ def _explain(cls: type[Settings], error: ValidationError) -> str:
             near = ""
             if problem["type"] == "literal_error" and isinstance(problem["input"], str):
                 near = nearest_name(problem["input"], _choices(cls, problem["loc"]))
-            problems.append(f"{where} is {problem['input']!r}{near}; expected {expected}")
+            told = f"{where} is {problem['input']!r}{near}; expected "
+            if problems and problems[-1].startswith(told):
+                problems[-1] += f" or {expected}"  # another member of the same union
+            else:
+                problems.append(told + expected)
     return f"{cls.title}: " + "; ".join(problems)
+
+
+def _where(cls: Any, location: tuple[Any, ...]) -> str:
+    """Return the dotted name of a value, without pydantic's names of a union's members."""
+    names = []
+    for part in location:
+        names.append(str(part))
+        field = getattr(cls, "model_fields", {}).get(part)
+        cls = None if field is None else field.annotation
+        if typing.get_origin(cls) in (typing.Union, types.UnionType):
+            break
+    return ".".join(names)
 
 
 def _choices(cls: Any, location: tuple[Any, ...]) -> tuple[str, ...]:

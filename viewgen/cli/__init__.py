@@ -28,6 +28,7 @@ COMMANDS = {
     "eval": ("viewgen.cli.eval", "Linear probe and nearest neighbours of a trained encoder."),
     "export": ("viewgen.cli.export", "Write the encoder of a training with a model card."),
     "inspect": ("viewgen.cli.inspect", "Look at a cache in a browser: a gallery on the Ray dashboard."),
+    "list": ("viewgen.cli.list", "List view sources, data sets …, and the settings of each."),
     "measure": ("viewgen.cli.measure", "Measure an encoder, a generator, or the views of a cache."),
     "mi": ("viewgen.cli.mi", "Estimate the mutual information of views."),
     "models": ("viewgen.cli.models", "List, import and evaluate the networks that are at hand."),

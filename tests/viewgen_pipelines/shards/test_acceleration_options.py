@@ -83,7 +83,7 @@ def test_precision_is_part_of_the_identity(make):
 
 
 def test_only_methods_that_search_have_a_precision(make):
-    with pytest.raises(UsageError, match="--precision is an option of wsearch, invert; method 'wperturb'"):
+    with pytest.raises(UsageError, match="precision is a setting of wsearch, invert; view method 'wperturb'"):
         make("c.zarr", "wperturb", max_steps=None, precision="bfloat16")
     with pytest.raises(UsageError, match="expected 'float32' or 'bfloat16'"):
         make("c.zarr", precision="half")

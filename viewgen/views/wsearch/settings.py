@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from viewgen.settings import Settings, setting
 from viewgen.views.entry import Resources, Situation, ViewEntry
@@ -18,12 +20,8 @@ class WSearchConfig(Settings):
 
     title = "wsearch"
 
-    epsilon_boundary: float | Literal["auto"] = setting(
-        0.3,
-        "ε₁, distance of a view from its anchor; auto measures it on expert views",
-        gt=0,
-        le=2,
-        flag=True,
+    epsilon_boundary: Annotated[float, Field(gt=0, le=2)] | Literal["auto"] = setting(
+        0.3, "ε₁, distance of a view from its anchor; auto measures it on expert views", flag=True
     )
     epsilon_uniformity: float = setting(
         0.5, "ε₂, mean distance between an image's views at which the push ends", ge=0, le=2, flag=True

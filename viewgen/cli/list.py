@@ -1,0 +1,221 @@
+"""``viewgen list``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import shutil
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import click
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from viewgen.cli import print_json
+from viewgen.errors import UsageError, ViewgenError, nearest_name
+from viewgen.registry import Entry, Registry
+from viewgen.settings import Settings, facts
+
+__all__ = ["list"]
+
+# noun → module and name of its registry
+REGISTRIES = {
+    "views": ("viewgen.views", "VIEWS"),
+    "objectives": ("viewgen_train.objectives", "OBJECTIVES"),
+    "diagnostics": ("viewgen.diagnostics", "DIAGNOSTICS"),
+    "datasets": ("viewgen.datasets", "DATASETS"),
+    "generators": ("viewgen.networks.generator", "GENERATORS"),
+    "estimators": ("viewgen.diagnostics", "ESTIMATORS"),
+}
+WIDEST = 100
+
+
+@click.command()
+@click.argument("noun", type=click.Choice([*REGISTRIES, "settings"]), metavar="NOUN")
+@click.argument("name", required=False)
+@click.option(
+    "--of", type=click.Choice([*REGISTRIES]), metavar="NOUN", help="Of settings: where NAME is looked for."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; of settings, the JSON schema.")
+def list(noun: str, name: str | None, of: str | None, as_json: bool) -> None:
+    """List what can be chosen by name, or the settings of NAME: default, what is allowed, meaning.
+
+    NOUN is views, objectives, diagnostics, datasets, generators, estimators or settings. The package that
+    adds a name stands in brackets behind it; the others are built in.
+
+    \b
+    Examples:
+      viewgen list views
+      viewgen list settings wsearch
+      viewgen list settings wsearch --json
+    """
+    if (noun == "settings") != (name is not None):
+        raise click.UsageError(
+            "settings of what? For example: viewgen list settings wsearch"
+            if name is None
+            else f"viewgen list {noun} takes no further word, got {name!r}; did you mean: "
+            f"viewgen list settings {name}"
+        )
+    if of is not None and name is None:
+        raise click.UsageError(f"--of {of} is an option of: viewgen list settings NAME")
+    if name is None:
+        _list_names(noun, as_json)
+    else:
+        _list_settings(name, [*REGISTRIES] if of is None else [of], as_json)
+
+
+def _registry(noun: str) -> Registry[Any] | None:
+    """Return the registry of a noun, or None where the installation has none."""
+    module, attribute = REGISTRIES[noun]
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        return None
+    found: Registry[Any] | None = getattr(importlib.import_module(module), attribute, None)
+    return found
+
+
+def _list_names(noun: str, as_json: bool) -> None:
+    registry = _registry(noun)
+    if registry is None:
+        raise UsageError(f"this installation has no {noun}")
+    rows = [_described(registry, name) for name in registry.names]
+    if as_json:
+        print_json({noun: rows})
+        return
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        summary = row["summary"] if "error" not in row else f"broken: {row['error']}"
+        origin = "" if row["origin"] == "built-in" else f" [{row['origin']}]"
+        _echo(f"{row['name']:{width}}  ", summary + origin, width + 2)
+    click.echo(f"\nviewgen list settings {rows[0]['name']}  shows what can be set.", err=True)
+
+
+def _described(registry: Registry[Any], name: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "summary": "", "origin": registry.origin(name)}
+    try:
+        entry = registry.entry(name)
+    except ViewgenError as error:
+        return row | {"error": str(error)}
+    return row | {"summary": entry.summary, "needs": sorted(entry.needs)}
+
+
+def _list_settings(name: str, nouns: Any, as_json: bool) -> None:
+    """Show the settings of every entry called `name`."""
+    registries = {noun: registry for noun in nouns if (registry := _registry(noun)) is not None}
+    found = {noun: registry for noun, registry in registries.items() if name in registry}
+    if not found:
+        known = [other for registry in registries.values() for other in registry.names]
+        raise UsageError(
+            f"nothing is called {name!r}{nearest_name(name, known)} "
+            f"(viewgen list {'|'.join(registries)} shows the names)"
+        )
+    if as_json:
+        if len(found) > 1:
+            raise UsageError(
+                f"{name!r} is one of {', '.join(found)}; add --of, for example --of {min(found)}"
+            )
+        (registry,) = found.values()
+        print_json(registry.entry(name).settings.model_json_schema())
+        return
+    for place, registry in enumerate(found.values()):
+        if place:
+            click.echo()
+        _show_settings(registry.noun, registry.entry(name))
+
+
+def _show_settings(noun: str, entry: Entry) -> None:
+    _echo("", f"{noun} {entry.name}: {entry.summary}", 2)
+    if entry.needs:
+        _echo("", f"needs: {', '.join(sorted(entry.needs))}", 2)
+    rows = [*_rows(entry.settings)]
+    if not rows:
+        click.echo("nothing can be set")
+        return
+    names = max(len(name) for name, _ in rows)
+    defaults = min(24, max(len(_default(field)) for _, field in rows))
+    for name, field in rows:
+        flag = f"  --{name.replace('_', '-')}" if facts(field)["flag"] else ""
+        label = click.style(f"{name:{names}}", bold=True)
+        click.echo(f"\n{label}  {_default(field):{defaults}}  {_allowed(field)}{flag}".rstrip())
+        _echo("    ", field.description or "", 4)
+
+
+def _rows(settings: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every setting; those of a component of their own have dotted names."""
+    for name, field in settings.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            yield from _rows(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    return "required" if value is PydanticUndefined else _shown(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _allowed(field: FieldInfo) -> str:
+    """Return which values a setting may have, in words."""
+    return " | ".join(_kinds(field.annotation, _bounds(field.metadata)))
+
+
+def _bounds(metadata: Iterable[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            found |= _bounds(item.metadata)
+        for name in ("gt", "ge", "lt", "le"):
+            if (value := getattr(item, name, None)) is not None:
+                found[name] = value
+    return found
+
+
+def _kinds(annotation: Any, bounds: Mapping[str, Any]) -> Iterator[str]:
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        for part in parts:
+            yield from _kinds(part, bounds)
+    elif origin is typing.Annotated:
+        yield from _kinds(parts[0], _bounds(parts[1:]))
+    elif origin is typing.Literal:
+        yield from map(str, parts)
+    elif origin is tuple:
+        inner = "|".join(
+            dict.fromkeys(word for part in parts if part is not ... for word in _kinds(part, {}))
+        )
+        yield f"[{inner}, …]" if ... in parts else f"[{', '.join([inner] * len(parts))}]"
+    elif annotation is bool:
+        yield from ("true", "false")
+    elif annotation in (int, float):
+        yield _range("whole number" if annotation is int else "number", bounds)
+    else:
+        names = {str: "text", type(None): "null"}
+        yield names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _range(noun: str, bounds: Mapping[str, Any]) -> str:
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    if len(bounds) < 2:
+        return noun + "".join(f" {signs[name]} {value:g}" for name, value in bounds.items())
+    (_, low), (upper, high) = bounds.items()
+    return f"{low:g} {'<' if 'gt' in bounds else '≤'} {noun} {signs[upper]} {high:g}"
+
+
+def _echo(first: str, text: str, indent: int) -> None:
+    """Print text that wraps at the terminal's width, its further lines indented."""
+    width = min(WIDEST, shutil.get_terminal_size().columns)
+    lines = textwrap.wrap(text, width=width - indent) or [""]
+    click.echo(first + f"\n{' ' * indent}".join(lines))

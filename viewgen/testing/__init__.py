@@ -1,0 +1,25 @@
+"""Contracts: what every storage, view source, generator, data set and diagnostic keeps, as pytest classes.
+
+A plug-in's tests subclass the contract of their noun, say what is tested, and are run by pytest::
+
+    from viewgen.testing import ViewSourceContract
+
+    class TestSwirl(ViewSourceContract):
+        entry = ENTRY
+
+The contract of objectives is `viewgen_train.testing.ObjectiveContract`.
+"""
+
+from viewgen.testing.datasets import DatasetContract
+from viewgen.testing.diagnostics import DiagnosticContract
+from viewgen.testing.generators import GeneratorContract
+from viewgen.testing.storage import StorageContract
+from viewgen.testing.views import ViewSourceContract
+
+__all__ = [
+    "DatasetContract",
+    "DiagnosticContract",
+    "GeneratorContract",
+    "StorageContract",
+    "ViewSourceContract",
+]

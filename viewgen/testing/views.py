@@ -1,0 +1,176 @@
+"""What every view source keeps; see `viewgen.testing`."""
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from viewgen.networks.files import Models
+from viewgen.status import Status
+from viewgen.testing.entries import EntryContract
+from viewgen.views.draws import ImageDraws
+from viewgen.views.entry import Resources, ViewEntry
+from viewgen.views.offline import Batch, offline_step
+from viewgen.views.source import Images, Views, ViewSource
+
+__all__ = ["ViewSourceContract"]
+
+
+class ViewSourceContract(EntryContract):
+    """A view source: shapes, status, columns, and views that depend on (seed, image, view) alone.
+
+    Attributes:
+        image_size: H = W of the images, in pixels.
+        num_images: images of the test, at least 4.
+        random: whether another seed gives other views.
+        exact: whether a view is equal to the last bit in any company; otherwise within one grey level, as
+            networks of batches of any size round.
+    """
+
+    entry: ClassVar[ViewEntry]
+    image_size: ClassVar[int] = 8
+    num_images: ClassVar[int] = 6
+    random: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+
+    @pytest.fixture
+    def models(self) -> Models:
+        """Networks that the entry needs, frozen; overridden where it needs some."""
+        return Models(device=torch.device("cpu"))
+
+    @pytest.fixture
+    def codes(self) -> Tensor | None:
+        """Refined codes of the images, `(num_images, *code_shape)`; overridden where the entry needs them."""
+        return None
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """The images, uint8 `(num_images, 3, H, W)`."""
+        shape = (self.num_images, 3, self.image_size, self.image_size)
+        random = torch.Generator().manual_seed(3)
+        return torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """Their source indices, far apart and in no order."""
+        return torch.arange(self.num_images).flip(0) * 1009 + 2
+
+    @property
+    def num_views(self) -> int:
+        """V."""
+        return self.entry.num_views or 3
+
+    def images(self, codes: Tensor | None, rows: Any = None, *, seed: int = 0, offset: int = 0) -> Images:
+        """Return some of the images as a batch, their source indices moved by `offset`."""
+        rows = torch.arange(self.num_images) if rows is None else torch.tensor(rows)
+        index = self.index[rows] + offset
+        return Images(
+            pixels=self.pixels[rows],
+            source_index=index,
+            labels=torch.zeros(len(rows), dtype=torch.long),
+            draws=ImageDraws(seed, index),
+            codes=None if codes is None else codes[rows],
+            code_error=None if codes is None else torch.zeros(len(rows)),
+        )
+
+    @pytest.fixture
+    def source(self, models: Models) -> ViewSource:
+        """The source under test."""
+        built: ViewSource = self.choice.build(Resources(models=models))
+        return built
+
+    @pytest.fixture
+    def made(self, source: ViewSource, codes: Tensor | None) -> Views:
+        """Views of all images."""
+        return source.views(self.images(codes), self.num_views)
+
+    def test_shapes_and_types(self, source: ViewSource, made: Views) -> None:
+        shape = (self.num_views, self.num_images, 3, self.image_size, self.image_size)
+        assert made.pixels.shape == shape
+        assert made.pixels.dtype == torch.uint8 or made.pixels.is_floating_point()
+        assert made.storage.dtype == torch.uint8
+        assert bool(torch.isfinite(made.model).all())
+        assert float(made.model.min()) >= -1 - 1e-5
+        assert float(made.model.max()) <= 1 + 1e-5
+        assert source.roles == ("view",) or len(source.roles) == self.num_views
+
+    def test_status_says_how_each_image_fared(self, made: Views) -> None:
+        if made.status is not None:
+            assert made.status.shape == (self.num_images,)
+            assert set(made.status.tolist()) <= {int(status) for status in Status}
+
+    def test_columns_have_a_row_for_each_image(self, made: Views) -> None:
+        for name, column in made.columns.items():
+            assert len(column) == self.num_images, name
+
+    def test_declared_columns_are_returned(self, models: Models, codes: Tensor | None) -> None:
+        out = self._offline(models, codes)
+        declared = {column.name: column for column in self.entry.columns}
+        assert declared.keys() <= out.keys()
+        for name, column in declared.items():
+            leading = (self.num_images, self.num_views) if column.per_view else (self.num_images,)
+            assert out[name].shape[: len(leading)] == leading
+            if not column.codes:
+                assert out[name].shape == (*leading, *column.shape)
+        if self.entry.keeps_codes:
+            assert out["w_plus"].shape[:2] == (self.num_images, self.num_views)
+
+    def test_a_cache_gets_what_it_stores(self, models: Models, codes: Tensor | None) -> None:
+        out = self._offline(models, codes)
+        assert out.keys() >= {"views", "distance", "steps", "inversion_error", "status"}
+        assert (out["views"].dtype, out["distance"].dtype) == (np.uint8, np.float32)
+        assert out["views"].shape[:2] == out["distance"].shape == (self.num_images, self.num_views)
+
+    def test_an_image_has_the_same_views_in_any_company(
+        self, source: ViewSource, codes: Tensor | None, made: Views
+    ) -> None:
+        last = self.num_images - 1
+        for rows in ([0], [last, 1], [*range(last, -1, -1)]):
+            found = source.views(self.images(codes, rows), self.num_views)
+            self._same(found.storage, made.storage[:, rows])
+
+    def test_equal_batches_give_equal_bits(
+        self, source: ViewSource, codes: Tensor | None, made: Views
+    ) -> None:
+        again = source.views(self.images(codes), self.num_views)
+        assert torch.equal(again.pixels, made.pixels)
+
+    def test_the_batch_size_changes_no_view(self, models: Models, codes: Tensor | None, made: Views) -> None:
+        for batch_size in (1, 5):
+            resources = Resources(models=models, batch_size=batch_size)
+            found = self.choice.build(resources).views(self.images(codes), self.num_views)
+            self._same(found.storage, made.storage)
+
+    def test_another_seed_or_image_gives_other_views(
+        self, source: ViewSource, codes: Tensor | None, made: Views
+    ) -> None:
+        if not self.random:
+            pytest.skip("the source draws no random numbers")
+        for changes in ({"seed": 1}, {"offset": 100_000}):
+            other = source.views(self.images(codes, **changes), self.num_views)
+            assert not torch.equal(other.storage, made.storage), changes
+
+    def test_images_are_left_as_they_are(self, source: ViewSource, codes: Tensor | None) -> None:
+        before = self.pixels.clone()
+        source.views(self.images(codes), self.num_views)
+        assert torch.equal(self.pixels, before)
+
+    def _offline(self, models: Models, codes: Tensor | None) -> Batch:
+        """Return what a worker makes of the images."""
+        batch: Batch = {
+            "image": self.pixels.numpy(),
+            "source_index": self.index.numpy(),
+            "label": np.zeros(self.num_images, np.int64),
+        }
+        if codes is not None:
+            batch |= {"anchor_w_plus": codes.numpy(), "anchor_error": np.zeros(self.num_images, np.float32)}
+        resources = Resources(models=models)
+        source = self.choice.build(resources)
+        return offline_step(source, resources, seed=0, num_views=self.num_views)(batch)
+
+    def _same(self, found: Tensor, expected: Tensor) -> None:
+        apart = (found.int() - expected.int()).abs()
+        assert int(apart.max()) <= (0 if self.exact else 1)
