@@ -16,8 +16,8 @@ from torch import nn
 
 def cache_document(words: str) -> dict[str, Any]:
     """Return the ``zarr.json`` that a `viewgen cache` command gives its cache."""
-    from viewgen.store.encoding import group_metadata
-    from viewgen_pipelines import caching
+    from viewgen.store.metadata import group_metadata
+    from viewgen_pipelines import cache as caching
 
     plans: list[Any] = []
     preview = caching._preview
@@ -59,10 +59,10 @@ def run_identity(words: str) -> dict[str, Any]:
 @torch.no_grad()
 def save_networks(folder: Path) -> None:
     """Write random 32-px networks, with batch statistics of the generator's images."""
-    from viewgen.encoder import Encoder, EncoderConfig
-    from viewgen.inverter import Inverter, InverterConfig
-    from viewgen.models import save_model
-    from viewgen.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+    from viewgen.networks.encoder import Encoder, EncoderConfig
+    from viewgen.networks.files import save_model
+    from viewgen.networks.inverter import Inverter, InverterConfig
+    from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
     channels = (8, 8, 8, 8)
     with torch.random.fork_rng():
