@@ -3,23 +3,14 @@
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import click
-import numpy as np
 import pytest
 import torch
 
-from viewgen.store import (
-    CacheSpec,
-    ShardCommit,
-    Storage,
-    commit_shard,
-    create_cache,
-    open_storage,
-    write_shard,
-)
+from viewgen.store import CacheSpec, Storage, open_storage
 from viewgen.store.remote import FsspecStorage
+from viewgen.testing.caches import Arrays, random_shard, small_spec, write_random_cache
 
 # Runs of the command under Ray serve no gallery, here and in the processes that tests start.
 os.environ["VIEWGEN_GALLERY"] = "0"
@@ -58,83 +49,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-Arrays = dict[str, np.ndarray]
-
-
 @pytest.fixture(scope="session")
 def make_spec() -> Callable[..., CacheSpec]:
     """Return a factory of small specifications: 21 rows in shards of 8, so the last shard is partial."""
-
-    def make(**changes: Any) -> CacheSpec:
-        keys: dict[str, Any] = {
-            "dataset": {"name": "digits", "split": "train", "digest": "sha256:00"},
-            "method": "wsearch",
-            "config": {"epsilon_boundary": 0.3, "optimiser": {"lr": 0.01}},
-            "models": {"generator": "sha256:11"},
-            "seed": 7,
-            "num_images": 21,
-            "num_views": 2,
-            "height": 4,
-            "width": 4,
-            "shard_images": 8,
-        }
-        return CacheSpec(**(keys | changes))
-
-    return make
+    return small_spec
 
 
 @pytest.fixture(scope="session")
 def shard_arrays() -> Callable[..., Arrays]:
     """Return a function (spec, shard_id, seed) → random contents of one shard, all rows ok."""
-
-    def make(spec: CacheSpec, shard_id: int, seed: int = 0) -> Arrays:
-        generator = np.random.default_rng([seed, shard_id])
-        rows = spec.shard_rows(shard_id)
-        arrays = {}
-        for name, layout in spec.array_layout().items():
-            values = generator.integers(0, 256, (len(rows), *layout.row_shape))
-            arrays[name] = (values / 128 if layout.dtype.kind == "f" else values).astype(layout.dtype)
-        arrays["source_index"] = np.arange(rows.start, rows.stop)
-        arrays["status"] = np.ones(len(rows), np.uint8)
-        return arrays
-
-    return make
+    return random_shard
 
 
 @pytest.fixture(scope="session")
-def write_cache(shard_arrays: Callable[..., Arrays]) -> Callable[..., Arrays]:
+def write_cache() -> Callable[..., Arrays]:
     """Return a function that writes a complete cache and returns its contents, `(N, …)` per array."""
-
-    def write(
-        storage: Storage, spec: CacheSpec, seed: int = 0, status: Any = None, label: Any = None
-    ) -> Arrays:
-        create_cache(storage, spec)
-        shards = []
-        for shard_id in range(spec.num_shards):
-            arrays = shard_arrays(spec, shard_id, seed)
-            rows = spec.shard_rows(shard_id)
-            if label is not None:
-                arrays["label"] = np.asarray(label, np.int64)[rows.start : rows.stop]
-            if status is not None:
-                arrays["status"] = np.asarray(status, np.uint8)[rows.start : rows.stop]
-            objects = write_shard(storage, spec, shard_id, arrays)
-            commit = ShardCommit(
-                shard_id=shard_id,
-                identity=spec.identity,
-                objects=objects,
-                status=arrays["status"],
-                failures={
-                    row: "poisoned" for row, code in zip(rows, arrays["status"], strict=True) if code == 3
-                },
-                run_id="run-a",
-                seconds=2.0,
-                stats={"mean_pairwise": 0.4},
-            )
-            commit_shard(storage, commit)
-            shards.append(arrays)
-        return {name: np.concatenate([arrays[name] for arrays in shards]) for name in spec.array_layout()}
-
-    return write
+    return write_random_cache
 
 
 @pytest.fixture

@@ -161,7 +161,11 @@ def _explain(cls: type[Settings], error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             problems.append(f"no setting {where!r}{nearest_name(where, cls.model_fields)}")
         elif problem["type"] == "value_error":
-            problems.append(f"{where}: {problem['ctx']['error']}" if where else str(problem["ctx"]["error"]))
+            found = problem["ctx"]["error"]
+            # a component's own settings have said who they are
+            problems.append(
+                f"{where}: {found}" if where and not isinstance(found, UsageError) else str(found)
+            )
         else:
             expected = problem["msg"].removeprefix("Input should be ")
             near = ""

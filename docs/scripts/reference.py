@@ -41,6 +41,7 @@ MODULES = {
         "viewgen_train.objectives.assimilation",
     ),
     "Diagnosis": ("viewgen.diagnostics.mutual_information", "viewgen.diagnostics.alignment"),
+    "Plug-ins": ("viewgen.registry", "viewgen.settings", "viewgen.testing", "viewgen_train.testing"),
     "Errors": ("viewgen.errors",),
 }
 

@@ -260,7 +260,7 @@ def test_invert_resolves_auto_to_what_is_at_hand(small_models, image_batch, monk
 
 
 def test_a_missing_network_is_named(small_models):
-    for name in set(VIEWS.built_in) - {"expert"}:  # whose views need no network, only their distances
+    for name in CONFIGS.keys() - {"expert"}:  # whose views need no network, only their distances
         for kind in VIEWS.entry(name).needs - {"inversions", "discriminator"}:
             models = dataclasses.replace(small_models, **{kind: None})
             with pytest.raises(ModelError, match=kind):

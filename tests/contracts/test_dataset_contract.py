@@ -1,0 +1,31 @@
+"""What every data set promises, held against those that need no download."""
+
+import pytest
+from PIL import Image
+
+from viewgen.datasets import DATASETS
+from viewgen.testing import DatasetContract
+
+
+class TestDigits(DatasetContract):
+    entry = DATASETS.entry("digits")
+
+
+class TestTrifeature(DatasetContract):
+    entry = DATASETS.entry("trifeature")
+    settings = DATASETS.entry("trifeature").settings(size=16)
+
+
+class TestFolder(DatasetContract):
+    entry = DATASETS.entry("folder")
+
+    @pytest.fixture(autouse=True)
+    def _pictures(self, tmp_path, monkeypatch):
+        for split, shade in (("train", 0), ("test", 100)):
+            for label in ("a", "b"):
+                folder = tmp_path / "pictures" / split / label
+                folder.mkdir(parents=True)
+                for number in range(3):
+                    Image.new("RGB", (8, 8), (shade, number * 20, ord(label))).save(folder / f"{number}.png")
+        chosen = self.entry.settings(path=str(tmp_path / "pictures"))
+        monkeypatch.setattr(type(self), "settings", chosen)

@@ -1,0 +1,51 @@
+"""What every view source promises, held against those of a cache and the images themselves."""
+
+import pytest
+import torch
+
+from viewgen.inversion import InvertConfig
+from viewgen.networks.generator import Generator
+from viewgen.testing import GeneratorContract, ViewSourceContract
+from viewgen.views import VIEWS
+from viewgen.views.wsearch import WSearchConfig
+
+
+class TestExpert(ViewSourceContract):
+    entry = VIEWS.entry("expert")
+    exact = False  # crops are sums of products in float32, whose order depends on the batch
+
+
+class TestOriginal(ViewSourceContract):
+    entry = VIEWS.entry("original")
+    random = False
+
+
+class _WithNetworks(ViewSourceContract):
+    @pytest.fixture
+    def models(self, small_models):
+        return small_models
+
+    @pytest.fixture
+    def codes(self, image_batch):
+        return torch.from_numpy(image_batch["anchor_w_plus"][: self.num_images])
+
+
+class TestWPerturb(_WithNetworks):
+    entry = VIEWS.entry("wperturb")
+
+
+class TestWSearch(_WithNetworks):
+    entry = VIEWS.entry("wsearch")
+    settings = WSearchConfig(max_steps=6)
+
+
+class TestInvert(_WithNetworks):
+    entry = VIEWS.entry("invert")
+    settings = InvertConfig(max_steps=4, perceptual="none")
+    random = False
+
+
+class TestStyleGan2(GeneratorContract):
+    @pytest.fixture
+    def generator(self, small_models) -> Generator:
+        return small_models.inverting()

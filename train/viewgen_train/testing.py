@@ -1,0 +1,130 @@
+"""What every objective keeps, as a pytest class; see `viewgen.testing`.
+
+Shape legend: K views, N images, D projection dimension.
+"""
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from viewgen.testing.entries import EntryContract
+from viewgen_train.objectives.entry import ObjectiveEntry
+from viewgen_train.objectives.objective import Head, Objective, Outputs
+
+__all__ = ["ObjectiveContract"]
+
+
+class ObjectiveContract(EntryContract):
+    """An objective: a finite loss with gradients, which does not depend on the order of the images.
+
+    Attributes:
+        num_images: N.
+        dim: D, and the width of features.
+        image_size: H = W of images and views, in pixels.
+        ordered: whether the order of the images may matter.
+    """
+
+    entry: ClassVar[ObjectiveEntry]
+    num_images: ClassVar[int] = 6
+    dim: ClassVar[int] = 5
+    image_size: ClassVar[int] = 8
+    ordered: ClassVar[bool] = False
+
+    @pytest.fixture
+    def objective(self) -> Objective:
+        """The objective under test."""
+        torch.manual_seed(0)
+        built: Objective = self.choice.build()
+        return built
+
+    def outputs(self, objective: Objective, seed: int = 0) -> Outputs:
+        """Return random outputs of a network that has what the objective needs, with gradients."""
+        random = torch.Generator().manual_seed(seed)
+        views, count = objective.num_expert + objective.num_generated, self.num_images
+        pixels = (3, self.image_size, self.image_size)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=random)
+
+        def projections() -> Tensor:
+            z = normal(views, count, self.dim)
+            return (F.normalize(z, dim=2) if objective.head.unit else z).requires_grad_()
+
+        needs = self.entry.needs
+        return Outputs(
+            z=projections(),
+            p=projections() if objective.head.predictor else None,
+            target=projections().detach() if objective.head.momentum is not None else None,
+            features=normal(views, count, self.dim).requires_grad_() if "features" in needs else None,
+            images=normal(count, *pixels).clamp(-1, 1) if "images" in needs else None,
+            views=normal(views, count, *pixels).clamp(-1, 1) if "views" in needs else None,
+        )
+
+    def test_it_says_what_it_needs(self, objective: Objective) -> None:
+        assert objective.num_expert >= 0
+        assert objective.num_generated >= 0
+        assert objective.num_expert + objective.num_generated >= 1
+        assert isinstance(objective.head, Head)
+        assert self.entry.needs <= {"features", "images", "views"}
+        assert self.entry.bears <= {"A1", "A2"}
+
+    def test_the_loss_is_one_finite_number(self, objective: Objective) -> None:
+        losses = objective.loss(self.outputs(objective))
+        assert "loss" in losses
+        for name, value in losses.items():
+            assert value.shape == (), name
+            assert bool(torch.isfinite(value)), name
+
+    def test_the_loss_has_gradients(self, objective: Objective) -> None:
+        out = self.outputs(objective)
+        found = [tensor for tensor in (out.z, out.p, out.features) if tensor is not None]
+        if isinstance(objective, nn.Module):
+            found += [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(objective.loss(out)["loss"], found, allow_unused=True)
+        reached = [gradient for gradient in gradients if gradient is not None]
+        assert any(bool((gradient != 0).any()) for gradient in reached)
+        assert all(bool(torch.isfinite(gradient).all()) for gradient in reached)
+
+    def test_the_order_of_the_images_does_not_matter(self, objective: Objective) -> None:
+        if self.ordered:
+            pytest.skip("it may matter")
+        out = self.outputs(objective)
+        order = torch.arange(self.num_images).flip(0)
+
+        def turned(tensor: Tensor | None, axis: int = 1) -> Any:
+            return None if tensor is None else tensor.index_select(axis, order)
+
+        other = Outputs(
+            z=turned(out.z),
+            p=turned(out.p),
+            target=turned(out.target),
+            features=turned(out.features),
+            images=turned(out.images, 0),
+            views=turned(out.views),
+        )
+        with torch.no_grad():
+            expected, found = objective.loss(out)["loss"], objective.loss(other)["loss"]
+        torch.testing.assert_close(found, expected)  # float32, another order of sums
+
+    def test_equal_outputs_give_equal_losses(self, objective: Objective) -> None:
+        out = self.outputs(objective)
+        with torch.no_grad():
+            assert torch.equal(objective.loss(out)["loss"], objective.loss(out)["loss"])
+
+    def test_a_step_is_noted_without_gradients(self, objective: Objective) -> None:
+        for seed in range(3):
+            objective.after_step(self.outputs(objective, seed).detach())
+        assert bool(torch.isfinite(objective.loss(self.outputs(objective))["loss"]))
+
+    def test_state_survives_a_checkpoint(self, objective: Objective) -> None:
+        if not isinstance(objective, nn.Module):
+            pytest.skip("it has no state")
+        objective.after_step(self.outputs(objective).detach())
+        other = self.choice.build()
+        other.load_state_dict(objective.state_dict())
+        out = self.outputs(objective, 1)
+        with torch.no_grad():
+            assert torch.equal(other.loss(out)["loss"], objective.loss(out)["loss"])
