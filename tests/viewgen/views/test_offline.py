@@ -260,8 +260,10 @@ def test_invert_resolves_auto_to_what_is_at_hand(small_models, image_batch, monk
 
 
 def test_a_missing_network_is_named(small_models):
-    for name in CONFIGS.keys() - {"expert"}:  # whose views need no network, only their distances
-        for kind in VIEWS.entry(name).needs - {"inversions", "discriminator"}:
+    for name in CONFIGS:
+        # distances alone need the encoder, except where it is searched with
+        others = {"inversions", "discriminator"} | ({"encoder"} if name != "wsearch" else set())
+        for kind in VIEWS.entry(name).needs - others:
             models = dataclasses.replace(small_models, **{kind: None})
             with pytest.raises(ModelError, match=kind):
                 make_step(models, name)
