@@ -103,7 +103,7 @@ def paper_cache(num_images: int, folder: Path, *, frozen: bool, batch_size: int 
             **paper_settings(search),
         )
         with torch.no_grad():
-            views = to_storage(plain(found.codes.flatten(0, 1))).unflatten(0, (-1, NUM_VIEWS)).numpy()
+            views = to_storage(plain(found.w.flatten(0, 1))).unflatten(0, (-1, NUM_VIEWS)).numpy()
         for row_number, own, code in zip(rows.tolist(), views, anchors.numpy(), strict=True):
             np.savez(folder / f"{row_number:05}.npz", anchor=code, steps=found.steps)
             for index, view in enumerate(own):

@@ -34,12 +34,13 @@ class _BatchSize(click.ParamType[int | str]):
             self.fail(f"{value!r} is neither a whole number nor 'auto'", param, ctx)
 
 
+_METHODS = [name for name in VIEWS.built_in if not VIEWS.entry(name).needs & {"training", "cache"}]
 _FILE = click.Path(dir_okay=False)
 _option = click.option
 _OPTIONS = (
     _option("--dataset", required=True, metavar="D", help="Data set; `viewgen datasets` lists them."),
     _option("--method", default="wsearch", show_default=True, metavar="M",
-            help=f"{', '.join(VIEWS.built_in)}, or one of a plug-in."),
+            help=f"{', '.join(_METHODS)}, or one of a plug-in."),
     _option("--views", type=int, metavar="V", help="Views per image.  [default: 8]"),
     _option("--out", metavar="URL", help="Path, s3:// or other fsspec URL of the cache.  [default: in "
             "$VIEWGEN_CACHE or the user's cache folder]"),

@@ -1,17 +1,12 @@
-"""Settings of the refined inversion, and its registry entry."""
+"""Settings of the refined inversion."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from viewgen.settings import Settings, setting
-from viewgen.store.columns import ANCHOR_W_PLUS
-from viewgen.views.entry import Resources, Situation, ViewEntry
 
-if TYPE_CHECKING:
-    from viewgen.views.source import ViewSource
-
-__all__ = ["ENTRY", "InvertConfig"]
+__all__ = ["InvertConfig"]
 
 
 class InvertConfig(Settings):
@@ -30,38 +25,3 @@ class InvertConfig(Settings):
     precision: Literal["float32", "bfloat16"] = setting(
         "float32", "precision of the networks while they refine; what is stored is float32's", flag=True
     )
-
-
-def settle(settings: InvertConfig, situation: Situation) -> InvertConfig:
-    """Say what ``perceptual="auto"`` stands for here, so that the record says what was done."""
-    from viewgen.inversion.perceptual import resolve_perceptual
-
-    has_discriminator = "discriminator" in situation.networks
-    return settings.replace(
-        perceptual=resolve_perceptual(settings.perceptual, has_discriminator=has_discriminator)
-    )
-
-
-def optional(settings: InvertConfig) -> frozenset[str]:
-    """Return that the discriminator only serves the perceptual term of its name."""
-    return frozenset() if settings.perceptual == "discriminator" else frozenset({"discriminator"})
-
-
-def build(settings: InvertConfig, resources: Resources) -> ViewSource:
-    """Return the inversion by the resources' networks."""
-    from viewgen.inversion.source import InversionSource
-
-    return InversionSource(settings, resources)
-
-
-ENTRY = ViewEntry(
-    name="invert",
-    summary="refined inversion of every image; one view, its reconstruction",
-    settings=InvertConfig,
-    needs=frozenset({"generator", "discriminator", "inverter"}),
-    build=build,
-    num_views=1,
-    columns=(ANCHOR_W_PLUS,),
-    settle=settle,
-    optional=optional,
-)

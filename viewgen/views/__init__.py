@@ -9,13 +9,13 @@ VIEWS: Registry[ViewEntry] = Registry(
     "view method",
     "viewgen.views",
     {
-        "wsearch": "viewgen.views.wsearch",
+        "wsearch": "viewgen.views.wsearch.entry",
         "wperturb": "viewgen.views.wperturb",
         "expert": "viewgen.views.expert",
         "original": "viewgen.views.original",
         "cache": "viewgen.views.cached",
         "viewmaker": "viewgen.views.viewmaker",
         "online": "viewgen.views.online",
-        "invert": "viewgen.inversion",
+        "invert": "viewgen.inversion.entry",
     },
 )

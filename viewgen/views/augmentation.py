@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from viewgen.views.expert import ExpertConfig
+from viewgen.views.expert_settings import ExpertConfig
 
 __all__ = ["NUM_UNIFORMS", "expert_views"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,32 +12,11 @@ from viewgen.views.entry import Resources, ViewEntry, in_training
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from viewgen.store import CacheReader
-    from viewgen.views.source import Images, Views
+    from viewgen.views.source import Images, ViewMemory, Views
 
-__all__ = ["ENTRY", "CachedConfig", "CachedSource", "SampledSource", "ViewMemory", "check_num_views"]
-
-
-class ViewMemory(Protocol):
-    """Views of a cache, held or streamed.
-
-    Attributes:
-        num_views: V, views of an image.
-        status: `viewgen.views.source.Status` of every row, uint8 `(N,)`.
-    """
-
-    num_views: int
-    status: Tensor
-
-    def read(self, rows: NDArray[np.int64], view_index: Tensor) -> Tensor:
-        """Return storage images `(B, V, C, H, W)` of rows `(B,)` and view indices `(B, V)`."""
-        ...
-
-    def expect(self, rows: NDArray[np.int64]) -> None:
-        """Prepare for rows that will be asked for soon."""
-        ...
+__all__ = ["ENTRY", "CachedConfig", "CachedSource", "SampledSource", "check_num_views"]
 
 
 class CachedConfig(Settings):

@@ -10,14 +10,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from viewgen.errors import DataError
 from viewgen.images import to_model, to_storage
 from viewgen.status import Status
 
-__all__ = ["Draws", "Images", "LearnedSource", "Status", "ViewSource", "Views", "required_codes"]
+__all__ = [
+    "Draws",
+    "Images",
+    "LearnedSource",
+    "Status",
+    "ViewMemory",
+    "ViewSource",
+    "Views",
+    "required_codes",
+]
 
 
 class Draws(Protocol):
@@ -132,4 +143,24 @@ class LearnedSource(ViewSource, Protocol):
         Returns:
             metrics by name.
         """
+        ...
+
+
+class ViewMemory(Protocol):
+    """Views of a cache, held or streamed.
+
+    Attributes:
+        num_views: V, views of an image.
+        status: `Status` of every row, uint8 `(N,)`.
+    """
+
+    num_views: int
+    status: Tensor
+
+    def read(self, rows: NDArray[np.int64], view_index: Tensor) -> Tensor:
+        """Return storage images `(B, V, C, H, W)` of rows `(B,)` and view indices `(B, V)`."""
+        ...
+
+    def expect(self, rows: NDArray[np.int64]) -> None:
+        """Prepare for rows that will be asked for soon."""
         ...

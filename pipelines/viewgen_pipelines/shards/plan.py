@@ -249,7 +249,11 @@ def _num_views(method: ViewEntry, views: int | None) -> int:
 
 
 def _refuse_ignored(method: ViewEntry, options: CacheOptions) -> None:
-    """Refuse options that the method would ignore."""
+    """Refuse a method that makes no cache, and options that it would ignore."""
+    if "training" in method.needs:
+        raise UsageError(
+            f"{method.name} views are made in a training step; use `viewgen train --generated {method.name}`"
+        )
     needs = _all_needs(method)
     for kind, path in options.networks.items():
         if path is not None and kind not in needs:

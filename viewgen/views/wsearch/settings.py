@@ -1,18 +1,14 @@
-"""Settings of W-search, and its registry entry."""
+"""Settings of W-search."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from viewgen.settings import Settings, setting
-from viewgen.views.entry import Resources, Situation, ViewEntry
 
-if TYPE_CHECKING:
-    from viewgen.views.source import ViewSource
-
-__all__ = ["ENTRY", "WSearchConfig"]
+__all__ = ["WSearchConfig"]
 
 
 class WSearchConfig(Settings):
@@ -65,39 +61,3 @@ class WSearchConfig(Settings):
         """ε₁ as a number; `settle` has replaced ``"auto"``."""
         assert not isinstance(self.epsilon_boundary, str), "auto stands for a number that is measured first"
         return self.epsilon_boundary
-
-
-def settle(settings: WSearchConfig, situation: Situation) -> WSearchConfig:
-    """Measure ε₁ where it is ``"auto"``, to three digits: another machine's rounding must not change it."""
-    if settings.epsilon_boundary != "auto":
-        return settings
-    from viewgen.diagnostics.calibration import calibrate
-    from viewgen.networks.files import load_models
-    from viewgen.recipes import recipe
-    from viewgen.views.expert import ExpertConfig
-
-    situation.say("calibrating ε₁")
-    encoder = load_models({"encoder": situation.networks["encoder"]}).encoder
-    assert encoder is not None
-    expert = ExpertConfig(**recipe(situation.dataset.name, "expert"))
-    measured = calibrate(encoder, situation.dataset, expert, seed=situation.seed).epsilon_boundary
-    situation.say(f"ε₁ = {round(measured, 3)}")
-    return settings.replace(epsilon_boundary=round(measured, 3))
-
-
-def build(settings: WSearchConfig, resources: Resources) -> ViewSource:
-    """Return W-search over the resources' networks."""
-    from viewgen.views.wsearch.source import WSearchSource
-
-    return WSearchSource(settings, resources)
-
-
-ENTRY = ViewEntry(
-    name="wsearch",
-    summary="optimise codes to a set distance from the anchor in the encoder's space (W-search)",
-    settings=WSearchConfig,
-    needs=frozenset({"generator", "encoder", "inversions"}),
-    build=build,
-    keeps_codes=True,
-    settle=settle,
-)
