@@ -15,7 +15,7 @@ from viewgen.testing.caches import Arrays, random_shard, small_spec, write_rando
 # Runs of the command under Ray serve no gallery, here and in the processes that tests start.
 os.environ["VIEWGEN_GALLERY"] = "0"
 
-# A crash prints the stack of the C code too, before Python's own; pytest-xdist reports it as the failure of
+# A crash prints the stack of the C code too, where it still can; pytest-xdist reports it as the failure of
 # its test and goes on with the others.
 torch._C._set_print_stack_traces_on_fatal_signal(True)
 

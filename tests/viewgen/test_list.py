@@ -10,7 +10,7 @@ import pytest
 from viewgen.cli import main
 from viewgen.cli.list import REGISTRIES
 from viewgen.views import VIEWS
-from viewgen.views.wsearch import WSearchConfig
+from viewgen.views.wsearch.settings import WSearchConfig
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from viewgen.inversion import InvertConfig
+from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.generator import Generator
 from viewgen.testing import GeneratorContract, ViewSourceContract
 from viewgen.views import VIEWS
-from viewgen.views.wsearch import WSearchConfig
+from viewgen.views.wsearch.settings import WSearchConfig
 
 
 class TestExpert(ViewSourceContract):
