@@ -60,29 +60,29 @@ def cache(
     quiet: bool = False,
     **settings: Any,
 ) -> CacheResult:
-    """Make the views of a data set, or go on where an earlier run of the same configuration ended.
+    """Make the views of a data set, or resume an earlier run of the same configuration.
 
-    The same options give the same views, whatever the executor, workers, batch size or number of
-    interruptions. Damaged shards of an existing cache are found and made again.
+    The same options give the same views, whatever the executor, the number of workers, the batch size or the
+    number of interruptions. Damaged shards of an existing cache are found and made again.
 
     Args:
         dataset: name of the data set.
-        method: name of the view method; what it needs and its defaults for the data set are looked up.
+        method: name of the view method; its needs and its defaults for the data set are looked up.
         views: V, views per image; 8 unless the method fixes it.
         out: URL of the cache; by default ``<dataset>-<split>-<method>.zarr`` in ``$VIEWGEN_CACHE`` or the
             user's cache folder.
-        split: of the data set.
-        limit: only the first images of the split.
-        workers: shards made at the same time; by default one per GPU, or one per core without.
+        split: split of the data set.
+        limit: number of images, taken from the start of the split; by default all.
+        workers: number of shards made at the same time; by default one per GPU, or one per core without GPUs.
         gpus_per_worker: GPUs of each worker, fractions allowed; by default 1 where there are GPUs, else 0.
-        batch_size: images optimised at once in a worker; the memory knob, without influence on the views. By
-            default one group, the smallest; ``"auto"`` for as many as fit into the memory that is free.
-        ray_address: of a running Ray cluster; by default Ray is started on this machine.
+        batch_size: images optimised at once in a worker; changes the memory used, not the views. By default
+            one group, the smallest; ``"auto"`` for as many as fit into the free memory.
+        ray_address: address of a running Ray cluster; by default Ray is started on this machine.
         executor: ``"ray"``, or ``"local"`` for one worker in this process.
         seed: root of all random numbers.
-        dry_run: check everything and say what would be made, but write nothing.
+        dry_run: check everything and report what would be made, but write nothing.
         overwrite: replace a cache of another configuration at `out`.
-        storage_options: of the fsspec file system of `out` and `inversions`.
+        storage_options: options of the fsspec file system of `out` and `inversions`.
         data_root: folder of the data sets.
         generator, inverter, encoder, discriminator: weight files that replace the data set's own.
         models: folder of a `viewgen pretrain` run with the weights.
@@ -90,14 +90,14 @@ def cache(
         keep_latents: store the codes of the views too.
         shard_images: S, images per shard; by default about twelve shards of 16 to 512 images.
         max_attempts: failures after which a shard is given up (quarantined).
-        hang_timeout: seconds after which a shard's worker is ended.
+        hang_timeout: seconds after which the worker of an unfinished shard is ended.
         gallery: with Ray, serve a gallery of the cache (`viewgen inspect`) while it grows.
         quiet: write nothing to standard error.
-        settings: settings of the method, by name (`viewgen list settings METHOD`); ``invert.NAME`` are those
-            of the inversion before it.
+        settings: settings of the method, by name (`viewgen list settings METHOD`); ``invert.NAME`` is a
+            setting of the inversion that precedes it.
 
     Returns:
-        The result; what could not be made is in its `quarantined`.
+        The result; shards and samples that could not be made are in its `quarantined`.
 
     Raises:
         UsageError: an option is wrong.
@@ -105,7 +105,7 @@ def cache(
         LeaseError: another run is writing the cache.
         DataError, MissingFileError, ModelError: the data set or the weights are missing or do not fit.
         StorageError: a URL cannot be read or written.
-        CorruptDataError: a cache is damaged beyond what making shards again repairs.
+        CorruptDataError: a cache is damaged beyond repair by making shards again.
     """
     start = time.monotonic()
     progress = Progress(quiet=quiet)
@@ -173,7 +173,7 @@ class _Run:
         self.settings: dict[str, Any] = {}
 
     def look(self) -> None:
-        """Meet a wrong URL or a cache of another configuration before anything is started or written."""
+        """Report a wrong URL or a cache of another configuration before anything is started or written."""
         for stage in self.plan.stages:
             storage = open_storage(stage.url, self.storage_options)
             if not (self.overwrite and stage is self.plan.target):
@@ -254,7 +254,7 @@ def _gallery_options(plan: CachePlan, options: CacheOptions) -> Any:
 
 @contextlib.contextmanager
 def _served(options: Any, executor: Executor, say: Callable[[str], object]) -> Iterator[None]:
-    """Serve a gallery in the executor's Ray session; none where there are no options."""
+    """Serve a gallery in the executor's Ray session; do nothing if `options` is None."""
     if options is None:
         yield
         return
@@ -277,7 +277,7 @@ def _blocked(spec: CacheSpec, stage: Stage, inversions: StageResult) -> dict[int
 def _preview(
     plan: CachePlan, storage_options: dict[str, Any], progress: Progress, batch_size: BatchSize
 ) -> CacheResult:
-    """Say what would be made and what of it is there; nothing is written."""
+    """Report what would be made and how much of it exists; write nothing."""
     for stage in plan.stages:
         spec = stage.spec
         storage = open_storage(stage.url, storage_options)
@@ -310,7 +310,7 @@ def _preview(
 
 
 def _pending(storage: Storage, spec: CacheSpec) -> int:
-    """Return how many shards are missing; raise what the run itself would raise about the place."""
+    """Return the number of missing shards; raise the errors that the run itself would raise for the URL."""
     try:
         there = read_spec(storage)
     except MissingFileError:

@@ -37,27 +37,27 @@ def inspect(
     """Serve the gallery of a cache until interrupted, or write it as plain files.
 
     Args:
-        url: of the cache; it may still be growing.
-        compare: URL of a second cache of the same images, to set beside it.
+        url: URL of the cache, which may still be growing.
+        compare: URL of a second cache of the same images, to compare with.
         static: folder for plain files that open without a server; nothing is served then.
-        images: how many images the plain files show, evenly spread; 200 by default.
+        images: number of images that the plain files show, evenly spread; 200 by default.
         host: address to listen on.
         expose: allow an address that others can reach; visitors then need a token.
-        port: to listen on; by default 8000 or, if that is taken, a free one.
+        port: port to listen on; by default 8000 or, if that is taken, a free one.
         allow_hosts: further names under which browsers may ask for the gallery.
-        ray_address: of a running cluster; by default Ray is started on this machine.
-        storage_options: of the fsspec file system of the caches.
-        data_root: where data sets are looked for.
-        inversions: URL of the inversions; by default they are looked for beside the cache.
+        ray_address: address of a running Ray cluster; by default Ray is started on this machine.
+        storage_options: options of the fsspec file system of the caches.
+        data_root: folder of the data sets, None for the default.
+        inversions: URL of the inversions; by default the URL beside the cache.
         models: folder of the `viewgen pretrain` run that made the networks.
-        say: is told what happens.
-        ready: is told where the gallery answers.
+        say: callback with lines about the gallery.
+        ready: callback with the gallery once it answers.
 
     Returns:
         Path of the first page with `static`, else None.
 
     Raises:
-        UsageError: an option is wrong, or the address is not for this machine only and `expose` is not set.
+        UsageError: an option is wrong, or other machines can reach the address and `expose` is not set.
         MissingFileError: there is no cache at the URL.
         ViewgenError: Ray or Serve does not start, or ends.
     """

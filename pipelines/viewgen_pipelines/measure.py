@@ -22,13 +22,13 @@ __all__ = ["MeasureResult", "measure"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasureResult:
-    """What was measured.
+    """The result of `measure`.
 
     Attributes:
-        subject: as it was named.
+        subject: the subject as the caller named it.
         measured: all numbers, by diagnostic and seed.
-        left_out: diagnostic → why the subject does not allow it.
-        notes: what could not be measured, and why.
+        left_out: diagnostic → reason why the subject does not allow it.
+        notes: quantities that could not be measured, with the reason.
     """
 
     subject: str
@@ -51,7 +51,7 @@ class MeasureTask:
     """One diagnostic with one seed; small, and pickled into Ray's tasks.
 
     Attributes:
-        arguments: what is measured.
+        arguments: arguments that describe the subject.
         choice: diagnostic with its settings; the entry itself, so that one registered in the driver's process
             reaches the workers.
         seed: root of all random numbers.
@@ -111,20 +111,21 @@ def measure(
 
     Args:
         subject: URL of a cache, folder of a training, encoder file, or name of a data set.
-        diagnostics: names; by default all whose needs the subject meets.
-        settings: ``"NAME"`` or ``"DIAGNOSTIC.NAME"`` → value; without a diagnostic, for all that have it.
-        seeds: every diagnostic is run with each.
-        dataset: another data set than the subject's.
-        split: of a data set or encoder, the split that probes and neighbours learn from.
+        diagnostics: names of diagnostics; by default all whose needs the subject meets.
+        settings: ``"NAME"`` or ``"DIAGNOSTIC.NAME"`` → value; ``"NAME"`` applies to every diagnostic that has
+            it.
+        seeds: seeds with which every diagnostic is run.
+        dataset: name of a data set that replaces the subject's.
+        split: split that probes and neighbours learn from, if the subject is a data set or an encoder.
         data_root: folder of the data sets.
         models: folder of a `viewgen pretrain` run, or name of an import, with the networks.
         networks: kind → weights file that replaces the data set's own.
-        weights: of a training, those after the last epoch or the best.
-        limit: only the views of the first images are compared.
+        weights: weights of a training: those after the last epoch or the best.
+        limit: number of images whose views are compared, taken from the start; by default all.
         batch_size: images embedded at once.
         executor: ``"local"``, one diagnostic after the other in this process, or ``"ray"``.
-        workers: diagnostics at once; by default one per GPU, or per core without.
-        gpus_per_worker: GPUs of each; by default 1 where there are GPUs, else 0.
+        workers: number of diagnostics at once; by default one per GPU, or one per core without GPUs.
+        gpus_per_worker: GPUs per worker; by default 1 where there are GPUs, else 0.
         ray_address: address of a running Ray cluster, whose nodes must have the subject and its data.
         storage_options: options of the fsspec file system of a cache.
         quiet: write nothing to standard error.

@@ -1,4 +1,4 @@
-"""Results of `viewgen mi` for people: table, CSV, bar plot."""
+"""Results of `viewgen mi` in readable form: table, CSV, bar plot."""
 
 import csv
 import io
@@ -60,7 +60,7 @@ def csv_text(pairs: Sequence[PairResult], estimator: str, *, bits: bool = False)
 
 
 def table(pairs: Sequence[PairResult], estimator: str, *, bits: bool = False) -> Any:
-    """Return the estimates as a `rich` table; a saturated reading has an asterisk."""
+    """Return the estimates as a `rich` table; an asterisk marks a saturated reading."""
     unit, factor = _unit(bits)
     others = _others(estimator)
     grid = _grid("pair", f"{_title(estimator)}, {unit}", "interval", *map(_title, others))

@@ -1,4 +1,4 @@
-"""`viewgen mi` as a function: how much the views of a data set share."""
+"""`viewgen mi` as a function: the mutual information of the views of a data set."""
 
 import dataclasses
 import json
@@ -35,10 +35,10 @@ class MIResult:
     """The pairs of a run.
 
     Attributes:
-        estimator: that was trained.
+        estimator: estimator that the statistics network was trained for.
         pairs: results, in the order (original, expert), then per cache (original, method), (method, expert).
-        url: of the folder with the results, the table (``mi.csv``) and the plot (``mi.png``).
-        num_images: whose views were compared.
+        url: URL of the folder with the results, the table (``mi.csv``) and the plot (``mi.png``).
+        num_images: number of images whose views were compared.
     """
 
     estimator: str
@@ -48,7 +48,7 @@ class MIResult:
 
     @property
     def complete(self) -> bool:
-        """Whether no pair was refused."""
+        """True if no pair was refused."""
         return not any(pair.refused for pair in self.pairs)
 
     def to_json(self) -> dict[str, Any]:
@@ -103,15 +103,15 @@ def mi(
     """Estimate the mutual information of the views of a data set, pair by pair.
 
     Pairs that an earlier run with the same settings has measured are read from `out`. All pairs are measured
-    on the same images, those of which every cache has views.
+    on the same images: those of which every cache has views.
 
     Args:
         dataset: name of the data set.
         cache: URLs of caches of its views; without one, only (original, expert) is measured.
-        estimator: that the statistics network is trained for, ``"mine"``, ``"infonce"``, ``"nwj"`` or
-            ``"smile"``; the others are read off the same network.
-        split: of the data set.
-        limit: only the first of the images.
+        estimator: estimator that the statistics network is trained for, ``"mine"``, ``"infonce"``, ``"nwj"``
+            or ``"smile"``; the others are evaluated on the same network.
+        split: split of the data set.
+        limit: number of images, taken from the start; by default all.
         steps: updates of the statistics network; 400 unless the data set's recipe says otherwise.
         batch_size: images per update, and K of InfoNCE; 128 unless the recipe says otherwise.
         separate_trunks: one trunk for each of the two views in place of a shared one.
@@ -122,12 +122,12 @@ def mi(
             ``$VIEWGEN_CACHE`` or the user's cache folder.
         overwrite: measure every pair again.
         executor: ``"ray"``, or ``"local"`` for one pair after the other in this process.
-        workers: pairs at once; by default one per GPU, or per core without.
-        gpus_per_worker: GPUs of each; by default 1 where there are GPUs, else 0.
-        ray_address: of a running Ray cluster, whose nodes must have the data set and the encoder; by default
-            Ray is started on this machine.
+        workers: number of pairs at once; by default one per GPU, or one per core without GPUs.
+        gpus_per_worker: GPUs per worker; by default 1 where there are GPUs, else 0.
+        ray_address: address of a running Ray cluster, whose nodes must have the data set and the encoder; by
+            default Ray is started on this machine.
         seed: root of all random numbers.
-        storage_options: of the fsspec file system of `cache` and `out`.
+        storage_options: options of the fsspec file system of `cache` and `out`.
         data_root: folder of the data sets.
         quiet: write nothing to standard error.
 
@@ -188,7 +188,7 @@ def _measure(
     *,
     overwrite: bool,
 ) -> list[PairResult]:
-    """Return the result of every task: read where it is there, measured and stored where not."""
+    """Return the result of every task: read if it exists, else measured and stored."""
     results = {} if overwrite else dict(_finished(tasks, storage))
     missing = [number for number in range(len(tasks)) if number not in results]
     if results:
@@ -233,7 +233,7 @@ def _pairs(urls: list[str], readers: list[CacheReader]) -> Iterator[tuple[ViewRe
 
 
 def _labels(urls: list[str], readers: list[CacheReader]) -> list[str]:
-    """Return the caches' methods, or where two would read alike, the names of their folders."""
+    """Return the caches' methods, or the names of their folders if two methods have the same name."""
     methods = [reader.spec.method for reader in readers]
     taken = [ORIGINAL, EXPERT, *methods]
     labels = [

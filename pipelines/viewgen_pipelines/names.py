@@ -1,4 +1,4 @@
-"""What files and caches are called when nobody says otherwise."""
+"""Default names of files and caches."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ def absolute_url(url: str) -> str:
 
 
 def cache_name(url: str) -> str:
-    """Return what people call the cache at a URL without credentials: its last part."""
+    """Return the display name of the cache at a URL without credentials: the last part of the URL."""
     return url.rstrip("/").rpartition("/")[2].removesuffix(".zarr") or "cache"
 
 
@@ -22,11 +22,11 @@ def file_name(text: str) -> str:
 
 
 def inversions_name(dataset: str, split: str, identity: str) -> str:
-    """Return the name of the cache of inversions that lies beside a cache of views.
+    """Return the name of the cache of inversions beside a cache of views.
 
     Args:
         dataset: name of the data set.
-        split: of the data set.
-        identity: of the inversions' specification, ``"sha256:…"``.
+        split: split of the data set.
+        identity: identity of the inversions' specification, ``"sha256:…"``.
     """
     return f"{file_name(f'inversions-{dataset}-{split}')}-{identity.removeprefix('sha256:')[:8]}.zarr"

@@ -1,4 +1,4 @@
-"""What `cache` reports: numbers of the finished cache, what is missing, how far the views are from ε₁."""
+"""The report of `cache`: numbers of the finished cache, missing rows, distances of the views from ε₁."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -19,21 +19,21 @@ MAX_NOTES = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheResult:
-    """What `cache` returns.
+    """The result of `cache`.
 
     Attributes:
-        url: of the cache.
+        url: URL of the cache.
         num_images: N.
         num_views: V.
-        epsilon_boundary: ε₁ of the method's configuration, None where it has none.
-        precision: that of the search, None where the method has none.
+        epsilon_boundary: ε₁ of the method's configuration, None if it has none.
+        precision: precision of the search, None if the method has none.
         converged_share: share of all N images with status 1.
-        mean_pairwise: mean distance between an image's views, None where the method does not measure it.
+        mean_pairwise: mean distance between an image's views, None if the method does not measure it.
         seconds: wall-clock time of this run, inversions included.
-        views_per_second: views that this run made per second of the view stage; None if it made none.
-        quarantined: what is missing, each ``{"shard", "rows": [first, last], "reason"}`` for a shard that was
-            given up or ``{"shard", "row", "reason"}`` for a sample that failed.
-        notes: what workers had to say: fallbacks, batch sizes that they chose.
+        views_per_second: views made by this run per second of the view stage; None if it made none.
+        quarantined: missing shards and samples, each ``{"shard", "rows": [first, last], "reason"}`` for a
+            shard that was given up or ``{"shard", "row", "reason"}`` for a sample that failed.
+        notes: notes of the workers: fallbacks, chosen batch sizes.
         contact_sheet: path of a picture of some images and their views; None if there is nothing to show.
     """
 
@@ -52,11 +52,11 @@ class CacheResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every image has its views."""
+        """True if every image has its views."""
         return not self.quarantined
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the JSON object that ``--json`` prints."""
         document = asdict(self)
         del document["contact_sheet"]
         return document
@@ -86,7 +86,7 @@ def make_result(stage: Stage, result: StageResult, reader: CacheReader, seconds:
 
 
 def report_lines(stage: Stage, result: StageResult, summary: CacheResult, reader: CacheReader) -> list[str]:
-    """Describe the cache in a few lines for people."""
+    """Describe the cache in a few readable lines."""
     spec = stage.spec
     num_ok = int((reader.status == Status.OK).sum())
     num_late = int((reader.status == Status.NOT_CONVERGED).sum())
@@ -165,7 +165,7 @@ def _mean(result: StageResult, name: str) -> float | None:
 
 
 def _num_continued(result: StageResult) -> int | None:
-    """Return how many images of a bfloat16 search went on in float32, None for another search."""
+    """Return the number of images of a bfloat16 search that went on in float32, None for another search."""
     counts = [
         commit.stats["num_continued"] for commit in result.commits.values() if "num_continued" in commit.stats
     ]
@@ -173,13 +173,13 @@ def _num_continued(result: StageResult) -> int | None:
 
 
 def _notes(result: StageResult) -> list[str]:
-    """Return what the workers noted down in the shards' records, each once."""
+    """Return the workers' notes from the shards' records, each once."""
     notes = [commit.stats.get("notes", {}) for commit in result.commits.values()]
     return sorted({f"{topic}: {text}" for entry in notes for topic, text in entry.items()})
 
 
 def _beyond(result: StageResult) -> str:
-    """Say how many reconstructions lie farther from their image than ε₁."""
+    """Return a line with the number of reconstructions farther from their image than ε₁."""
     stats = [commit.stats for commit in result.commits.values() if "num_anchors_beyond" in commit.stats]
     if not stats:
         return ""

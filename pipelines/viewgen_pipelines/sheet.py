@@ -20,10 +20,10 @@ def draw_contact_sheet(plan: CachePlan, reader: CacheReader, storage_options: di
     """Write the contact sheet beside the cache, or in the user's cache folder if the cache is remote.
 
     Returns:
-        Its path, or None if the cache has no views to show.
+        Path of the contact sheet, or None if the cache has no views to show.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the contact sheet cannot be written.
     """
     if not len(reader):
         return None

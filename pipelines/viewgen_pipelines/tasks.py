@@ -1,4 +1,4 @@
-"""Independent tasks on an executor, with one bar for all of them."""
+"""Independent tasks on an executor, with one progress bar for all of them."""
 
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
@@ -24,16 +24,16 @@ def run_tasks(
     noun: str,
     progress: Progress,
 ) -> Iterator[tuple[int, R]]:
-    """Yield (place in `tasks`, result) in any order, and show how far they are.
+    """Yield (place in `tasks`, result) in any order, and show the progress.
 
     Args:
-        executor: where they run.
-        work: what is done with a task.
+        executor: executor of the tasks.
+        work: function applied to each task.
         tasks: values that can be pickled.
         title: title of the bar.
-        names: name of each task, for the line that says that it is done.
-        noun: what several tasks are called.
-        progress: where this is shown.
+        names: name of each task, for the line that reports its end.
+        noun: plural noun for the tasks.
+        progress: display of the progress.
     """
     shares = [0.0] * len(tasks)
     num_done = 0

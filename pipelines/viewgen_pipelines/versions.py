@@ -1,4 +1,4 @@
-"""What made a cache, for the record: package versions and hardware; no part of its identity."""
+"""Package versions and hardware that made a cache, for the record; not part of its identity."""
 
 import platform
 from importlib import metadata

@@ -1,4 +1,4 @@
-"""One pair of views as a piece of work: what a worker is told, what it measures, how that is addressed."""
+"""One pair of views as a piece of work: the worker's task, its result and the address of the result."""
 
 import dataclasses
 import hashlib
@@ -35,9 +35,9 @@ class ViewRef:
     """A kind of view.
 
     Attributes:
-        label: how tables call it: ``"original"``, ``"expert"`` or a cache's method.
-        url: of the cache; None for the two others.
-        identity: of the cache's specification; None for the two others.
+        label: name in tables: ``"original"``, ``"expert"`` or a cache's method.
+        url: URL of the cache; None for originals and expert views.
+        identity: identity of the cache's specification; None for originals and expert views.
     """
 
     label: str
@@ -47,20 +47,20 @@ class ViewRef:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairTask:
-    """All that a worker needs to measure one pair; small, and pickled into Ray's tasks.
+    """Everything a worker needs to measure one pair; small, and pickled into Ray's tasks.
 
     Attributes:
-        dataset, split: of the images.
-        dataset_digest: of their content.
-        data_root: where data sets are looked for, None for the default.
+        dataset, split: name of the images' data set, and its split.
+        dataset_digest: digest of the data set's content.
+        data_root: folder of the data sets, None for the default.
         x, y: the two kinds of view.
-        source_index: of the images, int64 `(N,)`.
-        config: of the estimate.
+        source_index: source indices of the images, int64 `(N,)`.
+        config: configuration of the estimate.
         expert: strength of the expert views.
         encoder: weights file for alignment and uniformity, or None.
-        encoder_digest: of that file.
+        encoder_digest: digest of the file `encoder`.
         seed: root of all random numbers.
-        storage_options: of the caches.
+        storage_options: options of the fsspec file system of the caches.
     """
 
     dataset: str
@@ -79,7 +79,7 @@ class PairTask:
 
     @property
     def address(self) -> str:
-        """Hexadecimal digest of everything that the result depends on."""
+        """Hexadecimal digest of everything that determines the result."""
         content = {
             "format": FORMAT,
             "dataset": [self.dataset, self.split, self.dataset_digest],
@@ -100,13 +100,14 @@ class PairTask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairResult:
-    """What was measured of a pair.
+    """The result of one pair.
 
     Attributes:
         x, y: labels of the two kinds of view.
-        estimate: mutual information, or None if it was refused.
-        refused: why, or an empty string.
-        alignment, uniformity_x, uniformity_y: in an encoder's space, or None without one.
+        estimate: mutual information, or None if the pair was refused.
+        refused: reason of the refusal, or an empty string.
+        alignment, uniformity_x, uniformity_y: alignment and uniformity in the encoder's space, or None
+            without an encoder.
     """
 
     x: str
@@ -132,7 +133,7 @@ class PairResult:
 
 
 def run_pair(task: PairTask, place: Place, tell: Tell) -> PairResult:
-    """Measure one pair. Views that cannot be measured are a result too: `refused` says why."""
+    """Measure one pair. For views that cannot be measured, the result's `refused` gives the reason."""
     configure_process(place.num_threads)
     from viewgen.diagnostics.mutual_information import estimate_mutual_information
 

@@ -49,14 +49,14 @@ def open_executor(
 
     Args:
         executor: ``"ray"``, or ``"local"`` for one worker in this process.
-        max_workers: no more workers than tasks.
-        workers: workers at once; by default one per GPU, or per core without.
+        max_workers: upper bound on workers: the number of tasks.
+        workers: number of workers at once; by default one per GPU, or one per core without GPUs.
         gpus_per_worker: GPUs of each worker, fractions allowed; by default 1 where there are GPUs.
         ray_address: address of a running cluster; None starts Ray on this machine.
-        say: is told where the dashboard is.
+        say: callback with the line that gives the dashboard's address.
 
     Raises:
-        UsageError: an option that cannot be met.
+        UsageError: an option cannot be met.
         ViewgenError: Ray does not start or cannot be reached.
     """
     check_executor(executor, workers=workers, gpus_per_worker=gpus_per_worker, ray_address=ray_address)

@@ -1,7 +1,7 @@
-"""What an executor is: it gives tasks to workers, whatever the tasks are.
+"""The interface of an executor: it gives tasks to workers, whatever the tasks are.
 
-Two kinds of work: a pool of workers that keep what they set up and take one number after another (shards of a
-cache), and independent tasks (measurements, trainings), each of which is a value with a function.
+There are two kinds of work. A pool of workers keeps its set-up and takes one number after another (shards of
+a cache). Independent tasks (measurements, trainings) are values, each passed to a function.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,14 +25,14 @@ def _never(_node: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a worker computes.
+    """The resources of a worker.
 
     Attributes:
         device: ``"cpu"`` or ``"cuda"``.
         num_threads: torch threads.
-        memory_share: share of the free memory, of the machine or of the GPU, that is this worker's.
-        node: name of its node of a Ray session, empty in the driver's process.
-        node_is_lost: whether the node of a name is gone.
+        memory_share: this worker's share of the free memory of the machine or of the GPU.
+        node: name of the worker's node in a Ray session, empty in the driver's process.
+        node_is_lost: function from a node's name to True if that node has left the cluster.
     """
 
     device: str = "cpu"
@@ -46,7 +46,7 @@ class PoolWorker(AbstractContextManager[Any], Protocol[R_co]):
     """A worker of a pool; entered once."""
 
     def run(self, number: int, /) -> R_co:
-        """Do one task; raises only what ends the process."""
+        """Do one task; raise only what ends the process."""
         ...
 
 
@@ -58,10 +58,10 @@ class Executor(Protocol):
     """Runs tasks on workers.
 
     Attributes:
-        in_driver: the worker is the driver's own process.
-        elsewhere: workers may run on machines that do not have the driver's files.
-        owns_session: the Ray session that it uses ends with it.
-        place: what every worker has: device, threads, memory.
+        in_driver: True if the worker is the driver's own process.
+        elsewhere: True if workers may run on machines that do not have the driver's files.
+        owns_session: True if its Ray session ends with it.
+        place: resources of every worker: device, threads, memory.
     """
 
     in_driver: bool
@@ -75,15 +75,15 @@ class Executor(Protocol):
         numbers: Sequence[int],
         check: Callable[[], object] = lambda: None,
     ) -> Iterator[R]:
-        """Yield what workers make of every number, in any order.
+        """Yield the workers' result for every number, in any order.
 
-        Workers that die are started again without limit; who sets limits keeps a ledger of attempts. When the
-        iterator is closed, no worker goes on.
+        Workers that die are started again without limit; a caller that needs a limit keeps a ledger of
+        attempts. When the iterator is closed, all workers stop.
 
         Args:
-            start: makes a worker; can be pickled.
-            numbers: of the tasks.
-            check: is called before each result is waited for; what it raises ends the run.
+            start: function that makes a worker; can be pickled.
+            numbers: numbers of the tasks.
+            check: function called before each wait for a result; an exception that it raises ends the run.
         """
         ...
 
@@ -92,11 +92,11 @@ class Executor(Protocol):
     ) -> Iterator[tuple[int, R]]:
         """Yield (place in `tasks`, result) of independent tasks, in any order.
 
-        What a task raises ends the run. When the iterator is closed, no task goes on.
+        An exception raised by a task ends the run. When the iterator is closed, all tasks stop.
 
         Args:
-            work: what is done with a task.
+            work: function applied to each task.
             tasks: values that can be pickled.
-            on_progress: is told (place in `tasks`, share that is done).
+            on_progress: callback with (place in `tasks`, finished share of the task).
         """
         ...

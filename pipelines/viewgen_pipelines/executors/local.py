@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 class LocalExecutor:
-    """One task after the other, without Ray: for ``memory://``, for debugging, for machines without Ray."""
+    """Runs one task after the other, without Ray: for ``memory://``, debugging and machines without Ray."""
 
     in_driver = True
     elsewhere = False

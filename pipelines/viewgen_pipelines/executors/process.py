@@ -1,4 +1,4 @@
-"""What a process of ours sets up once: threads, memory, a folder of its own."""
+"""Set-up of a process, done once: threads, memory allocation, a private folder."""
 
 import os
 import tempfile
@@ -12,8 +12,8 @@ __all__ = ["configure_process", "private_folder"]
 def configure_process(num_threads: int) -> None:
     """Set the number of torch's threads, tune malloc, and leave TF32 off.
 
-    Oversubscribed cores cost a factor of 2 to 4. cuDNN rounds convolutions to TF32's 10 bits unless told not
-    to; distances on a GPU shall be those of a CPU.
+    Oversubscribed cores cost a factor of 2 to 4. By default cuDNN rounds convolutions to TF32's 10 bits;
+    without TF32, distances on a GPU agree with those on a CPU.
     """
     import torch
 
@@ -26,10 +26,10 @@ def configure_process(num_threads: int) -> None:
 
 
 def private_folder(name: str = "") -> Path:
-    """Return this user's folder for traces of crashes and Ray's sessions, which only this user can enter.
+    """Return this user's private folder for crash traces and Ray's sessions; only this user can enter it.
 
     Raises:
-        StorageError: somebody else made a folder of that name.
+        StorageError: a folder of that name belongs to another user.
     """
     user = os.getuid() if hasattr(os, "getuid") else "user"
     base = tempfile.gettempdir()

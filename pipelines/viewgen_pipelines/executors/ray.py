@@ -1,10 +1,10 @@
-"""The Ray executor: a pool of actors under Ray Data, one row per task; or a Ray task for each.
+"""The Ray executor: a pool of actors under Ray Data, one row per task; or one Ray task for each task.
 
-What goes in is a task's number, what comes out a report; images and views never enter Ray's object store.
+The input is a task's number and the output a report; images and views never enter Ray's object store.
 
-Settings that look odd are answers to Ray Data's defaults (2.60): errored blocks are dropped silently unless
-`max_errored_blocks` is 0; a pool waits for ever for a worker that may not restart, so restarts stay unlimited
-and a ledger of attempts sets the limit; tasks queued behind another on one actor would only wait there.
+Three settings answer Ray Data's defaults (2.60). Errored blocks are dropped silently unless
+`max_errored_blocks` is 0. A pool waits for ever for a worker that may not restart, so restarts stay unlimited
+and a ledger of attempts sets the limit. Tasks queued behind another on one actor would only wait there.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ MAX_RETRIES = 2
 
 
 class ViewgenWorker:
-    """The actor; its name is what the dashboard shows."""
+    """The pool's actor; the dashboard shows its class name."""
 
     def __init__(self, start: Callable[[Place], PoolWorker[Any]], place: Place) -> None:
         self.worker = start(_placed(place)).__enter__()
@@ -45,7 +45,7 @@ class RayExecutor:
 
     Args:
         session: a session that is ready.
-        workers: what it is divided into.
+        workers: division of the session into workers.
     """
 
     in_driver = False
@@ -134,7 +134,7 @@ class RayExecutor:
 
 
 class _Board:
-    """The actor that tasks tell how far they are."""
+    """The actor that collects the progress of tasks."""
 
     def __init__(self) -> None:
         self.shares: dict[int, float] = {}

@@ -1,7 +1,7 @@
-"""A Ray session of our own on this machine, or a connection to a running cluster.
+"""A local Ray session of viewgen, or a connection to a running cluster.
 
 A local session listens on the loopback address only, keeps Ray's token authentication on, sends no usage
-statistics, and needs little memory: nothing but shard numbers travels through its object store.
+statistics, and needs little memory: only shard numbers travel through its object store.
 """
 
 import contextlib
@@ -42,15 +42,15 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RaySession:
-    """A session that is ready.
+    """A running Ray session.
 
     Attributes:
-        dashboard: line that tells where the dashboard is, None without one.
+        dashboard: line of text with the dashboard's address, None without a dashboard.
         num_cores: processor cores of the cluster.
         num_gpus: GPUs of the cluster.
-        own: it was started for this run and ends with it.
-        elsewhere: it may have, or get, nodes on other machines.
-        node_cores: processor cores of its smallest node that has any.
+        own: True if the session was started for this run and ends with it.
+        elsewhere: True if the session has, or may get, nodes on other machines.
+        node_cores: processor cores of the smallest node that has any.
     """
 
     dashboard: str | None
@@ -63,16 +63,16 @@ class RaySession:
 
 @contextlib.contextmanager
 def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySession]:
-    """Start or join a Ray session and leave it behind as it was found.
+    """Start or join a Ray session; on leaving, restore the earlier state.
 
     A session that the calling process has already started is used and left running.
 
     Args:
-        address: of a running cluster (``host:port`` or ``auto``); None starts a session for this run.
-        num_workers: a session of our own admits at least so many, even beyond the number of cores.
+        address: address of a running cluster (``host:port`` or ``auto``); None starts a session for this run.
+        num_workers: number of workers that a local session admits at least, even beyond the number of cores.
 
     Raises:
-        UsageError: the address is of a kind that is not supported.
+        UsageError: this kind of address is not supported.
         ViewgenError: Ray does not start or cannot be reached.
     """
     address = address or os.environ.get("RAY_ADDRESS")
@@ -107,7 +107,7 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
 
 
 def check_address(address: str | None) -> None:
-    """Refuse an address that Ray would try for a quarter of an hour.
+    """Refuse an address that Ray would try to reach for a quarter of an hour.
 
     Raises:
         UsageError: a Ray Client address.
@@ -184,7 +184,7 @@ def _start(ray: Any, address: str | None, num_workers: int) -> None:
 def package_environment() -> dict[str, Any]:
     """Return the ``runtime_env`` that ships viewgen's code, and nothing else, to the nodes of a cluster.
 
-    So workers run the driver's version whatever is installed there. Weights stay out of it.
+    Workers then run the driver's version, whatever is installed on the nodes. Weights are not shipped.
     """
     folders = [str(Path(str(resources.files(name)))) for name in _PACKAGES]
     return {"py_modules": folders, "excludes": ["weights/", "__pycache__/", "*.pyc"]}
@@ -200,13 +200,13 @@ def _dashboard(ray: Any) -> str | None:
 
 
 def _restore_sigterm(handler: Any) -> None:
-    """Put the caller's handler back in the place of the one of `ray.init`."""
+    """Restore the caller's SIGTERM handler, which `ray.init` replaces."""
     if threading.current_thread() is threading.main_thread() and handler is not None:
         signal.signal(signal.SIGTERM, handler)
 
 
 class _WithoutRaysMessages:
-    """Standard output without what Ray's background threads print, such as a line per worker that dies."""
+    """Standard output without the lines of Ray's background threads, such as one per worker that dies."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -222,7 +222,7 @@ class _WithoutRaysMessages:
 
 @contextlib.contextmanager
 def _stderr_closed() -> Iterator[None]:
-    """Drop what native code writes to standard error; errors come as exceptions all the same."""
+    """Discard what native code writes to standard error; errors still arrive as exceptions."""
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
@@ -235,7 +235,7 @@ def _stderr_closed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Ray's loggers and its background threads while a session of ours runs."""
+    """Silence Ray's loggers and its background threads while a local session runs."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.data", "ray.serve")]
     levels = [logger.level for logger in loggers]
     stdout, stderr = sys.stdout, sys.stderr

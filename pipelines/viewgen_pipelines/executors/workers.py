@@ -1,4 +1,4 @@
-"""Workers of a Ray session: how many, and what of its cores, GPUs and memory each has."""
+"""Workers of a Ray session: their number, and the share of cores, GPUs and memory of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ __all__ = ["Workers", "divide"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workers:
-    """Equal workers.
+    """A number of equal workers.
 
     Attributes:
-        count: how many at once.
-        gpus: GPUs of each, fractions allowed.
-        place: device, threads and memory of each.
+        count: number of workers at once.
+        gpus: GPUs per worker, fractions allowed.
+        place: device, threads and memory per worker.
     """
 
     count: int
@@ -33,20 +33,20 @@ def divide(
     gpus_per_worker: float | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> Workers:
-    """Settle workers, threads and device from what a session has.
+    """Choose the number of workers, threads and device from the resources of a session.
 
-    A cluster may still grow: what is asked for by name is waited for there. On a machine of its own the same
-    would be waited for in vain.
+    A cluster may still grow, so there the run waits for resources that were requested explicitly. On a single
+    machine the wait would never end.
 
     Args:
-        session: what there is.
-        num_workers: by default one per GPU, or per core without.
-        max_workers: no more workers than tasks.
-        gpus_per_worker: fractions allowed; by default 1 where there are GPUs.
-        say: is told of the division on a cluster.
+        session: session to divide.
+        num_workers: number of workers; by default one per GPU, or one per core without GPUs.
+        max_workers: upper bound on workers: the number of tasks.
+        gpus_per_worker: GPUs per worker, fractions allowed; by default 1 where there are GPUs.
+        say: callback with a line about the division, on a cluster.
 
     Raises:
-        UsageError: more GPUs are asked for than there are.
+        UsageError: more GPUs are requested than the session has.
     """
     grows = session.elsewhere
     num_cores, num_gpus = session.num_cores, session.num_gpus

@@ -1,7 +1,7 @@
-"""The gallery as a FastAPI application. It knows a few kinds of address and no file system.
+"""The gallery as a FastAPI application. It handles a few kinds of address and never a file path.
 
-An address holds a row number, a view number or the name of one of the package's own files; whatever else is
-asked for is not there.
+An address contains a row number, a view number or the name of one of the package's own files. Any other
+address is not found.
 """
 
 from collections.abc import Callable, Collection
@@ -41,9 +41,9 @@ def build_app(
 
     Args:
         source: the cache.
-        other: a second cache of the same images, for the page that sets them side by side.
+        other: a second cache of the same images, for the page that compares the two.
         hosts: accepted names in the Host header.
-        token: that visitors must show; None asks for none.
+        token: token that visitors must show; None if no token is required.
     """
     # FastAPI's own pages of documentation load scripts from a CDN
     app = FastAPI(title="viewgen gallery", docs_url=None, redoc_url=None, openapi_url=None)
@@ -55,7 +55,7 @@ def build_app(
 
 
 def sheet_rows(snapshot: Snapshot, query: Query | None) -> NDArray[np.int64]:
-    """Return the rows of a contact sheet: those of one page of the grid, or a few that are evenly spread."""
+    """Return the rows of a contact sheet: one page of the grid, or a few evenly spread rows."""
     if query is None:
         readable = np.array([row for row in snapshot.rows if snapshot.readable(int(row))], np.int64)
         return np.array(sample_rows(readable, SHEET_ROWS), np.int64)
@@ -186,7 +186,7 @@ def _page(text: str | None, *, depth: int = 0) -> Response:
 
 
 def _number(name: str, suffix: str = "") -> int | None:
-    """Return the number that a file name consists of, ``"17.html"`` → 17; None if it is no such name."""
+    """Return the number in a file name, ``"17.html"`` → 17; None if the name has another form."""
     digits = name.removesuffix(suffix)
     if (suffix and digits == name) or not digits.isascii() or not digits.isdigit() or len(digits) > 12:
         return None

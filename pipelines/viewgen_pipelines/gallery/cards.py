@@ -1,4 +1,4 @@
-"""What the templates need to know of single images, and of the choices above a grid of them."""
+"""Template data of single images, and of the choices above a grid of images."""
 
 from typing import Any
 
@@ -34,10 +34,10 @@ def make_card(source: CacheSource, snapshot: Snapshot, row: int, query: str = ""
     """Describe one image of a grid.
 
     Args:
-        source: of the snapshot.
+        source: source of the snapshot.
         snapshot: the cache.
-        row: of the cache, committed.
-        query: query string of the link to its page.
+        row: committed row of the cache.
+        query: query string of the link to the image's page.
     """
     columns = snapshot.columns
     status = STATUS_NAMES.get(int(columns["status"][row]), "failed")
@@ -69,7 +69,7 @@ def make_card(source: CacheSource, snapshot: Snapshot, row: int, query: str = ""
 
 
 def source_tiles(source: CacheSource, snapshot: Snapshot, card: dict[str, Any]) -> list[dict[str, str]]:
-    """Describe the pictures that views come from: original and reconstruction."""
+    """Describe the pictures from which views are made: original and reconstruction."""
     row, about = card["row"], f"{card['label']} #{card['source']}"
     version = f"?v={card['fingerprint']}"
     _, reason = source.dataset(snapshot.spec)
@@ -120,7 +120,7 @@ def view_tiles(snapshot: Snapshot, card: dict[str, Any]) -> list[dict[str, Any]]
 def frame_tiles(
     source: CacheSource, snapshot: Snapshot, card: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Describe the rows of frames between the anchor and each view, or say why there are none."""
+    """Describe the rows of frames between the anchor and each view, or the reason why there are none."""
     row = card["row"]
     if not snapshot.readable(row) or not _has_codes(snapshot):
         return [], ""
@@ -141,7 +141,7 @@ def frame_tiles(
 
 
 def strip_context(snapshot: Snapshot) -> dict[str, Any]:
-    """Return the size of the strips on a page and what they show."""
+    """Return the size and the contents of the strips on a page."""
     width, height = strip_size(snapshot.spec)
     num_views = snapshot.spec.num_views
     views = (
@@ -187,5 +187,5 @@ def _label_choices(source: CacheSource, snapshot: Snapshot, labels: NDArray[Any]
 
 
 def _has_codes(snapshot: Snapshot) -> bool:
-    """Whether the method starts from an inversion, so that there are an anchor and a way to each view."""
+    """Return True if the method starts from an inversion: views then have an anchor and a path from it."""
     return "inversions" in snapshot.spec.models

@@ -20,10 +20,10 @@ class Bars:
     """Counts in equal bins.
 
     Attributes:
-        counts: `(B,)`.
+        counts: values per bin, `(B,)`.
         low: left edge of the first bin.
         high: right edge of the last bin.
-        outside: how many values lie beyond the edges.
+        outside: number of values beyond the edges.
     """
 
     counts: NDArray[Any]
@@ -43,8 +43,8 @@ class Mark:
 def bin_values(values: NDArray[Any], *, num_bins: int = 40, include: Sequence[float] = ()) -> Bars | None:
     """Count finite values in equal bins that cover them and `include`; None without a finite value.
 
-    A few values far from all others would squeeze the rest into one bin: bins end at the 0.5th and 99.5th
-    percentile, widened a little.
+    The bins end at the 0.5th and 99.5th percentile, widened a little: otherwise a few outliers would squeeze
+    the rest into one bin.
     """
     finite = np.asarray(values, np.float64).ravel()
     finite = finite[np.isfinite(finite)]
@@ -72,15 +72,15 @@ def bar_chart(
     noun: str = "images",
     categories: Sequence[str] = (),
 ) -> str:
-    """Return an SVG chart, or a sentence where there is nothing to draw.
+    """Return an SVG chart, or a sentence if there is nothing to draw.
 
     Args:
-        bars: what to draw.
-        title: what a screen reader says first.
-        unit: behind the numbers of the axis.
+        bars: counts to draw, or None.
+        title: title, which a screen reader reads first.
+        unit: text appended to the numbers of the axis.
         marks: lines to draw.
-        noun: what is counted.
-        categories: names of the bars, where an interval of the axis does not say what they are.
+        noun: plural noun for the counted objects.
+        categories: names of the bars, for bars that an interval of the axis does not describe.
     """
     if bars is None or not bars.counts.any():
         return '<p class="nothing">Nothing to show yet.</p>'

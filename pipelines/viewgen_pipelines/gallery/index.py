@@ -1,7 +1,7 @@
-"""What the gallery keeps of a cache in memory: the small arrays of every image, never a pixel.
+"""The in-memory index of a cache: the small arrays of every image, without pixels.
 
-60,000 images with 8 views take about 4 MB. The index follows a cache that grows: it looks at the commit
-records again when it is asked, at most once per `REFRESH_SECONDS`, and reads new shards only.
+60,000 images with 8 views take about 4 MB. The index follows a growing cache: on request, at most once per
+`REFRESH_SECONDS`, it lists the commit records again and reads new shards only.
 """
 
 import contextlib
@@ -39,11 +39,11 @@ class Snapshot:
     """A cache as it stood at one moment; N images, V views.
 
     Attributes:
-        version: grows with every change of the cache.
-        reader: gives the views of committed shards, failed rows (all zero) included.
+        version: number that grows with every change of the cache.
+        reader: reader of the views of committed shards, including failed rows (all zero).
         columns: name → array with first axis N: source_index, label, distance, steps, inversion_error,
-            status; fill values where nothing is committed yet.
-        faulty: shard id → what is wrong with its files; its rows count as absent.
+            status; fill values in rows that are not committed.
+        faulty: shard id → fault of its files; its rows count as absent.
         mean_distance: float32 `(N,)`, mean over the views of the distance from the anchor, NaN if unknown.
         worst_miss: float32 `(N,)`, largest |distance − ε₁| of an image's views, NaN if unknown.
         row_of_source: source index → row.
@@ -82,21 +82,21 @@ class Snapshot:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """Rows that are committed, whatever their status, ascending."""
+        """Committed rows, whatever their status, ascending."""
         return np.flatnonzero(self.columns["status"] != Status.ABSENT)
 
     @property
     def epsilon_boundary(self) -> float | None:
-        """ε₁ of the method's configuration, None where it has none."""
+        """ε₁ of the method's configuration, None if it has none."""
         return self._number("epsilon_boundary")
 
     @property
     def epsilon_uniformity(self) -> float | None:
-        """ε₂ of the method's configuration, None where it has none."""
+        """ε₂ of the method's configuration, None if it has none."""
         return self._number("epsilon_uniformity")
 
     def readable(self, row: int) -> bool:
-        """Whether the row exists and has views."""
+        """Return True if the row exists and has views."""
         status = self.columns["status"]
         return 0 <= row < len(status) and status[row] in (Status.OK, Status.NOT_CONVERGED)
 
@@ -104,12 +104,12 @@ class Snapshot:
         return row // self.spec.shard_images
 
     def failure(self, row: int) -> str:
-        """Return why the row failed; empty if it did not."""
+        """Return the reason why the row failed; empty if it did not fail."""
         commit = self.commits.get(self.shard_of(row))
         return commit.failures.get(row, "") if commit is not None else ""
 
     def fingerprint(self, row: int) -> str:
-        """Return text that changes when the row's pixels do: for the addresses of pictures."""
+        """Return text that changes with the row's pixels, for the addresses of pictures."""
         commit = self.commits.get(self.shard_of(row))
         return self.spec.identity[7:15] + (_digest_of_views(commit)[:8] if commit is not None else "")
 
@@ -119,12 +119,12 @@ class Snapshot:
 
 
 class CacheIndex:
-    """Follows one cache; safe to use from several threads.
+    """The index of one cache; thread-safe.
 
     Args:
-        url: of the cache, which may not exist yet.
-        storage_options: for fsspec.
-        clock: seconds, for the pause between two looks at the storage.
+        url: URL of the cache, which need not exist yet.
+        storage_options: options of the fsspec file system.
+        clock: function that returns seconds, for the pause between two reads of the storage.
     """
 
     def __init__(
@@ -143,11 +143,11 @@ class CacheIndex:
         self._looked = -np.inf
 
     def snapshot(self) -> Snapshot:
-        """Return the cache as it is now, give or take `REFRESH_SECONDS`.
+        """Return the present state of the cache, at most `REFRESH_SECONDS` old.
 
         Raises:
             MissingFileError: there is no cache at the URL (yet).
-            StorageError: the storage cannot be read, and never could.
+            StorageError: the storage cannot be read and has not been read before.
             CorruptDataError: the cache's metadata are damaged.
         """
         with self._lock:

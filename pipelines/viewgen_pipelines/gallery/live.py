@@ -1,6 +1,6 @@
-"""How a run stands, read from what it leaves in the cache: lease, attempt markers, commit records.
+"""Progress of a run, read from its files in the cache: lease, attempt markers, commit records.
 
-Nothing is asked of the run itself, so that it is followed from anywhere its storage can be read.
+The run itself is not queried, so it can be followed from any machine that can read its storage.
 """
 
 import contextlib
@@ -26,18 +26,18 @@ _DEFAULT_MAX_ATTEMPTS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far a cache is.
+    """Progress of a cache.
 
     Attributes:
-        running: a run holds the cache right now.
-        run_id: of the run that holds it, empty if none does.
-        num_shards: committed shards.
-        num_images: images in them.
-        shards_expected: all shards.
-        images_expected: all images.
-        views_per_second: of the run under way, over its whole time; None before its first shard.
-        seconds_left: at that rate; None if unknown.
-        shards_in_work: shards begun and not finished by the run under way.
+        running: True if a run holds the cache at present.
+        run_id: identifier of the run that holds the cache, empty if none does.
+        num_shards: number of committed shards.
+        num_images: number of images in the committed shards.
+        shards_expected: total number of shards.
+        images_expected: total number of images.
+        views_per_second: mean rate of the present run; None before its first shard.
+        seconds_left: time left at that rate; None if unknown.
+        shards_in_work: number of shards that the present run has begun and not finished.
     """
 
     running: bool = False
@@ -62,13 +62,13 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
-    """A sample or a shard that is missing, and why.
+    """A missing sample or shard, with the reason.
 
     Attributes:
-        shard: which shard.
-        rows: first and last row concerned.
-        reason: in the run's words.
-        final: whether it was given up; otherwise it will be tried again.
+        shard: shard id.
+        rows: first and last row affected.
+        reason: reason in the run's words.
+        final: True if it was given up, False if it will be tried again.
     """
 
     shard: int
@@ -78,7 +78,7 @@ class Trouble:
 
 
 def follow(index: CacheIndex, snapshot: Snapshot, *, now: float | None = None) -> Progress:
-    """Return how far the cache is, and how fast the run under way."""
+    """Return the progress of the cache and the rate of the present run."""
     spec, commits = snapshot.spec, snapshot.commits
     sound = {shard_id: commit for shard_id, commit in commits.items() if shard_id not in snapshot.faulty}
     counted: dict[str, Any] = {
@@ -113,12 +113,12 @@ def follow(index: CacheIndex, snapshot: Snapshot, *, now: float | None = None) -
 
 
 def find_troubles(index: CacheIndex, snapshot: Snapshot, limit: int = MAX_TROUBLES) -> list[Trouble]:
-    """Return what is missing for a reason: failed samples, shards that failed, shards with damaged files.
+    """Return samples and shards that are missing for a reason: failed samples, failed shards, damaged files.
 
     Args:
-        index: of the cache.
-        snapshot: of the cache.
-        limit: most entries.
+        index: index of the cache.
+        snapshot: snapshot of the cache.
+        limit: maximum number of entries.
     """
     spec = snapshot.spec
     troubles = [
@@ -158,7 +158,7 @@ def _holder(storage: Storage, now: float) -> dict[str, Any] | None:
 
 
 def _attempts_in_work(storage: Storage, finished: Container[int], run_id: str) -> list[float]:
-    """Return when each of the run's attempts began that has not ended (epoch seconds)."""
+    """Return the start times (epoch seconds) of the run's attempts that have not ended."""
     ledger = AttemptLedger(storage, "", _DEFAULT_MAX_ATTEMPTS)
     records = [
         ledger.started(attempt)

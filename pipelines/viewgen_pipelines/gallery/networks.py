@@ -1,4 +1,4 @@
-"""The networks that made a cache, for what its pages compute: frames between codes, distances of views."""
+"""The networks that made a cache, for computations of its pages: frames between codes, distances of views."""
 
 import threading
 from pathlib import Path
@@ -19,10 +19,10 @@ NUM_FRAMES = 9
 
 
 class Networks:
-    """Generator and encoder, as far as they are at hand; loaded (and torch with them) on first use.
+    """Generator and encoder, where available; they (and torch) are loaded on first use.
 
     Args:
-        paths: kind → file.
+        paths: kind → weights file.
     """
 
     def __init__(self, paths: dict[str, Path]) -> None:
@@ -36,12 +36,12 @@ class Networks:
         """Draw g((1 − t)·anchor + t·view) for t = 0 … 1.
 
         Args:
-            anchor: code of the inversion, of the generator's code_shape.
+            anchor: code of the inversion, of shape `code_shape` of the generator.
             view: code of the view, of the same shape.
 
         Returns:
-            Frames uint8 `(NUM_FRAMES, C, H, W)`, and their distances from the first frame in the encoder's
-            space `(NUM_FRAMES,)`, or None without an encoder.
+            Frames, uint8 `(NUM_FRAMES, C, H, W)`, and their distances from the first frame in the encoder's
+            space, `(NUM_FRAMES,)`, or None without an encoder.
         """
         import torch
 
@@ -76,7 +76,7 @@ class Networks:
         return distances
 
     def load(self) -> None:
-        """Load what there is now rather than at the first question."""
+        """Load the available networks now rather than on first use."""
         with self._lock:
             if self.paths:
                 self._loaded()
@@ -90,10 +90,10 @@ class Networks:
 
 
 def find_networks(spec: CacheSpec, models_dir: str | None) -> Networks:
-    """Find the generator and the encoder that made a cache, recognised by their digests.
+    """Find the generator and the encoder that made a cache, identified by their digests.
 
     Args:
-        spec: of the cache.
+        spec: specification of the cache.
         models_dir: folder of a `viewgen pretrain` run; the data set's own networks are tried too.
     """
     found = {kind: _find(kind, spec, models_dir) for kind in ("generator", "encoder")}

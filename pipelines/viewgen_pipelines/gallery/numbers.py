@@ -21,7 +21,7 @@ _NUM_SHADES = 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fact:
-    """One number with a name."""
+    """A named number."""
 
     name: str
     value: str
@@ -66,7 +66,7 @@ def facts(snapshot: Snapshot) -> list[Fact]:
 
 
 def charts(snapshot: Snapshot) -> list[dict[str, str]]:
-    """Return title, SVG and a note of each chart on the overview."""
+    """Return title, SVG and note of each chart on the overview."""
     columns, spec = snapshot.columns, snapshot.spec
     readable = np.isin(columns["status"], (Status.OK, Status.NOT_CONVERGED))
     epsilon = snapshot.epsilon_boundary
@@ -117,7 +117,7 @@ def stat_mean(snapshot: Snapshot, name: str) -> float | None:
 
 
 def views_per_second(snapshot: Snapshot) -> float | None:
-    """Return views made per second of a worker's time."""
+    """Return views per second of a worker's time."""
     seconds = sum(commit.seconds for commit in snapshot.commits.values())
     rows = sum(
         commit.status.count(Status.OK) + commit.status.count(Status.NOT_CONVERGED)
@@ -127,12 +127,12 @@ def views_per_second(snapshot: Snapshot) -> float | None:
 
 
 def feasible_spread(epsilon_boundary: float, num_views: int) -> float:
-    """Return the largest mean distance of n points that lie at ε₁ from one anchor."""
+    """Return the largest mean pairwise distance of `num_views` points at distance ε₁ from one anchor."""
     return epsilon_boundary * math.sqrt(2 * num_views / (num_views - 1))
 
 
 def provenance(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Return groups of lines that say where a cache comes from."""
+    """Return groups of lines that describe the origin of a cache."""
     spec = snapshot.spec
     runs = sorted({commit.run_id for commit in snapshot.commits.values()} - {""})
     cache = [
@@ -159,7 +159,7 @@ def provenance(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def versus(*snapshots: Snapshot) -> list[dict[str, Any]]:
-    """Return the lines of the table that sets caches side by side."""
+    """Return the lines of the table that compares caches."""
     lines: list[tuple[str, list[str]]] = [
         ("method", [s.spec.method for s in snapshots]),
         (
@@ -203,7 +203,7 @@ def matrix(distances: NDArray[np.float32] | None) -> list[dict[str, Any]]:
 
 
 class Gauge:
-    """Draws where a view's distance lies between 0 and the largest on the page, with ε₁ as a line."""
+    """Draws a view's distance on a scale from 0 to the largest on the page, with ε₁ as a line."""
 
     def __init__(self, distances: NDArray[np.float32], epsilon: float | None) -> None:
         finite = distances[np.isfinite(distances)]
@@ -211,7 +211,7 @@ class Gauge:
         self.high = 1.15 * max([float(finite.max()) if finite.size else 0.0, epsilon or 0.0]) or 1.0
 
     def draw(self, distance: float, *, off: bool) -> str:
-        """Return the gauge as SVG; empty where there is no distance."""
+        """Return the gauge as SVG; empty for a distance that is not finite."""
         if not math.isfinite(distance):
             return ""
         x = 100 * distance / self.high
@@ -227,7 +227,7 @@ class Gauge:
 
 
 def _pairwise_bars(snapshot: Snapshot) -> tuple[Bars | None, str]:
-    """Add up the shards' counts; caches of versions that kept only means say so."""
+    """Return the sum of the shards' counts, and a note if the cache's version stored only means."""
     counts = np.zeros(len(PAIRWISE_BINS) - 1, np.int64)
     num_without = 0
     for commit in snapshot.commits.values():
@@ -260,7 +260,7 @@ def _pairwise_marks(snapshot: Snapshot) -> list[Mark]:
 
 
 def _throughput(snapshot: Snapshot, most: int = 80) -> tuple[Bars | None, list[str], str]:
-    """Return views per second of the shards in order (neighbours together), their names, and a note."""
+    """Return views per second of the shards in order (neighbours merged), the shards' names, and a note."""
     commits = [commit for _, commit in sorted(snapshot.commits.items()) if commit.seconds > 0]
     if not commits:
         return None, [], ""
@@ -281,7 +281,7 @@ def _mean_sd(values: NDArray[Any], least: float = -math.inf) -> tuple[float, flo
 
 
 def _steps(snapshot: Snapshot) -> tuple[float, float] | None:
-    """Return mean and deviation of the updates, of methods that make any."""
+    """Return mean and standard deviation of the number of updates, for methods that make any."""
     return _mean_sd(snapshot.columns["steps"], least=0) if "max_steps" in snapshot.spec.config else None
 
 

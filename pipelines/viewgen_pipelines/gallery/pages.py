@@ -1,7 +1,7 @@
 """The pages as HTML text, the same for the server and for plain files.
 
-Everything that comes from a cache or a data set is escaped by the templates; only charts, which escape for
-themselves, go in as they are. Links are relative, so that pages work under any prefix and from a disk.
+The templates escape everything that comes from a cache or a data set. Only charts, which escape their own
+text, are inserted as they are. Links are relative, so pages work under any prefix and from a disk.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ NUM_SAMPLES = 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """What is the same on all pages.
+    """Values shared by all pages.
 
     Attributes:
-        name: of the cache, the last part of its URL.
+        name: name of the cache, the last part of its URL.
         other: name of the second cache, empty without one.
-        static: the pages are files, not a server's answers.
-        written: when, for static pages.
-        version: of viewgen.
+        static: True if the pages are files rather than a server's answers.
+        written: date of writing, for static pages.
+        version: version of viewgen.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Site:
 
 
 class Pages:
-    """Writes the pages of one cache, and of a second one beside it.
+    """Writes the pages of one cache, optionally compared with a second one.
 
     Args:
         source: the cache.
-        other: the cache that is compared with it, or None.
-        static_rows: the rows that get pages, for plain files; None for a server, which has them all.
+        other: the cache to compare with, or None.
+        static_rows: the rows that get pages, for plain files; None for a server, which has pages of all rows.
         written: date on static pages.
     """
 
@@ -77,7 +77,7 @@ class Pages:
         )
 
     def overview(self) -> str:
-        """Return the page that a visitor sees first."""
+        """Return the first page."""
         snapshot = self.source.snapshot()
         spec = snapshot.spec
         status = snapshot.columns["status"]
@@ -138,7 +138,7 @@ class Pages:
         )
 
     def image(self, row: int, query: Query) -> str | None:
-        """Return the page of one image; None if the cache does not have it."""
+        """Return the page of one image; None if the cache does not contain it."""
         snapshot = self.source.snapshot()
         spec = snapshot.spec
         if not 0 <= row < spec.num_images or not snapshot.columns["status"][row]:
@@ -163,7 +163,7 @@ class Pages:
         )
 
     def compare(self, query: Query) -> str | None:
-        """Return the two caches side by side; None if there is no second one."""
+        """Return the page that compares the two caches; None without a second cache."""
         if self.other is None:
             return None
         snapshot, second = self.source.snapshot(), self.other.snapshot()
@@ -204,7 +204,7 @@ class Pages:
         )
 
     def live(self) -> dict[str, Any]:
-        """Return what a page asks for to see whether it is out of date."""
+        """Return the state from which a page learns that it is out of date."""
         found = self._live(self.source.snapshot())
         return {"version": found["version"], "running": found["running"]}
 
@@ -219,7 +219,7 @@ class Pages:
         }
 
     def _inversion_progress(self, snapshot: Snapshot) -> Progress | None:
-        """Return how far the inversions are, while the views wait for them."""
+        """Return the progress of the inversions while the views wait for them."""
         index, _ = self.source.inversion_index(snapshot.spec)
         if index is None or len(snapshot.commits) == snapshot.spec.num_shards:
             return None
@@ -237,7 +237,7 @@ class Pages:
         return cards.make_card(self.source, snapshot, row, text)
 
     def _page(self, query: Query, rows: NDArray[np.int64]) -> tuple[list[int], Query, dict[str, Any]]:
-        """Cut one page out of all rows; a page beyond the last becomes the last."""
+        """Return one page of the rows; a page number beyond the last means the last page."""
         size = len(rows) or 1 if self.site.static else query.size
         last_page = max(1, -(-len(rows) // size))
         number = min(query.page, last_page)

@@ -42,10 +42,10 @@ _Pixels = NDArray[np.uint8]
 
 
 class PictureStore:
-    """Keeps the pictures that were asked for last, up to a number of bytes.
+    """Keeps the most recently requested pictures, up to a total number of bytes.
 
     Args:
-        max_bytes: of all pictures together.
+        max_bytes: maximum size of all pictures together.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20) -> None:
@@ -55,7 +55,7 @@ class PictureStore:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, draw: Callable[[], bytes | None]) -> bytes | None:
-        """Return the picture of `key`, drawn by `draw` if it is not kept; None is not kept."""
+        """Return the picture of `key`, drawn by `draw` if it is not kept; a result of None is not kept."""
         with self._lock:
             if key in self._pictures:
                 self._pictures.move_to_end(key)
@@ -81,9 +81,9 @@ def encode_png(pixels: _Pixels) -> bytes:
 
 
 def strip_png(source: CacheSource, snapshot: Snapshot, row: int) -> bytes | None:
-    """Draw a row's thumbnails side by side: original, reconstruction, views; None if there is nothing.
+    """Draw a row's thumbnails side by side: original, reconstruction, views; None if there are none.
 
-    Pictures that are missing leave a hole that the page shines through.
+    Missing pictures are transparent.
     """
     original, reconstruction = source.original(snapshot, row), source.reconstruction(snapshot, row)
     views = list(snapshot.reader.views(row)[:MAX_STRIP_VIEWS]) if snapshot.readable(row) else []
@@ -109,7 +109,7 @@ def strip_size(spec: CacheSpec) -> tuple[int, int]:
 
 
 def single_png(source: CacheSource, snapshot: Snapshot, row: int, name: str) -> bytes | None:
-    """Draw one picture of a row at its own size: ``"original"``, ``"reconstruction"`` or ``"view-3"``."""
+    """Draw one picture of a row at full size: ``"original"``, ``"reconstruction"`` or ``"view-3"``."""
     pixels: _Pixels | None = None
     if name == "original":
         pixels = source.original(snapshot, row)
@@ -121,7 +121,7 @@ def single_png(source: CacheSource, snapshot: Snapshot, row: int, name: str) -> 
 
 
 def frames_png(source: CacheSource, snapshot: Snapshot, row: int, view: int) -> bytes | None:
-    """Draw the frames between the anchor and a view in one line; None if that cannot be done."""
+    """Draw the frames between the anchor and a view in one line; None if they cannot be drawn."""
     if not snapshot.readable(row):
         return None
     found = source.frames(snapshot, row, view)
@@ -189,7 +189,7 @@ def sheet_png(source: CacheSource, snapshot: Snapshot, rows: NDArray[np.int64]) 
 
 
 def view_number(name: str, prefix: str, num_views: int) -> int | None:
-    """Return the view that a picture's name means, ``"view-0"`` for the first; None if there is none."""
+    """Return the view number in a picture's name, 0 for ``"view-0"``; None if the name has none."""
     digits = name.removeprefix(prefix)
     if digits == name or not digits.isascii() or not digits.isdigit() or len(digits) > 6:
         return None
@@ -197,7 +197,7 @@ def view_number(name: str, prefix: str, num_views: int) -> int | None:
 
 
 def _thumbnail(image: _Pixels, side: int) -> _Pixels:
-    """Return storage pixels `(3, H, W)` as `(side, side, 3)`, made smaller where they are larger."""
+    """Return storage pixels `(3, H, W)` as `(side, side, 3)`; larger images are reduced."""
     pixels = image.transpose(1, 2, 0)
     if pixels.shape[0] == side:
         return pixels

@@ -1,4 +1,4 @@
-"""Which images a page shows, in which order: filters and sort orders of the grid."""
+"""The images of a page and their order: filters and sort orders of the grid."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ SORTS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
-    """What a visitor asked the grid for.
+    """A visitor's request to the grid.
 
     Attributes:
-        sort: key of `SORTS`, with a minus for the largest first.
+        sort: key of `SORTS`; a leading minus sorts the largest first.
         label: ``"3"`` for a class, ``"1.3"`` for value 3 of attribute 1, empty for all.
         status: value of `STATUS_NAMES`, empty for all.
-        page: from 1.
+        page: number of the page, from 1.
         size: images per page.
     """
 
@@ -49,7 +49,7 @@ class Query:
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> "Query":
-        """Read a query string; what cannot be understood falls back to its default."""
+        """Read a query string; parameters that cannot be read take their defaults."""
         sort = parameters.get("sort", "row")
         label = parameters.get("class", "")
         status = parameters.get("status", "")
@@ -72,9 +72,9 @@ class Query:
 
 
 def select(snapshot: Snapshot, query: Query) -> NDArray[np.int64]:
-    """Return the rows that a query means, in its order, all pages of them.
+    """Return the rows that match a query, in its order, of all pages.
 
-    Rows without the number that is sorted by (failed ones, mostly) come last.
+    Rows without the sort key (mostly failed ones) come last.
     """
     rows = snapshot.rows
     if query.status:
@@ -113,7 +113,7 @@ def _integer(text: str | None, default: int) -> int:
 
 
 def _label_numbers(text: str) -> tuple[int, ...]:
-    """Return the numbers of a class filter; empty if it is none. A class may be −1 (no label)."""
+    """Return the numbers of a class filter; empty if the text is none. A class may be −1 (no label)."""
     parts = text.split(".")
     if len(parts) == 1 and text == "-1":
         return (-1,)

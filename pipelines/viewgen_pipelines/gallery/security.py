@@ -1,8 +1,8 @@
-"""Who may see the pages: the Host header, a token where the gallery listens beyond this machine, headers.
+"""Access to the pages: the Host header, a token if the gallery listens beyond this machine, response headers.
 
-A web page elsewhere can make a visitor's browser ask for ``http://127.0.0.1:8000/``, under a name of its own
-that resolves to this machine (DNS rebinding). It is told apart by the Host header, which then carries that
-name.
+A web page of another site can make a visitor's browser ask for ``http://127.0.0.1:8000/`` under its own host
+name that resolves to this machine (DNS rebinding). Such a request is recognised by the Host header, which
+then carries that name.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def new_token() -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reachable from this machine only."""
+    """Return True if an address to listen on is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -56,7 +56,7 @@ def is_loopback(host: str) -> bool:
 
 
 def known_hosts(bound: str, more: Collection[str] = ()) -> frozenset[str]:
-    """Return the names and addresses under which the gallery may be asked for.
+    """Return the accepted host names and addresses of the gallery.
 
     Args:
         bound: address that the server listens on.
@@ -75,7 +75,7 @@ def known_hosts(bound: str, more: Collection[str] = ()) -> frozenset[str]:
 
 
 def _means_all(host: str) -> bool:
-    """Whether an address means all interfaces."""
+    """Return True if an address means all interfaces."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_unspecified
     except ValueError:
@@ -88,8 +88,9 @@ class Guard:
     Args:
         app: the gallery.
         hosts: accepted names in the Host header.
-        token: that visitors must show once; None asks for none. It comes as ``?token=`` in an address (which
-            leads on to the address without it), from the login form, or as ``Authorization: Bearer``.
+        token: token that visitors must show once; None if no token is required. It comes as ``?token=`` in an
+            address (which redirects to the address without it), from the login form, or as
+            ``Authorization: Bearer``.
     """
 
     def __init__(self, app: App, *, hosts: Collection[str], token: str | None = None) -> None:
@@ -139,7 +140,7 @@ class Guard:
         return False
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take a token, or show the form that asks for one."""
+        """Accept a token, or show the login form."""
         path = scope.get("root_path", "")
         inner = scope["path"].removeprefix(path)
         depth = inner.count("/") - 1

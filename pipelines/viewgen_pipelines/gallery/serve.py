@@ -1,7 +1,7 @@
-"""The gallery as a Ray Serve application: it stands on the dashboard's Serve tab while it runs.
+"""The gallery as a Ray Serve application, shown on the dashboard's Serve tab while it runs.
 
-Ray is imported inside functions. A Serve instance that runs on a cluster already keeps its address; ours
-listens on this machine only, unless told otherwise.
+Ray is imported inside functions. A Serve instance that already runs on a cluster keeps its address; one that
+is started here listens on this machine only, unless another address is given.
 """
 
 import contextlib
@@ -37,20 +37,21 @@ DEFAULT_PORT = 8000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GalleryOptions:
-    """What a gallery shows, and where it listens.
+    """Contents of a gallery and the address that it listens on.
 
     Attributes:
-        url: of the cache.
+        url: URL of the cache.
         compare: URL of a second cache of the same images, or None.
-        storage_options: of the caches.
-        data_root: where data sets are looked for, None for the default.
+        storage_options: options of the fsspec file system of the caches.
+        data_root: folder of the data sets, None for the default.
         inversions: URL of the inversions, None to look beside the cache.
         models: folder of a `viewgen pretrain` run, None for the networks that ship.
         host: address to listen on, if Serve does not run yet.
-        port: the same; None for 8000 or, if that is taken, a free one.
+        port: port to listen on, if Serve does not run yet; None for 8000 or, if that is taken, a free one.
         allow_hosts: further names that the Host header may carry.
-        token: that visitors must show even on this machine; None for one where others can reach the address.
-        eager: load the networks at once, so that the first visitor need not wait for them.
+        token: token that visitors must show even on this machine; None to make one only if other machines can
+            reach the address.
+        eager: load the networks at once, so that the first visitor does not wait for them.
     """
 
     url: str = field(repr=False)
@@ -89,7 +90,7 @@ class GalleryOptions:
 
     @property
     def slug(self) -> str:
-        """The cache's name as part of an address, told apart from others of that name."""
+        """The cache's name as part of an address, unique among caches of that name."""
         digest = hashlib.sha256(f"{self.url}\n{self.compare}".encode()).hexdigest()
         return f"{file_name(self.cache)}-{digest[:6]}"
 
@@ -101,13 +102,13 @@ class GalleryOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedGallery:
-    """A gallery that answers.
+    """A gallery that is being served.
 
     Attributes:
-        url: of its first page; with the token, where there is one.
+        url: URL of the first page, including the token if there is one.
         application: name on the dashboard's Serve tab.
-        host: address that it listens on.
-        token: that visitors must show, None on this machine.
+        host: address that the gallery listens on.
+        token: token that visitors must show, None if the gallery listens on this machine only.
     """
 
     url: str = field(repr=False)
@@ -117,7 +118,7 @@ class ServedGallery:
 
     @property
     def lines(self) -> list[str]:
-        """What a person needs to know to open it."""
+        """Lines that tell a person how to open the gallery."""
         if self.token is None:
             access = "this machine only, no login"
         else:
@@ -126,10 +127,10 @@ class ServedGallery:
 
 
 def choose_port(host: str, port: int | None = None) -> int:
-    """Return `port`, or 8000 or a free one if None.
+    """Return `port`; if it is None, 8000 or a free port.
 
     Raises:
-        UsageError: the port is taken, or the address is none of this machine's.
+        UsageError: the port is taken, or the address does not belong to this machine.
     """
     for candidate in [port] if port is not None else [DEFAULT_PORT, 0]:
         try:
@@ -149,7 +150,7 @@ def deploy(options: GalleryOptions) -> ServedGallery:
     """Serve a gallery in the Ray session of this process, and start Serve if it does not run.
 
     Raises:
-        UsageError: it cannot listen there.
+        UsageError: the gallery cannot listen at that address.
         ViewgenError: Serve does not start.
     """
     with _quiet_serve():
@@ -179,10 +180,10 @@ def deploy(options: GalleryOptions) -> ServedGallery:
 
 
 def gallery_url(options: GalleryOptions, host: str, port: int, token: str | None = None) -> str:
-    """Return the address of the first page as a visitor types it.
+    """Return the address of the first page for a visitor's browser.
 
-    Where the gallery listens on all addresses, the first of `allow_hosts` is the one to ask for: a
-    container's own name means nothing outside.
+    If the gallery listens on all addresses, the first of `allow_hosts` is used: a container's own name means
+    nothing outside.
     """
     if host in ("0.0.0.0", "::"):
         host = options.allow_hosts[0] if options.allow_hosts else socket.gethostname()
@@ -191,12 +192,13 @@ def gallery_url(options: GalleryOptions, host: str, port: int, token: str | None
 
 
 class BackgroundGallery:
-    """A gallery beside a run, which does not wait for it: another process of the session deploys it.
+    """A gallery beside a run, deployed by another process of the session, so that the run does not wait.
 
     Args:
-        options: what it shows.
-        own: the session is the run's own, so that nothing serves there yet and all ends with it.
-        say: is told where the gallery is, and if it fails.
+        options: contents and address of the gallery.
+        own: True if the session is the run's own, so that nothing serves there yet and everything ends with
+            it.
+        say: callback with the gallery's address, or with the reason of a failure.
     """
 
     def __init__(self, options: GalleryOptions, *, own: bool, say: Callable[[str], object]) -> None:
@@ -217,7 +219,7 @@ class BackgroundGallery:
         self._teller.start()
 
     def _tell(self) -> None:
-        """Wait for it and tell a failure; on a cluster, tell the address that Serve has there."""
+        """Wait for the deployment and report a failure; on a cluster, report Serve's address."""
         import ray
 
         try:
@@ -235,7 +237,7 @@ class BackgroundGallery:
                 self._say(line)
 
     def close(self) -> None:
-        """Take it off a cluster that goes on."""
+        """Remove the gallery from a cluster that goes on."""
         import ray
 
         self._closed.set()
@@ -247,7 +249,7 @@ class BackgroundGallery:
 
 
 def withdraw(application: str) -> None:
-    """Take a gallery off a cluster that goes on, and Serve too if nothing else is left on it."""
+    """Remove a gallery from a cluster that goes on, and shut Serve down if nothing else is left on it."""
     with _quiet_serve(), contextlib.suppress(Exception):
         from ray import serve
 
@@ -257,7 +259,7 @@ def withdraw(application: str) -> None:
 
 
 def is_running(application: str) -> bool:
-    """Whether a gallery still answers."""
+    """Return True if a gallery still answers."""
     with _quiet_serve():
         from ray import serve
 
@@ -309,7 +311,7 @@ def _build(options: GalleryOptions, hosts: list[str], token: str | None) -> Any:
 
 
 def _this_node() -> dict[str, float]:
-    """Return the resources that keep a process where the cache's path means the same."""
+    """Return the resources that keep a process on this node, so that the cache's path stays valid."""
     return {f"node:{_node_address()}": 0.001}
 
 
@@ -320,7 +322,7 @@ def _node_address() -> str:
 
 
 def _serve_address() -> tuple[str, int] | None:
-    """Return where a Serve instance that runs already listens."""
+    """Return the address of a running Serve instance, None if there is none."""
     from ray.serve.context import _get_global_client
 
     client = _get_global_client(raise_if_no_controller_running=False)
@@ -331,7 +333,7 @@ def _serve_address() -> tuple[str, int] | None:
 
 @contextlib.contextmanager
 def _quiet_serve() -> Iterator[None]:
-    """Keep Serve's chatter off the terminal; it sets its loggers' levels anew whenever it is asked."""
+    """Hide Serve's log lines below errors by a filter; Serve resets its loggers' levels at every call."""
     logger = logging.getLogger("ray.serve")
 
     def only_errors(record: logging.LogRecord) -> bool:

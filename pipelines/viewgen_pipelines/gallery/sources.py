@@ -1,8 +1,9 @@
-"""Where the gallery's pictures come from, and why some are missing.
+"""Sources of the gallery's pictures, and reasons for missing ones.
 
-Views lie in the cache. Originals come from the data set if it is at hand and is the one the cache was made
-of; reconstructions and anchor codes from the cache of inversions; the frames between an anchor and a view
-from the generator, if the views' codes were kept. Whatever is absent has a reason in words for the page.
+Views lie in the cache. Originals come from the data set if it is available and is the one from which the
+cache was made. Reconstructions and anchor codes come from the cache of inversions. Frames between an anchor
+and a view come from the generator, if the views' codes were kept. Every missing picture has a reason in words
+for the page.
 """
 
 import threading
@@ -26,7 +27,7 @@ __all__ = ["CacheSource", "inversions_url"]
 
 @dataclass(kw_only=True)
 class _Slot:
-    """Something that is looked for until it is found, at most once per generation of what it depends on."""
+    """A lazily found object, searched for until found, at most once per generation of its dependencies."""
 
     value: Any = None
     reason: str = ""
@@ -35,13 +36,13 @@ class _Slot:
 
 @dataclass(kw_only=True)
 class CacheSource:
-    """One cache with all that belongs to it.
+    """One cache with everything that belongs to it.
 
     Attributes:
-        url: of the cache.
-        storage_options: of the cache and of its inversions.
-        data_root: where data sets are looked for, None for the default.
-        inversions: URL of the inversions; looked for beside the cache if None.
+        url: URL of the cache.
+        storage_options: options of the fsspec file system of the cache and of its inversions.
+        data_root: folder of the data sets, None for the default.
+        inversions: URL of the inversions; None for the default URL beside the cache.
         models: folder of a `viewgen pretrain` run, None for the networks that ship.
     """
 
@@ -60,26 +61,26 @@ class CacheSource:
         return CacheIndex(self.url, self.storage_options)
 
     def snapshot(self) -> Snapshot:
-        """Return the cache as it is now; see `CacheIndex.snapshot`."""
+        """Return the present state of the cache; see `CacheIndex.snapshot`."""
         return self.index.snapshot()
 
     def dataset(self, spec: CacheSpec) -> tuple[ImageDataset | None, str]:
-        """Return the data set, or None and the reason why there is none."""
+        """Return the data set, or None and the reason."""
         return self._look(self._dataset, spec.identity, lambda: self._find_dataset(spec))
 
     def inversion_index(self, spec: CacheSpec) -> tuple[CacheIndex | None, str]:
-        """Return the index of the inversions, or None and the reason why there is none."""
+        """Return the index of the inversions, or None and the reason."""
         return self._look(self._inversions, spec.identity, lambda: self._find_inversions(spec), again=True)
 
     def networks(self, spec: CacheSpec) -> Networks:
-        """Return those of the cache's generator and encoder that are at hand."""
+        """Return the cache's generator and encoder, where available."""
         networks, _ = self._look(
             self._networks, spec.identity, lambda: (find_networks(spec, self.models), "")
         )
         return networks if isinstance(networks, Networks) else Networks({})
 
     def label_text(self, spec: CacheSpec, label: Any) -> str:
-        """Return a label in words where the data set knows them: ``"cat"``, else ``"class 3"``."""
+        """Return a label in words if the data set names its classes: ``"cat"``, else ``"class 3"``."""
         dataset, _ = self.dataset(spec)
         if dataset is not None:
             return dataset.label_text(label)
@@ -106,11 +107,11 @@ class CacheSource:
         return image
 
     def has_reconstruction(self, snapshot: Snapshot, row: int) -> bool:
-        """Whether a row's inversion is there, or none will ever be."""
+        """Return True if a row's inversion exists or will never exist."""
         return "inversions" not in snapshot.spec.models or self._inversion_of(snapshot, row) is not None
 
     def why_no_frames(self, snapshot: Snapshot, row: int) -> str:
-        """Return why nothing can be drawn between the anchor and the views of a row; empty if it can."""
+        """Return the reason why a row has no frames between anchor and views; empty if it has."""
         spec = snapshot.spec
         if "generator" not in spec.models or spec.method == "invert":
             return f"Views of method {spec.method} have no codes of their own."
@@ -131,7 +132,7 @@ class CacheSource:
     def frames(
         self, snapshot: Snapshot, row: int, view: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None] | None:
-        """Draw what lies between the anchor and a view, see `Networks.frames`; None if it cannot be drawn."""
+        """Draw the frames between the anchor and a view, see `Networks.frames`; None if impossible."""
         if self.why_no_frames(snapshot, row):
             return None
         found = self._inversion_of(snapshot, row)
@@ -204,7 +205,7 @@ class CacheSource:
 
 
 def inversions_url(url: str, spec: CacheSpec) -> str:
-    """Return where `viewgen cache` puts the inversions of the cache at `url` unless it is told otherwise."""
+    """Return the default URL of the inversions that `viewgen cache` makes for the cache at `url`."""
     parent = url.rstrip("/").rpartition("/")[0]
     identity = spec.models["inversions"]
     name = inversions_name(str(spec.dataset.get("name")), str(spec.dataset.get("split")), identity)

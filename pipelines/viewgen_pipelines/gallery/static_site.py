@@ -29,14 +29,14 @@ def write_static(
 ) -> Path:
     """Write the pages of a cache, with up to `num_images` of its images, evenly spread.
 
-    Order and filters work in the browser, on the images that were written.
+    Sorting and filtering happen in the browser, among the images that were written.
 
     Args:
         source: the cache.
-        other: a second cache to set beside it, or None.
-        folder: where to; made if missing, must be empty or hold an earlier gallery.
-        num_images: most images.
-        say: is told how far it is.
+        other: a second cache to compare with, or None.
+        folder: target folder; made if missing, must be empty or hold an earlier gallery.
+        num_images: maximum number of images.
+        say: callback with lines about the progress.
 
     Returns:
         Path of the first page.

@@ -1,4 +1,4 @@
-"""The page templates: escaping on, undefined names are errors, numbers as people write them."""
+"""The page templates: escaped values, errors for undefined names, readable numbers."""
 
 import functools
 import math
@@ -9,7 +9,7 @@ __all__ = ["message_page", "read_static", "render"]
 
 
 def render(template: str, **context: Any) -> str:
-    """Render a page; every value is escaped unless the template says that it is markup of ours."""
+    """Render a page; every value is escaped unless the template marks it as markup of this package."""
     page: str = _environment().get_template(template).render(**context)
     return page
 
@@ -19,17 +19,17 @@ def message_page(title: str, text: str, *, root: str = "", again: bool = False, 
 
     Args:
         title: heading.
-        text: what there is to say.
+        text: text of the message.
         root: path to the gallery's root, as on the other pages.
-        again: load it again after a few seconds.
-        login: ask for the token.
+        again: reload the page after a few seconds.
+        login: show the form that asks for the token.
     """
     return render("message.html", title=title, text=text, root=root, again=again, login=login)
 
 
 @functools.cache
 def read_static() -> dict[str, bytes]:
-    """Return the files that all pages use, by name; there are no others."""
+    """Return the files that all pages use, by name; no other files are served."""
     folder = resources.files(__package__).joinpath("static")
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 

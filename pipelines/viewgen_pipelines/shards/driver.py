@@ -1,4 +1,4 @@
-"""The driver loop: list what is missing, run it, until nothing is missing or nothing helps."""
+"""The driver loop: list missing shards and run them, until none is missing or no progress is possible."""
 
 import dataclasses
 import functools
@@ -47,12 +47,12 @@ class Stage:
     """One cache to make.
 
     Attributes:
-        title: for the progress bar.
-        url: of the cache.
-        spec: of the cache.
+        title: title of the progress bar.
+        url: URL of the cache.
+        spec: specification of the cache.
         method: view method with its settings.
         model_paths: kind → file of the networks that the method needs.
-        inversions_url: the cache with the anchor codes, or None.
+        inversions_url: URL of the cache with the anchor codes, or None.
     """
 
     title: str
@@ -65,13 +65,13 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageResult:
-    """What a run left.
+    """The result of a run.
 
     Attributes:
         commits: shard id → record of every finished shard, old and new.
         quarantined: shard id → reason of the shards that are not finished.
-        repaired: shards whose files were found damaged and that were made again.
-        num_new_images: images that this run made.
+        repaired: shards whose files were damaged and that were made again.
+        num_new_images: number of images made by this run.
         seconds: wall-clock time of this run.
     """
 
@@ -97,21 +97,21 @@ def run_stage(
     """Make or resume one cache.
 
     Args:
-        stage: what to make.
-        executor: entered already.
-        dataset: whose images these are; workers on other machines get them from the cache's storage.
-        storage_options: of the cache's file system.
-        progress: shows how far it is.
+        stage: cache to make.
+        executor: executor that has already been opened.
+        dataset: data set of the images; workers on other machines get them from the cache's storage.
+        storage_options: options of the fsspec file system of the cache.
+        progress: display of the progress.
         job_settings: further fields of `ShardJob`.
         max_attempts: failures after which a shard is quarantined.
-        overwrite: replace a cache that is there, whatever its configuration.
+        overwrite: replace an existing cache, whatever its configuration.
         blocked: shard id → reason of shards that cannot be made because their inversion is missing.
 
     Raises:
-        CacheMismatchError: a cache with another configuration is there.
+        CacheMismatchError: a cache with another configuration exists.
         LeaseError: another run holds the cache, or took it over.
         StorageError: the storage fails.
-        ViewgenError: shard after shard fails.
+        ViewgenError: several shards in a row fail.
     """
     start = time.monotonic()
     storage = open_storage(stage.url, storage_options)
@@ -256,14 +256,14 @@ class _StageRun:
                 )
 
     def _publish(self) -> None:
-        """Put what workers elsewhere need where they can reach it; jobs then name no file of the driver."""
+        """Publish the inputs for workers on other machines; jobs then name no file of the driver."""
         if not self.executor.elsewhere or self.job.inputs is not None:
             return
         inputs = publish(self.storage, self.dataset, self.spec.num_images, self.job.model_paths)
         self.job = dataclasses.replace(self.job, inputs=inputs, data_root=None, model_paths={})
 
     def _missing(self, finished: set[int]) -> list[int]:
-        """Return the shards to be made; those that have failed before come last."""
+        """Return the missing shards; those that have failed before come last."""
         histories = self.ledger.histories()
         unwanted = finished | set(self.blocked) | set(self.ledger.quarantined(histories))
         missing = [shard_id for shard_id in range(self.spec.num_shards) if shard_id not in unwanted]
@@ -302,7 +302,7 @@ class _StageRun:
                 )
 
     def _close(self) -> None:
-        """Leave a ledger that blames no shard for the end of this run."""
+        """Close the ledger without blaming any shard for the end of this run."""
         try:
             committed = list_commits(self.storage, self.spec)
             self.ledger.interrupt_own(committed, "the run ended during the attempt")

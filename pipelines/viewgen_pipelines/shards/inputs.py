@@ -1,9 +1,9 @@
-"""What workers on other machines need beside the package: weights and images, by URL and digest.
+"""Inputs of workers on other machines, beside the package: weights and images, by URL and digest.
 
-The driver puts them into the cache's own storage, ``run/inputs/<sha256>``, which every worker can reach
-anyway; a job names them by digest. A node downloads each once, into ``inputs/`` of its data root, where all
-its workers find it, and checks the digest. Images come in parts, and a node fetches the parts that its shards
-need. When the run ends, the driver deletes ``run/inputs``.
+The driver puts the inputs into the cache's own storage, ``run/inputs/<sha256>``, which every worker can
+reach; a job names them by digest. Each node downloads each file once, into ``inputs/`` of its data root,
+where all its workers find it, and checks the digest. Images are divided into parts, and a node fetches only
+the parts that its shards need. At the end of the run, the driver deletes ``run/inputs``.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """Digests (``"sha256:…"``) of what a job's workers fetch.
+    """Digests (``"sha256:…"``) of the files that a job's workers fetch.
 
     Attributes:
         networks: kind → digest of its weights file.
@@ -53,7 +53,7 @@ class Inputs:
 def publish(
     storage: Storage, dataset: ImageDataset, num_images: int, model_paths: Mapping[str, str]
 ) -> Inputs:
-    """Put weights and the first `num_images` images into the cache's storage; what is there already stays.
+    """Put weights and the first `num_images` images into the cache's storage; existing files stay.
 
     Raises:
         StorageError: the storage cannot be written.
@@ -74,7 +74,7 @@ def publish(
 
 
 def withdraw(storage: Storage) -> None:
-    """Delete what `publish` wrote."""
+    """Delete the files written by `publish`."""
     storage.delete_tree(FOLDER)
 
 
@@ -82,13 +82,13 @@ def fetch(storage: Storage, digest: str, data_root: str | Path | None = None) ->
     """Return this node's copy of a published file; the first caller on the node downloads it.
 
     Args:
-        storage: of the cache.
+        storage: storage of the cache.
         digest: ``"sha256:…"`` of the file.
-        data_root: where the copy goes, ``inputs/`` below it; by default as for data sets.
+        data_root: folder whose ``inputs/`` receives the copy; by default the data root of the data sets.
 
     Raises:
-        MissingFileError, StorageError: the storage does not give it, or the copy cannot be written.
-        CorruptDataError: what came is not the file of that digest.
+        MissingFileError, StorageError: the storage does not provide the file, or the copy cannot be written.
+        CorruptDataError: the received file has another digest.
     """
     name = digest.removeprefix("sha256:")
     return _keep(
@@ -102,15 +102,15 @@ def download(
     """Return this machine's copy of a file at a URL.
 
     Args:
-        url: fsspec URL; with ``#sha256:…`` behind it the file must have that digest, and a copy that is there
-            is used without asking the server.
-        storage_options: of its file system.
-        data_root: as for `fetch`.
+        url: fsspec URL; with ``#sha256:…`` appended the file must have that digest, and an existing copy is
+            used without asking the server.
+        storage_options: options of the fsspec file system of `url`.
+        data_root: folder whose ``inputs/`` receives the copy, see `fetch`.
 
     Raises:
-        MissingFileError, StorageError: the server does not give it, or the copy cannot be written.
-        CorruptDataError: what came is not the file of that digest.
-        UsageError: what stands behind the # is no digest.
+        MissingFileError, StorageError: the server does not provide the file, or the copy cannot be written.
+        CorruptDataError: the received file has another digest.
+        UsageError: the text after the # is not a digest.
     """
     base, _, digest = url.partition("#")
     if digest and not _DIGEST.fullmatch(digest):
@@ -127,10 +127,10 @@ def download(
 
 
 def fetch_dataset(storage: Storage, spec: CacheSpec, inputs: Inputs) -> ImageDataset:
-    """Return the cache's images as a data set whose parts are fetched when they are read.
+    """Return the cache's images as a data set whose parts are fetched on first read.
 
     Raises:
-        MissingFileError, StorageError, CorruptDataError: as `fetch`, here for the labels, later for images.
+        MissingFileError, StorageError, CorruptDataError: see `fetch`; for the labels now, for images later.
     """
     return ImageDataset(
         name=spec.dataset["name"],
@@ -170,7 +170,7 @@ class _PublishedImages:
 
 
 def _keep(digest: str, read: Callable[[], bytes], title: str, data_root: str | Path | None) -> Path:
-    """Return the node's copy of the file of that digest; where there is none, `read` is called once."""
+    """Return the node's copy of the file with that digest; `read` is called once if there is no copy."""
     folder = resolve_data_root(data_root) / "inputs" / digest.removeprefix("sha256:")
     target = folder / "content"
     if target.is_file() and file_digest(target) == digest:

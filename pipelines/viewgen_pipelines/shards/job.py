@@ -1,4 +1,4 @@
-"""What a worker is told, and what it tells the driver."""
+"""The job of a worker, and its reports to the driver."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -16,26 +16,27 @@ __all__ = ["ShardJob", "ShardReport"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardJob:
-    """All that a worker needs to make any shard of one cache; small, and pickled into Ray's actors.
+    """Everything a worker needs to make any shard of one cache; small, and pickled into Ray's actors.
 
     Attributes:
-        token: of the driver's lease.
-        url: of the cache, with whatever credentials it carries.
-        storage_options: of the cache and of the inversions.
-        spec: of the cache.
-        method: view method with its settings; the entry itself, so that one that a script registered reaches
-            the workers.
-        inputs: what workers on other machines fetch; None where they read the driver's own files, which are
-        data_root: where data sets are looked for, None for the default, and
+        token: token of the driver's lease.
+        url: URL of the cache, including any credentials in it.
+        storage_options: options of the fsspec file system of the cache and of the inversions.
+        spec: specification of the cache.
+        method: view method with its settings; the entry itself, so that a method registered by a script
+            reaches the workers.
+        inputs: digests of the files that workers on other machines fetch; None if workers read the driver's
+            own files, named by `data_root` and `model_paths`.
+        data_root: folder of the data sets, None for the default.
         model_paths: kind → file of the networks that the method needs.
-        inversions_url: cache with the anchor codes, row by row those of `spec`, or None.
+        inversions_url: URL of the cache with the anchor codes, row by row those of `spec`, or None.
         device: ``"cpu"`` or ``"cuda"``.
         num_threads: torch threads of one worker.
         batch_size: images optimised at once, ``"auto"`` for as many as fit, None for the method's own choice.
-        memory_share: share of the free memory, of the machine or of the GPU, that is this worker's.
-        hang_seconds: a shard that takes longer ends its worker.
+        memory_share: this worker's share of the free memory of the machine or of the GPU.
+        hang_seconds: seconds after which an unfinished shard ends its worker.
         max_attempts: failures after which a shard is quarantined.
-        in_driver: the worker is the driver's own process.
+        in_driver: True if the worker is the driver's own process.
     """
 
     token: LeaseToken
@@ -58,18 +59,18 @@ class ShardJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardReport:
-    """How a worker's turn at a shard ended.
+    """The result of one worker's attempt at a shard.
 
     Attributes:
-        shard_id: which shard.
-        outcome: ``committed``; ``present`` (somebody else had committed it); ``failed`` (the attempt counts,
-            the shard may be tried again); ``quarantined``; ``stopped`` (the surroundings failed: nothing
+        shard_id: number of the shard.
+        outcome: ``committed``; ``present`` (another worker had committed it); ``failed`` (the attempt counts,
+            the shard may be tried again); ``quarantined``; ``stopped`` (the environment failed: nothing
             counts).
         detail: reason in words.
         error: class name of the `viewgen.errors` error behind ``stopped``, empty otherwise.
-        seconds: wall-clock time of the turn.
-        fatal: further shards would meet the same obstacle.
-        notes: what the worker has to say since its last turn, by topic: a fallback, a batch size chosen.
+        seconds: wall-clock time of the attempt.
+        fatal: True if further shards would meet the same obstacle.
+        notes: notes of the worker since its last report, by topic: a fallback, a chosen batch size.
     """
 
     shard_id: int

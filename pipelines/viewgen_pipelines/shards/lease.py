@@ -1,13 +1,13 @@
 """The lease: at most one driver works on a cache at a time.
 
-``run/lease/<epoch>.json`` is created by whoever takes the lease, create-only, so that of two drivers that
-both find an expired lease one wins. The holder rewrites its file every `HEARTBEAT_SECONDS`; the file with the
-highest epoch rules. Workers ask `LeaseToken.check` before they write a commit record, so that the workers of
-a driver that has gone do not commit into another driver's run.
+The driver that takes the lease creates ``run/lease/<epoch>.json``, create-only, so that one of two drivers
+that both find an expired lease wins. The holder rewrites its file every `HEARTBEAT_SECONDS`; the file with
+the highest epoch is valid. Workers call `LeaseToken.check` before they write a commit record, so that the
+workers of a dead driver do not commit into another driver's run.
 
-A holder that died on this machine is recognised at once, by its process id and that process's start time. One
-on another machine, or one whose file cannot be understood, counts as gone when its file has not changed for
-`EXPIRY_SECONDS` of this process's own clock: what its clock says is never compared with ours.
+A holder that died on this machine is recognised at once, by its process id and that process's start time. A
+holder on another machine, or one whose file cannot be read, counts as dead once its file has not changed for
+`EXPIRY_SECONDS` of this process's own clock: clocks of two machines are never compared.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ def this_process() -> dict[str, Any]:
 
 
 def process_is_alive(process: dict[str, Any]) -> bool | None:
-    """Say whether a process described by `this_process` still runs; None if it is on another machine."""
+    """Return True if a process described by `this_process` still runs; None if it is on another machine."""
     if process.get("host") != _host():
         return None
     pid = int(process["pid"])
@@ -80,7 +80,7 @@ def _host() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot: tells a reused process id from the first owner's."""
+    """Return a process's start in clock ticks since boot, which tells a reused id from its first owner."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -91,7 +91,7 @@ def _process_start(pid: int) -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeaseToken:
-    """What a worker needs to ask whether its driver still holds the lease."""
+    """The data with which a worker checks that its driver still holds the lease."""
 
     run_id: str
     url: str
@@ -122,13 +122,13 @@ class Lease:
         return LeaseToken(run_id=self.run_id, url=self.storage.url)
 
     def acquire(self, sleep: Callable[[float], object] = time.sleep) -> None:
-        """Take the lease, if need be after watching whether its holder still lives.
+        """Take the lease; if another driver holds it, first watch whether that driver is still alive.
 
         Args:
-            sleep: waits for some seconds.
+            sleep: function that waits for a number of seconds.
 
         Raises:
-            LeaseError: another run holds it; the message says who, since when and what to do.
+            LeaseError: another run holds it; the message names the run, its start and what to do.
         """
         epochs = _epochs(self.storage)
         if epochs:
@@ -159,7 +159,7 @@ class Lease:
             raise LeaseError(self.lost)
 
     def release(self) -> None:
-        """Give the lease back; does nothing when it was lost or never taken."""
+        """Give the lease back; do nothing if it was lost or never taken."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=EXPIRY_SECONDS)
@@ -182,7 +182,7 @@ class Lease:
         return json.dumps(record).encode()
 
     def _refuse_if_held(self, epoch: int, sleep: Callable[[float], object]) -> None:
-        """Return if the holder of an epoch is gone; otherwise say who it is."""
+        """Return if the holder of an epoch is dead; otherwise raise an error that names the holder."""
         first = _bytes(self.storage, epoch)
         record = parse_record(first)
         alive = None if record is None else process_is_alive(record["holder"])
@@ -240,7 +240,7 @@ def _bytes(storage: Storage, epoch: int) -> bytes | None:
 
 
 def _stands_still(storage: Storage, epoch: int, first: bytes, sleep: Callable[[float], object]) -> bool:
-    """Watch a lease for `EXPIRY_SECONDS`; return whether its file stayed as it was, or went away."""
+    """Watch a lease for `EXPIRY_SECONDS`; return True if its file did not change, or was deleted."""
     for _ in range(math.ceil(EXPIRY_SECONDS / WATCH_SECONDS)):
         sleep(WATCH_SECONDS)
         if (now := _bytes(storage, epoch)) != first:
@@ -249,9 +249,9 @@ def _stands_still(storage: Storage, epoch: int, first: bytes, sleep: Callable[[f
 
 
 def parse_record(data: bytes | None) -> dict[str, Any] | None:
-    """Return what a lease file says: run_id, holder, started and heartbeat (epoch seconds).
+    """Return the contents of a lease file: run_id, holder, started and heartbeat (epoch seconds).
 
-    None if there is no file, or one that no version of viewgen wrote.
+    None if there is no file, or if no version of viewgen wrote it.
     """
     try:
         record = json.loads(data or b"")
@@ -268,6 +268,6 @@ def parse_record(data: bytes | None) -> dict[str, Any] | None:
 
 
 def ruling_record(storage: Storage) -> dict[str, Any] | None:
-    """Return who holds the lease (or held it last), as `parse_record` does."""
+    """Return the record of the present (or last) holder of the lease, as `parse_record` does."""
     epochs = _epochs(storage)
     return parse_record(_bytes(storage, epochs[-1])) if epochs else None

@@ -1,14 +1,13 @@
-"""The attempt ledger: which shards were begun, and how each attempt that left no commit record ended.
+"""The attempt ledger: the shards that were begun, and the end of each attempt without a commit record.
 
 A marker ``run/attempts/00000042-01-started.json`` is written before a worker touches a shard, so that a crash
-that takes the whole process leaves its trace. The commit record ends an attempt that succeeds; any other end
-gets a second marker, whose name carries the outcome:
+of the whole process leaves a trace. The commit record ends a successful attempt; any other end gets a second
+marker, whose name carries the outcome:
 
-- ``raised``, ``hung``, ``crashed``: the shard's own doing, as far as one can tell; each counts as one
-  failure;
-- ``died``: the process that ran driver and step in one ended without a word (SIGKILL, power, memory): it was
-  hardly the shard, and counts a tenth;
-- ``interrupted``: somebody stopped the run, the worker's node was lost, or the environment failed; does not
+- ``raised``, ``hung``, ``crashed``: probably the shard's fault; each counts as one failure;
+- ``died``: the process that ran driver and step in one ended without a trace (SIGKILL, power, memory):
+  probably not the shard's fault, counts as 0.1 failures;
+- ``interrupted``: the user stopped the run, the worker's node was lost, or the environment failed; does not
   count.
 
 A shard whose failures reach ``max_attempts`` is quarantined: no run touches it until the limit is raised.
@@ -42,7 +41,7 @@ _MAX_REASON = 4000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """One attempt on one shard; `outcome` is None while it runs, and after it if it committed."""
+    """One attempt on one shard; `outcome` is None while it runs, and stays None if it committed."""
 
     shard_id: int
     number: int
@@ -73,11 +72,11 @@ class AttemptLedger:
 
     Args:
         storage: the cache's storage.
-        run_id: written into every marker.
+        run_id: identifier of the run, written into every marker.
         max_attempts: failures after which a shard is quarantined.
-        in_driver: the worker is the driver's own process, so a shard that crashes takes the driver along.
-        node: names the machine of this process within its cluster.
-        node_is_lost: says of another such name whether that machine has left the cluster.
+        in_driver: True if the worker is the driver's own process, so that a crash ends the driver too.
+        node: name of this process's machine within its cluster.
+        node_is_lost: function from another such name to True if that machine has left the cluster.
     """
 
     def __init__(
@@ -120,8 +119,8 @@ class AttemptLedger:
     def begin(self, shard_id: int) -> Attempt | None:
         """Mark the start of an attempt, or return None if the shard is quarantined.
 
-        An open attempt of this same run is judged here: its process did not live to end it, so it crashed,
-        unless its whole node was lost.
+        An open attempt of this same run is closed here: its process ended before the attempt did, so it
+        crashed, unless its whole node was lost.
         """
         history = self.histories().get(shard_id, ShardHistory())
         failures = history.failures
@@ -150,7 +149,7 @@ class AttemptLedger:
         return attempt
 
     def end(self, attempt: Attempt, outcome: str, reason: str) -> None:
-        """Record how an attempt ended that left no commit record."""
+        """Record the end of an attempt that left no commit record."""
         assert outcome in OUTCOMES, outcome
         record = {"run_id": self.run_id, "reason": reason[:_MAX_REASON], "time": time.time()}
         # Two who judge the same attempt agree with whoever came first.
@@ -158,7 +157,7 @@ class AttemptLedger:
             self.storage.write_new(attempt.path(outcome), json.dumps(record).encode())
 
     def started(self, attempt: Attempt) -> dict[str, Any]:
-        """Read the start marker: run id, worker, time; empty if it is gone or was cut short."""
+        """Read the start marker: run id, worker, time; empty if it is missing or truncated."""
         return self._read(attempt.path("started"))
 
     def quarantined(self, histories: dict[int, ShardHistory] | None = None) -> dict[int, str]:
@@ -183,8 +182,8 @@ class AttemptLedger:
     def judge_earlier_runs(self, committed: Container[int]) -> None:
         """End the attempts that earlier runs left open on shards that are not `committed`.
 
-        Workers under Ray outlive no driver: what they left open, the driver's end interrupted. Where the
-        driver was the worker, a trace on this machine tells a crash from a kill.
+        Workers under Ray do not outlive their driver: attempts that they left open were interrupted by the
+        driver's end. If the driver was the worker, a trace on this machine distinguishes a crash from a kill.
         """
         for attempt, record in self._open_attempts(committed):
             if record.get("run_id") == self.run_id:
@@ -197,7 +196,7 @@ class AttemptLedger:
                 self.end(attempt, "died", "the process ended without a word (killed, out of memory, power?)")
 
     def interrupt_own(self, committed: Container[int], reason: str) -> None:
-        """End this run's open attempts as interrupted, once no worker runs any more."""
+        """End this run's open attempts as interrupted; call it when no worker runs any more."""
         for attempt, record in self._open_attempts(committed):
             if record.get("run_id") == self.run_id:
                 self.end(attempt, "interrupted", reason)
@@ -210,7 +209,7 @@ class AttemptLedger:
                     self.end(attempt, "interrupted", reason)
 
     def forget(self, committed: Callable[[int], bool]) -> None:
-        """Delete the markers of shards that are committed; their records tell the attempt that succeeded."""
+        """Delete the markers of committed shards; the commit records name the attempt that succeeded."""
         found = [(path, _NAME.fullmatch(path.rpartition("/")[2])) for path in self.storage.paths(FOLDER)]
         paths = [path for path, match in found if match and committed(int(match[1]))]
         for _ in self.storage.map_parallel(self.storage.delete, paths):
@@ -233,7 +232,7 @@ class AttemptLedger:
 
 
 def _runs_elsewhere(record: dict[str, Any]) -> bool:
-    """Say whether the worker of an open attempt lives elsewhere: Ray asked twice for one shard."""
+    """Return True if the worker of an open attempt is another live process: Ray ran one shard twice."""
     worker = record.get("worker", {})
     return worker.get("pid") != os.getpid() and process_is_alive(worker) is True
 

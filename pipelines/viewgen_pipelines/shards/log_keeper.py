@@ -1,8 +1,9 @@
-"""Keeps the log of a long run short while it goes on.
+"""Keeps the log of a long run short during the run.
 
-Workers write records and attempt markers one by one, and whoever opens the cache, resumes it or begins a
-shard lists them. As soon as 1000 neighbouring shards are finished, their records move into one object, and
-their markers go: the records say enough. The lists are then hardly longer than what is under way.
+Workers write records and attempt markers one by one, and every process that opens the cache, resumes it or
+begins a shard lists them. As soon as 1000 neighbouring shards are finished, their records move into one
+object, and their markers, which the records make redundant, are deleted. The lists are then hardly longer
+than the number of shards under way.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,14 +20,14 @@ _COMPACT_FROM = 2000
 
 
 class LogKeeper:
-    """Compacts the log of one run's cache; killed at any moment, nothing is lost.
+    """Compacts the log of one run's cache; a kill at any moment loses nothing.
 
     Args:
-        storage: of the cache.
-        spec: of the cache.
-        ledger: of the run.
-        check: raises if the run has lost its lease.
-        say: is told what could not be done.
+        storage: storage of the cache.
+        spec: specification of the cache.
+        ledger: attempt ledger of the run.
+        check: function that raises if the run has lost its lease.
+        say: callback with lines about failures.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class LogKeeper:
         self._unfinished = {block: set(block_shards(spec, block)) for block in range(num_blocks)}
 
     def add(self, finished: Iterable[int]) -> None:
-        """Take note of committed shards; blocks that are now complete are put together."""
+        """Record committed shards; compact the blocks that are now complete."""
         touched = set()
         for shard_id in finished:
             block = block_of(shard_id)
@@ -69,7 +70,7 @@ class LogKeeper:
             self.say(f"the records of finished shards could not be put together yet: {error}")
 
     def finish(self) -> None:
-        """Put all records together, once no worker runs any more."""
+        """Put all records together; call it when no worker runs any more."""
         if self._active:
             self.check()
             compact_commits(self.storage, self.spec, partial=True)

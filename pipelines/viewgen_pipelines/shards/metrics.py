@@ -1,8 +1,8 @@
-"""What a run under Ray tells Prometheus: views, convergence, distances, times of shards.
+"""Prometheus metrics of a run under Ray: views, convergence, distances, times of shards.
 
-Ray's metrics agent exports every name with ``ray_`` before it, a counter with ``_total`` behind it and a
-histogram with ``_bucket``, ``_sum`` and ``_count``; `exported_names` lists them for dashboards. Ray adds a
-histogram's sum up from the middles of its buckets, so that means have gauges of their own.
+Ray's metrics agent exports every name with the prefix ``ray_``, a counter with the suffix ``_total`` and a
+histogram with the suffixes ``_bucket``, ``_sum`` and ``_count``; `exported_names` lists them for dashboards.
+Ray computes a histogram's sum from the midpoints of its buckets, so means have gauges of their own.
 """
 
 import logging
@@ -27,11 +27,11 @@ class MetricSpec:
     """One metric.
 
     Attributes:
-        name: as `ray.util.metrics` is told.
-        kind: of metric.
+        name: name in `ray.util.metrics`.
+        kind: kind of metric.
         description: one line.
         tags: labels beside ``cache`` and ``method``.
-        boundaries: of a histogram's buckets.
+        boundaries: boundaries of a histogram's buckets.
     """
 
     name: str
@@ -94,17 +94,17 @@ METRICS = {
 
 
 def exported_names() -> set[str]:
-    """Return the names of all time series as Prometheus sees them."""
+    """Return the names of all time series in Prometheus."""
     endings = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
     return {f"ray_{metric.name}{ending}" for metric in METRICS.values() for ending in endings[metric.kind]}
 
 
 class ShardMetrics:
-    """Recorded in a worker, shard by shard.
+    """Metrics recorded in a worker, shard by shard.
 
     Args:
-        url: of the cache, without credentials.
-        spec: of the cache.
+        url: URL of the cache, without credentials.
+        spec: specification of the cache.
     """
 
     def __init__(self, url: str, spec: CacheSpec) -> None:
@@ -116,11 +116,11 @@ class ShardMetrics:
         }
 
     def record(self, commit: ShardCommit, distances: NDArray[np.float32]) -> None:
-        """Record a committed shard; a failure here goes to the worker's log and costs no shard.
+        """Record a committed shard; a failure here is logged by the worker and does not fail the shard.
 
         Args:
             commit: the shard's record.
-            distances: of the views from their anchors, `(R, V)`.
+            distances: distances of the views from their anchors, `(R, V)`.
         """
         try:
             self._record(commit, distances)
@@ -149,11 +149,11 @@ class ShardMetrics:
 
 
 class RunMetrics:
-    """Recorded in the driver.
+    """Metrics recorded in the driver.
 
     Args:
-        url: of the cache, without credentials.
-        spec: of the cache.
+        url: URL of the cache, without credentials.
+        spec: specification of the cache.
     """
 
     def __init__(self, url: str, spec: CacheSpec) -> None:
@@ -162,7 +162,7 @@ class RunMetrics:
         self._failures = _create("viewgen_shard_failures")
 
     def left(self, num_shards: int) -> None:
-        """Say how many shards are to be made."""
+        """Record the number of shards to be made."""
         self._left.set(num_shards, tags=self._tags)
 
     def failed(self, outcome: str) -> None:

@@ -1,4 +1,4 @@
-"""From the options of `cache` to what exactly will be made; refusals come before anything is written."""
+"""Resolves the options of `cache` into a plan; wrong options are refused before anything is written."""
 
 import contextlib
 import functools
@@ -31,7 +31,7 @@ INVERT_PREFIX = "invert."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheOptions:
-    """The options of `cache` that say what is made; see there."""
+    """The options of `cache` that determine the cache's content; see `viewgen_pipelines.cache.cache`."""
 
     dataset: str
     method: str
@@ -52,7 +52,7 @@ class CacheOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CachePlan:
-    """What a run makes: the stages in order, the last of which is the cache asked for."""
+    """The plan of a run: the stages in order; the last stage makes the requested cache."""
 
     stages: tuple[Stage, ...]
     dataset: ImageDataset
@@ -66,8 +66,8 @@ def make_plan(options: CacheOptions, say: Callable[[str], object]) -> CachePlan:
     """Check the options and resolve them.
 
     Args:
-        options: as given.
-        say: is told what takes time (a calibration).
+        options: options of `cache`.
+        say: callback with lines about slow steps (a calibration).
 
     Raises:
         UsageError: an unknown name, a value out of range, an option that the method ignores.
@@ -128,13 +128,13 @@ def _settings_of_stages(entry: ViewEntry, options: CacheOptions) -> tuple[dict[s
 
 
 def automatic_shard_images(num_images: int, image_size: int, num_views: int) -> int:
-    """Return S, whatever the number of workers: about twelve shards of 16 to 512 images, below 50 MB each."""
+    """Return S for any number of workers: about twelve shards of 16 to 512 images, below 50 MB each."""
     share = min(max(num_images // 12, 16), 512)
     return min(1 << (share.bit_length() - 1), default_shard_images(3 * image_size**2, num_views))
 
 
 class _SpecMaker:
-    """Specifications of the caches of one run: they share images, rows, shards and networks."""
+    """Makes the specifications of one run's caches, which share images, rows, shards and networks."""
 
     def __init__(
         self, options: CacheOptions, situation: Situation, num_images: int, shard_images: int
@@ -147,7 +147,7 @@ class _SpecMaker:
         self.digests = {kind: file_digest(path) for kind, path in self.paths.items()}
 
     def settled(self, name: str, given: Mapping[str, Any]) -> Choice[ViewEntry]:
-        """Return a method with its settings, none of them left open."""
+        """Return a method with all its settings resolved."""
         choice = VIEWS.resolve(name, self.dataset.name, given)
         return Choice(choice.entry, choice.entry.settle(choice.settings, self.situation))
 
@@ -220,7 +220,7 @@ class _SpecMaker:
         )
 
     def _existing_inversions(self, url: str, wanted: CacheSpec) -> CacheSpec:
-        """Return the specification at `url` if its codes fit this run, the wanted one if nothing is there."""
+        """Return the specification at `url` if its codes fit this run, `wanted` if there is no cache."""
         try:
             there = read_spec(open_storage(absolute_url(url), self.options.storage_options))
         except MissingFileError:
@@ -273,7 +273,7 @@ def _all_needs(method: ViewEntry) -> frozenset[str]:
 
 
 def _inputs(method: ViewEntry, options: CacheOptions) -> tuple[ImageDataset, dict[str, Path]]:
-    """Load the data set and find the networks; refuse those made for images of another size."""
+    """Load the data set and find the networks; refuse networks for images of another size."""
     load = functools.partial(load_dataset, options.dataset, options.split, data_root=options.data_root)
     try:
         dataset = load(download=False)
@@ -298,7 +298,7 @@ def _inputs(method: ViewEntry, options: CacheOptions) -> tuple[ImageDataset, dic
 
 
 def _check_classes(dataset: ImageDataset, paths: Mapping[str, Path]) -> None:
-    """Refuse a class-conditional generator whose classes the images' labels, or the inverter, do not have."""
+    """Refuse a class-conditional generator with classes that the images' labels or the inverter lack."""
     if not {"generator", "inverter"} <= paths.keys():
         return
     classes = {

@@ -1,4 +1,4 @@
-"""One shard's work, without an executor: read, run the method, find bad samples, assemble the arrays.
+"""The work on one shard, without an executor: read, run the method, find bad samples, assemble the arrays.
 
 B is the number of samples handed to the method, R the rows of the shard.
 """
@@ -28,16 +28,16 @@ _MAX_FAILURES_WITHOUT_SUCCESS = 8
 
 
 class ShardError(RuntimeError):
-    """The method fails on a shard as a whole."""
+    """Failure of the method on a whole shard."""
 
 
 def run_finding_bad_samples(
     step: Callable[[NDArray[np.int64]], Batch], rows: NDArray[np.int64]
 ) -> tuple[list[tuple[NDArray[np.int64], Batch]], dict[int, str]]:
-    """Run `step` on `rows`; where it raises, halve the rows until the samples that raise stand alone.
+    """Run `step` on `rows`; if it raises, halve the rows until the samples that raise are isolated.
 
     Args:
-        step: takes rows `(B,)` and returns arrays with first axis B.
+        step: function from rows `(B,)` to arrays with first axis B.
         rows: rows of the cache, `(R,)`.
 
     Returns:
@@ -80,13 +80,13 @@ def assemble(
     """Put the outputs of a shard's parts into its arrays; rows without output get status 3 and fill values.
 
     Args:
-        spec: of the cache.
-        shard_id: which shard.
+        spec: specification of the cache.
+        shard_id: number of the shard.
         dataset_batch: `source_index` `(R,)` and `label` `(R, *label_shape)` of all rows.
-        parts: from `run_finding_bad_samples`.
+        parts: parts returned by `run_finding_bad_samples`.
 
     Raises:
-        DataError: the method returned arrays of another shape, or none where one is needed.
+        DataError: the method returned arrays of another shape, or no array where one is needed.
     """
     rows = spec.shard_rows(shard_id)
     arrays: Batch = {}
@@ -116,7 +116,7 @@ def assemble(
 def shard_stats(
     spec: CacheSpec, arrays: Batch, parts: list[tuple[NDArray[np.int64], Batch]]
 ) -> dict[str, Any]:
-    """Return what reports take from commit records: samples by status, means over readable rows."""
+    """Return statistics for the commit record: samples by status, means over readable rows."""
     stats: dict[str, Any] = {
         "num_ok": int((arrays["status"] == Status.OK).sum()),
         "num_not_converged": int((arrays["status"] == Status.NOT_CONVERGED).sum()),

@@ -1,8 +1,8 @@
-"""What a process leaves behind when it crashes or hangs: a stack trace on this machine, and an end.
+"""Crashes and hangs of a process: a stack trace on this machine, and a forced end.
 
 A crash in native code (segmentation fault, abort) and a step that never returns cannot be caught as
-exceptions. `CrashTrace` has Python's fault handler write the stack to a file, which whoever judges the
-attempt reads; `Watchdog` ends the process when a shard takes longer than it may.
+exceptions. `CrashTrace` lets Python's fault handler write the stack to a file, which is read to judge the
+attempt; `Watchdog` ends the process when a shard exceeds its time limit.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _EXIT_CODE = 1
 
 
 class CrashTrace:
-    """Has a crash of this process write its stack to a file of this run, while entered."""
+    """While entered, lets a crash of this process write its stack to a file of this run."""
 
     def __init__(self, run_id: str) -> None:
         self.path = _trace_path(run_id, os.getpid())
@@ -57,7 +57,7 @@ class CrashTrace:
 
     @staticmethod
     def take(run_id: str, worker: dict[str, Any]) -> str:
-        """Return and delete the trace of a process of this machine that has ended; '' if it left none."""
+        """Return and delete the trace of an ended process of this machine; '' if it left none."""
         if process_is_alive(worker) is not False:
             return ""
         path = _trace_path(run_id, int(worker["pid"]))
@@ -70,7 +70,7 @@ class CrashTrace:
 
     @staticmethod
     def sweep(run_id: str) -> None:
-        """Delete the traces of a run that has ended, and any that nobody asked for within a month."""
+        """Delete the traces of an ended run, and all unread traces that are older than a month."""
         for path in private_folder().glob("crash-*.txt"):
             with contextlib.suppress(OSError):
                 if (
@@ -84,9 +84,9 @@ class Watchdog:
     """Ends the process if a block takes longer than `seconds`.
 
     Args:
-        seconds: how long the block may take.
-        trace: where the fault handler writes if the interpreter itself is stuck.
-        on_timeout: called with the stacks of all threads just before the end.
+        seconds: time limit of the block.
+        trace: file that the fault handler writes to if the interpreter itself is stuck.
+        on_timeout: function called with the stacks of all threads just before the end.
     """
 
     def __init__(self, seconds: float, trace: CrashTrace, on_timeout: Callable[[str], object]) -> None:

@@ -1,6 +1,6 @@
-"""A worker: makes shards one after another, and never raises for one.
+"""A worker: makes shards one after another; a failing shard never raises.
 
-The order of events decides what a kill leaves behind: attempt marker, objects, lease check, commit record.
+The order of steps decides what a kill leaves behind: attempt marker, objects, lease check, commit record.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class _SetupError(Exception):
 
 
 def start_worker(job: ShardJob, place: Place) -> "ShardWorker":
-    """Return a worker of a job, where an executor wants it; on Ray it tells Prometheus what it makes."""
+    """Return the worker of a job at a place; on Ray it records Prometheus metrics."""
     if not place.node:
         return ShardWorker(job)
     from viewgen_pipelines.shards.metrics import ShardMetrics
@@ -71,13 +71,13 @@ def start_worker(job: ShardJob, place: Place) -> "ShardWorker":
 class ShardWorker:
     """Makes the shards of one job; a context manager around the process's crash trace.
 
-    Data set, networks and method are set up with the first shard, behind its attempt marker, so that a crash
-    there counts too.
+    Data set, networks and method are set up with the first shard, after its attempt marker, so that a crash
+    during the set-up counts too.
 
     Args:
-        job: what to make.
-        observe: is told of every committed shard: its record and the distances `(R, V)` of its views.
-        node, node_is_lost: as for `AttemptLedger`.
+        job: description of the cache to make.
+        observe: callback for every committed shard, with its record and the distances `(R, V)` of its views.
+        node, node_is_lost: name of this machine and test for lost machines, see `AttemptLedger`.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ShardWorker:
         self.trace.__exit__(kind, error, trace)
 
     def run(self, shard_id: int) -> ShardReport:
-        """Make one shard and report; raises only what ends the process (KeyboardInterrupt, SystemExit)."""
+        """Make one shard and report; raise only what ends the process (KeyboardInterrupt, SystemExit)."""
         start = time.perf_counter()
         attempt: Attempt | None = None
 
@@ -228,7 +228,7 @@ class ShardWorker:
         self._notes[topic] = text
 
     def _usable_rows(self, rows: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
-        """Split a shard's rows into those that have an inversion and reasons for those that have none."""
+        """Split a shard's rows into those with an inversion, and row → reason of those without."""
         if self._inversions is None:
             return rows, {}
         usable = np.isin(self._inversions.status[rows], (Status.OK, Status.NOT_CONVERGED))
@@ -243,7 +243,7 @@ class ShardWorker:
         return outputs
 
     def _judge(self, error: Exception, attempt: Attempt | None) -> dict[str, Any]:
-        """Say whose fault an exception is, and close the attempt accordingly."""
+        """Decide the cause of an exception, and close the attempt accordingly."""
         name, text = type(error).__name__, str(error)
         if isinstance(error, _SetupError):
             self._end(attempt, "interrupted", text)
