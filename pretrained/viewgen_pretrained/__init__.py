@@ -1,1 +1,1 @@
-"""The networks that view generation needs: where their weights come from and how they are trained."""
+"""Networks for view generation: their weights and their training."""

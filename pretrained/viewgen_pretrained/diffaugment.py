@@ -1,7 +1,11 @@
-"""Differentiable augmentation of the discriminator's input (Zhao et al., 2020), for small data sets.
+"""DiffAugment: differentiable augmentation of the discriminator's input, for small data sets.
 
-The same random transforms meet real and generated images, so the discriminator can't memorise a small set
-and the generator isn't taught the transforms.
+Real and generated images undergo the same random transforms. The discriminator therefore cannot memorise a
+small set, and the generator does not learn the transforms.
+
+References:
+    Differentiable Augmentation for Data-Efficient GAN Training, Zhao, Liu, Lin, Zhu and Han, 2020,
+    https://arxiv.org/abs/2006.10738
 """
 
 import torch
@@ -18,7 +22,7 @@ def brightness(x: Tensor) -> Tensor:
 
 
 def color(x: Tensor) -> Tensor:
-    """Brightness, saturation (0 to 2 times) and contrast (0.5 to 1.5 times)."""
+    """Change brightness, saturation (0 to 2 times) and contrast (0.5 to 1.5 times)."""
     x = brightness(x)
     mean = x.mean(dim=1, keepdim=True)
     x = mean + (x - mean) * (torch.rand(len(x), 1, 1, 1, device=x.device) * 2)
@@ -27,7 +31,7 @@ def color(x: Tensor) -> Tensor:
 
 
 def translation(x: Tensor) -> Tensor:
-    """Shift each image by up to 1/8 of its side, repeating the border."""
+    """Shift each image by up to 1/8 of its side; border pixels are repeated."""
     size = x.shape[-1]
     reach = size // 8
     shift_B2 = torch.randint(-reach, reach + 1, (len(x), 2), device=x.device)
@@ -53,12 +57,13 @@ POLICIES = {"brightness": brightness, "color": color, "translation": translation
 
 
 def diffaugment(x: Tensor, policy: tuple[str, ...], probability: float | None = None) -> Tensor:
-    """Apply the named transforms to model images `(B, 3, H, W)`, each image with its own draw.
+    """Apply the named transforms to model images `(B, 3, H, W)`, with independent draws per image.
 
     Args:
-        x: the images.
+        x: model images, `(B, 3, H, W)`.
         policy: names of `POLICIES`.
-        probability: with which each transform is applied to each image, independently; None applies all.
+        probability: probability that a transform is applied, independent per transform and image; None
+            applies all.
 
     Raises:
         UsageError: a name is unknown.

@@ -1,10 +1,10 @@
-"""`viewgen models evaluate` as a function: the quality of g, e and f in one table, and a picture.
+"""`viewgen models evaluate` as a function: quality of g, e and f as a table and a picture.
 
-g: Fréchet and kernel distance, precision and recall of samples against training images, and the same numbers
-for the test images, which say what is small. e: mean squared error (model units), PSNR, LPIPS and feature
-distance of held-out images' reconstructions, unrefined and refined. f: nearest-neighbour accuracy, on test
-images and on their reconstructions. Images are measured as they are stored, in 8 bits; samples are drawn with
-ψ 1 and fixed noise.
+Generator g: Fréchet distance, kernel distance, precision and recall of samples against training images, and
+the same measures of test images as a reference. Inverter e: mean squared error (model units), PSNR, LPIPS and
+feature distance of reconstructions of held-out images, unrefined and refined. Encoder f: nearest-neighbour
+accuracy on test images and on their reconstructions. Images are measured in 8 bits, as stored. Samples are
+drawn with ψ = 1 and fixed noise.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,13 +40,13 @@ NUM_SHOWN = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
         dataset: name of the data set.
-        measures: the table; the group of each is its network.
-        files: kind → path and sha256 of the networks used.
-        notes: what could not be measured, and why.
+        measures: rows of the table; the group of a measure is its network.
+        files: kind → path and sha256 of the network file.
+        notes: omitted measures and the reasons.
         grid: originals, reconstructions and samples, uint8 `(height, width, 3)`; None without a generator.
     """
 
@@ -58,7 +58,7 @@ class Evaluation:
 
 
 def _grid(subject: Subject, num_images: int, num_refined: int, seed: int) -> np.ndarray[Any, Any] | None:
-    """Return the picture; None without a generator."""
+    """Return the grid of images; None without a generator."""
     if not subject.has("generator"):
         return None
     train_rows, test_rows = compared_rows(subject, num_images)
@@ -79,7 +79,7 @@ def _find(
     models_dir: str | Path | None,
     overrides: Mapping[str, str | Path],
 ) -> dict[str, Path]:
-    """Return the files of the networks asked for, and of those that help and are there."""
+    """Return the files of the requested networks, and of available auxiliary networks."""
     kinds = set(kinds)
     needed = kinds.union(*(NEEDED[kind] for kind in kinds))
     found = find_models(dataset, needed, models_dir=models_dir, overrides=overrides)
@@ -108,19 +108,19 @@ def evaluate(
     """Measure networks on a data set.
 
     Args:
-        networks: of ``"g"``, ``"e"`` and ``"f"``.
+        networks: networks to measure, out of ``"g"``, ``"e"`` and ``"f"``.
         dataset: name of the data set; its train split is the reference, its test split is held out.
-        models_dir, overrides: as in `find_models`.
-        data_root: where data sets are.
-        num_images: images of each split, and samples, at most.
-        num_refined: held-out images whose codes are refined too.
-        features: ``"inception"`` (FID, KID), ``"encoder"``, or ``"auto"``: whatever of them is at hand.
-        seed: of the samples.
+        models_dir, overrides: folder and files of networks, see `find_models`.
+        data_root: folder of data sets.
+        num_images: maximum number of images per split, and of samples.
+        num_refined: number of held-out images whose codes are also refined.
+        features: ``"inception"`` (FID, KID), ``"encoder"``, or ``"auto"`` for those available.
+        seed: seed of the samples.
         device: torch device.
 
     Raises:
-        UsageError: an unknown network or kind of features, too few images.
-        MissingFileError: networks, images or the Inception weights asked for are not there.
+        UsageError: a network or kind of features is unknown, or there are too few images.
+        MissingFileError: networks, images or requested Inception weights are missing.
     """
     wanted = list(dict.fromkeys(networks))
     for name in wanted:

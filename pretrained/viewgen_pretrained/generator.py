@@ -1,14 +1,17 @@
 """Training of the StyleGAN2 generator and discriminator.
 
-Non-saturating loss, lazy R1 (γ 10 every 16 steps), lazy path length (weight 2 every 4), style mixing 0.9, an
-exponential moving average of the generator with a half-life of 10,000 images, and DiffAugment for small sets,
-always or with a probability that follows the discriminator's overfitting.
+Non-saturating loss, lazy R1 (γ = 10, every 16 steps), lazy path length (weight 2, every 4 steps), style
+mixing with probability 0.9, and an exponential moving average of the generator with a half-life of 10,000
+images. DiffAugment for small data sets, always or with a probability that adapts to the discriminator's
+overfitting.
 
 References:
     Analyzing and Improving the Image Quality of StyleGAN, Karras, Laine, Aittala, Hellsten, Lehtinen and
     Aila, 2020, https://arxiv.org/abs/1912.04958
     Training Generative Adversarial Networks with Limited Data, Karras, Aittala, Hellsten, Laine, Lehtinen and
     Aila, 2020, https://arxiv.org/abs/2006.06676
+    Which Training Methods for GANs do actually Converge?, Mescheder, Geiger and Nowozin, 2018,
+    https://arxiv.org/abs/1801.04406
 """
 
 import copy
@@ -40,25 +43,27 @@ NUM_PICTURE_ROWS, NUM_PICTURE_COLUMNS = 8, 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratorTrainingConfig:
-    """How a generator is trained.
+    """Configuration of a generator's training.
 
     Attributes:
-        channels: feature channels at 4, 8, … px of both networks; entries past the image size are dropped.
-        num_mapping_layers: layers of the mapping network.
-        num_images: length of the run, in real images shown to the discriminator.
-        batch_size: images a step.
-        learning_rate: learning rate of both networks' Adam (betas 0, 0.99).
-        r1_weight, r1_interval: γ of R1, and steps between its evaluations.
-        path_weight, path_interval: weight of the path-length penalty, and steps between its evaluations.
-        style_mixing: probability that a sample's layers use two latent codes.
+        channels: feature channels of both networks at 4, 8, … px; entries past the image size are dropped.
+        num_mapping_layers: number of layers of the mapping network.
+        num_images: length of the run, as number of real images shown to the discriminator.
+        batch_size: number of images per step.
+        learning_rate: learning rate of Adam for both networks (betas 0, 0.99).
+        r1_weight, r1_interval: weight γ of R1, and number of steps between evaluations.
+        path_weight, path_interval: weight of the path-length penalty, and number of steps between
+            evaluations.
+        style_mixing: probability that the layers of a sample use two latent codes.
         ema_half_life: half-life of the averaged generator, in images.
         augment: DiffAugment policy, for example ``("translation", "color")``.
-        ada_target: 0 applies the whole policy to every image. Above 0, each transform is applied to each
-            image with probability p, which follows the heuristic of ADA (Karras et al., 2020; there 0.6): it
+        ada_target: target of the heuristic of ADA (Karras et al., 2020; there 0.6). 0 applies the whole
+            policy to every image. Above 0, each transform is applied to each image with probability p: p
             rises while r_t, the mean sign of the discriminator's logits of real images, is above the target,
-            and falls while it is below. Only the heuristic is ADA's, the transforms are those of `augment`.
-        ada_images: images in which p can go from 0 to 1.
-        ada_interval: steps between changes of p.
+            and falls while r_t is below. Only the heuristic is that of ADA; the transforms are those of
+            `augment`.
+        ada_images: number of images over which p can rise from 0 to 1.
+        ada_interval: number of steps between changes of p.
         seed: seed of the run.
     """
 
@@ -97,7 +102,7 @@ class GeneratorTrainingConfig:
 def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return ½·mean‖∇ d̃(x)‖² over real images `(B, 3, H, W)` (Mescheder et al., 2018), without γ.
 
-    `labels`, `(B,)`, are those of the images where the discriminator is class-conditional.
+    `labels`, `(B,)`: labels of the images, for a class-conditional discriminator.
     """
     images = images.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(
@@ -109,10 +114,10 @@ def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None =
 
 
 class AdaptiveProbability:
-    """The probability p of augmentation, steered by r_t = E[sign d̃(x)] (Karras et al., 2020, §3).
+    """Augmentation probability p, controlled by r_t = E[sign d̃(x)] (Karras et al., 2020, §3).
 
     Attributes:
-        probability: p, in [0, 1]; 0 at first.
+        probability: augmentation probability p, in [0, 1]; initially 0.
     """
 
     def __init__(self, config: GeneratorTrainingConfig) -> None:
@@ -122,7 +127,7 @@ class AdaptiveProbability:
         self.signs: list[float] = []
 
     def update(self, real_sign: float, step: int) -> float:
-        """Take a batch's mean sign; every `interval` steps, move p. Returns p."""
+        """Record the mean sign of a batch, update p every `interval` steps, and return p."""
         self.signs.append(real_sign)
         if (step + 1) % self.interval == 0:
             overfitting = sum(self.signs) / len(self.signs) - self.target
@@ -132,16 +137,16 @@ class AdaptiveProbability:
         return self.probability
 
     def state(self) -> dict[str, Any]:
-        """Return p and the signs since it last moved."""
+        """Return p and the signs recorded since its last update."""
         return {"probability": self.probability, "signs": list(self.signs)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Load a state returned by `state`."""
         self.probability, self.signs = state["probability"], list(state["signs"])
 
 
 class GeneratorTrainer(Trainer):
-    """Adversarial training with lazy regularisation."""
+    """Trainer of a generator and a discriminator, with lazy regularisation."""
 
     kind = "generator"
 
@@ -182,7 +187,7 @@ class GeneratorTrainer(Trainer):
         )
 
     def _codes(self, batch_size: int) -> Tensor:
-        """Return W⁺ codes `(B, L, 512)`, most of them mixed from two w at a random layer."""
+        """Return W⁺ codes `(B, L, 512)`, a share `style_mixing` mixed from two w at a random layer."""
         num_layers = self.generator.num_layers
         z = torch.randn(2 * batch_size, self.generator.config.style_dim, device=self.device)
         first, second = self.generator.mapping(z).chunk(2)
@@ -256,7 +261,7 @@ class GeneratorTrainer(Trainer):
         optimiser.step()
 
     def finish(self) -> Generator:
-        """Return the averaged generator with its mean latent."""
+        """Return the averaged generator, with its mean latent."""
         self.average.latent_avg.copy_(self.average.mean_latent())
         return self.average
 
@@ -282,7 +287,7 @@ class GeneratorTrainer(Trainer):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Load a state returned by `state`."""
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.average.load_state_dict(state["average"])

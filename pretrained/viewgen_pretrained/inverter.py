@@ -1,8 +1,8 @@
-"""Training of the inverter e against a frozen generator, by in-domain inversion.
+"""Training of the inverter e with a frozen generator, by in-domain inversion.
 
-‖x − g(e(x))‖² + λ·perceptual(x, g(e(x))) + λ_adv·softplus(−d̃(g(e(x)))): the adversarial term is written as
-the loss that e minimises; d̃ is fine-tuned beside it with R1. Where g and d̃ are class-conditional, both take
-the images' labels: e(x) is then an offset from the mean latent of the image's class.
+The inverter minimises ‖x − g(e(x))‖² + λ·perceptual(x, g(e(x))) + λ_adv·softplus(−d̃(g(e(x)))), while d̃ is
+fine-tuned with R1. Class-conditional g and d̃ receive the images' labels; e(x) is then an offset from the mean
+latent of the image's class.
 
 References:
     In-Domain GAN Inversion for Real Image Editing, Zhu, Shen, Zhao and Zhou, 2020,
@@ -36,16 +36,17 @@ __all__ = ["InverterTrainer", "InverterTrainingConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InverterTrainingConfig:
-    """How an inverter is trained.
+    """Configuration of an inverter's training.
 
     Attributes:
-        channels, hidden_dim: see `InverterConfig`; entries past the image size are dropped.
-        num_steps: optimiser steps.
-        batch_size: images a step.
-        learning_rate: learning rate of Adam (betas 0.9, 0.99); cosine to 0 over the last half.
-        perceptual: ``"auto"``, ``"lpips"``, ``"discriminator"`` or ``"none"``.
-        perceptual_weight, adversarial_weight: relative to the mean squared pixel error.
-        r1_weight, r1_interval: γ of the discriminator's R1, and steps between its evaluations.
+        channels, hidden_dim: widths of the network, see `InverterConfig`; entries past the image size are
+            dropped.
+        num_steps: number of optimiser steps.
+        batch_size: number of images per step.
+        learning_rate: learning rate of Adam (betas 0.9, 0.99); cosine to 0 over the second half.
+        perceptual: kind of perceptual loss: ``"auto"``, ``"lpips"``, ``"discriminator"`` or ``"none"``.
+        perceptual_weight, adversarial_weight: weights relative to the mean squared pixel error.
+        r1_weight, r1_interval: weight γ of the discriminator's R1, and number of steps between evaluations.
         ema_half_life: half-life of the averaged inverter, in steps.
         seed: seed of the run.
     """
@@ -70,7 +71,7 @@ class InverterTrainingConfig:
 
 
 class InverterTrainer(Trainer):
-    """Adam on images of the data set, so that the codes stay in the generator's domain."""
+    """Trainer of an inverter with Adam on images of the data set, with codes in the generator's domain."""
 
     kind = "inverter"
 
@@ -135,7 +136,7 @@ class InverterTrainer(Trainer):
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=1e-4, betas=(0.0, 0.99))
 
     def _labels(self, rows: np.ndarray[Any, Any], network: Generator | Discriminator) -> torch.Tensor | None:
-        """Return the labels that condition a network, None if it has no classes."""
+        """Return the labels for a class-conditional network; None if the network has no classes."""
         if not network.config.num_classes:
             return None
         return torch.from_numpy(self.dataset.labels(rows)).to(self.device)
@@ -199,7 +200,7 @@ class InverterTrainer(Trainer):
 
     @torch.no_grad()
     def picture(self) -> np.ndarray[Any, Any]:
-        """Return rows of images above rows of their reconstructions."""
+        """Return a grid with rows of images above rows of their reconstructions."""
         columns = 16
         rows = np.arange(4 * columns) % len(self.dataset)
         real = self.dataset.images(rows)
@@ -220,7 +221,7 @@ class InverterTrainer(Trainer):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Load a state returned by `state`."""
         self.inverter.load_state_dict(state["inverter"])
         self.current.load_state_dict(state["current"])
         self.critic.load_state_dict(state["critic"])

@@ -1,4 +1,4 @@
-"""`viewgen pretrain` as functions: train a network, measure it, write weights and model card."""
+"""`viewgen pretrain` as functions: training and measurement of a network, weights and model card."""
 
 import json
 import shlex
@@ -47,7 +47,7 @@ def training_config(config_class: type, section: str, dataset: str, overrides: M
     """Build a training configuration: the dataclass's defaults, the data set's recipe, then `overrides`.
 
     Raises:
-        UsageError: a name is not a field of the configuration, or a value cannot be one of that field.
+        UsageError: a name is not a field of the configuration, or a value is invalid for its field.
     """
     values = {**recipe(dataset, section), **overrides}
     return checked_config(config_class, f"{section} training", values)
@@ -66,7 +66,7 @@ def _finish(
     dtype: str,
     depends: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Write weights and card; measured is the file as written, the rounding of its storage type included."""
+    """Write weights and card; the measured network is the written file, rounded to its storage type."""
     path = out / f"{kind}.safetensors"
     save_model(network, path, dtype=STORAGE_DTYPES[dtype], notes={"dataset": dataset.name})
     stored = load_model(path, kind, next(network.parameters()).device)
@@ -97,12 +97,12 @@ def _finish(
 
 
 def _network(named: str | Path | None, out: Path, kind: str) -> Path:
-    """Return a network's file: as named (a path, or a name of `viewgen models list`), or the run's own."""
+    """Return a network's file: the named one (a path or a name in `viewgen models list`) or the run's."""
     return out / f"{kind}.safetensors" if named is None else network_file(named, kind)
 
 
 def _feature_net(path: Path, images: ImageDataset, device: str) -> Encoder:
-    """Load the encoder that measures a training; one for other images is refused before the training."""
+    """Load the encoder for measuring a training; raise an error if it does not match the images."""
     encoder = load_model(path, "encoder", device)
     if encoder.config.image_size != images.image_size:
         raise ModelError(
@@ -113,18 +113,18 @@ def _feature_net(path: Path, images: ImageDataset, device: str) -> Encoder:
 
 
 def encoder_settings(images: ImageDataset, given: Mapping[str, Any]) -> TrainSettings:
-    """Return the settings of an encoder's training: `viewgen train` on expert views alone.
+    """Return the settings of an encoder's training: `viewgen train` on expert views only.
 
-    A data set whose ``[<name>.encoder]`` recipe says how long to train has that one; otherwise its
-    ``[<name>.train]`` recipe counts, which for cifar10, cifar100 and tinyimagenet is the baseline of Table 2
-    of Constructive Assimilation (Han et al., 2023, https://arxiv.org/abs/2304.00601).
+    The ``[<name>.encoder]`` recipe of the data set applies if it sets the length of the training; otherwise
+    the ``[<name>.train]`` recipe applies. For cifar10, cifar100 and tinyimagenet, the latter is the baseline
+    of Table 2 of Constructive Assimilation (Han et al., 2023, https://arxiv.org/abs/2304.00601).
 
     Args:
-        images: images to train on.
-        given: settings that differ from the recipe, see `viewgen_train.resolve.train_settings`.
+        images: training images.
+        given: overrides of the recipe, see `viewgen_train.resolve.train_settings`.
 
     Raises:
-        UsageError: a setting is unknown or impossible, or asks for other than expert views.
+        UsageError: a setting is unknown or invalid, or selects views other than expert views.
     """
     preset: dict[str, Any] = {"assimilation": "none", "generated": "expert", "knn_every": 0}
     own = recipe(images.name, "encoder")
@@ -155,21 +155,21 @@ def pretrain_encoder(
     overwrite: bool = False,
     command: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Train the contrastive encoder f, and measure its 5-NN accuracy on the test split.
+    """Train the contrastive encoder f and measure its 5-NN accuracy on the test split.
 
     Args:
         dataset: name of the data set.
-        out: folder for ``encoder.safetensors``, ``encoder.card.json`` and the training's checkpoint.
-        split: images to train on.
-        data_root: where data sets are.
-        settings: settings that differ from the recipe, see `encoder_settings`.
+        out: output folder for ``encoder.safetensors``, ``encoder.card.json`` and the checkpoint.
+        split: split of the training images.
+        data_root: folder of data sets.
+        settings: overrides of the recipe, see `encoder_settings`.
         device: torch device.
         dtype: storage type of the weights, ``"float32"`` or ``"float16"``.
-        overwrite: start afresh instead of resuming.
-        command: the command line, for the card.
+        overwrite: whether to start again instead of resuming.
+        command: command line, for the card.
 
     Returns:
-        the model card.
+        model card.
     """
     images = load_dataset(dataset, split, data_root=data_root)
     found = resolved_precision(encoder_settings(images, settings or {}), device)
@@ -212,15 +212,14 @@ def pretrain_generator(
     overwrite: bool = False,
     command: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Train the generator g and the discriminator d̃.
+    """Train the generator g and the discriminator d̃; other arguments are those of `pretrain_encoder`.
 
     Args:
-        encoder: an encoder file; its features measure the kernel distance between samples and images.
-            Without it the distance is not measured.
-        (the others as in `pretrain_encoder`)
+        encoder: encoder file whose features measure the kernel distance between samples and images. If None,
+            the distance is not measured.
 
     Returns:
-        the generator's model card; the discriminator gets one of its own.
+        model card of the generator; the discriminator's card is written beside it.
     """
     images = load_dataset(dataset, split, data_root=data_root)
     config = training_config(GeneratorTrainingConfig, "generator", dataset, settings or {})
@@ -261,16 +260,17 @@ def pretrain_inverter(
     overwrite: bool = False,
     command: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Train the inverter e against a frozen generator, and measure its reconstructions.
+    """Train the inverter e with a frozen generator and measure its reconstructions.
+
+    Other arguments are those of `pretrain_encoder`.
 
     Args:
         generator, discriminator: network files; by default those in `out`.
-        encoder: an encoder file for the feature distance of reconstructions; by default the one in `out`,
-            and if there is none that distance is not measured.
-        (the others as in `pretrain_encoder`)
+        encoder: encoder file for the feature distance of reconstructions; by default the one in `out`. If
+            there is none, the distance is not measured.
 
     Returns:
-        the model card.
+        model card.
     """
     out = Path(out)
     images = load_dataset(dataset, split, data_root=data_root)

@@ -1,8 +1,11 @@
 """Measured quality of the networks, for model cards.
 
 The kernel distance is that of KID, but on the features of a viewgen encoder, scaled to unit mean square over
-the real images, so its values are not KID and compare only under the same encoder. The distance between the
-train and the test split under it says what is small.
+the real images. Its values are therefore not KID and are comparable only under the same encoder. The distance
+between the train and the test split serves as a reference for small values.
+
+References:
+    Demystifying MMD GANs, Bińkowski, Sutherland, Arbel and Gretton, 2018, https://arxiv.org/abs/1801.01401
 """
 
 from typing import Any
@@ -57,7 +60,7 @@ def _held_out(dataset: ImageDataset, data_root: str | None) -> ImageDataset | No
 def measure_encoder(encoder: Encoder, dataset: ImageDataset, data_root: str | None) -> dict[str, Any]:
     """Return the 5-NN accuracy (cosine, backbone features) of the test split against the training split.
 
-    Nothing is measured without a test split.
+    The result is empty without a test split.
     """
     test = _held_out(dataset, data_root)
     if test is None:
@@ -81,9 +84,9 @@ def measure_encoder(encoder: Encoder, dataset: ImageDataset, data_root: str | No
 def measure_generator(
     generator: Generator, encoder: Encoder, dataset: ImageDataset, data_root: str | None
 ) -> dict[str, Any]:
-    """Return the kernel distance between samples (ψ 1, fixed noise) and training images, and train–test.
+    """Return the kernel distances of samples (ψ = 1, fixed noise) and of test images to training images.
 
-    The latter is left out if there is no test split.
+    Without a test split, the distance of test images is left out.
     """
     device = _device(generator)
     real = _features(encoder, dataset)

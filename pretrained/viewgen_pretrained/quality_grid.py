@@ -1,4 +1,4 @@
-"""A picture of originals, reconstructions and samples, for people to look at before they trust numbers."""
+"""Image grid of originals, reconstructions and samples, for visual inspection."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,14 +17,14 @@ INK, FAINT = (32, 32, 32), (120, 120, 120)
 
 
 def quality_grid(sections: Sequence[tuple[str, np.ndarray[Any, Any]]], *, title: str) -> np.ndarray[Any, Any]:
-    """Draw named groups of images below each other.
+    """Draw named groups of images, one below the other.
 
     Args:
-        sections: name and storage images, uint8 `(N, 3, H, W)`, of each group.
-        title: first line.
+        sections: (name, images) per group, with storage images, uint8 `(N, 3, H, W)`.
+        title: title in the first line.
 
     Returns:
-        uint8 `(height, width, 3)`.
+        image, uint8 `(height, width, 3)`.
     """
     scale = max(1, -(-MIN_TILE // sections[0][1].shape[-1]))
     parts = [tile(images, NUM_COLUMNS, scale=scale) for _, images in sections]

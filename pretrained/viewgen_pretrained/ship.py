@@ -1,8 +1,8 @@
-"""Put the networks of a `viewgen pretrain` run into the package: weights, and their cards in cards.toml.
+"""Copy of the networks of a `viewgen pretrain` run to the package: weights, and cards in ``cards.toml``.
 
     python -m viewgen_pretrained.ship runs/digits --licence "Apache-2.0; trained on digits (CC BY 4.0)"
 
-An entry of the registry is read off the run's model cards; nothing is typed by hand but the licence.
+A registry entry is derived from the run's model cards; only the licence is entered by hand.
 """
 
 import json
@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).parent
 
 
 def ship(run: Path, licence: str, package: Path = PACKAGE) -> list[Path]:
-    """Copy a run's four networks and training metrics into the package, and enter them in ``cards.toml``.
+    """Copy a run's four networks and training metrics to the package, and add them to ``cards.toml``.
 
     Args:
         run: folder of the run, with ``<kind>.safetensors``, ``<kind>.card.json`` and
@@ -34,11 +34,11 @@ def ship(run: Path, licence: str, package: Path = PACKAGE) -> list[Path]:
         package: folder that holds ``cards.toml`` and ``weights/``.
 
     Returns:
-        the files written.
+        written files.
 
     Raises:
-        MissingFileError: a network, its card or its metrics are not in the run.
-        CorruptDataError: a file is not the one that its card describes.
+        MissingFileError: a network, its card or its metrics are missing from the run.
+        CorruptDataError: a file does not match its card.
     """
     cards = {kind: _card(run, kind) for kind in KINDS}
     metrics = {kind: _metrics(run, kind) for kind in TRAININGS}
@@ -77,7 +77,7 @@ def _metrics(run: Path, kind: str) -> Path:
 
 
 def _entries(text: str) -> list[str]:
-    """Split the table at the empty lines before each network's entry; the first part is the heading."""
+    """Split the table at the empty line before each network's entry; the first part is the heading."""
     return [part.strip("\n") for part in re.split(r"\n\n+(?=\[|#)", text)]
 
 

@@ -1,6 +1,6 @@
-"""The weights that ship in this package, and the public ones that can be imported, out of ``cards.toml``.
+"""Weights in this package, and public checkpoints that can be imported, from ``cards.toml``.
 
-Under ``[public]`` stand the checkpoints that others publish and `viewgen models import` reads.
+The table ``[public]`` lists third-party checkpoints that `viewgen models import` reads.
 """
 
 import tomllib
@@ -18,7 +18,7 @@ PUBLIC = "public"
 
 
 class Shipped:
-    """Provider of the weights of this package."""
+    """Provider of the weights in this package."""
 
     def __init__(self, _: Settings) -> None:
         package = resources.files("viewgen_pretrained")
@@ -28,7 +28,7 @@ class Shipped:
         )
 
     def cards(self) -> dict[str, Card]:
-        """Return the cards of the weights that ship, by name."""
+        """Return the cards of the weights in this package, by name."""
         known = {}
         for dataset, kinds in self._table.items():
             for kind, entry in kinds.items() if dataset != PUBLIC else ():
@@ -42,7 +42,7 @@ class Shipped:
         return known
 
     def public_files(self) -> dict[str, PublicFile]:
-        """Return the checkpoints that others publish, by name."""
+        """Return the third-party checkpoints, by name."""
         return {name: PublicFile(name=name, **entry) for name, entry in self._table.get(PUBLIC, {}).items()}
 
 

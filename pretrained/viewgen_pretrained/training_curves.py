@@ -1,4 +1,4 @@
-"""Curves of a network's training: ``curves.png`` beside its ``metrics.csv``, redrawn while it trains."""
+"""Curves of a network's training: ``curves.png`` beside ``metrics.csv``, redrawn during training."""
 
 import math
 import time
@@ -28,37 +28,37 @@ LONGEST_LINE = 200
 
 
 class TrainingCurves:
-    """A `viewgen_train.loop.Observer` that draws the curves with checkpoints and at the end."""
+    """A `viewgen_train.loop.Observer` that draws the curves at checkpoints and at the end."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._drawn = -math.inf
 
     def start(self, folder: Path, first_step: int) -> None:
-        """Draw into `folder` from now on."""
+        """Set the folder of metrics and curves."""
         self._folder = folder
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Do nothing: the values are in ``metrics.csv``."""
 
     def checkpoint(self) -> None:
-        """Draw, if it has not been done lately."""
+        """Draw the curves, unless they were drawn recently."""
         if time.monotonic() - self._drawn > DRAWING_PAUSE_SECONDS:
             self.close()
             self._drawn = time.monotonic()
 
     def close(self) -> None:
-        """Draw."""
+        """Draw the curves."""
         if self._folder is not None:
             draw_training_curves([self._folder / "metrics.csv"], self._folder / "curves.png")
 
 
 def draw_training_curves(tables: Sequence[Path], target: Path) -> None:
-    """Draw the metrics of trainings as one picture, a panel for each kind of metric.
+    """Draw the metrics of trainings as one picture, with one panel per kind of metric.
 
     Args:
-        tables: ``metrics.csv`` of each training; those that do not exist yet are left out.
-        target: PNG to write; nothing is written while there are no metrics.
+        tables: ``metrics.csv`` of each training; missing files are skipped.
+        target: path of the PNG to write; nothing is written without metrics.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -95,7 +95,7 @@ def draw_training_curves(tables: Sequence[Path], target: Path) -> None:
 
 
 def _thinned(steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> tuple[Any, Any]:
-    """Return means over neighbouring points, at most `LONGEST_LINE` of them."""
+    """Return means over groups of consecutive points, at most `LONGEST_LINE` groups."""
     size = -(-len(steps) // LONGEST_LINE)
     starts = np.arange(0, len(steps), size)
     counts = np.diff(np.append(starts, len(steps)))

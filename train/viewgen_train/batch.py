@@ -1,4 +1,4 @@
-"""Random numbers of one step, addressed by seed, step and place in the global batch.
+"""Random numbers of one step, addressed by seed, step and position in the global batch.
 
 Two workers with half a batch each draw what one worker with the whole batch draws.
 """
@@ -16,15 +16,15 @@ __all__ = ["StepDraws"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDraws:
-    """Draws of this process's part of a step's batch, `viewgen.views.source.Draws`.
+    """Random draws for this process's part of a step's batch; implements `viewgen.views.source.Draws`.
 
     Attributes:
         step: number of the step.
-        seed: root of the training's random numbers.
-        world: this process among those that train.
-        global_size: images of the step, over all processes.
+        seed: root seed of the training.
+        world: rank of this process and number of processes.
+        global_size: number of images of the step, over all processes.
         device: device of the images, on which normal numbers are drawn.
-        rows: places in this process's part, where they are not all of them.
+        rows: positions in this process's part; None for all of them.
     """
 
     step: int
@@ -35,7 +35,7 @@ class StepDraws:
     rows: Tensor | None = None
 
     def uniform(self, name: str, num_views: int, *shape: int, device: torch.device | None = None) -> Tensor:
-        """Return numbers in [0, 1), `(B, num_views, *shape)`; another device draws other numbers."""
+        """Return uniform numbers in [0, 1), `(B, num_views, *shape)`; they depend on the device."""
         generator = self._generator(name, device or torch.device("cpu"))
         drawn = torch.rand(self.global_size, num_views, *shape, generator=generator, device=generator.device)
         return self._mine(drawn)

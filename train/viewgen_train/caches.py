@@ -1,4 +1,4 @@
-"""The cache that a training takes its views from: how it is found, and why it may be refused."""
+"""Search and validation of the cache that supplies a training's views."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ SHOWN_LABELS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundCache:
-    """A cache in the folder of caches.
+    """A cache found in the cache folder.
 
     Attributes:
-        url: where it is.
-        spec: its specification.
-        pending: shards that it lacks.
-        changed: time of its last commit, in seconds; 0 where the storage does not say.
+        url: URL of the cache.
+        spec: specification of the cache.
+        pending: number of missing shards.
+        changed: time of the last commit, in seconds; 0 if the storage reports no times.
     """
 
     url: str
@@ -50,18 +50,18 @@ def find_cache(
     storage_options: dict[str, Any] | None = None,
     folder: str | None = None,
 ) -> FoundCache | None:
-    """Return the complete cache that was changed last, or None.
+    """Return the most recently changed complete cache, or None.
 
     Args:
-        dataset: name of its data set; by default any.
-        split: of the data set.
-        inversions: look for inversions instead of views.
-        storage_options: for fsspec, where the folder is a URL.
-        folder: of the caches; by default `cache_folder`.
+        dataset: name of the data set; by default any.
+        split: split of the data set.
+        inversions: whether to look for inversions instead of views.
+        storage_options: options of the fsspec file system, if the folder is a URL.
+        folder: folder or URL of the caches; by default `cache_folder`.
 
     Raises:
-        IncompleteError: there is no complete cache, but an unfinished one.
-        UsageError: the storage knows no times, and there are several.
+        IncompleteError: only an unfinished cache exists.
+        UsageError: there are several caches and the storage reports no times.
     """
     folder = folder or cache_folder()
     found = [
@@ -118,18 +118,18 @@ def _incomplete(url: str, spec: CacheSpec, pending: int) -> str:
 def check_cache(
     reader: CacheReader, dataset: ImageDataset, *, inversions: bool = False, say: Callable[[str], object]
 ) -> None:
-    """Refuse a cache that does not fit the data set.
+    """Raise an error if a cache does not match the data set.
 
     Args:
-        reader: of the cache.
-        dataset: that is trained on.
-        inversions: whether it is to hold inversions.
-        say: is told of images without views.
+        reader: reader of the cache.
+        dataset: training data set.
+        inversions: whether the cache must hold inversions.
+        say: callback for messages about images without views.
 
     Raises:
-        CacheMismatchError: it was made of another data set, split or image size.
+        CacheMismatchError: the cache belongs to another data set, split or image size.
         IncompleteError: shards are missing.
-        CorruptDataError: labels are in another order, or an array holds values that are not finite.
+        CorruptDataError: the order of labels differs, or an array holds values that are not finite.
     """
     spec = reader.spec
     if inversions != (spec.method == INVERSIONS) and inversions:
@@ -186,7 +186,7 @@ def _check_labels(reader: CacheReader, dataset: ImageDataset) -> None:
 
 
 def _check_finite(reader: CacheReader) -> None:
-    """Refuse NaN where a method measures: it would mean that a view is not what its status says."""
+    """Raise an error if measured distances are not finite: such a view contradicts its status."""
     method = VIEWS.entry(reader.spec.method) if reader.spec.method in VIEWS else None
     if reader.spec.method == INVERSIONS:
         name = "inversion_error"
@@ -205,7 +205,7 @@ def _check_finite(reader: CacheReader) -> None:
 
 
 def no_cache(dataset: str | None, split: str, *, inversions: bool = False) -> MissingFileError:
-    """Return the error that says how to make the cache that is missing."""
+    """Return an error whose message gives the command that makes the missing cache."""
     method = INVERSIONS if inversions else "wsearch"
     kind, option = ("inversions", "--inversions") if inversions else ("views", "--cache")
     return MissingFileError(

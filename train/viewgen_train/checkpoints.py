@@ -1,8 +1,8 @@
-"""The weights beside a checkpoint: ``last.safetensors`` and ``best.safetensors``.
+"""Weight files beside a checkpoint: ``last.safetensors`` and ``best.safetensors``.
 
-The checkpoint's own file holds the rest of the state and is what counts. New weights are written under the
-name of their step, the checkpoint is replaced, then they take the name ``last``: a process that dies in
-between leaves the weights of whichever checkpoint stands.
+The checkpoint file holds the rest of the state and is authoritative. New weights are written under the name
+of their step, then the checkpoint is replaced, then the weights are renamed to ``last``. If the process dies
+in between, the weights of the current checkpoint still exist.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ def _of_step(folder: Path, step: int) -> Path:
 
 
 def write_weights(encoder: Encoder, folder: Path, step: int, notes: Mapping[str, Any]) -> None:
-    """Write the weights after `step` steps, under a name of their own."""
+    """Write the weights after `step` steps, under the name of the step."""
     save_model(encoder, _of_step(folder, step), notes={**notes, "step": step})
 
 
 def settle_weights(folder: Path, step: int) -> None:
-    """Call the weights of `step` ``last``, and remove those of a checkpoint that was never finished."""
+    """Rename the weights of `step` to ``last``; remove weights of unfinished checkpoints."""
     own = _of_step(folder, step)
     if own.exists():
         own.replace(folder / LAST)
@@ -48,7 +48,7 @@ def restore_weights(encoder: Encoder, folder: Path, step: int) -> None:
     """Load the weights that belong to the checkpoint after `step` steps.
 
     Raises:
-        CorruptDataError: they are not there.
+        CorruptDataError: the weights are missing.
     """
     for path in (_of_step(folder, step), folder / LAST):
         if path.exists() and read_header(path).get("step") == step:

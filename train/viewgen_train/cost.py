@@ -1,4 +1,4 @@
-"""Cost of a training, from a few steps measured on this machine on random images."""
+"""Cost of a training, estimated from a few measured steps on random images on this machine."""
 
 import dataclasses
 import math
@@ -36,16 +36,16 @@ USUAL_CACHED_VIEWS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainEstimate:
-    """Time and memory of a training; what it leaves out is named in `without`.
+    """Estimated time and memory of a training; `without` names the parts left out.
 
     Attributes:
-        seconds: of all steps, without the accuracy on the way and the evaluation at the end.
-        images_per_second: trained on.
-        step_bytes: weights, gradients, momentum and activations of one step at the whole batch.
-        data_bytes: images and cached views, if they are held in memory.
-        measured_batch: images of the steps that were timed.
-        device: that was measured.
-        without: parts of the work that were not measured.
+        seconds: time of all steps, without accuracy measurements and the final evaluation.
+        images_per_second: training throughput.
+        step_bytes: memory of weights, gradients, momentum and activations of one step on the whole batch.
+        data_bytes: memory of images and cached views, if they are held in memory.
+        measured_batch: batch size of the timed steps.
+        device: measured device.
+        without: parts of the work that were not measured, in words.
     """
 
     seconds: float
@@ -62,7 +62,7 @@ class TrainEstimate:
 
 
 def image_counts(dataset: str, split: str, data_root: str | None = None) -> tuple[int, int]:
-    """Return a data set's number of images and their side, without loading it where that is possible."""
+    """Return the number of images of a data set and their side in pixels; avoid loading it if possible."""
     for info in list_datasets(data_root):
         if info.name == dataset and info.image_size is not None and split in info.num_images:
             return info.num_images[split], info.image_size
@@ -78,20 +78,20 @@ def estimate(
     device: str,
     num_views: int = USUAL_CACHED_VIEWS,
 ) -> TrainEstimate:
-    """Measure a few steps and scale them up.
+    """Measure a few steps and extrapolate to the training.
 
-    On a GPU the steps have the whole batch; on a processor a smaller one, and time and activations are taken
-    to grow in proportion.
+    The steps use the whole batch on a GPU and a smaller one on the CPU, where time and memory of activations
+    are assumed to grow in proportion to the batch.
 
     Args:
         settings: settings of the training.
-        num_images: images of an epoch.
+        num_images: number of images of an epoch.
         image_size: side of the images, in pixels.
         device: device to measure on.
-        num_views: V, views of an image in the cache, where views come from one.
+        num_views: V, number of views per image in the cache, if the views come from a cache.
 
     Raises:
-        MissingFileError: the data set has no image.
+        MissingFileError: the data set has no images.
     """
     if num_images < 1:
         raise MissingFileError("there is no image to train on")
@@ -125,15 +125,15 @@ def random_trainer(
     folder: Path,
     memory: ViewMemory | None = None,
 ) -> AssimilationTrainer:
-    """Return a trainer on random images, held in memory; it is for measurements and writes nothing.
+    """Return a trainer on random images in memory, for measurements; it writes no files.
 
     Args:
         settings: settings of the training.
         num_images, image_size: number and side of the images.
         device: device of the network.
         folder: folder of the run.
-        memory: views of a cache; without them, a source that needs a cache or a generator is replaced by the
-            images themselves, which cost as much to transform.
+        memory: views of a cache. If None, the images themselves replace a source that needs a cache or a
+            generator; their transform costs as much.
     """
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (num_images, 3, image_size, image_size), dtype=np.uint8)
@@ -168,7 +168,7 @@ def random_trainer(
 
 
 def _measure(settings: TrainSettings, batch_size: int, image_size: int, device: str) -> tuple[float, int]:
-    """Return the seconds of one step of `batch_size` images, and the bytes of one of the whole batch."""
+    """Return the seconds of a step of `batch_size` images and the bytes of a step of the whole batch."""
     whole = settings.optimiser.batch_size
     small = settings.change("optimiser", batch_size=batch_size, epochs=1_000_000, num_steps=None)
     small = small.change("diagnostics", knn_every=0, probe_every=0)

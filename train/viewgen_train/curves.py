@@ -1,4 +1,4 @@
-"""The records of a training that people look at: TensorBoard events and ``curves.png``."""
+"""Logging of a training: TensorBoard events and ``curves.png``."""
 
 import csv
 import logging
@@ -33,10 +33,10 @@ TITLES = ("loss", "accuracy", "learning rate")
 
 
 class CurveWriter:
-    """An `viewgen_train.loop.Observer` that writes TensorBoard events, and curves with each checkpoint.
+    """A `viewgen_train.loop.Observer` that writes TensorBoard events and, at each checkpoint, curves.
 
     Args:
-        steps_per_epoch: scales the horizontal axis of the curves.
+        steps_per_epoch: number of steps per epoch, the unit of the curves' horizontal axis.
     """
 
     def __init__(self, steps_per_epoch: int) -> None:
@@ -46,7 +46,7 @@ class CurveWriter:
         self._drawn = -math.inf
 
     def start(self, folder: Path, first_step: int) -> None:
-        """Begin to write into `folder`; an earlier run's events from `first_step` on count no more."""
+        """Open the event file in `folder`; it supersedes earlier events from `first_step` on."""
         self._folder = folder
         if not installed("tensorboard"):
             log.warning("no TensorBoard events: pip install 'viewgen[tensorboard]' for them")
@@ -70,7 +70,7 @@ class CurveWriter:
             self._draw()
 
     def close(self) -> None:
-        """Close the events' file."""
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()
         self._draw()
@@ -82,7 +82,7 @@ class CurveWriter:
 
 
 def draw_curves(folder: Path, steps_per_epoch: int) -> None:
-    """Draw ``metrics.csv`` of a run as ``curves.png``: loss, accuracy and learning rate by epoch."""
+    """Draw ``curves.png`` of a run's ``metrics.csv``: loss, accuracy and learning rate by epoch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -113,7 +113,7 @@ def draw_curves(folder: Path, steps_per_epoch: int) -> None:
 
 
 def read_series(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Return metric → (steps done, values) of the rows of a ``metrics.csv`` that have it."""
+    """Return metric → (steps done, values), over the rows of a ``metrics.csv`` that have the metric."""
     points: dict[str, list[tuple[int, float]]] = {}
     if path.exists():
         with open(path, newline="") as file:

@@ -1,12 +1,12 @@
-"""One training on several processes: what they share, with exact gradients.
+"""Data-parallel training with exact gradients of the global loss.
 
-Every rank holds an equal, consecutive part of the global batch. It gathers the projections of all, and
-computes the loss of the whole batch. The backward pass of `World.gather` sums over ranks what each wants of a
-projection, which is (number of ranks) × the one loss's gradient; averaging parameter gradients over ranks
-takes the factor away again. With batch normalisation over all ranks, W workers × B are therefore one
-worker × W·B to rounding.
+Every rank holds an equal, consecutive part of the global batch. It gathers the projections of all ranks and
+computes the loss of the whole batch. The backward pass of `World.gather` sums the ranks' gradients of each
+projection, which is W × the gradient of the single loss; averaging parameter gradients over ranks cancels the
+factor W. With batch normalisation over all ranks, W workers with B images each are therefore equivalent to
+one worker with W·B images, up to rounding.
 
-Shape legend: B images of a rank, W ranks, C channels.
+Shape legend: B images per rank, W ranks, C channels.
 """
 
 from collections.abc import Iterable
@@ -44,7 +44,7 @@ class _Gather(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The processes of a training, seen from one of them.
+    """Rank of this process and number of processes of a training.
 
     Attributes:
         rank: number of this process, from 0; rank 0 writes the files.
@@ -56,7 +56,7 @@ class World:
 
     @classmethod
     def current(cls) -> "World":
-        """Return the world of `torch.distributed`'s process group; one process alone where there is none."""
+        """Return the world of the `torch.distributed` process group; a single process without a group."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
@@ -70,7 +70,7 @@ class World:
         """Return this rank's consecutive part of a global batch (array or tensor, split along axis 0).
 
         Raises:
-            UsageError: the batch does not divide into equal parts.
+            UsageError: the batch size is not divisible by the number of ranks.
         """
         if len(rows) % self.size:
             raise UsageError(
@@ -81,11 +81,11 @@ class World:
         return rows[self.rank * part : (self.rank + 1) * part]
 
     def gather(self, part: Tensor) -> Tensor:
-        """Return every rank's `(B, …)` as one `(W·B, …)`, in order of ranks, with gradients to all."""
+        """Return the concatenation `(W·B, …)` of all ranks' `(B, …)`, in rank order, differentiable."""
         return part if self.size == 1 else cast(Tensor, _Gather.apply(part))  # type: ignore[no-untyped-call]
 
     def reduce_mean(self, value: float) -> float:
-        """Return the mean of the ranks' numbers."""
+        """Return the mean of a number over the ranks."""
         if self.size == 1:
             return value
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -94,10 +94,10 @@ class World:
         return float(total) / self.size
 
     def data_parallel(self, network: nn.Module) -> nn.Module:
-        """Return what to call instead of `network`, so that its gradients are averaged during backward.
+        """Return a wrapper of `network` whose backward pass averages gradients over the ranks.
 
-        It is torch's `DistributedDataParallel`, and `network` itself for one process. All parameters must
-        take part in every backward pass; the forward may be called several times before it.
+        The wrapper is torch's `DistributedDataParallel`; for one process, `network` itself is returned. All
+        parameters must take part in every backward pass. Several forward passes may precede it.
         """
         if self.size == 1:
             return network
@@ -108,7 +108,7 @@ class World:
         return parallel
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their means over the ranks: for networks outside `data_parallel`."""
+        """Replace gradients by their means over the ranks, for networks outside `data_parallel`."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.size == 1 or not gradients:
             return
@@ -127,8 +127,8 @@ class World:
 class SynchronisedBatchNorm(_BatchNorm):
     """Batch normalisation over the batches of all ranks, on any device.
 
-    torch's own `SyncBatchNorm` runs on accelerators only. Parameters, buffers and their names are those of
-    `BatchNorm1d` and `BatchNorm2d`; all ranks must have equally large batches.
+    `torch.nn.SyncBatchNorm` runs on accelerators only. Parameters, buffers and their names are those of
+    `BatchNorm1d` and `BatchNorm2d`. All ranks must have batches of equal size.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -168,11 +168,11 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 def synchronise_batchnorm(network: nn.Module, world: World) -> nn.Module:
-    """Make every batch normalisation of a network see the batches of all ranks.
+    """Replace every batch normalisation of a network by one over all ranks.
 
     Args:
-        network: on its device already; changed in place. Its parameters stay the same tensors.
-        world: nothing changes in a world of one process.
+        network: network on its final device; changed in place. Its parameters remain the same tensors.
+        world: rank and number of processes; with one process the network is not changed.
 
     Returns:
         the network.

@@ -1,4 +1,4 @@
-"""`viewgen train --dry-run` as a function: the settings of a training, and what it would cost."""
+"""`viewgen train --dry-run` as a function: settings and estimated cost of a training."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ __all__ = ["Description", "describe"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Description:
-    """A training that nobody has begun.
+    """Settings and estimated cost of a training that was not started.
 
     Attributes:
         dataset, split: name and split of the data set.
         num_images, image_size: number and side of the images.
-        cache: URL of the cache that it would use, if there is one.
-        settings: all settings.
-        estimate: time and memory.
+        cache: URL of the cache that the training would use, or None.
+        settings: resolved settings.
+        estimate: estimated time and memory.
     """
 
     dataset: str
@@ -56,7 +56,7 @@ class Description:
         }
 
     def lines(self) -> list[str]:
-        """Return the settings as a TOML table, and the estimate as comments."""
+        """Return lines of TOML: the settings as tables, the estimate as comments."""
         found = self.estimate
         steps = max(1, self.num_images // self.settings.optimiser.batch_size)
         lines = [
@@ -94,17 +94,17 @@ def describe(
     gpus: int | None = None,
     workers: int | None = None,
 ) -> Description:
-    """Resolve the settings of a training and estimate its cost; neither data nor a cache are needed.
+    """Resolve the settings of a training and estimate its cost; neither data nor a cache is needed.
 
-    Whatever was named is looked for, and everything that is not there is told at once.
+    Files and caches named by an argument must exist. One error reports all problems.
 
     Args:
         dataset, settings, cache, inversions, generator, models: see `train`.
         split, limit, data_root, storage_options, device, gpus, workers: see `train`.
 
     Raises:
-        UsageError: a setting or an option is wrong.
-        MissingFileError: a cache or weights that were named, or that the views need, are not there.
+        UsageError: a setting or an option is invalid, or there are several problems.
+        MissingFileError: a cache or weights named by an argument, or needed by the views, are missing.
     """
     first = train_settings(dataset or "", settings)
     options = TrainOptions(
@@ -153,7 +153,7 @@ def describe(
 
 
 def _attempt(problems: list[ViewgenError], check: Callable[[], Any]) -> Any:
-    """Return what a check returns; None, with one problem more, where it raises."""
+    """Return the result of a check; if it raises, append the error to `problems` and return None."""
     try:
         return check()
     except ViewgenError as problem:
@@ -169,7 +169,7 @@ def _together(problems: list[ViewgenError]) -> ViewgenError:
 
 
 def _cache(options: TrainOptions, settings: TrainSettings) -> tuple[str | None, CacheSpec | None]:
-    """Return the cache that is named, or the one of views that would be taken."""
+    """Return URL and specification of the named cache, or of the cache of views that would be used."""
     needs = settings.views.entry.needs
     inversions = "inversions" in needs
     given = options.inversions if inversions else options.cache
@@ -182,7 +182,7 @@ def _cache(options: TrainOptions, settings: TrainSettings) -> tuple[str | None, 
 
 
 def _tables(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return tables of settings as TOML, which ``--config`` takes."""
+    """Return tables of settings as TOML lines, the format of ``--config``."""
     lines = []
     for name, table in tables.items():
         lines += ["", f"[train.{name}] # --set {name}.NAME=VALUE"]

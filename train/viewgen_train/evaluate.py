@@ -36,16 +36,16 @@ Report = Callable[[str, int, int], object]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """Accuracies of one encoder on one data set.
+    """Accuracies of an encoder on a data set.
 
     Attributes:
-        attributes: names of the label's attributes, `A`; their numbers where they have no names.
-        probe: the trained linear probes.
-        neighbours: the values of k, 5 among them.
+        attributes: names of the A label attributes; their indices if they have no names.
+        probe: trained linear probes.
+        neighbours: values of k, including 5.
         knn: metric → accuracies `(len(neighbours), A)`.
-        images_per_second: embedded while features were computed.
-        seconds: of the whole evaluation.
-        about: what was evaluated: run, weights, data set, epochs, loss, recipe … as JSON values.
+        images_per_second: throughput of the feature extraction.
+        seconds: duration of the whole evaluation.
+        about: JSON values that describe the encoder: run, weights, data set, epochs, loss, recipe and others.
     """
 
     attributes: tuple[str, ...]
@@ -57,7 +57,10 @@ class Evaluation:
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``evaluation.json`` holds: accuracies are shares, 0 to 1, means of the attributes."""
+        """Return the contents of ``evaluation.json``.
+
+        Accuracies are fractions in [0, 1], averaged over the label attributes.
+        """
 
         def neighbours(column: slice) -> dict[str, dict[str, float]]:
             return {
@@ -103,24 +106,25 @@ def measure(
     batch_size: int = 512,
     report: Report = lambda *_: None,
 ) -> Evaluation:
-    """Evaluate an encoder: features of both splits once, then the probe and the neighbours on them.
+    """Evaluate an encoder by linear probe and nearest neighbours; features are computed once per split.
 
     Args:
-        encoder: on `device`; left as it was.
-        train: what the probe learns, and where neighbours are looked for.
-        test: what is classified.
-        probe: the probe's recipe.
-        neighbours: values of k; 5 is always measured.
-        expert: transform of which the probe's augmentation takes its strength; by default the data set's.
-        seed: of the probes.
-        device: where everything is computed.
-        batch_size: images embedded at once.
-        report: is told of the progress.
+        encoder: encoder on `device`; not changed.
+        train: training images of the probe and candidates for neighbours.
+        test: images to classify.
+        probe: settings of the linear probe.
+        neighbours: values of k; 5 is always added.
+        expert: expert transform that sets the strength of the probe's augmentation; by default the data
+            set's.
+        seed: root seed of the probes.
+        device: torch device of all computations.
+        batch_size: number of images per forward pass.
+        report: callback for progress.
 
     Raises:
-        DataError: a split is empty or holds unlabelled images.
-        ModelError: the images have another size than the encoder was trained on.
-        UsageError: a value of k that the training images do not allow.
+        DataError: a split is empty or has unlabelled images.
+        ModelError: the image size differs from that of the encoder's training.
+        UsageError: a value of k is not possible with the training images.
     """
     parts = {
         "encoder": encoder, "train": train, "test": test, "expert": expert or dataset_expert(train.name)
@@ -166,29 +170,30 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a training, as `viewgen eval` does, and write the result beside its weights.
 
-    The probe learns the train split and is measured on the test split of the data set.
+    The probe is trained on the train split of the data set and evaluated on its test split.
 
     Args:
-        run: folder of a `viewgen train`, or an encoder file.
-        which: the weights after the last epoch (``"last"``), or ``"best"``.
-        dataset: evaluate on another data set than the encoder was trained on.
-        data_root: where data sets are.
+        run: folder of a `viewgen train` run, or an encoder file.
+        which: ``"last"`` for the weights after the last epoch, or ``"best"``.
+        dataset: name of the data set; by default that of the encoder's training.
+        data_root: folder of data sets.
         settings: fields of `ProbeConfig` that differ from the data set's recipe.
-        neighbours: values of k for the nearest neighbours; 5 is always measured.
-        seed: of the probes.
-        device: torch device; ``"auto"`` takes a GPU where there is one.
-        batch_size: images embedded at once.
-        report: is told of the progress.
+        neighbours: values of k for the nearest neighbours; 5 is always added.
+        seed: root seed of the probes.
+        device: torch device; ``"auto"`` selects a GPU if there is one.
+        batch_size: number of images per forward pass.
+        report: callback for progress.
 
     Returns:
-        what was written to ``evaluation.json`` in the run's folder (``evaluation-best.json`` for the best
-        weights, with the data set's name for another data set, and ``<name>.evaluation.json`` for a file).
+        contents of the result file: ``evaluation.json`` in the run's folder (``evaluation-best.json`` for the
+        best weights, with the data set's name for another data set), or ``<name>.evaluation.json`` for an
+        encoder file.
 
     Raises:
-        MissingFileError: there is no such run or file, or the data set is not at hand.
-        UsageError: the data set of a file is not known, or a setting cannot be used.
-        DataError: the data set is not the one that the run was trained on, or lacks labels.
-        ModelError: the weights are damaged, or were trained on another image size.
+        MissingFileError: the run, the file or the data set is missing.
+        UsageError: the data set of an encoder file is not known, or a setting is invalid.
+        DataError: the data set differs from that of the training, or has no labels.
+        ModelError: the weights are damaged or belong to another image size.
     """
     device = resolve_device(device)
     path = Path(run).expanduser()
@@ -231,7 +236,7 @@ def evaluate(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Subject:
-    """An encoder and what is known of its training."""
+    """An encoder with the known facts of its training."""
 
     encoder: Encoder
     weights: Path
@@ -271,7 +276,7 @@ def _file(path: Path, device: str) -> _Subject:
 
 
 def _last_loss(path: Path, step: int) -> float | None:
-    """Return the last loss that a run's metrics hold up to a step."""
+    """Return the last loss in a run's metrics up to a step, or None."""
     if not path.is_file():
         return None
     with open(path, newline="") as file:

@@ -1,4 +1,4 @@
-"""A trained encoder as something to give away: weights, model card, and how to use them."""
+"""Export of a trained encoder: weights, model card and instructions for use."""
 
 import json
 from pathlib import Path
@@ -27,18 +27,18 @@ def export_encoder(
     """Write a run's encoder with a model card, as `viewgen export` does.
 
     Args:
-        run: folder of a `viewgen train`.
-        out: folder for ``encoder.safetensors``, ``encoder.card.json`` and ``README.md``.
-        which: the weights after the last epoch, or ``"best"``.
-        overwrite: replace what `out` holds under these names.
+        run: folder of a `viewgen train` run.
+        out: output folder for ``encoder.safetensors``, ``encoder.card.json`` and ``README.md``.
+        which: ``"last"`` for the weights after the last epoch, or ``"best"``.
+        overwrite: whether to replace existing files of these names in `out`.
 
     Returns:
-        the card. It has accuracies if `viewgen eval` measured these very weights.
+        model card; it has accuracies if `viewgen eval` measured these weights.
 
     Raises:
-        MissingFileError: there is no such run, or it has no weights yet.
+        MissingFileError: the run does not exist or has no weights yet.
         ModelError: the weights are damaged.
-        UsageError: `out` holds an encoder already.
+        UsageError: `out` already holds an encoder.
     """
     opened = open_run(run, which)
     folder = Path(out).expanduser()
@@ -53,7 +53,7 @@ def export_encoder(
 
 
 def _card(run: Run) -> dict[str, Any]:
-    """Return a model card of the same form as those of `viewgen pretrain`."""
+    """Return a model card in the format of `viewgen pretrain`."""
     digest = file_digest(run.weights)
     return {
         "kind": "encoder",
@@ -95,7 +95,7 @@ def _measured(run: Run, digest: str) -> dict[str, Any]:
 
 
 def _page(card: dict[str, Any], settings: TrainSettings) -> str:
-    """Return the card in words."""
+    """Return the model card as a Markdown page."""
     network, dataset = card["network"], card["dataset"]
     size, width = network["image_size"], card["embedding_dim"]
     views = view_name(settings) if card["views"] is None else card["views"]["method"]

@@ -1,8 +1,8 @@
-"""One training on several processes, started by Ray Train: a worker per GPU, or processes without any.
+"""Launcher of one training on several processes with Ray Train: one worker per GPU, or CPU workers.
 
-The workers form a process group of torch.distributed, in which a training finds itself by `World.current()`.
-What rank 0 prints (its progress bar, too) appears where the command was given. The training's own checkpoints
-are all there is to resume from, so a group that lost a worker is started again and goes on from the last one.
+The workers form a torch.distributed process group, which a training reads from `World.current()`. The output
+of rank 0, progress bar included, is copied to the launching process. The training resumes only from its own
+checkpoints: if a worker dies, the whole group restarts from the last checkpoint.
 """
 
 import contextlib
@@ -41,24 +41,24 @@ def distribute(
     max_restarts: int = 3,
     say: Callable[[str], object] = lambda _: None,
 ) -> Any:
-    """Call a function on several workers that can talk to each other.
+    """Call a function on several workers that form a process group.
 
     Args:
-        function: of a module; it trains, and resumes by itself if it is called again.
-        arguments: its keyword arguments, picklable.
-        num_workers: processes; ranks 0 to num_workers − 1.
-        folder: of the run. Workers on other machines must see it under the same path.
-        use_gpu: give each worker a GPU of its own (NCCL); otherwise they share the processor (gloo).
-        address: of a running Ray cluster; None starts Ray on this machine.
-        max_restarts: how often to start the workers again after one of them has died.
-        say: is told what happens to the workers.
+        function: module-level training function that resumes if called again.
+        arguments: keyword arguments of the function; must be picklable.
+        num_workers: number of processes; their ranks are 0 to num_workers − 1.
+        folder: folder of the run. Workers on other machines must see it under the same path.
+        use_gpu: whether each worker gets its own GPU (NCCL); otherwise workers share the CPU (gloo).
+        address: address of a running Ray cluster; None starts Ray on this machine.
+        max_restarts: maximum number of restarts after the death of a worker.
+        say: callback for messages about the workers.
 
     Returns:
-        what rank 0's call returned, as JSON values.
+        return value of rank 0, as JSON values.
 
     Raises:
-        UsageError: there are fewer GPUs, or cores of a cluster, than workers.
-        ViewgenError: what a worker raised; or a worker died more than `max_restarts` times, or Ray failed.
+        UsageError: there are fewer GPUs, or cluster cores, than workers.
+        ViewgenError: a worker raised an error or died more than `max_restarts` times, or Ray failed.
     """
     need("ray", "train in one process, without --gpus and --workers")
     from viewgen_pipelines.executors.session import ray_session
@@ -101,7 +101,7 @@ def distribute(
 def _run(
     task: dict[str, Any], num_workers: int, use_gpu: bool, max_restarts: int, say: Callable[[str], object]
 ) -> None:
-    """Run the workers until their work is done."""
+    """Run the workers to completion; restart them if one dies."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -132,10 +132,10 @@ def _run(
 
 
 def _raise_what_was_raised(failures: Mapping[int, BaseException]) -> None:
-    """Raise what the function raised; return where a worker died instead.
+    """Raise the error that the function raised; return if a worker died instead.
 
     Args:
-        failures: rank → the function's exception, or one of Ray's for a worker that is gone.
+        failures: rank → exception of the function, or a Ray exception for a dead worker.
     """
     # others that lost the connection to a rank that died or raised tell nothing new
     for failure in failures.values():
@@ -148,7 +148,7 @@ def _raise_what_was_raised(failures: Mapping[int, BaseException]) -> None:
 
 
 def _work(task: dict[str, Any]) -> None:
-    """Do a worker's part; runs in the worker."""
+    """Call the function in a worker process; rank 0 writes its result."""
     import torch
     import torch.distributed as dist
 
@@ -169,7 +169,7 @@ def _work(task: dict[str, Any]) -> None:
 
 
 class _Output(io.TextIOBase):
-    """Standard error of rank 0, which the process that started it copies to its own."""
+    """Standard error of rank 0; the launching process copies it to its own."""
 
     def __init__(self, path: Path, terminal: bool) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
@@ -197,7 +197,7 @@ class _Output(io.TextIOBase):
 
 @contextlib.contextmanager
 def _shown(path: Path) -> Iterator[None]:
-    """Copy to standard error what is appended to a file."""
+    """Copy text appended to a file to standard error."""
     over = threading.Event()
 
     def copy() -> None:

@@ -1,4 +1,4 @@
-"""Images on their way to the device: held there or in memory as uint8 if they fit, streamed if not."""
+"""Loaders of images, views and codes: held in memory as uint8 if they fit, otherwise streamed."""
 
 import math
 from collections import OrderedDict
@@ -23,30 +23,30 @@ READ_ROWS = 4096
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to the device, without waiting for it where the device has a queue."""
+    """Copy a tensor to the device, asynchronously if the device has a queue."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def row_status(reader: CacheReader, num_images: int) -> Tensor:
-    """Return the `Status` of a cache's first rows, uint8 `(num_images,)`: OK where they can be read."""
+    """Return the `Status` of a cache's first rows, uint8 `(num_images,)`: OK or, if unreadable, FAILED."""
     status = torch.full((num_images,), int(Status.FAILED), dtype=torch.uint8)
     status[torch.from_numpy(reader.rows[reader.rows < num_images])] = int(Status.OK)
     return status
 
 
 class ImageMemory:
-    """The images of a data set, as uint8 on the device if they fit.
+    """Loader of a data set's images; held as uint8 on the device if they fit, otherwise read per batch.
 
     Args:
-        dataset: the images.
-        num_images: how many of the first of them.
-        device: where batches go.
-        memory_bytes: that may be taken.
+        dataset: data set to read.
+        num_images: number of leading images of the data set.
+        device: device of the batches.
+        memory_bytes: memory limit for held images, in bytes.
 
     Attributes:
-        held_bytes: that are taken.
+        held_bytes: memory in use, in bytes; 0 if images are read per batch.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class ImageMemory:
 
 
 class ViewMemory:
-    """All views of a cache as one uint8 tensor; those of its rows that cannot be read are zeros.
+    """All views of a cache as one uint8 tensor; unreadable rows are zeros.
 
     Args:
-        reader: of the cache.
-        held: where the tensor is: on the device, or in the host's memory.
-        device: where batches go.
+        reader: reader of the cache.
+        held: device of the tensor: the training device or the CPU.
+        device: device of the batches.
     """
 
     def __init__(self, reader: CacheReader, held: torch.device, device: torch.device) -> None:
@@ -93,22 +93,22 @@ class ViewMemory:
             self._views[rows.to(held)] = torch.from_numpy(views).to(held)
 
     def read(self, rows: _Rows, view_index: Tensor) -> Tensor:
-        """Return views `(B, m, C, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
+        """Return uint8 views `(B, m, C, H, W)` for rows `(B,)` and view indices `(B, m)`."""
         flat = torch.tensor(rows)[:, None] * self.num_views + view_index
         chosen = self._views.flatten(0, 1).index_select(0, flat.flatten().to(self.held))
         return on_device(chosen, self.device).view(*view_index.shape, *chosen.shape[1:])
 
     def expect(self, rows: _Rows) -> None:
-        """Do nothing: everything is at hand."""
+        """Do nothing: all views are in memory."""
 
 
 class ShardBuffer:
-    """Views of the shards that are in use, read whole, ahead of their use.
+    """Prefetching buffer of whole shards of views.
 
     Args:
-        reader: of the cache.
-        capacity: shards that are kept.
-        device: where views go.
+        reader: reader of the cache.
+        capacity: maximum number of shards in memory.
+        device: device of the returned views.
     """
 
     def __init__(self, reader: CacheReader, capacity: int, device: torch.device) -> None:
@@ -119,7 +119,7 @@ class ShardBuffer:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shards")
 
     def read(self, rows: _Rows, view_index: Tensor) -> Tensor:
-        """Return views `(B, m, C, H, W)`, uint8, of rows `(B,)` and view indices `(B, m)`."""
+        """Return uint8 views `(B, m, C, H, W)` for rows `(B,)` and view indices `(B, m)`."""
         spec = self._reader.spec
         out = np.zeros((*view_index.shape, spec.channels, spec.height, spec.width), np.uint8)
         index = view_index.numpy()
@@ -132,7 +132,7 @@ class ShardBuffer:
         return on_device(torch.from_numpy(out), self._device)
 
     def expect(self, rows: _Rows) -> None:
-        """Begin to read what these rows need."""
+        """Start reading the shards of these rows."""
         for shard_id in np.unique(rows // self._reader.spec.shard_images).tolist():
             self._shard(shard_id)
 
@@ -162,15 +162,15 @@ class Codes:
     """Refined codes e(x) of a cache of inversions.
 
     Args:
-        reader: cache of inversions, whose rows are source indices.
-        num_images: images that are trained on.
-        device: where codes go.
-        memory_bytes: memory that may be taken to hold them.
+        reader: reader of a cache of inversions; its rows are source indices.
+        num_images: number of training images.
+        device: device of the codes.
+        memory_bytes: memory limit for held codes, in bytes.
 
     Attributes:
         shape: shape of a code.
-        missing: images without a code, bool `(num_images,)`.
-        held_bytes: memory that was taken.
+        missing: mask of images without a code, bool `(num_images,)`.
+        held_bytes: memory in use, in bytes; 0 if codes are read per batch.
     """
 
     def __init__(self, reader: CacheReader, num_images: int, device: torch.device, memory_bytes: int) -> None:
@@ -187,7 +187,7 @@ class Codes:
             self._held[readable.to(device)] = self._load(readable.numpy())
 
     def read(self, rows: _Rows) -> Tensor:
-        """Return codes `(B, *shape)`; zeros for images that could not be inverted."""
+        """Return codes `(B, *shape)`; zeros for images without a code."""
         index = torch.tensor(rows)
         if self._held is not None:
             return self._held.index_select(0, index.to(self._device))

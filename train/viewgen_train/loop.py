@@ -1,7 +1,7 @@
 """A resumable training run: checkpoints, metrics, sample grids, progress.
 
-A step is a function of (state, step number): whatever randomness it needs is seeded by the step's address.
-Killing the process and running the same command again therefore continues to the same weights.
+A step is a function of (state, step number): its random numbers are seeded by the step number. A killed run
+therefore reaches the same weights when the same command runs again.
 """
 
 import csv
@@ -39,35 +39,35 @@ class TrainingDivergedError(ViewgenError, ArithmeticError):
 
 
 class Observer(Protocol):
-    """Is told what becomes a row of ``metrics.csv``."""
+    """Receiver of the rows of ``metrics.csv``."""
 
     def start(self, folder: Path, first_step: int) -> None:
-        """Prepare to go on from `first_step`."""
+        """Prepare for logging from `first_step` on."""
         ...
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the means that end with `step`."""
+        """Receive metrics averaged over the steps up to `step`."""
         ...
 
     def checkpoint(self) -> None:
-        """Put down what was logged: a checkpoint was written."""
+        """Write out the logged metrics; called after each checkpoint."""
         ...
 
     def close(self) -> None:
-        """End, with or without success."""
+        """Release resources, after success or failure."""
         ...
 
 
 class Trainer(ABC):
-    """What `run_training` needs of a network's training.
+    """Interface between a network's training and `run_training`.
 
     Attributes:
         kind: ``"generator"``, ``"inverter"`` or ``"encoder"``.
-        identity: JSON values that a resumed run must share (data digest, configuration, seed).
-        num_steps: length of the run.
+        identity: JSON values that must be equal in a resumed run (data digest, configuration, seed).
+        num_steps: number of steps of the run.
         seed: seed of the run.
-        settle_every: steps after which metrics that are tensors are looked at. More than one keeps an
-            accelerator from waiting in every step.
+        settle_every: interval, in steps, at which metric tensors are read. An interval above 1 avoids
+            synchronising an accelerator in every step.
     """
 
     kind: str
@@ -77,39 +77,39 @@ class Trainer(ABC):
     settle_every: int = 1
 
     def earlier_identity(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Return the identity of a run in the folder in the form of this one's."""
+        """Return the identity found in the folder, converted to the current format."""
         return found
 
     @abstractmethod
     def step(self, step: int) -> Mapping[str, float | Tensor]:
-        """Train on one batch, and return metrics that must be finite."""
+        """Train on one batch and return its metrics, which must be finite."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on, as tensors and plain containers."""
+        """Return the state on which the next step depends, as tensors and plain containers."""
 
     @abstractmethod
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Load a state returned by `state`."""
 
     def picture(self) -> np.ndarray[Any, Any] | None:
         """Return a sample grid, uint8 `(height, width, 3)`, or None."""
         return None
 
     def before_checkpoint(self, folder: Path, next_step: int) -> None:  # noqa: B027
-        """Write files that the checkpoint about to be written refers to."""
+        """Write files to which the next checkpoint refers."""
 
     def after_checkpoint(self, folder: Path, next_step: int) -> None:  # noqa: B027
-        """Give those files their final names: the checkpoint stands."""
+        """Give those files their final names, after the checkpoint is written."""
 
     def on_divergence(self, folder: Path, step: int) -> str:
-        """Write down what explains a metric that is not finite; return a sentence for the message."""
+        """Write diagnostics of a metric that is not finite; return a sentence for the error message."""
         return ""
 
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system frees if the process dies."""
+    """Hold the folder's lock; the operating system frees it if the process dies."""
     with open(folder / ".lock", "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,7 +144,7 @@ def _check_identity(path: Path, trainer: Trainer) -> None:
 
 
 def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted name and value of every field."""
+    """Yield the dotted name and the value of every field."""
     for name, value in document.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, f"{prefix}{name}.")
@@ -179,7 +179,7 @@ def _tensors(state: Any) -> Iterator[torch.Tensor]:
 
 
 class Metrics:
-    """A CSV of metrics per step; rows past the checkpoint are cut when a run resumes."""
+    """CSV file of metrics per step; a resumed run removes the rows after its checkpoint."""
 
     def __init__(self, path: Path, first_step: int) -> None:
         self.path = path
@@ -220,19 +220,19 @@ def run_training(
     """Run or resume a training in the folder `out/<kind>-training`.
 
     Args:
-        trainer: the network's training.
+        trainer: training to run.
         out: folder of the run.
-        folder: of the checkpoint and metrics, where it is not the one named above.
-        writes: whether this process writes files; of several that train together, only one does.
-        observer: is told the metrics.
-        overwrite: forget an earlier run.
-        checkpoint_seconds: pause between checkpoints.
-        log_every: steps that one row of ``metrics.csv`` averages.
-        picture_seconds: pause between sample grids ``samples.png``.
-        stop_after: stop after this step as if interrupted.
+        folder: folder of checkpoint and metrics; by default `out/<kind>-training`.
+        writes: whether this process writes files; true for only one process of a training.
+        observer: receiver of the metrics.
+        overwrite: whether to discard an earlier run.
+        checkpoint_seconds: seconds between checkpoints.
+        log_every: number of steps averaged in a row of ``metrics.csv``.
+        picture_seconds: seconds between sample grids (``samples.png``).
+        stop_after: step after which to stop as if interrupted.
 
     Returns:
-        seconds of training, those of earlier parts of the run included.
+        training time in seconds, including earlier parts of a resumed run.
 
     Raises:
         CacheMismatchError: the folder holds a run of another configuration.

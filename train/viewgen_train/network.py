@@ -1,4 +1,4 @@
-"""The network that trains: an encoder and the head that an objective asks for, on all views of a step.
+"""The trained network: an encoder and the head of an objective, applied to all views of a step.
 
 Shape legend: K views, B images of this process, D projection dimension, F feature dimension.
 """
@@ -18,7 +18,7 @@ __all__ = ["ContrastiveNetwork", "Predictor", "build_network"]
 
 
 class Predictor(nn.Module):
-    """Predictor of a head: a bottleneck of a quarter of the width.
+    """Predictor of a head: an MLP with a bottleneck of a quarter of the width.
 
     Args:
         dim: width of the projections.
@@ -38,17 +38,17 @@ class Predictor(nn.Module):
 
 
 class ContrastiveNetwork(nn.Module):
-    """Views → projections, predictions, features.
+    """Network from views to projections, predictions and features.
 
     Args:
-        encoder: f.
-        head: what the objective needs behind the backbone.
-        predictor: where the head has one.
-        separate: forward view by view, so that batch statistics are those of one view.
-        bf16: convolve and multiply in bfloat16.
+        encoder: encoder f.
+        head: head required by the objective.
+        predictor: predictor of the head, or None.
+        separate: whether each view has its own forward pass and batch statistics.
+        bf16: whether convolutions and matrix products use bfloat16.
 
     Attributes:
-        target: copy of the encoder that follows it slowly, where the head has a momentum.
+        target: exponential moving average of the encoder, if the head has a momentum.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class ContrastiveNetwork(nn.Module):
         self.separate, self.bf16 = separate, bf16
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:
-        """Map views to what an objective takes.
+        """Map views to the inputs of an objective.
 
         Args:
             views: model images, `(K, B, C, H, W)`.
 
         Returns:
-            float32 tensors of the names of `Outputs`: ``z`` `(B, K, D)`, ``features`` `(B, K, F)`, and
-            where the head has them ``p`` and ``target`` `(B, K, D)`.
+            float32 tensors, keyed by the fields of `Outputs`: ``z`` `(B, K, D)`, ``features`` `(B, K, F)`
+            and, if the head has them, ``p`` and ``target`` `(B, K, D)`.
         """
         parts = [self._together(part) for part in (views.split(1) if self.separate else [views])]
         return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
@@ -93,7 +93,7 @@ class ContrastiveNetwork(nn.Module):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Move the target towards the encoder, where there is one."""
+        """Move the target network, if any, towards the encoder."""
         if self.target is None or self.head.momentum is None:
             return
         for slow, fast in zip(self.target.parameters(), self.encoder.parameters(), strict=True):
@@ -103,14 +103,14 @@ class ContrastiveNetwork(nn.Module):
 def build_network(
     settings: TrainSettings, head: Head, image_size: int, device: torch.device, *, channels: int = 3
 ) -> ContrastiveNetwork:
-    """Return a network with weights that depend on the settings and their seed alone.
+    """Return a network whose initial weights depend only on the settings, including their seed.
 
     Args:
-        settings: settings of the training; its precision is resolved already.
-        head: what the objective needs.
+        settings: settings of the training, with resolved precision.
+        head: head required by the objective.
         image_size: side of the images, in pixels.
         device: device of the weights.
-        channels: channels of the images.
+        channels: number of image channels.
     """
     shape = settings.network
     with torch.random.fork_rng(devices=[]):

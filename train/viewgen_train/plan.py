@@ -1,4 +1,4 @@
-"""From the options of `train` to what exactly will be trained; refusals come before anything is written."""
+"""Validation of the options of `train` and their resolution to a plan, before any file is written."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ AT_HAND = {"cache", "inversions", "generator", "encoder", "training"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainOptions:
-    """The options of `train`; see there."""
+    """Options of `viewgen_train.training.train`."""
 
     dataset: str | None
     split: str
@@ -51,19 +51,19 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainPlan:
-    """What a run trains: plain values, so that it can be sent to worker processes.
+    """Plan of a training, as plain values that can be sent to worker processes.
 
     Attributes:
-        settings: the settings, all resolved.
-        dataset, split, digest: name, split and content of the data set.
-        num_images: how many of the first images are trained on.
+        settings: resolved settings of the training.
+        dataset, split, digest: name, split and content digest of the data set.
+        num_images: number of leading images of the split to train on.
         cache: ``{"url", "identity", "method"}`` of the cache of views or inversions, or None.
-        generator: file of g, where views are made in the step.
+        generator: weights file of g, if views are generated in the step; otherwise None.
         out: folder of the run.
-        data_root: where data sets are.
-        storage_options: of the cache's storage.
-        memory_bytes: that images and views may take in the host's memory.
-        measures: whether accuracy is measured on the way.
+        data_root: folder of data sets.
+        storage_options: fsspec options of the cache's storage.
+        memory_bytes: host memory limit for images and views, in bytes.
+        measures: whether accuracy is measured during training.
     """
 
     settings: TrainSettings
@@ -81,12 +81,12 @@ class TrainPlan:
 
     @property
     def num_steps(self) -> int:
-        """Optimiser steps of the whole training."""
+        """Number of optimiser steps of the whole training."""
         optimiser = self.settings.optimiser
         return optimiser.num_steps or optimiser.epochs * (self.num_images // optimiser.batch_size)
 
     def document(self) -> dict[str, Any]:
-        """Return what ``config.json`` holds."""
+        """Return the contents of ``config.json``."""
         config = record(self.settings)
         return {
             "format": config.get("format", 1),
@@ -104,11 +104,11 @@ class TrainPlan:
 
 
 def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
-    """Check the options and resolve them; make the cache of the embedded data set if there is none.
+    """Check and resolve the options; make a missing cache of the embedded data set.
 
     Args:
-        options: of the command.
-        say: is told what was chosen.
+        options: options of the command.
+        say: callback for messages about resolved options.
 
     Raises:
         UsageError, MissingFileError, CacheMismatchError, IncompleteError, CorruptDataError: see `train`.
@@ -164,10 +164,10 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
 
 
 def check_options(options: TrainOptions, settings: TrainSettings) -> None:
-    """Refuse options that the source of generated views cannot use, before any data are looked at.
+    """Check the options against the source of generated views, before any data are read.
 
     Raises:
-        UsageError: it would ignore one, or needs what a training does not have.
+        UsageError: the source would ignore an option, or needs an input that a training does not have.
     """
     entry, name = settings.views.entry, view_name(settings)
     lacking = entry.needs - AT_HAND
@@ -213,7 +213,7 @@ def _cache_url(
 
 
 def _canonical(name: str | None) -> str | None:
-    """Return a data set's name as caches have it, without loading it."""
+    """Return the data set's name as recorded in caches, without loading the data set."""
     if name is None or not name.startswith("folder:"):
         return name
     path, mark, query = name.removeprefix("folder:").partition("?")
@@ -232,7 +232,7 @@ def _make_embedded(inversions: bool, options: TrainOptions, say: Callable[[str],
 
 
 def resolved_precision(settings: TrainSettings, device: str) -> TrainSettings:
-    """Settle what ``precision="auto"`` stands for."""
+    """Return the settings with ``precision="auto"`` replaced by the precision of the device."""
     if settings.network.precision != "auto":
         return settings
     fast = device.startswith("cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -254,7 +254,7 @@ def generator_file(dataset: str, options: TrainOptions) -> Path:
     """Return the file of the generator.
 
     Raises:
-        MissingFileError: there is none; the message says which command makes it.
+        MissingFileError: there is no generator; the message gives the command that makes it.
     """
     overrides = {} if options.generator is None else {"generator": options.generator}
     try:
@@ -265,7 +265,7 @@ def generator_file(dataset: str, options: TrainOptions) -> Path:
 
 
 def _generator(dataset: str, inversions: CacheReader, options: TrainOptions) -> str:
-    """Return the file of the generator whose codes the inversions are."""
+    """Return the file of the generator to which the inversions belong."""
     path = generator_file(dataset, options)
     theirs, ours = inversions.spec.models.get("generator"), file_digest(path)
     if theirs != ours:

@@ -1,4 +1,4 @@
-"""Devices and processes of a training: what was asked for, and what is there."""
+"""Validation of the requested devices and processes of a training."""
 
 import torch
 
@@ -13,7 +13,7 @@ def usable_device(device: str, gpus: int | None, workers: int | None) -> str:
     """Return the device of every process.
 
     Raises:
-        UsageError: it is not there, or there are fewer GPUs.
+        UsageError: the device is not available, or there are fewer GPUs than requested.
     """
     if gpus is not None and workers is not None:
         raise UsageError("--gpus and --workers were given; expected one of them")
@@ -33,7 +33,7 @@ def check_workers(settings: TrainSettings, gpus: int | None, workers: int | None
     """Return the number of processes.
 
     Raises:
-        UsageError: they cannot share the batch equally.
+        UsageError: the batch size is not divisible by the number of processes.
     """
     num_workers = gpus or workers or 1
     if settings.optimiser.batch_size % num_workers:

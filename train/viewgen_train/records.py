@@ -1,8 +1,8 @@
 """Records of a training's settings, in ``config.json`` and ``identity.json``.
 
-Format 1 is the flat table of version 0.1.0, with a value for every setting that 0.1.0 knew, used or not.
-Whatever it can express is written in it, so that runs of 0.1.0 go on. Everything else has format 2: the
-records of the components, which later settings at their defaults do not change.
+Format 1 is the flat table of version 0.1.0, with a value for every setting of 0.1.0, used or not. Settings
+that format 1 can express are written in it, so that runs of 0.1.0 can be resumed. All others are written in
+format 2: nested records of the components. A setting added later does not change these at its default.
 """
 
 from collections.abc import Mapping
@@ -95,7 +95,7 @@ PLACES: dict[str, tuple[str, str, str | None]] = {
 
 
 def used(place: tuple[str, str, str | None], settings: TrainSettings) -> bool:
-    """Tell whether a training uses the setting of format 1 at a place."""
+    """Return whether a training uses the setting at a place of format 1."""
     component, name, entry = place
     part = getattr(settings, component)
     if not isinstance(part, Choice):
@@ -104,7 +104,7 @@ def used(place: tuple[str, str, str | None], settings: TrainSettings) -> bool:
 
 
 def assimilation_name(settings: TrainSettings) -> str:
-    """Return the name of assimilation and objective together, that of 0.1.0 where it had one."""
+    """Return the joint name of assimilation and objective; the name of 0.1.0 if it had one."""
     pair = (settings.assimilation.kind, settings.objective.name)
     names = [name for name, known in ASSIMILATIONS.items() if known == pair]
     if names:
@@ -113,13 +113,13 @@ def assimilation_name(settings: TrainSettings) -> str:
 
 
 def view_name(settings: TrainSettings) -> str:
-    """Return the name of the view source, that of 0.1.0 where it had one."""
+    """Return the name of the view source; the name of 0.1.0 if it had one."""
     names = [name for name, source in VIEW_NAMES.items() if source == settings.views.name]
     return names[0] if names else settings.views.name
 
 
 def record(settings: TrainSettings) -> dict[str, Any]:
-    """Return JSON values that identify the settings: of format 1 if it can express them, else of format 2."""
+    """Return JSON values that identify the settings, in format 1 if it can express them, else in format 2."""
     values = {**DEFAULTS, **settings.dormant}
     values |= {name: _value(settings, place) for name, place in PLACES.items() if used(place, settings)}
     values["generated"], values["assimilation"] = view_name(settings), assimilation_name(settings)
@@ -145,11 +145,11 @@ def nested_record(settings: TrainSettings) -> dict[str, Any]:
 
 
 def read_record(document: Mapping[str, Any]) -> TrainSettings:
-    """Return the settings that `record` wrote, in this version or an earlier one.
+    """Return the settings of a document written by `record` of this or an earlier version.
 
     Raises:
-        CorruptDataError: it cannot be read.
-        UsageError: a plug-in that it names is not installed.
+        CorruptDataError: the document cannot be read.
+        UsageError: a plug-in named in the document is not installed.
     """
     try:
         if document.get("format") == 2:
@@ -187,7 +187,7 @@ def _read_flat(document: Mapping[str, Any]) -> TrainSettings:
 def placed(
     values: Mapping[str, Any], entries: Mapping[str, Entry]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Return the values of format 1 by component, and those that these entries do not use."""
+    """Return the values of format 1 by component, and the values that these entries do not use."""
     parts: dict[str, dict[str, Any]] = {name: {} for name in (*entries, *COMPONENTS)}
     dormant = {}
     for name, (component, field, owner) in PLACES.items():
@@ -202,7 +202,7 @@ def placed(
 def _settings(
     parts: Mapping[str, Mapping[str, Any]], entries: Mapping[str, Entry], dormant: Mapping[str, Any]
 ) -> TrainSettings:
-    """Return the settings of records by component."""
+    """Return the settings built from the components' records."""
     found: dict[str, Any] = {
         name: Choice(entry, entry.settings.from_record(parts[name])) for name, entry in entries.items()
     }

@@ -1,6 +1,6 @@
-"""From what was given to the settings of a training: defaults < recipe < what was given.
+"""Resolution of a training's settings: defaults, overridden by the recipe, overridden by given values.
 
-A setting that is unknown, or that the training would ignore, is refused here, and nowhere else.
+Unknown settings, and settings that the training would ignore, are errors raised only in this module.
 """
 
 from collections.abc import Mapping
@@ -30,17 +30,17 @@ NAMES = {"generated": "views.name", "views": "views.name", "objective": "objecti
 def train_settings(
     dataset: str, given: Mapping[str, Any] | None = None, preset: Mapping[str, Any] | None = None
 ) -> TrainSettings:
-    """Return the settings of a training: defaults, the data set's recipe, then what was given.
+    """Return the settings of a training: defaults, then the data set's recipe, then given values.
 
     Args:
         dataset: name of the data set.
-        given: setting → value. A setting has the dotted name of its place (``"objective.temperature"``), or
-            its own name where that is unique (``"temperature"``); tables may be nested. ``"assimilation"``,
-            ``"objective"`` (or ``"loss"``) and ``"views"`` (or ``"generated"``) choose entries by name.
-        preset: what a command gives in the place of the recipe, under what was given.
+        given: setting → value. A key is a dotted name (``"objective.temperature"``) or, if unique, the
+            field's name (``"temperature"``). Tables may be nested. ``"assimilation"``, ``"objective"`` (or
+            ``"loss"``) and ``"views"`` (or ``"generated"``) select entries by name.
+        preset: values of a command that replace the recipe; given values override them.
 
     Raises:
-        UsageError: a name is no setting, the training would ignore it, or a value is impossible.
+        UsageError: a setting is unknown or would be ignored, or a value is invalid.
     """
     words = _places(given or {})
     base = _places(preset or {})
@@ -82,7 +82,7 @@ def train_settings(
 
 
 def _recipe(dataset: str, *, viewmaker: bool) -> dict[str, Any]:
-    """Return the data set's value of every setting of format 1."""
+    """Return the data set's recipe, with a value for every setting of format 1."""
     network = recipe(dataset, "encoder")
     values = DEFAULTS | {name: network[name] for name in NETWORK_NAMES if name in network}
     values["epsilon_boundary"] = recipe(dataset, "wsearch").get("epsilon_boundary", 0.3)
@@ -91,7 +91,7 @@ def _recipe(dataset: str, *, viewmaker: bool) -> dict[str, Any]:
 
 
 def _places(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted place → value of what was given."""
+    """Return dotted name → value of the given settings."""
     found: dict[str, Any] = {}
     for name, value in _leaves(given):
         place = NAMES.get(name) or name
@@ -119,7 +119,7 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
 
 
 def _assimilation(words: dict[str, Any], values: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the assimilation and the name of its objective."""
+    """Return the kind of assimilation and the name of its objective."""
     kind = words.pop("assimilation.kind", values["assimilation"])
     loss, objective = words.pop("loss", None), words.pop("objective.name", None)
     if kind not in KINDS:
@@ -142,7 +142,7 @@ def _assimilation(words: dict[str, Any], values: Mapping[str, Any]) -> tuple[str
 
 
 def _refuse_ignored(words: dict[str, Any], kind: str, entries: Mapping[str, Any]) -> None:
-    """Refuse settings without effect, and put the others in their places."""
+    """Raise an error for settings without effect; move the others to their dotted names."""
     for name in list(words):
         component, _, field = name.partition(".")
         if name in PLACES:  # a setting of one entry alone, by its own name
@@ -176,14 +176,14 @@ def _refuse_ignored(words: dict[str, Any], kind: str, entries: Mapping[str, Any]
 
 
 def _unused(kind: str, objective: ObjectiveEntry) -> set[str]:
-    """Return the settings that have no effect with an assimilation over an objective."""
+    """Return the settings without effect for an assimilation over an objective."""
     unused = set() if kind == "A2" else {f"objective.{field}" for field in objective.only_a2}
     unused |= set() if kind == "A2" and objective.weighted else {"assimilation.alpha"}
     return unused | ({"assimilation.views_per_step"} if kind == "none" else set())
 
 
 def effective_settings(settings: TrainSettings) -> dict[str, dict[str, Any]]:
-    """Return the settings that have an effect as tables, which `train_settings` takes."""
+    """Return the settings that have an effect, as tables accepted by `train_settings`."""
     unused = _unused(settings.assimilation.kind, settings.objective.entry)
     tables: dict[str, dict[str, Any]] = {}
     for part, document in nested_record(settings).items():
@@ -194,7 +194,7 @@ def effective_settings(settings: TrainSettings) -> dict[str, dict[str, Any]]:
 
 
 def _owner(name: str, entries: Mapping[str, Any]) -> str:
-    """Return the component of a setting that is given by its own name."""
+    """Return the component of a setting given without a dotted name."""
     owners = [part for part, entry in entries.items() if name in entry.settings.model_fields]
     if len(owners) == 1:
         return owners[0]

@@ -1,4 +1,4 @@
-"""The folder of a training: what it holds, and how its encoder is opened."""
+"""Run folder of a training: its contents and the loading of its encoder."""
 
 import json
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ CURVES = "curves.png"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A training that is finished or under way.
+    """A finished or unfinished training.
 
     Attributes:
-        path: its folder.
-        which: ``"last"`` or ``"best"``.
-        encoder: the trained network, for inference (see `viewgen.networks.files.load_model`).
-        settings: the training's settings.
-        dataset: name of its data set.
-        split: of the data set.
-        digest: of the data set's images and labels.
-        num_images: how many of the split's first images it trains on.
+        path: folder of the run.
+        which: selected weights, ``"last"`` or ``"best"``.
+        encoder: trained encoder, for inference (see `viewgen.networks.files.load_model`).
+        settings: settings of the training.
+        dataset: name of the data set.
+        split: split of the data set.
+        digest: digest of the data set's images and labels.
+        num_images: number of leading images of the split that are trained on.
         cache: ``{"url", "identity", "method"}`` of the cache of views, or None.
-        step: optimiser steps behind the weights.
-        num_steps: length of the training.
-        complete: whether it ran to its end.
+        step: number of optimiser steps behind the weights.
+        num_steps: number of optimiser steps of the whole training.
+        complete: whether the training is finished.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def epochs(self) -> float:
-        """Passes over the images behind the weights."""
+        """Number of passes over the images behind the weights."""
         optimiser = self.settings.optimiser
         if optimiser.num_steps is None:
             return round(optimiser.epochs * self.step / self.num_steps, 2)
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """The file of the encoder, which `viewgen cache --encoder` takes too."""
+        """Weights file of the encoder, also accepted by `viewgen cache --encoder`."""
         return self.path / f"{self.which}.safetensors"
 
 
@@ -75,14 +75,14 @@ def open_run(
     """Open the folder of a training.
 
     Args:
-        path: the ``--out`` of `viewgen train`.
-        which: the weights after the last epoch, or those with the best 5-NN accuracy on held-out training
-            images.
-        device: where the encoder goes.
+        path: run folder, the ``--out`` of `viewgen train`.
+        which: ``"last"`` for the weights after the last epoch, ``"best"`` for those with the highest 5-NN
+            accuracy on held-out training images.
+        device: device of the encoder.
 
     Raises:
-        MissingFileError: there is no training at `path`, or it has not written weights yet.
-        CorruptDataError: its ``config.json`` cannot be read.
+        MissingFileError: there is no training at `path`, or it has no weights yet.
+        CorruptDataError: ``config.json`` cannot be read.
         ModelError: the weights are damaged.
     """
     folder = Path(path).expanduser()
@@ -130,5 +130,5 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_step(weights: Path) -> int:
-    """Return the optimiser steps behind a weights file of a training."""
+    """Return the number of optimiser steps behind a weights file of a training."""
     return int(read_header(weights).get("step", 0))

@@ -1,4 +1,4 @@
-"""Training batches as a function of the step: epochs of addressed permutations."""
+"""Image indices of training batches as a function of the step: one seeded permutation per epoch."""
 
 import functools
 from typing import Protocol
@@ -18,8 +18,8 @@ _Rows = NDArray[np.int64]
 def batch_rows(num_images: int, batch_size: int, step: int, seed: int) -> _Rows:
     """Return the image indices of one step's batch, int64 `(batch_size,)`.
 
-    The batches walk through one permutation of the data set after another, so every image is seen equally
-    often whatever the batch size.
+    Batches are consecutive parts of a sequence of permutations of the data set. Every image therefore
+    occurs equally often, for any batch size.
     """
     start = step * batch_size
     rows: list[_Rows] = []
@@ -42,18 +42,18 @@ def _permutation(num_images: int, seed: int, epoch: int) -> _Rows:
 
 
 class RowOrder(Protocol):
-    """Which images each step trains on.
+    """Order of the training images.
 
     Attributes:
-        steps_per_epoch: whole batches of a pass over the images; the rest is left out.
-        identity: JSON values on which the order depends besides seed and batch size.
+        steps_per_epoch: number of full batches of a pass over the images; the remainder is dropped.
+        identity: JSON values that determine the order, besides seed and batch size.
     """
 
     steps_per_epoch: int
     identity: dict[str, int | str]
 
     def rows(self, step: int) -> _Rows:
-        """Return the images of a step, int64 `(batch_size,)`, none twice."""
+        """Return the image indices of a step, int64 `(batch_size,)`, without repetition."""
         ...
 
 
@@ -67,12 +67,12 @@ def _steps_per_epoch(num_images: int, batch_size: int) -> int:
 
 
 class FullOrder:
-    """A permutation of all images in every epoch.
+    """Order by a new permutation of all images in every epoch.
 
     Args:
-        num_images: how many there are.
-        batch_size: images of a step, over all workers.
-        seed: of the training.
+        num_images: number of images.
+        batch_size: number of images per step, over all workers.
+        seed: root seed of the training.
     """
 
     def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
@@ -81,23 +81,23 @@ class FullOrder:
         self._num_images, self._batch_size, self._seed = num_images, batch_size, seed
 
     def rows(self, step: int) -> _Rows:
-        """Return the images of a step."""
+        """Return the image indices of a step, int64 `(batch_size,)`."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = _permutation(self._num_images, self._seed, epoch)
         return order[place * self._batch_size : (place + 1) * self._batch_size]
 
 
 class BlockOrder:
-    """Shards in random order, and a shuffle buffer of some shards, from which images are drawn at random.
+    """Order by random shards, with a shuffle buffer of several shards.
 
-    Storage is then read shard-wise, once per epoch.
+    Storage is read by whole shards, once per epoch.
 
     Args:
-        num_images: how many there are.
-        batch_size: images of a step, over all workers.
-        seed: of the training.
-        shard_images: consecutive images of a shard.
-        buffer_shards: shards that are shuffled together.
+        num_images: number of images.
+        batch_size: number of images per step, over all workers.
+        seed: root seed of the training.
+        shard_images: number of consecutive images per shard.
+        buffer_shards: number of shards that are shuffled together.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class BlockOrder:
         self._epoch = functools.lru_cache(maxsize=2)(self._order)
 
     def rows(self, step: int) -> _Rows:
-        """Return the images of a step."""
+        """Return the image indices of a step, int64 `(batch_size,)`."""
         epoch, place = divmod(step, self.steps_per_epoch)
         return self._epoch(epoch)[place * self._batch_size : (place + 1) * self._batch_size]
 

@@ -1,6 +1,6 @@
-"""Settings of a training: a view source × an objective × diagnostics, each with settings of its own.
+"""Settings of a training: view source, objective and diagnostics, each with its own settings.
 
-This module and what it imports are free of torch, which takes seconds to import.
+Neither this module nor its imports import torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class AssimilationSettings(Settings):
-    """How generated views enter the objective, and how they are transformed before."""
+    """Role of generated views in the objective, and their transform."""
 
     title = "the assimilation"
 
@@ -43,7 +43,7 @@ class AssimilationSettings(Settings):
 
 
 class NetworkSettings(Settings):
-    """The network that trains, and how it computes."""
+    """Architecture and numerics of the trained network."""
 
     title = "the network"
 
@@ -60,7 +60,7 @@ class NetworkSettings(Settings):
 
 
 class OptimiserSettings(Settings):
-    """Stochastic gradient descent and its schedule."""
+    """Stochastic gradient descent and its learning-rate schedule."""
 
     title = "the optimiser"
 
@@ -85,7 +85,7 @@ class OptimiserSettings(Settings):
 
 
 class DiagnosticsSettings(Settings):
-    """What is measured while the training goes on."""
+    """Measurements during training."""
 
     title = "the diagnostics"
 
@@ -94,7 +94,7 @@ class DiagnosticsSettings(Settings):
 
 
 class RunSettings(Settings):
-    """Settings of a training that belong to none of its parts."""
+    """Settings of a training outside its components."""
 
     title = "the training"
 
@@ -113,15 +113,15 @@ COMPONENTS: dict[str, type[Settings]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainSettings:
-    """All settings of a training, resolved (`viewgen_train.resolve.train_settings`).
+    """All resolved settings of a training (see `viewgen_train.resolve.train_settings`).
 
     Attributes:
         views: source of the generated views, an entry of `viewgen.views.VIEWS`.
         objective: loss of a step, an entry of `viewgen_train.objectives.OBJECTIVES`.
-        assimilation: how generated views enter the objective.
-        network, optimiser, diagnostics, run: settings of the parts.
+        assimilation: role of generated views in the objective.
+        network, optimiser, diagnostics, run: settings of the components.
         expert: strength of the expert views.
-        dormant: recipe values that this training does not use, by their name in records of format 1.
+        dormant: recipe values that this training does not use, by name in records of format 1.
     """
 
     views: Choice[Any]
@@ -136,14 +136,14 @@ class TrainSettings:
 
     @classmethod
     def of_parts(cls, parts: Mapping[str, Any], dormant: Mapping[str, Any]) -> TrainSettings:
-        """Return the settings of parts by name, all of them."""
+        """Return the settings of a training from those of all its components, by name."""
         return cls(**parts, dormant=dormant)
 
     @property
     def seed(self) -> int:
-        """Root of all random numbers."""
+        """Root seed of all random numbers."""
         return self.run.seed
 
     def change(self, component: str, **values: Any) -> TrainSettings:
-        """Return settings with some values of one component changed."""
+        """Return a copy of the settings with changed values in one component."""
         return replace(self, **{component: getattr(self, component).replace(**values)})

@@ -1,4 +1,4 @@
-"""What every objective keeps, as a pytest class; see `viewgen.testing`.
+"""Contract of objectives as a pytest class; see `viewgen.testing`.
 
 Shape legend: K views, N images, D projection dimension.
 """
@@ -18,13 +18,13 @@ __all__ = ["ObjectiveContract"]
 
 
 class ObjectiveContract(EntryContract):
-    """An objective: a finite loss with gradients, which does not depend on the order of the images.
+    """Contract of an objective: a finite, differentiable loss that is invariant to the order of the images.
 
     Attributes:
-        num_images: N.
-        dim: D, and the width of features.
-        image_size: H = W of images and views, in pixels.
-        ordered: whether the order of the images may matter.
+        num_images: number N of images.
+        dim: projection dimension D, also the feature dimension.
+        image_size: side H = W of images and views, in pixels.
+        ordered: whether the loss may depend on the order of the images.
     """
 
     entry: ClassVar[ObjectiveEntry]
@@ -41,7 +41,7 @@ class ObjectiveContract(EntryContract):
         return built
 
     def outputs(self, objective: Objective, seed: int = 0) -> Outputs:
-        """Return random outputs of a network that has what the objective needs, with gradients."""
+        """Return random network outputs that the objective needs, with gradients enabled."""
         random = torch.Generator().manual_seed(seed)
         views, count = objective.num_expert + objective.num_generated, self.num_images
         pixels = (3, self.image_size, self.image_size)

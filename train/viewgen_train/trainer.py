@@ -1,4 +1,4 @@
-"""Training of an encoder on expert and generated views: a step, its state, the accuracy on the way."""
+"""Training of an encoder on expert and generated views: step, state and accuracy during training."""
 
 import dataclasses
 import json
@@ -42,11 +42,11 @@ LOOK_AHEAD = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class KnnSets:
-    """What the accuracy on the way is measured on.
+    """Data sets of the accuracy measurements during training.
 
     Attributes:
-        train: labelled images that are neighbours.
-        test: images to classify; None where the data set has no other split.
+        train: labelled images, candidates for neighbours.
+        test: images to classify; None if the data set has no other split.
     """
 
     train: ImageDataset
@@ -54,7 +54,7 @@ class KnnSets:
 
 
 def learning_rate(settings: OptimiserSettings, step: int, num_steps: int) -> float:
-    """Return the learning rate of a step: a linear rise, then a cosine to 0 or a constant."""
+    """Return the learning rate of a step: linear warm-up, then a cosine to 0 or a constant."""
     warm_up = min(round(settings.warm_up_epochs * num_steps / settings.epochs), num_steps // 2)
     if step < warm_up:
         return settings.learning_rate * (step + 1) / warm_up
@@ -68,21 +68,21 @@ class AssimilationTrainer(Trainer):
     """SGD on an objective of expert and generated views.
 
     Args:
-        network: encoder and head, on the device.
-        objective: loss of a step; its own parameters, if it has any, train too.
-        images: the images, uint8.
-        order: which images each step has.
-        generated: where generated views come from.
+        network: encoder and head, on the training device.
+        objective: loss of a step; its parameters, if any, are also trained.
+        images: loader of uint8 images.
+        order: order of the images.
+        generated: source of generated views.
         settings: settings of the training.
-        identity: JSON values that say what is trained on what; a resumed run must share them.
-        world: this process among those that train.
+        identity: JSON values that identify settings and data; they must be equal in a resumed run.
+        world: rank of this process and number of processes.
         folder: folder of the run.
-        codes: refined codes of the images, where generated views start from them.
-        knn: what accuracy is measured on; None to leave it out.
-        notes: JSON values for the headers of weights.
+        codes: refined codes of the images, if generated views start from them.
+        knn: data sets of the accuracy measurements; None to measure no accuracy.
+        notes: JSON values for the headers of weight files.
 
     Attributes:
-        steps_per_epoch: whole batches of a pass over the images.
+        steps_per_epoch: number of full batches of a pass over the images.
     """
 
     kind = "encoder"
@@ -138,7 +138,7 @@ class AssimilationTrainer(Trainer):
         self._started, self._evaluation_seconds, self._own_steps = 0.0, 0.0, 0
 
     def earlier_identity(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Return a run's identity of format 1 as this training writes it."""
+        """Return an identity of format 1, converted to the format of this training."""
         config = found.get("config")
         if not isinstance(config, dict) or self.identity["config"].get("format") == config.get("format"):
             return found
@@ -161,14 +161,14 @@ class AssimilationTrainer(Trainer):
         )
 
     def views(self, images: Images) -> Tensor:
-        """Return the views of a step, expert ones first, `(K, B, 3, H, W)` in [−1, 1]."""
+        """Return the views of a step, expert views first, `(K, B, 3, H, W)` in [−1, 1]."""
         expert = self._expert.views(images, self.objective.num_expert).pixels
         with torch.no_grad():
             generated = self.generated.views(images, self.objective.num_generated).pixels
         return torch.cat([expert, generated])
 
     def step(self, step: int) -> Mapping[str, float | Tensor]:
-        """Train on one batch; now and then measure the accuracy."""
+        """Train on one batch; measure accuracies after epochs in which they are due."""
         settings = self.settings.optimiser
         if not self._own_steps:
             self._started = time.perf_counter()
@@ -207,12 +207,12 @@ class AssimilationTrainer(Trainer):
         return metrics | self._accuracy(step)
 
     def losses(self, out: Outputs) -> dict[str, Tensor]:
-        """Return the objective's loss times its scale, and the objective's other metrics."""
+        """Return the scaled loss and the other metrics of the objective."""
         losses = self.objective.loss(out)
         return {**losses, "loss": self.settings.optimiser.loss_scale * losses["loss"]}
 
     def outputs(self, views: Tensor, images: Images) -> Outputs:
-        """Return what the network makes of views `(K, B, C, H, W)` of images, outside data parallelism."""
+        """Return the network's outputs on views `(K, B, C, H, W)` of images, without data parallelism."""
         return self._outputs(views, images, self.network)
 
     def _outputs(self, views: Tensor, images: Images, network: nn.Module) -> Outputs:
@@ -230,15 +230,15 @@ class AssimilationTrainer(Trainer):
         return Outputs(**found)
 
     def images_per_second(self) -> float:
-        """Return images trained on per second, over all processes, since this process's first step.
+        """Return the training throughput in images per second, over all processes, since the first step.
 
-        Measuring accuracy is left out. NaN before the first step.
+        Accuracy measurements are excluded. NaN before the first step.
         """
         seconds = time.perf_counter() - self._started - self._evaluation_seconds
         return self._own_steps * self.settings.optimiser.batch_size / seconds if self._own_steps else math.nan
 
     def _accuracy(self, step: int) -> dict[str, float]:
-        """Return accuracies after an epoch whose turn it is, and keep the best weights."""
+        """Return the accuracies due after this step, and save the best weights."""
         done = step + 1
         knn = done == self.num_steps or self._is_due(done, self.settings.diagnostics.knn_every)
         probe = self._is_due(done, self.settings.diagnostics.probe_every)
@@ -260,7 +260,7 @@ class AssimilationTrainer(Trainer):
         return values
 
     def _is_due(self, done: int, every: int) -> bool:
-        """Tell whether what happens every so many epochs happens after `done` steps."""
+        """Return whether a measurement with a period of `every` epochs is due after `done` steps."""
         return every > 0 and done % (every * self.steps_per_epoch) == 0
 
     def _measure(self, sets: KnnSets, *, knn: bool, probe: bool) -> dict[str, float]:
@@ -281,7 +281,7 @@ class AssimilationTrainer(Trainer):
         return values
 
     def state(self) -> dict[str, Any]:
-        """Return everything but the encoder's weights, which lie beside the checkpoint."""
+        """Return the state without the encoder's weights, which are stored beside the checkpoint."""
         predictor, target = self.network.predictor, self.network.target
         more = {"objective": self._module.state_dict()}
         if target is not None:
@@ -297,7 +297,7 @@ class AssimilationTrainer(Trainer):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned, and the weights beside it."""
+        """Load a state returned by `state`, and the weights beside the checkpoint."""
         restore_weights(self.network.encoder, self.folder, state["step"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.network.predictor is not None:
@@ -321,11 +321,11 @@ class AssimilationTrainer(Trainer):
         write_weights(encoder, folder, next_step, self._notes)
 
     def after_checkpoint(self, folder: Path, next_step: int) -> None:
-        """Call the weights ``last``."""
+        """Rename the weights to ``last``."""
         settle_weights(folder, next_step)
 
     def on_divergence(self, folder: Path, step: int) -> str:
-        """Write down which images were in the batch."""
+        """Write the source indices of the batch to ``diverged.json``; return a sentence for the message."""
         path = folder / "diverged.json"
         rows = self.order.rows(step).tolist()
         path.write_text(json.dumps({"step": step, "source_index": rows}) + "\n", encoding="utf-8")
@@ -333,7 +333,7 @@ class AssimilationTrainer(Trainer):
 
 
 def finite(network: nn.Module) -> bool:
-    """Tell whether every tensor of a network is finite."""
+    """Return whether every tensor of a network is finite."""
     return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
 
 
@@ -342,6 +342,6 @@ def _part(features: Features, rows: slice) -> Features:
 
 
 def _knn(train: Features, test: Features) -> float:
-    """Return the 5-NN accuracy, the mean over a label's attributes."""
+    """Return the 5-NN accuracy, averaged over the label attributes."""
     neighbours = min(5, len(train))
     return float(knn_accuracies(train, test, neighbours=(neighbours,))[0].mean())

@@ -30,16 +30,16 @@ FILES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainResult:
-    """What a training came to.
+    """Result of a training.
 
     Attributes:
-        run: its folder.
-        epochs: passes over the images.
-        loss: mean over the last steps.
-        top1, top1_sd: accuracy of linear probes, mean and standard deviation over their seeds, as shares; NaN
-            if they were not asked for or the data set has no labelled test images.
-        knn5_top1: 5-NN accuracy on the test split, likewise.
-        images_per_second: trained on by this call, evaluation left out; NaN if there was nothing to do.
+        run: folder of the run.
+        epochs: number of passes over the images.
+        loss: mean loss of the last steps.
+        top1, top1_sd: mean and standard deviation over seeds of the linear-probe accuracy, in [0, 1]; NaN if
+            it was not requested or the data set has no labelled test images.
+        knn5_top1: 5-NN accuracy on the test split, in [0, 1]; NaN in the same cases.
+        images_per_second: training throughput of this call, without evaluation; NaN if no steps were left.
     """
 
     run: str
@@ -51,7 +51,7 @@ class TrainResult:
     images_per_second: float
 
     def lines(self) -> list[str]:
-        """Return what is known, for people."""
+        """Return the known values as lines of text."""
         lines = [f"{self.epochs} epoch{'s' * (self.epochs > 1)}, loss {self.loss:.4f}"]
         if self.images_per_second == self.images_per_second:
             lines[0] += f", {self.images_per_second:.0f} images per second"
@@ -62,7 +62,7 @@ class TrainResult:
         return [*lines, f"curves: {Path(self.run) / CURVES}"]
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values; null for what is not known."""
+        """Return JSON values; null for unknown values."""
         values = dataclasses.asdict(self)
         return {
             name: None if isinstance(value, float) and value != value else value
@@ -92,39 +92,39 @@ def train(
     evaluate: bool = True,
     quiet: bool = False,
 ) -> TrainResult:
-    """Train an encoder, or go on where an earlier call with the same options ended.
+    """Train an encoder, or resume an earlier call with the same options.
 
     Args:
-        dataset: name of the data set; by default that of the cache.
-        settings: settings that differ from the data set's recipe (`viewgen_train.resolve.train_settings`).
-        cache: URL of the cache of views; by default the complete one that changed last, of the data set if
-            one is named, in the folder where `viewgen cache` puts them. If there is none, that of the
-            embedded data set (digits) is made.
-        inversions: URL of the inversions that wperturb and online start from; found likewise.
-        generator: weights file of g for these two; by default the data set's own.
-        models: folder of a `viewgen pretrain` run that has the generator.
+        dataset: name of the data set; by default the cache's.
+        settings: overrides of the data set's recipe (see `viewgen_train.resolve.train_settings`).
+        cache: URL of the cache of views. By default the most recently changed complete cache in the folder of
+            `viewgen cache`, of the data set if one is named. If there is none, a cache of the embedded data
+            set (digits) is made.
+        inversions: URL of the cache of inversions, for the sources wperturb and online; same default.
+        generator: weights file of g, for wperturb and online; by default the data set's generator.
+        models: folder of a `viewgen pretrain` run with the generator.
         out: folder of the run; by default ``runs/<dataset>-<assimilation>-<views>-seed<seed>``.
-        split: images that are trained on.
-        limit: only the first images of the split.
-        data_root: where data sets are.
-        storage_options: of the cache's fsspec file system.
-        device: torch device, or ``"auto"`` for a GPU where there is one.
-        gpus: train on that many GPUs, a process each.
-        workers: train with that many processes on the CPU.
-        memory_bytes: that images and views may take in the host's memory; what does not fit is streamed.
-        checkpoint_seconds: pause between checkpoints.
-        overwrite: forget an earlier run in `out`.
-        evaluate: measure linear probes and neighbours at the end.
-        quiet: do not say what was chosen.
+        split: split of the training images.
+        limit: maximum number of images, taken from the start of the split.
+        data_root: folder of data sets.
+        storage_options: options of the cache's fsspec file system.
+        device: torch device; ``"auto"`` selects a GPU if there is one.
+        gpus: number of GPUs, with one process per GPU.
+        workers: number of CPU processes.
+        memory_bytes: host memory limit for images and views, in bytes; data beyond it are streamed.
+        checkpoint_seconds: seconds between checkpoints.
+        overwrite: whether to discard an earlier run in `out`.
+        evaluate: whether to measure linear probes and nearest neighbours at the end.
+        quiet: whether to suppress messages about resolved options.
 
     Returns:
-        the result; the folder holds ``last.safetensors``, ``best.safetensors``, ``config.json``,
+        result of the training. The folder holds ``last.safetensors``, ``best.safetensors``, ``config.json``,
         ``metrics.csv``, ``curves.png``, TensorBoard events and ``evaluation.json``.
 
     Raises:
-        UsageError: an option or a setting is wrong.
+        UsageError: an option or a setting is invalid.
         MissingFileError: data, weights or a cache are missing; the message says how to get them.
-        CacheMismatchError: the cache is of another data set, split or image size, or `out` holds another
+        CacheMismatchError: the cache belongs to another data set, split or image size, or `out` holds another
             training; the message lists the differences.
         IncompleteError: the cache lacks shards.
         CorruptDataError: a cache or checkpoint is damaged.

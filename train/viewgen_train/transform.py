@@ -1,6 +1,6 @@
-"""Transform of generated views, and the expert views of images that have none.
+"""Transform of generated views; expert views replace missing ones.
 
-Shape legend: B images, V views of each, C, H, W channels and space.
+Shape legend: B images, V views per image, C channels, H height, W width.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,15 +20,15 @@ WEAK_CROP_RATIO = (0.9, 1.1)
 
 
 class TransformedSource:
-    """Transformed views of another source, a `viewgen.views.source.LearnedSource`.
+    """Transformed views of another source; implements `viewgen.views.source.LearnedSource`.
 
-    An image for which the source has nothing (a failed search) gets an expert view instead.
+    An image without a view (after a failed search, for example) gets an expert view instead.
 
     Args:
-        source: what makes the views.
-        transform: ``"flip"``, ``"weak-crop"`` or ``"expert"``.
+        source: source of the untransformed views.
+        transform: name of the transform: ``"flip"``, ``"weak-crop"`` or ``"expert"``.
         expert: strength of the expert transform.
-        missing: images without a code or view, bool `(num_images,)`, where that is known beforehand.
+        missing: mask of images without a code or view, bool `(num_images,)`; None if not known beforehand.
     """
 
     def __init__(
@@ -52,24 +52,24 @@ class TransformedSource:
         return Views(pixels=self._finished(made.model, images, self._absent(images, made.status)))
 
     def expect(self, rows: Any) -> None:
-        """Let the source prepare for rows, int64 `(B,)`, that will be asked for soon."""
+        """Prepare the source for the rows, int64 `(B,)`, of an upcoming batch."""
         expect = getattr(self.source, "expect", None)
         if expect is not None:
             expect(rows)
 
     def networks(self) -> Mapping[str, Any]:
-        """Return what the source trains; nothing where it does not learn."""
+        """Return the networks that the source trains; empty if it trains none."""
         return self.source.networks() if isinstance(self.source, LearnedSource) else {}
 
     def after_step(self, images: Images, loss_of: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
-        """Let the source learn from the loss of its views under the transform."""
+        """Train the source, if it has networks, on the loss of its transformed views; return its metrics."""
         if not isinstance(self.source, LearnedSource):
             return {}
         absent = self._absent(images, None)
         return self.source.after_step(images, lambda views: loss_of(self._finished(views, images, absent)))
 
     def _absent(self, images: Images, status: Tensor | None) -> Tensor:
-        """Return which images have no view, bool `(B,)`."""
+        """Return the mask of images without a view, bool `(B,)`."""
         absent = torch.zeros(len(images), dtype=torch.bool)
         if self.missing is not None:
             absent |= self.missing[images.source_index]
@@ -83,7 +83,7 @@ class TransformedSource:
         return torch.where(absent.to(views.device)[:, None, None, None], instead, views)
 
     def transformed(self, views: Tensor, images: Images) -> Tensor:
-        """Return model images `(V, B, C, H, W)` under the transform, with gradients to them."""
+        """Return transformed model images `(V, B, C, H, W)`, differentiable in the views."""
         uniforms = images.draws.uniform("generated transform", len(views), NUM_UNIFORMS)
         uniforms, flat = uniforms.transpose(0, 1).flatten(0, 1), views.flatten(0, 1)
         flip = self.expert.flip_probability

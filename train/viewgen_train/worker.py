@@ -1,4 +1,4 @@
-"""One process of a training: data, views, network and trainer of a plan."""
+"""One process of a training: construction of data, views, network and trainer from a plan."""
 
 import json
 from dataclasses import dataclass, field
@@ -43,16 +43,17 @@ def train_worker(
     checkpoint_seconds: float = 60.0,
     stop_after: int | None = None,
 ) -> float:
-    """Train, as one of the processes of `World.current()`; the arguments are the same in all of them.
+    """Run one process of a training, in `World.current()`; all processes need the same arguments.
 
     Args:
-        plan: what is trained.
-        device: of this process.
-        checkpoint_seconds: pause between checkpoints.
-        stop_after: stop after this step as if interrupted.
+        plan: plan of the training.
+        device: torch device of this process.
+        checkpoint_seconds: seconds between checkpoints.
+        stop_after: step after which to stop as if interrupted.
 
     Returns:
-        images trained on per second, over all processes, without evaluation; NaN if none were left to do.
+        training throughput in images per second, over all processes, without evaluation; NaN if no steps
+        were left.
     """
     world = World.current()
     folder = Path(plan.out)
@@ -73,7 +74,7 @@ def train_worker(
 
 
 def write_config(plan: TrainPlan, folder: Path) -> None:
-    """Write a run's ``config.json``, unless it has begun."""
+    """Write a run's ``config.json``, unless the run has started."""
     path = folder / CONFIG
     # another training's configuration must not be replaced: its identity is checked by the session
     if path.exists() and (folder / CHECKPOINT).exists():
@@ -82,7 +83,7 @@ def write_config(plan: TrainPlan, folder: Path) -> None:
 
 
 def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> AssimilationTrainer:
-    """Return the trainer of a plan: network, data, views."""
+    """Return the trainer of a plan, with its network, data and views."""
     settings = plan.settings
     dataset = load_dataset(plan.dataset, plan.split, data_root=plan.data_root)
     if dataset.digest != plan.digest:
@@ -118,14 +119,14 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """What a training takes from a cache, and the order of images that suits it.
+    """Cached data of a training, and a matching order of images.
 
     Attributes:
-        order: order of images that suits it.
-        left: memory that is left for images, in bytes.
-        memory: views of a cache.
-        codes: codes of a cache of inversions.
-        identity: JSON values on which the views depend.
+        order: order of images that matches the access to the cache.
+        left: remaining memory for images, in bytes.
+        memory: views of a cache, or None.
+        codes: codes of a cache of inversions, or None.
+        identity: JSON values that determine the views.
     """
 
     order: RowOrder
@@ -144,15 +145,15 @@ def build_source(
     generator: Generator | None = None,
     stored: Stored | None = None,
 ) -> TransformedSource:
-    """Return the source of generated views, under the training's transform.
+    """Return the source of generated views, wrapped in the training's transform.
 
     Args:
         settings: settings of the training.
-        network: whose encoder trains.
-        world: this process among those that train.
+        network: network whose encoder is trained.
+        world: rank of this process and number of processes.
         device: device of the views.
-        generator: g, where the source needs it.
-        stored: views and codes of a cache, where the source needs them.
+        generator: generator g, if the source needs it.
+        stored: cached views and codes, if the source needs them.
     """
     memory, codes = (None, None) if stored is None else (stored.memory, stored.codes)
     resources = TrainingResources(
@@ -168,7 +169,7 @@ def build_source(
 
 
 def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
-    """Return what the source of generated views takes from a cache, and the order of images."""
+    """Return the cached data for the source of generated views, and the order of images."""
     settings, num_images, needs = plan.settings, plan.num_images, plan.settings.views.entry.needs
     batch_size = settings.optimiser.batch_size
     full = FullOrder(num_images, batch_size, settings.seed)
@@ -202,7 +203,7 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
 
 
 def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:
-    """Return what accuracy is measured on; None where images have no labels."""
+    """Return the data sets of the accuracy measurements; None if images have no labels."""
     if not _labelled(dataset):
         return None
     try:

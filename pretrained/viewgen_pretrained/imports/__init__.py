@@ -1,1 +1,1 @@
-"""Import of foreign checkpoints, without running anything in them."""
+"""Import of third-party checkpoints, without executing their code."""

@@ -1,6 +1,6 @@
-"""`viewgen models import` as a function: a public checkpoint becomes safetensors and model cards.
+"""`viewgen models import` as a function: conversion of a public checkpoint to safetensors and model cards.
 
-Nothing that a file carries is run: it is interpreted by `viewgen_pretrained.imports.restricted_pickle`.
+No code in a file is executed: `viewgen_pretrained.imports.restricted_pickle` interprets its pickles.
 """
 
 import json
@@ -26,13 +26,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImportResult:
-    """What an import wrote.
+    """Result of an import.
 
     Attributes:
-        name: under which the networks are found.
-        folder: with one ``.safetensors`` and one ``.card.json`` per network.
+        name: name under which the networks are found.
+        folder: folder with one ``.safetensors`` and one ``.card.json`` per network.
         cards: kind → model card.
-        public: the registry's entry of this very file, or None.
+        public: registry entry of this file, or None.
     """
 
     name: str
@@ -42,12 +42,12 @@ class ImportResult:
 
 
 def read_checkpoint(path: str | Path) -> Imported:
-    """Read a public StyleGAN2 file, whatever its ending: the content says what it is.
+    """Read a public StyleGAN2 file; its content, not its extension, determines the format.
 
     Raises:
-        MissingFileError: there is no such file.
-        ModelError: it is damaged, asks for anything but tensors and plain containers, or holds a network that
-            ours cannot represent.
+        MissingFileError: the file does not exist.
+        ModelError: the file is damaged, holds objects other than tensors and plain containers, or holds an
+            unsupported network.
     """
     document = read_pickle(path)
     if isinstance(document, dict) and not document.keys() & {"G_ema", "G", "D"}:
@@ -65,20 +65,22 @@ def import_model(
     overwrite: bool = False,
     command: list[str] | None = None,
 ) -> ImportResult:
-    """Convert a public StyleGAN2 file and keep its networks under `name`.
+    """Convert a public StyleGAN2 file and store its networks under `name`.
 
     Args:
-        path: ``.pt`` of the public PyTorch StyleGAN2, or ``.pkl`` of the official stylegan2-ada-pytorch.
-        name: name of the folder; a data set's name makes `viewgen cache` on that data set find the networks.
-        models_root: where imported networks live; by default ``VIEWGEN_MODELS``, else the user's data folder.
-        dataset: what the networks were trained on, for the card; by default what the registry says.
-        licence: licence for the card; by default what the registry says of this file.
-        overwrite: replace what is there under this name.
-        command: the command line, for the card.
+        path: ``.pt`` file of the public PyTorch StyleGAN2, or ``.pkl`` file of the official
+            stylegan2-ada-pytorch.
+        name: name of the folder; under a data set's name, `viewgen cache` finds the networks for that data
+            set.
+        models_root: folder of imported networks; by default ``VIEWGEN_MODELS``, else the user's data folder.
+        dataset: training data of the networks, for the card; by default the registry's value.
+        licence: licence for the card; by default the registry's value for this file.
+        overwrite: whether to replace existing networks of this name.
+        command: command line, for the card.
 
     Raises:
-        UsageError: the name cannot be used, or is taken.
-        MissingFileError, ModelError: as `read_checkpoint`.
+        UsageError: the name is invalid or taken.
+        MissingFileError, ModelError: see `read_checkpoint`.
     """
     path = Path(path)
     shipped = {card.dataset for card in weights.cards().values()}

@@ -1,4 +1,4 @@
-"""What an import yields, and the check that tensors of a foreign file fill one of our networks exactly."""
+"""Imported networks, and the check that the tensors of a file match a network exactly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ MAX_SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Imported:
-    """The networks of a public file.
+    """Networks of a public file.
 
     Attributes:
-        layout: layout of the file, such as ``"stylegan2-ada-pytorch"``.
-        generator: the averaged generator, with its mean latent.
-        discriminator: or None if the file has none.
-        facts: what the card says about the conversion.
+        layout: format of the file, such as ``"stylegan2-ada-pytorch"``.
+        generator: averaged generator, with its mean latent.
+        discriminator: discriminator; None if the file has none.
+        facts: facts about the conversion, for the model card.
     """
 
     layout: str
@@ -34,17 +34,16 @@ class Imported:
 
 
 def filled(network_class: Any, config: Any, state: Mapping[str, Tensor], title: str) -> Any:
-    """Build a network of `config` with the tensors of `state`.
+    """Build a network with configuration `config` and the tensors of `state`.
 
     Args:
         network_class: `Generator` or `Discriminator`.
-        config: its configuration.
-        state: every tensor of its state dict; the filters (``*.kernel``), which are constants, may be
-            missing.
-        title: what messages call the network.
+        config: configuration of the network.
+        state: complete state dict of the network; the constant filters (``*.kernel``) may be missing.
+        title: name of the network in messages.
 
     Raises:
-        ModelError: a tensor is missing, superfluous or of another shape, or a filter is not the known one.
+        ModelError: a tensor is missing, superfluous or of another shape, or a filter has other values.
     """
     with torch.device("meta"):  # shapes alone: a damaged file must not make us take memory
         expected = {key: tuple(value.shape) for key, value in network_class(config).state_dict().items()}

@@ -1,8 +1,8 @@
-"""Network pickles of the official stylegan2-ada-pytorch: generator and discriminator out of their records.
+"""Conversion of network pickles of the official stylegan2-ada-pytorch to generator and discriminator.
 
 A pickle holds ``G``, ``D`` and ``G_ema`` as objects whose parameters, buffers and settings are attributes.
-What the networks here cannot represent is refused by its name. Tensors are named differently; only shapes of
-length-one axes change, no kernel is flipped.
+An error names a feature that the networks here do not support. The conversion renames tensors and changes
+only axes of length one; no kernel is flipped.
 """
 
 import re
@@ -36,11 +36,11 @@ def read_official(document: Any, path: str | Path) -> Imported:
     """Build the networks of a network pickle.
 
     Args:
-        document: what `viewgen_pretrained.imports.restricted_pickle.read_pickle` returned.
+        document: result of `viewgen_pretrained.imports.restricted_pickle.read_pickle`.
         path: path of the file, for messages.
 
     Raises:
-        ModelError: it is no such pickle, or a network has what ours cannot represent.
+        ModelError: the document is not such a pickle, or a network has an unsupported feature.
     """
     if not isinstance(document, dict) or not isinstance(document.get("G_ema"), Persistent):
         held = (
@@ -75,7 +75,7 @@ def _modules(module: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str,
 
 
 class _Network:
-    """Tensors and settings of one network's records."""
+    """Tensors and settings from the records of one network."""
 
     def __init__(self, module: Persistent, title: str) -> None:
         self.title = title
@@ -93,15 +93,15 @@ class _Network:
         return ModelError(f"{self.title} cannot be imported: {what}")
 
     def setting(self, module: str, name: str, default: Any = None) -> Any:
-        """Return an attribute of a module, or `default` if it has none."""
+        """Return an attribute of a module, or `default` if it is missing."""
         part = self.modules.get(module)
         return default if part is None else part.state.get(name, default)
 
     def expect(self, name: str, *allowed: Any, within: str) -> Any:
-        """Return the one value that the modules whose names match `within` give an attribute.
+        """Return the common value of an attribute over the modules whose names match `within`.
 
         Raises:
-            ModelError: they differ, or it is none of `allowed`.
+            ModelError: the values differ, or the value is not in `allowed`.
         """
         found = {
             module: part.state[name]
@@ -126,14 +126,14 @@ class _Network:
                 raise self.refuse(f"{name} is not the filter [1, 3, 3, 1]")
 
     def width(self, name: str) -> int:
-        """Return the output channels of a weight."""
+        """Return the number of output channels of a weight."""
         weight = self.tensors.get(name)
         if weight is None or not weight.ndim:
             raise self.refuse(f"there is no {name}")
         return weight.shape[0]
 
     def channel_base(self, module: str, channels: tuple[int, ...]) -> int:
-        """Return the channel base, named by the network's settings or recognised by its channels."""
+        """Return the channel base, from the network's settings or inferred from its channels."""
         settings = self.setting(module, "_init_kwargs")
         settings = settings if isinstance(settings, dict) else {}
         widest, named = settings.get("channel_max"), settings.get("channel_base")
@@ -260,10 +260,10 @@ def convert_generator(official: Mapping[str, Tensor]) -> tuple[State, Tensor]:
     """Rename an official generator's state dict.
 
     Args:
-        official: ``G_ema.state_dict()``.
+        official: state dict of the official generator, ``G_ema.state_dict()``.
 
     Returns:
-        the state dict for `Generator` (without the derived kernels, which are constructed), and the mean
+        state dict for `Generator` (without the kernels, which are constants of the class), and the mean
         latent, `(512,)`.
 
     Raises:

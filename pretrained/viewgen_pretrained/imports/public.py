@@ -1,8 +1,7 @@
 """Checkpoints of the public PyTorch StyleGAN2 (``.pt``): ``g_ema``, perhaps ``d``, ``latent_avg``, ``args``.
 
-They come out of the restricted reader (`viewgen_pretrained.imports.restricted_pickle`) rather than
-``torch.load``: the latter does not compare a tensor's size with what is stored for it, and tells users to
-trust the file.
+They are read by `viewgen_pretrained.imports.restricted_pickle` rather than ``torch.load``, which does not
+compare a tensor's size with its stored data, and tells users to trust the file.
 """
 
 import re
@@ -29,11 +28,11 @@ def read_public(document: Any, path: str | Path) -> Imported:
     """Build the networks of a checkpoint.
 
     Args:
-        document: what `viewgen_pretrained.imports.restricted_pickle.read_pickle` returned.
+        document: result of `viewgen_pretrained.imports.restricted_pickle.read_pickle`.
         path: path of the file, for messages.
 
     Raises:
-        ModelError: it is no such checkpoint.
+        ModelError: the document is not such a checkpoint.
     """
     if not isinstance(document, Mapping) or not isinstance(document.get("g_ema"), Mapping):
         held = ", ".join(map(repr, list(document)[:8])) if isinstance(document, Mapping) else "no dictionary"

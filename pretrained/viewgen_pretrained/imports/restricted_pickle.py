@@ -1,11 +1,12 @@
-"""A reader of pickles that rebuilds tensors and plain containers, and never runs anything they carry.
+"""Reader of pickles that rebuilds tensors and plain containers without executing code from the file.
 
-Python's own unpickler calls whatever a file names. This one interprets the opcodes and calls nothing of the
-file's: a name becomes an inert `Name`, and applying it looks it up in `BUILDERS`, a fixed table of what the
-public StyleGAN2 files contain. Any other name, opcode or use is refused. Objects of the official networks
-become `Persistent` records; the source code that comes with them is dropped unread.
+Python's unpickler calls any function that a file names. This reader interprets the opcodes and calls no
+function from the file: a name becomes an inert `Name`, and its application is looked up in `BUILDERS`, a
+fixed table of the names in public StyleGAN2 files. Any other name, opcode or use is an error. Objects of the
+official networks become `Persistent` records; their source code is dropped unread.
 
-Sizes are checked before memory is taken: a tensor's values must lie in the file, and a view in its storage.
+Sizes are checked before memory is allocated: a tensor's values must lie within the file, and a view within
+its storage.
 """
 
 import io
@@ -33,7 +34,7 @@ Source = io.BytesIO | mmap.mmap  # their reads end where the data ends, whatever
 
 
 def _load_from_bytes(data: Any) -> Any:
-    """``torch.storage._load_from_bytes``: the values of one tensor, in torch's older format."""
+    """``torch.storage._load_from_bytes``: values of one tensor, in torch's older format."""
     if not isinstance(data, bytes):
         raise ModelError("a tensor's values are not bytes")
     return _read_legacy(io.BytesIO(data), len(data))
@@ -75,7 +76,7 @@ PUSHED = frozenset((*NUMBERS, *BYTES, *TEXT))
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name that the pickle asks for; it stands for nothing but itself."""
+    """A name in the pickle, as inert text."""
 
     text: str
 
@@ -85,7 +86,7 @@ def _damaged(what: str) -> ModelError:
 
 
 class _Interpreter:
-    """The state of one pickle: a stack, the marks in it, and the memo."""
+    """State of one pickle's interpretation: stack, marks and memo."""
 
     def __init__(self, builders: Builders, persistent: Callable[[Any], Any] | None) -> None:
         self.builders = builders
@@ -138,7 +139,7 @@ class _Interpreter:
             raise _damaged(f"{name.text} cannot take {len(arguments)} such values") from error
 
     def build(self, state: Any) -> None:
-        """Give a record its state; a dictionary's own attributes (torch's ``_metadata``) are dropped."""
+        """Set the state of a record; attributes of a dictionary (torch's ``_metadata``) are dropped."""
         target = self.top()
         if isinstance(target, Attributes):
             if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
@@ -231,7 +232,7 @@ def _opcodes(source: Source) -> Iterator[tuple[str, Any]]:
 
 
 def _load(source: Source, builders: Builders, persistent: Callable[[Any], Any] | None = None) -> Any:
-    """Read one pickle from where `source` stands."""
+    """Read one pickle from the current position of `source`."""
     interpreter = _Interpreter(builders, persistent)
     for count, (opcode, argument) in enumerate(_opcodes(source)):
         if opcode == "STOP":
@@ -243,7 +244,7 @@ def _load(source: Source, builders: Builders, persistent: Callable[[Any], Any] |
 
 
 def _described_storage(reference: Any, limit: int) -> tuple[str, Storage]:
-    """Return the key and the storage, still without values, that a persistent id of torch describes."""
+    """Return the key and the storage, without values yet, described by a persistent id of torch."""
     if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
         raise ModelError("a tensor refers to its values in an unknown way")
     _, kind, key, _, numel, *view = reference
@@ -259,11 +260,11 @@ def _described_storage(reference: Any, limit: int) -> tuple[str, Storage]:
 
 
 def _read_legacy(source: Source, size: int) -> Any:
-    """Read what ``torch.save`` wrote before it wrote zip archives: pickles, then the raw storages.
+    """Read the format of ``torch.save`` before zip archives: pickles, then raw storages.
 
     Args:
-        source: where it starts.
-        size: bytes of the whole file; no tensor can have more.
+        source: stream at the start of the file.
+        size: size of the whole file in bytes, an upper bound for every tensor.
     """
     if _load(source, INNER_BUILDERS) != LEGACY_MAGIC or _load(source, INNER_BUILDERS) != LEGACY_PROTOCOL:
         raise ModelError("a tensor's values are not stored as torch stores them")
@@ -297,7 +298,7 @@ def _read_legacy(source: Source, size: int) -> Any:
 
 
 def _read_archive(archive: zipfile.ZipFile, size: int) -> Any:
-    """Read what ``torch.save`` writes: an archive of a pickle and one entry per storage, uncompressed."""
+    """Read the format of ``torch.save``: an uncompressed archive of a pickle and one entry per storage."""
     entries = {entry.filename: entry for entry in archive.infolist()}
     stored = sum(entry.file_size for entry in archive.infolist())
     if stored > size or any(entry.compress_type or entry.flag_bits & 1 for entry in entries.values()):
@@ -330,17 +331,17 @@ def _read_archive(archive: zipfile.ZipFile, size: int) -> Any:
 
 
 def read_pickle(path: str | Path) -> Any:
-    """Read a pickle, or a file of ``torch.save``, without running what it carries.
+    """Read a pickle, or a file of ``torch.save``, without executing code from it.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Returns:
         plain containers of numbers, text, `TensorRecord`, `Persistent` and `Attributes`.
 
     Raises:
-        MissingFileError: there is no such file.
-        ModelError: it is damaged, or holds anything else; the message names what.
+        MissingFileError: the file does not exist.
+        ModelError: the file is damaged or holds another kind of object, which the message names.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""What the restricted reader of pickles rebuilds beside plain containers.
+"""Records that the restricted reader of pickles builds besides plain containers.
 
-Tensors, numbers of numpy and objects of the official networks, as records whose sizes are checked before
-memory is taken. A function here is what one name of a public file stands for; none runs anything.
+Records stand for tensors, numpy scalars and objects of the official networks. Their sizes are checked before
+memory is allocated. Each function here replaces one name in a public file; none executes code from the file.
 """
 
 import math
@@ -39,7 +39,7 @@ class Attributes(dict[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class Persistent:
-    """An object of the official networks: its class's name and its attributes. Its source is not kept."""
+    """Class name and attributes of an object of the official networks, without its source code."""
 
     class_name: str
     state: dict[str, Any]
@@ -54,12 +54,12 @@ class Dtype:
 
 @dataclass(slots=True)
 class Storage:
-    """The memory of tensors.
+    """Memory that tensors refer to.
 
     Attributes:
-        dtype: type of its elements.
-        numel: number of its elements.
-        data: their bytes, little-endian; None until they are read.
+        dtype: type of the elements.
+        numel: number of elements.
+        data: bytes of the elements, little-endian; None until read.
     """
 
     dtype: torch.dtype
@@ -73,7 +73,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class TensorRecord:
-    """A tensor as the file describes it: a view into a storage."""
+    """Description of a tensor in the file: a view into a storage."""
 
     storage: Storage
     offset: int
@@ -81,7 +81,7 @@ class TensorRecord:
     stride: tuple[int, ...]
 
     def tensor(self) -> Tensor:
-        """Return the tensor, on the CPU, with memory of its own."""
+        """Return the tensor, on the CPU, with its own memory."""
         if self.storage.data is None:
             raise ModelError("a tensor's values are missing from the file: it is cut short")
         if math.prod(self.shape) == 0:
@@ -91,7 +91,7 @@ class TensorRecord:
 
 
 def plain_key(value: Any) -> Any:
-    """Return `value` if it may be a dictionary's key: text or a number."""
+    """Return `value` if it is a valid dictionary key: text or a number."""
     if value is None or isinstance(value, str | bytes | int | float):
         return value
     raise ModelError(f"a {type(value).__name__} is used as a key; expected text or a number")
@@ -133,7 +133,7 @@ def rebuild_parameter(data: Any, *_: Any) -> TensorRecord:
 
 
 def reconstruct_persistent(meta: Any) -> Persistent:
-    """``torch_utils.persistence._reconstruct_persistent_obj``, without the source that comes with it."""
+    """``torch_utils.persistence._reconstruct_persistent_obj``, without the object's source code."""
     if not isinstance(meta, dict) or meta.get("type") != "class":
         raise ModelError("an object of the network does not describe itself as the official ones do")
     name, state = meta.get("class_name"), meta.get("state")
@@ -143,7 +143,7 @@ def reconstruct_persistent(meta: Any) -> Persistent:
 
 
 def new_dict(pairs: Any = ()) -> dict[Any, Any]:
-    """``collections.OrderedDict`` and its like."""
+    """``collections.OrderedDict`` and ``dict``."""
     if not isinstance(pairs, list | tuple) or not all(
         isinstance(p, list | tuple) and len(p) == 2 for p in pairs
     ):
@@ -164,12 +164,12 @@ def new_set(values: Any = ()) -> set[Any]:
 
 
 def no_bytes() -> bytes:
-    """``bytes``, which is how protocol 2 writes that there are none."""
+    """``bytes`` without arguments, the form of empty bytes in protocol 2."""
     return b""
 
 
 def encode(text: Any, encoding: Any) -> bytes:
-    """``_codecs.encode``, which is how protocol 2 writes bytes."""
+    """``_codecs.encode``, the form of bytes in protocol 2."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise ModelError("bytes are written in an unknown encoding")
     try:

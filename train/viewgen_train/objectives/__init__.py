@@ -1,6 +1,6 @@
-"""Objectives: losses of the views of a step, one file each.
+"""Objectives: losses of the views of a step, one file per objective.
 
-To add one, see `viewgen_train.objectives.objective`.
+To add an objective, see `viewgen_train.objectives.objective`.
 """
 
 from viewgen.registry import Registry

@@ -1,6 +1,6 @@
-"""A1 and A2: how generated views enter an objective of two views; combinators over any that can bear them.
+"""A1 and A2: combinators that add generated views to an objective of two views.
 
-Shape legend: N images, m generated views of each, D projection dimension.
+Shape legend: N images, m generated views per image, D projection dimension.
 
 References:
     Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
@@ -19,7 +19,7 @@ __all__ = ["A1", "A2", "Assimilable", "alignment", "build_objective"]
 
 
 def alignment(z1: Tensor, z2: Tensor, generated: Tensor, temperature: float) -> Tensor:
-    """Return L_align of eq. 3 without its weight: the mean of z_i·z_p / τ over both expert views i and all p.
+    """Return L_align (eq. 3) without its weight: mean of z_i·z_p / τ over both expert views i and all p.
 
     Args:
         z1, z2: unit vectors of the expert views, `(N, D)`.
@@ -27,22 +27,22 @@ def alignment(z1: Tensor, z2: Tensor, generated: Tensor, temperature: float) -> 
         temperature: τ.
 
     Returns:
-        `()`.
+        scalar `()`.
     """
     return ((z1 + z2) * generated.mean(dim=0)).sum(dim=1).mean() / (2 * temperature)
 
 
 @runtime_checkable
 class Assimilable(Protocol):
-    """An objective with a form of A2 of its own."""
+    """An objective with its own form of A2."""
 
     def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
-        """Return the loss of two expert views and the generated views behind them."""
+        """Return the loss of two expert views followed by the generated views."""
         ...
 
 
 class _Combinator(nn.Module):
-    """An objective over another, whose state is its own."""
+    """An objective that wraps another and shares its state."""
 
     def __init__(self, base: Objective, num_expert: int, num_generated: int) -> None:
         super().__init__()
@@ -51,33 +51,33 @@ class _Combinator(nn.Module):
 
 
 class A1(_Combinator):
-    """Assimilation by positives: the base's loss of an expert and a generated view.
+    """Assimilation by positives: the base loss of an expert and a generated view.
 
     Args:
         base: objective of two views.
-        num_generated: m; with several generated views, the loss is the mean over them.
+        num_generated: number m of generated views per image; the loss is the mean over them.
     """
 
     def __init__(self, base: Objective, num_generated: int) -> None:
         super().__init__(base, 1, num_generated)
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
-        """Return the mean of the base's losses."""
+        """Return the base loss, averaged over the generated views."""
         losses = [self.base.loss(out.of_views(slice(0, view + 1, view))) for view in range(1, len(out.z))]
         return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
 
     def after_step(self, out: Outputs) -> None:
-        """Show the base the expert and the first generated view."""
+        """Call the base's `after_step` with the expert view and the first generated view."""
         self.base.after_step(out.of_views(slice(2)))
 
 
 class A2(_Combinator):
-    """Assimilation by alignment (eq. 3): the base's loss of two expert views − α · alignment.
+    """Assimilation by alignment (eq. 3): base loss of two expert views − α · alignment.
 
     Args:
-        base: objective of two views, with unit projections or a form of A2 of its own.
-        num_generated: m.
-        alpha: α.
+        base: objective of two views, with unit projections or its own form of A2.
+        num_generated: number m of generated views per image.
+        alpha: weight α of the alignment.
     """
 
     def __init__(self, base: Objective, num_generated: int, alpha: float) -> None:
@@ -90,7 +90,7 @@ class A2(_Combinator):
             )
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
-        """Return the base's loss and the alignment."""
+        """Return the loss and the alignment."""
         if isinstance(self.base, Assimilable):
             return self.base.assimilated(out, self.alpha)
         losses = self.base.loss(out.of_views(slice(2)))
@@ -99,7 +99,7 @@ class A2(_Combinator):
         return {**losses, "loss": losses["loss"] - self.alpha * aligned}
 
     def after_step(self, out: Outputs) -> None:
-        """Show the base the expert views."""
+        """Call the base's `after_step` with the expert views."""
         self.base.after_step(out.of_views(slice(2)))
 
 
@@ -107,7 +107,7 @@ def build_objective(settings: Any) -> Objective:
     """Return the objective of a training.
 
     Args:
-        settings: `viewgen_train.settings.TrainSettings`.
+        settings: settings of the training, a `viewgen_train.settings.TrainSettings`.
     """
     base: Objective = settings.objective.build()
     how = settings.assimilation

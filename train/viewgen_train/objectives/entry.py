@@ -1,4 +1,4 @@
-"""Registry entries of objectives; free of torch, which takes seconds to import."""
+"""Registry entries of objectives. This module does not import torch, which takes seconds."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ __all__ = ["ObjectiveEntry"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveEntry(Entry):
-    """Registry entry of an objective; `build` takes its settings.
+    """Registry entry of an objective; the argument of `build` is its settings.
 
-    Its `needs` are the outputs that it reads besides projections: ``"features"``, ``"images"``, ``"views"``.
+    `needs` names the outputs used besides projections: ``"features"``, ``"images"``, ``"views"``.
 
     Attributes:
-        bears: assimilations that can be built on it.
-        weighted: whether A2 over it weighs generated views by α.
-        only_a2: settings that have an effect in A2 only.
-        reason: why it bears no others, for messages.
+        bears: assimilations that support this objective.
+        weighted: whether A2 over this objective weights generated views by α.
+        only_a2: settings that have an effect only in A2.
+        reason: reason against other assimilations, for error messages.
     """
 
     bears: frozenset[str] = frozenset({"A1", "A2"})

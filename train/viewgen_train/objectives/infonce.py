@@ -29,11 +29,11 @@ class InfoNCESettings(Settings):
 
 
 def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
-    """Return InfoNCE.
+    """Return the InfoNCE loss.
 
     Args:
         z1, z2: unit vectors of two views, `(N, D)`; row i of both shows the same image.
-        temperature: τ.
+        temperature: temperature τ.
 
     Returns:
         mean over the 2N anchors, `()`.
@@ -47,7 +47,7 @@ class InfoNCE(PairObjective):
     """InfoNCE of two views.
 
     Args:
-        settings: temperature.
+        settings: temperature τ.
     """
 
     def __init__(self, settings: InfoNCESettings) -> None:

@@ -1,7 +1,7 @@
-"""What an objective is: a loss of the outputs of a step's views.
+"""Interface of objectives: a loss of the network's outputs on a step's views.
 
 Shape legend: K views, N images of the whole step (over all processes), D projection dimension, F feature
-dimension, C, H, W channels and space.
+dimension, C channels, H height, W width.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -14,13 +14,13 @@ __all__ = ["Head", "Objective", "Outputs", "PairObjective"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
-    """What an objective needs of the network behind the backbone.
+    """Head behind the backbone, as required by an objective.
 
     Attributes:
-        projector: ``"mlp"``, two layers, or ``"simsiam"``, three with batch normalisation.
+        projector: ``"mlp"`` (two layers) or ``"simsiam"`` (three layers with batch normalisation).
         predictor: whether a predictor follows the projector.
-        unit: whether projections are unit vectors.
-        momentum: share that a slowly following target network keeps of itself in a step; None for no target.
+        unit: whether projections are normalised to unit length.
+        momentum: decay per step of the target network's moving average; None for no target network.
     """
 
     projector: Literal["mlp", "simsiam"] = "mlp"
@@ -31,15 +31,15 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outputs:
-    """What the network makes of a step's views, expert views first, gathered over all processes.
+    """Outputs of the network on a step's views, expert views first, gathered over all processes.
 
     Attributes:
         z: projections, `(K, N, D)`.
-        p: predictions, `(K, N, D)`, where the head has a predictor.
-        target: projections of the target network, `(K, N, D)`, where the head has one.
-        features: features of the backbone, `(K, N, F)`, where the objective's entry needs them.
-        images: model images without transform, `(N, C, H, W)`, likewise.
-        views: model images of the views, `(K, N, C, H, W)`, likewise.
+        p: predictions, `(K, N, D)`, if the head has a predictor.
+        target: projections of the target network, `(K, N, D)`, if the head has a momentum.
+        features: features of the backbone, `(K, N, F)`, if the objective's entry needs them.
+        images: untransformed model images, `(N, C, H, W)`, if the objective's entry needs them.
+        views: model images of the views, `(K, N, C, H, W)`, if the objective's entry needs them.
     """
 
     z: Tensor
@@ -50,9 +50,9 @@ class Outputs:
     views: Tensor | None = None
 
     def of_views(self, views: slice) -> Self:
-        """Return the outputs of some of the views, as views of these tensors.
+        """Return the outputs of some of the views, as tensors that share memory.
 
-        A copy would lie otherwise in memory, and products of it would round otherwise.
+        The memory layout of a copy would differ, and with it the rounding of matrix products.
         """
         return self._mapped(lambda tensor: tensor[views])
 
@@ -72,12 +72,12 @@ class _Change(Protocol):
 
 
 class Objective(Protocol):
-    """A loss; a `torch.nn.Module` where it has state, which then trains and is checkpointed.
+    """A loss. If it is a `torch.nn.Module`, its state is trained and checkpointed.
 
     Attributes:
-        num_expert: expert views of each image in a step.
-        num_generated: generated views of each image in a step.
-        head: what it needs of the network.
+        num_expert: number of expert views per image in a step.
+        num_generated: number of generated views per image in a step.
+        head: required head of the network.
     """
 
     num_expert: int
@@ -85,19 +85,19 @@ class Objective(Protocol):
     head: Head
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
-        """Return ``{"loss": …}``, `()`, and further metrics by name."""
+        """Return ``{"loss": …}``, a scalar `()`, and further metrics by name."""
         ...
 
     def after_step(self, out: Outputs) -> None:
-        """Take note of a step's outputs, without gradients, after the optimiser's step."""
+        """Update state from a step's outputs, without gradients, after the optimiser's step."""
         ...
 
 
 class PairObjective:
-    """Base of objectives of two views of one kind, on which A1 and A2 are built.
+    """Base class of objectives of two views, on which A1 and A2 are built.
 
     Attributes:
-        temperature: τ of its similarities, 1 where it has none.
+        temperature: temperature τ of the similarities; 1 without a temperature.
     """
 
     num_expert = 0
@@ -106,4 +106,4 @@ class PairObjective:
     temperature = 1.0
 
     def after_step(self, out: Outputs) -> None:
-        """Do nothing: it has no state."""
+        """Do nothing: the objective has no state."""

@@ -1,4 +1,4 @@
-"""SimCLR: NT-Xent, 2N anchors, each against the 2N − 1 other views.
+"""SimCLR: the NT-Xent loss of 2N anchors, each compared with the 2N − 1 other views.
 
 Shape legend: N images, D projection dimension.
 
@@ -27,17 +27,17 @@ class SimCLRSettings(Settings):
 
 
 def without_diagonal(logits: Tensor) -> Tensor:
-    """Return square logits `(M, M)` with −∞ on their diagonal."""
+    """Return square logits `(M, M)` with −∞ on the diagonal."""
     diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     return logits.masked_fill(diagonal, float("-inf"))
 
 
 def simclr(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
-    """Return NT-Xent.
+    """Return the NT-Xent loss.
 
     Args:
         z1, z2: unit vectors of two views, `(N, D)`; row i of both shows the same image.
-        temperature: τ.
+        temperature: temperature τ.
 
     Returns:
         mean over the 2N anchors, `()`.
@@ -49,10 +49,10 @@ def simclr(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 
 
 class SimCLR(PairObjective):
-    """NT-Xent of two views.
+    """NT-Xent loss of two views.
 
     Args:
-        settings: temperature.
+        settings: temperature τ.
     """
 
     def __init__(self, settings: SimCLRSettings) -> None:

@@ -1,6 +1,6 @@
-"""SimSiam: negative cosines between predictions and detached projections, without negatives.
+"""SimSiam: negative cosine similarity of predictions and detached projections, without negatives.
 
-Shape legend: N images, m generated views of each, D projection dimension.
+Shape legend: N images, m generated views per image, D projection dimension.
 
 References:
     Exploring Simple Siamese Representation Learning, Chen and He, 2021, https://arxiv.org/abs/2011.10566
@@ -26,7 +26,7 @@ class SimSiamSettings(Settings):
 
 
 def _negative_cosine(predicted: Tensor, target: Tensor) -> Tensor:
-    """D: negative cosines of `(…, D)` vectors, the target detached."""
+    """Return the negative cosines of `(…, D)` vectors; the target is detached."""
     return -F.cosine_similarity(predicted, target.detach(), dim=-1)
 
 
@@ -34,8 +34,8 @@ def simsiam(z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
     """Return SimSiam's symmetric loss.
 
     Args:
-        z1, z2: projections of two views, `(N, D)`, as they leave the projector.
-        p1, p2: their predictions, `(N, D)`.
+        z1, z2: unnormalised projections of two views, `(N, D)`.
+        p1, p2: predictions of the same views, `(N, D)`.
 
     Returns:
         mean over the 2N anchors, `()`.
@@ -46,13 +46,13 @@ def simsiam(z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
 def a2_simsiam(
     z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor, generated_predictions: Tensor, alpha: float
 ) -> Tensor:
-    """A2-SimSiam (eq. 8): SimSiam, and α times D between the generated views' predictions and each z_i.
+    """Return A2-SimSiam (eq. 8): SimSiam + α · negative cosines of generated predictions and each z_i.
 
     Args:
         z1, z2: projections of the expert views, `(N, D)`.
-        p1, p2: their predictions, `(N, D)`.
+        p1, p2: predictions of the same views, `(N, D)`.
         generated_predictions: predictions of the generated views, `(m, N, D)`.
-        alpha: α.
+        alpha: weight α of the generated views.
 
     Returns:
         mean over the 2N anchors, `()`.
@@ -65,7 +65,7 @@ class SimSiam(PairObjective):
     """SimSiam's loss of two views.
 
     Args:
-        settings: none.
+        settings: unused; SimSiam has no settings.
     """
 
     head = Head(projector="simsiam", predictor=True, unit=False)
@@ -79,7 +79,7 @@ class SimSiam(PairObjective):
         return {"loss": simsiam(out.z[0], out.z[1], out.p[0], out.p[1])}
 
     def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
-        """Return eq. 8 of two expert views and the generated views behind them."""
+        """Return the loss of eq. 8 for two expert views followed by the generated views."""
         assert out.p is not None
         return {"loss": a2_simsiam(out.z[0], out.z[1], out.p[0], out.p[1], out.p[2:], alpha)}
 

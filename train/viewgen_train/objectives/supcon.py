@@ -1,6 +1,6 @@
-"""SupCon over the views of an image: all of them are positives of each other, outside the logarithm.
+"""SupCon over the views of an image: all are mutual positives, averaged outside the logarithm.
 
-Shape legend: N images, K views of each, D projection dimension.
+Shape legend: N images, K views per image, m of them generated, D projection dimension.
 
 References:
     Supervised Contrastive Learning, Khosla et al., 2020, https://arxiv.org/abs/2004.11362
@@ -39,18 +39,17 @@ def a2_full(
     temperature: float,
     anchors: Literal["all", "expert"] = "all",
 ) -> Tensor:
-    """A2-full (eq. 6): SupCon over all views of an image, the mean over positives outside the logarithm.
+    """Return A2-full (eq. 6): SupCon over all views of an image, averaged outside the logarithm.
 
-    Han et al. name SupCon as the source, where every view is an anchor and every other view a negative
-    (`anchors="all"`). Read with the index sets of eq. 1, eq. 6 sums over the 2N expert views, and the
-    generated ones are positives only (`anchors="expert"`). The second minus sign of the printed equation is
-    a slip.
+    Han et al. cite SupCon, in which every view is an anchor and every other view is a negative
+    (`anchors="all"`). With the index sets of eq. 1, eq. 6 sums over the 2N expert views, and generated views
+    are positives only (`anchors="expert"`). The second minus sign of the printed equation is a typo.
 
     Args:
         z1, z2: unit vectors of the expert views, `(N, D)`.
         generated: unit vectors of the generated views, `(m, N, D)`.
-        temperature: τ.
-        anchors: the views that are anchors and stand in the denominators.
+        temperature: temperature τ.
+        anchors: views that are anchors and appear in the denominators.
 
     Returns:
         mean over the (2 + m)·N or 2N anchors, `()`.
@@ -71,18 +70,18 @@ class SupCon(PairObjective):
     """SupCon of the views of an image, without class labels.
 
     Args:
-        settings: temperature and anchors.
+        settings: temperature τ and anchors.
     """
 
     def __init__(self, settings: SupConSettings) -> None:
         self.settings, self.temperature = settings, settings.temperature
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
-        """Return the loss of two views or more."""
+        """Return the loss of two or more views."""
         return {"loss": a2_full(out.z[0], out.z[1], out.z[2:], self.temperature, self.settings.anchors)}
 
     def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
-        """Return eq. 6 of two expert views and the generated views behind them; it has no α."""
+        """Return the loss of eq. 6 for two expert views followed by the generated views; α is unused."""
         return self.loss(out)
 
 
