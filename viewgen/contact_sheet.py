@@ -1,4 +1,4 @@
-"""Contact sheet: a picture of cached views for people to look at before they trust them.
+"""Contact sheet: a picture of cached views, for visual inspection before a training.
 
 Each row shows an image, its reconstruction where there is one, and its views with their distances.
 """
@@ -36,11 +36,11 @@ def contact_sheet(
         originals: `(R, 3, H, W)`.
         reconstructions: `(R, 3, H, W)`, or None.
         views: `(R, V, 3, H, W)`.
-        distances: of the views from their anchors, `(R, V)`; NaN where unknown.
+        distances: distances of the views from their anchors, `(R, V)`; NaN where unknown.
         title: first line.
-        row_names: for example label and index of each image.
-        epsilon_boundary: ε₁; distances further off than `tolerance` are coloured.
-        tolerance: in the encoder's space.
+        row_names: name of each row, for example label and index of the image.
+        epsilon_boundary: ε₁, or None.
+        tolerance: |d − ε₁| in the encoder's space, above which a distance d is coloured.
 
     Returns:
         uint8 `(height, width, 3)`.
@@ -95,10 +95,12 @@ def write_contact_sheet(
     """Write the contact sheet of some images of a cache as PNG, atomically.
 
     Args:
-        path: of the picture.
-        dataset: the `ImageDataset` that the cache was made of.
+        path: path of the picture.
+        dataset: the `ImageDataset` that the cache was made from.
         rows: source indices of the images, `(R,)`.
-        views, distances, reconstructions: as in `contact_sheet`.
+        views: views, `(R, V, 3, H, W)`, as for `contact_sheet`.
+        distances: distances of the views from their anchors, `(R, V)`, as for `contact_sheet`.
+        reconstructions: reconstructions, `(R, 3, H, W)`, or None, as for `contact_sheet`.
         method: name of the view method.
         epsilon_boundary: ε₁, or None.
     """

@@ -1,4 +1,4 @@
-"""What a process computes on: the device by name, and its cores."""
+"""Hardware of a process: the device by name, and the cores."""
 
 import os
 
@@ -8,7 +8,7 @@ __all__ = ["available_cores", "resolve_device"]
 
 
 def resolve_device(name: str = "auto") -> str:
-    """Return the torch device that `name` means; ``"auto"`` is a GPU where there is one.
+    """Return the torch device called `name`; ``"auto"`` is a GPU where there is one.
 
     Args:
         name: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …

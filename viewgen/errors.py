@@ -1,4 +1,4 @@
-"""Every error that viewgen raises on purpose, with the exit code that the command line gives it.
+"""All errors that viewgen raises on purpose, with their exit codes on the command line.
 
 A message says what came, what was expected and what to do. Each class is also the built-in error it
 specialises, so that callers who know only Python can catch it.
@@ -55,11 +55,11 @@ class CorruptDataError(ViewgenError, ValueError):
 
 
 class MissingExtraError(ViewgenError, ImportError):
-    """Packages are not installed that an optional part needs; the message names the extra."""
+    """The packages of an optional part are not installed; the message names the extra."""
 
 
 class MissingFileError(ViewgenError, FileNotFoundError):
-    """Data or weights are not there; the message names the file, its URL and where to put it."""
+    """Data or weights are missing; the message names the file, its URL and its destination."""
 
 
 class DataError(ViewgenError, ValueError):

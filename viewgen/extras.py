@@ -1,4 +1,4 @@
-"""What a plain installation leaves out, and how it is named where it is needed."""
+"""Optional dependencies (extras), and the error that names a missing one."""
 
 import importlib.util
 
@@ -18,19 +18,19 @@ EXTRAS = {
 
 
 def installed(extra: str) -> bool:
-    """Return whether the packages of an extra are there."""
+    """Return True if the packages of an extra are installed."""
     return all(importlib.util.find_spec(module) is not None for module in EXTRAS[extra][1])
 
 
 def need(extra: str, otherwise: str = "") -> None:
-    """Raise unless the packages of an extra are there.
+    """Raise an error unless the packages of an extra are installed.
 
     Args:
-        extra: which.
-        otherwise: what to do to get along without it, as the end of a sentence.
+        extra: name of the extra.
+        otherwise: alternative without the extra, as the end of a sentence.
 
     Raises:
-        MissingExtraError: they are not; the message names the command and what to install.
+        MissingExtraError: they are not installed; the message names the command and the extra to install.
     """
     if not installed(extra):
         raise MissingExtraError(
@@ -40,7 +40,7 @@ def need(extra: str, otherwise: str = "") -> None:
 
 
 def _command() -> str:
-    """Return the command that runs, "this" outside of the command line."""
+    """Return the running command, or "this" outside of the command line."""
     import click
 
     context = click.get_current_context(silent=True)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes of files."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ def write_atomically(
     create_only: bool = False,
     sole_writer: bool = False,
 ) -> None:
-    """Write a file so that a reader sees the old one, the whole new one, or none; make missing folders.
+    """Write a file atomically, and create missing folders: readers see the old file, the new one, or none.
 
     The bytes go to a temporary file in the same folder, are flushed to the device, and take their name by a
     rename, or by a hard link where the file must be new. On file systems without hard links, a create-only
@@ -34,12 +34,12 @@ def write_atomically(
         path: name of the file.
         data: contents, or a function that writes them to an open file.
         create_only: refuse to replace a file.
-        sole_writer: nobody else writes this file at the same time, so the temporary file has a fixed name
-            and killed runs leave at most one.
+        sole_writer: promise that nobody else writes this file at the same time. The temporary file then has a
+            fixed name, and killed runs leave at most one.
 
     Raises:
-        FileExistsError: `create_only`, and there is such a file.
-        OSError: the file cannot be written; nothing but the old file is left.
+        FileExistsError: the file exists and `create_only` is set.
+        OSError: the file cannot be written; only the old file remains.
     """
     target = Path(path)
     make_folder(target.parent)
@@ -63,7 +63,7 @@ def write_atomically(
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, and make their names durable."""
+    """Create a folder and its parents, and make their names durable."""
     missing = []
     while not folder.exists():
         missing.append(folder)

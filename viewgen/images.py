@@ -22,7 +22,7 @@ def to_model(
 
     Args:
         images: uint8, `(..., C, H, W)`, 0 to 255.
-        device: where the result lives; by default where `images` lives.
+        device: device of the result; by default that of `images`.
         dtype: floating-point type of the result.
 
     Returns:

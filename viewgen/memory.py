@@ -1,8 +1,8 @@
-"""Memory: what is free and in use, how many images fit into it, and the allocator's settings.
+"""Memory: free and used bytes, the number of images that fit, and the allocator's settings.
 
-An evaluation always takes one group of images, so the number of slots adds only what is kept of an image
-between its steps: codes, moments, gradients. Both parts are measured, by a trial with one group and one with
-two, and slots are added while they leave a margin. Views do not depend on the number of slots.
+An evaluation always takes one group of images, so more slots only add the state of each image between its
+steps: codes, moments, gradients. Both parts are measured, by a trial with one group and a trial with two, and
+slots are added while a margin remains. Views do not depend on the number of slots.
 """
 
 import ctypes
@@ -45,10 +45,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 class MemoryProbe(Protocol):
-    """Looks at the memory of one device, as far as this worker may use it."""
+    """A probe of this worker's share of one device's memory."""
 
     def available(self) -> int:
-        """Return the bytes that this worker may still take."""
+        """Return the bytes that this worker may still allocate."""
         ...
 
     def start(self) -> None:
@@ -56,7 +56,7 @@ class MemoryProbe(Protocol):
         ...
 
     def peak(self) -> int:
-        """Return the most bytes in use since `start`, above those in use then."""
+        """Return the peak of the bytes in use since `start`, minus those in use at `start`."""
         ...
 
 
@@ -64,8 +64,8 @@ class CudaMemory:
     """Memory of a CUDA device.
 
     Args:
-        device: which.
-        share: of the device that is this worker's.
+        device: the CUDA device.
+        share: this worker's share of the device's memory.
     """
 
     def __init__(self, device: torch.device, share: float = 1.0) -> None:
@@ -86,10 +86,10 @@ class CudaMemory:
 
 
 class ProcessMemory:
-    """Main memory of this process, on Linux; elsewhere nothing is known, and `available` says 0.
+    """Main memory of this process on Linux; on other systems it is unknown, and `available` returns 0.
 
     Args:
-        share: of the machine's free memory that is this worker's.
+        share: this worker's share of the machine's free memory.
     """
 
     def __init__(self, share: float = 1.0) -> None:
@@ -109,11 +109,11 @@ class ProcessMemory:
 
 
 def available_bytes(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Return the main memory that may still be taken: the machine's, or the container's if that is less.
+    """Return the available main memory of the machine, or of the container if that is less, in bytes.
 
     Args:
         cgroup: folder of the control group (version 2, or 1's ``memory`` below it).
-        meminfo: the kernel's account of the machine.
+        meminfo: the kernel's memory statistics of the machine.
     """
     free = []
     if meminfo.is_file():
@@ -131,23 +131,23 @@ def available_bytes(cgroup: Path = _CGROUP, meminfo: Path = Path("/proc/meminfo"
 
 
 def total_bytes(cgroup: Path = _CGROUP) -> int:
-    """Return the main memory of the machine, or the limit of its container if that is less."""
+    """Return the main memory of the machine, or the limit of its container if that is less, in bytes."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [_number(cgroup / name) for name in ("memory.max", "memory/memory.limit_in_bytes")]
     return min([machine, *(limit for limit in limits if limit is not None)])
 
 
 def free_gpu_bytes(device: torch.device) -> int:
-    """Return the memory of a CUDA device that no process has taken."""
+    """Return the free memory of a CUDA device in bytes."""
     free: int = torch.cuda.mem_get_info(device)[0]
     return free
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed blocks instead of returning them to the kernel; returns whether it was done.
+    """Let glibc keep freed blocks instead of returning them to the kernel; returns True on success.
 
     A network's activations are freed and allocated again every step; by default each of those blocks is
-    unmapped and faulted in anew, which costs large batches more time than their arithmetic.
+    unmapped and faulted in again, which costs large batches more time than their arithmetic.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -183,13 +183,14 @@ def _max_resident_bytes() -> int:
 
 
 def fitting_slots(one: int, two: int, *, group_size: int, slot_bytes: int, available: int) -> int:
-    """Return how many images fit at once, in whole groups, at least one.
+    """Return the number of images that fit at once, in whole groups, at least one.
 
     Args:
-        one, two: bytes that a search of one group takes, and one of two.
-        group_size: images of a group.
-        slot_bytes: bytes of an image's state, the least that a slot can take.
-        available: bytes that are free; `MARGIN` of them are used.
+        one: peak memory of a search with one group, in bytes.
+        two: peak memory of a search with two groups, in bytes.
+        group_size: images per group.
+        slot_bytes: bytes of an image's state, the minimum of a slot.
+        available: free bytes; the share `MARGIN` of them is used.
     """
     each = max(two - one, group_size * slot_bytes)
     return group_size * (1 + max(0, int(MARGIN * available) - one) // each)
@@ -197,7 +198,7 @@ def fitting_slots(one: int, two: int, *, group_size: int, slot_bytes: int, avail
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Trial:
-    """What was measured: bytes that one group takes, and two, of those that were available."""
+    """Measured bytes: peak memory with one group, peak memory with two groups, available memory."""
 
     one: int
     two: int
@@ -205,14 +206,14 @@ class _Trial:
 
 
 class SlotRunner:
-    """Runs searches with as many slots as were asked for, as fit, or as are left after running out of memory.
+    """Runs searches with the requested number of slots, or as many as fit; fewer after memory ran out.
 
     Args:
         batch_size: images at once, rounded up to whole groups; ``"auto"``: as many as fit; None: one group.
-        group_size: images of a group.
+        group_size: images per group.
         slot_bytes: bytes of an image's state.
-        probe: measures, for ``"auto"``.
-        announce: is told what was chosen.
+        probe: memory probe for ``"auto"``.
+        announce: callback for the chosen number of slots.
     """
 
     def __init__(
@@ -235,12 +236,12 @@ class SlotRunner:
         return -(-num_images // self.group_size) * self.group_size
 
     def run(self, search: Callable[[int], Result], trial: Callable[[int], object], num_images: int) -> Result:
-        """Return what `search(num_slots)` returns.
+        """Return the result of `search(num_slots)`.
 
         Args:
-            search: searches all images of a shard; called again with fewer slots if memory runs out.
-            trial: takes one step with so many images; called before the first search of ``"auto"``.
-            num_images: of the shard; more slots would stay empty.
+            search: search of all images of a shard; called again with fewer slots if memory runs out.
+            trial: one step with a given number of images; called before the first search with ``"auto"``.
+            num_images: number of images of the shard; more slots would stay empty.
 
         Raises:
             OutOfMemoryError: not even one group fits.
@@ -317,7 +318,7 @@ def _memory_error(trial: Callable[[int], object], num_images: int) -> str | None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that memory ran out, on a GPU or in torch's allocator."""
+    """Return True if an exception means that memory ran out, on a GPU or in torch's allocator."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 

@@ -14,7 +14,7 @@ __all__ = ["tile", "write_png"]
 def tile(
     images: np.ndarray[Any, Any], num_columns: int, *, gap: int = 2, scale: int = 1
 ) -> np.ndarray[Any, Any]:
-    """Lay storage images out row by row.
+    """Arrange storage images in a grid, row by row.
 
     Args:
         images: uint8 `(N, 3, H, W)`.

@@ -1,7 +1,7 @@
-"""Progress of work on standard error: lines, and one bar on a terminal; without one, a line now and then.
+"""Progress on standard error: lines, and one bar on a terminal.
 
-Without a terminal a bar becomes a line with rate and time left at most every ten seconds, so that a log shows
-that the work goes on.
+Without a terminal a bar becomes a line with rate and remaining time, at most every ten seconds, so that a log
+shows continuing progress.
 """
 
 import sys
@@ -17,11 +17,11 @@ SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 class Progress:
-    """What a command tells of its work.
+    """Progress output of a command.
 
     Args:
-        stream: where to; standard error by default.
-        quiet: say nothing at all.
+        stream: output stream; standard error by default.
+        quiet: suppress all output.
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
@@ -32,11 +32,11 @@ class Progress:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether bars are drawn."""
+        """True if bars are drawn."""
         return self._console.is_terminal and not self._console.quiet
 
     def say(self, line: str) -> None:
-        """Print one line, above the bar where there is one."""
+        """Print one line, above the bar if there is one."""
         console = self._console if self._shown is None else self._shown.console
         console.print(line, markup=False)
 
@@ -52,17 +52,17 @@ class Progress:
         per_unit: float = 1.0,
         brief: bool = False,
     ) -> Iterator["Bar"]:
-        """Show a task until the context ends; one at a time.
+        """Show a task until the context ends; one task at a time.
 
         Args:
             title: name of the task.
             total: amount of work.
-            done: part of it that is done already, without counting for the rate.
-            unit: what is counted, for example ``"images"``; ``"B"`` shows sizes, ``"%"`` shares.
-            rate: what the rate counts, `unit` unless given; an empty string where `unit` is ``"%"``.
-            per_unit: so many of those make one of `unit`.
-            brief: the bar goes away when the task is done, and without a terminal a task of less than ten
-                seconds leaves no line.
+            done: amount that is done already and does not count for the rate.
+            unit: unit of the amount, for example ``"images"``; ``"B"`` shows sizes, ``"%"`` shares.
+            rate: unit of the rate, by default `unit`; an empty string where `unit` is ``"%"``.
+            per_unit: number of rate units per `unit`.
+            brief: remove the bar when the task is done; without a terminal, print no line for a task of less
+                than ten seconds.
         """
         bar = Bar(self, title, total, done, unit, rate or ("" if unit == "%" else unit), per_unit, brief)
         if not self.is_terminal or done >= total:
@@ -95,7 +95,7 @@ class Progress:
 
     @contextmanager
     def steps(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Yield a function to tell (what is done, how much of it, of how much): a brief bar for each."""
+        """Yield a callback with the arguments (task, amount done, total) that shows a brief bar per task."""
         with ExitStack() as shown:
             current: list[Bar] = []
 
@@ -108,7 +108,7 @@ class Progress:
             yield tell
 
     def draw(self, bar: "Bar") -> bool:
-        """Bring a bar up to date, and return whether it is drawn."""
+        """Update a bar, and return True if it is drawn."""
         if self._shown is None:
             return False
         text = "  ".join(part for part in (bar.rate_text, bar.note) if part)
@@ -117,12 +117,13 @@ class Progress:
 
 
 class Bar:
-    """A task that is shown, as `Progress.bar` gives it.
+    """A displayed task, created by `Progress.bar`.
 
     Attributes:
         title: name of the task.
-        total, done: amount of work, and how much of it is done.
-        note: further words, for example a loss.
+        total: amount of work.
+        done: amount that is done.
+        note: further text, for example a loss.
         row: place among the rows of a terminal's display.
     """
 
@@ -144,7 +145,7 @@ class Bar:
         self._start = self._last_line = time.monotonic()
 
     def update(self, done: float, note: str | None = None) -> None:
-        """Show that `done` of the total is done."""
+        """Set the amount that is done to `done`."""
         finishes = self.done < self.total <= done
         self.done = done
         self.note = self.note if note is None else note
@@ -155,11 +156,11 @@ class Bar:
             self.line()
 
     def advance(self, amount: float, note: str | None = None) -> None:
-        """Show that `amount` more is done."""
+        """Add `amount` to the amount that is done."""
         self.update(self.done + amount, note)
 
     def line(self) -> None:
-        """Print how far the task is as a line, whatever was printed last."""
+        """Print the state of the task as a line, regardless of the last output."""
         self._last_line, self._is_silent = time.monotonic(), False
         left = "" if self.done >= self.total else left_text(self.seconds_left)
         parts = (self.count, self.note, self.rate_text, left)
@@ -167,17 +168,17 @@ class Bar:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the task is shown."""
+        """Seconds since the start of the display."""
         return time.monotonic() - self._start
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the task is done, if it goes on as it went."""
+        """Estimated seconds until the task is done, at the average rate so far."""
         return (self.total - self.done) * self.seconds / max(self.done - self._first, 1e-9)
 
     @property
     def count(self) -> str:
-        """How much of how much is done."""
+        """Text of the amount done and the total."""
         if self._unit == "%":
             return f"{100 * self.done / max(self.total, 1e-9):.0f} %"
         if self._unit == "B":
@@ -186,7 +187,7 @@ class Bar:
 
     @property
     def rate_text(self) -> str:
-        """How fast the work is done; an empty string before it has begun."""
+        """Text of the rate; an empty string before the start."""
         if not self._rate or self.done == self._first:
             return ""
         rate = (self.done - self._first) * self._per_unit / max(self.seconds, 1e-9)

@@ -1,6 +1,6 @@
-"""Addressed randomness: a draw is a function of (seed, image, view), never of what was drawn before it.
+"""Addressed randomness: a draw is a function of (seed, image, view), never of earlier draws.
 
-Any batch size, worker count, order or resume therefore meets the same numbers.
+The numbers are therefore the same for any batch size, worker count, order or resume.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ __all__ = ["addressed_generator", "addressed_normal", "addressed_seed"]
 def addressed_seed(*address: int | str) -> int:
     """Return a 63-bit seed that depends on every part of `address` (for example seed, stage, image, view).
 
-    NumPy's integers count as the integers they hold.
+    A NumPy integer gives the same seed as the equal Python integer.
     """
     text = "\x1f".join(f"{'str' if isinstance(part, str) else 'int'}:{part}" for part in address)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -21,7 +21,7 @@ def _table() -> dict[str, dict[str, dict[str, Any]]]:
 def recipe(dataset: str, section: str) -> dict[str, Any]:
     """Return the defaults of one section (``"wsearch"``, ``"expert"``, ``"generator"`` …) for a data set.
 
-    A data set's own table overrides ``[default.<section>]`` value by value; a name such as ``"folder:PATH"``
+    A data set's own table overrides ``[default.<section>]`` value by value. A name such as ``"folder:PATH"``
     or ``"trifeature:32"`` uses the table of the part before the colon or question mark.
     """
     table = _table()
@@ -30,15 +30,15 @@ def recipe(dataset: str, section: str) -> dict[str, Any]:
 
 
 def checked_config(config_class: type, title: str, values: Mapping[str, Any]) -> Any:
-    """Build a configuration of named values.
+    """Build a configuration from named values.
 
     Args:
         config_class: a dataclass.
-        title: what messages call it.
-        values: its fields; those missing take their defaults.
+        title: name of the configuration in messages.
+        values: field → value; missing fields take their defaults.
 
     Raises:
-        UsageError: a name is not a field, or a value cannot be one of that field.
+        UsageError: a name is not a field, or a value is invalid for its field.
     """
     if not dataclasses.is_dataclass(config_class):
         return config_class(**values)

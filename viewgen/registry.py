@@ -1,9 +1,8 @@
-"""The registry: what can be chosen by name, of every noun of a run.
+"""The registry: components that can be chosen by name, for every noun of a run.
 
-There is one `Registry` for each noun: view sources, objectives, diagnostics, data sets, generators,
-estimators of mutual information. Built-in names are a table of modules, imported when they are asked for; an
-installed plug-in adds names by entry points, which need no import by the user; `Registry.register` adds one
-from a script.
+There is one `Registry` per noun: view sources, objectives, diagnostics, data sets, generators, estimators of
+mutual information. Built-in names are a table of modules, imported on request. An installed plug-in adds
+names by entry points, which need no import by the user; `Registry.register` adds a name from a script.
 
 A plug-in's ``pyproject.toml``, for a module `my_views` with an entry called `ENTRY`::
 
@@ -27,14 +26,14 @@ __all__ = ["Choice", "Entry", "Registry"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """Something that can be chosen by name.
+    """A component that can be chosen by name.
 
     Attributes:
         name: name on the command line.
         summary: one line of help.
         settings: class of its settings.
-        build: function that makes it; its arguments are those of its noun.
-        needs: what it cannot do without, for example networks by kind.
+        build: function that builds the component; its arguments depend on the noun.
+        needs: requirements, for example networks by kind.
     """
 
     name: str
@@ -52,8 +51,8 @@ class Choice(Generic[E]):
     """An entry with its settings.
 
     Attributes:
-        entry: what was chosen.
-        settings: of the entry's class, all resolved.
+        entry: the chosen entry.
+        settings: resolved settings, an instance of the entry's settings class.
     """
 
     entry: E
@@ -69,7 +68,7 @@ class Choice(Generic[E]):
         return {"name": self.name, "settings": self.settings.record()}
 
     def build(self, *arguments: Any, **named: Any) -> Any:
-        """Return what the entry makes of its settings and of the arguments of its noun."""
+        """Return the component built from the settings and the arguments of the noun."""
         return self.entry.build(self.settings, *arguments, **named)
 
 
@@ -77,9 +76,9 @@ class Registry(Generic[E]):
     """Entries of one noun by name.
 
     Args:
-        noun: what messages call an entry, in the singular.
-        group: group of entry points in which installed plug-ins add theirs.
-        modules: name → module of the built-in entries, which has the entry as `ENTRY`, or ``"module:NAME"``.
+        noun: name of an entry in messages, in the singular.
+        group: entry-point group of installed plug-ins.
+        modules: name → module of a built-in entry, which holds the entry as `ENTRY`, or ``"module:NAME"``.
     """
 
     def __init__(self, noun: str, group: str, modules: Mapping[str, str]) -> None:
@@ -102,7 +101,7 @@ class Registry(Generic[E]):
         return self._modules[name]
 
     def origin(self, name: str) -> str:
-        """Return where a name comes from: ``"built-in"``, ``"registered"``, or the package that adds it."""
+        """Return the origin of a name: ``"built-in"``, ``"registered"``, or the package that adds it."""
         if name in self._registered:
             return "registered"
         if name in self._modules:
@@ -128,7 +127,7 @@ class Registry(Generic[E]):
 
         Raises:
             UsageError: there is none; the message names the nearest.
-            ViewgenError: a plug-in has it, and cannot be imported.
+            ViewgenError: it belongs to a plug-in that cannot be imported.
         """
         if name in self._registered:
             return self._registered[name]
@@ -143,12 +142,12 @@ class Registry(Generic[E]):
         )
 
     def resolve(self, name: str, dataset: str, given: Mapping[str, Any]) -> Choice[E]:
-        """Return the entry with its settings: defaults, then the data set's recipe, then what was given.
+        """Return the entry with its settings: defaults, then the data set's recipe, then given values.
 
         Args:
             name: name of the entry.
             dataset: name of the data set, whose recipe has a table of the entry's name.
-            given: setting → value, of a configuration file and the command line together.
+            given: setting → value, merged from the configuration file and the command line.
 
         Raises:
             UsageError: no such entry or setting, or an impossible value.
@@ -163,7 +162,7 @@ class Registry(Generic[E]):
         return Choice(entry, entry.settings(**{**recipe(dataset, name), **given}))
 
     def read(self, record: Mapping[str, Any]) -> Choice[E]:
-        """Return the choice that `Choice.record` wrote."""
+        """Return the choice recorded by `Choice.record`."""
         entry = self.entry(record["name"])
         return Choice(entry, entry.settings.from_record(record["settings"]))
 

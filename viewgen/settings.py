@@ -1,11 +1,11 @@
-"""Settings of a component: frozen, checked, described, and recorded so that records outlive new fields.
+"""Settings of a component: frozen, checked, described, and recorded such that old records stay valid.
 
-A component's settings are one `Settings` class whose fields are made by `setting`. From the fields come the
+A component's settings are one `Settings` class whose fields are made by `setting`. The fields define the
 command line's flags, ``--set NAME=VALUE``, configuration files, `viewgen list settings` and the JSON schema.
 
-What is written beside a cache or a run is `Settings.record`: every field of the first format, and of later
-fields those that differ from what their absence means. A new field at its default therefore changes no
-identity, and `Settings.from_record` reads what an earlier version wrote.
+`Settings.record` is written beside a cache or a run. It contains every field of the first format, and those
+later fields whose value differs from the meaning of their absence. A new field at its default therefore
+changes no identity, and `Settings.from_record` reads the records of earlier versions.
 """
 
 import types
@@ -34,11 +34,11 @@ def setting(
     """Return a field of a `Settings` class.
 
     Args:
-        default: value where nobody says otherwise.
-        description: noun phrase for help, reference and schema; a unit where there is one.
-        since: format version of caches and runs in which the field came; 1 for those of 0.1.0.
-        absent: value that a record without the field means; the default, unless that has changed since.
-        flag: whether commands have a flag of that name, besides ``--set``.
+        default: default value.
+        description: noun phrase for help, reference and schema, with a unit where there is one.
+        since: first format version of caches and runs with this field; 1 for the fields of 0.1.0.
+        absent: value implied by a record without the field; by default `default`, unless that has changed.
+        flag: add a command-line flag of the field's name, besides ``--set``.
         bounds: pydantic's ``gt``, ``ge``, ``lt``, ``le``, ``min_length``, ``max_length``.
     """
     told: dict[str, Any] = {"since": since, "flag": flag}
@@ -74,7 +74,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _tuples(cls, values: Any) -> Any:
-        """Take lists, which JSON and TOML have, for tuples."""
+        """Convert lists, the sequences of JSON and TOML, to tuples."""
         if not isinstance(values, Mapping):
             return values
         fields = cls.model_fields
@@ -84,7 +84,7 @@ class Settings(BaseModel):
         }
 
     def replace(self, **changes: Any) -> Self:
-        """Return settings with some values changed, checked again."""
+        """Return settings with some values changed and checked."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**(values | changes))
 
@@ -93,7 +93,7 @@ class Settings(BaseModel):
         return self.model_dump(mode="json")
 
     def record(self) -> dict[str, Any]:
-        """Return what identifies these settings: JSON values without later fields that say nothing new."""
+        """Return the identity of these settings: JSON values without later fields at their absent value."""
         found = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
@@ -104,10 +104,10 @@ class Settings(BaseModel):
 
     @classmethod
     def from_record(cls, document: Mapping[str, Any]) -> Self:
-        """Return the settings that `record` wrote, in this version or an earlier one.
+        """Return the settings from the result of `record` in this version or an earlier one.
 
         Raises:
-            CorruptDataError: a field is unknown here, or a value impossible.
+            CorruptDataError: a field is unknown, or a value is invalid.
         """
         values = dict(document)
         for name, field in cls.model_fields.items():
@@ -128,7 +128,7 @@ class Settings(BaseModel):
 
 
 def facts(field: FieldInfo) -> dict[str, Any]:
-    """Return what `setting` says of a field beyond pydantic: ``since``, ``flag``, ``absent``."""
+    """Return the facts of a field that `setting` adds to pydantic's: ``since``, ``flag``, ``absent``."""
     extra: Any = field.json_schema_extra or {}
     default = field.get_default(call_default_factory=True)
     return {"since": 1, "flag": False, "absent": default, **extra.get("viewgen", {})}
@@ -154,7 +154,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _explain(cls: type[Settings], error: ValidationError) -> str:
-    """Return one sentence a problem: what came, what was expected."""
+    """Return one sentence per problem: the given and the expected value."""
     problems: list[str] = []
     for problem in error.errors(include_url=False):
         where = _where(cls, problem["loc"])

@@ -1,4 +1,4 @@
-"""How an image fared."""
+"""Outcome of an image."""
 
 from enum import IntEnum
 
@@ -6,6 +6,6 @@ __all__ = ["Status"]
 
 
 class Status(IntEnum):
-    """How an image fared; the numbers are those of the cache format."""
+    """Outcome of an image; the numbers are those of the cache format."""
 
     ABSENT, OK, NOT_CONVERGED, FAILED = range(4)

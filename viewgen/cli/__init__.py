@@ -40,7 +40,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module when the command is asked for."""
+    """A group that imports a command's module on the command's first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -74,7 +74,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 
 class _Messages(logging.Handler):
-    """Writes messages of the logger ``viewgen`` to standard error, as they are."""
+    """Handler that writes the messages of the logger ``viewgen`` to standard error, unformatted."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(record.getMessage(), err=True)

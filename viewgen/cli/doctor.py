@@ -1,4 +1,4 @@
-"""``viewgen doctor``: is everything there that the other commands need?"""
+"""``viewgen doctor``: a check of everything that the other commands need."""
 
 import importlib
 import importlib.util
@@ -29,10 +29,10 @@ class Check:
     """One line of the report.
 
     Attributes:
-        name: what was looked at.
-        level: ``"ok"``, ``"warn"`` (something optional is missing) or ``"fail"`` (something needed is).
-        detail: what was found.
-        advice: what to do about it; empty if all is well.
+        name: subject of the check.
+        level: ``"ok"``, ``"warn"`` (an optional part is missing) or ``"fail"`` (a required part is missing).
+        detail: result of the check.
+        advice: remedy; empty if the check passed.
     """
 
     name: str
@@ -173,10 +173,10 @@ def _weights() -> Outcome:
 
 
 def examine(data_root: str | None = None) -> list[Check]:
-    """Look at everything that the other commands need; never raises.
+    """Check everything that the other commands need; never raises.
 
     Args:
-        data_root: where data sets live; by default as for every command.
+        data_root: folder of the data sets; the default is that of every command.
     """
     again = "pip install --force-reinstall viewgen"
     checks: tuple[tuple[str, Callable[[], Outcome], str], ...] = (

@@ -145,7 +145,7 @@ def _show_settings(noun: str, entry: Entry) -> None:
 
 
 def _rows(settings: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every setting; those of a component of their own have dotted names."""
+    """Yield every setting; settings of a nested component have dotted names."""
     for name, field in settings.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Settings):
@@ -168,7 +168,7 @@ def _shown(value: Any) -> str:
 
 
 def _allowed(field: FieldInfo) -> str:
-    """Return which values a setting may have, in words."""
+    """Return a description of the values that a setting accepts."""
     return " | ".join(_kinds(field.annotation, _bounds(field.metadata)))
 
 

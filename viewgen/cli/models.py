@@ -1,4 +1,4 @@
-"""``viewgen models``: the networks that are at hand, imports of public ones, and their quality."""
+"""``viewgen models``: the available networks, imports of public ones, and their quality."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What commands with many options share: a table of options, and settings as NAME=VALUE."""
+"""Shared parts of commands with many options: a table of options, and settings as NAME=VALUE."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def add_options(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
-    """Return a decorator that adds the options to a command; `--help` shows them in their order."""
+    """Return a decorator that adds the options to a command; `--help` lists them in this order."""
 
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -23,7 +23,7 @@ def add_options(options: Sequence[Callable[[Command], Command]]) -> Callable[[Co
 
 
 def parse_settings(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Read repeated NAME=VALUE words, a callback of click; a value that is no JSON is a string."""
+    """Parse repeated NAME=VALUE arguments (a click callback); a value that is not JSON is a string."""
     values: dict[str, Any] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")

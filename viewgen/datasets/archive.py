@@ -19,7 +19,7 @@ COPY_BYTES = 1 << 20
 
 @contextmanager
 def damage_as_error(path: Path) -> Iterator[None]:
-    """Turn what the decoders raise on damaged input into CorruptDataError with the archive's name."""
+    """Convert the decoders' exceptions for damaged input to CorruptDataError with the archive's name."""
     try:
         yield
     except ViewgenError:
@@ -40,7 +40,7 @@ def damage_as_error(path: Path) -> Iterator[None]:
 
 
 class Readable(Protocol):
-    """What bytes can be read from."""
+    """A source of bytes."""
 
     def read(self, size: int = ..., /) -> bytes | None: ...
 
@@ -85,8 +85,8 @@ def tar_members(path: Path, wanted: Mapping[str, int], *, cap: int) -> Iterator[
 
     Args:
         path: the archive.
-        wanted: member name → the largest size in bytes that it may have.
-        cap: the largest size in bytes of everything unpacked on the way, members that are skipped included.
+        wanted: member name → largest permitted size in bytes.
+        cap: largest total size in bytes of everything unpacked, including skipped members.
 
     Raises:
         CorruptDataError: damaged, truncated, over a cap, or a wanted member is missing or no regular file.
@@ -115,7 +115,7 @@ def tar_members(path: Path, wanted: Mapping[str, int], *, cap: int) -> Iterator[
 
 
 def read_zip_member(archive: zipfile.ZipFile, name: str, *, cap: int) -> bytes:
-    """Return one member of a .zip; CorruptDataError if missing, damaged or of more than `cap` bytes."""
+    """Return one member of a .zip; CorruptDataError if it is missing, damaged or larger than `cap` bytes."""
     path = Path(archive.filename or "archive")
     try:
         entry = archive.getinfo(name)
@@ -135,7 +135,7 @@ def read_zip_member(archive: zipfile.ZipFile, name: str, *, cap: int) -> bytes:
 
 
 def read_maybe_gzip(path: Path, *, cap: int) -> bytes:
-    """Return the content of a plain or gzip file (told by its first two bytes), at most `cap` bytes of it."""
+    """Return at most `cap` bytes of a plain or gzip file (recognised by its first two bytes)."""
     with damage_as_error(path), open(path, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)

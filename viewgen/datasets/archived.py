@@ -17,8 +17,8 @@ class ArchivedDataset:
     """A data set in one archive.
 
     Attributes:
-        info: its line in the list; `info.num_images` names the splits.
-        archive: the official file. It is looked for in ROOT/NAME and in ROOT.
+        info: its line in ``viewgen datasets``; `info.num_images` names the splits.
+        archive: the official file, searched in ROOT/NAME and in ROOT.
         blocks: `(archive path, split) -> Blocks`, the decoder.
         split_aliases: other names for a split.
     """
@@ -30,7 +30,7 @@ class ArchivedDataset:
 
     @property
     def entry(self) -> DatasetEntry:
-        """The data set's place in the registry."""
+        """Registry entry of the data set."""
         return DatasetEntry(
             name=self.info.name,
             summary=self.info.source,

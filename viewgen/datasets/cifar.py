@@ -27,7 +27,7 @@ MAX_UNPACKED_BYTES = 512 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CifarLayout:
-    """Members of the archive, and where in a record the label stands."""
+    """Members of the archive, and the position of the label in a record."""
 
     files: dict[str, tuple[str, ...]]
     names: str
@@ -36,7 +36,7 @@ class CifarLayout:
 
 
 def cifar_blocks(layout: CifarLayout, archive: Path, split: str) -> Blocks:
-    """Yield the images of each record file, in the layout's order whatever the archive's."""
+    """Yield the images of each record file, in the layout's order (not the archive's)."""
     files = layout.files[split]
     wanted = {**dict.fromkeys(files, MAX_FILE_BYTES), layout.names: MAX_NAMES_BYTES}
     content = {member.name: member.read() for member in tar_members(archive, wanted, cap=MAX_UNPACKED_BYTES)}

@@ -1,4 +1,4 @@
-"""What a data set is: images and labels addressed by source index, and a digest of both.
+"""The data set: images and labels addressed by source index, and a digest of both.
 
 A source index is a position in one split, 0 to len − 1. It never changes, whatever the order or batch size in
 which images are asked for; caches and ledgers are keyed by it.
@@ -34,7 +34,7 @@ DIGEST_BLOCK = 512
 
 
 class PixelSource(Protocol):
-    """Where the pixels of a split come from: memory, a memory-mapped file, a renderer."""
+    """Source of a split's pixels: memory, a memory-mapped file or a renderer."""
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the images at `indices` (`(B,)`, in range) as a new array `(B, C, H, W)`, uint8."""
@@ -53,7 +53,7 @@ class MemoryImages:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attribute:
-    """One thing that is known of every image: what a readout is trained to tell.
+    """One known property of every image: the target of a readout.
 
     Attributes:
         name: ``"class"`` where there is only one.
@@ -76,17 +76,17 @@ class ImageDataset:
         name: canonical name, such as ``"digits"`` or ``"folder:/data/x"``: load it to get the same again.
         split: ``"train"``, ``"test"`` or, for STL-10, ``"unlabeled"``.
         image_size: H = W, in pixels.
-        num_classes: number of classes; the largest of its attributes' where a label has several.
+        num_classes: number of classes; for a label with several attributes, the largest of their numbers.
         class_names: one name per class; empty where a label has several attributes.
-        pixels: where the images come from.
+        pixels: source of the images.
         targets: labels `(N, *label_shape)`, int64; −1 where the official data has none.
         attribute_names: names of the label's entries, for multi-attribute labels `(A,)`.
         attribute_values: names of each attribute's classes, `A` tuples, not all of one length.
         real_targets: real numbers `(N, R)`, float32, such as positions; None where there are none.
-        real_names: their names.
+        real_names: names of the real numbers.
         channels: C.
-        stored_digest: the digest, where it was computed when the images were decoded.
-        digest_images: how many of the first images the digest covers; None for all (see `digest`).
+        stored_digest: digest computed when the images were decoded, if it was.
+        digest_images: number of leading images that the digest covers; None for all (see `digest`).
     """
 
     name: str
@@ -114,7 +114,7 @@ class ImageDataset:
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
-        """What is known of every image: classes first, then real numbers."""
+        """Known properties of every image: classes first, then real numbers."""
         if not self.label_shape:
             classes: tuple[Attribute, ...] = (
                 Attribute(name="class", kind="class", num_classes=self.num_classes, values=self.class_names),
@@ -162,7 +162,7 @@ class ImageDataset:
         return self.targets[self._checked(indices)]
 
     def batch(self, indices: Sequence[int] | NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Return `image`, `label` and `source_index` at `indices`: what travels down a pipeline."""
+        """Return `image`, `label` and `source_index` at `indices`: the input of a pipeline."""
         checked = self._checked(indices)
         return {
             "image": self.pixels.read(checked),
@@ -182,8 +182,8 @@ class ImageDataset:
     def digest(self) -> str:
         """``"sha256:…"`` of the decoded images and labels.
 
-        Decoded data sets carry it from the day they were decoded. A rendered one (trifeature) hashes all
-        labels and its first `digest_images` images, which meet every combination of attributes.
+        A decoded data set stores it when it is decoded. A rendered one (trifeature) hashes all labels and its
+        first `digest_images` images, which contain every combination of attributes.
         """
         if self.stored_digest is not None:
             return self.stored_digest
@@ -241,13 +241,13 @@ class DatasetInfo:
     """One line of ``viewgen datasets``.
 
     Attributes:
-        name: name to load it by; an upper-case word stands for what the user fills in.
+        name: name for loading it; an upper-case word is a placeholder.
         image_size: H = W in pixels as delivered; None where it depends on the files.
-        num_classes: number of classes (of values per attribute for trifeature); None where it depends.
+        num_classes: number of classes (for trifeature, values per attribute); None where unknown in advance.
         num_images: images per split; empty where it depends on the files.
-        source: where the data comes from.
+        source: origin of the data.
         licence: the licence or terms under which its authors offer it.
-        present: whether it can be loaded without a network; None where it depends on the path.
+        present: True if it can be loaded without a network connection; None where this depends on the path.
     """
 
     name: str
@@ -269,17 +269,18 @@ def _nothing(root: Path) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetEntry(Entry):
-    """A data set in the registry, or a family of them that share a name.
+    """A data set in the registry, or a family of data sets that share a name.
 
-    Its settings stand in its name: ``NAME:VALUE`` gives the first one, ``NAME?size=64&noise=0.1`` any.
-    `build` is called as ``build(settings, split, root, download)``, with the folder of data and whether
-    missing files may be fetched, and returns an `ImageDataset`.
+    Its settings are part of its name: ``NAME:VALUE`` gives the first one, ``NAME?size=64&noise=0.1`` any.
+    `build` is called as ``build(settings, split, root, download)`` and returns an `ImageDataset`; `root` is
+    the data folder, and `download` permits fetching missing files.
 
     Attributes:
-        info: what is known without looking at the disk.
-        is_present: whether it can be loaded without a network, of the folder of data; None where that
-            depends on the settings.
-        download: fetch and verify every file that is missing, into the folder of data; returns their paths.
+        info: facts that are known without access to the disk.
+        is_present: function of the data folder; True if the data set can be loaded without a network
+            connection. None where that depends on the settings.
+        download: function that fetches and verifies every missing file into the data folder; returns their
+            paths.
     """
 
     info: DatasetInfo

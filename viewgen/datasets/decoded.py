@@ -2,7 +2,7 @@
 
     ROOT/NAME/decoded/SPLIT/images.npy   (N, 3, H, W) uint8
                             labels.npy   (N,) int64
-                            about.json   digest, class names, what it was decoded from
+                            about.json   digest, class names, source of the decoding
 
 The directory appears by one rename, complete, or not at all.
 """
@@ -35,7 +35,7 @@ NUM_SPOTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Labelling:
-    """What a decoder knows once it has read all images: labels `(N,)`, int64, and the class names."""
+    """Result of a decoder after the last image: labels `(N,)`, int64, and the class names."""
 
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
@@ -75,10 +75,10 @@ def load_decoded(
     Args:
         name: the data set's name.
         split: the split's name.
-        directory: where the copy lives; its parent also holds the lock.
-        source: what the copy depends on (archive checksum, listing, size), JSON values.
-        decode: yields the images; called only if a copy has to be made.
-        num_images: how many are expected; only the progress display depends on it.
+        directory: folder of the copy; its parent also holds the lock.
+        source: JSON values on which the copy depends (archive checksum, listing, size).
+        decode: generator of the images; called only if a copy has to be made.
+        num_images: expected number of images; used only by the progress display.
 
     Raises:
         CorruptDataError: the copy was altered since, or the source is damaged.
@@ -204,7 +204,7 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 
 def _check(directory: Path) -> str:
-    """Return a hash of the labels and of the images' size, ends and evenly spaced spots; cheap."""
+    """Return a cheap hash of the labels, the size of the images, their ends and evenly spaced samples."""
     images = directory / "images.npy"
     size = images.stat().st_size
     found = hashlib.sha256(str(size).encode())

@@ -1,4 +1,4 @@
-"""The digits that scikit-learn has too: 1797 images of 8×8 pixels and 17 grey levels, shown at 32×32 RGB.
+"""The digits of scikit-learn: 1797 images of 8×8 pixels and 17 grey levels, enlarged to 32×32 RGB.
 
 ``digits.npz`` holds levels `(1797, 8, 8)` and labels `(1797,)`, both uint8: the test part of the UCI data
 set "Optical Recognition of Handwritten Digits".

@@ -57,7 +57,7 @@ def locate(file: RemoteFile, directories: Iterable[Path]) -> Path | None:
 
 
 def obtain(file: RemoteFile, directories: tuple[Path, ...], *, download: bool) -> Path:
-    """Return the verified path of `file`, fetched into the first of `directories` if it is in none of them.
+    """Return the verified path of `file`; a file in none of `directories` is fetched into the first one.
 
     Raises:
         MissingFileError: it is not there and `download` is off or the network failed.
@@ -88,7 +88,7 @@ def verify(file: RemoteFile, path: Path) -> None:
 
 
 def fetch(file: RemoteFile, directory: Path) -> Path:
-    """Download `file` into `directory`, or go on where an earlier try stopped, and return its path.
+    """Download `file` into `directory`, resuming an earlier attempt, and return its path.
 
     Raises:
         MissingFileError: no address could be reached; says which file, which URL and where to put it.

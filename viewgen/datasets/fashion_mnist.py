@@ -60,8 +60,8 @@ class FashionMnist:
     """Fashion-MNIST.
 
     Attributes:
-        files: split → (images, labels) as offered for download.
-        directories: where to look beside the data root.
+        files: split → (images, labels), as published.
+        directories: folders searched besides the data root.
     """
 
     files: dict[str, tuple[RemoteFile, RemoteFile]]

@@ -26,7 +26,7 @@ MAX_FILE_BYTES = 256 << 20
 
 
 class FolderSettings(Settings):
-    """Which pictures, and how large."""
+    """Folder and size of the pictures."""
 
     title: ClassVar[str] = "folder"
     path: str = setting("", "folder of the pictures")

@@ -1,4 +1,4 @@
-"""One process at a time downloads or decodes a data set; the others wait and find it done."""
+"""A lock: one process at a time downloads or decodes a data set, and the others wait for it."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ __all__ = ["directory_lock"]
 
 @contextmanager
 def directory_lock(directory: Path) -> Iterator[None]:
-    """Hold the exclusive lock of `directory`, which is made if need be. The system frees it if we die.
+    """Hold the exclusive lock of `directory`, which is created if absent; a killed process releases it.
 
     Raises:
         StorageError: the directory cannot be made or written.

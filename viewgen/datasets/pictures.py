@@ -46,8 +46,9 @@ def decode_picture(data: bytes, name: str, image_size: int | None) -> NDArray[np
 
     Args:
         data: the file's content.
-        name: what to call it in errors.
-        image_size: scale the shorter side to this many pixels and cut out the centre; None keeps the picture.
+        name: name of the picture in error messages.
+        image_size: length in pixels to which the shorter side is scaled before the centre is cut out;
+            None keeps the picture.
 
     Returns:
         `(3, H, W)`, uint8. Transparency is dropped, the camera's orientation mark is obeyed.
@@ -83,7 +84,7 @@ def decode_picture(data: bytes, name: str, image_size: int | None) -> NDArray[np
 def decode_blocks(
     items: Iterable[Item], decode: Callable[[Item], NDArray[np.uint8]]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield `decode(item)` of all items, in order, in blocks `(B, 3, H, W)`; decodes on a few threads."""
+    """Yield `decode(item)` of all items in order, in blocks `(B, 3, H, W)`; a few threads decode."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         remaining = iter(items)
         while block := list(islice(remaining, BLOCK_IMAGES)):

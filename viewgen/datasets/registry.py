@@ -41,8 +41,9 @@ def load_dataset(
             ``folder:PATH``, ``folder:PATH?size=N``, ``trifeature``, ``trifeature:SIZE``, or a name that an
             installed package adds, with its settings as ``NAME?setting=value``.
         split: ``train`` or ``test``; STL-10 also has ``unlabeled``.
-        data_root: where files live; by default the environment's ``VIEWGEN_DATA``, then the platform's cache.
-        download: fetch what is missing.
+        data_root: folder of the files; by default the environment's ``VIEWGEN_DATA``, then the platform's
+            cache.
+        download: fetch missing files.
 
     Raises:
         UsageError: no such data set, setting or split.
@@ -56,7 +57,7 @@ def load_dataset(
 
 
 def list_datasets(data_root: str | Path | None = None) -> list[DatasetInfo]:
-    """Return what is known of each data set, and whether it is present under `data_root`."""
+    """Return the facts of each data set, including its presence under `data_root`."""
     root = resolve_data_root(data_root)
     entries = [DATASETS.entry(name) for name in DATASETS.names]
     return [replace(entry.info, present=entry.is_present(root)) for entry in entries]

@@ -1,4 +1,4 @@
-"""The data root: the directory that downloads and decoded data sets live in."""
+"""The data root: the folder of downloads and decoded data sets."""
 
 import os
 from pathlib import Path

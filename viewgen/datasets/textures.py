@@ -24,7 +24,7 @@ def texture_distance(name: str, u: Array, v: Array, table: Array) -> Array:
         name: the texture.
         u: horizontal coordinates in periods, `(B, H, W)`, float32.
         v: vertical coordinates, of the same shape.
-        table: uniform numbers in [0, 1), `(B, TABLE_SIZE, TABLE_SIZE)`: what is random in noise and rain.
+        table: uniform numbers in [0, 1), `(B, TABLE_SIZE, TABLE_SIZE)`, the random part of noise and rain.
     """
     if name == "solid":
         return np.full_like(u, PAINT)

@@ -1,8 +1,9 @@
 """TinyImageNet (64 px), from its zip.
 
 Classes are the WordNet ids in sorted order, named by their first word in ``words.txt``. The official
-validation images serve as the test split, as in the paper's 100,000/10,000: the official test images carry no
-labels.
+validation images serve as the test split, because the official test images carry no labels. This gives the
+100,000/10,000 images of Constructive Assimilation (Han et al., 2023, https://arxiv.org/abs/2304.00601).
+
 http://cs231n.stanford.edu/tiny-imagenet-200.zip
 """
 

@@ -1,13 +1,19 @@
 """Trifeature: one textured, coloured shape per image, each attribute with ten values.
 
-After Hermann & Lampinen, "What shapes feature representations?" (2020), the data of the implicit-feature-
-modification paper (sections 2.2 and 4.1): shape and texture are turned independently by up to 45°, the shape
-lies anywhere in the frame, 4/7 of it wide, and the ground (seen through the texture) is mid-grey. Rendered
-here from signed distances at the size asked for, ``trifeature:SIZE``, 64 pixels unless told. The texture is
-coarser than the original's, so that it survives at 32 pixels.
+Designed by Hermann and Lampinen, 2020; used by Robinson et al., 2021 (sections 2.2 and 4.1). Shape and
+texture are rotated independently by up to 45°. The shape is 4/7 of the frame wide and lies anywhere in it;
+the ground (seen through the texture) is mid-grey. Images are rendered from signed distances at the size of
+``trifeature:SIZE``, by default 64 pixels. The texture is coarser than the original's, so that it survives at
+32 pixels.
 
 Image i of a split has combination 619·i mod 1000: any 1000 consecutive images hold each combination once, and
 a short prefix already mixes all three attributes. Train has 100 images per combination, test 10.
+
+References:
+    What shapes feature representations? Exploring datasets, architectures, and training, Hermann and
+    Lampinen, 2020, https://arxiv.org/abs/2006.12433
+    Can contrastive learning avoid shortcut solutions?, Robinson et al., 2021,
+    https://arxiv.org/abs/2106.11230
 """
 
 from dataclasses import dataclass
@@ -58,7 +64,7 @@ def attribute_labels(num_images: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class RenderedTrifeature:
-    """Renders images on demand; image `index` of `split` depends on these two, and on nothing else."""
+    """Images rendered on demand; image `index` of `split` depends on these two alone."""
 
     split: str
     image_size: int
@@ -128,13 +134,13 @@ def _turn(x: Array, y: Array, cosine: Array, sine: Array) -> tuple[Array, Array]
 
 
 def _coverage(distance: Array) -> Array:
-    """Return how much of a pixel lies inside an edge `distance` pixels from its centre."""
+    """Return the share of a pixel that lies inside an edge `distance` pixels from its centre."""
     covered: Array = np.clip(np.float32(0.5) - distance, 0, 1)
     return covered
 
 
 class TrifeatureSettings(Settings):
-    """How large the images are."""
+    """Size of the images."""
 
     title: ClassVar[str] = "trifeature"
     size: int = setting(DEFAULT_SIZE, "side of the images, in pixels", ge=MIN_SIZE, le=MAX_SIZE)

@@ -1,8 +1,8 @@
-"""Diagnostics: what is measured of encoders, generators and views, one file each.
+"""Diagnostics: measurements of encoders, generators and views, one file each.
 
-To add one, write a class as `viewgen.diagnostics.measure.Diagnostic` says and give its `Entry`, whose `needs`
-are the parts of a `Subject` that it asks for; an installed package does so by the entry-point group
-``viewgen.diagnostics``, or ``viewgen.estimators`` for estimators of mutual information.
+To add one, write a class with the protocol `viewgen.diagnostics.measure.Diagnostic` and an `Entry` whose
+`needs` are the parts of a `Subject` that it uses. An installed package registers the entry in the entry-point
+group ``viewgen.diagnostics``, or ``viewgen.estimators`` for estimators of mutual information.
 """
 
 from __future__ import annotations

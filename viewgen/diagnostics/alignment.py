@@ -52,12 +52,13 @@ def uniformity(z: Tensor) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alignment:
-    """What an encoder makes of pairs of views.
+    """Alignment and uniformity of pairs of views in an encoder's space.
 
     Attributes:
         alignment: mean squared distance of the two views of an image.
-        uniformity_x, uniformity_y: of the first and of the second views.
-        num_images: images measured.
+        uniformity_x: uniformity of the first views.
+        uniformity_y: uniformity of the second views.
+        num_images: number of images measured.
     """
 
     alignment: float
@@ -72,9 +73,9 @@ def measure_alignment(encoder: Encoder, pairs: Pairs, *, num_draws: int = 4, see
 
     Args:
         encoder: f, in evaluation mode; its outputs are unit vectors.
-        pairs: of images of the encoder's size; at most 2048 of their images are taken, evenly spread.
-        num_draws: draws of every image's views that alignment is averaged over.
-        seed: of the draws.
+        pairs: pairs of views at the encoder's image size; at most 2048 images are used, evenly spread.
+        num_draws: draws of every image's views over which alignment is averaged.
+        seed: seed of the draws.
 
     Raises:
         DataError: fewer than two images, or images of another size.
@@ -109,7 +110,7 @@ def measure_alignment(encoder: Encoder, pairs: Pairs, *, num_draws: int = 4, see
 
 
 class AlignmentConfig(Settings):
-    """How much is measured."""
+    """Extent of the measurement."""
 
     title = "alignment"
 
@@ -120,7 +121,7 @@ class AlignmentOfPairs:
     """Alignment of every pair of views, and uniformity of both.
 
     Args:
-        config: how much is measured.
+        config: extent of the measurement.
     """
 
     needs = frozenset({"encoder", "pairs"})

@@ -1,4 +1,4 @@
-"""Calibration of ε₁: how far expert views lie from their anchors.
+"""Calibration of ε₁: the distance of expert views from their anchors.
 
 References:
     Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
@@ -34,12 +34,12 @@ class Calibration:
 
     Attributes:
         epsilon_boundary: mean of ‖f(x) − f(t(x))‖ over images and expert views.
-        standard_deviation: of that distance.
-        quantiles: its 5, 25, 50, 75 and 95 % quantiles.
+        standard_deviation: standard deviation of ‖f(x) − f(t(x))‖.
+        quantiles: 5, 25, 50, 75 and 95 % quantiles of ‖f(x) − f(t(x))‖.
         different_images: mean distance between two different images (about √2 for a uniform encoder), over
-            at most 2000 of them.
-        num_images: images measured.
-        num_views: expert views of each.
+            at most 2000 images.
+        num_images: number of images measured.
+        num_views: number of expert views per image.
     """
 
     epsilon_boundary: float
@@ -67,8 +67,8 @@ def calibrate(
         dataset: images of the encoder's size.
         expert: strength of the expert views t(x).
         num_images: sample size; the whole data set if it has fewer.
-        num_views: expert views of every image.
-        seed: of the sample and of the views.
+        num_views: number of expert views per image.
+        seed: seed of the sample and of the views.
 
     Raises:
         DataError: the data set has fewer than two images, or another size than the encoder.
@@ -111,7 +111,7 @@ def calibrate(
 
 
 class CalibrationConfig(Settings):
-    """How much is measured."""
+    """Extent of the measurement."""
 
     title = "calibration"
 
@@ -123,7 +123,7 @@ class CalibrationOfEpsilon:
     """Distance of expert views from their images.
 
     Args:
-        config: how much is measured.
+        config: extent of the measurement.
     """
 
     needs = frozenset({"encoder", "train", "expert"})
@@ -132,7 +132,7 @@ class CalibrationOfEpsilon:
         self.config = config
 
     def found(self, subject: Subject, seed: int) -> Calibration:
-        """Return all that is measured."""
+        """Return all measures."""
         return calibrate(
             subject.encoder,
             subject.train,

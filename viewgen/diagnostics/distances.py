@@ -1,4 +1,4 @@
-"""Distances between two sets of features, whatever network they come from, and between two images.
+"""Distances between two sets of features of any network, and between two images.
 
 The kernel distance is the unbiased squared maximum mean discrepancy with the kernel (x·y/d + 1)³.
 
@@ -24,8 +24,8 @@ KERNEL_ROWS = 1024
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Return ‖μx − μy‖² + tr(Σx + Σy − 2·(Σx·Σy)^½) of features `(N, D)` and `(M, D)`, in float64.
 
-    Σ is the unbiased covariance. With few samples the value is biased upwards, so that only values of equal
-    counts compare.
+    Σ is the unbiased covariance. With few samples the value is biased upwards, so only values of equal sample
+    counts are comparable.
 
     Raises:
         UsageError: fewer than two features on a side.

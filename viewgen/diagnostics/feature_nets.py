@@ -1,8 +1,13 @@
-"""The networks whose features images are compared by, each under a name that says what it is.
+"""Feature networks for comparing images, each under its own name.
 
-FID and KID mean Inception features; they are reported under these names only where the original weights are
-at hand (package torch-fidelity and its file). The same statistics on another network carry that network's
-name in brackets.
+FID and KID are defined on Inception features and are reported under these names only where the original
+weights are available (package torch-fidelity and its file). The same statistics on another network carry that
+network's name in brackets.
+
+References:
+    GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, Heusel et al., 2017
+    (FID), https://arxiv.org/abs/1706.08500
+    Demystifying MMD GANs, Bińkowski et al., 2018 (KID), https://arxiv.org/abs/1801.01401
 """
 
 import importlib.util
@@ -27,18 +32,18 @@ OWN_NAMES = {"frechet_distance": "fid", "kernel_distance": "kid"}
 
 
 class FeatureNet(Protocol):
-    """A network of which statistics are taken.
+    """A network whose features are compared.
 
     Attributes:
-        title: of the network.
-        scaled: kernel distances divide features by their root mean square first.
+        title: name of the network.
+        scaled: True if kernel distances divide the features by their root mean square first.
     """
 
     title: str
     scaled: bool
 
     def name(self, statistic: str) -> str:
-        """Return what `statistic` on these features is called."""
+        """Return the name of `statistic` on these features."""
         ...
 
     def features(self, images: Tensor) -> Tensor:
@@ -66,12 +71,12 @@ class EncoderFeatures:
 
 
 def inception_file() -> Path:
-    """Return where torch-fidelity keeps the weights of FID's Inception network."""
+    """Return torch-fidelity's file of the weights of FID's Inception network."""
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
 
 
 def has_inception() -> bool:
-    """Say whether the package and the weights are there."""
+    """Return True if the package and the weights are available."""
     return importlib.util.find_spec("torch_fidelity") is not None and inception_file().is_file()
 
 
@@ -79,7 +84,7 @@ class InceptionFeatures:
     """The 2048 features of FID's Inception network, by torch-fidelity; images are enlarged as FID does.
 
     Raises:
-        MissingFileError: the package or the weights are not there.
+        MissingFileError: the package or the weights are missing.
         CorruptDataError: the weights are not the published ones.
     """
 

@@ -1,4 +1,4 @@
-"""Backbone features of a data set, computed once: what probes and neighbours read."""
+"""Backbone features of a data set, computed once for probes and nearest neighbours."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ class Features:
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, and each of its parts back into the mode it was in."""
+    """Set a network to evaluation mode, and restore the mode of each of its modules at the end."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -65,18 +65,18 @@ def extract_features(
     """Embed images by the encoder's backbone, in evaluation mode and without gradients.
 
     Args:
-        encoder: on `device`; its training mode is left as it was.
+        encoder: encoder on `device`; its training mode is restored.
         dataset: the images.
         batch_size: images embedded at once.
-        device: where the encoder is, and where the features stay.
+        device: device of the encoder and of the features.
         rows: source indices, `(M,)`; by default all images in order.
-        progress: is told after each batch how many images it had.
+        progress: callback called after each batch with its number of images.
 
     Returns:
-        the features of the rows, in their order.
+        features of the rows, in their order.
 
     Raises:
-        DataError: there is no image, or one without a label.
+        DataError: there are no images, or an image has no label.
         ModelError: the images have another size than the encoder was trained on, or a feature is not finite.
     """
     rows = np.arange(len(dataset)) if rows is None else rows

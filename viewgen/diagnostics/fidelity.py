@@ -1,6 +1,6 @@
 """Fidelity of a generator: distances, precision and recall of its samples against training images.
 
-The same numbers for the test images say what is small. Images are measured as they are stored, in 8 bits.
+The same numbers for the test images give the scale. Images are measured as stored, in 8 bits.
 
 References:
     GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, Heusel et al., 2017
@@ -26,7 +26,7 @@ __all__ = ["ENTRY", "Fidelity", "FidelityConfig"]
 
 
 class FidelityConfig(Settings):
-    """What samples are measured on."""
+    """Samples and images of the measurement."""
 
     title = "fidelity"
 
@@ -40,7 +40,7 @@ class Fidelity:
     """Fréchet and kernel distance, precision and recall of samples.
 
     Args:
-        config: what they are measured on.
+        config: samples and images of the measurement.
     """
 
     needs = frozenset({"generator", "train", "test"})

@@ -1,4 +1,4 @@
-"""Images that networks make to be measured: samples and reconstructions, as they are stored, in 8 bits.
+"""Generated images for measurement: samples and reconstructions, in 8 bits as stored.
 
 Samples are drawn with ψ 1 and fixed noise.
 """
@@ -30,13 +30,13 @@ NETWORKS = ("generator", "inverter", "encoder", "discriminator")
 
 
 def spread(total: int, count: int) -> NDArray[np.int64]:
-    """Return `count` rows spread over `total`: image folders are sorted by class."""
+    """Return `count` rows spread evenly over `total`, because image folders are sorted by class."""
     count = min(total, count)
     return np.arange(count) * total // max(1, count)
 
 
 def compared_rows(subject: Subject, num_images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows of the train and of the test split that are compared, at most `num_images` of each."""
+    """Return the compared rows of the train split and of the test split, at most `num_images` of each."""
     return spread(len(subject.train), num_images), spread(len(subject.test), num_images)
 
 
@@ -47,7 +47,7 @@ def net_features(net: FeatureNet, images: NDArray[np.uint8]) -> Tensor:
 
 
 def networks(subject: Subject) -> Models:
-    """Return all networks that are at hand."""
+    """Return all available feature networks."""
     return subject.models(*NETWORKS)
 
 
@@ -55,10 +55,10 @@ def samples(subject: Subject, rows: NDArray[np.int64], count: int, seed: int) ->
     """Return storage images of `count` seeded codes.
 
     Args:
-        subject: has a generator.
-        rows: training images, whose labels a class-conditional generator takes.
+        subject: subject with a generator.
+        rows: training images whose labels condition a class-conditional generator.
         count: number of samples.
-        seed: of the codes.
+        seed: seed of the codes.
     """
     name = f"samples {len(rows)} {count} {seed}"
     return subject.derived(name, lambda: _samples(subject, rows, count, seed))

@@ -54,7 +54,7 @@ def nearest_neighbours(
         test_features: `(M, D)`.
         num_neighbours: k.
         metric: ``"cosine"`` or ``"euclidean"``.
-        chunk_size: test samples compared at once; by default as many as fit into 256 MB.
+        chunk_size: test samples compared at once; by default the number that fits into 256 MB.
 
     Raises:
         UsageError: fewer training samples than neighbours, or an unknown metric.
@@ -83,14 +83,14 @@ def nearest_neighbours(
 def knn_accuracies(
     train: Features, test: Features, *, neighbours: Sequence[int] = (5,), metric: Metric = "cosine"
 ) -> NDArray[np.float64]:
-    """Return accuracies of neighbours' majorities, for each k and each attribute of the labels, `(len, A)`.
+    """Return the accuracy of the majority vote for each k and each attribute of the labels, `(len, A)`.
 
     A tied vote goes to the tied class with the lowest index, as in scikit-learn.
 
     Args:
         train, test: features and labels on one device.
         neighbours: values of k.
-        metric: see `nearest_neighbours`, whose errors are raised here too.
+        metric: ``"cosine"`` or ``"euclidean"``; errors are those of `nearest_neighbours`.
     """
     nearest = nearest_neighbours(
         train.embeddings, test.embeddings, num_neighbours=max(neighbours), metric=metric
@@ -139,7 +139,7 @@ def _majority(votes_MkA: Tensor, num_classes: int) -> Tensor:
 
 
 class KnnConfig(Settings):
-    """How neighbours vote."""
+    """Settings of the vote."""
 
     title = "knn"
 
@@ -148,10 +148,10 @@ class KnnConfig(Settings):
 
 
 class Knn:
-    """Accuracy of the majority of a held-out image's nearest training images.
+    """Accuracy on held-out images of the majority vote of the nearest training images.
 
     Args:
-        config: how they vote.
+        config: settings of the vote.
     """
 
     needs = frozenset({"encoder", "train", "test"})
@@ -168,7 +168,7 @@ class Knn:
         }
 
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
-        """Return the accuracy for each k, metric and attribute; no number is drawn."""
+        """Return the accuracy for each k, metric and attribute; no randomness is involved."""
         on = f"{len(subject.test):,} {subject.test.split}, {len(subject.train):,} {subject.train.split}"
         return [
             Measure(name=f"knn{k}_top1[{metric}]", value=float(value), on=on, group=attribute)
@@ -179,7 +179,7 @@ class Knn:
 
 
 def attributes(subject: Subject, count: int) -> tuple[str, ...]:
-    """Return the names of the label's attributes, their numbers where they have none; "" for a single one."""
+    """Return the names of the label's attributes (numbers if unnamed); "" for a single attribute."""
     if count == 1:
         return ("",)
     return subject.train.attribute_names or tuple(map(str, range(count)))

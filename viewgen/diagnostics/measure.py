@@ -1,4 +1,4 @@
-"""What a diagnostic is: parts of a subject in, measures out."""
+"""The protocol of a diagnostic: parts of a subject in, measures out."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ class Measure:
     """One number.
 
     Attributes:
-        name: name of the measure; in brackets the network whose features it is taken on.
+        name: name of the measure, with the feature network in brackets where there is one.
         value: the number.
-        low, high: interval around it, or None.
+        low: lower end of the interval around it, or None.
+        high: upper end of the interval around it, or None.
         on: images measured, with their counts.
-        group: what else tells it from others of its name: a network, an attribute, a pair of views.
+        group: distinction from other measures of the same name: a network, an attribute, a pair of views.
     """
 
     name: str
@@ -57,17 +58,18 @@ class Measure:
     group: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON values."""
+        """Return all fields as JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewPair:
-    """Two kinds of view, to be compared.
+    """Two kinds of view to compare.
 
     Attributes:
-        x, y: what they are called.
-        views: draws them.
+        x: name of the first kind.
+        y: name of the second kind.
+        views: source of the pairs.
     """
 
     x: str
@@ -84,25 +86,25 @@ class Diagnostic(Protocol):
     """Measures a subject.
 
     Attributes:
-        needs: names of `PARTS` without which it cannot.
+        needs: names of the required `PARTS`.
     """
 
     needs: frozenset[str]
 
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
-        """Return what is measured; the same seed gives the same numbers."""
+        """Return the measures; the same seed gives the same numbers."""
         ...
 
 
 class Subject:
-    """What is measured: its parts are made when a diagnostic asks for them, and once.
+    """Object of a measurement; each part is built once, on a diagnostic's first request.
 
     Args:
-        parts: name of `PARTS` → function that makes it; what it raises tells why the part is not at hand.
-        name: what the subject is called.
+        parts: name of `PARTS` → function that builds it; its exception says why a part is unavailable.
+        name: name of the subject.
         device: torch device of networks and features.
         batch_size: images embedded at once.
-        tell: is told (what is done, how much of it, of how much).
+        tell: progress callback, called with (task, amount done, total).
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Subject:
         self.notes: list[str] = []
 
     def note(self, text: str) -> None:
-        """Keep what a reader of the measures should know, once: what could not be measured, and why."""
+        """Record, once, a note for readers of the measures: what could not be measured, and why."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -129,7 +131,7 @@ class Subject:
 
         Raises:
             UsageError: the subject has no such part.
-            ViewgenError: it cannot be made.
+            ViewgenError: it cannot be built.
         """
         if name not in self._made:
             if name not in self._makers:
@@ -139,11 +141,11 @@ class Subject:
         return self._made[name]
 
     def has(self, name: str) -> bool:
-        """Say whether a part is at hand."""
+        """Return True if a part is available."""
         return self.missing([name]) == {}
 
     def missing(self, needs: Any) -> dict[str, str]:
-        """Return those of `needs` that are not at hand, with the reason."""
+        """Return the unavailable ones of `needs`, with the reason."""
         found = {}
         for name in sorted(needs):
             try:
@@ -153,7 +155,7 @@ class Subject:
         return found
 
     def derived(self, name: str, make: Callable[[], T]) -> T:
-        """Return what several diagnostics make of the parts, made once under a name."""
+        """Return a value that several diagnostics derive from the parts, computed once per name."""
         if name not in self._made:
             self._made[name] = make()
         made: T = self._made[name]
@@ -161,13 +163,13 @@ class Subject:
 
     @property
     def train(self) -> ImageDataset:
-        """Images that probes and neighbours learn from."""
+        """Training images of probes and nearest neighbours."""
         found: ImageDataset = self.part("train")
         return found
 
     @property
     def test(self) -> ImageDataset:
-        """Images held out."""
+        """Held-out images."""
         found: ImageDataset = self.part("test")
         return found
 
@@ -190,7 +192,7 @@ class Subject:
         return found
 
     def models(self, *kinds: str) -> Models:
-        """Return networks of the kinds that are at hand, on the device."""
+        """Return the networks of the available kinds, on the device."""
         from viewgen.networks.files import Models
 
         at_hand = {kind: self.part(kind) for kind in kinds if self.has(kind)}

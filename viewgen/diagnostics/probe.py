@@ -1,7 +1,7 @@
-"""The linear probe: how well a linear classifier on frozen features does.
+"""The linear probe: accuracy of a linear classifier on frozen features.
 
-All probe seeds and all attributes of a label are trained at once: their classifiers share the features they
-read and nothing else, so each has the weights that it would have alone.
+All probe seeds and all attributes of a label are trained at once. Their classifiers share only the input
+features, so each has the same weights as if it were trained alone.
 
 Shape legend: S seeds, N images, B batch, D features, A attributes, K classes.
 
@@ -44,7 +44,7 @@ Augmented = Callable[[int, int, Tensor], Tensor]
 
 
 class ProbeConfig(Settings):
-    """How a probe is trained: by SGD, for a fixed number of epochs, of which the last one counts."""
+    """Settings of a probe's training: SGD for a fixed number of epochs; the last epoch counts."""
 
     title = "probe"
 
@@ -77,7 +77,7 @@ def probe_config(dataset: str, **settings: Any) -> ProbeConfig:
     """Return the probe's recipe for a data set with some settings changed.
 
     Raises:
-        UsageError: a name is no setting, or a value cannot be one of it.
+        UsageError: a name is not a setting, or a value is invalid for its setting.
     """
     return ProbeConfig(**{**recipe(dataset, "probe"), **settings})
 
@@ -124,12 +124,12 @@ def linear_probe(
     Args:
         train, test: features and labels on one device.
         config: recipe of the training.
-        seed: probe s starts from, and shuffles by, the address (seed, s).
-        augmented: gives the features of training images anew, where the recipe augments them.
-        progress: is told after each epoch that one more is done.
+        seed: root seed; probe s is initialised and shuffled by the address (seed, s).
+        augmented: features of newly augmented training images, for a recipe with augmentation.
+        progress: callback called after each epoch.
 
     Returns:
-        the probes after their last epoch.
+        probes after their last epoch.
 
     Raises:
         UsageError: the recipe augments, but `augmented` is missing.
@@ -255,7 +255,7 @@ class Probe:
     """Accuracy of a linear classifier on the frozen backbone's features.
 
     Args:
-        config: how it is trained.
+        config: settings of the probe's training.
     """
 
     needs = frozenset({"encoder", "train", "test", "expert"})

@@ -18,7 +18,7 @@ __all__ = ["ENTRY", "Recognition", "RecognitionConfig"]
 
 
 class RecognitionConfig(Settings):
-    """How many images are compared."""
+    """Number of compared images."""
 
     title = "recognition"
 
@@ -26,10 +26,10 @@ class RecognitionConfig(Settings):
 
 
 class Recognition:
-    """5-NN accuracy on held-out images, and on their reconstructions where g and e are at hand.
+    """5-NN accuracy on held-out images, and on their reconstructions where g and e are available.
 
     Args:
-        config: how many images are compared.
+        config: number of compared images.
     """
 
     needs = frozenset({"encoder", "train", "test"})
@@ -38,7 +38,7 @@ class Recognition:
         self.config = config
 
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
-        """Return the accuracies; no number is drawn."""
+        """Return the accuracies; no randomness is involved."""
         train_rows, test_rows = compared_rows(subject, self.config.num_images)
         labels = [
             torch.from_numpy(part.labels(rows))

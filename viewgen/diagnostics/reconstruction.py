@@ -23,7 +23,7 @@ __all__ = ["ENTRY", "Reconstruction", "ReconstructionConfig"]
 
 
 class ReconstructionConfig(Settings):
-    """How many images are reconstructed."""
+    """Number of reconstructed images."""
 
     title = "reconstruction"
 
@@ -32,10 +32,10 @@ class ReconstructionConfig(Settings):
 
 
 class Reconstruction:
-    """Error, PSNR, LPIPS where its weights are at hand, and feature distance where there is an encoder.
+    """Error, PSNR, LPIPS where its weights are available, and feature distance where there is an encoder.
 
     Args:
-        config: how many images are reconstructed.
+        config: number of reconstructed images.
     """
 
     needs = frozenset({"generator", "inverter", "test"})

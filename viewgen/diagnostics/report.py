@@ -1,4 +1,4 @@
-"""Measures for people and programs: a terminal's table, JSON, CSV, TensorBoard."""
+"""Formats of measures: terminal table, JSON, CSV, TensorBoard."""
 
 import csv
 import io
@@ -17,11 +17,11 @@ COLUMNS = ("diagnostic", "seed", "group", "name", "value", "low", "high", "on")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """A measure, and where it comes from.
+    """A measure and its origin.
 
     Attributes:
         diagnostic: name of the diagnostic.
-        seed: seed that it was given.
+        seed: seed of the diagnostic.
         measure: the number.
     """
 
@@ -30,7 +30,7 @@ class Measured:
     measure: Measure
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON values; None stands for what is not finite."""
+        """Return all fields as JSON values; non-finite numbers become None."""
         values = {"diagnostic": self.diagnostic, "seed": self.seed, **self.measure.to_json()}
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -67,7 +67,7 @@ def write_tensorboard(measured: Sequence[Measured], folder: str | Path) -> None:
 
 
 def measure_table(measures: Sequence[Measure]) -> Any:
-    """Return measures as a `rich` table; intervals have a column where there are any."""
+    """Return measures as a `rich` table, with a column for intervals if there are any."""
     from rich.table import Table
 
     intervals = any(measure.low is not None for measure in measures)
@@ -84,7 +84,7 @@ def measure_table(measures: Sequence[Measure]) -> Any:
 
 
 def over_seeds(measured: Sequence[Measured]) -> list[Measure]:
-    """Return one measure for all seeds of each: their mean, and from the lowest to the highest."""
+    """Return one measure over all seeds of each: their mean, with the interval from lowest to highest."""
     groups: dict[tuple[str, str, str], list[Measure]] = {}
     for row in measured:
         key = (row.diagnostic, row.measure.group, row.measure.name)

@@ -1,4 +1,4 @@
-"""Subjects by what a person names: a cache, the folder of a training, an encoder file, or a data set."""
+"""Subjects by user input: a cache, the folder of a training, an encoder file, or a data set."""
 
 import json
 from collections.abc import Callable
@@ -33,10 +33,10 @@ NETWORKS: tuple[Any, ...] = ("encoder", "generator", "inverter", "discriminator"
 
 
 def subject_kind(subject: str) -> Kind:
-    """Return what a person means by `subject`.
+    """Return the kind of subject that `subject` names.
 
     Raises:
-        UsageError: it is nothing that can be measured.
+        UsageError: it cannot be measured.
     """
     path = Path(subject).expanduser()
     if "://" in subject or (path / "zarr.json").is_file():
@@ -56,18 +56,18 @@ def subject_kind(subject: str) -> Kind:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SubjectArguments:
-    """What tells a subject; small, and pickled into Ray's tasks.
+    """Specification of a subject; small, and pickled into Ray's tasks.
 
     Attributes:
-        kind: what the subject is.
+        kind: kind of the subject.
         subject: URL of a cache, folder of a training, encoder file, or name of a data set.
-        dataset: another data set than the subject's.
-        split: its split that probes and neighbours learn from; of a cache and a training, their own.
-        data_root: where data sets are looked for, None for the default.
+        dataset: data set that replaces the subject's own.
+        split: training split of probes and nearest neighbours; a cache and a training use their own.
+        data_root: folder of the data sets, None for the default.
         models: folder of a `viewgen pretrain` run, or name of an import.
         networks: kind → weights file that replaces the data set's own.
         which: weights of a training.
-        limit: only the views of the first images are compared.
+        limit: number of leading images whose views are compared.
         storage_options: options of the cache's file system.
     """
 
@@ -129,7 +129,7 @@ class SubjectArguments:
         batch_size: int = 512,
         tell: Callable[[str, int, int], object] = lambda *_: None,
     ) -> Subject:
-        """Return the subject; its parts are made when they are asked for."""
+        """Return the subject; its parts are built on request."""
         parts: dict[str, Callable[[], Any]] = {
             "train": self._train,
             "test": partial(self._load, "test"),

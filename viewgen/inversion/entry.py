@@ -15,7 +15,7 @@ __all__ = ["ENTRY"]
 
 
 def settle(settings: InvertConfig, situation: Situation) -> InvertConfig:
-    """Say what ``perceptual="auto"`` stands for here, so that the record says what was done."""
+    """Replace ``perceptual="auto"`` by the distance it selects here, so that the record names it."""
     from viewgen.inversion.perceptual import resolve_perceptual
 
     has_discriminator = "discriminator" in situation.networks
@@ -25,12 +25,12 @@ def settle(settings: InvertConfig, situation: Situation) -> InvertConfig:
 
 
 def optional(settings: InvertConfig) -> frozenset[str]:
-    """Return that the discriminator only serves the perceptual term of its name."""
+    """Return the discriminator as optional unless the perceptual term uses it."""
     return frozenset() if settings.perceptual == "discriminator" else frozenset({"discriminator"})
 
 
 def build(settings: InvertConfig, resources: Resources) -> ViewSource:
-    """Return the inversion by the resources' networks."""
+    """Return the inversion source with the resources' networks."""
     from viewgen.inversion.source import InversionSource
 
     return InversionSource(settings, resources)

@@ -1,7 +1,7 @@
 """Perceptual distance between images.
 
-LPIPS where the package and its trunk's weights are at hand; otherwise a distance of the same form on the
-activations of the discriminator that belongs to the generator.
+LPIPS where the package and its trunk's weights are available; otherwise a distance of the same form on the
+activations of the generator's discriminator.
 
 References:
     The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, Zhang, Isola, Efros, Shechtman and
@@ -34,15 +34,15 @@ LPIPS_TRUNK = "vgg16-397923af.pth"
 
 
 class Activations(Protocol):
-    """A network whose activations a distance can be taken on, such as a discriminator."""
+    """A network whose activations can define a distance, such as a discriminator."""
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Return the activations `(B, C, H, W)` of every block, the colours' first."""
+        """Return the activations `(B, C, H, W)` of every block, starting with that of the colours."""
         ...
 
 
 class PerceptualDistance(Protocol):
-    """A distance whose features of the target are computed once."""
+    """A distance that computes the target's features once."""
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Return per-layer features, each `(B, …)`, of model images `(B, 3, H, W)`."""
@@ -54,12 +54,12 @@ class PerceptualDistance(Protocol):
 
 
 def lpips_trunk() -> Path:
-    """Return where torchvision keeps the weights of LPIPS's VGG16 trunk."""
+    """Return torchvision's file of the weights of LPIPS's VGG16 trunk."""
     return Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_TRUNK
 
 
 def resolve_perceptual(name: str, *, has_discriminator: bool) -> Resolved:
-    """Decide which perceptual distance ``"auto"`` stands for, and check that the named one can be had.
+    """Select the perceptual distance for ``"auto"``, or check that the named one is available.
 
     Raises:
         UsageError: an unknown name, or ``"discriminator"`` without one.
@@ -142,7 +142,7 @@ class LpipsDistance:
 def build_perceptual(
     name: Resolved, discriminator: Activations | None, device: torch.device
 ) -> PerceptualDistance | None:
-    """Return the distance that `resolve_perceptual` chose, or None for ``"none"``."""
+    """Return the distance selected by `resolve_perceptual`, or None for ``"none"``."""
     if name == "none":
         return None
     if name == "lpips":

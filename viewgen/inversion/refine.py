@@ -1,4 +1,4 @@
-"""In-domain inversion: a code for every image, refined from the one that the generator starts from.
+"""In-domain inversion: a code for every image, refined from the generator's start.
 
 Refinement minimises, for each image on its own,
 
@@ -30,11 +30,11 @@ class InversionProblem:
     """Refinement of the images of one shard, as a `viewgen.optimise.slots.Problem`.
 
     Args:
-        generator: g, frozen, with its start.
+        generator: g, frozen, with its `start`.
         perceptual: distance of the perceptual term, or None.
         images: model images, `(N, C, H, W)`.
         config: weights and stopping rule.
-        batch_size: images that pass through the networks at once when the targets are computed.
+        batch_size: images per network evaluation when the targets are computed.
         labels: labels of the images, `(N,)`, for a class-conditional generator.
     """
 
@@ -73,7 +73,7 @@ class InversionProblem:
         return self.first[rows][:, None]
 
     def evaluate(self, codes: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
-        """Evaluate the refinement's loss; an image is done when it has stopped falling."""
+        """Evaluate the refinement's loss; an image is done when its loss has stopped falling."""
         config = self.config
         images = self.generator.decode(codes[:, 0])
         loss = (images - self.images[rows]).square().mean(dim=(1, 2, 3))

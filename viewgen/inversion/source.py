@@ -22,7 +22,7 @@ class InversionSource:
 
     Args:
         config: settings.
-        resources: generator with what its codes start from, perhaps a discriminator, and how they are run.
+        resources: generator with the start of its codes, optionally a discriminator, and their execution.
     """
 
     roles: tuple[str, ...] = ("view",)

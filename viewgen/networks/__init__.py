@@ -1,1 +1,1 @@
-"""Networks: encoder, inverter, generators, their files, and how they are run."""
+"""Networks: encoder, inverter, generators, their files and their execution."""

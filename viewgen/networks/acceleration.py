@@ -1,9 +1,9 @@
-"""Networks run as CUDA graphs, behind a check and a fallback.
+"""Execution of networks as CUDA graphs, with a check and a fallback.
 
-A group of images is always evaluated at the same size (`viewgen.optimise.slots`), so the some five hundred
-small kernels of a pass can be recorded once and launched together, the backward pass too. A graph replays the
-very kernels that an eager pass launches, so views do not depend on whether it worked. The first evaluation of
-every size is made both ways; an exception, or results that differ, leaves that size eager, and says so.
+A group of images is always evaluated at the same size (`viewgen.optimise.slots`), so the roughly five hundred
+small kernels of a forward or backward pass can be recorded once and launched together. A graph replays the
+same kernels that an eager pass launches, so views do not depend on its use. The first evaluation of every
+size runs both ways; after an exception or a difference that size stays eager, with a message.
 """
 
 import copy
@@ -33,13 +33,16 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recording:
-    """A function's forward and backward pass between tensors that stay in their place.
+    """A function's forward and backward pass between tensors at fixed addresses.
 
     Attributes:
-        x, y: input and result.
-        gradient_y, gradient_x: gradients of the result and of the input.
-        forward, backward: graphs; `replay` computes y from x, and gradient_x from gradient_y and what the
-            forward pass left.
+        x: input.
+        y: result.
+        gradient_y: gradient of the result.
+        gradient_x: gradient of the input.
+        forward: graph whose `replay` computes y from x.
+        backward: graph whose `replay` computes gradient_x from gradient_y and the saved tensors of the
+            forward pass.
     """
 
     x: Tensor
@@ -53,8 +56,8 @@ class Recording:
 def cuda_graphs(function: Function, sample: Tensor) -> Function:
     """Record the forward and backward pass of `function` for inputs like `sample` as CUDA graphs.
 
-    Unlike `torch.cuda.make_graphed_callables`, what the forward pass saves outlives a backward pass, so that
-    there may be more than one (`viewgen.views.wsearch.newton` takes two).
+    Unlike with `torch.cuda.make_graphed_callables`, the saved tensors of the forward pass outlive a backward
+    pass, which permits several backward passes (`viewgen.views.wsearch.newton` takes two).
     """
     x = sample.detach().clone().requires_grad_()
     # first calls allocate workspaces and choose kernels, which no graph may hold
@@ -77,9 +80,9 @@ def cuda_graphs(function: Function, sample: Tensor) -> Function:
 
 
 def replaying(recording: Recording) -> Function:
-    """Return the recorded function; its results and gradients are copies, which no replay overwrites.
+    """Return the recorded function; its results and gradients are copies that no replay overwrites.
 
-    A backward pass belongs to the last forward pass: after another one it raises RuntimeError.
+    A backward pass belongs to the last forward pass; after another forward pass it raises RuntimeError.
     """
     num_replays = 0
 
@@ -105,13 +108,13 @@ def replaying(recording: Recording) -> Function:
 
 
 def accelerated(network: Network, compiler: Compiler, announce: Announce) -> Network:
-    """Return a shallow copy of a frozen network that evaluates every size of input compiled.
+    """Return a shallow copy of a frozen network with compiled methods, one compilation per input size.
 
     Args:
-        network: its class says in `compiled` which methods are compiled, and what messages call each;
-            others come back as they are.
-        compiler: for example `cuda_graphs`.
-        announce: is told of every fallback.
+        network: network whose class attribute `compiled` maps the methods to compile to their names in
+            messages; a network without it is returned unchanged.
+        compiler: compiler of a function, for example `cuda_graphs`.
+        announce: callback for every fallback.
     """
     compiled: Mapping[str, str] = getattr(network, "compiled", {})
     if not isinstance(network, nn.Module) or not compiled:
@@ -131,7 +134,7 @@ def accelerated(network: Network, compiler: Compiler, announce: Announce) -> Net
 
 
 class _Compiled:
-    """A function of one tensor, compiled for every size that it meets first."""
+    """A function of one tensor, compiled separately for each of the first few input sizes."""
 
     def __init__(
         self,
@@ -183,7 +186,7 @@ class _Compiled:
 def _difference(first: Function, second: Function, x: Tensor) -> float:
     """Return the largest difference of two functions' values and gradients, as a share of the largest value.
 
-    They are called on two inputs in turn and compared afterwards, so that an overwritten result shows.
+    Both are called on two inputs in turn and compared afterwards, which detects an overwritten result.
     """
     inputs = (x, x.flip(0))
     expected, found = (

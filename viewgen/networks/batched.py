@@ -1,8 +1,8 @@
-"""Networks on many images, always the same number at once.
+"""Evaluation of networks on many images, always the same number at once.
 
-Networks round differently at different batch sizes, and a search that starts at its anchor carries a
-difference in the last bit to another view. So they evaluate exactly as many images at once as a device and an
-image size say, and never more or fewer on request.
+Networks round differently at different batch sizes, and a search that starts at its anchor amplifies a
+difference in the last bit to another view. The number of images evaluated at once therefore depends only on
+the device and the image size.
 """
 
 import torch
@@ -20,20 +20,20 @@ IMAGES_AT_ONCE = {"cpu": 32, "cuda": 256}
 
 
 def images_at_once(image_size: int, device: torch.device) -> int:
-    """Return how many images of `image_size` px the networks evaluate at once on `device`."""
+    """Return the number of images of `image_size` px that are evaluated at once on `device`."""
     at_once = IMAGES_AT_ONCE.get(device.type, IMAGES_AT_ONCE["cpu"])
     return max(1, min(at_once, at_once * 32**2 // image_size**2))
 
 
 @torch.no_grad()
 def render(generator: Generator, codes: Tensor, batch_size: int) -> Tensor:
-    """Return storage images `(B, C, H, W)`, uint8, of codes `(B, ...)`, always `batch_size` at once."""
+    """Decode codes `(B, ...)` to storage images `(B, C, H, W)`, uint8, always `batch_size` at once."""
     parts = equal_parts(codes, batch_size)
     return torch.cat([to_storage(generator.decode(part))[:kept] for part, kept in parts])
 
 
 def decoded(generator: Generator, codes: Tensor) -> Tensor:
-    """Return model images `(V, B, C, H, W)` of codes `(V, B, ...)`, all at once and not rounded."""
+    """Decode codes `(V, B, ...)` to model images `(V, B, C, H, W)`, all at once and not rounded."""
     images = generator.decode(codes.flatten(0, 1)).clamp(-1, 1)
     return images.view(*codes.shape[:2], *images.shape[1:])
 

@@ -1,7 +1,7 @@
-"""An encoder for each role of a view, where views of different roles are images of different kinds.
+"""One encoder per role of a view, for sources whose roles are images of different kinds.
 
-A source whose views are the luma and the chroma of an image has one encoder for each; what is read out of an
-image is the features of both, concatenated.
+A source whose views are the luma and the chroma of an image has one encoder for each; the features of an
+image are the concatenated features of both.
 
 References:
     Contrastive Multiview Coding, Tian, Krishnan and Isola, 2020, https://arxiv.org/abs/1906.05849
@@ -54,7 +54,7 @@ class BranchesConfig(NetworkConfig):
 
     @classmethod
     def from_record(cls, document: Mapping[str, Any]) -> Self:
-        """Return the shapes that `record` wrote."""
+        """Return the shapes written by `record`."""
         return cls(
             branches={role: EncoderConfig.from_record(config) for role, config in document["branches"]}
         )
@@ -97,7 +97,7 @@ class Branches(nn.Module):
         return torch.cat([self[role].embed(views[role]) for role in self.roles], dim=1)
 
     def project(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map views, role → `(B, C, H, W)`, to projections of any length, role → `(B, projection_dim)`."""
+        """Map views, role → `(B, C, H, W)`, to unnormalised projections, role → `(B, projection_dim)`."""
         self._check(views)
         return {role: self[role].project(views[role]) for role in self.roles}
 

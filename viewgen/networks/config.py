@@ -1,4 +1,4 @@
-"""Settings that say a network's shape, as the header of its file has them."""
+"""Settings of a network's shape, as stored in the header of its file."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class NetworkConfig(Settings):
     """Base of all networks' shapes.
 
     Raises:
-        ModelError: an unknown name, or a value that no network of the kind can have.
+        ModelError: an unknown name, or a value that is invalid for the kind of network.
     """
 
     def __init__(self, **values: Any) -> None:

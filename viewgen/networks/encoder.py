@@ -1,7 +1,7 @@
 """The contrastive encoder f: a residual backbone with a CIFAR stem, a projection head, a normalised output.
 
-Backbones are torchvision's residual networks with a 3×3 first convolution and no max-pooling, as SimCLR has
-them for small images.
+Backbones are torchvision's residual networks with a 3×3 first convolution and no max-pooling, as in SimCLR
+for small images.
 
 References:
     A Simple Framework for Contrastive Learning of Visual Representations, Chen, Kornblith, Norouzi and
@@ -104,7 +104,7 @@ class Encoder(nn.Module):
         """Map model images `(B, C, H, W)` to backbone features `(B, embedding_dim)`.
 
         Raises:
-            ModelError: images of another number of channels.
+            ModelError: the images have another number of channels.
         """
         if images.ndim != 4 or images.shape[1] != self.config.in_channels:
             raise ModelError(
@@ -120,7 +120,7 @@ class Encoder(nn.Module):
         return low.requires_grad_(False)
 
     def project(self, images: Tensor) -> Tensor:
-        """Map model images `(B, C, H, W)` to projections `(B, projection_dim)` of any length."""
+        """Map model images `(B, C, H, W)` to unnormalised projections `(B, projection_dim)`."""
         return cast(Tensor, self.projector(self.embed(images)))
 
     def forward(self, images: Tensor) -> Tensor:

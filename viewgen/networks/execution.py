@@ -1,4 +1,4 @@
-"""How a worker runs its networks: compiled or not, within which memory, and whom it tells."""
+"""Execution of a worker's networks: compilation, memory and messages."""
 
 import warnings
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ def _warn(topic: str, text: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
-    """What a method's builder does not decide: nothing here changes the views.
+    """Execution settings outside of the method's settings; none of them changes the views.
 
     Attributes:
-        compiler: compiles networks for inputs of one size (`viewgen.networks.acceleration`); None runs them
-            eagerly.
-        memory_share: share of the device's free memory, or of the machine's, that is this worker's.
-        probe: measures that memory; by default chosen by the device.
-        announce: is told, by topic, of fallbacks and of what was measured; by default a warning.
+        compiler: compiler of networks for inputs of one size (`viewgen.networks.acceleration`); None runs
+            them eagerly.
+        memory_share: this worker's share of the device's free memory, or of the machine's.
+        probe: probe of that memory; the default depends on the device.
+        announce: callback for fallbacks and measurements, by topic; by default a warning.
     """
 
     compiler: Compiler | None = None
@@ -36,13 +36,13 @@ class Execution:
     announce: Announce = _warn
 
     def accelerate(self, network: Network) -> Network:
-        """Return the network as it is to be run."""
+        """Return the network for execution, compiled if there is a compiler."""
         return network if self.compiler is None else accelerated(network, self.compiler, self.announce)
 
     def slots(
         self, batch_size: BatchSize, *, group_size: int, slot_bytes: int, device: torch.device
     ) -> SlotRunner:
-        """Return what settles the number of slots; the arguments are those of `SlotRunner`."""
+        """Return a `SlotRunner`, which sets the number of slots; the arguments are those of `SlotRunner`."""
         probe = self.probe
         if probe is None:
             on_gpu = device.type == "cuda"

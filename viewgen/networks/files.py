@@ -1,8 +1,8 @@
-"""Networks on file: safetensors with the network's shape in the header, one file per network.
+"""Files of networks: safetensors with the network's shape in the header, one file per network.
 
-The header entry ``viewgen`` is a JSON object ``{"format": 1, "kind": …, "config": {…}, …}``; a generator that
-is not StyleGAN2 has its name there as ``generator``. Weights may be stored in half precision; they are used
-in float32.
+The header entry ``viewgen`` is a JSON object ``{"format": 1, "kind": …, "config": {…}, …}``; for a generator
+other than StyleGAN2 it contains the name as ``generator``. Weights may be stored in half precision; they are
+used in float32.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ T = TypeVar("T")
 class Models:
     """The networks of one job, in evaluation mode, without parameter gradients, on one device.
 
-    A network that the job does not need is None. `execution` says how they are run.
+    A network that the job does not need is None. `execution` holds their execution settings.
     """
 
     device: torch.device
@@ -70,7 +70,7 @@ class Models:
     execution: Execution = field(default_factory=Execution)
 
     def inverting(self) -> Generator:
-        """Return the generator with what its codes start from.
+        """Return the generator with the start of its codes.
 
         Raises:
             ModelError: there is no generator, or no inverter beside one that needs it.
@@ -95,7 +95,7 @@ def network_kind(network: nn.Module) -> Kind:
     """Return the kind under which `network` is stored.
 
     Raises:
-        ModelError: it is none of ours.
+        ModelError: it is not a network of viewgen.
     """
     classes: tuple[tuple[Kind, type | tuple[type, ...]], ...] = (
         ("discriminator", Discriminator),
@@ -111,7 +111,7 @@ def network_kind(network: nn.Module) -> Kind:
 
 
 def _generator_name(network: nn.Module) -> str | None:
-    """Return the name of the entry whose settings the network has as its shape."""
+    """Return the name of the entry whose settings class is that of the network's shape."""
     config = type(getattr(network, "config", None))
     return next((name for name in GENERATORS.names if GENERATORS.entry(name).settings is config), None)
 
@@ -137,7 +137,7 @@ def _build(header: Mapping[str, Any]) -> nn.Module:
 
 
 def _stored_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return everything a file holds: the state dict and, for StyleGAN2's generator, its mean latent."""
+    """Return the contents of a file: the state dict and, for StyleGAN2's generator, its mean latent."""
     state = dict(network.state_dict())
     if isinstance(network, stylegan2.Generator):
         state[LATENT_AVG] = network.latent_avg
@@ -145,7 +145,7 @@ def _stored_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _stored_shapes(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that a file of this header holds, without allocating any of it."""
+    """Return the shapes of the tensors in a file with this header, without allocating them."""
     with torch.device("meta"):
         state = _stored_state(_build(header))
     return {key: tuple(value.shape) for key, value in state.items()}
@@ -167,8 +167,8 @@ def save_model(
         notes: further JSON values for the header (data set, training command, …).
 
     Raises:
-        ModelError: it is no network of ours, it was loaded for inference, or a weight is not finite in the
-            storage type.
+        ModelError: it is not a network of viewgen, it was loaded for inference, or a weight is not finite in
+            the storage type.
     """
     kind = network_kind(network)
     header = {
@@ -243,13 +243,13 @@ def load_model(path: str | Path, kind: Kind, device: Device = "cpu") -> Any:
 
     Args:
         path: file written by `save_model`.
-        kind: what it must be.
-        device: where it goes.
+        kind: expected kind of network.
+        device: device of the result.
 
     Raises:
         MissingFileError: there is no such file.
-        ModelError: another kind, a missing or unexpected key, a wrong shape, non-finite weights; branches
-            where one encoder is wanted.
+        ModelError: another kind, a missing or unexpected key, a wrong shape, non-finite weights, or branches
+            instead of one encoder.
     """
     network = _load(path, kind, device)
     if isinstance(network, Branches):
@@ -287,7 +287,7 @@ def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
 
 
 def _described(path: str | Path, header: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
-    """Return what `read` finds in a header, whose values may be anything."""
+    """Return the result of `read` on a header whose values are unchecked."""
     try:
         return read(header)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -306,7 +306,7 @@ def code_shape(path: str | Path) -> tuple[int, ...]:
 
 
 def networks_beside(path: str | Path) -> frozenset[str]:
-    """Return the kinds of networks that an inversion into the generator at `path` uses beside it.
+    """Return the kinds of networks that an inversion into the generator at `path` uses in addition.
 
     Raises:
         MissingFileError, ModelError: as `load_model`.
@@ -337,7 +337,8 @@ def _check_state(
 def fold_batch_norms(network: nn.Module) -> None:
     """Fold every batch normalisation that directly follows a convolution into it, for inference.
 
-    A search evaluates the networks thousands of times an image; each normalisation is a pass over memory.
+    A search evaluates the networks thousands of times per image, and each normalisation is a pass over
+    memory.
     """
     for module in network.modules():
         children = list(module.named_children())

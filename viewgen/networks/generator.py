@@ -1,8 +1,8 @@
-"""What a generator is: codes in, images out, and codes to begin with.
+"""The protocol of a generator: codes in, images out, and codes to start from.
 
-Inversion, perturbation and search know this protocol, and no network that fulfils it. `GENERATORS` names
-the kinds of generators that a weights file can hold: the entry's settings are the network's shape, and its
-`build` makes the network of them, whose state dict is the file.
+Inversion, perturbation and search depend on this protocol only, not on any network. `GENERATORS` names the
+kinds of generators that a weights file can hold: the entry's settings are the network's shape, its `build`
+makes the network from them, and the file holds the network's state dict.
 
 Shape legend: B images, C, H, W channels and space.
 """
@@ -29,9 +29,9 @@ class Generator(Protocol):
         code_shape: shape of one image's code, of any number of dimensions.
         image_size: side of the images in pixels.
         channels: C.
-        num_classes: classes that condition the codes' start, otherwise 0.
-        code_scale: deviation of each coordinate of a code, `code_shape`: the unit of σ and of the steps of a
-            search.
+        num_classes: number of classes that condition the codes' start, otherwise 0.
+        code_scale: standard deviation of each coordinate of a code, with shape `code_shape`; the unit of σ
+            and of the steps of a search.
     """
 
     @property
@@ -54,7 +54,7 @@ class Generator(Protocol):
         ...
 
     def start(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return codes to refine, `(B, *code_shape)`: an encoder's, or the mean; differentiable.
+        """Return codes to refine, `(B, *code_shape)`: those of an inverter, or the mean; differentiable.
 
         Args:
             images: model images `(B, C, H, W)`.
@@ -65,7 +65,7 @@ class Generator(Protocol):
 
 @runtime_checkable
 class SamplingGenerator(Generator, Protocol):
-    """A generator with a prior, of which images can be drawn.
+    """A generator with a prior from which images can be sampled.
 
     Attributes:
         noise_dim: width of the prior's noise.
@@ -80,7 +80,7 @@ class SamplingGenerator(Generator, Protocol):
 
 
 def code_unit(generator: Generator) -> float:
-    """Return the root mean square of the generator's `code_scale`: what lengths of steps are measured in."""
+    """Return the root mean square of the generator's `code_scale`, the unit of the lengths of steps."""
     return float(generator.code_scale.square().mean().sqrt())
 
 
@@ -92,7 +92,7 @@ def class_labels(labels: Tensor, num_classes: int) -> Tensor | None:
         num_classes: number of the generator's classes, 0 for none.
 
     Raises:
-        DataError: a label is none of the generator's classes.
+        DataError: a label is not one of the generator's classes.
     """
     if not num_classes:
         return None

@@ -1,8 +1,8 @@
 """The inverter e: image → W⁺, by in-domain GAN inversion.
 
-A residual network that predicts the offset of every layer's latent vector from the generator's mean latent:
-for a class-conditional generator, from the mean latent of the image's class, so that the label conditions W⁺.
-No truncation is applied to its output (ψ = 1).
+A residual network that predicts the offset of every layer's latent vector from the generator's mean latent.
+For a class-conditional generator the offset is relative to the mean latent of the image's class, so the label
+conditions W⁺. No truncation is applied to the output (ψ = 1).
 
 References:
     In-Domain GAN Inversion for Real Image Editing, Zhu, Shen, Zhao and Zhou, 2020,
@@ -75,7 +75,7 @@ class Inverter(nn.Module):
 
     Attributes:
         config: the network's shape.
-        latent_avg: mean latent of the generator it belongs to, `(style_dim,)`; part of the state dict.
+        latent_avg: mean latent of its generator, `(style_dim,)`; part of the state dict.
         class_latents: mean latent of every class of a class-conditional generator,
             `(num_classes, style_dim)`; part of the state dict.
     """
@@ -106,10 +106,10 @@ class Inverter(nn.Module):
             self.register_buffer("class_latents", torch.zeros(config.num_classes, config.style_dim))
 
     def take_latents(self, generator: Generator) -> None:
-        """Take the mean latents of the generator that the codes are for.
+        """Copy the mean latents of the codes' generator.
 
         Raises:
-            ModelError: it has another code width, or other classes.
+            ModelError: the generator has another code width, or other classes.
         """
         mine, its = self.config, generator.config
         if (mine.style_dim, mine.num_classes) != (its.style_dim, its.num_classes):

@@ -1,14 +1,14 @@
-"""Memory layout of images and convolution weights, and the one convolution that is not left to the library.
+"""Memory layout of images and convolution weights, and a safe replacement for strided 1×1 convolutions.
 
-Every choice of a memory format is made here. `channels_last` lays a network's weights out for speed, and a
-network brings its input into its own layout by `laid_out_for`, so that its results do not depend on the
-layout that a caller happens to have: other layouts are other kernels, which round differently.
+Every choice of a memory format is made here. `channels_last` sets the layout of a network's weights for
+speed, and a network converts its input to the same layout with `laid_out_for`. Its results then do not depend
+on the caller's layout: other layouts use other kernels, which round differently.
 
-A 1×1 convolution with a stride has no safe kernel for few channels that lie last: oneDNN's gradient of the
-weight writes past its workspace where there are fewer input channels than a block holds (8 with AVX2, 16 with
-AVX-512), which gives wrong numbers, never returns, or damages the heap. `conv2d` takes the pixels that such a
-convolution reads first and convolves them with stride 1, which is the same sum. `benchmarks/convolutions.py`
-looks for further unsafe shapes.
+A strided 1×1 convolution has no safe kernel for few channels in channels-last layout: oneDNN's weight
+gradient writes past its workspace if there are fewer input channels than a block holds (8 with AVX2, 16 with
+AVX-512), which gives wrong numbers, never returns, or corrupts the heap. `conv2d` first selects the pixels
+that such a convolution reads and convolves them with stride 1, which is the same sum.
+`benchmarks/convolutions.py` searches for further unsafe shapes.
 
 References:
     1x1 convolution backward_weights writes past the rtus workspace (nhwc, IC < ic_block), oneDNN issue 6035,
@@ -32,7 +32,7 @@ BLOCK_CHANNELS = 16
 
 
 def channels_last(network: Network) -> Network:
-    """Lay the weights of a network out channels last, in place, and return it."""
+    """Convert the weights of a network to channels-last layout, in place, and return the network."""
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=MEMORY_FORMAT)
@@ -54,7 +54,7 @@ def laid_out_for(network: nn.Module, images: Tensor) -> Tensor:
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0
 ) -> Tensor:
-    """Convolve `x`, `(B, C, H, W)`, with `weight`, `(O, C, k, k)`: as `torch.nn.functional.conv2d` should."""
+    """Convolve `x`, `(B, C, H, W)`, with `weight`, `(O, C, k, k)`; safe `torch.nn.functional.conv2d`."""
     pointwise = weight.shape[2:] == (1, 1) and padding == 0
     if pointwise and stride > 1 and x.device.type == "cpu" and x.shape[1] < BLOCK_CHANNELS:
         return F.conv2d(x[:, :, ::stride, ::stride], weight, bias)
@@ -62,7 +62,7 @@ def conv2d(
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` of one group with a square stride and zero padding, by `conv2d`."""
+    """`torch.nn.Conv2d` with one group, a square stride and zero padding, computed by `conv2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to `(B, O, H', W')`."""
@@ -70,7 +70,7 @@ class Conv2d(nn.Conv2d):
 
 
 def replace_strided(network: nn.Module) -> None:
-    """Give every strided 1×1 convolution of a foreign network the safe forward pass, in place."""
+    """Make the forward pass of every strided 1×1 convolution of a third-party network safe, in place."""
     for module in network.modules():
         if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.stride != (1, 1):
             # the same parameters under the same names, with another forward pass

@@ -1,10 +1,10 @@
-"""Networks that compute in bfloat16 where that is fast, and in float32 where it matters.
+"""Mixed precision: bfloat16 convolutions, float32 elsewhere.
 
-Convolutions, and the activations between them, are bfloat16: 8 bits of mantissa, float32's range. In float32
-stay the codes, the modulation and demodulation of the generator's styles, the sum of its colour images, the
-linear layers after the convolutions of encoder and inverter, the normalisation of projections, and therefore
-every distance. What is left is an error of about 1 % of an image's range, so that distances that count are
-computed again with the float32 networks (`viewgen.views.wsearch.source`).
+Convolutions and the activations between them are bfloat16: 8 bits of mantissa, float32's range. The following
+stay in float32: the codes, the modulation and demodulation of the generator's styles, the sum of its colour
+images, the linear layers after the convolutions of encoder and inverter, the normalisation of projections,
+and therefore every distance. The remaining error is about 1 % of an image's range, so the distances of stored
+views are computed again with the float32 networks (`viewgen.views.wsearch.source`).
 """
 
 from pathlib import Path
@@ -23,10 +23,10 @@ Network = TypeVar("Network")
 
 
 def check_precision(precision: str) -> None:
-    """Refuse what is no precision.
+    """Check the name of a precision.
 
     Raises:
-        UsageError: it is none of `PRECISIONS`.
+        UsageError: it is not one of `PRECISIONS`.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -40,7 +40,7 @@ class Bfloat16(nn.Module):
         self.network = network.to(torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, …)` as the network does."""
+        """Map `(B, …)` with the network."""
         y: Tensor = self.network(x.to(torch.bfloat16))
         return y.to(x.dtype)
 
@@ -49,12 +49,12 @@ def at_precision(network: Network, precision: Precision) -> Network:
     """Return a network for inference at `precision`: itself for ``"float32"``, otherwise a copy.
 
     Args:
-        network: frozen; for another precision it has a method `in_bfloat16`.
-        precision: precision of its convolutions.
+        network: frozen network; for ``"bfloat16"`` it must have a method `in_bfloat16`.
+        precision: precision of the network's convolutions.
 
     Raises:
         UsageError: an unknown precision.
-        ModelError: a network without that method.
+        ModelError: the network has no method `in_bfloat16`.
     """
     check_precision(precision)
     if precision == "float32":
@@ -66,9 +66,9 @@ def at_precision(network: Network, precision: Precision) -> Network:
 
 
 def native_bfloat16(device: torch.device | str = "cpu") -> bool:
-    """Return whether the device multiplies bfloat16 in hardware; elsewhere it is slower than float32.
+    """Return True if the device multiplies bfloat16 in hardware; otherwise it is slower than float32.
 
-    Of a processor only Linux tells; others count as without.
+    For a CPU this is known on Linux only; on other systems the result is False.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

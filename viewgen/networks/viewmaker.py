@@ -1,7 +1,7 @@
 """Viewmaker: a network that makes bounded changes to an image.
 
-An image-to-image network, given noise, proposes a change, which is scaled to a fixed mean size and added.
-Trained to raise the loss of a contrastive encoder, it learns hard views.
+An image-to-image network with a noise input proposes a change, which is scaled to a fixed mean size and
+added. Training it to raise the loss of a contrastive encoder gives hard views.
 
 References:
     Viewmaker Networks: Learning Views for Unsupervised Representation Learning, Tamkin, Wu and Goodman, 2021,
@@ -30,7 +30,7 @@ class ViewmakerConfig:
 
     Attributes:
         budget: mean absolute change of a pixel, as a share of its range.
-        width: channels after the stem's first convolution; the others are twice and four times as wide.
+        width: channels after the stem's first convolution; later layers have two and four times as many.
     """
 
     budget: float = 0.05

@@ -1,8 +1,8 @@
-"""Where a data set's networks come from: a run folder, named files, imports of the user, known weights.
+"""Sources of a data set's networks: a run folder, named files, the user's imports, known weights.
 
-Known weights have cards. `PROVIDERS` names who has some: the package of pretrained networks, where it is
-installed, and whatever an installed plug-in adds by an entry point of the group ``viewgen.weights``, whose
-entry builds a `Provider` of its settings' defaults.
+Known weights have cards. `PROVIDERS` names their providers: the package of pretrained networks, if installed,
+and those that installed plug-ins add in the entry-point group ``viewgen.weights``. A plug-in's entry builds a
+`Provider` from the defaults of its settings.
 """
 
 import json
@@ -42,19 +42,19 @@ PROVIDERS: Registry[Entry] = Registry(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """What is known of one weights file.
+    """Model card of one weights file.
 
     Attributes:
         name: ``"<data set>/<kind>"``, for example ``"digits/generator"``.
         kind: kind of network.
-        dataset: it was trained on.
+        dataset: name of its training data set.
         image_size: side of its images in pixels.
         sha256: digest of the file, in hexadecimal.
-        licence: under which it may be used.
-        path: inside its provider's package, or absolute for networks of the user.
+        licence: licence of the weights.
+        path: path inside its provider's package, or absolute path for networks of the user.
         command: command line that trained or imported it.
         details: everything else on the card (configuration, training, measured quality).
-        file: where the weights are.
+        file: file of the weights.
     """
 
     name: str
@@ -76,19 +76,19 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicFile:
-    """A checkpoint that somebody else publishes; viewgen never downloads it.
+    """A checkpoint published by a third party; viewgen never downloads it.
 
     Attributes:
         name: name of the entry.
-        title: what it is.
-        dataset: it was trained on.
+        title: description of the checkpoint.
+        dataset: name of its training data set.
         image_size: side of its images in pixels.
-        url: where it is published.
-        licence: under which, and where its text is.
+        url: address of its publication.
+        licence: licence, and the address of its text.
         layout: layout of the file.
         config: shapes of its networks.
-        sha256: digest of the file, in hexadecimal; empty if no digest of it is known.
-        sha256_source: who says so.
+        sha256: digest of the file, in hexadecimal; empty if unknown.
+        sha256_source: source of the digest.
         expected: published quality, name → value or source.
     """
 
@@ -111,14 +111,14 @@ class PublicFile:
 
 
 class Provider(Protocol):
-    """Whoever knows weights."""
+    """A provider of known weights."""
 
     def cards(self) -> Mapping[str, Card]:
-        """Return the cards of weights that are at hand, by name ``"<data set>/<kind>"``."""
+        """Return the cards of the available weights, by name ``"<data set>/<kind>"``."""
         ...
 
     def public_files(self) -> Mapping[str, PublicFile]:
-        """Return checkpoints that others publish, by name."""
+        """Return checkpoints published by third parties, by name."""
         ...
 
 
@@ -134,12 +134,12 @@ def providers() -> list[Provider]:
 
 
 def cards() -> dict[str, Card]:
-    """Return the cards of the weights that ship or that plug-ins bring, by name."""
+    """Return the cards of the shipped weights and of those added by plug-ins, by name."""
     return {name: card for provider in providers() for name, card in provider.cards().items()}
 
 
 def public_files() -> dict[str, PublicFile]:
-    """Return the checkpoints that others publish, by name."""
+    """Return the checkpoints published by third parties, by name."""
     return {name: file for provider in providers() for name, file in provider.public_files().items()}
 
 
@@ -188,7 +188,7 @@ def user_cards(root: str | Path | None = None) -> dict[str, Card]:
 
 
 def find_card(name: str) -> Card:
-    """Return the card called `name`, of the weights that ship or of the user's.
+    """Return the card called `name`, of the shipped weights or of the user's.
 
     Raises:
         UsageError: there is none; the message names the nearest.
@@ -203,7 +203,7 @@ def local_file(card: Card) -> Path:
     """Return the card's file.
 
     Raises:
-        MissingFileError: it is gone.
+        MissingFileError: the file is missing.
         CorruptDataError: the file's sha256 is not the card's.
     """
     path = card.file
@@ -226,7 +226,7 @@ def models_folder(text: str | Path) -> Path:
 
 
 def network_file(text: str | Path, kind: str) -> Path:
-    """Return the file that ``--generator`` and its like name: a path, an import's name, or a card's name.
+    """Return the file named by an option such as ``--generator``: a path, an import's name, or a card's name.
 
     Raises:
         MissingFileError: there is none of these.
@@ -252,8 +252,8 @@ def find_models(
 ) -> dict[str, Path]:
     """Return the weights file of every kind of network that a job needs.
 
-    A file named in `overrides` comes first, then `models_dir`, then the weights that ship for the data set,
-    then an import of the user's under the data set's name.
+    Order of precedence: a file named in `overrides`, `models_dir`, the shipped weights for the data set, an
+    import of the user under the data set's name.
 
     Args:
         dataset: name of the data set.
@@ -262,7 +262,7 @@ def find_models(
         overrides: kind → file, or name of an import or card.
 
     Raises:
-        MissingFileError: there are no weights for a kind; the message gives the commands that make them.
+        MissingFileError: there are no weights for a kind; the message gives the commands that produce them.
     """
     known = cards()
     own = models_root() / dataset

@@ -1,1 +1,1 @@
-"""Optimisation of many codes at once, in slots; it knows no images."""
+"""Optimisation of many codes at once, in slots; independent of images."""

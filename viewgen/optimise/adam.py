@@ -23,9 +23,10 @@ class Adam:
     """Adam on an image's loss, as a `viewgen.optimise.slots.UpdateRule`.
 
     Attributes:
-        learning_rate, betas: step size, and decay of the two moments.
-        decay_steps: an image's learning rate after t updates is learning_rate / (1 + t / decay_steps); None
-            keeps it constant.
+        learning_rate: step size.
+        betas: decay of the two moments.
+        decay_steps: number of updates after which the learning rate of an image has halved: after t updates
+            it is learning_rate / (1 + t / decay_steps). None keeps it constant.
     """
 
     learning_rate: float
@@ -41,7 +42,7 @@ class Adam:
             raise UsageError(f"decay_steps is {self.decay_steps}; expected a positive number")
 
     def fresh(self, codes: Tensor) -> Tensors:
-        """Return the two moments, zero."""
+        """Return the two moments, initially zero."""
         return {"mean": torch.zeros_like(codes), "square": torch.zeros_like(codes)}
 
     def differentiate(self, evaluation: Evaluation, codes: Tensor) -> Tensors:

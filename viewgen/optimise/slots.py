@@ -1,12 +1,12 @@
 """Optimisation of many images' codes at once, in slots.
 
-A slot holds one image's codes with its own Adam moments and step count. An image that meets its own stopping
-rule leaves and the next image takes its slot, so the device works on full batches until the queue is empty;
-then the batch shrinks.
+A slot holds one image's codes with its own state of the update rule and step count. An image that meets its
+stopping rule leaves, and the next image takes its slot. The device thus works on full batches until the queue
+is empty; then the batch shrinks.
 
-Networks round differently at different batch sizes, and some searches carry a rounding error to another view
-within thirty steps. With `SlotOptions.group_size` the problem is therefore evaluated on groups of always the
-same size, and an image's result is the same to the bit whichever images shared its slots.
+Networks round differently at different batch sizes, and some searches amplify a rounding error to another
+view within thirty steps. `SlotOptions.group_size` therefore fixes the size of the evaluated groups; an
+image's result is then the same to the bit, independent of the images in the other slots.
 
 Shape legend: N images, A active slots, n codes (views) per image, … a code's own dimensions, any number.
 """
@@ -44,11 +44,11 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A number of each view that an update shall change.
+    """A per-view quantity and the change that the next update should make to it.
 
     Attributes:
-        value: `(A, n)`, with the graph that leads to the codes.
-        change: what shall be added to it, `(A, n)`; zero where it is as it should be.
+        value: the quantity, `(A, n)`, with its autograd graph to the codes.
+        change: desired change of the quantity, `(A, n)`; zero where none is needed.
     """
 
     value: Tensor
@@ -60,9 +60,9 @@ class Evaluation:
     """One evaluation of the active slots.
 
     Attributes:
-        loss: per image, `(A,)`.
-        done: whether the image has met its stopping rule with these codes, bool `(A,)`.
-        aims: aims of the views, most important first, for rules that read them.
+        loss: loss of each image, `(A,)`.
+        done: True for images that meet their stopping rule with these codes, bool `(A,)`.
+        aims: aims of the views, most important first, for update rules that use them.
     """
 
     loss: Tensor
@@ -71,49 +71,49 @@ class Evaluation:
 
 
 class Problem(Protocol):
-    """What is optimised. Whatever a problem remembers of an image is addressed by its row."""
+    """An optimisation problem. Its state of an image is addressed by the image's row."""
 
     num_images: int
     device: torch.device
 
     def start(self, rows: Tensor) -> Tensor:
-        """Return the first codes of the images `rows`, `(A, n, ...)`, and forget what is known of them."""
+        """Return the first codes of the images `rows`, `(A, n, ...)`, and reset their state."""
         ...
 
     def evaluate(self, codes: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
         """Evaluate codes `(A, n, ...)` of the images `rows`, `(A,)`, after `steps` updates, `(A,)`.
 
-        A row may stand in `rows` more than once, with the same codes.
+        A row may occur in `rows` more than once, with the same codes.
         """
         ...
 
 
 class UpdateRule(Protocol):
-    """How codes move. State: tensors whose first axis is the slot, by name."""
+    """An optimiser for latent codes; its state is a dict of `(A, …)` tensors, one entry per slot."""
 
     def fresh(self, codes: Tensor) -> Tensors:
-        """Return the state of slots that start with `codes`, `(A, n, ...)`; A may be 0."""
+        """Return the initial state of slots with the codes `codes`, `(A, n, ...)`; A may be 0."""
         ...
 
     def differentiate(self, evaluation: Evaluation, codes: Tensor) -> Tensors:
-        """Return what moves the codes, `(A, ...)` each; one that is not finite restarts its image."""
+        """Return the derivatives for the update, `(A, ...)` each; a non-finite one restarts its image."""
         ...
 
     def move(self, codes: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
-        """Return the codes after one update, the slots having made `steps`, `(A,)`; changes `state`."""
+        """Return the codes after one update; `steps`, `(A,)`, counts the earlier updates. Changes `state`."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlotOptions:
-    """How the slots are run.
+    """Settings of the slots.
 
     Attributes:
         num_slots: images optimised at once.
         max_steps: updates after which an image leaves without having converged.
-        keep_best: return the codes of the lowest loss met rather than the last ones.
-        group_size: images per evaluation, exactly: the last group is filled up by repeating an image. None
-            evaluates all slots at once.
+        keep_best: return the codes with the lowest loss instead of the last ones.
+        group_size: exact number of images per evaluation; the last group is filled by repeating an image.
+            None evaluates all slots at once.
     """
 
     num_slots: int
@@ -135,11 +135,11 @@ class SlotResult:
     """Outcome of every image.
 
     Attributes:
-        codes: `(N, n, ...)`, on the problem's device; those of a failed image are its first ones.
-        steps: updates made (since the restart, if there was one), `(N,)`, int32.
-        status: `Status`, FAILED if not finite twice, `(N,)`, uint8.
+        codes: codes, `(N, n, ...)`, on the problem's device; the first codes for a failed image.
+        steps: number of updates (since the restart, if there was one), `(N,)`, int32.
+        status: `Status`, `(N,)`, uint8; FAILED after two non-finite evaluations.
         loss: loss of the returned codes, `(N,)`; NaN for a failed image.
-        passes: evaluations of one image's codes, summed over the images.
+        passes: number of evaluations, counted per image and summed over the images.
     """
 
     codes: Tensor
@@ -180,7 +180,7 @@ class _Slots:
         self.state = {name: values[kept] for name, values in self.state.items()}
 
     def restart(self, broken: Tensor) -> None:
-        """Take the slots in the mask `broken` back to their first codes."""
+        """Reset the slots in the mask `broken` to their first codes."""
         first = self.problem.start(self.rows[broken])
         self.codes = self.codes.clone()
         self.codes[broken] = first
@@ -196,15 +196,15 @@ class _Slots:
 
 
 def slot_bytes(num_views: int, code_shape: tuple[int, ...]) -> int:
-    """Return the least bytes that a search keeps of an image."""
+    """Return a lower bound of the bytes that a search keeps per image."""
     return CODES_PER_SLOT * num_views * math.prod(code_shape) * 4
 
 
 def equal_parts(rows: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
-    """Split a tensor along its first axis into parts of exactly `size`, the last filled up by its last row.
+    """Split a tensor along its first axis into parts of exactly `size`; the last repeats its last row.
 
     Yields:
-        a part, `(size, ...)`, and how many of its rows count; for an empty tensor that tensor and 0.
+        a part, `(size, ...)`, and its number of valid rows; for an empty tensor that tensor and 0.
     """
     count = len(rows)
     if count == 0:
@@ -215,12 +215,12 @@ def equal_parts(rows: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
 
 
 def expanded(values: Tensor, codes: Tensor) -> Tensor:
-    """Return values of slots or views, `(A,)` or `(A, n)`, with the dimensions of `codes`, `(A, n, ...)`."""
+    """Reshape values of slots or views, `(A,)` or `(A, n)`, for broadcasting with `codes`, `(A, n, ...)`."""
     return values[(..., *(None,) * (codes.ndim - values.ndim))]
 
 
 def _evaluate(slots: _Slots, group_size: int | None) -> tuple[Evaluation, Tensors]:
-    """Return the evaluation of all slots, and what moves their codes."""
+    """Return the evaluation of all slots, and the derivatives for their update."""
     every = torch.arange(len(slots.rows), device=slots.rows.device)
     losses, dones, parts = [], [], []
     for group, kept in equal_parts(every, group_size or len(every)):
@@ -237,13 +237,13 @@ def _evaluate(slots: _Slots, group_size: int | None) -> tuple[Evaluation, Tensor
 def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotResult:
     """Update every image's codes until its stopping rule holds or its steps are used up.
 
-    An image whose loss or derivatives are not finite starts once more; the second time it is marked FAILED.
-    Its neighbours are unaffected.
+    An image with a non-finite loss or derivative restarts once; the second time it is marked FAILED. Other
+    images are unaffected.
 
     Args:
         problem: losses, first codes and stopping rule.
-        options: slots, limits.
-        rule: update rule, which says how codes move.
+        options: settings of the slots.
+        rule: update rule of the codes.
     """
     num_images, device = problem.num_images, problem.device
     slots = _Slots(problem, rule)

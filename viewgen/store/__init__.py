@@ -1,4 +1,4 @@
-"""The cache of views: a plain Zarr v3 group whose shards count once their commit record is written."""
+"""The cache of views: a plain Zarr v3 group in which a shard exists once its commit record is written."""
 
 from viewgen.store.cache import RUN_FOLDER, create_cache, read_spec
 from viewgen.store.columns import ANCHOR_W_PLUS, W_PLUS, Column

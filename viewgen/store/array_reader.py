@@ -1,7 +1,7 @@
 """Random access to the arrays of a cache, by memory map or by range requests.
 
-Both readers serve byte ranges of rows; what the bytes mean is the caller's matter. A row's place follows from
-its number (see `encoding`), so neither consults the shard index on the way.
+Both readers return byte ranges of rows, which the caller interprets. A row's position follows from its number
+(see `encoding`), so neither reads the shard index.
 """
 
 import hashlib
@@ -39,9 +39,9 @@ class ObjectSource:
     """The committed objects of a cache.
 
     Args:
-        storage: of the cache.
-        spec: of the cache.
-        commits: the records, needed for digests.
+        storage: storage of the cache.
+        spec: specification of the cache.
+        commits: commit records, needed for digests.
         check: "size", "crc" or "digest".
         mirror: local folder into which whole objects are copied once, or None.
     """
@@ -75,7 +75,7 @@ class ObjectSource:
         self._compare_size(layout, shard_id, found)
 
     def read(self, layout: ArrayLayout, shard_id: int) -> bytes:
-        """Return a whole object, its size checked, and its digest where that is asked for."""
+        """Return a whole object, after a check of its size and, if requested, of its digest."""
         try:
             data = self.storage.read(layout.object_path(shard_id))
         except MissingFileError:
@@ -94,7 +94,7 @@ class ObjectSource:
             )
 
     def file(self, layout: ArrayLayout, shard_id: int) -> Path:
-        """Return a local file with the object, its size checked; fetch it into the mirror if need be."""
+        """Return a local file of the object with the size checked; a remote one is copied into the mirror."""
         path = layout.object_path(shard_id)
         if self._mirror is None:
             self.check_size(layout, shard_id)

@@ -1,4 +1,4 @@
-"""Creating a cache, resuming it, refusing another configuration, replacing it."""
+"""Creation, resumption and replacement of a cache; another configuration is refused."""
 
 import json
 from typing import Any
@@ -18,20 +18,20 @@ _LONGEST_DIFF = 12
 
 
 def create_cache(storage: Storage, spec: CacheSpec, *, overwrite: bool = False) -> None:
-    """Make the cache, or get ready to resume it if it is there with the same identity.
+    """Create the cache, or prepare its resumption if it exists with the same identity.
 
-    The group's ``zarr.json`` is written first and create-only, which settles who owns the URL; the arrays'
-    documents follow from it and are written again where they are missing, so being killed anywhere in
-    between does no harm.
+    The group's ``zarr.json`` is written first and create-only, which decides the ownership of the URL. The
+    arrays' documents follow from it and are written again where they are missing, so a kill at any point does
+    no harm.
 
     Args:
-        storage: where.
-        spec: what.
-        overwrite: delete the cache that is there, whatever its identity.
+        storage: storage of the cache.
+        spec: specification of the cache.
+        overwrite: delete an existing cache of any identity.
 
     Raises:
-        CacheMismatchError: a cache with another identity is there.
-        StorageError: something that is no viewgen cache is there, or the URL cannot be written.
+        CacheMismatchError: a cache with another identity exists.
+        StorageError: the URL holds something other than a viewgen cache, or cannot be written.
         CorruptDataError: the cache's ``zarr.json`` is damaged.
     """
     existing = _existing_spec(storage, overwrite)
@@ -60,8 +60,8 @@ def read_spec(storage: Storage) -> CacheSpec:
     """Return the specification of the cache.
 
     Raises:
-        MissingFileError: nothing is there.
-        StorageError: what is there is no viewgen cache, or one of a newer format.
+        MissingFileError: the URL is empty.
+        StorageError: the URL holds something other than a viewgen cache, or a cache of a newer format.
         CorruptDataError: its ``zarr.json`` is damaged.
     """
     try:
@@ -94,7 +94,7 @@ def read_spec(storage: Storage) -> CacheSpec:
 
 
 def _existing_spec(storage: Storage, overwrite: bool) -> CacheSpec | None:
-    """Return the specification of the cache that is there, None if the place is free."""
+    """Return the specification of the existing cache, None if the URL is free."""
     names = set(storage.entries()) - {RUN_FOLDER}
     if not names:
         return None
@@ -112,7 +112,7 @@ def _existing_spec(storage: Storage, overwrite: bool) -> CacheSpec | None:
 
 
 def _clear(storage: Storage, spec: CacheSpec) -> None:
-    """Delete a cache's contents, records first; its ``zarr.json`` stays, so that it stays recognisable."""
+    """Delete a cache's contents, records first; ``zarr.json`` stays, so that the cache stays recognisable."""
     storage.delete_tree("commits")
     for name in storage.paths(RUN_FOLDER):
         if not name.startswith(f"{RUN_FOLDER}/lease"):

@@ -1,4 +1,4 @@
-"""What a method's views have in a cache beside the arrays that every cache has."""
+"""Columns: the arrays of a cache that a view source adds to those of every cache."""
 
 import re
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ _TYPES = (*(f"<{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "<f2", 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """An array that a source's views have in a cache beside those that every cache has.
+    """An array that a view source adds to those of every cache.
 
     Attributes:
         name: name of the array: lower-case letters, digits, underscores.
-        per_view: whether every view has an entry, `(N, V, ...)`, or only every image, `(N, ...)`.
-        codes: whether an entry is a code, of the generator's `code_shape`.
+        per_view: True for one entry per view, `(N, V, ...)`, False for one per image, `(N, ...)`.
+        codes: True if an entry is a code, of the generator's `code_shape`.
         dtype: little-endian numpy type of numbers, such as ``"<f4"``.
-        shape: shape of an entry that is no code; () for one number.
+        shape: shape of an entry other than a code; () for one number.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Column:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Column":
-        """Return the column that `to_json` wrote."""
+        """Return the column from the result of `to_json`."""
         return cls(**document)
 
 

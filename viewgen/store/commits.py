@@ -1,7 +1,7 @@
-"""Commit records: the only thing that makes a shard exist.
+"""Commit records: a shard exists if and only if it has one.
 
 A shard's objects are written first, its record ``commits/00000042.json`` last and create-only. Readers,
-resuming runs and `verify` trust records and nothing else; objects without one are leftovers of a killed run.
+resuming runs and `verify` trust records alone; objects without a record are leftovers of a killed run.
 
 A record is one line of JSON that ends with a digest of itself. Long logs are compacted
 (`viewgen.store.compaction`): the records of a block of 1000 shards move, line by line, into
@@ -49,14 +49,14 @@ class ShardCommit:
     """The record of one finished shard.
 
     Attributes:
-        shard_id: which shard.
-        identity: of the cache's specification, `CacheSpec.identity`.
+        shard_id: number of the shard.
+        identity: identity of the cache's specification, `CacheSpec.identity`.
         objects: path → {"bytes": size, "sha256": hexadecimal digest} of every object of the shard.
-        status: status code of each row of the shard, one byte each; any sequence of codes is taken.
+        status: status code of each row of the shard, one byte each; any sequence of codes is accepted.
         failures: row of the cache → reason, for rows with status 3.
-        attempt: how often the shard was begun, from 1.
-        run_id: which run wrote it.
-        seconds: wall-clock time that the shard took.
+        attempt: number of attempts at the shard, from 1.
+        run_id: id of the run that wrote the record.
+        seconds: wall-clock time of the shard.
         stats: further numbers for reports.
     """
 
@@ -76,7 +76,7 @@ class ShardCommit:
         object.__setattr__(self, "failures", {int(row): str(why) for row, why in self.failures.items()})
 
     def to_bytes(self) -> bytes:
-        """Return the record's line: canonical JSON, closed by the sha256 digest of what stands before it."""
+        """Return the record's line: canonical JSON that ends with the sha256 digest of the preceding text."""
         document = {f.name: getattr(self, f.name) for f in fields(self)}
         document["status"] = self.status.translate(_TO_DIGITS).decode()
         document["stats"] = _without_nan(self.stats)
@@ -85,7 +85,7 @@ class ShardCommit:
 
     @classmethod
     def from_bytes(cls, line: bytes, place: str) -> "ShardCommit":
-        """Read a record's line; CorruptDataError if it is not, to the bit, one that `to_bytes` wrote."""
+        """Read a record's line; CorruptDataError if it differs in any bit from the result of `to_bytes`."""
         body = line[: -len(_DIGEST % bytes(64))]
         try:
             if line[len(body) :] != _DIGEST % hashlib.sha256(body).hexdigest().encode():
@@ -99,13 +99,13 @@ class ShardCommit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """Something in a cache that is not as it was committed.
+    """A difference between a cache and its commit records.
 
     Attributes:
-        shard: shard id, None where it cannot be told.
-        path: object concerned.
+        shard: shard id, None where it is unknown.
+        path: path of the object.
         kind: one word: missing, size, digest, index, status, commit, identity, metadata, duplicate.
-        detail: what came and what was expected.
+        detail: found and expected value.
     """
 
     shard: int | None
@@ -119,8 +119,8 @@ class CommitLog:
     """All commit records of a cache.
 
     Attributes:
-        commits: shard id → record, only sound records of the cache's own identity.
-        faults: damaged records and records of another identity.
+        commits: shard id → record; only sound records of the cache's own identity.
+        faults: damaged records, and records of another identity.
     """
 
     commits: dict[int, ShardCommit]
@@ -130,12 +130,12 @@ class CommitLog:
 def write_shard(
     storage: Storage, spec: CacheSpec, shard_id: int, arrays: dict[str, np.ndarray[Any, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Encode and write the objects of one shard; nothing counts until `commit_shard`.
+    """Encode and write the objects of one shard; the shard exists only after `commit_shard`.
 
     Args:
-        storage: of a cache that `create_cache` made.
-        spec: of that cache.
-        shard_id: which shard.
+        storage: storage of a cache that `create_cache` made.
+        spec: specification of that cache.
+        shard_id: number of the shard.
         arrays: every array of `spec.array_layout()`, `(R, *row_shape)`, R = `len(spec.shard_rows(shard_id))`.
 
     Returns:
@@ -173,8 +173,8 @@ def write_shard(
 def commit_shard(storage: Storage, commit: ShardCommit) -> None:
     """Write the shard's record, create-only; the last step of a shard.
 
-    A record that is damaged or of another identity is replaced. If another run committed the shard meanwhile,
-    whichever record tells the truth about the stored objects stays.
+    A damaged record or one of another identity is replaced. If another run committed the shard in the
+    meantime, the record that matches the stored objects stays.
 
     Raises:
         ObjectExistsError: another run's record stands.
@@ -252,7 +252,7 @@ def scan_commits(storage: Storage, spec: CacheSpec) -> CommitLog:
 
 
 def _read_log(storage: Storage) -> list[tuple[str, bytes]]:
-    """Return path and bytes of every record, compacted ones first so that single ones win."""
+    """Return path and bytes of every record, compacted ones first, so that single records take precedence."""
 
     def read(path: str) -> bytes | None:
         try:
@@ -281,7 +281,7 @@ def _read_log(storage: Storage) -> list[tuple[str, bytes]]:
 
 
 class RecordCheck:
-    """Tells whether records describe the shards of one cache, without laying its arrays out for each."""
+    """A check that records describe the shards of one cache; computes the layout of the arrays only once."""
 
     def __init__(self, spec: CacheSpec) -> None:
         self.spec = spec
@@ -290,7 +290,7 @@ class RecordCheck:
         self._sizes: dict[int, list[int]] = {}
 
     def fits(self, commit: ShardCommit) -> bool:
-        """Say whether the record names the shard's objects, with their sizes, and a status for each row."""
+        """Return True if the record names the shard's objects with their sizes, and a status for each row."""
         if not 0 <= commit.shard_id < self.spec.num_shards:
             return False
         num_rows = len(self.spec.shard_rows(commit.shard_id))
@@ -329,18 +329,18 @@ def block_shards(spec: CacheSpec, block: int) -> range:
 
 
 def block_path(block: int) -> str:
-    """Path of the object that a block's records move to."""
+    """Path of the object of a block's compacted records."""
     return f"commits/compacted-{block:08d}.jsonl"
 
 
 def shard_of_record(path: str) -> int | None:
-    """Return which shard's own record `path` is; None if it is something else."""
+    """Return the shard whose own record is at `path`; None for any other path."""
     match = _SINGLE.fullmatch(path)
     return int(match[1]) if match else None
 
 
 def _holds(storage: Storage, commit: ShardCommit) -> bool:
-    """Return whether the stored objects are those of this record."""
+    """Return True if the stored objects are those of this record."""
     try:
         return all(
             hashlib.sha256(storage.read(path)).hexdigest() == entry["sha256"]
@@ -355,7 +355,7 @@ def _taken(record: ShardCommit) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """Return `value` with None for the floats that JSON cannot hold."""
+    """Return `value` with None for the floats that JSON cannot represent."""
     if isinstance(value, dict):
         return {str(key): _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

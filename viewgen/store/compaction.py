@@ -1,10 +1,10 @@
-"""Rewriting the commit log: records moved together, and records withdrawn.
+"""Rewriting of the commit log: compaction and deletion of records.
 
-A cache of 100 million images has some 200,000 shards. As many single records are as many requests for whoever
-opens it, so the records of 1000 neighbouring shards move into one object, a block. A run does this whenever a
-block of its shards is finished; its log is then never longer than the shards under way and some blocks.
+A cache of 100 million images has about 200,000 shards, and opening it would take one request per single
+record. The records of 1000 neighbouring shards therefore move into one object, a block. A run does this
+whenever a block of its shards is finished; its log then holds only the shards in progress and some blocks.
 
-Killed anywhere, no record is lost: a block is replaced as a whole, and before the single records go.
+A kill at any point loses no record: a block is replaced as a whole, before the single records are deleted.
 """
 
 from collections.abc import Iterable
@@ -30,17 +30,17 @@ def compact_commits(
 ) -> int:
     """Move single records into the objects of their blocks, 1000 shards each.
 
-    Opening a cache of 200,000 shards then takes 200 reads. Complete blocks may be moved while workers commit
-    and readers read. One process at a time compacts: the driver, which holds the cache's lease.
+    Opening a cache of 200,000 shards then takes 200 reads. Complete blocks may be moved during commits and
+    reads. Only one process at a time compacts: the driver, which holds the cache's lease.
 
     Args:
-        storage: of the cache.
-        spec: of the cache.
-        blocks: numbers of the blocks to look at (block b holds the shards from 1000·b); by default all.
-        partial: also move the records of blocks of which shards are missing. Only while no run is writing.
+        storage: storage of the cache.
+        spec: specification of the cache.
+        blocks: numbers of the blocks to compact (block b holds the shards from 1000·b); by default all.
+        partial: also move the records of incomplete blocks; permitted only while no run is writing.
 
     Returns:
-        How many blocks changed.
+        number of changed blocks.
     """
     asked = None if blocks is None else set(blocks)
     singles: dict[int, list[int]] = {}
@@ -92,9 +92,10 @@ def _compact(storage: Storage, check: RecordCheck, block: int, shard_ids: list[i
 
 
 def drop_commits(storage: Storage, spec: CacheSpec, shard_ids: Iterable[int]) -> None:
-    """Delete the records of these shards, so that the next run of the same command makes them anew.
+    """Delete the records of these shards, so that the next run of the same command makes the shards again.
 
-    Only while no run is writing the cache. Damaged lines of a block that held one of the shards go as well.
+    Permitted only while no run is writing the cache. Damaged lines of a block that held one of the shards are
+    deleted as well.
     """
     dropped = set(shard_ids)
     check = RecordCheck(spec)

@@ -5,9 +5,9 @@ An object is either one chunk, ``data ‖ crc32c(data)``, or a shard of the ``sh
     chunk 0 ‖ crc32c ‖ chunk 1 ‖ crc32c ‖ … ‖ index ‖ crc32c(index)
 
 with ``index`` a (chunks, 2) table of little-endian uint64 (offset, length including the checksum). Chunks
-hold raw little-endian rows, so a row's place in the object follows from its number alone. Rows behind the
-last image of a chunk are padding (the fill value); chunks of nothing but padding are absent, marked by
-2⁶⁴ − 1 in the index. Zarr specification 3.0, "Sharding codec" and "crc32c checksum codec".
+hold raw little-endian rows, so a row's position in the object follows from its number alone. Rows after the
+last image of a chunk are padding (the fill value); chunks of padding only are absent, marked by 2⁶⁴ − 1 in
+the index. Zarr specification 3.0, "Sharding codec" and "crc32c checksum codec".
 """
 
 from typing import Any
@@ -40,12 +40,12 @@ def crc32c(data: Any) -> bytes:
 
 
 def num_chunks(layout: ArrayLayout, num_rows: int) -> int:
-    """Return how many chunks an object with `num_rows` rows stores."""
+    """Return the number of chunks stored in an object with `num_rows` rows."""
     return 1 if layout.chunk_rows is None else -(-num_rows // layout.chunk_rows)
 
 
 def chunk_slice(layout: ArrayLayout, chunk: int) -> slice:
-    """Return where chunk number `chunk` lies in its object, without its checksum."""
+    """Return the byte slice of chunk number `chunk` in its object, without its checksum."""
     length: int = (layout.chunk_rows or layout.shard_rows) * layout.row_bytes
     start = chunk * (length + CHECKSUM_BYTES)
     return slice(start, start + length)
@@ -81,7 +81,7 @@ def encode_object(layout: ArrayLayout, rows: np.ndarray[Any, Any]) -> bytes:
     """Encode the object of one shard.
 
     Args:
-        layout: array's layout.
+        layout: layout of the array.
         rows: `(R, *layout.row_shape)` of the layout's dtype, 1 ≤ R ≤ `layout.shard_rows`.
     """
     stored = num_chunks(layout, len(rows))
@@ -98,16 +98,16 @@ def decode_object(layout: ArrayLayout, data: bytes, num_rows: int, place: str) -
     """Decode the object of one shard and check its size, index and checksums.
 
     Args:
-        layout: array's layout.
+        layout: layout of the array.
         data: the object.
-        num_rows: rows that the shard holds.
-        place: the object's name for messages.
+        num_rows: number of rows of the shard.
+        place: name of the object in messages.
 
     Returns:
         `(num_rows, *layout.row_shape)`, writable.
 
     Raises:
-        CorruptDataError: the object is not what `encode_object` makes of any rows.
+        CorruptDataError: the object is not a possible result of `encode_object`.
     """
     expected = object_bytes(layout, num_rows)
     if len(data) != expected:

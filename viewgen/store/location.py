@@ -1,4 +1,4 @@
-"""Where caches lie when nobody says otherwise."""
+"""Default location of caches."""
 
 import os
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The metadata documents of a cache, ``zarr.json``: written and read by zarr-python, which defines them.
 
-Versions of zarr-python order the keys differently and leave out other defaults, so documents are compared
-by what they mean. Our own is only the group's attribute ``viewgen``.
+Versions of zarr-python order the keys differently and omit different defaults, so documents are compared by
+meaning. The only part defined by viewgen is the group's attribute ``viewgen``.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ def array_metadata(layout: ArrayLayout) -> bytes:
 
 
 def metadata_problem(layout: ArrayLayout, document: bytes) -> str | None:
-    """Return what is wrong with an array's ``zarr.json``, or None where it means what the layout asks for."""
+    """Return the fault of an array's ``zarr.json``, or None if it agrees with the layout."""
     if document == array_metadata(layout):
         return None
     try:
@@ -75,7 +75,7 @@ def metadata_problem(layout: ArrayLayout, document: bytes) -> str | None:
 
 
 def _understood(document: bytes) -> bytes:
-    """Return an array's ``zarr.json`` as zarr-python writes what it read there."""
+    """Return an array's ``zarr.json`` after reading and writing by zarr-python."""
     import zarr
     from zarr.buffer import default_buffer_prototype
     from zarr.buffer.cpu import Buffer

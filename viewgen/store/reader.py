@@ -24,34 +24,34 @@ _Array = np.ndarray[Any, Any]
 
 
 class CacheReader:
-    """The finished part of a cache: the rows of committed shards whose status is wanted.
+    """The finished part of a cache: the rows of committed shards with a selected status.
 
     Rows are numbered as in the cache, 0 to N − 1; `rows` lists those that can be read. Local caches are
     memory-mapped. Remote ones are read by range requests, chunk-wise, or copied shard by shard into `mirror`
     and memory-mapped there.
 
-    A shard object that is missing or has another size than was committed is found when it is first touched;
-    so is a flipped bit, through the checksum of the chunk that is read (`check="crc"`) or the digest of the
-    whole object (`check="digest"`). `check="size"` leaves the contents of the large arrays unverified.
+    A missing shard object, or one of another size than committed, is detected at its first use. A flipped bit
+    is detected through the checksum of the chunk (`check="crc"`) or the digest of the whole object
+    (`check="digest"`). `check="size"` leaves the contents of the large arrays unverified.
 
     Args:
-        url: of the cache.
-        storage_options: for fsspec.
-        check: what is verified at first touch.
-        mirror: local folder for copies of a remote cache's objects; a local cache is read where it lies.
-        statuses: status codes of the rows that are wanted.
+        url: URL of the cache.
+        storage_options: options of fsspec.
+        check: verification at the first use of an object: ``"size"``, ``"crc"`` or ``"digest"``.
+        mirror: local folder for copies of a remote cache's objects; a local cache is read in place.
+        statuses: status codes of the rows to read.
 
     Attributes:
-        url: of the cache, without credentials.
+        url: URL of the cache, without credentials.
         spec: the cache's specification.
         commits: shard id → commit record.
         committed: ids of the committed shards, ascending.
         status: uint8 `(N,)`, status code of every row.
-        rows: int64, the rows that can be read, ascending.
+        rows: readable rows, int64, ascending.
 
     Raises:
         MissingFileError: there is no cache at the URL.
-        CorruptDataError: here or in any read: stored bytes differ from what was committed.
+        CorruptDataError: stored bytes differ from the committed ones; raised here or in any read.
     """
 
     def __init__(
@@ -107,9 +107,9 @@ class CacheReader:
         """Read views.
 
         Args:
-            rows: a row or int `(B,)`, of `self.rows`, in any order, repeats allowed.
-            view_index: which view, one for all rows or int `(B,)`; by default all views.
-            out: array to fill, of the result's shape, uint8 and C-contiguous; saves its allocation.
+            rows: one or more of `self.rows`, an integer or int `(B,)`, in any order, with repeats.
+            view_index: index of the view, one for all rows or int `(B,)`; by default all views.
+            out: array to fill, of the result's shape, uint8 and C-contiguous; avoids an allocation.
 
         Returns:
             uint8 `(B, V, C, H, W)`, or `(B, C, H, W)` with `view_index`; without the B for a single row.
@@ -140,7 +140,7 @@ class CacheReader:
         """Read any array of the cache.
 
         Args:
-            name: of the array: "distance", "label", a column of the method …
+            name: name of the array: "distance", "label", a column of the method …
             rows: int `(B,)`; by default `self.rows`.
 
         Returns:
@@ -188,7 +188,7 @@ class CacheReader:
         """Read the readable rows of one committed shard.
 
         Args:
-            shard_id: of `self.committed`.
+            shard_id: one of `self.committed`.
             arrays: names; by default all except latent codes.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Caches in memory, on S3 and at any other URL that fsspec knows."""
+"""Storage in memory, on S3 and at any other URL that fsspec supports."""
 
 import errno
 import re
@@ -27,10 +27,10 @@ _IN_PROCESS_WRITES = threading.Lock()
 class FsspecStorage(Storage):
     """An fsspec file system.
 
-    Create-only writes are conditional PUTs on S3 and Google Cloud Storage, and take a lock for ``memory://``.
-    Elsewhere (and on S3 look-alikes that ignore the condition) they are a check followed by a PUT, which two
-    writers can race. On file systems that write in place (sftp, hdfs, …) a killed writer can leave a torn
-    object; its digest tells.
+    Create-only writes are conditional PUTs on S3 and Google Cloud Storage, and use a lock for ``memory://``.
+    On other file systems (and on S3-compatible ones that ignore the condition) they are a check followed by a
+    PUT, which two writers can race. On file systems that write in place (sftp, hdfs, …) a killed writer can
+    leave a partial object, which its digest reveals.
 
     Raises:
         StorageError: the protocol is unknown, its package is missing, or it refuses the options.
@@ -92,7 +92,7 @@ class FsspecStorage(Storage):
                 raise
 
     def _holds(self, path: str, data: bytes) -> bool:
-        """Tell whether an object has exactly these bytes."""
+        """Return True if an object has exactly these bytes."""
         return self.size(path) == len(data) and self.read(path) == data
 
     def write(self, path: str, data: bytes) -> None:
@@ -149,7 +149,7 @@ class FsspecStorage(Storage):
 
     @contextmanager
     def _clear_errors(self, verb: str, path: str) -> Iterator[None]:
-        """Turn whatever a file system raises into one message without credentials."""
+        """Convert any exception of a file system to one message without credentials."""
         try:
             yield
         except (StorageError, MissingFileError):
@@ -184,13 +184,13 @@ def _without_credentials(url: str) -> str:
 
 
 def _secret_parts(url: str) -> list[str]:
-    """Return the parts of the URL that `_without_credentials` leaves out."""
+    """Return the parts of the URL that `_without_credentials` removes."""
     parts = [urlsplit(link) for link in url.split("::")]
     return [text for part in parts for text in (part.password, part.query, part.fragment) if text]
 
 
 def _secret_texts(value: Any) -> list[str]:
-    """Return every text in the storage options that may be a secret."""
+    """Return every string in the storage options that may be a secret."""
     if isinstance(value, dict):
         return [text for entry in value.values() for text in _secret_texts(entry)]
     return [value] if isinstance(value, str) and len(value) >= 6 and "://" not in value else []

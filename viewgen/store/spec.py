@@ -1,4 +1,4 @@
-"""What a cache is: its axes, its arrays, and the identity that decides whether work may be reused."""
+"""The specification of a cache: its axes, its arrays, and the identity that permits reuse of work."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ _CHUNK_BYTES = 400_000
 
 
 def canonical_json(document: Any) -> bytes:
-    """Return the one JSON text of `document`: sorted keys, no spaces, no NaN. Digests are taken over it."""
+    """Return the canonical JSON text of `document` for digests: sorted keys, no spaces, no NaN."""
     return json.dumps(
         document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
@@ -44,16 +44,16 @@ def identity_of(document: dict[str, Any], format_version: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArrayLayout:
-    """How one array lies in its shard objects.
+    """Layout of one array in its shard objects.
 
     Attributes:
-        name: the array's name in the group.
-        shape: the whole array, first axis N (images).
+        name: name of the array in the group.
+        shape: shape of the whole array, first axis N (images).
         dtype: little-endian numpy type.
         axes: dimension names, as many as `shape` has entries.
-        shard_rows: rows of one object.
-        chunk_rows: rows of one inner chunk, a divisor of `shard_rows`; None if the object is one chunk.
-        fill: value of rows that were never written, and of the padding behind the last row.
+        shard_rows: rows per object.
+        chunk_rows: rows per inner chunk, a divisor of `shard_rows`; None if the object is one chunk.
+        fill: value of unwritten rows, and of the padding after the last row.
     """
 
     name: str
@@ -81,7 +81,7 @@ class ArrayLayout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheSpec:
-    """Everything that says what the views of a cache are.
+    """Specification of a cache: everything that determines its views.
 
     Attributes:
         dataset: name, split, digest, size and selection of the source images.
@@ -95,11 +95,11 @@ class CacheSpec:
         height: H in pixels.
         width: W in pixels.
         shard_images: S, rows per shard.
-        arrays: names of those columns that the format describes, `NAMED_COLUMNS`.
-        columns: all columns, those of `arrays` first; given either way.
+        arrays: names of the columns that the format describes, `NAMED_COLUMNS`.
+        columns: all columns, those of `arrays` first; either argument may be given.
         latent_shape: shape of one code, where a column holds codes; (L, D) for W⁺.
         label_shape: shape of one label, () for a class index.
-        versions: of packages and hardware, for the record; not part of the identity.
+        versions: versions of packages and hardware, for the record; not part of the identity.
     """
 
     dataset: dict[str, Any]
@@ -132,7 +132,7 @@ class CacheSpec:
             object.__setattr__(self, name, None if value is None else tuple(value))
 
     def _settle_columns(self) -> None:
-        """Check the columns, and tell those that the format describes from others."""
+        """Check the columns, and separate those that the format describes from the others."""
         if unknown := set(self.arrays) - set(NAMED_COLUMNS):
             raise UsageError(f"unknown arrays {sorted(unknown)}; there are {list(NAMED_COLUMNS)}")
         columns = {name: NAMED_COLUMNS[name] for name in self.arrays}
@@ -167,7 +167,7 @@ class CacheSpec:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "CacheSpec":
-        """Build a specification from `to_json`'s object; CorruptDataError if keys are missing or unknown."""
+        """Return the specification in a `to_json` object; CorruptDataError if keys are missing or unknown."""
         try:
             columns = [Column.from_json(column) for column in document.get("columns", ())]
             return cls(**document | {"columns": columns})
@@ -179,7 +179,7 @@ class CacheSpec:
 
     @property
     def identity(self) -> str:
-        """``sha256:…`` over everything but `versions`, and the format version."""
+        """``sha256:…`` over all fields except `versions`, and the format version."""
         return identity_of(self.to_json(), FORMAT_VERSION)
 
     @property

@@ -1,7 +1,7 @@
-"""Where caches live: one interface for a local folder, memory and every fsspec URL.
+"""Storage of caches: one interface for a local folder, memory and every fsspec URL.
 
-Paths are relative to the URL and use forward slashes (``commits/00000042.json``). The interface holds what a
-cache needs and no more: whole-object writes that are atomic, some of them create-only, and range reads.
+Paths are relative to the URL and use forward slashes (``commits/00000042.json``). The interface is limited to
+the needs of a cache: atomic writes of whole objects, some of them create-only, and range reads.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ _Result = TypeVar("_Result")
 
 
 class ObjectExistsError(StorageError, FileExistsError):
-    """A create-only write met an object that is already there."""
+    """A create-only write found an existing object."""
 
 
 class Storage(ABC):
     """A flat space of objects below one URL.
 
     Attributes:
-        url: the URL for messages and reports, without credentials.
-        parallel_reads: how many reads are worth having in flight at once.
+        url: URL for messages and reports, without credentials.
+        parallel_reads: useful number of concurrent reads.
     """
 
     url: str
@@ -67,18 +67,18 @@ class Storage(ABC):
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Delete an object; nothing happens if it is absent."""
+        """Delete an object; no effect if it is absent."""
 
     @abstractmethod
     def delete_tree(self, prefix: str) -> None:
-        """Delete every object below the folder `prefix`; nothing happens if there is none."""
+        """Delete every object below the folder `prefix`; no effect if there are none."""
 
     def exists(self, path: str) -> bool:
-        """Return whether the object exists."""
+        """Return True if the object exists."""
         return self.size(path) is not None
 
     def local_path(self, path: str) -> Path | None:
-        """Return the file that holds the object where it can be memory-mapped, otherwise None."""
+        """Return the file of the object if it can be memory-mapped, otherwise None."""
         return None
 
     def remove_leftovers(self, older_than_seconds: float = 3600) -> None:  # noqa: B027 most have none
@@ -177,7 +177,7 @@ class LocalStorage(Storage):
 
     @contextlib.contextmanager
     def _clear_errors(self, verb: str, path: str) -> Iterator[None]:
-        """Turn an operating-system error into one message that names the file."""
+        """Convert an operating-system error to one message that names the file."""
         place = self.root / path
         try:
             yield
@@ -193,7 +193,7 @@ def open_storage(url: str, storage_options: dict[str, Any] | None = None) -> Sto
     """Open the storage at `url`.
 
     Args:
-        url: a path, ``file://``, ``memory://``, ``s3://`` or any other URL that fsspec knows.
+        url: a path, ``file://``, ``memory://``, ``s3://`` or any other URL that fsspec supports.
         storage_options: keyword arguments of the fsspec file system; credentials, endpoints.
 
     Raises:
@@ -214,8 +214,8 @@ def open_storage(url: str, storage_options: dict[str, Any] | None = None) -> Sto
 def parse_storage_options(pairs: Iterable[str]) -> dict[str, Any]:
     """Parse the command line's ``key=value`` pairs.
 
-    A value that is JSON is read as such (``anon=true``), anything else is text; a dotted key goes into a
-    nested dictionary (``client_kwargs.endpoint_url=http://host``).
+    A JSON value is parsed (``anon=true``), anything else is a string; a dotted key addresses a nested
+    dictionary (``client_kwargs.endpoint_url=http://host``).
     """
     options: dict[str, Any] = {}
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""What `viewgen show` tells about a cache."""
+"""Summary of a cache for `viewgen show`."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Checking a cache against its commit records, and making faulty shards pending again."""
+"""Verification of a cache against its commit records, and repair: faulty shards become pending again."""
 
 import hashlib
 from collections.abc import Callable
@@ -25,16 +25,16 @@ _PARALLEL_SHARDS = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyReport:
-    """What `verify_cache` found.
+    """Result of `verify_cache`.
 
     Attributes:
-        url: of the cache.
-        num_shards: shards of a complete cache.
+        url: URL of the cache.
+        num_shards: number of shards of a complete cache.
         committed: number of committed shards.
-        faults: everything that is not as it was committed.
+        faults: differences from the commit records.
         missing: ids of shards that are not committed.
         quarantined: rows whose views could not be made (status 3).
-        notes: what is there beyond the cache's own objects; no fault.
+        notes: objects that do not belong to the cache; not faults.
     """
 
     url: str
@@ -47,7 +47,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the cache is sound, complete and without quarantined rows."""
+        """True if the cache is sound, complete and without quarantined rows."""
         return self.exit_code == 0
 
     @property
@@ -67,9 +67,9 @@ def verify_cache(
     """Read every committed object and compare it with its record.
 
     Args:
-        url: of the cache.
-        storage_options: for fsspec.
-        progress: called with (shards done, shards to do).
+        url: URL of the cache.
+        storage_options: options of fsspec.
+        progress: callback called with (shards done, shards to do).
 
     Returns:
         The report; faults do not raise.
@@ -118,13 +118,13 @@ def verify_cache(
 
 
 def repair_cache(url: str, storage_options: dict[str, Any] | None, report: VerifyReport) -> list[int]:
-    """Delete the records of the faulty shards, so that rerunning the cache command makes them anew.
+    """Delete the records of the faulty shards, so that the next run of the cache command makes them again.
 
-    Only while no run is writing the cache. A damaged ``zarr.json`` of the group cannot be repaired; those of
-    the arrays are written again by the next run.
+    Permitted only while no run is writing the cache. A damaged ``zarr.json`` of the group cannot be repaired;
+    the next run writes those of the arrays again.
 
     Returns:
-        The shards that lost their record.
+        shards whose records were deleted.
     """
     storage = open_storage(url, storage_options)
     spec = read_spec(storage)

@@ -1,6 +1,6 @@
-"""Contracts: what every storage, view source, generator, data set and diagnostic keeps, as pytest classes.
+"""Contracts of storages, view sources, generators, data sets and diagnostics, as pytest classes.
 
-A plug-in's tests subclass the contract of their noun, say what is tested, and are run by pytest::
+A plug-in's tests subclass the contract of their noun, set the object under test, and run under pytest::
 
     from viewgen.testing import ViewSourceContract
 

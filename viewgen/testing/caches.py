@@ -1,4 +1,4 @@
-"""Small caches of random contents, for tests."""
+"""Small caches with random contents, for tests."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def small_spec(**changes: Any) -> CacheSpec:
-    """Return a specification of 21 rows in shards of 8, so the last shard is partial."""
+    """Return a specification with 21 rows in shards of 8, so that the last shard is partial."""
     keys: dict[str, Any] = {
         "dataset": {"name": "digits", "split": "train", "digest": "sha256:00"},
         "method": "wsearch",
@@ -48,11 +48,11 @@ def write_random_cache(
     """Write a complete cache and return its contents, `(N, …)` per array.
 
     Args:
-        storage: a fresh place.
-        spec: of the cache.
-        seed: of the contents.
-        status: of the rows, `(N,)`; all ok by default.
-        label: of the rows, `(N, ...)`; random by default.
+        storage: empty storage.
+        spec: specification of the cache.
+        seed: seed of the contents.
+        status: status codes of the rows, `(N,)`; all ok by default.
+        label: labels of the rows, `(N, ...)`; random by default.
     """
     create_cache(storage, spec)
     shards = []

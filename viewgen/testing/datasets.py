@@ -1,4 +1,4 @@
-"""What every data set keeps; see `viewgen.testing`."""
+"""Contract of data sets; see `viewgen.testing`."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -13,10 +13,10 @@ __all__ = ["DatasetContract"]
 
 
 class DatasetContract(EntryContract):
-    """A data set: shapes, labels, and a digest that is that of the contents.
+    """Contract of a data set: shapes, labels, and a digest of the contents.
 
     Attributes:
-        splits: splits that are tested, whose images must differ.
+        splits: tested splits, whose images must differ.
     """
 
     entry: ClassVar[DatasetEntry]
@@ -24,7 +24,7 @@ class DatasetContract(EntryContract):
 
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
-        """Folder of data; overridden where the data set needs files."""
+        """Data folder; override it if the data set needs files."""
         return tmp_path
 
     def load(self, split: str, root: Path) -> ImageDataset:

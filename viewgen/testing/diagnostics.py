@@ -1,4 +1,4 @@
-"""What every diagnostic keeps; see `viewgen.testing`."""
+"""Contract of diagnostics; see `viewgen.testing`."""
 
 import math
 from typing import Any
@@ -12,11 +12,11 @@ __all__ = ["DiagnosticContract"]
 
 
 class DiagnosticContract(EntryContract):
-    """A diagnostic: measures of a subject. Subclasses give the fixture `subject`, with all that it needs."""
+    """Contract of a diagnostic; subclasses provide the fixture `subject` with all required parts."""
 
     @pytest.fixture
     def subject(self) -> Any:
-        """What is measured, a `viewgen.diagnostics.measure.Subject`."""
+        """Subject of the measurement, a `viewgen.diagnostics.measure.Subject`."""
         raise NotImplementedError("give the fixture `subject`")
 
     @pytest.fixture

@@ -1,4 +1,4 @@
-"""What every entry of a registry keeps; see `viewgen.testing`."""
+"""Contract of registry entries; see `viewgen.testing`."""
 
 import pickle
 from typing import Any, ClassVar
@@ -10,11 +10,11 @@ __all__ = ["EntryContract"]
 
 
 class EntryContract:
-    """An entry with its settings.
+    """Contract of an entry with its settings.
 
     Attributes:
-        entry: what is tested.
-        settings: settings under which it is tested; the defaults where None.
+        entry: entry under test.
+        settings: settings of the test; None for the defaults.
     """
 
     entry: ClassVar[Any]

@@ -1,4 +1,4 @@
-"""What every generator keeps; see `viewgen.testing`."""
+"""Contract of generators; see `viewgen.testing`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ __all__ = ["GeneratorContract"]
 
 
 class GeneratorContract:
-    """A generator: codes in, images out. Subclasses provide the fixture `generator`, frozen and ready."""
+    """Contract of a generator: codes in, images out. Subclasses provide the fixture `generator`, frozen."""
 
     @pytest.fixture
     def generator(self) -> Generator:
@@ -27,12 +27,12 @@ class GeneratorContract:
 
     @pytest.fixture
     def labels(self, generator: Generator) -> Tensor | None:
-        """Their classes, for a generator that has some."""
+        """Class indices of the images, for a class-conditional generator."""
         return torch.arange(5) % generator.num_classes if generator.num_classes else None
 
     @pytest.fixture
     def codes(self, generator: Generator, pictures: Tensor, labels: Tensor | None) -> Tensor:
-        """Codes to begin with, `(5, *code_shape)`, without gradients."""
+        """First codes, `(5, *code_shape)`, without gradients."""
         with torch.no_grad():
             return generator.start(pictures, labels)
 

@@ -1,4 +1,4 @@
-"""What every storage keeps; see `viewgen.testing`."""
+"""Contract of storages; see `viewgen.testing`."""
 
 import pickle
 import threading
@@ -27,16 +27,16 @@ __all__ = ["StorageContract"]
 
 
 class StorageContract:
-    """Objects by path. Subclasses give the fixtures `url`, a fresh place, and perhaps `options`."""
+    """Contract of a storage. Subclasses provide the fixture `url`, an empty location, maybe `options`."""
 
     @pytest.fixture
     def url(self) -> str:
-        """A place where nothing is yet."""
+        """URL of an empty location."""
         raise NotImplementedError("give the fixture `url`")
 
     @pytest.fixture
     def options(self) -> dict[str, Any]:
-        """Options of its file system."""
+        """Options of the URL's file system."""
         return {}
 
     @pytest.fixture

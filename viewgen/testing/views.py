@@ -1,4 +1,4 @@
-"""What every view source keeps; see `viewgen.testing`."""
+"""Contract of view sources; see `viewgen.testing`."""
 
 from functools import cached_property
 from typing import Any, ClassVar
@@ -20,14 +20,14 @@ __all__ = ["ViewSourceContract"]
 
 
 class ViewSourceContract(EntryContract):
-    """A view source: shapes, status, columns, and views that depend on (seed, image, view) alone.
+    """Contract of a view source: shapes, status, columns, and views that depend on (seed, image, view) alone.
 
     Attributes:
         image_size: H = W of the images, in pixels.
-        num_images: images of the test, at least 4.
-        random: whether another seed gives other views.
-        exact: whether a view is equal to the last bit in any company; otherwise within one grey level, as
-            networks of batches of any size round.
+        num_images: number of images in the test, at least 4.
+        random: True if another seed gives other views.
+        exact: True if a view is equal to the last bit in any batch. Otherwise it may differ by one grey
+            level, the rounding of networks at different batch sizes.
     """
 
     entry: ClassVar[ViewEntry]
@@ -38,12 +38,12 @@ class ViewSourceContract(EntryContract):
 
     @pytest.fixture
     def models(self) -> Models:
-        """Networks that the entry needs, frozen; overridden where it needs some."""
+        """Networks of the entry, frozen; override it if the entry needs networks."""
         return Models(device=torch.device("cpu"))
 
     @pytest.fixture
     def codes(self) -> Tensor | None:
-        """Refined codes of the images, `(num_images, *code_shape)`; overridden where the entry needs them."""
+        """Refined codes of the images, `(num_images, *code_shape)`; override it if the entry needs them."""
         return None
 
     @cached_property
@@ -55,7 +55,7 @@ class ViewSourceContract(EntryContract):
 
     @cached_property
     def index(self) -> Tensor:
-        """Their source indices, far apart and in no order."""
+        """Source indices of the images, far apart and unordered."""
         return torch.arange(self.num_images).flip(0) * 1009 + 2
 
     @property
@@ -64,7 +64,7 @@ class ViewSourceContract(EntryContract):
         return self.entry.num_views or 3
 
     def images(self, codes: Tensor | None, rows: Any = None, *, seed: int = 0, offset: int = 0) -> Images:
-        """Return some of the images as a batch, their source indices moved by `offset`."""
+        """Return some of the images as a batch, with source indices shifted by `offset`."""
         rows = torch.arange(self.num_images) if rows is None else torch.tensor(rows)
         index = self.index[rows] + offset
         return Images(
@@ -160,7 +160,7 @@ class ViewSourceContract(EntryContract):
         assert torch.equal(self.pixels, before)
 
     def _offline(self, models: Models, codes: Tensor | None) -> Batch:
-        """Return what a worker makes of the images."""
+        """Return the result of a worker on the images."""
         batch: Batch = {
             "image": self.pixels.numpy(),
             "source_index": self.index.numpy(),

@@ -1,4 +1,4 @@
-"""View sources: whatever makes a view, one file each. To add one, see `viewgen.views.entry.ViewEntry`."""
+"""View sources, one file each. To add one, see `viewgen.views.entry.ViewEntry`."""
 
 from viewgen.registry import Registry
 from viewgen.views.entry import ViewEntry

@@ -1,11 +1,15 @@
 """Expert transform: the hand-made augmentations of SimCLR, batched, on the images' device.
 
 random-resized-crop(0.2, 1) · horizontal flip · colour jitter (0.4, 0.4, 0.4, 0.1) with p 0.8 · grayscale with
-p 0.2. Each image has parameters of its own, read off one row of uniform numbers, so a view is a pure function
-of (image, row): the row comes from a batch generator in training and from an address in a cache. Every
-operation equals torchvision's on the same parameters.
+p 0.2. The parameters of each image come from one row of uniform numbers, so a view is a pure function of
+(image, row). The row comes from a batch generator in training and from an address in a cache. Every operation
+equals torchvision's with the same parameters.
 
 Shape legend: B batch, C colour channels, H, W space.
+
+References:
+    A Simple Framework for Contrastive Learning of Visual Representations, Chen, Kornblith, Norouzi and
+    Hinton, 2020, https://arxiv.org/abs/2002.05709
 """
 
 import itertools
@@ -27,7 +31,7 @@ ORDERS = torch.tensor(list(itertools.permutations(range(4))))
 
 
 def expert_views(images: Tensor, uniforms: Tensor, config: ExpertConfig) -> Tensor:
-    """Transform a batch of images, each by parameters of its own.
+    """Transform a batch of images, each with its own parameters.
 
     Args:
         images: model images `(B, 3, H, W)` in [−1, 1].
@@ -69,8 +73,9 @@ def crop_boxes(crops: Tensor, position: Tensor, height: int, width: int, config:
     Args:
         crops: uniform numbers, `(B, 2·CROP_ATTEMPTS)`.
         position: uniform numbers, `(B, 2)`.
-        height, width: of the images, in pixels.
-        config: gives the ranges.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        config: ranges of the parameters.
     """
     attempts = crops.unflatten(1, (CROP_ATTEMPTS, 2))
     low, high = config.crop_scale
@@ -95,7 +100,7 @@ def resized_crop(images: Tensor, box_B4: Tensor, flipped: Tensor) -> Tensor:
     Args:
         images: `(B, C, H, W)`.
         box_B4: top, left, height, width in pixels.
-        flipped: which to mirror left to right, bool `(B,)`.
+        flipped: True for images to mirror left to right, bool `(B,)`.
     """
     height, width = images.shape[2:]
     top, left, h, w = box_B4.unbind(dim=1)
@@ -123,13 +128,13 @@ def to_gray(x: Tensor) -> Tensor:
 
 
 def color_jitter(x: Tensor, strengths: Tensor, permutation: Tensor, config: ExpertConfig) -> Tensor:
-    """Change brightness, contrast, saturation and hue, each image in an order of its own.
+    """Change brightness, contrast, saturation and hue, in a separate order for each image.
 
     Args:
         x: images in [0, 1], `(B, 3, H, W)`.
         strengths: uniform numbers, `(B, 4)`.
-        permutation: for each image the order of the four operations, `(B, 4)`.
-        config: gives the ranges.
+        permutation: order of the four operations for each image, `(B, 4)`.
+        config: ranges of the parameters.
     """
     span = torch.tensor([config.brightness, config.contrast, config.saturation], device=strengths.device)
     low = (1 - span).clamp_min(0)

@@ -1,4 +1,4 @@
-"""Cached views: a few of the views that a cache has of an image, in a training step or for a measurement."""
+"""Cached views: some of an image's views in a cache, for a training step or a measurement."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["ENTRY", "CachedConfig", "CachedSource", "SampledSource", "check_num_
 
 
 class CachedConfig(Settings):
-    """Which cache is read is no setting: its identity belongs to the training's."""
+    """Settings of cached views: none, because the cache's identity is part of the training's identity."""
 
     title = "cache"
 
 
 def check_num_views(wanted: int, there: int) -> None:
-    """Refuse more views of an image in a step than the cache has.
+    """Check that a step uses no more views of an image than the cache has.
 
     Raises:
-        UsageError: there are fewer.
+        UsageError: the cache has fewer views.
     """
     if wanted > there:
         raise UsageError(
@@ -39,10 +39,10 @@ def check_num_views(wanted: int, there: int) -> None:
 
 
 class SampledSource:
-    """Views of a cache that is held or streamed, drawn without replacement in every step.
+    """Views of a cache in memory or streamed, drawn without replacement in every step.
 
     Args:
-        memory: views, by the row of their image.
+        memory: views, addressed by the row of their image.
     """
 
     roles: tuple[str, ...] = ("view",)
@@ -60,12 +60,12 @@ class SampledSource:
         return Views(pixels=views.transpose(0, 1), status=self.memory.status[images.source_index])
 
     def expect(self, rows: Any) -> None:
-        """Begin to read the shards of rows, int64 `(B,)`."""
+        """Start reading the shards of rows, int64 `(B,)`."""
         self.memory.expect(rows)
 
 
 class CachedSource:
-    """Different views of each image out of a cache, in an order that its numbers say.
+    """Different views of each image from a cache, in an order given by the draws.
 
     Args:
         reader: the cache.
@@ -84,7 +84,7 @@ class CachedSource:
         return np.array(sorted(self._row_of), np.int64)
 
     def views(self, images: Images, num_views: int) -> Views:
-        """Return storage images `(V, B, C, H, W)`; a view comes again only where there are no more."""
+        """Return storage images `(V, B, C, H, W)`; a view repeats only after all views have occurred."""
         import torch
 
         from viewgen.views.source import Views

@@ -1,6 +1,10 @@
 """Distances of views in an encoder's space: from their anchor, and from each other.
 
-Shape legend: B images, V views of each, K projection dimension.
+Shape legend: B images, V views per image, K projection dimension.
+
+References:
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, https://arxiv.org/abs/2304.00601
 """
 
 import torch
@@ -40,7 +44,7 @@ def view_distances(
         encoder: f.
         views: storage images, `(B, V, C, H, W)`.
         anchor_features: projections of the anchors, `(B, K)`.
-        at_once: images that the encoder evaluates together, always exactly.
+        at_once: exact number of images per evaluation of the encoder.
     """
     num_views = views.shape[1]
     z = project(encoder, views.flatten(0, 1), at_once).unflatten(0, (-1, num_views))

@@ -1,4 +1,4 @@
-"""Random numbers of images, addressed by (seed, image, view): the same whatever else is in the batch."""
+"""Random numbers of images, addressed by (seed, image, view): independent of the rest of the batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ImageDraws:
         return self._drawn(torch.rand, name, num_views, shape).to(device)
 
     def normal(self, name: str, num_views: int, *shape: int) -> Tensor:
-        """Return standard normal numbers, `(B, num_views, *shape)`, likewise."""
+        """Return normal numbers N(0, 1), `(B, num_views, *shape)`, addressed by (seed, name, image, view)."""
         return self._drawn(torch.randn, name, num_views, shape)
 
     def of(self, rows: Tensor) -> "ImageDraws":

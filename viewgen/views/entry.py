@@ -24,13 +24,13 @@ __all__ = ["Resources", "Situation", "TrainingResources", "ViewEntry", "in_train
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
-    """What is known before any network is loaded, for settings that depend on it.
+    """Facts that are known before any network is loaded, for settings that depend on them.
 
     Attributes:
-        dataset: images that views are made of.
-        networks: kind → file of the networks at hand.
+        dataset: source images.
+        networks: kind → file of the available networks.
         seed: root of all random numbers.
-        say: is told what takes time.
+        say: callback for messages about slow work.
     """
 
     dataset: ImageDataset
@@ -41,12 +41,12 @@ class Situation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What a view source is built from.
+    """Resources for building a view source.
 
     Attributes:
-        models: networks that its entry needs, frozen, on their device, and how they are run.
-        batch_size: images optimised at once: a number, ``"auto"`` for as many as fit into memory, or None for
-            the source's own choice; without influence on the views.
+        models: networks that its entry needs, frozen, on their device, with their execution settings.
+        batch_size: number of images optimised at once, ``"auto"`` for as many as fit into memory, or None for
+            the source's own choice; no effect on the views.
     """
 
     models: Models
@@ -54,10 +54,10 @@ class Resources:
     _ready: dict[tuple[str, Precision], Any] = field(default_factory=dict, repr=False)
 
     def network(self, kind: str, precision: Precision = "float32") -> Any:
-        """Return the network of a kind as it is to be run, compiled where the execution says so.
+        """Return the network of a kind for execution, compiled if the execution settings say so.
 
         Raises:
-            ModelError: there is none.
+            ModelError: there is no such network.
         """
         found: Any = getattr(self.models, kind)
         if found is None:
@@ -65,7 +65,7 @@ class Resources:
         return self._run(kind, found, precision)
 
     def inverting(self, precision: Precision = "float32") -> Any:
-        """Return the generator with what its codes start from, likewise."""
+        """Return the generator with the start of its codes, for execution."""
         return self._run("inverting", self.models.inverting(), precision)
 
     def _run(self, name: str, network: Any, precision: Precision) -> Any:
@@ -78,11 +78,12 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingResources(Resources):
-    """What a view source of a training step is built from; `models.encoder` is the encoder as it trains.
+    """Resources for building a view source of a training step; `models.encoder` is the encoder in training.
 
     Attributes:
-        average_gradients: replaces gradients of parameters by their means over the processes of the training.
-        memory: views of a cache, where the source reads one.
+        average_gradients: function that replaces gradients of parameters by their means over the training's
+            processes.
+        memory: views of a cache, if the source reads one.
     """
 
     average_gradients: Callable[[Iterable[Any]], None]
@@ -90,10 +91,10 @@ class TrainingResources(Resources):
 
 
 def in_training(resources: Resources, name: str) -> TrainingResources:
-    """Return the resources of a training step, for a source that is built from those only.
+    """Return the resources of a training step, for a source that requires them.
 
     Raises:
-        UsageError: views are made for a cache or a measurement.
+        UsageError: the resources are those of a cache or a measurement.
     """
     if not isinstance(resources, TrainingResources):
         raise UsageError(
@@ -115,14 +116,14 @@ class ViewEntry(Entry):
     """Registry entry of a view source; `build` takes its settings and `Resources`.
 
     Its `needs` are networks by kind, ``"inversions"`` if it starts from refined codes, ``"cache"`` if it
-    reads views, and ``"training"`` if it is built beside an encoder that trains only.
+    reads views, and ``"training"`` if it requires an encoder in training.
 
     Attributes:
-        num_views: views of an image where the source fixes their number.
-        columns: arrays that it always writes beside those that every cache has.
-        keeps_codes: whether the codes of its views can be stored too, as its column ``w_plus``.
-        settle: settings and situation → settings in which nothing is left open, such as ``"auto"``.
-        optional: settings → those of its needs that the source does without.
+        num_views: number of views of an image, if the source fixes it.
+        columns: arrays that it always adds to those of every cache.
+        keeps_codes: True if the codes of its views can be stored as its column ``w_plus``.
+        settle: settings and situation → settings without open values such as ``"auto"``.
+        optional: settings → needs that the source does not use with them.
     """
 
     num_views: int | None = None
@@ -132,5 +133,5 @@ class ViewEntry(Entry):
     optional: Callable[[Any], frozenset[str]] = field(default=_nothing)
 
     def uses(self, settings: Any) -> frozenset[str]:
-        """Return what of its needs the source uses with some settings."""
+        """Return the needs that the source uses with the given settings."""
         return self.needs - self.optional(settings)

@@ -1,4 +1,4 @@
-"""Expert views: the hand-made transforms of SimCLR, each image by random numbers of its own.
+"""Expert views: the hand-made transforms of SimCLR, with separate random numbers for each image.
 
 References:
     A Simple Framework for Contrastive Learning of Visual Representations, Chen et al., 2020,
@@ -24,7 +24,7 @@ class ExpertSource:
     Args:
         config: strength of the transform.
         name: address of the draws.
-        at_once: images transformed together, or None for all.
+        at_once: number of images transformed together, or None for all.
     """
 
     roles: tuple[str, ...] = ("view",)

@@ -1,8 +1,8 @@
-"""View sources as steps from arrays to arrays: how a cache is made, without Ray, files or hidden state.
+"""View sources as steps from arrays to arrays: the core of a cache run, without Ray, files or hidden state.
 
-In: ``image`` uint8 `(B, C, H, W)`, ``source_index`` int64 `(B,)`, ``label`` int64 `(B, *label_shape)`, and
-where the source starts from inversions ``anchor_w_plus`` float32 `(B, *code_shape)` and ``anchor_error``
-float32 `(B,)`.
+In: ``image`` uint8 `(B, C, H, W)`, ``source_index`` int64 `(B,)`, ``label`` int64 `(B, *label_shape)`. If the
+source starts from inversions, also ``anchor_w_plus`` float32 `(B, *code_shape)` and ``anchor_error`` float32
+`(B,)`.
 
 Out: ``views`` uint8 `(B, V, C, H, W)`, ``distance`` float32 `(B, V)` from the anchor in the encoder's space
 (of the stored 8-bit views; NaN without an encoder), ``steps`` int32 `(B,)`, ``inversion_error`` float32
@@ -36,8 +36,8 @@ def offline_step(source: ViewSource, resources: Resources, *, seed: int, num_vie
     """Return the step that makes `num_views` views of each image of a batch.
 
     Args:
-        source: what makes the views; columns that it does not return are measured here.
-        resources: networks, for the distances of the views.
+        source: view source; columns that it does not return are measured here.
+        resources: resources with the networks for the distances of the views.
         seed: root of all random numbers.
         num_views: V.
     """
@@ -78,7 +78,7 @@ def _defaults(images: Images, made: Views, num_views: int) -> dict[str, Tensor]:
 
 
 def _measured(images: Images, made: Views, views: Tensor, resources: Resources) -> dict[str, Tensor]:
-    """Return distances in the encoder's space, where there is an encoder and the source gives none."""
+    """Return distances in the encoder's space, if there is an encoder and the source returns none."""
     if resources.models.encoder is None or "distance" in made.columns:
         return {}
     encoder = resources.network("encoder")

@@ -1,4 +1,4 @@
-"""Online W-search: one signed-gradient step on eq. 2 against the encoder as it trains.
+"""Online W-search: one signed-gradient step on eq. 2 against the encoder in training.
 
 Shape legend: B images, V views of each, K projection dimension.
 
@@ -33,12 +33,12 @@ class OnlineConfig(Settings):
 
 
 class OnlineSource:
-    """Views of codes that took one step.
+    """Views of codes after one step.
 
     Args:
-        config: the step.
+        config: settings of the step.
         generator: g, frozen.
-        encoder: f, as it trains.
+        encoder: f, in training.
     """
 
     roles: tuple[str, ...] = ("view",)

@@ -1,4 +1,4 @@
-"""Original: the images themselves, as views that a training transforms."""
+"""Original: the images themselves as views, which a training transforms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ENTRY", "OriginalConfig", "OriginalSource"]
 
 
 class OriginalConfig(Settings):
-    """The images themselves have no settings."""
+    """Settings of the original images: none."""
 
     title = "original"
 

@@ -1,7 +1,7 @@
-"""What a view source is: images and random numbers in, views out.
+"""The protocol of a view source: images and random numbers in, views out.
 
-The same source makes views for a cache, in a training step and for a measurement. Which one it is shows only
-in the images it is given and in how their random numbers are addressed.
+The same source makes views for a cache, in a training step and for a measurement. These differ only in the
+images and in the addresses of their random numbers.
 
 Shape legend: B images, V views of each, C, H, W channels and space.
 """
@@ -32,12 +32,12 @@ __all__ = [
 
 
 class Draws(Protocol):
-    """Random numbers of a batch, each image's by an address of its own."""
+    """Random numbers of a batch, with a separate address for each image."""
 
     def uniform(self, name: str, num_views: int, *shape: int, device: torch.device | None = None) -> Tensor:
         """Return numbers in [0, 1), `(B, num_views, *shape)`, float32, on the CPU or a device.
 
-        What a device draws may differ from what the CPU draws.
+        The numbers of a device may differ from those of the CPU.
         """
         ...
 
@@ -46,7 +46,7 @@ class Draws(Protocol):
         ...
 
     def of(self, rows: Tensor) -> "Draws":
-        """Return the draws of some of the images, by their places in the batch."""
+        """Return the draws of some of the images, selected by batch position."""
         ...
 
 
@@ -55,12 +55,12 @@ class Images:
     """A batch of images.
 
     Attributes:
-        pixels: uint8 `(B, C, H, W)`, on the device on which views are wanted.
+        pixels: storage images, uint8 `(B, C, H, W)`, on the device of the views.
         source_index: rows of the data set, int64 `(B,)`, on the CPU.
         labels: class indices, int64 `(B, *label_shape)`; −1 where an image has none.
-        draws: their random numbers.
-        codes: refined codes of a generator, `(B, *code_shape)`, where the source starts from them.
-        code_error: mean squared error of their reconstructions, `(B,)`, in model units.
+        draws: random numbers of the images.
+        codes: refined codes of a generator, `(B, *code_shape)`, if the source starts from them.
+        code_error: mean squared error of the codes' reconstructions, `(B,)`, in model units.
     """
 
     pixels: Tensor
@@ -90,9 +90,9 @@ class Views:
     """Views of a batch.
 
     Attributes:
-        pixels: `(V, B, C, H, W)`, storage images (uint8) or model images (floating point).
-        status: how each image fared, uint8 `(B,)`; None where all are OK.
-        columns: what a cache stores or reports beside them, `(B, ...)` each, by name.
+        pixels: views, `(V, B, C, H, W)`, storage images (uint8) or model images (floating point).
+        status: `Status` of each image, uint8 `(B,)`; None if all are OK.
+        columns: name → further array of a cache or its report, `(B, ...)` each.
     """
 
     pixels: Tensor
@@ -111,11 +111,11 @@ class Views:
 
 
 class ViewSource(Protocol):
-    """Whatever makes views.
+    """A view source.
 
     Attributes:
-        roles: ``("view",)`` where views are interchangeable; otherwise one name for each view of an image,
-            for example ``("luma", "chroma")``, and `num_views` is their number.
+        roles: ``("view",)`` if views are interchangeable; otherwise one name for each view of an image, for
+            example ``("luma", "chroma")``, and `num_views` is their number.
     """
 
     roles: tuple[str, ...]
@@ -130,7 +130,7 @@ class LearnedSource(ViewSource, Protocol):
     """A view source with networks that train beside the encoder."""
 
     def networks(self) -> Mapping[str, Any]:
-        """Return what a checkpoint holds: name → module or optimiser."""
+        """Return the contents of a checkpoint: name → module or optimiser."""
         ...
 
     def after_step(self, images: Images, loss_of: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
@@ -138,7 +138,8 @@ class LearnedSource(ViewSource, Protocol):
 
         Args:
             images: batch of the step.
-            loss_of: the encoder's loss of generated views `(V, B, C, H, W)` in the place of this step's.
+            loss_of: function that returns the encoder's loss with the generated views `(V, B, C, H, W)` in
+                place of this step's.
 
         Returns:
             metrics by name.
@@ -147,10 +148,10 @@ class LearnedSource(ViewSource, Protocol):
 
 
 class ViewMemory(Protocol):
-    """Views of a cache, held or streamed.
+    """Views of a cache, in memory or streamed.
 
     Attributes:
-        num_views: V, views of an image.
+        num_views: V, views per image.
         status: `Status` of every row, uint8 `(N,)`.
     """
 
@@ -162,5 +163,5 @@ class ViewMemory(Protocol):
         ...
 
     def expect(self, rows: NDArray[np.int64]) -> None:
-        """Prepare for rows that will be asked for soon."""
+        """Prepare for rows that will be read soon."""
         ...

@@ -1,4 +1,4 @@
-"""Viewmaker: views of a network that is trained against the encoder, one step after each of the encoder's.
+"""Viewmaker: views of a network trained against the encoder, with one step after each encoder step.
 
 References:
     Viewmaker Networks: Learning Views for Unsupervised Representation Learning, Tamkin et al., 2021,
@@ -36,7 +36,7 @@ class ViewmakerSource:
     Args:
         settings: strength and training.
         device: device of the network.
-        average_gradients: replaces gradients by their means over the processes of the training.
+        average_gradients: function that replaces gradients by their means over the training's processes.
     """
 
     roles: tuple[str, ...] = ("view",)
@@ -54,7 +54,7 @@ class ViewmakerSource:
         self._num_views = 1
 
     def views(self, images: Images, num_views: int) -> Views:
-        """Return model images `(V, B, C, H, W)`, with gradients to the network where those are asked for."""
+        """Return model images `(V, B, C, H, W)`, with gradients to the network if requested."""
         from viewgen.images import to_model
         from viewgen.networks.viewmaker import num_noise_channels
         from viewgen.views.source import Views
@@ -72,7 +72,7 @@ class ViewmakerSource:
         return {"viewmaker": self.viewmaker, "viewmaker optimiser": self.optimiser}
 
     def after_step(self, images: Images, loss_of: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
-        """Take one step up the loss that the encoder just went down."""
+        """Take one ascent step on the loss that the encoder has just descended."""
         import torch
 
         parameters = list(self.viewmaker.parameters())

@@ -38,8 +38,8 @@ class WPerturbSource:
     Args:
         config: strength of the noise.
         generator: g.
-        at_once: codes that pass through the generator at once, always exactly; None for all, not rounded to
-            8 bits.
+        at_once: exact number of codes per evaluation of the generator; None for all, without rounding to 8
+            bits.
         name: address of the draws.
     """
 

@@ -1,4 +1,4 @@
-"""How much views share: mutual information, estimated on held-out images with confidence intervals."""
+"""Mutual information of views, estimated on held-out images with confidence intervals."""
 
 from viewgen.diagnostics.mutual_information.config import MIConfig
 from viewgen.diagnostics.mutual_information.estimate import Bound, MIEstimate, estimate_mutual_information

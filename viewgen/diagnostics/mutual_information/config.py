@@ -16,7 +16,7 @@ __all__ = ["MIConfig"]
 
 
 class MIConfig(Settings):
-    """How mutual information is estimated."""
+    """Settings of an estimate of mutual information."""
 
     title = "mutual information"
 
@@ -57,11 +57,11 @@ class MIConfig(Settings):
 
     @property
     def read_off(self) -> tuple[str, ...]:
-        """Estimators whose reading of the network is reported: the built-in ones and the one trained for."""
+        """Estimators whose values are reported: the built-in ones and the trained one."""
         return tuple(dict.fromkeys([*ESTIMATORS.built_in, self.estimator]))
 
     def build(self, estimator: str) -> Estimator:
-        """Return a new estimator of these settings."""
+        """Return a new estimator with these settings."""
         found: Estimator = ESTIMATORS.entry(estimator).build(
             self._estimator_settings(estimator), batch_size=self.batch_size, num_steps=self.num_steps
         )

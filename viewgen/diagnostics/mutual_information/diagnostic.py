@@ -19,7 +19,7 @@ class MutualInformation:
     """Mutual information of every pair of views, on images held out from the training of its network.
 
     Args:
-        config: how it is estimated.
+        config: settings of the estimate.
     """
 
     needs = frozenset({"pairs"})
@@ -28,7 +28,7 @@ class MutualInformation:
         self.config = config
 
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
-        """Return every estimator's reading with its interval, in nats, pair by pair."""
+        """Return every estimator's value with its interval, in nats, for each pair."""
         measures = []
         num_steps, total = self.config.num_steps, len(subject.pairs) * self.config.num_steps
 

@@ -12,7 +12,7 @@ class EstimatorEntry(Entry):
     """Registry entry of an estimator of mutual information.
 
     `build` takes the settings, `batch_size` (K) and `num_steps`, and returns an `Estimator`. A setting that
-    `MIConfig` has too takes its value from there.
+    `MIConfig` also has takes its value from `MIConfig`.
 
     Attributes:
         title: name in tables and plots.

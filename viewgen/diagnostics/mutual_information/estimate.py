@@ -1,4 +1,4 @@
-"""The estimate: train on one part of the images, estimate on another, with an interval and its caveats."""
+"""Estimation: training on one part of the images, an estimate with its interval and caveats on another."""
 
 import math
 import time
@@ -34,12 +34,13 @@ NEAR_CEILING_NATS = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bound:
-    """One estimator's reading of the held-out scores, in nats.
+    """One estimator's value on the held-out scores, in nats.
 
     Attributes:
         nats: the estimate.
-        low, high: its confidence interval.
-        saturated: the estimate is so near to the estimator's ceiling that more could not show.
+        low: lower end of its confidence interval.
+        high: upper end of its confidence interval.
+        saturated: True if the estimate is too near to the estimator's ceiling to show a larger value.
     """
 
     nats: float
@@ -53,20 +54,23 @@ class MIEstimate:
     """Mutual information of a pair of views, estimated on held-out images.
 
     The interval is that of the bound which the trained network reaches, over the draw of the held-out images.
-    It says nothing of how far the network stays below the mutual information itself.
+    It does not include the gap between that bound and the mutual information itself.
 
     Attributes:
-        estimator: that was trained.
+        estimator: name of the trained estimator.
         nats: its estimate.
-        low, high: its confidence interval.
-        bounds: every estimator's reading of the same network, each calibrated for itself.
-        warnings: why the number may not be what it seems.
-        num_train, num_validation, num_held_out: images of each part.
-        num_draws: of every held-out image's views.
+        low: lower end of its confidence interval.
+        high: upper end of its confidence interval.
+        bounds: every estimator's value on the same network, each with its own calibration.
+        warnings: caveats of the estimate.
+        num_train: number of training images.
+        num_validation: number of validation images.
+        num_held_out: number of held-out images.
+        num_draws: draws of every held-out image's views.
         batch_size: K of InfoNCE.
         step: update whose weights were kept.
-        num_steps: updates made.
-        effective_pairs: so many equally heavy pairs would make as good a mean over the marginals.
+        num_steps: number of updates.
+        effective_pairs: effective sample size (Σe^T)²/Σe^2T of the marginal pairs.
         seconds: wall-clock time.
     """
 
@@ -112,16 +116,16 @@ def estimate_mutual_information(
 ) -> MIEstimate:
     """Estimate the mutual information of pairs of views.
 
-    The images are divided into three parts: a statistics network is trained on the first, the second chooses
-    its weights, and the estimate is made on the third, over all pairs of its images.
+    The images are divided into three parts. A statistics network is trained on the first, its weights are
+    selected on the second, and the estimate is made on the third, over all pairs of its images.
 
     Args:
-        pairs: for example `ArrayPairs` or `ViewPairs`.
-        config: by default MINE.
-        seed: of the split, the batches, the weights and the views. The same seed gives the same numbers on
-            the same machine with as many threads; elsewhere they differ as rounding does.
+        pairs: source of pairs, for example `ArrayPairs` or `ViewPairs`.
+        config: settings of the estimate; by default MINE.
+        seed: seed of the split, the batches, the weights and the views. The same seed gives the same numbers
+            on the same machine with the same number of threads; otherwise they differ by rounding.
         device: ``"cpu"`` or ``"cuda"``.
-        on_step: is told the number of every update when it is done.
+        on_step: callback called after every update with its number.
 
     Raises:
         DataError: too few images for a batch, views of different sizes, views without variation, or values
@@ -184,15 +188,15 @@ def held_out_scores(
 
     Args:
         network: statistics network.
-        pairs: where views are drawn.
-        positions: of the held-out images.
+        pairs: source of the views.
+        positions: positions of the held-out images.
         num_draws: R, draws of every image's views.
-        batch_size: no block is smaller, unless there are fewer images.
-        seed: of the draws.
-        device: of the network.
+        batch_size: smallest size of a block, unless there are fewer images.
+        seed: seed of the draws.
+        device: device of the network.
 
     Returns:
-        float64 `(R, N_g, N_g)` of each block, on the CPU.
+        scores of each block, float64 `(R, N_g, N_g)`, on the CPU.
     """
     blocks = []
     num_blocks = -(-len(positions) // max(MAX_BLOCK, 2 * batch_size))
@@ -211,7 +215,7 @@ def held_out_scores(
 
 
 def read_scores(blocks: Sequence[Tensor], trained: Trained, config: MIConfig, seed: int) -> MIEstimate:
-    """Return every estimator's reading of held-out scores, and what is to be said about the trained one."""
+    """Return every estimator's value on held-out scores, and the warnings about the trained one."""
     bounds = {}
     for name in config.read_off:
         estimator, calibration = config.build(name), trained.calibrations[name]
@@ -244,14 +248,14 @@ def bootstrap(estimator: Estimator, blocks: Sequence[Tensor], config: MIConfig, 
     """Estimate, with a basic bootstrap interval over images.
 
     Images are resampled with all their views and all their pairs. The interval is reflected at the estimate
-    (2·estimate − quantile): a mean of exponentials misses rare large terms, which makes the estimate err
-    upwards, and a resampling that misses them once more errs further in the same direction.
+    (2·estimate − quantile): a mean of exponentials misses rare large terms, which biases the estimate
+    upwards, and a resampling misses more of them, which biases it further in the same direction.
 
     Args:
-        estimator: which.
+        estimator: estimator of the value.
         blocks: held-out scores, float64 `(R, N_g, N_g)` each.
         config: number of resamplings, confidence.
-        seed: of the resamplings.
+        seed: seed of the resamplings.
     """
     sizes = [scores.shape[-1] for scores in blocks]
     num_images = sum(sizes)

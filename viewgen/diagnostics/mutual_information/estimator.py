@@ -1,14 +1,17 @@
-"""Estimators of mutual information from the scores of a statistics network: what all of them share.
+"""Estimators of mutual information from the scores of a statistics network: their common part.
 
-A statistics network T gives every pair of an x and a y a score. Of a batch of B images the scores are a
-square matrix: its diagonal holds the pairs that belong together (the joint distribution), and each of the
-B − 1 cyclic shifts beside it is a derangement, a pairing in which no x meets its own y (the product of the
-marginals). Nothing is drawn with replacement, and no pair is met twice.
+A statistics network T gives every pair of an x and a y a score. The scores of a batch of B images form a
+square matrix: its diagonal holds the matching pairs (the joint distribution), and each of the B − 1 other
+cyclic shifts is a derangement, a pairing of no x with its own y (the product of the marginals). Nothing is
+drawn with replacement, and no pair occurs twice.
 
 An estimator is an objective for T and an estimate from its scores, in nats. Its module writes J = E_p[T] for
-the mean over the joint distribution, E_q for that over the product of the marginals.
+the mean over the joint distribution, and E_q for the mean over the product of the marginals.
 
 Shape legend: R draws of the views, B or N images, S resamplings.
+
+References:
+    On Variational Bounds of Mutual Information, Poole et al., 2019, https://arxiv.org/abs/1905.06922
 """
 
 import math
@@ -37,10 +40,10 @@ def derangements(scores: Tensor) -> Tensor:
 
 
 def jensen_shannon_loss(scores: Tensor) -> Tensor:
-    """Return the cross-entropy of telling joint from deranged pairs; the log density ratio minimises it.
+    """Return the cross-entropy of joint against deranged pairs; the log density ratio minimises it.
 
     Args:
-        scores: of one or more batches, `(..., B, B)`.
+        scores: scores of one or more batches, `(..., B, B)`.
     """
     joint = F.softplus(-scores.diagonal(dim1=-2, dim2=-1)).mean()
     return joint + F.softplus(derangements(scores)).mean()
@@ -52,13 +55,13 @@ def log_mean_exp(values: Tensor) -> Tensor:
 
 
 class Estimator(ABC):
-    """An estimator: what its network is trained on, and the estimate from held-out scores.
+    """An estimator: the training objective of its network, and the estimate from held-out scores.
 
     Attributes:
-        name: as on the command line.
-        title: for tables and plots.
-        is_lower_bound: whether its expectation never exceeds the mutual information.
-        ceiling: nats that the estimate cannot exceed whatever the data, or None.
+        name: name on the command line.
+        title: name in tables and plots.
+        is_lower_bound: True if its expectation never exceeds the mutual information.
+        ceiling: upper limit of the estimate for any data, in nats, or None.
     """
 
     name: ClassVar[str]
@@ -68,10 +71,10 @@ class Estimator(ABC):
 
     @abstractmethod
     def objective(self, scores: Tensor) -> Tensor:
-        """Return what training maximises, of the scores `(..., B, B)` of one or more batches."""
+        """Return the objective (training maximises it) of scores `(..., B, B)` of one or more batches."""
 
     def loss(self, scores: Tensor) -> Tensor:
-        """Return the training loss of a batch's scores `(B, B)`; it may keep a state from batch to batch."""
+        """Return the training loss of a batch's scores `(B, B)`; it may be stateful across batches."""
         return -self.objective(scores)
 
     def offset(self, scores: Tensor) -> Tensor:
@@ -84,7 +87,7 @@ class Estimator(ABC):
 
         Args:
             blocks: the held-out scores, float64 `(R, N_g, N_g)` each; pairs across blocks are not scored.
-            weights: how often each image occurs in a resampling, float64 `(S, N_g)` for each block.
+            weights: multiplicity of each image in a resampling, float64 `(S, N_g)` for each block.
         """
 
 
@@ -97,7 +100,7 @@ class PartitionEstimator(Estimator):
 
     @abstractmethod
     def value(self, joint: Tensor, log_partition: Tensor) -> Tensor:
-        """Return the estimate of the joint mean and of ln E_q[e^T]."""
+        """Return the estimate, given the joint mean and ln E_q[e^T]."""
 
     def objective(self, scores: Tensor) -> Tensor:
         joint = scores.diagonal(dim1=-2, dim2=-1).mean()

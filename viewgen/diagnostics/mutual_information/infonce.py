@@ -19,7 +19,7 @@ __all__ = ["ENTRY", "InfoNCE", "InfoNCEConfig"]
 
 
 class InfoNCEConfig(Settings):
-    """InfoNCE has no settings but the batch size."""
+    """Settings of InfoNCE: none besides the batch size."""
 
     title = "infonce"
 
@@ -28,7 +28,7 @@ class InfoNCE(Estimator):
     """The InfoNCE bound, the mean of both directions (which y belongs to x, which x to y).
 
     Args:
-        batch_size: K, candidates among which the right one is to be found; the bound ends at ln K.
+        batch_size: K, number of candidates, one of which is right; the bound is at most ln K.
     """
 
     name = "infonce"

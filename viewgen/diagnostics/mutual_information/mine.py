@@ -36,9 +36,9 @@ class Mine(PartitionEstimator):
     """The Donsker–Varadhan bound; the gradient's denominator is a moving average (eq. 12 of Belghazi et al.).
 
     The gradient of ln E_q[e^T] over a batch is biased, since the batch's own mean divides it; a moving
-    average of that mean takes its place. Few pairs of a batch carry that mean where x and y share much, and a
-    network that starts on it may never find them; the first updates can follow the Jensen–Shannon objective
-    instead, which has the same optimum up to a constant and a bounded gradient.
+    average of that mean replaces it. Where x and y share much information, a few pairs of a batch dominate
+    that mean, and a network that starts on it may never find them. The first updates can use the
+    Jensen–Shannon objective instead, which has the same optimum up to a constant and a bounded gradient.
 
     Args:
         ema_rate: weight of the newest batch in the moving average; the first batches are averaged evenly.

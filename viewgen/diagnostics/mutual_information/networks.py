@@ -58,7 +58,7 @@ class StatisticsNetwork(nn.Module):
         """Return the scores of all pairs of features, `(B, B')`."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the scores of all pairs of a batch, `(B, B)`; those on the diagonal belong together."""
+        """Return the scores of all pairs of a batch, `(B, B)`; the diagonal holds the matching pairs."""
         return self.pair_scores(*self.features(x, y))
 
 
@@ -129,7 +129,7 @@ class ImageStatistics(StatisticsNetwork):
 
 
 class VectorTrunk(nn.Module):
-    """A hidden layer beside a linear map, so that what is linear need not be learned piece by piece."""
+    """A hidden layer beside a linear map, so that the hidden units need not approximate the linear part."""
 
     def __init__(self, num_in: int, num_hidden: int, num_features: int) -> None:
         super().__init__()
@@ -149,9 +149,10 @@ class VectorStatistics(StatisticsNetwork):
     A head alone spends its hidden units on products of coordinates; in 20 dimensions they do not suffice.
 
     Args:
-        size_x, size_y: lengths.
+        size_x: length of x.
+        size_y: length of y.
         num_features: F.
-        num_hidden: hidden units of the trunks; half as many in the head.
+        num_hidden: hidden units of each trunk; the head has half as many.
     """
 
     def __init__(self, size_x: int, size_y: int, *, num_features: int = 64, num_hidden: int = 128) -> None:

@@ -16,7 +16,7 @@ __all__ = ["ENTRY", "Nwj", "NwjConfig"]
 
 
 class NwjConfig(Settings):
-    """NWJ has no settings."""
+    """Settings of NWJ: none."""
 
     title = "nwj"
 

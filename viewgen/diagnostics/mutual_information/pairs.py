@@ -1,4 +1,4 @@
-"""Pairs of views: where the estimators draw x and y from.
+"""Pairs of views: the source of x and y for the estimators.
 
 Everything is counted in images: an image has one or many views, and a split of the images keeps all views of
 an image on one side.
@@ -19,11 +19,11 @@ __all__ = ["ArrayPairs", "Pairs", "check_sample"]
 
 
 class Pairs(Protocol):
-    """A source of pairs (x, y), several for each image if need be.
+    """A source of pairs (x, y), one or several for each image.
 
     Attributes:
-        num_images: positions 0 to num_images − 1 are images.
-        num_draws: draws of an image's views after which nothing new comes.
+        num_images: number of images, at positions 0 to num_images − 1.
+        num_draws: number of draws after which an image has no new views.
     """
 
     @property
@@ -36,8 +36,8 @@ class Pairs(Protocol):
         """Draw one pair of every image; the same address draws the same views.
 
         Args:
-            positions: of the images, `(B,)`.
-            address: of the random numbers; its last part counts the draws of the same images.
+            positions: positions of the images, `(B,)`.
+            address: address of the random numbers; its last part counts the draws of the same images.
 
         Returns:
             x and y, `(B, ...)`, float32: vectors `(B, D)` or images `(B, C, H, W)`.
@@ -46,12 +46,12 @@ class Pairs(Protocol):
 
 
 class ArrayPairs:
-    """Pairs in memory, row by row; rows of the same image are views of it.
+    """Pairs in memory, one per row; rows of the same image are views of it.
 
     Args:
         x, y: numbers `(N, D)` (the lengths may differ), or images `(N, C, H, W)` of one size; uint8 images
             become floating point in [−1, 1].
-        image_ids: which image each row shows, int `(N,)`; by default every row is an image of its own.
+        image_ids: image of each row, int `(N,)`; by default every row is a separate image.
 
     Raises:
         DataError: different numbers of rows, different image sizes, other shapes, or non-finite values.
@@ -86,12 +86,12 @@ class ArrayPairs:
 
 
 def view_picks(counts: NDArray[np.int64], *address: int | str) -> NDArray[np.int64]:
-    """Choose a view of every image, `(B,)`: a random one, and from draw to draw the next.
+    """Return the index of a view of every image, `(B,)`: a random one first, then the next at each draw.
 
     Args:
-        counts: views of each image, `(B,)`.
-        address: the last part counts the draws; those of one address otherwise repeat no view before all
-            have had their turn.
+        counts: number of views of each image, `(B,)`.
+        address: address of the draws, whose last part counts them. With the other parts equal, no view
+            repeats before all views have been drawn.
     """
     *stage, draw = address
     first = torch.rand(len(counts), generator=addressed_generator(*stage), dtype=torch.float64).numpy()
@@ -115,7 +115,7 @@ def check_sample(x: Tensor, y: Tensor, *, variation: bool = True) -> None:
 
     Args:
         x, y: a sample, `(N, ...)`.
-        variation: refuse a side whose rows are all the same, too; a batch may be so by chance.
+        variation: also refuse a side whose rows are all equal, which can happen by chance in a batch.
 
     Raises:
         DataError: images of different shapes, values that are not finite, or a side without any variation.

@@ -28,7 +28,7 @@ class SmileConfig(Settings):
 
 
 class Smile(PartitionEstimator):
-    """SMILE: the network learns the log density ratio as a classifier, the exponential is clipped.
+    """SMILE: the network learns the log density ratio as a classifier; the exponential is clipped.
 
     Args:
         clip: τ, in nats; smaller values trade variance for bias, which sets in where T exceeds τ.

@@ -1,8 +1,8 @@
-"""Training of a statistics network on one part of the images, watched on a second.
+"""Training of a statistics network on one part of the images, validated on a second.
 
-What is kept is the moving average of the weights at the check where the second part liked it best, together
-with a scale for its scores: a network that has begun to learn its images by heart is too sure of itself, and
-one factor, fitted on images it has not seen, takes that back. The third part is not touched.
+The result is the moving average of the weights at the check with the best validation objective, together with
+a scale for its scores: a network that begins to memorise its images is overconfident, and one factor, fitted
+on unseen images, corrects that. The third part is not used.
 
 Shape legend: B images of a batch, R draws, N images of a part.
 """
@@ -35,7 +35,7 @@ INVERSE_GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """Positions of the images of each part, int64; no image is in two."""
+    """Positions of the images of each part, int64; the parts are disjoint."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -64,7 +64,7 @@ def split_images(num_images: int, config: MIConfig, seed: int) -> Split:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """What the scores are multiplied by, and what is added, before an estimator reads them."""
+    """Scale and offset of the scores, applied before an estimator uses them."""
 
     scale: float
     offset: float
@@ -81,8 +81,8 @@ def calibrate(estimator: Estimator, scores: Tensor) -> Calibration:
     The objectives are concave in both, so a golden-section search finds them.
 
     Args:
-        estimator: whose objective.
-        scores: of validation images, `(R, N, N)`.
+        estimator: estimator whose objective is maximised.
+        scores: scores of validation images, `(R, N, N)`.
     """
 
     def at(scale: float) -> Calibration:
@@ -122,10 +122,10 @@ class Trained:
     """A statistics network after training.
 
     Attributes:
-        network: with the weights that were kept.
-        step: after which update that was.
+        network: the network, with the selected weights.
+        step: update of the selected weights.
         calibrations: estimator → calibration on the validation images.
-        objectives: step → objective on the validation images, of the estimator that was trained.
+        objectives: step → objective of the trained estimator on the validation images.
     """
 
     network: StatisticsNetwork
@@ -147,13 +147,13 @@ def train(
     """Train a statistics network.
 
     Args:
-        network: on `device`.
-        pairs: where views are drawn.
-        split: which images are for what; the held-out ones are not looked at.
-        config: of the estimate.
-        seed: of batches and views.
+        network: statistics network on `device`.
+        pairs: source of the views.
+        split: parts of the images; the held-out part is not used.
+        config: settings of the estimate.
+        seed: seed of batches and views.
         device: ``"cpu"`` or ``"cuda"``.
-        on_step: is told the number of every update when it is done.
+        on_step: callback called after every update with its number.
 
     Raises:
         DataError: the views cannot be used (see `check_sample`), or the scores ceased to be finite.
@@ -205,7 +205,7 @@ def train(
 
 
 def batch_positions(positions: NDArray[np.int64], batch_size: int, step: int, seed: int) -> NDArray[np.int64]:
-    """Return the distinct images of one update, `(B,)`: whole passes over `positions` in a new order each."""
+    """Return the distinct images of one update, `(B,)`; each pass over `positions` has a new order."""
     per_pass = len(positions) // batch_size
     generator = addressed_generator(seed, "mi order", step // per_pass)
     first = step % per_pass * batch_size

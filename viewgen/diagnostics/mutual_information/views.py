@@ -35,10 +35,10 @@ __all__ = [
 class PairDraws:
     """Random numbers of one side of a draw of pairs.
 
-    An image's numbers are addressed by the draw and the image. Views of a cache take turns from draw to draw.
+    An image's numbers are addressed by draw and image. Successive draws cycle through a cache's views.
 
     Attributes:
-        address: of the draw; its last part counts the draws.
+        address: address of the draw; its last part counts the draws.
         source_index: rows of the data set, int64 `(B,)`, on the CPU.
     """
 
@@ -46,7 +46,7 @@ class PairDraws:
     source_index: Tensor
 
     def uniform(self, name: str, num_views: int, *shape: int, device: torch.device | None = None) -> Tensor:
-        """Return numbers in [0, 1), `(B, num_views, *shape)`; of ``"cached"``, keys that order its views."""
+        """Return numbers in [0, 1), `(B, num_views, *shape)`; for ``"cached"``, keys that order its views."""
         if name == "cached":
             return self._turns(shape[0]).expand(-1, num_views, -1).to(device)
         return self._drawn(torch.rand, name, num_views, shape).to(device)
@@ -56,11 +56,11 @@ class PairDraws:
         return self._drawn(torch.randn, name, num_views, shape)
 
     def of(self, rows: Tensor) -> "PairDraws":
-        """Return the draws of some of the images, by their places in the batch."""
+        """Return the draws of some of the images, selected by batch position."""
         return PairDraws(self.address, self.source_index[rows.cpu()])
 
     def _turns(self, num_views: int) -> Tensor:
-        """Return keys `(B, 1, V)`: largest for the view whose turn it is, less for each that comes later."""
+        """Return keys `(B, 1, V)`: largest for the current view, smaller for each later one."""
         picks = torch.from_numpy(view_picks(np.full(len(self.source_index), num_views), *self.address))
         later = (torch.arange(num_views) - picks[:, None]) % num_views
         keys: Tensor = (num_views - later) / (num_views + 1)
@@ -87,10 +87,11 @@ class ViewPairs:
     """Pairs of views of the same image.
 
     Args:
-        x, y: sources of the two views.
+        x: source of the first view.
+        y: source of the second view.
         dataset: the images.
-        source_index: rows of the images, int64 `(N,)`; positions count along it.
-        num_draws: draws after which neither source has a new view.
+        source_index: rows of the images, int64 `(N,)`; positions are indices into it.
+        num_draws: number of draws after which neither source has a new view.
     """
 
     def __init__(
@@ -136,9 +137,9 @@ class ViewKind:
     """A kind of view.
 
     Attributes:
-        name: what it is called.
-        source: makes the views.
-        num_views: different ones that it has of an image.
+        name: name of the kind.
+        source: source of the views.
+        num_views: number of different views of an image.
     """
 
     name: str
@@ -152,7 +153,7 @@ def original_kind() -> ViewKind:
 
 
 def expert_kind(config: ExpertConfig) -> ViewKind:
-    """Return expert views, made when they are asked for."""
+    """Return expert views, generated on request."""
     return ViewKind(name="expert", source=ExpertSource(config), num_views=UNLIMITED)
 
 
@@ -172,7 +173,7 @@ def check_cache(reader: CacheReader, dataset: ImageDataset) -> None:
     """Refuse a cache that does not hold views of a data set.
 
     Raises:
-        DataError: it was made of other images, or its views have another size.
+        DataError: it was made from other images, or its views have another size.
     """
     spec = reader.spec
     made_of = (spec.dataset.get("name"), spec.dataset.get("split"))

@@ -1,4 +1,4 @@
-"""W⁺ as a code: StyleGAN2's generator, with the inverter that its codes start from.
+"""W⁺ as a code: StyleGAN2's generator, with the inverter as the start of its codes.
 
 References:
     In-Domain GAN Inversion for Real Image Editing, Zhu, Shen, Zhao and Zhou, 2020,
@@ -23,10 +23,11 @@ class WPlus(nn.Module):
     """The codes of a StyleGAN2 generator, started by an inverter.
 
     Args:
-        generator, inverter: trained for each other.
+        generator: StyleGAN2 generator.
+        inverter: inverter trained for this generator.
 
     Raises:
-        ModelError: they have other classes.
+        ModelError: generator and inverter have different classes.
     """
 
     compiled: ClassVar[Mapping[str, str]] = {"decode": "generator", "start": "inverter"}
@@ -46,7 +47,7 @@ class WPlus(nn.Module):
 
     @property
     def code_scale(self) -> Tensor:
-        """One for each coordinate: see `Generator.code_scale`."""
+        """Ones: see `Generator.code_scale`."""
         return self.generator.code_scale
 
     def decode(self, codes: Tensor) -> Tensor:

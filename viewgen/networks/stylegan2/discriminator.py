@@ -7,6 +7,7 @@ an embedding of the class.
 References:
     Analyzing and Improving the Image Quality of StyleGAN, Karras, Laine, Aittala, Hellsten, Lehtinen and
     Aila, 2020, https://arxiv.org/abs/1912.04958
+    cGANs with Projection Discriminator, Miyato and Koyama, 2018, https://arxiv.org/abs/1802.05637
 """
 
 import math
@@ -56,12 +57,12 @@ class DiscriminatorConfig(NetworkConfig):
 def minibatch_stddev(x: Tensor, group_size: int = 4) -> Tensor:
     """Append one channel: the standard deviation of the features within groups of samples.
 
-    Sample i belongs to group i mod ⌈B/size⌉, which for multiples of the size are the public networks'
-    groups; any batch size is taken.
+    Sample i belongs to group i mod ⌈B/size⌉. For multiples of the size these are the public networks' groups;
+    any batch size is accepted.
 
     Args:
         x: features, `(B, C, H, W)`.
-        group_size: samples of a group, at most.
+        group_size: maximum number of samples per group.
 
     Returns:
         `(B, C + 1, H, W)`.

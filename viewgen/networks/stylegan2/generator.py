@@ -70,7 +70,7 @@ class GeneratorConfig(NetworkConfig):
 
 
 def check_levels(image_size: int, channels: tuple[int, ...]) -> None:
-    """Refuse channels that are not one positive number for each of 4, 8, … `image_size` px.
+    """Check that the channels are one positive number for each of 4, 8, … `image_size` px.
 
     Raises:
         ModelError: they are not, or the size is no power of two from 8 on.
@@ -95,7 +95,7 @@ class ConstantInput(nn.Module):
         self.input = nn.Parameter(torch.randn(1, num_channels, 4, 4))
 
     def forward(self, batch_size: int) -> Tensor:
-        """Return `(batch_size, C, 4, 4)`, channels last: later layers keep that layout, the faster one."""
+        """Return `(batch_size, C, 4, 4)`, channels last: the faster layout, which later layers keep."""
         return self.input.expand(batch_size, -1, -1, -1).contiguous(memory_format=MEMORY_FORMAT)
 
 
@@ -199,7 +199,7 @@ class Generator(nn.Module):
 
     @property
     def code_scale(self) -> Tensor:
-        """One for each coordinate: σ and the steps of a search are published in the units of W itself."""
+        """Ones: σ and the steps of a search are published in the units of W itself."""
         return self.input.input.new_ones(self.code_shape)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class Generator(nn.Module):
         return self.synthesis(codes)
 
     def start(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the mean latent for each image, `(B, L, style_dim)`; an inverter's codes are nearer."""
+        """Return the mean latent for each image, `(B, L, style_dim)`; an inverter's codes are closer."""
         return self.broadcast(self.latent_avg.expand(len(images), -1))
 
     def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:

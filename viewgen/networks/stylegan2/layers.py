@@ -1,8 +1,8 @@
 """Layers of StyleGAN2 (Karras et al., 2020), without compiled extensions.
 
 Parameter names and shapes are those of the public PyTorch networks, so their checkpoints load unchanged.
-A modulated convolution is written as a scaling of the activations around one convolution whose weight the
-whole batch shares: conv(x·s; W)·d with d = rsqrt(s² Σ W² + 1e-8). That equals scaling the weight per sample
+A modulated convolution is a scaling of the activations around one convolution whose weight is shared by the
+whole batch: conv(x·s; W)·d with d = rsqrt(s² Σ W² + 1e-8). That equals scaling the weight per sample
 (StyleGAN2, eq. 1–3), needs no grouped convolution, and lets frozen weights skip their gradients.
 
 References:
@@ -66,7 +66,8 @@ class EqualLinear(nn.Module):
     """Linear layer with equalised learning rate: weights are stored at unit variance and scaled when used.
 
     Args:
-        in_features, out_features: widths.
+        in_features: width of the input.
+        out_features: width of the output.
         bias_init: initial bias.
         learning_rate_multiplier: relative learning rate (0.01 in the mapping network).
         activate: apply the scaled leaky ReLU.
@@ -175,10 +176,12 @@ class Upsample(nn.Module):
 
 
 class ModulatedConv2d(nn.Module):
-    """Convolution whose input channels each sample's style scales (StyleGAN2, §2.2).
+    """Convolution whose input channels are scaled by each sample's style (StyleGAN2, §2.2).
 
     Args:
-        in_channels, out_channels, kernel_size: shape of the convolution.
+        in_channels: number of input channels C.
+        out_channels: number of output channels O.
+        kernel_size: side of the kernel.
         style_dim: width D of the latent code.
         demodulate: rescale the output channels to unit expected variance.
         upsample: double the sides (transposed convolution, then blur).
@@ -207,7 +210,7 @@ class ModulatedConv2d(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Convolve `x`, `(B, C, H, W)`, under `style`, `(B, D)`, to `(B, O, H, W)` or `(B, O, 2H, 2W)`.
 
-        The result has the weight's type; scales are computed in the style's.
+        The result has the weight's type; scales are computed in the style's type.
         """
         scale_BC = self.modulation(style)
         weight = self.weight[0] * self.gain

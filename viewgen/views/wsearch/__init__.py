@@ -1,1 +1,1 @@
-"""W-search: codes at a set distance from their anchor in the encoder's space, spread out."""
+"""W-search: codes at a chosen distance from their anchor in the encoder's space, spread apart."""

@@ -1,18 +1,23 @@
-"""Newton steps onto the boundary, and along it: the `boundary` solver of W-search.
+"""Newton steps onto the boundary and along it: the `boundary` solver of W-search.
 
 A view's distance d from its anchor is nearly linear in its code over the distances that a search covers, so
-the step that brings it to ε₁ is known from one gradient (Newton's; Polyak's, as d − ε₁ is what is missing):
+one gradient gives the step that brings it to ε₁ (a Newton step; also Polyak's, with the gap d − ε₁):
 
     Δw = −(d − ε₁) · ∇d / ‖∇d‖²
 
 The views of an image are furthest apart when their offsets r_k = f(g(w_k)) − f(x₀) add up to zero: at equal
-lengths their mean square distance is 2n/(n−1) · (ε₁² − ‖r̄‖²). So each view also wants to move by
+lengths their mean square distance is 2n/(n−1) · (ε₁² − ‖r̄‖²). So each view should also move by
 t = −(r̄ − (r̄·e)e), the tangential part of −r̄, where e is its own direction r_k/‖r_k‖. A second gradient, of
-t̂·f(g(w)), says how. The two gradients are all but parallel in W⁺ (their cosine was ±0.95 for most digits'
-views), and a step that mixes them ends far from ε₁; so the second is projected orthogonally to ∇d first, and
-limited in length per view: the limit halves where the view left the boundary, and grows where it held.
+t̂·f(g(w)), gives the direction in the code. The two gradients are nearly parallel in W⁺ (their cosine was
+±0.95 for most views of digits), and a step that mixes them ends far from ε₁. The second is therefore
+projected orthogonally to ∇d and limited in length per view: the limit halves after a step that left the
+boundary, and grows after a step that stayed on it.
 
 Shape legend: A active images, n views, … a code's own dimensions, K projection dimension.
+
+References:
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, equation 2, https://arxiv.org/abs/2304.00601
 """
 
 import math
@@ -34,17 +39,17 @@ GROWTH, SHRINKAGE = 1.5, 0.5
 def boundary_aims(
     z: Tensor, anchor_features: Tensor, distance: Tensor, *, missing: Tensor, apart: Tensor
 ) -> tuple[Aim, Aim]:
-    """Return what the views of each image shall change: their distance, and their place on the boundary.
+    """Return the aims of the views of each image: their distance, and their position on the boundary.
 
     Args:
         z: projections of the views, `(A, n, K)`, with their graph.
         anchor_features: f(x₀), `(A, K)`.
-        distance: of the views from their anchor, `(A, n)`, with its graph.
-        missing: what shall be added to each distance, `(A, n)`.
-        apart: whether the image's views shall move apart, bool `(A,)`.
+        distance: distance of the views from their anchor, `(A, n)`, with its graph.
+        missing: desired change of each distance, `(A, n)`.
+        apart: True for images whose views should move apart, bool `(A,)`.
 
     Returns:
-        the aims, in their order of importance, each with values `(A, n)`.
+        aims in order of importance, each with values `(A, n)`.
     """
     with torch.no_grad():
         offset = z - anchor_features[:, None]
@@ -61,9 +66,9 @@ def _dot(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _gradient(aim: Aim, codes: Tensor, keep_graph: bool) -> Tensor:
-    """Return the gradient of the aim's values, taken as a descent towards its change.
+    """Return the gradient of the aim's values, computed as a descent towards its change.
 
-    Only so do pixels beyond the range pass the gradients that lead them back
+    This sign lets pixels outside of the range pass the gradients that lead back into it
     (`viewgen.views.wsearch.problem.clamp_to_range`).
     """
     sign = torch.where(aim.change < 0, 1.0, -1.0).to(codes.dtype)
@@ -73,22 +78,22 @@ def _gradient(aim: Aim, codes: Tensor, keep_graph: bool) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoundarySteps:
-    """Update rule that meets the first of two aims and approaches the second (`viewgen.optimise.slots`).
+    """Update rule that fulfils the first of two aims and approaches the second (`viewgen.optimise.slots`).
 
     Attributes:
-        tolerance: a view whose first aim misses more than this has left the boundary.
-        unit: deviation of a code's elements, in which lengths of updates are measured.
+        tolerance: |d − ε₁| above which a view counts as off the boundary.
+        unit: standard deviation of a code's elements, the unit of the lengths of updates.
     """
 
     tolerance: float
     unit: float = 1.0
 
     def _size(self, codes: Tensor) -> float:
-        """Return the length of a code's change whose root mean square is the unit."""
+        """Return the norm of a change of a code whose root mean square is the unit."""
         return self.unit * math.sqrt(codes.shape[2:].numel())
 
     def fresh(self, codes: Tensor) -> Tensors:
-        """Return each view's limit of a step sideways, and the length of its last one."""
+        """Return each view's limit of a tangential step, and the length of its last one."""
         last = codes.new_zeros(codes.shape[:2])
         return {"limit": torch.full_like(last, FIRST_SIDEWAYS * self._size(codes)), "last": last}
 

@@ -1,16 +1,20 @@
-"""W-search: views at a chosen distance from their anchor in the encoder's space (eq. 2 of the paper).
+"""W-search: views at a chosen distance from their anchor in the encoder's space (Han et al., 2023, eq. 2).
 
 For every image, n codes c_k minimise
 
     mean_k (‖f(g(c_k)) − f(x₀)‖₂ − ε₁)²  +  λ · mean_k max(0, ε₂ − d̄_k)
 
-where d̄_k is the mean distance of view k to the other n − 1 views. Distances lie between L2-normalised
+where d̄_k is the mean distance of view k to the other n − 1 views. Distances are between L2-normalised
 projections, in [0, 2]. n points at distance ε₁ from one anchor have a mean pairwise distance of at most
-`feasible_spread`, so ε₂ is a push rather than a target, and an image has converged when every view is within
-a tolerance of ε₁ and its spread has reached a share of the bound or has stopped growing. Codes are moved by
-`viewgen.views.wsearch.newton`, or by Adam on the sum above.
+`feasible_spread`, so ε₂ pushes views apart and need not be reached. An image has converged when every view is
+within a tolerance of ε₁ and its spread has reached a share of the bound or has stopped growing. Codes are
+updated by `viewgen.views.wsearch.newton`, or by Adam on the sum above.
 
 Shape legend: N images, A active images, n views, … a code's own dimensions, K projection dimension.
+
+References:
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, equation 2, https://arxiv.org/abs/2304.00601
 """
 
 import math
@@ -48,7 +52,7 @@ START_IMAGES = 64
 def feasible_spread(epsilon_boundary: float, num_views: int) -> float:
     """Return the largest mean pairwise distance of n points at distance ε₁ from one point: ε₁·√(2n/(n−1)).
 
-    It is reached by a regular simplex around the anchor (0.454 for ε₁ 0.3 and 8 views); 0 for a single view.
+    A regular simplex around the anchor attains it (0.454 for ε₁ 0.3 and 8 views); 0 for a single view.
     """
     return 0.0 if num_views < 2 else epsilon_boundary * math.sqrt(2 * num_views / (num_views - 1))
 
@@ -57,12 +61,12 @@ def boundary_uniformity_loss(distance: Tensor, pairwise: Tensor, config: WSearch
     """Return eq. 2 of every image.
 
     Args:
-        distance: of the views from their anchor, `(A, n)`.
+        distance: distance of the views from their anchor, `(A, n)`.
         pairwise: d̄, `(A, n)`.
         config: ε₁, ε₂, λ and δ.
 
     Returns:
-        `(A,)`.
+        losses, `(A,)`.
     """
     gap = distance - config.boundary_distance
     boundary = gap.square() if config.boundary == "squared" else (-gap).clamp_min(0)
@@ -71,7 +75,7 @@ def boundary_uniformity_loss(distance: Tensor, pairwise: Tensor, config: WSearch
 
 
 def near_boundary(distance: Tensor, config: WSearchConfig) -> Tensor:
-    """Return which views lie where their image may stop, for distances from the anchor of any shape."""
+    """Return True for views near enough to ε₁ for their image to stop; distances may have any shape."""
     if config.boundary == "squared":
         return (distance - config.boundary_distance).abs() <= config.tolerance
     return distance >= config.boundary_distance - config.tolerance
@@ -86,18 +90,18 @@ def initial_codes(
     stage: str,
     scale: float | Tensor = 1.0,
 ) -> Tensor:
-    """Return n copies of every anchor code, each with noise of its own.
+    """Return n copies of every anchor code, each with separate noise.
 
     Args:
         anchors: refined inversions, `(A, ...)`.
-        draws: random numbers of their images.
+        draws: random numbers of the images.
         num_views: n.
-        noise: standard deviation, of all or of each view, `(A, n)`, in units of `scale`.
+        noise: standard deviation in units of `scale`, one for all views or one per view, `(A, n)`.
         stage: address of the draw.
         scale: the generator's `code_scale`.
 
     Returns:
-        `(A, n, ...)` on the anchors' device.
+        codes, `(A, n, ...)`, on the anchors' device.
     """
     offsets = draws.normal(stage, num_views, *anchors.shape[1:]).to(anchors)
     if isinstance(noise, Tensor):
@@ -108,8 +112,8 @@ def initial_codes(
 class _ClampToRange(torch.autograd.Function):
     """Clamp to [−1, 1]; a saturated pixel passes the gradients whose descent leads back into the range.
 
-    A plain clamp stops every gradient of a saturated pixel, and a view whose strokes and background are
-    saturated (digits, garments) would rest wherever its first steps took it.
+    A plain clamp stops every gradient of a saturated pixel. A view with saturated strokes and background
+    (digits, fashion-mnist) would then stop moving after its first steps.
     """
 
     @staticmethod
@@ -227,7 +231,7 @@ class WSearchProblem:
 
 
 def update_rule(config: WSearchConfig, unit: float = 1.0) -> UpdateRule:
-    """Return the rule of the configured solver; `unit` is the deviation of a code's elements."""
+    """Return the update rule of the solver; `unit` is the standard deviation of a code's elements."""
     if config.solver == "boundary":
         return BoundarySteps(tolerance=config.tolerance, unit=unit)
     return Adam(learning_rate=config.learning_rate * unit, betas=BETAS, decay_steps=config.decay_steps)

@@ -12,7 +12,7 @@ __all__ = ["WSearchConfig"]
 
 
 class WSearchConfig(Settings):
-    """Settings of W-search; distances lie between unit vectors, in [0, 2]."""
+    """Settings of W-search; distances are between unit vectors, in [0, 2]."""
 
     title = "wsearch"
 

@@ -1,9 +1,13 @@
 """W-search as a view source, at either precision.
 
-In bfloat16 the search runs on copies of the networks (`viewgen.networks.precision`). What is stored is not
-theirs: views are rendered, and their distances measured, in float32. An image that the search took to be
-done, and whose stored views do not all lie within the tolerance, goes on in float32 from the codes found,
-within the same number of steps. `steps` counts both parts.
+In bfloat16 the search runs on copies of the networks (`viewgen.networks.precision`). Stored views are
+rendered, and their distances measured, in float32. If an image is done according to the search, but not all
+of its stored views are within the tolerance, its search continues in float32 from the codes found, with the
+same limit on the total number of steps. `steps` counts both parts.
+
+References:
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, equation 2, https://arxiv.org/abs/2304.00601
 """
 
 import dataclasses
@@ -33,11 +37,11 @@ CONTINUED_RATE = 0.25
 
 
 class _Continuation(WSearchProblem):
-    """W-search that goes on from given codes; an image is done when its views meet ε₁ again.
+    """W-search that continues from given codes; an image is done when its views meet ε₁ again.
 
     Args:
         codes: first codes of the images, `(N, n, ...)`.
-        used: steps made so far, `(N,)`.
+        used: number of earlier steps, `(N,)`.
         others: arguments of `WSearchProblem`.
     """
 
@@ -69,7 +73,7 @@ class _Continuation(WSearchProblem):
         return dataclasses.replace(evaluation, done=near | spent)
 
     def total(self, result: SlotResult) -> SlotResult:
-        """Return `result` with the steps of both parts; who ran out of steps is not converged."""
+        """Add the low-precision steps to `result`; mark images that ran out of steps as not converged."""
         status = result.status.masked_fill(
             self.exhausted & (result.status == Status.OK), Status.NOT_CONVERGED
         )
@@ -82,7 +86,7 @@ class WSearchSource:
 
     Args:
         config: settings, with ε₁ a number.
-        resources: generator, encoder, and how they are run.
+        resources: generator, encoder, and their execution settings.
     """
 
     roles: tuple[str, ...] = ("view",)
@@ -100,7 +104,7 @@ class WSearchSource:
         return _Search(self, images, num_views).run()
 
     def runner(self, num_views: int) -> SlotRunner:
-        """Return what settles how many images are searched at once, for a number of views."""
+        """Return the `SlotRunner`: number of images searched at once, given the number of views."""
         if num_views not in self._runners:
             generator = self.networks[0]
             self._runners[num_views] = self.resources.models.execution.slots(
@@ -112,7 +116,7 @@ class WSearchSource:
         return self._runners[num_views]
 
     def group_size(self, num_views: int) -> int:
-        """Return how many images are evaluated together."""
+        """Return the number of images evaluated together."""
         return max(1, self.at_once // num_views)
 
 
@@ -149,7 +153,7 @@ class _Search:
         return Views(pixels=views.transpose(0, 1), status=columns["status"], columns=columns)
 
     def _problem(self, rows: Tensor) -> dict[str, Any]:
-        """Return what a problem is told of the images `rows`."""
+        """Return the arguments of a problem for the images `rows`."""
         return {
             "anchor_features": self.targets[rows],
             "anchor_codes": self.anchors[rows],
@@ -163,14 +167,14 @@ class _Search:
         return search_views(problem, num_slots, self.source.group_size(self.num_views))
 
     def _trial(self, num_images: int) -> None:
-        """Make one step with so many images, to see what memory it takes."""
+        """Take one step with a given number of images, to measure its memory."""
         brief = self.config.replace(start="noise", max_steps=1)
         rows = torch.arange(num_images, device=self.anchors.device) % len(self.images)
         problem = WSearchProblem(*self.source.searched, config=brief, **self._problem(rows))
         search_views(problem, num_images, self.source.group_size(self.num_views))
 
     def _go_on(self, result: SlotResult, again: Tensor, num_slots: int) -> SlotResult:
-        """Go on in float32 with the images `again`."""
+        """Continue in float32 with the images `again`."""
         problem = _Continuation(
             *self.source.networks,
             codes=result.codes[again],
@@ -181,7 +185,7 @@ class _Search:
         return problem.total(search_views(problem, num_slots, self.source.group_size(self.num_views)))
 
     def _off_the_boundary(self, result: SlotResult, distance: Tensor) -> Tensor:
-        """Return the images that count as done, and whose stored views do not all lie near ε₁."""
+        """Return the images that are done according to the search, but with stored views off the boundary."""
         near = near_boundary(distance, self.config).all(dim=1)
         return self.every[(result.status == Status.OK) & ~near]
 

@@ -1,12 +1,15 @@
-"""A start on the boundary: how far each random direction must be followed to reach ε₁.
+"""A start on the boundary: the length of each random direction that reaches ε₁.
 
-W-search can start from almost the anchor itself and let the gradient carry the views outwards, but the
-shortest way to a distance in an encoder's space is hardly visible in the image, and all views take it. Here
-each view goes along a random direction of its own, c = e(x) + s·u with u ~ N(0, I), and s is found by a
-bracketing secant (regula falsi) on d(s) = ‖f(g(c)) − f(x₀)‖ without any gradient; the search then spreads the
-views on the boundary.
+W-search can start close to the anchor and follow the gradient outwards. But the shortest path to a distance
+in an encoder's space is hardly visible in the image, and all views take it. Here each view moves along its
+own random direction, c = e(x) + s·u with u ~ N(0, I), and s is found by a bracketing secant (regula falsi) on
+d(s) = ‖f(g(c)) − f(x₀)‖ without any gradient; the search then spreads the views on the boundary.
 
 Shape legend: A images, n views, … a code's own dimensions, K projection dimension.
+
+References:
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, equation 2, https://arxiv.org/abs/2304.00601
 """
 
 import torch
@@ -35,20 +38,21 @@ def boundary_scales(
     max_passes: int,
     batch_size: int,
 ) -> Tensor:
-    """Return for every view the scale s whose distance came closest to ε₁.
+    """Return the scale s of every view whose distance is closest to ε₁.
 
     Args:
-        generator, encoder: g and f.
+        generator: g.
+        encoder: f.
         anchor_codes: codes of the anchors, `(A, ...)`.
-        anchor_features: f of the anchors, `(A, K)`.
+        anchor_features: projections of the anchors by f, `(A, K)`.
         directions: u, `(A, n, ...)`.
         epsilon_boundary: ε₁.
-        tolerance: a view within this of ε₁ is found.
-        max_passes: evaluations of a view that is not.
-        batch_size: codes evaluated at once, always exactly.
+        tolerance: |d − ε₁| at which the search of a view ends.
+        max_passes: maximum number of evaluations of a view.
+        batch_size: exact number of codes per evaluation.
 
     Returns:
-        `(A, n)`, positive.
+        scales, `(A, n)`, positive.
     """
     num_views = directions.shape[1]
     num_codes = directions.shape[0] * num_views
