@@ -33,7 +33,10 @@ def test_every_noun_is_listed_on_80_columns(run, noun):
     code, document, _ = run(noun, "--json")
     rows = json.loads(document)[noun]
     assert rows
-    assert all(row["summary"] and row["origin"] == "built-in" for row in rows)
+    # other tests of the same process may have registered names of their own
+    built_in = [row for row in rows if row["origin"] == "built-in"]
+    assert built_in
+    assert all(row["summary"] for row in built_in)
     assert re.findall(r"^(\S+)  ", text, re.MULTILINE) == [row["name"] for row in rows]
 
 

@@ -52,7 +52,7 @@ def finished(tmp_path, make_spec, shard_arrays):
         )
         assert readable.sum() == commit.stats["num_ok"] + commit.stats["num_not_converged"]
         commit_shard(storage, commit)
-    stage = Stage(title="wsearch", url=storage.url, spec=spec, method=None, config=None, model_paths={})
+    stage = Stage(title="wsearch", url=storage.url, spec=spec, method=None, model_paths={})
     result = StageResult(
         commits=list_commits(storage, spec),
         quarantined={2: "crashed in attempt 3: Fatal Python error"},
