@@ -19,8 +19,6 @@ __all__ = ["FsspecStorage"]
 # Stores whose PUT is atomic and takes "only if absent" as a condition of the request itself.
 _CONDITIONAL_PUT = {"s3", "s3a", "gs", "gcs"}
 _FOLDERLESS = {*_CONDITIONAL_PUT, "memory", "abfs", "az"}
-# What S3 calls a condition that does not hold (412), and two conditional writes at a time (409).
-_EXISTS = ("PreconditionFailed", "ConditionalRequestConflict")
 _IN_PROCESS_WRITES = threading.Lock()
 
 
@@ -161,7 +159,7 @@ class FsspecStorage(Storage):
                 ) from error
             raise MissingFileError(f"{self.url}/{path} does not exist") from error
         except Exception as error:
-            if isinstance(error, FileExistsError) or any(word in str(error) for word in _EXISTS):
+            if isinstance(error, FileExistsError) or "PreconditionFailed" in str(error):
                 raise ObjectExistsError(
                     f"{self.url}/{path} exists already and must not be replaced"
                 ) from None

@@ -3,12 +3,13 @@
 import errno
 import os
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
 from viewgen.errors import StorageError, UsageError, ViewgenError
-from viewgen.store import LocalStorage, open_storage, parse_storage_options
+from viewgen.store import LocalStorage, ObjectExistsError, open_storage, parse_storage_options
 
 
 def test_bare_paths_and_file_urls_are_one_place(tmp_path):
@@ -140,3 +141,26 @@ def test_wrong_storage_options_do_not_show_their_value(pairs):
     with pytest.raises(UsageError) as caught:
         parse_storage_options(pairs)
     assert "topsecret" not in str(caught.value)
+
+
+def test_a_conditional_write_whose_answer_was_lost_is_its_own(monkeypatch):
+    """The request is sent again, and the store says that the object exists: the one that it wrote itself."""
+    storage = open_storage(f"memory://{uuid.uuid4().hex}")
+    monkeypatch.setattr(storage, "_protocols", {"s3", "memory"})
+    put = storage._fs.pipe_file
+
+    def loses_answers(place, data, mode="overwrite"):
+        if mode == "create" and storage._fs.exists(place):
+            raise OSError("An error occurred (PreconditionFailed) when calling the PutObject operation")
+        put(place, data)
+        if mode == "create":
+            raise OSError("An error occurred (PreconditionFailed) when calling the PutObject operation")
+
+    monkeypatch.setattr(storage._fs, "pipe_file", loses_answers)
+    storage.write_new("a", b"mine")
+    assert storage.read("a") == b"mine"
+    # written by another between the look and the request
+    monkeypatch.setattr(storage, "size", lambda path: None)
+    with pytest.raises(ObjectExistsError):
+        storage.write_new("a", b"yours")
+    assert storage.read("a") == b"mine"
