@@ -99,6 +99,12 @@ class Storage(ABC):
         return f"{type(self).__name__}({self.url!r})"
 
 
+def _unless_absent(error: OSError) -> None:
+    """Raise what a folder cannot be listed for, unless it is not there: unreadable is not empty."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 class LocalStorage(Storage):
     """A folder on a local or network file system.
 
@@ -145,7 +151,7 @@ class LocalStorage(Storage):
         folder = self.local_path(prefix) if prefix else self.root
         found = []
         with self._clear_errors("list", prefix):
-            for parent, _, names in os.walk(folder):
+            for parent, _, names in os.walk(folder, onerror=_unless_absent):
                 relative = Path(parent).relative_to(self.root)
                 found += [(relative / n).as_posix() for n in names if not n.endswith(TEMPORARY_SUFFIX)]
         return sorted(found)

@@ -164,3 +164,21 @@ def test_a_conditional_write_whose_answer_was_lost_is_its_own(monkeypatch):
     with pytest.raises(ObjectExistsError):
         storage.write_new("a", b"yours")
     assert storage.read("a") == b"mine"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch, code):
+    storage = LocalStorage(tmp_path)
+    storage.write("commits/0.json", b"1")
+    scandir = os.scandir
+
+    def refuse(place):
+        if str(place).endswith("commits"):
+            raise OSError(code, os.strerror(code), str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for prefix in ("commits", ""):
+        with pytest.raises(StorageError, match="cannot list"):
+            storage.paths(prefix)
+    assert storage.paths("absent") == []
