@@ -1,7 +1,8 @@
 """A local Ray session of viewgen, or a connection to a running cluster.
 
-A local session listens on the loopback address only, keeps Ray's token authentication on, sends no usage
-statistics, and needs little memory: only shard numbers travel through its object store.
+The dashboard of a local session listens on the loopback address only. Ray's own ports (GCS, raylets, workers,
+metrics) listen on all interfaces; Ray from 2.59 asks for a token there. A session sends no usage statistics
+and needs little memory: only shard numbers travel through its object store.
 """
 
 import contextlib
