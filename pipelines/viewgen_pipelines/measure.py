@@ -8,7 +8,7 @@ from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.report import Measured, to_json
 from viewgen.diagnostics.subjects import SubjectArguments, subject_kind
-from viewgen.errors import UsageError, nearest_name
+from viewgen.errors import DataError, UsageError, nearest_name
 from viewgen.progress import Progress
 from viewgen.registry import Choice, Entry
 from viewgen_pipelines.executors import check_executor, open_executor
@@ -56,12 +56,14 @@ class MeasureTask:
             reaches the workers.
         seed: root of all random numbers.
         batch_size: images embedded at once.
+        by_name: whether the user named the diagnostic; of others, one that cannot measure is left out.
     """
 
     arguments: SubjectArguments
     choice: Choice[Entry] = field(repr=False)
     seed: int
     batch_size: int
+    by_name: bool = True
 
 
 # the subject that this process measured last: its features serve every diagnostic
@@ -82,7 +84,13 @@ def run_measure(task: MeasureTask, place: Place, tell: Tell) -> tuple[list[Measu
     subject.notes.clear()
     # of several stages nobody knows how long each is: the bar shows the one under way
     subject.tell = lambda _what, done, total: tell(done / max(total, 1))
-    measures = task.choice.build().measure(subject, task.seed)
+    try:
+        measures = task.choice.build().measure(subject, task.seed)
+    except DataError as error:
+        if task.by_name:
+            raise
+        # of diagnostics that nobody named, one that refuses these data costs the others nothing
+        return [], [*subject.notes, f"{task.choice.name} is left out: {error}"]
     return measures, list(subject.notes)
 
 
@@ -166,7 +174,13 @@ def measure(
     for entry, reason in left_out.items():
         progress.say(f"{entry} is left out: {reason.splitlines()[0]}")
     tasks = [
-        MeasureTask(arguments=arguments, choice=choice, seed=seed, batch_size=batch_size)
+        MeasureTask(
+            arguments=arguments,
+            choice=choice,
+            seed=seed,
+            batch_size=batch_size,
+            by_name=bool(diagnostics),
+        )
         for choice in choices
         for seed in seeds
     ]

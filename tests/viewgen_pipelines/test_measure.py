@@ -11,7 +11,7 @@ from brightness import Brightness, BrightnessConfig
 from viewgen.cli import main
 from viewgen.datasets import load_dataset
 from viewgen.diagnostics import DIAGNOSTICS
-from viewgen.errors import MissingFileError, UsageError
+from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import save_model
 from viewgen.randomness import addressed_generator
@@ -121,6 +121,25 @@ def test_without_names_all_that_the_subject_allows_is_measured(brightness, encod
     assert "lacking is left out: " in capsys.readouterr().err
     with pytest.raises(UsageError, match="has no 'cache'"):
         measure(encoder, dataset="digits", diagnostics=["lacking"])
+
+
+def test_a_diagnostic_that_refuses_the_data_costs_the_others_nothing_unless_it_was_named(
+    brightness, monkeypatch
+):
+    monkeypatch.setattr(DIAGNOSTICS, "_modules", {})
+
+    class Refusing(Brightness):
+        def measure(self, subject, seed):
+            raise DataError("48 images are too few")
+
+    DIAGNOSTICS.register(
+        Entry(name="refusing", summary="", settings=BrightnessConfig, needs=Refusing.needs, build=Refusing)
+    )
+    result = measure("digits", quiet=True)
+    assert {one.diagnostic for one in result.measured} == {"brightness"}
+    assert result.notes == ("refusing is left out: 48 images are too few",)
+    with pytest.raises(DataError, match="too few"):
+        measure("digits", diagnostics=["refusing"], quiet=True)
 
 
 def test_what_cannot_be_measured_is_refused(brightness, encoder, tmp_path, capsys):
