@@ -7,10 +7,13 @@ import json
 import pytest
 import torch
 from brightness import Brightness, BrightnessConfig
+from rich.console import Console
 
 from viewgen.cli import main
 from viewgen.datasets import load_dataset
 from viewgen.diagnostics import DIAGNOSTICS
+from viewgen.diagnostics.measure import Measure
+from viewgen.diagnostics.report import measure_table
 from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import save_model
@@ -158,3 +161,12 @@ def test_what_cannot_be_measured_is_refused(brightness, encoder, tmp_path, capsy
         assert message in err
     with pytest.raises(MissingFileError):
         measure("digits", diagnostics=["knn"], networks={"encoder": "nothing"}, quiet=True)
+
+
+def test_on_a_narrow_terminal_words_wrap_and_numbers_stay_whole():
+    long = Measure(
+        name="frechet_distance[another feature network]", value=-0.0012345, on="a long subject " * 4
+    )
+    console = Console(width=60, file=io.StringIO())
+    console.print(measure_table([long]))
+    assert "-0.001234" in console.file.getvalue()

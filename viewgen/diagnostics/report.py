@@ -66,6 +66,13 @@ def write_tensorboard(measured: Sequence[Measured], folder: str | Path) -> None:
         writer.close()
 
 
+def _widest(measures: Sequence[Measure], title: str) -> int | None:
+    """Return the width of a column of numbers; None for words, which may wrap."""
+    if title == "value":
+        return max((len(f"{measure.value:.4g}") for measure in measures), default=None)
+    return len("-0.0000 … -0.0000") if title == "interval" else None
+
+
 def measure_table(measures: Sequence[Measure]) -> Any:
     """Return measures as a `rich` table, with a column for intervals if there are any."""
     from rich.table import Table
@@ -73,7 +80,9 @@ def measure_table(measures: Sequence[Measure]) -> Any:
     intervals = any(measure.low is not None for measure in measures)
     table = Table(box=None, header_style="bold")
     for title in ("", "measure", "value", *(["interval"] if intervals else []), "on"):
-        table.add_column(title, no_wrap=title != "on")
+        # where the terminal is narrow, words wrap and numbers stay whole
+        number = title in ("value", "interval")
+        table.add_column(title, no_wrap=number, overflow="fold", min_width=_widest(measures, title))
     for measure in measures:
         cells = [measure.group, measure.name, f"{measure.value:.4g}"]
         if intervals:
