@@ -88,6 +88,13 @@ class Settings(BaseModel):
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**(values | changes))
 
+    def without_effect(self) -> dict[str, str]:
+        """Return the settings that have no effect beside the others: name → reason.
+
+        To give such a setting is an error (`viewgen.registry.Registry.resolve`).
+        """
+        return {}
+
     def to_json(self) -> dict[str, Any]:
         """Return all values as JSON values."""
         return self.model_dump(mode="json")
