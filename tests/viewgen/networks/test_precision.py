@@ -21,7 +21,7 @@ from viewgen.status import Status
 from viewgen.views import VIEWS
 from viewgen.views.entry import Resources
 from viewgen.views.offline import Batch, offline_step
-from viewgen.views.wsearch.problem import near_boundary
+from viewgen.views.wsearch.loss import near_boundary
 from viewgen.views.wsearch.settings import WSearchConfig
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
