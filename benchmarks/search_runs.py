@@ -22,8 +22,8 @@ from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.draws import ImageDraws
-from viewgen.views.wsearch.problem import WSearchProblem, initial_codes, search_views
 from viewgen.views.wsearch.loss import feasible_spread
+from viewgen.views.wsearch.problem import WSearchProblem, initial_codes, search_views
 from viewgen.views.wsearch.settings import WSearchConfig
 
 __all__ = [

@@ -51,9 +51,7 @@ def test_only_views_less_than_epsilon_2_apart_push():
 @pytest.mark.parametrize("weight", [0.0, 0.005, 0.01, 0.1, 1.0])
 @pytest.mark.parametrize("epsilon_uniformity", [0.2, 0.5])
 def test_no_step_in_any_direction_is_better_than_the_target(boundary, weight, epsilon_uniformity):
-    config = WSearchConfig(
-        boundary=boundary, uniformity_weight=weight, epsilon_uniformity=epsilon_uniformity
-    )
+    config = WSearchConfig(boundary=boundary, uniformity_weight=weight, epsilon_uniformity=epsilon_uniformity)
     offset = 0.25 * torch.nn.functional.normalize(offsets(8, 6, 9), dim=2)
     # enough iterations to come to rest
     target = eq2_target(offset, config, num_steps=400)

@@ -11,7 +11,7 @@ from viewgen.status import Status
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.draws import ImageDraws
 from viewgen.views.wsearch.loss import balanced_distance, feasible_spread
-from viewgen.views.wsearch.newton import num_directions, response
+from viewgen.views.wsearch.newton import num_directions
 from viewgen.views.wsearch.problem import WSearchProblem, search_views
 from viewgen.views.wsearch.settings import WSearchConfig
 

@@ -116,7 +116,8 @@ def response(
         gradients.append((scale * gradient)[:kept])
         found.append(z.detach()[:kept])
     features = torch.cat(found).unflatten(0, (-1, count))
-    sketch = torch.cat(gradients).flatten(1).unflatten(0, (-1, count))
+    # an anchor that is not finite fails in its search, alone
+    sketch = torch.cat(gradients).flatten(1).unflatten(0, (-1, count)).nan_to_num(0, 0, 0)
     basis, triangle = torch.linalg.qr(sketch.transpose(1, 2))
     left, strength, _ = torch.linalg.svd(triangle)
     directions = (basis @ left).transpose(1, 2).contiguous()
@@ -130,7 +131,7 @@ def response(
         parts = equal_parts(moved, batch_size)
         probed = torch.cat([encoder(generator.decode(part).clamp(-1, 1))[:kept] for part, kept in parts])
     change = (probed.unflatten(0, (-1, count)) - features) / length
-    return Response(directions, change.transpose(1, 2).contiguous())
+    return Response(directions, change.transpose(1, 2).nan_to_num(0, 0, 0).contiguous())
 
 
 def _first_directions(jacobian: Tensor, noise: Tensor, config: WSearchConfig) -> Tensor:
@@ -184,7 +185,7 @@ class NewtonSteps:
         """Return J of every view, μ, the limit of its step, and the last step that was kept."""
         num_views = codes.shape[1]
         directions, jacobian = self.response.directions[rows], self.response.jacobian[rows]
-        noise = ((codes - self.anchor_codes[rows][:, None]) / self.scale).flatten(2)
+        noise = ((codes - self.anchor_codes[rows][:, None]) / self.scale).flatten(2).nan_to_num(0, 0, 0)
         coordinates = noise @ directions.transpose(1, 2)
         each = codes.new_ones(codes.shape[:2])
         return {
@@ -204,7 +205,8 @@ class NewtonSteps:
 
     def move(self, codes: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
         """Return the codes after one update; corrects J by what the last one did."""
-        offset = derivatives["offset"]
+        # the engine restarts an image with a non-finite offset; its step must only not disturb the others
+        offset = derivatives["offset"].nan_to_num(0, 0, 0)
         first = (steps == 0)[:, None]
         kept = self._learn(codes, offset, steps, state) | first
         state["codes"] = torch.where(expanded(kept, codes), codes, state["codes"])

@@ -22,6 +22,7 @@ from viewgen.networks.encoder import Encoder
 from viewgen.networks.generator import Generator, code_unit
 from viewgen.optimise.adam import Adam
 from viewgen.optimise.slots import Aim, Evaluation, SlotOptions, SlotResult, UpdateRule, expanded, optimise
+from viewgen.views.boundary_start import boundary_scales
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.source import Draws
 from viewgen.views.wsearch.boundary_steps import BoundarySteps, boundary_aims
@@ -33,7 +34,6 @@ from viewgen.views.wsearch.loss import (
 )
 from viewgen.views.wsearch.newton import NewtonSteps, Response, response
 from viewgen.views.wsearch.settings import WSearchConfig
-from viewgen.views.boundary_start import boundary_scales
 
 __all__ = [
     "WSearchProblem",
