@@ -48,7 +48,8 @@ def num_duplicates(views: Tensor) -> Tensor:
     flat = views.flatten(2).float()
     distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / flat.shape[2] ** 0.5
     earlier = torch.ones(distance.shape[1:], dtype=torch.bool).tril(-1)
-    return ((distance <= GREY_LEVEL) & earlier).any(dim=2).sum(dim=1)
+    repeated: Tensor = ((distance <= GREY_LEVEL) & earlier).any(dim=2).sum(dim=1)
+    return repeated
 
 
 class Distinct:

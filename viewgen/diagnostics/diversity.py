@@ -39,7 +39,8 @@ def pixel_diversity(views: Tensor) -> Tensor:
     flat = views.flatten(2).float() / 255
     distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / flat.shape[2] ** 0.5
     num_views = views.shape[1]
-    return distance.sum(dim=(1, 2)) / max(1, num_views * (num_views - 1))
+    mean: Tensor = distance.sum(dim=(1, 2)) / max(1, num_views * (num_views - 1))
+    return mean
 
 
 class Diversity:

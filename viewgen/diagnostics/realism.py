@@ -145,7 +145,7 @@ class Realism:
         found = {
             "precision": inside.any(dim=1),
             "recall": reached.any(dim=1),
-            "density": inside.sum(dim=1) / k,
+            "density": inside.sum(dim=1).double() / k,
             "coverage": inside.any(dim=0),
         }
         measures = [

@@ -17,6 +17,7 @@ References:
     https://arxiv.org/abs/1905.02175
 """
 
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -59,7 +60,8 @@ def gradient_change(views: Tensor, anchors: Tensor) -> Tensor:
     """
     change = _differences(views.float() - anchors[:, None].float())
     own = _differences(anchors.float())
-    return change.norm(dim=2).mean(dim=1) / own.norm(dim=1).clamp_min(1e-6)
+    quotient: Tensor = change.norm(dim=2).mean(dim=1) / own.norm(dim=1).clamp_min(1e-6)
+    return quotient
 
 
 def _differences(images: Tensor) -> Tensor:
@@ -97,16 +99,20 @@ class Seen:
             subject.note("encoders were not compared: that takes at least 3 images")
             return measures
         relative: dict[str, Statistic] = {}
+        own = sample_projections(subject, self.config.num_images)
+        moved = bool((own.views != own.anchors[:, None]).any())
+        if not moved:
+            subject.note("under f no view differs from its anchor: nothing could survive")
         for name, z in self._projections(subject, sample):
             distance = self._relative((z.views - z.anchors[:, None]).norm(dim=2).mean(dim=1), z)
             found = {"distance": distance}
             if sample.num_views > 1:
                 found["spread"] = self._relative(mean_pairwise_distance(z.views).mean(dim=1), z)
             nearest = torch.cdist(z.views.flatten(0, 1), z.images).argmin(dim=1).view(len(sample), -1)
-            own = (nearest == torch.arange(len(sample))[:, None]).double().mean(dim=1)
-            found["own_image_nearest"] = mean_over_images(own)
+            mine = (nearest == torch.arange(len(sample))[:, None]).double().mean(dim=1)
+            found["own_image_nearest"] = mean_over_images(mine)
             relative[name] = distance
-            if name != "f":
+            if name != "f" and moved:
                 found["survives"] = _quotient(distance, relative["f"])
             measures += [
                 bootstrap_measure(title, statistic, len(sample), seed=seed, on=sample.of, group=name)
@@ -132,6 +138,8 @@ class Seen:
 
     def _projections(self, subject: Subject, sample: ViewSample) -> list[tuple[str, Projections]]:
         """Return the projections under f, and under each of the given encoders, by name."""
+        if twice := [one for one, count in Counter(self.config.encoders).items() if count > 1]:
+            raise UsageError(f"seen: encoders names {twice[0]} twice; expected different files")
         named = [("f", sample_projections(subject, self.config.num_images))]
         for file in self.config.encoders:
             path = Path(file).expanduser()
@@ -139,8 +147,6 @@ class Seen:
             # two files may have one name in two folders
             taken = {name for name, _ in named}
             name = path.stem if path.stem not in taken else str(path)
-            if name in taken:
-                raise UsageError(f"seen: encoders names {file} twice; expected different files")
             named.append((name, project_sample(encoder, sample, subject.device)))
         return named
 

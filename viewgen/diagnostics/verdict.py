@@ -95,8 +95,8 @@ def _labels(found: dict[str, Measure], config: VerdictConfig) -> str:
         return ""
     return (
         f"{kept.value:.1%} of the views keep the class of their image (at least "
-        f"{config.label_kept * accuracy.value:.1%} should), by a classifier that reads {accuracy.value:.1%} of "
-        "real images right"
+        f"{config.label_kept * accuracy.value:.1%} should), by a classifier that reads {accuracy.value:.1%} "
+        "of real images right"
     )
 
 
