@@ -19,7 +19,14 @@ from viewgen.store import CacheReader, open_storage
 from viewgen.store.quality import read_report, write_report
 from viewgen_pipelines.shards.driver import Stage
 
-__all__ = ["ViewQuality", "cache_quality", "quality_lines", "view_quality"]
+__all__ = [
+    "ViewQuality",
+    "cache_quality",
+    "check_strict",
+    "quality_lines",
+    "verdict_line",
+    "view_quality",
+]
 
 NUM_IMAGES = 256
 # diagnostic → its settings in the report, besides the number of images

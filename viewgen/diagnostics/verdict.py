@@ -80,9 +80,9 @@ def _noise(found: dict[str, Measure], config: VerdictConfig) -> list[str]:
         if noise.value > 0 and _low(measure) > config.noise * noise.value:
             what = suffix.removeprefix(" of ") or "views"
             reasons.append(
-                f"the {what} look like noise: their kernel distance from real images is "
-                f"{measure.value / noise.value:.2g} times that of shuffled pixels in the features of {space} "
-                f"(at most {config.noise:g} may be)"
+                f"the {what} are unlike real images: their kernel distance from them is "
+                f"{measure.value / noise.value:.2g} times that of shuffled pixels, in the features of "
+                f"{space} (at most {config.noise:g} times may be)"
             )
     return reasons[:1]
 

@@ -250,7 +250,9 @@ def test_without_single_labels_neighbours_in_two_spaces_judge(small_models):
     shared = neighbours_shared((x, x), (others, others), own).mean().item()
     assert shared == pytest.approx(5 / 29, abs=0.12)
     unlabelled = dataset_of(IMAGES, np.full(NUM_IMAGES, -1), "sha256:unlabelled")
-    found = measured("label_kept", subject_of(copies(IMAGES), encoder=small_models.encoder, dataset=unlabelled))
+    found = measured(
+        "label_kept", subject_of(copies(IMAGES), encoder=small_models.encoder, dataset=unlabelled)
+    )
     of_views, of_images = found.values()
     assert 0 < of_views < 1
     assert of_views == pytest.approx(of_images), "a copy has its image's neighbours"
