@@ -7,7 +7,7 @@ import pytest
 
 from viewgen.cli import main
 from viewgen.store import CacheReader, open_storage
-from viewgen.store.quality import read_report
+from viewgen.store.quality import read_report, read_scores
 from viewgen_pipelines import quality
 from viewgen_pipelines.cache import cache
 from viewgen_pipelines.gallery.pages import Pages
@@ -60,6 +60,26 @@ def test_a_report_is_printed_written_and_used_again(capsys, url, faults, monkeyp
     page = Pages(CacheSource(url=url)).overview()
     assert "What the views are worth" in page
     assert "label_kept" in page
+
+
+def test_scores_are_written_on_request_and_belong_to_a_cache(capsys, url, faults):
+    command(capsys, url, "--no-quality")
+    with pytest.raises(SystemExit) as caught:
+        main(["measure", url, "--write-columns", "--json"])
+    assert not caught.value.code
+    rows = json.loads(capsys.readouterr().out)["measures"]
+    assert [(row["diagnostic"], row["name"]) for row in rows] == [
+        ("scores", "density"), ("scores", "label_margin")
+    ]  # fmt: skip
+    assert rows[0]["on"] == "48 of 48 views"
+    scores = read_scores(open_storage(url), CacheReader(url).spec)
+    assert scores["density"].shape == (24, 2)
+    assert (scores["density"] == 0).all(), "noise lies in no ball"
+    for option in ("--write-columns", "--inversions=x"):
+        with pytest.raises(SystemExit) as caught:
+            main(["measure", "digits", option])
+        assert caught.value.code == 2
+        assert "belongs to a cache" in capsys.readouterr().err
 
 
 def test_strict_turns_a_verdict_into_exit_code_1(capsys, url, faults, monkeypatch):

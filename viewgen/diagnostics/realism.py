@@ -60,20 +60,32 @@ class RealismConfig(Settings):
     )
 
 
-def balls_holding(probes: Tensor, centres: Tensor, num_neighbours: int) -> Tensor:
-    """Return whether probe i lies in the ball of centre j, bool `(B, B)`, as if centre i were not there.
+def balls_holding(
+    probes: Tensor, centres: Tensor, num_neighbours: int, *, own: Tensor | None = None
+) -> Tensor:
+    """Return whether probe i lies in the ball of centre j, as if the probe's own centre were not there.
 
     Args:
-        probes: features `(B, D)`; probe i belongs to centre i.
+        probes: features `(P, D)`.
         centres: features `(B, D)`, more than k + 1 of them.
         num_neighbours: k.
+        own: number of the centre that each probe belongs to, −1 for none, `(P,)`; by default probe i belongs
+            to centre i.
+
+    Returns:
+        bool `(P, B)`; False for a probe's own centre.
     """
+    own = torch.arange(len(probes)) if own is None else own
     within = _distances(centres, centres).fill_diagonal_(torch.inf)
     nearest = within.topk(num_neighbours + 1, dim=1, largest=False).values
     k_th, next_one = nearest[:, -2], nearest[:, -1]
-    # column j: the reach of ball j; without centre i it is one neighbour farther where i is one of the k
-    reach = torch.where(within <= k_th[:, None], next_one[:, None], k_th[:, None]).T
-    return (_distances(probes, centres) <= reach).fill_diagonal_(False)
+    # column o of a row j: whether centre o is one of the k of ball j, which reaches one farther without it
+    counted = (within <= k_th[:, None]).T[own.clamp_min(0)] & (own >= 0)[:, None]
+    reach = torch.where(counted, next_one, k_th)
+    held = _distances(probes, centres) <= reach
+    mine = (own >= 0).nonzero()[:, 0]
+    held[mine, own[mine]] = False
+    return held
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
