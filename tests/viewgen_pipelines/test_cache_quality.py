@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 from viewgen.cli import main
@@ -74,7 +75,8 @@ def test_scores_are_written_on_request_and_belong_to_a_cache(capsys, url, faults
     assert rows[0]["on"] == "48 of 48 views"
     scores = read_scores(open_storage(url), CacheReader(url).spec)
     assert scores["density"].shape == (24, 2)
-    assert (scores["density"] == 0).all(), "noise lies in no ball"
+    assert np.isfinite(scores["density"]).all()
+    assert scores["density"].mean() < 1, "changed digits are not as real as digits"
     for option in ("--write-columns", "--inversions=x"):
         with pytest.raises(SystemExit) as caught:
             main(["measure", "digits", option])

@@ -11,7 +11,8 @@ from viewgen.errors import CacheMismatchError, IncompleteError, MissingFileError
 from viewgen.status import Status
 from viewgen.store import CacheReader, open_storage
 from viewgen.store.quality import write_scores
-from viewgen.views.cached import CachedConfig, SampledSource, ViewScores
+from viewgen.views.cached import CachedConfig, SampledSource
+from viewgen.views.source import ViewScores
 from viewgen_train.batch import StepDraws
 from viewgen_train.distributed import World
 from viewgen_train.training import train

@@ -13,7 +13,8 @@ from torch import Tensor
 from viewgen.errors import MissingFileError, UsageError, nearest_name
 from viewgen.store import CacheReader, open_storage
 from viewgen.store.quality import read_scores
-from viewgen.views.cached import CachedConfig, ViewScores
+from viewgen.views.cached import CachedConfig
+from viewgen.views.source import ViewScores
 
 __all__ = ["load_scores", "scores_digest"]
 

@@ -14,8 +14,8 @@ from viewgen.memory import free_gpu_bytes
 from viewgen.networks.files import Models, load_model
 from viewgen.networks.generator import Generator
 from viewgen.store import CacheReader
-from viewgen.views.cached import ViewScores
 from viewgen.views.entry import TrainingResources
+from viewgen.views.source import ViewScores
 from viewgen_train.caches import usable_rows
 from viewgen_train.curves import CurveWriter
 from viewgen_train.distributed import World

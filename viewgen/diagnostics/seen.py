@@ -18,9 +18,12 @@ References:
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from viewgen.diagnostics.bootstrap import Statistic, bootstrap_measure, mean_of_pairs, mean_over_images
@@ -49,6 +52,14 @@ class SeenConfig(Settings):
 
     encoders: tuple[str, ...] = setting((), "weights files of encoders that took no part in making the views")
     num_images: int = setting(NUM_IMAGES, "images whose views are measured, at most", ge=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _separated(cls, values: Any) -> Any:
+        """Split names that are separated by commas, as a command line gives them."""
+        if isinstance(values, Mapping) and isinstance(names := values.get("encoders"), str):
+            return {**values, "encoders": tuple(name.strip() for name in names.split(",") if name.strip())}
+        return values
 
 
 def gradient_change(views: Tensor, anchors: Tensor) -> Tensor:

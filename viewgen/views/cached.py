@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from viewgen.store import CacheReader
-    from viewgen.views.source import Images, ViewMemory, Views
+    from viewgen.views.source import Images, ViewMemory, Views, ViewScores
 
-__all__ = ["ENTRY", "CachedConfig", "CachedSource", "SampledSource", "ViewScores", "check_num_views"]
+__all__ = ["ENTRY", "CachedConfig", "CachedSource", "SampledSource", "check_num_views"]
 
 
 class CachedConfig(Settings):
@@ -57,19 +56,6 @@ class CachedConfig(Settings):
                 f"cache: score is {self.score!r} and would be ignored; give drop_below or score_weight too"
             )
         return self
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ViewScores:
-    """Scores of a cache's views, as a training uses them.
-
-    Attributes:
-        keep: views that may be drawn, bool `(N, V)`.
-        standard: score in standard deviations from the mean of those, float32 `(N, V)`, NaN where unknown.
-    """
-
-    keep: Tensor
-    standard: Tensor
 
 
 def check_num_views(wanted: int, there: int) -> None:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from viewgen.memory import BatchSize
     from viewgen.networks.files import Models
     from viewgen.networks.precision import Precision
-    from viewgen.views.cached import ViewScores
-    from viewgen.views.source import ViewMemory
+    from viewgen.views.source import ViewMemory, ViewScores
 
 __all__ = ["Resources", "Situation", "TrainingResources", "ViewEntry", "in_training"]
 

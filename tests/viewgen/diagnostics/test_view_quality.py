@@ -367,6 +367,15 @@ def test_encoders_that_cannot_be_compared_are_named(small_models, tmp_path):
         measured("reach", subject_of(copies(IMAGES), encoder=wrong))
 
 
+def test_encoders_are_separated_by_commas_on_the_command_line():
+    entry = DIAGNOSTICS.entry("seen")
+    assert entry.settings(encoders="a.safetensors, b.safetensors").encoders == (
+        "a.safetensors",
+        "b.safetensors",
+    )
+    assert entry.settings(encoders=["a"]).encoders == ("a",)
+
+
 def test_gradient_change_in_closed_form():
     ramp = torch.arange(SIDE).expand(1, 3, SIDE, SIDE).float() * 10
     views = torch.stack([ramp[0] * 2, ramp[0] * 3])[None]
