@@ -230,7 +230,7 @@ class _Run:
             summary,
             quality=[row.to_json() for row in found.measured],
             verdict=reasons,
-            notes=[*summary.notes, *found.notes],
+            notes=[*summary.notes, *(() if found.measured else found.notes)],
         )
 
     def _stage(

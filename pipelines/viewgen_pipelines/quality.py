@@ -144,7 +144,7 @@ def cache_quality(
         parts["inversions"] = partial(CacheReader, stage.inversions_url, storage_options)
     try:
         found = view_quality(Subject(parts, name=reader.url, device=device))
-    except ViewgenError as error:
+    except Exception as error:  # a finished cache is worth more than its report
         return ViewQuality(measured=(), verdict=(), notes=(f"view quality was not measured: {error}",))
     try:
         write_report(storage, stage.spec, found.to_json())

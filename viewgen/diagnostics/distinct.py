@@ -16,7 +16,7 @@ from torch import Tensor
 
 from viewgen.diagnostics.bootstrap import bootstrap_measure, mean_over_images
 from viewgen.diagnostics.measure import Measure, Subject
-from viewgen.diagnostics.view_sample import NUM_IMAGES, sample_projections, view_sample
+from viewgen.diagnostics.view_sample import NUM_IMAGES, by_images, sample_projections, view_sample
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
 
@@ -69,7 +69,7 @@ class Distinct:
         sample = view_sample(subject, self.config.num_images)
         z = sample_projections(subject, self.config.num_images).views
         distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
-        found = {"duplicate_views": num_duplicates(torch.from_numpy(sample.views)) / sample.num_views}
+        found = {"duplicate_views": by_images(num_duplicates, sample.views) / sample.num_views}
         if sample.epsilon is None:
             subject.note(
                 "distinct views were not counted: neither the cache nor the recipe has ε₁ as a number"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from viewgen.diagnostics.bootstrap import bootstrap_measure, mean_over_images
 from viewgen.diagnostics.measure import Measure, Subject
-from viewgen.diagnostics.view_sample import NUM_IMAGES, ViewSample, view_sample
+from viewgen.diagnostics.view_sample import NUM_IMAGES, ViewSample, by_images, view_sample
 from viewgen.errors import MissingFileError
 from viewgen.images import to_model
 from viewgen.inversion.perceptual import LpipsDistance, resolve_perceptual
@@ -61,7 +61,7 @@ class Diversity:
         if sample.num_views < 2:
             subject.note("diversity was not measured: there is one view of each image")
             return []
-        pixels = pixel_diversity(torch.from_numpy(sample.views))
+        pixels = by_images(pixel_diversity, sample.views)
         statistic = mean_over_images(pixels)
         measures = [bootstrap_measure("pixel_diversity", statistic, len(sample), seed=seed, on=sample.of)]
         if self.config.num_lpips:

@@ -32,6 +32,7 @@ from viewgen.diagnostics.view_sample import (
     NUM_IMAGES,
     Projections,
     ViewSample,
+    by_images,
     project_sample,
     sample_projections,
     view_sample,
@@ -42,7 +43,7 @@ from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
 from viewgen.views.distances import mean_pairwise_distance
 
-__all__ = ["ENTRY", "Seen", "SeenConfig", "gradient_change"]
+__all__ = ["ENTRY", "Seen", "SeenConfig", "gradient_change", "pixel_change"]
 
 
 class SeenConfig(Settings):
@@ -60,6 +61,12 @@ class SeenConfig(Settings):
         if isinstance(values, Mapping) and isinstance(names := values.get("encoders"), str):
             return {**values, "encoders": tuple(name.strip() for name in names.split(",") if name.strip())}
         return values
+
+
+def pixel_change(views: Tensor, anchors: Tensor) -> Tensor:
+    """Return the rms change in shares of the range, mean over views, `(B,)`; arguments as `gradient_change`."""
+    change = (views.float() - anchors[:, None].float()) / 255
+    return change.flatten(2).square().mean(dim=2).sqrt().mean(dim=1)
 
 
 def gradient_change(views: Tensor, anchors: Tensor) -> Tensor:
@@ -136,11 +143,9 @@ class Seen:
         return _quotient(mean_over_images(values), mean_of_pairs(torch.cdist(z.images, z.images)))
 
     def _visible(self, sample: ViewSample, seed: int) -> list[Measure]:
-        views, anchors = torch.from_numpy(sample.views), torch.from_numpy(sample.anchors)
-        change = (views.float() - anchors[:, None].float()) / 255
         found = {
-            "pixel_change": change.flatten(2).square().mean(dim=2).sqrt().mean(dim=1),
-            "gradient_change": gradient_change(views, anchors),
+            "pixel_change": by_images(pixel_change, sample.views, sample.anchors),
+            "gradient_change": by_images(gradient_change, sample.views, sample.anchors),
         }
         return [
             bootstrap_measure(name, mean_over_images(values), len(sample), seed=seed, on=sample.of)

@@ -3,6 +3,7 @@
 Shape legend: B images, V views of each, C, H, W channels and space, K projection dimension.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,21 @@ from viewgen.networks.encoder import Encoder
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader
 
-__all__ = ["NUM_IMAGES", "Projections", "ViewSample", "project_sample", "sample_projections", "view_sample"]
+__all__ = [
+    "NUM_IMAGES",
+    "Projections",
+    "ViewSample",
+    "by_images",
+    "project_sample",
+    "sample_projections",
+    "view_sample",
+]
 
 NUM_IMAGES = 512
 """Images of a measurement by default; its interval says what a sample of them leaves open."""
 
 INVERT = "invert"
+VALUES_AT_ONCE = 1 << 25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +101,16 @@ class Projections:
     views: Tensor
     reconstructions: Tensor | None
     anchors: Tensor
+
+
+def by_images(function: Callable[..., Tensor], *arrays: NDArray[Any]) -> Tensor:
+    """Return a function's results on blocks of images `(B, …)`, put together; floats of all would not fit."""
+    block = max(1, VALUES_AT_ONCE // arrays[0][0].size)
+    parts = [
+        function(*(torch.from_numpy(array[start : start + block]) for array in arrays))
+        for start in range(0, len(arrays[0]), block)
+    ]
+    return torch.cat(parts)
 
 
 def view_sample(subject: Subject, num_images: int) -> ViewSample:

@@ -19,6 +19,7 @@ from viewgen.diagnostics.measure import Subject
 from viewgen.diagnostics.patches import PatchFeatures
 from viewgen.diagnostics.realism import balls_holding, kernel_terms, shuffled_pixels
 from viewgen.diagnostics.seen import gradient_change
+from viewgen.diagnostics.view_sample import by_images
 from viewgen.errors import DataError, ModelError, UsageError
 from viewgen.networks.files import save_model
 from viewgen.testing import DiagnosticContract
@@ -365,6 +366,13 @@ def test_encoders_that_cannot_be_compared_are_named(small_models, tmp_path):
     wrong.config.image_size = 16
     with pytest.raises(ModelError, match="16-px images, the views have 8 px"):
         measured("reach", subject_of(copies(IMAGES), encoder=wrong))
+
+
+def test_blocks_of_images_give_what_all_at_once_give(monkeypatch):
+    views = copies(IMAGES)
+    whole = by_images(gradient_change, views[:, :, ::-1].copy(), IMAGES)
+    monkeypatch.setattr("viewgen.diagnostics.view_sample.VALUES_AT_ONCE", 3 * views[0].size)
+    assert torch.equal(by_images(gradient_change, views[:, :, ::-1].copy(), IMAGES), whole)
 
 
 def test_encoders_are_separated_by_commas_on_the_command_line():
