@@ -64,7 +64,7 @@ class SeenConfig(Settings):
 
 
 def pixel_change(views: Tensor, anchors: Tensor) -> Tensor:
-    """Return the rms change in shares of the range, mean over views, `(B,)`; arguments as `gradient_change`."""
+    """Return the rms change in shares of the range, mean over views, `(B,)`; see `gradient_change`."""
     change = (views.float() - anchors[:, None].float()) / 255
     return change.flatten(2).square().mean(dim=2).sqrt().mean(dim=1)
 
