@@ -44,8 +44,8 @@ def wanted_distance(strength: str) -> float:
         distance = float(np.nanmean(found.distance[rows])) if len(rows) else math.nan
         if not math.isfinite(distance):
             raise DataError(
-                f"{value} has no view whose distance was measured; expected the cache of a method that uses an "
-                "encoder"
+                f"{value} has no view whose distance was measured; expected the cache of a method that uses "
+                "an encoder"
             )
         return distance
     try:
@@ -81,7 +81,7 @@ def matching_sigma(distance: float, truncation: float, situation: Situation) -> 
     images = to_model(torch.from_numpy(dataset.images(rows.numpy())))
     labels = None
     if inverting.num_classes:
-        labels = class_labels(torch.from_numpy(dataset.labels[rows.numpy()]), inverting.num_classes)
+        labels = class_labels(torch.from_numpy(dataset.labels(rows.numpy())), inverting.num_classes)
     codes = inverting.start(images, labels).repeat_interleave(NUM_VIEWS, dim=0)
     draws = ImageDraws(situation.seed, rows)
     noise = inverting.code_scale * draws.normal("strength", NUM_VIEWS, *codes.shape[1:]).flatten(0, 1)

@@ -89,8 +89,8 @@ def build(settings: WPerturbConfig, resources: Resources) -> WPerturbSource:
     """
     if settings.strength is not None:
         raise UsageError(
-            f"strength is {settings.strength!r}; it is measured when a cache is made (`viewgen cache --method "
-            "wperturb`), expected sigma here"
+            f"strength is {settings.strength!r}, which only `viewgen cache --method wperturb` measures; "
+            "expected sigma here"
         )
     from viewgen.networks.batched import images_at_once
 

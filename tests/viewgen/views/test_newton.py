@@ -1,5 +1,7 @@
 """Gauss-Newton steps on eq. 2: exact on a linear encoder, few passes, λ and ε₂ act."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -98,12 +100,12 @@ def test_there_is_no_backward_pass_after_the_start(monkeypatch):
 
 # --- digits, with the networks that ship -------------------------------------------------------------------
 
-DIGITS, DIGIT_VIEWS = 8, 8
+DIGITS, DIGIT_VIEWS = 4, 8
 
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
-    """g, f, codes of eight digits and the projections of their pictures."""
+    """g, f, codes of digits and the projections of their pictures."""
     from viewgen.datasets import load_dataset
     from viewgen.images import to_model
 
@@ -142,7 +144,7 @@ def test_the_default_search_of_digits_moves_every_image_from_beside_its_anchor(d
     assert float(result.steps.float().mean()) <= 8
     assert float(((distance - 0.3).abs() <= 0.05).float().mean()) >= 0.99
     assert float(spread.mean()) >= 0.8 * feasible_spread(0.3, DIGIT_VIEWS)
-    # it is a search: the codes stay near the anchor, where random directions would have to go ten times as far
+    # a search: random directions would have to go ten times as far
     moved = (result.codes - problem.anchor_codes[:, None]).flatten(2).square().mean(dim=2).sqrt()
     assert 0.005 < float(moved.mean()) < 0.05
 
@@ -153,19 +155,19 @@ def test_the_default_search_of_digits_moves_every_image_from_beside_its_anchor(d
 )
 @pytest.mark.parametrize("solver", ["newton", "adam"])
 def test_the_spread_of_digits_grows_with_the_weight_and_with_epsilon_2(digits, solver, name, values):
-    more = {"learning_rate": 0.003, "max_steps": 12, "stop_loss": 1e-9} if solver == "adam" else {}
+    more = {"learning_rate": 0.003, "max_steps": 8, "stop_loss": 1e-9} if solver == "adam" else {}
     if solver == "adam":
         # so few steps of Adam leave the views of weak pushes where they are
         values = (values[0], values[-1])
         more["uniformity_weight"] = 0.1
     spreads = [float(search(digits, **{**more, "solver": solver, name: v})[3].mean()) for v in values]
-    assert all(after > before + 1e-3 for before, after in zip(spreads, spreads[1:], strict=False)), spreads
+    assert all(after > before + 1e-3 for before, after in itertools.pairwise(spreads)), spreads
 
 
 def test_the_authors_stopping_rule(digits):
-    problem, result, distance, spread = search(digits, stop_loss=1e-3)
+    _, result, _, spread = search(digits, stop_loss=1e-3)
     ended = result.status == Status.OK
     assert int(ended.sum()) >= DIGITS - 2
-    # so few a loss at λ 0.01 and ε₂ 0.5 needs a spread beyond 0.4, 0.88 of the bound
+    # so small a loss at λ 0.01 and ε₂ 0.5 needs a spread beyond 0.4, 0.88 of the bound
     assert bool((result.loss[ended] <= 1e-3).all())
     assert float(spread[ended].min()) >= 0.4 - 1e-4

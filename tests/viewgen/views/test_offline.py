@@ -206,9 +206,8 @@ def test_a_poisoned_anchor_fails_alone(small_models, image_batch, outputs):
 
 
 def test_the_noise_of_wperturb_has_standard_deviation_sigma_in_every_layer(small_models, image_batch):
-    out = run(
-        small_models, "wperturb", image_batch, config=WPerturbConfig(sigma=0.2, truncation=1.0), num_views=40
-    )
+    config = WPerturbConfig(sigma=0.2, truncation=1.0)
+    out = run(small_models, "wperturb", image_batch, config=config, num_views=40)
     offset = out["w_plus"] - image_batch["anchor_w_plus"][:, None]
     for layer in range(4):
         # standard error over 12·40·32 numbers: 0.6 %

@@ -1,7 +1,7 @@
 """Equation 2 of Constructive Assimilation, its gradient and its minimum, in the encoder's space.
 
-For an image with anchor x₀ and views k = 1 … n at offsets r_k = f(g(c_k)) − f(x₀), with d_k = ‖r_k‖ and d̄_k the
-mean distance of view k to the others:
+For an image with anchor x₀ and views k = 1 … n at offsets r_k = f(g(c_k)) − f(x₀), with d_k = ‖r_k‖ and
+d̄_k the mean distance of view k to the others:
 
     F = mean_k δ(d_k)  +  λ · mean_k max(0, ε₂ − d̄_k),     δ(d) = (d − ε₁)²  or, as hinge,  max(0, ε₁ − d)
 
@@ -65,7 +65,7 @@ def balanced_distance(config: WSearchConfig, num_views: int) -> float:
 
 
 def spread_goal(config: WSearchConfig, num_views: int) -> float:
-    """Return the mean pairwise distance at which an image's views are spread enough; 0 where nothing pushes."""
+    """Return the mean pairwise distance at which views are spread enough; 0 where nothing pushes."""
     if config.uniformity_weight == 0:
         return 0.0
     bound = feasible_spread(config.boundary_distance, num_views)
@@ -107,7 +107,8 @@ def near_boundary(distance: Tensor, config: WSearchConfig) -> Tensor:
 def _units(offset: Tensor) -> Tensor:
     """Return the unit vectors from every other view to each view, `(A, n, n, K)`; zeros on the diagonal."""
     difference = offset[:, :, None] - offset[:, None]
-    return difference / difference.norm(dim=3, keepdim=True).clamp_min(1e-12)
+    units: Tensor = difference / difference.norm(dim=3, keepdim=True).clamp_min(1e-12)
+    return units
 
 
 def uniformity_gradient(offset: Tensor, epsilon_uniformity: float) -> Tensor:
@@ -128,7 +129,9 @@ def eq2_gradient(offset: Tensor, config: WSearchConfig) -> Tensor:
     gap = distance - config.boundary_distance
     slope = 2 * gap if config.boundary == "squared" else -(gap < 0).to(offset.dtype)
     boundary = slope * offset / distance / offset.shape[1]
-    return boundary + config.uniformity_weight * uniformity_gradient(offset, config.epsilon_uniformity)
+    uniformity = uniformity_gradient(offset, config.epsilon_uniformity)
+    total: Tensor = boundary + config.uniformity_weight * uniformity
+    return total
 
 
 def eq2_target(offset: Tensor, config: WSearchConfig, num_steps: int = TARGET_STEPS) -> Tensor:
@@ -147,23 +150,26 @@ def eq2_target(offset: Tensor, config: WSearchConfig, num_steps: int = TARGET_ST
     """
     num_views = offset.shape[1]
     boundary = config.boundary_distance
-    distance = offset.norm(dim=2, keepdim=True).clamp_min(1e-12)
-    direction = offset / distance
+    distance: Tensor = offset.norm(dim=2, keepdim=True).clamp_min(1e-12)
+    direction: Tensor = offset / distance
     if config.boundary == "hinge":
         distance = distance.clamp_min(boundary)
     else:
         distance = torch.full_like(distance, boundary)
     if config.uniformity_weight == 0 or num_views < 2:
-        return distance * direction
+        reached: Tensor = distance * direction
+        return reached
     for _ in range(num_steps):
         pull = -num_views * uniformity_gradient(distance * direction, config.epsilon_uniformity)
         pull = pull - (pull * direction).sum(dim=2, keepdim=True) * direction
         direction = torch.nn.functional.normalize(direction + TARGET_STEP * pull, dim=2)
     # outwards, until the terms balance or the views are ε₂ apart
     pairwise = mean_pairwise_distance(distance * direction).mean(dim=1)[:, None, None].clamp_min(1e-12)
-    ends = (distance * config.epsilon_uniformity / pairwise).maximum(distance)
+    ends: Tensor = (distance * config.epsilon_uniformity / pairwise).maximum(distance)
     if config.boundary == "hinge":
-        return ends * direction
+        outermost: Tensor = ends * direction
+        return outermost
     outwards = -num_views * uniformity_gradient(distance * direction, config.epsilon_uniformity)
     push = (outwards * direction).sum(dim=2, keepdim=True).clamp_min(0)
-    return (distance + config.uniformity_weight / 2 * push).minimum(ends) * direction
+    target: Tensor = (distance + config.uniformity_weight / 2 * push).minimum(ends) * direction
+    return target

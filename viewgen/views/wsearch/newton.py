@@ -161,7 +161,8 @@ def _first_directions(jacobian: Tensor, noise: Tensor, config: WSearchConfig) ->
         if bool(enough.all()):
             break
     assert chosen is not None
-    return chosen @ left.transpose(1, 2)
+    first: Tensor = chosen @ left.transpose(1, 2)
+    return first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,7 +227,8 @@ class NewtonSteps:
         change = change * (state["limit"] / length).clamp_max(1.0)[..., None]
         state["change"] = change
         moved = (change @ self.response.directions[state["rows"]]).unflatten(2, codes.shape[2:])
-        return state["codes"] + self.scale * moved
+        after: Tensor = state["codes"] + self.scale * moved
+        return after
 
     def _learn(self, codes: Tensor, offset: Tensor, steps: Tensor, state: Tensors) -> Tensor:
         """Correct J, μ and the limits by the last step; return which views keep it, `(A, n)`."""
@@ -264,4 +266,5 @@ class NewtonSteps:
     def _gap(self, offset: Tensor) -> Tensor:
         """Return how far views are from the distance at which eq. 2 would have them, `(A, n)`."""
         target = eq2_target(offset + 1e-12, self.config, num_steps=0)
-        return (offset.norm(dim=2) - target.norm(dim=2)).abs()
+        gap: Tensor = (offset.norm(dim=2) - target.norm(dim=2)).abs()
+        return gap

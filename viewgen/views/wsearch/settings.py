@@ -90,7 +90,7 @@ class WSearchConfig(Settings):
 
     def without_effect(self) -> dict[str, str]:
         """Return the settings that the chosen solver, start or stopping rule does not read."""
-        found = {}
+        found: dict[str, str] = {}
         if self.solver != "adam":
             found |= dict.fromkeys(("learning_rate", "decay_steps"), "only the solver adam reads it")
         if self.start != "boundary":
