@@ -165,6 +165,12 @@ def check_cache(
     _check_labels(reader, dataset)
     _check_finite(reader)
     without = spec.num_images - len(reader)
+    if without and spec.roles:
+        raise IncompleteError(
+            f"{without} of {spec.num_images} images have no views of the roles "
+            f"{', '.join(role.name for role in spec.roles)} in {reader.url}, which no expert view can replace; "
+            "make a cache in which every image has them"
+        )
     if without:
         say(
             f"{without} of {spec.num_images} images have no view in the cache: an expert view takes its place"
@@ -176,7 +182,11 @@ def _check_labels(reader: CacheReader, dataset: ImageDataset) -> None:
     wrong = np.flatnonzero(reader.source_index != rows)
     if not len(wrong):
         there, here = reader.labels, dataset.labels(rows)
-        wrong = np.flatnonzero((there != here).reshape(len(rows), -1).any(axis=1))
+        unequal = (there != here).reshape(len(rows), -1).any(axis=1)
+        # caches of earlier versions hold no real-valued targets
+        if (reals := reader.real_targets) is not None:
+            unequal |= (reals != dataset.reals(rows)).any(axis=1)
+        wrong = np.flatnonzero(unequal)
     if len(wrong):
         shown = ", ".join(str(row) for row in rows[wrong[:SHOWN_LABELS]])
         raise CorruptDataError(

@@ -13,13 +13,16 @@ from viewgen.errors import CacheMismatchError, MissingFileError, UsageError
 from viewgen.memory import available_bytes
 from viewgen.networks.files import file_digest
 from viewgen.networks.weights import find_models
-from viewgen.store import CacheReader, cache_folder
+from viewgen.registry import Choice
+from viewgen.roles import Role
+from viewgen.store import CacheReader, CacheSpec, cache_folder
 from viewgen.views.cached import check_num_views
 from viewgen_train.caches import check_cache, find_cache, no_cache
 from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
+from viewgen_train.roles import check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
 
 __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
@@ -34,19 +37,19 @@ AT_HAND = {"cache", "inversions", "generator", "encoder", "training"}
 class TrainOptions:
     """Options of `viewgen_train.training.train`."""
 
-    dataset: str | None
-    split: str
-    limit: int | None
-    cache: str | None
-    inversions: str | None
-    generator: str | None
-    models: str | None
-    out: str | None
-    settings: Mapping[str, Any]
-    data_root: str | None
-    storage_options: dict[str, Any] = field(repr=False)
-    device: str
-    memory_bytes: int | None
+    dataset: str | None = None
+    split: str = "train"
+    limit: int | None = None
+    cache: str | None = None
+    inversions: str | None = None
+    generator: str | None = None
+    models: str | None = None
+    out: str | None = None
+    settings: Mapping[str, Any] | None = None
+    data_root: str | None = None
+    storage_options: dict[str, Any] | None = field(default=None, repr=False)
+    device: str = "auto"
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +62,7 @@ class TrainPlan:
         num_images: number of leading images of the split to train on.
         cache: ``{"url", "identity", "method"}`` of the cache of views or inversions, or None.
         generator: weights file of g, if views are generated in the step; otherwise None.
+        splitting: view source that splits an image into views of different roles, or None.
         out: folder of the run.
         data_root: folder of data sets.
         storage_options: fsspec options of the cache's storage.
@@ -78,6 +82,12 @@ class TrainPlan:
     storage_options: dict[str, Any] = field(repr=False)
     memory_bytes: int
     measures: bool = True
+    splitting: Choice[Any] | None = None
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Roles of the views; empty if they are interchangeable."""
+        return () if self.splitting is None else self.splitting.entry.roles
 
     @property
     def num_steps(self) -> int:
@@ -127,10 +137,10 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
             f"{view_name(settings)} views are in no cache that would say"
         )
     dataset = load_dataset(name, options.split, data_root=options.data_root)
-    settings = resolved_precision(train_settings(dataset.name, options.settings), options.device)
+    reader = None if url is None else CacheReader(url, options.storage_options)
+    settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec)
     cache, num_images, generator = None, len(dataset), None
-    if url is not None:
-        reader = CacheReader(url, options.storage_options)
+    if reader is not None:
         check_cache(reader, dataset, inversions=needs_codes, say=say)
         num_images = reader.spec.num_images
         cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
@@ -156,11 +166,32 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
         generator=generator,
         out=str(Path(options.out or _default_out(dataset.name, settings, cache)).expanduser().absolute()),
         data_root=options.data_root,
-        storage_options=options.storage_options,
+        storage_options=options.storage_options or {},
         memory_bytes=int(MEMORY_SHARE * available_bytes())
         if options.memory_bytes is None
         else options.memory_bytes,
+        splitting=splitting,
     )
+
+
+def settled(
+    dataset: str, options: TrainOptions, cache: CacheSpec | None
+) -> tuple[TrainSettings, Choice[Any] | None]:
+    """Return the settings, and the view source of views of different roles.
+
+    Args:
+        dataset: name of the data set.
+        options: options of the command.
+        cache: specification of the cache of views or inversions, if there is one.
+
+    Raises:
+        UsageError: a setting is invalid, or would be ignored.
+    """
+    known = () if cache is None else cache.roles
+    settings = train_settings(dataset, options.settings, cached_roles=known)
+    splitting = splitting_views(settings, cache)
+    check_roles(settings, () if splitting is None else splitting.entry.roles)
+    return resolved_precision(settings, options.device), splitting
 
 
 def check_options(options: TrainOptions, settings: TrainSettings) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from viewgen.errors import UsageError, nearest_name
 from viewgen.recipes import recipe
 from viewgen.registry import Choice
+from viewgen.roles import Role
 from viewgen.views import VIEWS
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.entry import ObjectiveEntry
@@ -28,7 +29,11 @@ NAMES = {"generated": "views.name", "views": "views.name", "objective": "objecti
 
 
 def train_settings(
-    dataset: str, given: Mapping[str, Any] | None = None, preset: Mapping[str, Any] | None = None
+    dataset: str,
+    given: Mapping[str, Any] | None = None,
+    preset: Mapping[str, Any] | None = None,
+    *,
+    cached_roles: tuple[Role, ...] | None = None,
 ) -> TrainSettings:
     """Return the settings of a training: defaults, then the data set's recipe, then given values.
 
@@ -38,6 +43,7 @@ def train_settings(
             field's name (``"temperature"``). Tables may be nested. ``"assimilation"``, ``"objective"`` (or
             ``"loss"``) and ``"views"`` (or ``"generated"``) select entries by name.
         preset: values of a command that replace the recipe; given values override them.
+        cached_roles: roles of the cache's views; None if no cache is known yet.
 
     Raises:
         UsageError: a setting is unknown or would be ignored, or a value is invalid.
@@ -69,6 +75,12 @@ def train_settings(
     for part, entry in entries.items():
         parts[part] |= recipe(dataset, entry.name)
     _refuse_ignored(words, kind, entries)
+    roles = cached_roles if "cache" in views.needs else views.roles
+    if roles == () and "network.branches" in words:
+        raise UsageError(
+            f"branches is {words['network.branches']!r}, a setting for views of different roles; "
+            f"{views_name} views are interchangeable and have one encoder"
+        )
     for place, value in words.items():
         component, _, field = place.partition(".")
         if (component, field, value) == ("assimilation", "transform", "auto"):
@@ -182,9 +194,10 @@ def _unused(kind: str, objective: ObjectiveEntry) -> set[str]:
     return unused | ({"assimilation.views_per_step"} if kind == "none" else set())
 
 
-def effective_settings(settings: TrainSettings) -> dict[str, dict[str, Any]]:
-    """Return the settings that have an effect, as tables accepted by `train_settings`."""
+def effective_settings(settings: TrainSettings, roles: tuple[Role, ...] = ()) -> dict[str, dict[str, Any]]:
+    """Return the settings that have an effect on views of these roles, as tables of `train_settings`."""
     unused = _unused(settings.assimilation.kind, settings.objective.entry)
+    unused |= set() if roles else {"network.branches"}
     tables: dict[str, dict[str, Any]] = {}
     for part, document in nested_record(settings).items():
         if isinstance(document, dict):

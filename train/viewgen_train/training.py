@@ -146,9 +146,9 @@ def train(
         generator=generator,
         models=models,
         out=out,
-        settings=settings or {},
+        settings=settings,
         data_root=data_root,
-        storage_options=storage_options or {},
+        storage_options=storage_options,
         device=device,
         memory_bytes=memory_bytes,
     )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from viewgen.networks.files import load_model, read_header
 from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader
+from viewgen.views.branched import load_image_encoder
 from viewgen.views.expert import ExpertConfig
 
 __all__ = ["SubjectArguments", "subject_kind"]
@@ -144,6 +146,8 @@ class SubjectArguments:
         return Subject(parts, name=self.subject, device=device, batch_size=batch_size, tell=tell)
 
     def _network(self, kind: Any, device: str) -> Any:
+        if kind == "encoder":
+            return load_image_encoder(self.find(kind), device)
         return load_model(self.find(kind), kind, device)
 
     def _load(self, split: str) -> ImageDataset:
@@ -177,8 +181,12 @@ class SubjectArguments:
         if reader is not None:
             check_cache(reader, dataset)
             rows = np.intersect1d(rows, reader.source_index)
-            method = cached_kind(reader, reader.spec.method)
-            kinds += [(original, method), (method, expert)]
+            if reader.spec.roles:
+                sides = [cached_kind(reader, role.name, view) for view, role in enumerate(reader.spec.roles)]
+                kinds += list(combinations(sides, 2))
+            else:
+                method = cached_kind(reader, reader.spec.method)
+                kinds += [(original, method), (method, expert)]
         return [view_pair(x, y, dataset, rows[: self.limit]) for x, y in kinds]
 
     def _cache(self) -> CacheReader | None:

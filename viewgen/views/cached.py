@@ -39,23 +39,27 @@ def check_num_views(wanted: int, there: int) -> None:
 
 
 class SampledSource:
-    """Views of a cache in memory or streamed, drawn without replacement in every step.
+    """Views of a cache in memory or streamed, drawn without replacement in every step; with roles in order.
 
     Args:
         memory: views, addressed by the row of their image.
+        roles: names of the views' roles.
     """
 
-    roles: tuple[str, ...] = ("view",)
-
-    def __init__(self, memory: ViewMemory) -> None:
-        self.memory = memory
+    def __init__(self, memory: ViewMemory, roles: tuple[str, ...] = ("view",)) -> None:
+        self.memory, self.roles = memory, roles
 
     def views(self, images: Images, num_views: int) -> Views:
         """Return storage images `(V, B, C, H, W)`; zeros for images without views."""
+        import torch
+
         from viewgen.views.source import Views
 
         check_num_views(num_views, self.memory.num_views)
-        order = images.draws.uniform("view", self.memory.num_views).argsort(dim=1)
+        if self.roles == ("view",):
+            order = images.draws.uniform("view", self.memory.num_views).argsort(dim=1)
+        else:
+            order = torch.arange(self.memory.num_views).expand(len(images), -1)
         views = self.memory.read(images.source_index.numpy(), order[:, :num_views])
         return Views(pixels=views.transpose(0, 1), status=self.memory.status[images.source_index])
 
@@ -70,12 +74,13 @@ class CachedSource:
     Args:
         reader: the cache.
         name: address of the draws.
+        view: index of the only view used, such as that of a role; None for all.
     """
 
     roles: tuple[str, ...] = ("view",)
 
-    def __init__(self, reader: CacheReader, *, name: str = "cached") -> None:
-        self.reader, self.name = reader, name
+    def __init__(self, reader: CacheReader, *, name: str = "cached", view: int | None = None) -> None:
+        self.reader, self.name, self.view = reader, name, view
         self._row_of = dict(zip(reader.source_index.tolist(), reader.rows.tolist(), strict=True))
 
     @property
@@ -91,6 +96,9 @@ class CachedSource:
 
         rows = np.array([self._row_of[image] for image in images.source_index.tolist()], np.int64)
         num_stored = self.reader.spec.num_views
+        if self.view is not None:
+            pixels = torch.from_numpy(self.reader.views(rows, self.view)).to(images.pixels.device)
+            return Views(pixels=pixels.expand(num_views, *pixels.shape))
         keys = images.draws.uniform(self.name, 1, num_stored)[:, 0]
         order = keys.argsort(dim=1, descending=True, stable=True).numpy()
         parts = [self.reader.views(rows, order[:, view % num_stored]) for view in range(num_views)]
@@ -99,10 +107,10 @@ class CachedSource:
 
 def build(settings: CachedConfig, resources: Resources) -> SampledSource:
     """Return the source of a training step."""
-    memory = in_training(resources, "cache").memory
-    if memory is None:
+    found = in_training(resources, "cache")
+    if found.memory is None:
         raise UsageError("cached views need a cache; name one with --cache URL")
-    return SampledSource(memory)
+    return SampledSource(found.memory, tuple(role.name for role in found.roles) or ("view",))
 
 
 ENTRY = ViewEntry(

@@ -13,7 +13,7 @@ from viewgen.networks.files import KINDS, code_shape, file_digest, networks_besi
 from viewgen.networks.weights import find_models
 from viewgen.registry import Choice
 from viewgen.store import CacheSpec, cache_folder, default_shard_images, open_storage, read_spec
-from viewgen.store.columns import W_PLUS
+from viewgen.store.columns import W_PLUS, real_target
 from viewgen.views import VIEWS
 from viewgen.views.entry import Situation, ViewEntry
 from viewgen_pipelines.names import absolute_url, file_name, inversions_name
@@ -164,7 +164,12 @@ class _SpecMaker:
         keep_latents: bool = False,
         more_digests: Mapping[str, str] | None = None,
     ) -> CacheSpec:
-        columns = (*method.entry.columns, *((W_PLUS,) if keep_latents else ()))
+        real_names = self.dataset.real_names
+        columns = (
+            *method.entry.columns,
+            *((W_PLUS,) if keep_latents else ()),
+            *((real_target(len(real_names)),) if real_names else ()),
+        )
         holds_codes = any(column.codes for column in columns)
         size = self.dataset.image_size
         return CacheSpec(
@@ -174,6 +179,7 @@ class _SpecMaker:
                 "digest": self.dataset.digest,
                 "num_images": len(self.dataset),
                 "images": {"first": self.num_images},
+                **({"real_names": list(real_names)} if real_names else {}),
             },
             method=method.name,
             config=method.settings.record(),
@@ -188,6 +194,7 @@ class _SpecMaker:
             columns=columns,
             latent_shape=code_shape(self.paths["generator"]) if holds_codes else None,
             label_shape=self.dataset.label_shape,
+            roles=method.entry.roles,
             versions=versions(),
         )
 
