@@ -150,7 +150,7 @@ def measure(
     check_executor(executor, **execution)
     if not seeds or batch_size < 1 or (limit is not None and limit < 1):
         raise UsageError("expected at least one seed, and --batch-size and --limit of at least 1")
-    progress = Progress(quiet=quiet)
+    progress = Progress(quiet=quiet, logger=__name__)
     kind = subject_kind(subject)
     arguments = SubjectArguments(
         kind=kind,

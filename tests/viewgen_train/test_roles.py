@@ -97,7 +97,7 @@ def plan(tiny, tiny_root, tmp_path):
             data_root=tiny_root,
             device="cpu",
         )
-        return make_plan(options, lambda _: None)
+        return make_plan(options)
 
     return make
 
@@ -152,7 +152,9 @@ def test_one_encoder_for_both_if_their_channels_allow(plan):
         build_trainer(plan(branches="shared"), World(), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("settings", [{}, {"generated": "bands", "branches": "shared"}], ids=["own", "shared"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"generated": "bands", "branches": "shared"}], ids=["own", "shared"]
+)
 def test_readouts_use_the_features_of_both(plan, tiny, tiny_root, tmp_path, settings):
     found = plan(**settings)
     train_worker(found, "cpu")
@@ -207,7 +209,9 @@ def test_a_cache_keeps_roles_and_trains_alike(plan, halves, tiny_root):
 def test_a_cache_with_a_gap_is_refused(plan, tiny, cache_of):
     status = torch.ones(len(tiny), dtype=torch.uint8).numpy()
     status[3] = 3
-    url = cache_of(tiny, method="halves", config={"flipped": False}, roles=(FIRST, REST), num_views=2, status=status)
+    url = cache_of(
+        tiny, method="halves", config={"flipped": False}, roles=(FIRST, REST), num_views=2, status=status
+    )
     with pytest.raises(IncompleteError, match="1 of 21 images have no views of the roles first, rest"):
         plan(url=url)
 
@@ -216,7 +220,10 @@ def test_a_cache_with_a_gap_is_refused(plan, tiny, cache_of):
     ("settings", "message"),
     [
         ({"assimilation": "A1"}, "Give --assimilation none"),
-        ({"generated": "expert", "branches": "shared"}, "branches is 'shared', a setting for views of different"),
+        (
+            {"generated": "expert", "branches": "shared"},
+            "branches is 'shared', a setting for views of different",
+        ),
         ({"generated": "expert", "branches": "separate"}, "views are interchangeable and have one encoder"),
     ],
 )

@@ -52,18 +52,17 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def plan_of(tiny_root: str) -> Callable[..., Any]:
-    """Return a function (options) → (plan, what was said)."""
+def plan_of(tiny_root: str, caplog: pytest.LogCaptureFixture) -> Callable[..., Any]:
+    """Return a function (options) → (plan, messages)."""
 
     def make(**options: Any) -> Any:
-        defaults: dict[str, Any] = dict.fromkeys(
-            ("dataset", "limit", "cache", "inversions", "generator", "models", "out", "memory_bytes")
-        )
-        defaults |= {"split": "train", "data_root": tiny_root, "storage_options": {}, "device": "cpu"}
-        said: list[str] = []
+        caplog.clear()
         settings = SMALL | options.pop("settings", {})
-        plan = make_plan(TrainOptions(**(defaults | options | {"settings": settings})), said.append)
-        return plan, "\n".join(said)
+        with caplog.at_level("INFO", "viewgen_train"):
+            plan = make_plan(
+                TrainOptions(**({"data_root": tiny_root, "device": "cpu"} | options), settings=settings)
+            )
+        return plan, "\n".join(caplog.messages)
 
     return make
 
@@ -163,7 +162,7 @@ def test_distances_that_are_not_finite_are_refused(tiny, tiny_cache, monkeypatch
 
     monkeypatch.setattr(reader, "array", poisoned)
     with pytest.raises(CorruptDataError, match=r"distance is not finite in 1 rows, the first of them 7"):
-        check_cache(reader, tiny, say=print)
+        check_cache(reader, tiny)
 
 
 def test_images_without_views_are_counted(tiny, cache_of, plan_of):

@@ -1,6 +1,6 @@
 """Search and validation of the cache that supplies a training's views."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from viewgen.views import VIEWS
 
 __all__ = ["FoundCache", "check_cache", "find_cache", "no_cache"]
 
+log = logging.getLogger(__name__)
 INVERSIONS = "invert"
 SHOWN_LABELS = 3
 
@@ -115,16 +116,13 @@ def _incomplete(url: str, spec: CacheSpec, pending: int) -> str:
     )
 
 
-def check_cache(
-    reader: CacheReader, dataset: ImageDataset, *, inversions: bool = False, say: Callable[[str], object]
-) -> None:
+def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool = False) -> None:
     """Raise an error if a cache does not match the data set.
 
     Args:
         reader: reader of the cache.
         dataset: training data set.
         inversions: whether the cache must hold inversions.
-        say: callback for messages about images without views.
 
     Raises:
         CacheMismatchError: the cache belongs to another data set, split or image size.
@@ -172,8 +170,9 @@ def check_cache(
             "make a cache in which every image has them"
         )
     if without:
-        say(
-            f"{without} of {spec.num_images} images have no view in the cache: an expert view takes its place"
+        log.info(
+            "%d of %d images have no view in the cache: an expert view takes its place",
+            *(without, spec.num_images),
         )
 
 

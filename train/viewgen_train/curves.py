@@ -16,7 +16,7 @@ from viewgen.picture import write_png
 
 __all__ = ["CurveWriter", "draw_curves", "read_series"]
 
-log = logging.getLogger("viewgen")
+log = logging.getLogger(__name__)
 TENSORBOARD = "tensorboard"
 # metric: (panel, label)
 PANELS: dict[str, tuple[int, str]] = {

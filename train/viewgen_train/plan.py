@@ -1,7 +1,8 @@
 """Validation of the options of `train` and their resolution to a plan, before any file is written."""
 
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from viewgen_train.roles import check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
 
 __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
+
+log = logging.getLogger(__name__)
 
 # Its networks ship with viewgen, so that its cache can be made without further ado.
 EMBEDDED_DATASET = "digits"
@@ -113,12 +116,11 @@ class TrainPlan:
         }
 
 
-def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
+def make_plan(options: TrainOptions) -> TrainPlan:
     """Check and resolve the options; make a missing cache of the embedded data set.
 
     Args:
         options: options of the command.
-        say: callback for messages about resolved options.
 
     Raises:
         UsageError, MissingFileError, CacheMismatchError, IncompleteError, CorruptDataError: see `train`.
@@ -130,7 +132,7 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
     url, name = None, options.dataset
     if "cache" in needs or needs_codes:
         given = options.inversions if needs_codes else options.cache
-        url, name = _cache_url(given, options, needs_codes, say)
+        url, name = _cache_url(given, options, needs_codes)
     elif name is None:
         raise UsageError(
             "which images? Name a data set with --dataset (`viewgen datasets` lists them); "
@@ -141,7 +143,7 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
     settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec)
     cache, num_images, generator = None, len(dataset), None
     if reader is not None:
-        check_cache(reader, dataset, inversions=needs_codes, say=say)
+        check_cache(reader, dataset, inversions=needs_codes)
         num_images = reader.spec.num_images
         cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
         if not needs_codes:
@@ -149,7 +151,9 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
         if "generator" in needs:
             generator = _generator(dataset.name, reader, options)
         if num_images < len(dataset):
-            say(f"the cache covers the first {num_images} of {len(dataset)} images; training on those")
+            log.info(
+                "the cache covers the first %d of %d images; training on those", num_images, len(dataset)
+            )
     num_images = _limited(options.limit, num_images, len(dataset))
     if settings.optimiser.batch_size > num_images:
         raise UsageError(
@@ -222,9 +226,7 @@ def check_options(options: TrainOptions, settings: TrainSettings) -> None:
         raise UsageError(f"--limit {options.limit}: at least two images are needed")
 
 
-def _cache_url(
-    given: str | None, options: TrainOptions, inversions: bool, say: Callable[[str], object]
-) -> tuple[str, str]:
+def _cache_url(given: str | None, options: TrainOptions, inversions: bool) -> tuple[str, str]:
     """Return the URL of the cache to use and the name of its data set."""
     if given is not None:
         spec = CacheReader(given, options.storage_options).spec
@@ -236,11 +238,11 @@ def _cache_url(
         storage_options=options.storage_options,
     )
     if found is not None:
-        say(f"views from {found.url}, the complete cache that changed last")
+        log.info("views from %s, the complete cache that changed last", found.url)
         return found.url, options.dataset or found.spec.dataset["name"]
     if options.dataset not in (None, EMBEDDED_DATASET) or options.split != "train":
         raise no_cache(options.dataset, options.split, inversions=inversions)
-    return _make_embedded(inversions, options, say), EMBEDDED_DATASET
+    return _make_embedded(inversions, options), EMBEDDED_DATASET
 
 
 def _canonical(name: str | None) -> str | None:
@@ -251,13 +253,14 @@ def _canonical(name: str | None) -> str | None:
     return f"folder:{Path(path).expanduser().absolute()}{mark}{query}"
 
 
-def _make_embedded(inversions: bool, options: TrainOptions, say: Callable[[str], object]) -> str:
+def _make_embedded(inversions: bool, options: TrainOptions) -> str:
     from viewgen_pipelines.cache import cache
 
     method = "invert" if inversions else "wsearch"
-    say(
-        f"no cache in {cache_folder()} yet; making one of the embedded data set {EMBEDDED_DATASET}, as\n"
-        f"  viewgen cache --dataset {EMBEDDED_DATASET} --method {method}"
+    log.info(
+        "no cache in %s yet; making one of the embedded data set %s, as\n"
+        "  viewgen cache --dataset %s --method %s",
+        *(cache_folder(), EMBEDDED_DATASET, EMBEDDED_DATASET, method),
     )
     return cache(EMBEDDED_DATASET, method=method, data_root=options.data_root).url
 

@@ -10,10 +10,11 @@ from viewgen.errors import UsageError, nearest_name
 from viewgen.recipes import recipe
 from viewgen.registry import Choice
 from viewgen.roles import Role
+from viewgen.settings import Settings
 from viewgen.views import VIEWS
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.entry import ObjectiveEntry
-from viewgen_train.records import ASSIMILATIONS, DEFAULTS, PLACES, VIEW_NAMES, nested_record, placed
+from viewgen_train.records import ASSIMILATIONS, DEFAULTS, PLACES, VIEW_NAMES, placed
 from viewgen_train.settings import COMPONENTS, TrainSettings
 
 __all__ = ["effective_settings", "train_settings"]
@@ -199,10 +200,13 @@ def effective_settings(settings: TrainSettings, roles: tuple[Role, ...] = ()) ->
     unused = _unused(settings.assimilation.kind, settings.objective.entry)
     unused |= set() if roles else {"network.branches"}
     tables: dict[str, dict[str, Any]] = {}
-    for part, document in nested_record(settings).items():
-        if isinstance(document, dict):
-            own = {"name": document["name"], **document["settings"]} if "settings" in document else document
-            tables[part] = {name: value for name, value in own.items() if f"{part}.{name}" not in unused}
+    for part in ("views", "objective", *COMPONENTS):
+        chosen = getattr(settings, part)
+        own = chosen.to_json() if isinstance(chosen, Settings) else chosen.settings.to_json()
+        named = {"name": chosen.name} if isinstance(chosen, Choice) else {}
+        # TOML has no word for None, which only settings have that are not given
+        values = {name: value for name, value in (named | own).items() if value is not None}
+        tables[part] = {name: value for name, value in values.items() if f"{part}.{name}" not in unused}
     return tables
 
 

@@ -179,9 +179,7 @@ def build_source(
         source = settings.views.build(resources)
     missing = None if codes is None else codes.missing
     before = bool(settings.views.entry.roles)
-    return TransformedSource(
-        source, settings.assimilation.transform, settings.expert, missing, before=before
-    )
+    return TransformedSource(source, settings.assimilation.transform, settings.expert, missing, before=before)
 
 
 def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
@@ -230,4 +228,6 @@ def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:
 
 
 def _labelled(dataset: ImageDataset) -> bool:
-    return len(dataset) > 1 and (dataset.has_classes or (bool(dataset.real_names) and not dataset.num_classes))
+    return len(dataset) > 1 and (
+        dataset.has_classes or (bool(dataset.real_names) and not dataset.num_classes)
+    )

@@ -195,7 +195,9 @@ class ImageDataset:
         """Return a label in words: ``"cat"``, ``"star, dots, red"``, or ``"unlabeled"`` for −1."""
         values = np.atleast_1d(np.asarray(label))
         if self.label_shape and not self.attribute_values:
-            return ", ".join(f"{name} {value}" for name, value in zip(self.attribute_names, values, strict=True))
+            return ", ".join(
+                f"{name} {value}" for name, value in zip(self.attribute_names, values, strict=True)
+            )
         if self.attribute_values:
             return ", ".join(names[value] for names, value in zip(self.attribute_values, values, strict=True))
         (value,) = values

@@ -67,7 +67,9 @@ class BranchedEncoder(nn.Module):
         index = torch.zeros(len(images), dtype=torch.int64)
         batch = Images(pixels=to_storage(images), source_index=index, draws=ImageDraws(0, index))
         views = self._sources[device].views(batch, len(self.roles)).model
-        return self.branches.embed({role.name: role.of(view) for role, view in zip(self.roles, views, strict=True)})
+        return self.branches.embed(
+            {role.name: role.of(view) for role, view in zip(self.roles, views, strict=True)}
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Refuse: views of different roles have no common projection.
