@@ -11,8 +11,7 @@ from viewgen.recipes import recipe
 from viewgen.settings import Settings
 from viewgen.views import VIEWS
 from viewgen.views.expert import ExpertConfig
-from viewgen_pretrained.generator import GeneratorTrainingConfig
-from viewgen_pretrained.inverter import InverterTrainingConfig
+from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
 from viewgen_train.records import DEFAULTS, record
 from viewgen_train.resolve import train_settings
 

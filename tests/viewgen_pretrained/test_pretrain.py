@@ -14,8 +14,7 @@ from PIL import Image
 from viewgen.cli import main
 from viewgen.errors import CacheMismatchError, DataError, MissingFileError, ModelError, UsageError
 from viewgen.networks.files import file_digest, load_models, read_header
-from viewgen_pretrained.generator import GeneratorTrainingConfig
-from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
+from viewgen_pretrained.inverter import InverterTrainer
 from viewgen_pretrained.pretrain import (
     encoder_settings,
     pretrain_encoder,
@@ -23,6 +22,7 @@ from viewgen_pretrained.pretrain import (
     pretrain_inverter,
     training_config,
 )
+from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
 from viewgen_train.resolve import train_settings
 from viewgen_train.trainer import learning_rate
 

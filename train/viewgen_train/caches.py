@@ -166,8 +166,8 @@ def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool 
     if without and spec.roles:
         raise IncompleteError(
             f"{without} of {spec.num_images} images have no views of the roles "
-            f"{', '.join(role.name for role in spec.roles)} in {reader.url}, which no expert view can replace; "
-            "make a cache in which every image has them"
+            f"{', '.join(role.name for role in spec.roles)} in {reader.url}, which no expert view can "
+            "replace; make a cache in which every image has them"
         )
     if without:
         log.info(

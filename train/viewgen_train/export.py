@@ -134,8 +134,8 @@ def _page(card: dict[str, Any], settings: TrainSettings) -> str:
     ]
     if "branches" not in network:
         lines += [
-            f"As the encoder of a search for views: `viewgen cache --dataset {dataset['name']} --method wsearch "
-            f"--encoder {WEIGHTS}`.",
+            "As the encoder of a search for views: "
+            f"`viewgen cache --dataset {dataset['name']} --method wsearch --encoder {WEIGHTS}`.",
             "",
         ]
     return "\n".join(lines)

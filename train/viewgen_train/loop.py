@@ -5,7 +5,6 @@ therefore reaches the same weights when the same command runs again.
 """
 
 import csv
-import dataclasses
 import fcntl
 import io
 import json
@@ -363,8 +362,3 @@ def _write_picture(trainer: Trainer, folder: Path) -> None:
     pixels = trainer.picture()
     if pixels is not None:
         write_png(pixels, folder / "samples.png")
-
-
-def as_identity(config: Any) -> dict[str, Any]:
-    """Return a dataclass as JSON values."""
-    return dict(json.loads(json.dumps(dataclasses.asdict(config))))

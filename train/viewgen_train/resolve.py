@@ -50,6 +50,11 @@ def train_settings(
         UsageError: a setting is unknown or would be ignored, or a value is invalid.
     """
     words = _places(given or {})
+    if words.get("optimiser.num_steps") is not None and "optimiser.epochs" in words:
+        raise UsageError(
+            f"num_steps is {words['optimiser.num_steps']}, beside which epochs "
+            f"({words['optimiser.epochs']}) would be ignored; give one of them"
+        )
     base = _places(preset or {})
     if "objective.name" in words:
         base.pop("loss", None)
@@ -91,7 +96,16 @@ def train_settings(
         name: Choice(entry, entry.settings(**parts[name])) for name, entry in entries.items()
     }
     found |= {name: cls(**parts[name]) for name, cls in COMPONENTS.items()}
+    for name, part in found.items():
+        given_here = {place.partition(".")[2] for place in words if place.startswith(f"{name}.")}
+        _own(part).refuse_ignored(given_here)
     return TrainSettings.of_parts(found, dormant)
+
+
+def _own(part: Any) -> Settings:
+    """Return the settings of a component."""
+    found: Settings = part.settings if isinstance(part, Choice) else part
+    return found
 
 
 def _recipe(dataset: str, *, viewmaker: bool) -> dict[str, Any]:
@@ -202,11 +216,17 @@ def effective_settings(settings: TrainSettings, roles: tuple[Role, ...] = ()) ->
     tables: dict[str, dict[str, Any]] = {}
     for part in ("views", "objective", *COMPONENTS):
         chosen = getattr(settings, part)
-        own = chosen.to_json() if isinstance(chosen, Settings) else chosen.settings.to_json()
+        own = _own(chosen)
         named = {"name": chosen.name} if isinstance(chosen, Choice) else {}
+        without_effect = set(own.ignored()) | {
+            place.partition(".")[2] for place in unused if place.startswith(f"{part}.")
+        }
         # TOML has no word for None, which only settings have that are not given
-        values = {name: value for name, value in (named | own).items() if value is not None}
-        tables[part] = {name: value for name, value in values.items() if f"{part}.{name}" not in unused}
+        tables[part] = {
+            name: value
+            for name, value in (named | own.to_json()).items()
+            if value is not None and name not in without_effect
+        }
     return tables
 
 

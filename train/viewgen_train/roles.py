@@ -54,17 +54,17 @@ def check_roles(settings: TrainSettings, roles: tuple[Role, ...]) -> None:
     kind = settings.assimilation.kind
     if kind != "none":
         raise UsageError(
-            f"views of the roles {named} take the place of both views of the objective; assimilation {kind} adds "
-            "views to them. Give --assimilation none"
+            f"views of the roles {named} take the place of both views of the objective; assimilation {kind} "
+            "adds views to them. Give --assimilation none"
         )
     wanted = build_objective(settings).num_generated
     if wanted != len(roles):
         raise UsageError(
-            f"objective {settings.objective.name!r} takes {wanted} views of an image; the views have the roles "
-            f"{named}"
+            f"objective {settings.objective.name!r} takes {wanted} views of an image; the views have the "
+            f"roles {named}"
         )
     if settings.assimilation.transform == "expert" and "cache" in settings.views.entry.needs:
         raise UsageError(
-            f"transform is 'expert', whose colours mean nothing for cached views of the roles {named}; choose flip "
-            "or weak-crop, or let the training make the views (--generated)"
+            f"transform is 'expert', whose colours mean nothing for cached views of the roles {named}; "
+            "choose flip or weak-crop, or let the training make the views (--generated)"
         )

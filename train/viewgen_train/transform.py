@@ -78,7 +78,8 @@ class TransformedSource:
         absent = self._absent(images, made.status)
         if bool(absent.any()):
             raise DataError(
-                f"image {int(images.source_index[absent][0])} has no view of the roles {', '.join(self.roles)}"
+                f"image {int(images.source_index[absent][0])} has no view of the roles "
+                + ", ".join(self.roles)
             )
         return made.model if self.before else self.transformed(made.model, images)
 

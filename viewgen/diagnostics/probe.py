@@ -66,6 +66,11 @@ class ProbeConfig(Settings):
         "set's expert transform (fresh for each seed and epoch), or all of that transform",
     )
 
+    def ignored(self) -> dict[str, str]:
+        """Return the settings without effect, with the reason."""
+        names = [] if self.schedule == "steps" else ["milestones", "step_factor"]
+        return dict.fromkeys(names, f"schedule is {self.schedule!r}")
+
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch."""
         if self.schedule == "cosine":
@@ -80,7 +85,9 @@ def probe_config(dataset: str, **settings: Any) -> ProbeConfig:
     Raises:
         UsageError: a name is not a setting, or a value is invalid for its setting.
     """
-    return ProbeConfig(**{**recipe(dataset, "probe"), **settings})
+    config = ProbeConfig(**{**recipe(dataset, "probe"), **settings})
+    config.refuse_ignored(settings)
+    return config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,7 @@ from viewgen.diagnostics.mutual_information.views import (
     view_pair,
 )
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError
-from viewgen.networks.files import load_model, read_header
+from viewgen.networks.files import load_model, load_models, networks_beside, read_header
 from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader
@@ -139,6 +139,7 @@ class SubjectArguments:
             "pairs": self._pairs,
         }
         parts |= {kind: partial(self._network, kind, device) for kind in NETWORKS}
+        parts["inverting"] = partial(self._inverting, device)
         if self.kind == "cache":
             parts["cache"] = partial(CacheReader, self.subject, self.storage_options)
         if self.kind == "training":
@@ -149,6 +150,12 @@ class SubjectArguments:
         if kind == "encoder":
             return load_image_encoder(self.find(kind), device)
         return load_model(self.find(kind), kind, device)
+
+    def _inverting(self, device: str) -> Any:
+        path = self.find("generator")
+        kinds = networks_beside(path) & {"inverter"}
+        paths = {"generator": path} | {kind: self.find(kind) for kind in kinds}
+        return load_models(paths, device).inverting()
 
     def _load(self, split: str) -> ImageDataset:
         return load_dataset(self.described()["name"], split, data_root=self.data_root)
@@ -168,8 +175,12 @@ class SubjectArguments:
     def _expert(self) -> ExpertConfig:
         if self.kind == "training" and self.dataset is None:
             record = self._training()["config"].get("expert")
-            if isinstance(record, dict):
-                return ExpertConfig.from_record(record)
+            if not isinstance(record, dict):
+                raise CorruptDataError(
+                    f"{self.subject}/config.json has expert settings {record!r}; expected a table, of the "
+                    "training's expert views"
+                )
+            return ExpertConfig.from_record(record)
         return ExpertConfig(**recipe(self.described()["name"], "expert"))
 
     def _pairs(self) -> list[ViewPair]:

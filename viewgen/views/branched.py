@@ -78,8 +78,8 @@ class BranchedEncoder(nn.Module):
             DataError: always.
         """
         raise DataError(
-            f"an encoder for each of {', '.join(self.branches.roles)} has features of an image (`embed`), but no "
-            "joint projection; a distance in the space of one encoder is not defined"
+            f"an encoder for each of {', '.join(self.branches.roles)} has features of an image (`embed`), "
+            "but no joint projection; a distance in the space of one encoder is not defined"
         )
 
 
@@ -97,8 +97,8 @@ def check_splits(views: Choice[Any]) -> None:
     if not entry.roles or lacking:
         reason = f"needs {', '.join(lacking)}" if lacking else "has no roles"
         raise UsageError(
-            f"{views.name} views {reason}; an encoder for each role is read out on the views that a source makes "
-            "of an image alone"
+            f"{views.name} views {reason}; an encoder for each role is read out on the views that a source "
+            "makes of an image alone"
         )
 
 
@@ -115,8 +115,8 @@ def load_image_encoder(path: str | Path, device: torch.device | str = "cpu") -> 
     note = read_header(path).get(VIEWS_NOTE)
     if not isinstance(note, Mapping):
         raise ModelError(
-            f"{path} holds an encoder for each of {', '.join(network.roles)} and does not say which view source "
-            f"splits an image for them; expected the header entry {VIEWS_NOTE!r}"
+            f"{path} holds an encoder for each of {', '.join(network.roles)} and does not say which view "
+            f"source splits an image for them; expected the header entry {VIEWS_NOTE!r}"
         )
     branched = BranchedEncoder(network, VIEWS.read(note))
     return branched.eval().requires_grad_(False)

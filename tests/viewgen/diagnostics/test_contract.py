@@ -1,4 +1,6 @@
-"""What every diagnostic promises, held against some of the built-in ones."""
+"""What every diagnostic promises, held against the built-in ones."""
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from viewgen.datasets import ImageDataset
 from viewgen.datasets.dataset import MemoryImages
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.measure import Subject
+from viewgen.diagnostics.mutual_information.views import expert_kind, original_kind, view_pair
 from viewgen.testing import DiagnosticContract
 from viewgen.views.expert import ExpertConfig
 
@@ -24,6 +27,11 @@ def images(split: str, seed: int) -> ImageDataset:
     )
 
 
+def pairs(dataset: ImageDataset) -> list:
+    kinds = (original_kind(), expert_kind(ExpertConfig()))
+    return [view_pair(*kinds, dataset, np.arange(len(dataset)))]
+
+
 class _OfAnEncoder(DiagnosticContract):
     @pytest.fixture
     def subject(self, small_models) -> Subject:
@@ -32,6 +40,10 @@ class _OfAnEncoder(DiagnosticContract):
             "test": lambda: images("test", 1),
             "encoder": lambda: small_models.encoder,
             "expert": ExpertConfig,
+            "generator": lambda: small_models.generator,
+            "inverting": small_models.inverting,
+            "discriminator": lambda: small_models.discriminator,
+            "pairs": partial(pairs, images("train", 0)),
         }
         return Subject(parts, name="noise")
 
@@ -48,3 +60,35 @@ class TestProbe(_OfAnEncoder):
 class TestCalibration(_OfAnEncoder):
     entry = DIAGNOSTICS.entry("calibration")
     settings = entry.settings(num_images=10, num_views=2)
+
+
+class TestAlignment(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("alignment")
+    settings = entry.settings(num_draws=1)
+
+
+class TestMutualInformation(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("mutual_information")
+    settings = entry.settings(
+        num_steps=4, batch_size=8, num_checks=1, num_draws=1, num_resamplings=40, width=2
+    )
+
+
+class TestReconstruction(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("reconstruction")
+    settings = entry.settings(num_images=8, num_refined=1)
+
+
+class TestRecognition(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("recognition")
+    settings = entry.settings(num_images=16)
+
+
+class TestFidelity(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("fidelity")
+    settings = entry.settings(num_images=16, features="encoder")
+
+
+def test_every_built_in_one_is_held_to_it():
+    held = {cls.entry.name for cls in globals().values() if getattr(cls, "entry", None) is not None}
+    assert held == {*DIAGNOSTICS.built_in}
