@@ -68,7 +68,7 @@ class GeneratorTrainingConfig(Settings):
 
     def ignored(self) -> dict[str, str]:
         """Return the settings without effect, with the reason."""
-        found = {}
+        found: dict[str, str] = {}
         if not self.ada_target:
             found |= dict.fromkeys(("ada_images", "ada_interval"), "ada_target is 0")
         if not self.r1_weight:
@@ -110,7 +110,7 @@ class InverterTrainingConfig(Settings):
 
     def ignored(self) -> dict[str, str]:
         """Return the settings without effect, with the reason."""
-        found = {}
+        found: dict[str, str] = {}
         if self.perceptual == "none":
             found["perceptual_weight"] = "perceptual is 'none'"
         if not self.r1_weight:

@@ -222,6 +222,10 @@ def check_options(options: TrainOptions, settings: TrainSettings) -> None:
             raise UsageError(
                 f"{option} is given, but the views come from {name!r} (--generated), which would ignore it"
             )
+    if options.storage_options and not entry.needs & {"cache", "inversions"}:
+        raise UsageError(
+            f"--storage-option is given, but {name!r} views are read from no cache, which alone has a storage"
+        )
     if options.limit is not None and options.limit < 2:
         raise UsageError(f"--limit {options.limit}: at least two images are needed")
 

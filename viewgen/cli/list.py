@@ -184,8 +184,11 @@ def _show_rows(rows: Sequence[tuple[str, FieldInfo]]) -> None:
     defaults = min(24, max(len(_default(field)) for _, field in rows))
     for name, field in rows:
         flag = f"  --{name.replace('_', '-')}" if facts(field)["flag"] else ""
-        label = click.style(f"{name:{names}}", bold=True)
-        click.echo(f"\n{label}  {_default(field):{defaults}}  {_allowed(field)}{flag}".rstrip())
+        label, allowed = click.style(f"{name:{names}}", bold=True), _allowed(field) + flag
+        fits = names + defaults + 4 + len(allowed) <= _width()
+        click.echo(f"\n{label}  {_default(field):{defaults}}  {allowed if fits else ''}".rstrip())
+        if not fits:
+            _echo("    ", allowed, 4)
         _echo("    ", field.description or "", 4)
 
 
@@ -259,8 +262,11 @@ def _range(noun: str, bounds: Mapping[str, Any]) -> str:
     return f"{low:g} {'<' if 'gt' in bounds else '≤'} {noun} {signs[upper]} {high:g}"
 
 
+def _width() -> int:
+    return min(WIDEST, shutil.get_terminal_size().columns)
+
+
 def _echo(first: str, text: str, indent: int) -> None:
     """Print text that wraps at the terminal's width, its further lines indented."""
-    width = min(WIDEST, shutil.get_terminal_size().columns)
-    lines = textwrap.wrap(text, width=width - indent) or [""]
+    lines = textwrap.wrap(text, width=_width() - indent) or [""]
     click.echo(first + f"\n{' ' * indent}".join(lines))

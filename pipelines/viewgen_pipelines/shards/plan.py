@@ -265,6 +265,8 @@ def _refuse_ignored(method: ViewEntry, options: CacheOptions) -> None:
     for kind, path in options.networks.items():
         if path is not None and kind not in needs:
             raise UsageError(f"--{kind}: method {method.name!r} needs no {kind}")
+    if options.models is not None and not needs:
+        raise UsageError(f"--models: method {method.name!r} needs no networks")
     if options.inversions is not None and "inversions" not in method.needs:
         raise UsageError(f"--inversions: method {method.name!r} does not start from inversions")
     if options.keep_latents and not method.keeps_codes:

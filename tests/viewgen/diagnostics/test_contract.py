@@ -14,7 +14,7 @@ from viewgen.testing import DiagnosticContract
 from viewgen.views.expert import ExpertConfig
 
 
-def images(split: str, seed: int) -> ImageDataset:
+def images(split: str, seed: int, count: int = 24) -> ImageDataset:
     random = np.random.default_rng(seed)
     return ImageDataset(
         name="noise",
@@ -22,8 +22,8 @@ def images(split: str, seed: int) -> ImageDataset:
         image_size=8,
         num_classes=2,
         class_names=("a", "b"),
-        pixels=MemoryImages(random.integers(0, 256, (24, 3, 8, 8), np.uint8)),
-        targets=np.arange(24) % 2,
+        pixels=MemoryImages(random.integers(0, 256, (count, 3, 8, 8), np.uint8)),
+        targets=np.arange(count) % 2,
     )
 
 
@@ -41,9 +41,10 @@ class _OfAnEncoder(DiagnosticContract):
             "encoder": lambda: small_models.encoder,
             "expert": ExpertConfig,
             "generator": lambda: small_models.generator,
+            "inverter": lambda: small_models.inverter,
             "inverting": small_models.inverting,
             "discriminator": lambda: small_models.discriminator,
-            "pairs": partial(pairs, images("train", 0)),
+            "pairs": partial(pairs, images("train", 0, 64)),
         }
         return Subject(parts, name="noise")
 
@@ -90,5 +91,6 @@ class TestFidelity(_OfAnEncoder):
 
 
 def test_every_built_in_one_is_held_to_it():
-    held = {cls.entry.name for cls in globals().values() if getattr(cls, "entry", None) is not None}
+    classes = [found for found in globals().values() if isinstance(found, type)]
+    held = {found.entry.name for found in classes if hasattr(found, "entry")}
     assert held == {*DIAGNOSTICS.built_in}
