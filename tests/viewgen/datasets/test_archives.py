@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import shutil
 import struct
 import tarfile
 import zipfile
