@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.subjects import SubjectArguments
-from viewgen.errors import DataError, IncompleteError, UsageError
+from viewgen.errors import DataError, IncompleteError, ModelError, UsageError
 from viewgen.images import to_model
-from viewgen.networks.files import read_header
+from viewgen.networks.files import read_header, save_model
 from viewgen.registry import Choice
 from viewgen.roles import Role
 from viewgen.settings import Settings, setting
@@ -39,7 +40,7 @@ SETTINGS = {
     "epochs": 1,
     "learning_rate": 0.05,
     "warm_up_epochs": 0.0,
-    "knn_every": 1,
+    "knn_every": 0,
     "precision": "float32",
 }
 
@@ -76,24 +77,26 @@ class Bands(Halves):
         return Views(pixels=torch.stack([low, (x - low) / 2]))
 
 
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch):
-    for name, build, roles in (("halves", Halves, (FIRST, REST)), ("bands", Bands, (LOW, HIGH))):
-        entry = ViewEntry(name=name, summary="s", settings=HalvesSettings, build=build, roles=roles)
-        monkeypatch.setitem(VIEWS._registered, name, entry)
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, build, roles in (("halves", Halves, (FIRST, REST)), ("bands", Bands, (LOW, HIGH))):
+            entry = ViewEntry(name=name, summary="s", settings=HalvesSettings, build=build, roles=roles)
+            patch.setitem(VIEWS._registered, name, entry)
+        yield
 
 
-@pytest.fixture
-def plan(tiny, tiny_root, tmp_path):
-    """Return a factory of plans: settings by name, and the folder of the run and the cache."""
+@pytest.fixture(scope="module")
+def plan(tiny, tiny_root, tmp_path_factory):
+    """Return a factory of plans of runs in separate folders: settings by name, and the URL of a cache."""
 
-    def make(out="run", url=None, **settings):
+    def make(url=None, **settings):
         views = {"generated": "halves" if url is None else "cache"}
         options = TrainOptions(
             dataset=tiny.name,
             settings=SETTINGS | views | settings,
             cache=url,
-            out=str(tmp_path / out),
+            out=str(tmp_path_factory.mktemp("runs") / "run"),
             data_root=tiny_root,
             device="cpu",
         )
@@ -102,27 +105,32 @@ def plan(tiny, tiny_root, tmp_path):
     return make
 
 
-@pytest.fixture
-def halves(tiny, tiny_root, tmp_path):
+@pytest.fixture(scope="module")
+def trained(plan):
+    """A finished run."""
+    found = plan()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("viewgen_train.curves.draw_curves", lambda *_: None)
+        train_worker(found, "cpu", checkpoint_seconds=1e9)
+    return found
+
+
+@pytest.fixture(scope="module")
+def halves(tiny, tiny_root, tmp_path_factory, _registered):
     """A cache of views of two roles."""
-    url = str(tmp_path / "halves.zarr")
+    url = str(tmp_path_factory.mktemp("caches") / "halves.zarr")
     cache(tiny.name, method="halves", out=url, executor="local", data_root=tiny_root, quiet=True)
     return url
 
 
-def state(plan):
-    return torch.load(Path(plan.out) / "checkpoint.pt", weights_only=True)["trainer"]
-
-
-def test_a_run_in_pieces_equals_a_run_in_one(plan):
-    whole, pieces = plan("whole"), plan("pieces")
-    train_worker(whole, "cpu", checkpoint_seconds=1e9)
+def test_a_run_in_pieces_equals_a_run_in_one(plan, trained):
+    pieces = plan()
     for stop_after in (1, None):
         train_worker(pieces, "cpu", checkpoint_seconds=1e9, stop_after=stop_after)
-    metrics = [(Path(one.out) / "metrics.csv").read_text() for one in (whole, pieces)]
+    metrics = [(Path(one.out) / "metrics.csv").read_text() for one in (trained, pieces)]
     assert metrics[0] == metrics[1]
     assert "knn5_top1" in metrics[0].splitlines()[0]
-    a, b = (load_image_encoder(Path(one.out) / "last.safetensors") for one in (whole, pieces))
+    a, b = (load_image_encoder(Path(one.out) / "last.safetensors") for one in (trained, pieces))
     assert all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
 
 
@@ -142,51 +150,55 @@ def test_each_role_has_an_encoder_of_its_own_channels(plan):
     assert all(not torch.equal(before[name], value) for name, value in encoder.named_parameters())
 
 
-def test_one_encoder_for_both_if_their_channels_allow(plan):
-    shared = build_trainer(plan(generated="bands", branches="shared"), World(), torch.device("cpu"))
+def test_one_encoder_for_both_if_their_channels_allow(plan, tiny, tmp_path):
+    one = plan(generated="bands", branches="shared")
+    shared = build_trainer(one, World(), torch.device("cpu"))
+    encoder = shared.network.encoder
+    assert encoder["low"] is encoder["high"]
     separate = build_trainer(plan(generated="bands"), World(), torch.device("cpu"))
-    assert shared.network.encoder["low"] is shared.network.encoder["high"]
-    sizes = [sum(p.numel() for p in one.network.encoder.parameters()) for one in (shared, separate)]
+    sizes = [sum(p.numel() for p in each.parameters()) for each in (encoder, separate.network.encoder)]
     assert 2 * sizes[0] == sizes[1]
-    with pytest.raises(ValueError, match=r"cannot share one \(channels: first 1, rest 2\)"):
+    shared.step(0)
+    save_model(encoder, tmp_path / "f.safetensors", notes={"views": one.splitting.record()})
+    loaded, images = load_image_encoder(tmp_path / "f.safetensors"), tiny.images(range(5))
+    expected = features_of_both(loaded.branches, one.splitting, images)
+    torch.testing.assert_close(loaded.embed(to_model(images)), expected)
+    with pytest.raises(ModelError, match=r"cannot share one \(channels: first 1, rest 2\)"):
         build_trainer(plan(branches="shared"), World(), torch.device("cpu"))
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"generated": "bands", "branches": "shared"}], ids=["own", "shared"]
-)
-def test_readouts_use_the_features_of_both(plan, tiny, tiny_root, tmp_path, settings):
-    found = plan(**settings)
-    train_worker(found, "cpu")
-    weights = Path(found.out) / "last.safetensors"
-    encoder = load_image_encoder(weights)
-    assert encoder.embedding_dim == 2 * 16
-    images = tiny.images(range(5))
+def features_of_both(encoder, splitting, images):
+    """Return the features of each role's encoder, one behind the other."""
     with torch.no_grad():
-        features = encoder.embed(to_model(images))
-        (first, rest) = found.splitting.entry.roles
-        source = found.splitting.build(None)
-        views = source.views(type("B", (), {"pixels": torch.from_numpy(images)})(), 2).model
-        parts = [encoder.branches[r.name].embed(r.of(v)) for r, v in zip((first, rest), views, strict=True)]
-    torch.testing.assert_close(features, torch.cat(parts, dim=1))
-    document = evaluate(found.out, settings={"epochs": 2, "num_seeds": 1}, data_root=tiny_root, device="cpu")
+        batch = type("Batch", (), {"pixels": torch.from_numpy(images)})()
+        views = splitting.build(None).views(batch, 2).model
+        roles = splitting.entry.roles
+        parts = [encoder[role.name].embed(role.of(view)) for role, view in zip(roles, views, strict=True)]
+    return torch.cat(parts, dim=1)
+
+
+def test_readouts_use_the_features_of_both(trained, tiny, tiny_root, tmp_path):
+    images = tiny.images(range(5))
+    encoder = load_image_encoder(Path(trained.out) / "last.safetensors")
+    assert encoder.embedding_dim == 2 * 16
+    expected = features_of_both(encoder.branches, trained.splitting, images)
+    torch.testing.assert_close(encoder.embed(to_model(images)), expected)
+    document = evaluate(
+        trained.out, settings={"epochs": 2, "num_seeds": 1}, data_root=tiny_root, device="cpu"
+    )
     assert 0 <= document["top1"] <= 1
-    card = export_encoder(found.out, tmp_path / "out")
+    card = export_encoder(trained.out, tmp_path / "out")
     assert card["embedding_dim"] == 32
     assert card["measured"]["top1"] == document["top1"]
     page = (tmp_path / "out/README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names = {"images": images}
     exec(code.replace("encoder.safetensors", str(tmp_path / "out/encoder.safetensors")), names)
-    torch.testing.assert_close(names["features"], features)
+    torch.testing.assert_close(names["features"], expected)
 
 
-def test_distances_in_a_common_space_are_refused(plan, tiny_root):
-    found = plan()
-    train_worker(found, "cpu")
-    subject = SubjectArguments(kind="training", subject=found.out, data_root=tiny_root).open()
-    from viewgen.diagnostics import DIAGNOSTICS
-
+def test_distances_in_a_common_space_are_refused(trained, tiny_root):
+    subject = SubjectArguments(kind="training", subject=trained.out, data_root=tiny_root).open()
     with pytest.raises(DataError, match="an encoder for each of first, rest"):
         DIAGNOSTICS.resolve("alignment", "digits", {}).build().measure(subject, 0)
 
@@ -196,10 +208,10 @@ def test_a_cache_keeps_roles_and_trains_alike(plan, halves, tiny_root):
     assert (spec.roles, spec.num_views) == ((FIRST, REST), 2)
     found = plan(url=halves)
     assert found.roles == (FIRST, REST)
-    train_worker(found, "cpu")
+    train_worker(found, "cpu", stop_after=1)
     weights = Path(found.out) / "last.safetensors"
     assert read_header(weights)["views"] == {"name": "halves", "settings": {"flipped": False}}
-    trainer = build_trainer(plan("other", url=halves), World(), torch.device("cpu"))
+    trainer = build_trainer(plan(url=halves), World(), torch.device("cpu"))
     views = trainer.views(trainer.batch(0))
     assert torch.equal(views[0], views[1]), "cropped and flipped alike"
     pairs = SubjectArguments(kind="cache", subject=halves, data_root=tiny_root).open().pairs
