@@ -107,7 +107,8 @@ def make_trainer(dataset: ImageDataset, adversaries: dict[str, Any]) -> Callable
 
     def make(kind: str, **settings: Any) -> Trainer:
         trainer, config_class = TRAINERS[kind]
-        config = training_config(config_class, kind, dataset.name, SETTINGS[kind] | settings)
+        config = training_config(config_class, kind, dataset.name, SETTINGS[kind])
+        config = config.replace(**settings)
         more = adversaries if kind == "inverter" else {}
         return trainer(dataset, config, torch.device("cpu"), **more)
 
