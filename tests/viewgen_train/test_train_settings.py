@@ -104,6 +104,8 @@ def test_impossible_settings_are_refused(settings, message):
         ({"generated": "wperturb", "online_step": 0.1}, "online_step is a setting of online"),
         ({"views.budget": 0.1}, "budget is a setting of viewmaker"),
         ({"viewmaker_budget": 0.1, "generated": "online"}, "viewmaker_budget is a setting of viewmaker"),
+        ({"expert.jitter_probability": 0.0, "expert.hue": 0.1}, "hue is given and has no effect"),
+        ({"generated": "expert", "branches": "shared"}, "branches is 'shared', a setting for views of"),
     ],
 )
 def test_settings_without_effect_are_refused(settings, message):

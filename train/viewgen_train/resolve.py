@@ -50,11 +50,6 @@ def train_settings(
         UsageError: a setting is unknown or would be ignored, or a value is invalid.
     """
     words = _places(given or {})
-    if words.get("optimiser.num_steps") is not None and "optimiser.epochs" in words:
-        raise UsageError(
-            f"num_steps is {words['optimiser.num_steps']}, beside which epochs "
-            f"({words['optimiser.epochs']}) would be ignored; give one of them"
-        )
     base = _places(preset or {})
     if "objective.name" in words:
         base.pop("loss", None)
