@@ -60,6 +60,7 @@ MODULES = {
         "viewgen.diagnostics.regression",
         "viewgen.diagnostics.calibration",
         "viewgen.diagnostics.alignment",
+        "viewgen.diagnostics.verdict",
         "viewgen.diagnostics.fidelity",
         "viewgen.diagnostics.reconstruction",
         "viewgen.diagnostics.recognition",

@@ -105,9 +105,9 @@ class ExecutorContract:
             if seen:
                 raise UsageError("stop here")
 
+        results = executor.pool(start, range(self.num_tasks), check)
         with pytest.raises(UsageError, match="stop here"):
-            for result, _, _ in executor.pool(start, range(self.num_tasks), check):
-                seen.append(result)
+            seen.extend(result for result, _, _ in results)
         assert len(seen) == 1
 
     def test_a_closed_run_ends(

@@ -16,10 +16,11 @@ from viewgen.errors import (
     UsageError,
     ViewgenError,
 )
+from viewgen.status import Status
 from viewgen.store import CacheReader, CacheSpec, cache_folder, open_storage, pending_shards, read_spec
 from viewgen.views import VIEWS
 
-__all__ = ["FoundCache", "check_cache", "find_cache", "no_cache"]
+__all__ = ["FoundCache", "check_cache", "find_cache", "no_cache", "num_unconverged", "usable_rows"]
 
 log = logging.getLogger(__name__)
 INVERSIONS = "invert"
@@ -116,6 +117,16 @@ def _incomplete(url: str, spec: CacheSpec, pending: int) -> str:
     )
 
 
+def usable_rows(use_unconverged: bool) -> tuple[Status, ...]:
+    """Return the status codes of rows whose views a training uses."""
+    return (Status.OK, Status.NOT_CONVERGED) if use_unconverged else (Status.OK,)
+
+
+def num_unconverged(reader: CacheReader) -> int:
+    """Return the number of images whose search did not converge."""
+    return int((reader.status == Status.NOT_CONVERGED).sum())
+
+
 def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool = False) -> None:
     """Raise an error if a cache does not match the data set.
 
@@ -158,17 +169,34 @@ def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool 
     pending = spec.num_shards - len(reader.committed)
     if pending:
         raise IncompleteError(_incomplete(reader.url, spec, pending))
+    late = num_unconverged(reader)
     if not len(reader):
-        raise IncompleteError(f"the cache at {reader.url} has no view: all of its images failed")
+        raise IncompleteError(
+            f"the cache at {reader.url} has no view to train on: "
+            + (
+                f"{late} of its images did not converge; --use-unconverged uses them"
+                if late
+                else "all failed"
+            )
+        )
     _check_labels(reader, dataset)
     _check_finite(reader)
-    without = spec.num_images - len(reader)
-    if without and spec.roles:
+    lacking = spec.num_images - len(reader)
+    if lacking and spec.roles:
         raise IncompleteError(
-            f"{without} of {spec.num_images} images have no views of the roles "
+            f"{lacking} of {spec.num_images} images have no views of the roles "
             f"{', '.join(role.name for role in spec.roles)} in {reader.url}, which no expert view can "
             "replace; make a cache in which every image has them"
         )
+    used = bool(np.isin(reader.rows, np.flatnonzero(reader.status == Status.NOT_CONVERGED)).any())
+    if late:
+        fate = (
+            "their views are used"
+            if used
+            else "an expert view takes the place of theirs (--use-unconverged uses them)"
+        )
+        log.info("%d of %d images did not converge: %s", late, spec.num_images, fate)
+    without = spec.num_images - len(reader) - (0 if used else late)
     if without:
         log.info(
             "%d of %d images have no view in the cache: an expert view takes its place",

@@ -1,5 +1,6 @@
 """Validation of the options of `train` and their resolution to a plan, before any file is written."""
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -18,13 +19,14 @@ from viewgen.registry import Choice
 from viewgen.roles import Role
 from viewgen.store import CacheReader, CacheSpec, cache_folder
 from viewgen.views.cached import check_num_views
-from viewgen_train.caches import check_cache, find_cache, no_cache
+from viewgen_train.caches import check_cache, find_cache, no_cache, num_unconverged, usable_rows
 from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
 from viewgen_train.roles import check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
+from viewgen_train.view_scores import load_scores
 
 __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
 
@@ -53,6 +55,8 @@ class TrainOptions:
     storage_options: dict[str, Any] | None = field(default=None, repr=False)
     device: str = "auto"
     memory_bytes: int | None = None
+    use_unconverged: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +75,8 @@ class TrainPlan:
         storage_options: fsspec options of the cache's storage.
         memory_bytes: host memory limit for images and views, in bytes.
         measures: whether accuracy is measured during training.
+        use_unconverged: whether views of images that did not converge are used.
+        unconverged: number of images in the cache of views that did not converge.
     """
 
     settings: TrainSettings
@@ -85,6 +91,8 @@ class TrainPlan:
     storage_options: dict[str, Any] = field(repr=False)
     memory_bytes: int
     measures: bool = True
+    use_unconverged: bool = False
+    unconverged: int = 0
     splitting: Choice[Any] | None = None
 
     @property
@@ -142,11 +150,19 @@ def make_plan(options: TrainOptions) -> TrainPlan:
     reader = None if url is None else CacheReader(url, options.storage_options)
     settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec)
     cache, num_images, generator = None, len(dataset), None
+    use_unconverged, unconverged = options.use_unconverged, 0
     if reader is not None:
+        cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
+        unconverged = 0 if needs_codes else num_unconverged(reader)
+        if unconverged and not (options.use_unconverged or options.overwrite):
+            folder = _out(options, dataset.name, settings, cache)
+            use_unconverged = _began_with(folder, reader, options.limit or reader.spec.num_images)
+        if not (needs_codes or use_unconverged):
+            reader = CacheReader(reader.url, options.storage_options, statuses=usable_rows(False))
         check_cache(reader, dataset, inversions=needs_codes)
         num_images = reader.spec.num_images
-        cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
         if not needs_codes:
+            load_scores(reader, settings.views.settings, options.storage_options)
             check_num_views(build_objective(settings).num_generated, reader.spec.num_views)
         if "generator" in needs:
             generator = _generator(dataset.name, reader, options)
@@ -168,12 +184,14 @@ def make_plan(options: TrainOptions) -> TrainPlan:
         num_images=num_images,
         cache=cache,
         generator=generator,
-        out=str(Path(options.out or _default_out(dataset.name, settings, cache)).expanduser().absolute()),
+        out=str(_out(options, dataset.name, settings, cache)),
         data_root=options.data_root,
         storage_options=options.storage_options or {},
         memory_bytes=int(MEMORY_SHARE * available_bytes())
         if options.memory_bytes is None
         else options.memory_bytes,
+        use_unconverged=use_unconverged,
+        unconverged=unconverged,
         splitting=splitting,
     )
 
@@ -196,6 +214,25 @@ def settled(
     splitting = splitting_views(settings, cache)
     check_roles(settings, () if splitting is None else splitting.entry.roles)
     return resolved_precision(settings, options.device), splitting
+
+
+def _out(
+    options: TrainOptions, dataset: str, settings: TrainSettings, cache: Mapping[str, str] | None
+) -> Path:
+    """Return the folder of the run."""
+    return Path(options.out or _default_out(dataset, settings, cache)).expanduser().absolute()
+
+
+def _began_with(folder: Path, reader: CacheReader, num_images: int) -> bool:
+    """Return whether a training began in `folder` with the unconverged rows, as 0.1.0 used them."""
+    try:
+        missing = json.loads((folder / "identity.json").read_text("utf-8")).get("missing")
+    except (OSError, ValueError, AttributeError):
+        return False
+    if missing != num_images - int((reader.rows < num_images).sum()):
+        return False
+    log.info("this run began with the views of images that did not converge, and goes on with them")
+    return True
 
 
 def check_options(options: TrainOptions, settings: TrainSettings) -> None:
@@ -225,6 +262,11 @@ def check_options(options: TrainOptions, settings: TrainSettings) -> None:
     if options.storage_options and not entry.needs & {"cache", "inversions"}:
         raise UsageError(
             f"--storage-option is given, but {name!r} views are read from no cache, which alone has a storage"
+        )
+    if options.use_unconverged and "cache" not in entry.needs:
+        raise UsageError(
+            f"--use-unconverged is given, but the views come from {name!r} (--generated), which would "
+            "ignore it"
         )
     if options.limit is not None and options.limit < 2:
         raise UsageError(f"--limit {options.limit}: at least two images are needed")

@@ -94,6 +94,11 @@ def train_settings(
     for name, part in found.items():
         given_here = {place.partition(".")[2] for place in words if place.startswith(f"{name}.")}
         _own(part).refuse_ignored(given_here)
+    if getattr(found["views"].settings, "score_weight", 0) and not objective.pair_weights:
+        raise UsageError(
+            f"score_weight is {found['views'].settings.score_weight}, which the loss of {objective.name!r} "
+            "would ignore; choose an --objective that weights pairs (simclr, infonce, simsiam), or drop_below"
+        )
     return TrainSettings.of_parts(found, dormant)
 
 

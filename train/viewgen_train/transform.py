@@ -68,7 +68,12 @@ class TransformedSource:
         if self.roles != ("view",):
             return Views(pixels=self._of_roles(images, num_views))
         made = self.source.views(images, num_views)
-        return Views(pixels=self._finished(made.model, images, self._absent(images, made.status)))
+        absent = self._absent(images, made.status)
+        columns = {}
+        if "score" in made.columns:
+            # the score is that of a view that an expert view replaces
+            columns["score"] = made.columns["score"].masked_fill(absent[:, None], torch.nan)
+        return Views(pixels=self._finished(made.model, images, absent), columns=columns)
 
     def _of_roles(self, images: Images, num_views: int) -> Tensor:
         if self.before:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from viewgen.memory import BatchSize
     from viewgen.networks.files import Models
     from viewgen.networks.precision import Precision
-    from viewgen.views.source import ViewMemory
+    from viewgen.views.source import ViewMemory, ViewScores
 
 __all__ = ["Resources", "Situation", "TrainingResources", "ViewEntry", "in_training"]
 
@@ -86,11 +86,13 @@ class TrainingResources(Resources):
             processes.
         memory: views of a cache, if the source reads one.
         roles: roles of the cache's views.
+        scores: scores of these views, if the training uses any.
     """
 
     average_gradients: Callable[[Iterable[Any]], None]
     memory: ViewMemory | None = None
     roles: tuple[Role, ...] = ()
+    scores: ViewScores | None = None
 
 
 def in_training(resources: Resources, name: str) -> TrainingResources:
