@@ -136,7 +136,7 @@ def mi(
         DataError: a cache holds other images or other sizes, or there are fewer images than a batch needs.
         MissingFileError: a cache, data set or encoder is not there.
     """
-    progress = Progress(quiet=quiet)
+    progress = Progress(quiet=quiet, logger=__name__)
     execution: dict[str, Any] = {
         "workers": workers,
         "gpus_per_worker": gpus_per_worker,

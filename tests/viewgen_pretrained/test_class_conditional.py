@@ -21,8 +21,9 @@ from viewgen.views import VIEWS
 from viewgen.views.entry import Resources
 from viewgen.views.offline import offline_step
 from viewgen_pipelines.cache import cache
-from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
+from viewgen_pretrained.inverter import InverterTrainer
 from viewgen_pretrained.pretrain import pretrain_encoder, pretrain_inverter
+from viewgen_pretrained.settings import InverterTrainingConfig
 
 SETTINGS: dict[str, Any] = {
     "channels": [6, 4],

@@ -1,4 +1,4 @@
-"""What every executor promises, held with the same assertions against the local one and Ray."""
+"""What every executor promises, and what a cache run promises on each: the local one and Ray."""
 
 import uuid
 
@@ -9,16 +9,18 @@ from expected_cache import assert_every_image_once
 from viewgen.errors import CacheMismatchError, LeaseError, StorageError, ViewgenError
 from viewgen.store import CacheReader, list_commits, open_storage, read_spec
 from viewgen_pipelines.cache import cache
+from viewgen_pipelines.executors import LocalExecutor, open_executor
 from viewgen_pipelines.shards.lease import Lease
+from viewgen_pipelines.testing import ExecutorContract
 
 # Ray's own code warns; ours must not, and the local half of the contract holds it to that.
 ray_warnings = pytest.mark.filterwarnings("ignore")
 
 
-class ExecutorContract:
-    """Subclasses provide `executor` and the fixture `set_faults`."""
+class CacheRuns:
+    """Runs of `viewgen cache`. Subclasses provide `name` and the fixture `set_faults`."""
 
-    executor = ""
+    name = ""
     num_images = 70
 
     @pytest.fixture
@@ -32,7 +34,7 @@ class ExecutorContract:
                 "limit": self.num_images,
                 "shard_images": 16,
                 "out": str(tmp_path / "c.zarr"),
-                "executor": self.executor,
+                "executor": self.name,
                 "workers": 1,
                 "quiet": True,
             }
@@ -176,8 +178,22 @@ class ExecutorContract:
         assert_every_image_once(f"file://{tmp_path}/f.zarr", num_images=1)
 
 
-class TestLocal(ExecutorContract):
-    executor = "local"
+class TestLocalExecutor(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        return LocalExecutor()
+
+
+@ray_warnings
+class TestRayExecutor(ExecutorContract):
+    @pytest.fixture(scope="class")
+    def executor(self, shared_ray):
+        with open_executor("ray", max_workers=2, workers=2) as opened:
+            yield opened
+
+
+class TestLocal(CacheRuns):
+    name = "local"
 
     @pytest.fixture
     def set_faults(self, faults):
@@ -204,8 +220,8 @@ class TestLocal(ExecutorContract):
 
 
 @ray_warnings
-class TestRay(ExecutorContract):
-    executor = "ray"
+class TestRay(CacheRuns):
+    name = "ray"
 
     @pytest.fixture
     def set_faults(self, ray_faults):
