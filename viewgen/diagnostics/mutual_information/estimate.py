@@ -127,6 +127,7 @@ def estimate_mutual_information(
     split = split_images(pairs.num_images, config, seed)
     x, y = pairs.draw(split.held_out[:MAX_LOOKED_AT], seed, "mi look", 0)
     check_sample(x, y)
+    config = config.resolved(vectors=x.ndim == 2)
     if x.ndim == 2:
         x, y = pairs.draw(split.train, seed, "mi fit", 0)
         check_sample(x, y)

@@ -150,7 +150,7 @@ def train(
         network: statistics network on `device`.
         pairs: source of the views.
         split: parts of the images; the held-out part is not used.
-        config: settings of the estimate.
+        config: settings of the estimate, resolved.
         seed: seed of batches and views.
         device: ``"cpu"`` or ``"cuda"``.
         on_step: callback called after every update with its number.
@@ -158,6 +158,7 @@ def train(
     Raises:
         DataError: the views cannot be used (see `check_sample`), or the scores ceased to be finite.
     """
+    assert config.learning_rate is not None, "resolved"
     estimator = config.build(config.estimator)
     num_draws = min(2, pairs.num_draws)
     watched = [pairs.draw(split.validation, seed, "mi validation", draw) for draw in range(num_draws)]
