@@ -43,8 +43,8 @@ class MIConfig(Settings):
     ema_rate: float = setting(0.01, "weight of the newest batch in MINE's moving average", gt=0, le=1)
     warm_up_share: float | None = setting(
         None,
-        "share of MINE's updates that follow the Jensen–Shannon objective first; by default 0 for images, which "
-        "learn more in as many updates without, and 0.5 for vectors",
+        "share of MINE's updates that follow the Jensen–Shannon objective first; by default 0 for images, "
+        "which learn more in as many updates without, and 0.5 for vectors",
         ge=0,
         lt=1,
     )
@@ -65,7 +65,8 @@ class MIConfig(Settings):
     def resolved(self, *, vectors: bool) -> Self:
         """Return these settings with the default values for vectors, or for images, where none is given."""
         defaults = DEFAULTS["vectors" if vectors else "images"]
-        return self.replace(**{name: value for name, value in defaults.items() if getattr(self, name) is None})
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return self.replace(**missing)
 
     @property
     def read_off(self) -> tuple[str, ...]:
