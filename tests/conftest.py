@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     while only; the second with the other slow ones. What is left in the end are short tests.
     """
     for item in items:
-        if item.path.stem in SLOW_FILES:
+        if item.path.stem in SLOW_FILES or needs_ray(item):
             item.add_marker("slow")
     yield
     ray = [item for item in items if needs_ray(item)]
