@@ -40,7 +40,11 @@ MODULES = {
         "viewgen_train.objectives.supcon",
         "viewgen_train.objectives.assimilation",
     ),
-    "Diagnosis": ("viewgen.diagnostics.mutual_information", "viewgen.diagnostics.alignment"),
+    "Diagnosis": (
+        "viewgen.diagnostics.mutual_information",
+        "viewgen.diagnostics.alignment",
+        "viewgen.diagnostics.verdict",
+    ),
     "Plug-ins": ("viewgen.registry", "viewgen.settings", "viewgen.testing", "viewgen_train.testing"),
     "Errors": ("viewgen.errors",),
 }

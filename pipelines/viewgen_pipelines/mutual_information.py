@@ -17,11 +17,11 @@ from viewgen.networks.files import file_digest
 from viewgen.networks.weights import find_models
 from viewgen.progress import Progress
 from viewgen.recipes import recipe
-from viewgen.store import CacheReader, Storage, cache_folder, open_storage
+from viewgen.store import CacheReader, Storage, cache_folder, file_name, open_storage
 from viewgen.views.expert import ExpertConfig
 from viewgen_pipelines.executors import check_executor, open_executor
 from viewgen_pipelines.mi_report import caveat_lines, write_reports
-from viewgen_pipelines.names import absolute_url, cache_name, file_name
+from viewgen_pipelines.names import absolute_url, cache_name
 from viewgen_pipelines.tasks import run_tasks
 from viewgen_pipelines.view_pairs import EXPERT, ORIGINAL, PairResult, PairTask, ViewRef, run_pair
 

@@ -342,7 +342,8 @@ def test_the_command_trains_evaluates_and_says_so_in_json(tiny, tiny_cache, tiny
     result = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert result.exit_code == 0
     document = json.loads(result.stdout)
-    keys = {"run", "epochs", "loss", "top1", "top1_sd", "knn5_top1", "images_per_second"}
+    keys = {"run", "epochs", "loss", "top1", "top1_sd", "knn5_top1", "images_per_second", "unconverged",
+            "unconverged_used"}  # fmt: skip
     assert document.keys() == keys
     assert (document["run"], document["epochs"], document["top1"]) == (str(out), 2, 0.5)
     assert document["images_per_second"] > 0

@@ -16,10 +16,11 @@ from viewgen.errors import (
     UsageError,
     ViewgenError,
 )
+from viewgen.status import Status
 from viewgen.store import CacheReader, CacheSpec, cache_folder, open_storage, pending_shards, read_spec
 from viewgen.views import VIEWS
 
-__all__ = ["FoundCache", "check_cache", "find_cache", "no_cache"]
+__all__ = ["FoundCache", "check_cache", "find_cache", "no_cache", "num_unconverged", "usable_rows"]
 
 INVERSIONS = "invert"
 SHOWN_LABELS = 3
@@ -115,6 +116,16 @@ def _incomplete(url: str, spec: CacheSpec, pending: int) -> str:
     )
 
 
+def usable_rows(use_unconverged: bool) -> tuple[Status, ...]:
+    """Return the status codes of rows whose views a training uses."""
+    return (Status.OK, Status.NOT_CONVERGED) if use_unconverged else (Status.OK,)
+
+
+def num_unconverged(reader: CacheReader) -> int:
+    """Return the number of images whose search did not converge."""
+    return int((reader.status == Status.NOT_CONVERGED).sum())
+
+
 def check_cache(
     reader: CacheReader, dataset: ImageDataset, *, inversions: bool = False, say: Callable[[str], object]
 ) -> None:
@@ -160,11 +171,26 @@ def check_cache(
     pending = spec.num_shards - len(reader.committed)
     if pending:
         raise IncompleteError(_incomplete(reader.url, spec, pending))
+    late = num_unconverged(reader)
     if not len(reader):
-        raise IncompleteError(f"the cache at {reader.url} has no view: all of its images failed")
+        raise IncompleteError(
+            f"the cache at {reader.url} has no view to train on: "
+            + (
+                f"{late} of its images did not converge; --use-unconverged uses them"
+                if late
+                else "all failed"
+            )
+        )
     _check_labels(reader, dataset)
     _check_finite(reader)
-    without = spec.num_images - len(reader)
+    used = bool(np.isin(reader.rows, np.flatnonzero(reader.status == Status.NOT_CONVERGED)).any())
+    if late:
+        say(
+            f"{late} of {spec.num_images} images did not converge: "
+            + ("their views are used" if used else "an expert view takes the place of theirs "
+               "(--use-unconverged uses them)")
+        )  # fmt: skip
+    without = spec.num_images - len(reader) - (0 if used else late)
     if without:
         say(
             f"{without} of {spec.num_images} images have no view in the cache: an expert view takes its place"

@@ -1,5 +1,6 @@
 """Validation of the options of `train` and their resolution to a plan, before any file is written."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,12 +16,13 @@ from viewgen.networks.files import file_digest
 from viewgen.networks.weights import find_models
 from viewgen.store import CacheReader, cache_folder
 from viewgen.views.cached import check_num_views
-from viewgen_train.caches import check_cache, find_cache, no_cache
+from viewgen_train.caches import check_cache, find_cache, no_cache, num_unconverged, usable_rows
 from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
 from viewgen_train.settings import TrainSettings
+from viewgen_train.view_scores import load_scores
 
 __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
 
@@ -47,6 +49,8 @@ class TrainOptions:
     storage_options: dict[str, Any] = field(repr=False)
     device: str
     memory_bytes: int | None
+    use_unconverged: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +68,8 @@ class TrainPlan:
         storage_options: fsspec options of the cache's storage.
         memory_bytes: host memory limit for images and views, in bytes.
         measures: whether accuracy is measured during training.
+        use_unconverged: whether views of images that did not converge are used.
+        unconverged: number of images in the cache of views that did not converge.
     """
 
     settings: TrainSettings
@@ -78,6 +84,8 @@ class TrainPlan:
     storage_options: dict[str, Any] = field(repr=False)
     memory_bytes: int
     measures: bool = True
+    use_unconverged: bool = False
+    unconverged: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -129,12 +137,20 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
     dataset = load_dataset(name, options.split, data_root=options.data_root)
     settings = resolved_precision(train_settings(dataset.name, options.settings), options.device)
     cache, num_images, generator = None, len(dataset), None
+    use_unconverged, unconverged = options.use_unconverged, 0
     if url is not None:
         reader = CacheReader(url, options.storage_options)
+        cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
+        unconverged = 0 if needs_codes else num_unconverged(reader)
+        if unconverged and not (options.use_unconverged or options.overwrite):
+            folder = _out(options, dataset.name, settings, cache)
+            use_unconverged = _began_with(folder, reader, options.limit or reader.spec.num_images, say)
+        if not (needs_codes or use_unconverged):
+            reader = CacheReader(url, options.storage_options, statuses=usable_rows(False))
         check_cache(reader, dataset, inversions=needs_codes, say=say)
         num_images = reader.spec.num_images
-        cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
         if not needs_codes:
+            load_scores(reader, settings.views.settings, options.storage_options)
             check_num_views(build_objective(settings).num_generated, reader.spec.num_views)
         if "generator" in needs:
             generator = _generator(dataset.name, reader, options)
@@ -154,13 +170,34 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
         num_images=num_images,
         cache=cache,
         generator=generator,
-        out=str(Path(options.out or _default_out(dataset.name, settings, cache)).expanduser().absolute()),
+        out=str(_out(options, dataset.name, settings, cache)),
         data_root=options.data_root,
         storage_options=options.storage_options,
         memory_bytes=int(MEMORY_SHARE * available_bytes())
         if options.memory_bytes is None
         else options.memory_bytes,
+        use_unconverged=use_unconverged,
+        unconverged=unconverged,
     )
+
+
+def _out(
+    options: TrainOptions, dataset: str, settings: TrainSettings, cache: Mapping[str, str] | None
+) -> Path:
+    """Return the folder of the run."""
+    return Path(options.out or _default_out(dataset, settings, cache)).expanduser().absolute()
+
+
+def _began_with(folder: Path, reader: CacheReader, num_images: int, say: Callable[[str], object]) -> bool:
+    """Return whether a training began in `folder` with the unconverged rows, as 0.1.0 used them."""
+    try:
+        missing = json.loads((folder / "identity.json").read_text("utf-8")).get("missing")
+    except (OSError, ValueError, AttributeError):
+        return False
+    if missing != num_images - int((reader.rows < num_images).sum()):
+        return False
+    say("this run began with the views of images that did not converge, and goes on with them")
+    return True
 
 
 def check_options(options: TrainOptions, settings: TrainSettings) -> None:
@@ -187,6 +224,11 @@ def check_options(options: TrainOptions, settings: TrainSettings) -> None:
             raise UsageError(
                 f"{option} is given, but the views come from {name!r} (--generated), which would ignore it"
             )
+    if options.use_unconverged and "cache" not in entry.needs:
+        raise UsageError(
+            f"--use-unconverged is given, but the views come from {name!r} (--generated), which would "
+            "ignore it"
+        )
     if options.limit is not None and options.limit < 2:
         raise UsageError(f"--limit {options.limit}: at least two images are needed")
 

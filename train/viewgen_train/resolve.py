@@ -78,6 +78,11 @@ def train_settings(
         name: Choice(entry, entry.settings(**parts[name])) for name, entry in entries.items()
     }
     found |= {name: cls(**parts[name]) for name, cls in COMPONENTS.items()}
+    if getattr(found["views"].settings, "score_weight", 0) and not objective.pair_weights:
+        raise UsageError(
+            f"score_weight is {found['views'].settings.score_weight}, which the loss of {objective.name!r} "
+            "would ignore; choose an --objective that weights pairs (simclr, infonce, simsiam), or drop_below"
+        )
     return TrainSettings.of_parts(found, dormant)
 
 

@@ -26,6 +26,7 @@ from viewgen_train.loader import Codes, ImageMemory
 from viewgen_train.loop import Trainer, TrainingDivergedError
 from viewgen_train.network import ContrastiveNetwork
 from viewgen_train.objectives.objective import Objective, Outputs
+from viewgen_train.objectives.pair_weights import pair_weights
 from viewgen_train.records import nested_record, read_record, record
 from viewgen_train.sampler import RowOrder
 from viewgen_train.settings import OptimiserSettings, TrainSettings
@@ -162,10 +163,14 @@ class AssimilationTrainer(Trainer):
 
     def views(self, images: Images) -> Tensor:
         """Return the views of a step, expert views first, `(K, B, 3, H, W)` in [−1, 1]."""
+        return self._scored_views(images)[0]
+
+    def _scored_views(self, images: Images) -> tuple[Tensor, Tensor | None]:
+        """Return the views of a step, and the scores of the generated ones, `(B, m)`, if they have any."""
         expert = self._expert.views(images, self.objective.num_expert).pixels
         with torch.no_grad():
-            generated = self.generated.views(images, self.objective.num_generated).pixels
-        return torch.cat([expert, generated])
+            generated = self.generated.views(images, self.objective.num_generated)
+        return torch.cat([expert, generated.pixels]), generated.columns.get("score")
 
     def step(self, step: int) -> Mapping[str, float | Tensor]:
         """Train on one batch; measure accuracies after epochs in which they are due."""
@@ -181,8 +186,9 @@ class AssimilationTrainer(Trainer):
         self.network.train()
         self._module.train()
         images = self.batch(step)
-        views = self.views(images)
-        out = self._outputs(views, images, self._parallel)
+        views, scores = self._scored_views(images)
+        weights = self._weights(scores)
+        out = dataclasses.replace(self._outputs(views, images, self._parallel), weights=weights)
         losses = self.losses(out)
         self.optimiser.zero_grad(set_to_none=True)
         losses["loss"].backward()
@@ -200,11 +206,19 @@ class AssimilationTrainer(Trainer):
 
         def loss_of(generated: Tensor) -> Tensor:
             changed = torch.cat([expert, generated])
-            return self.losses(self._outputs(changed, images, self.network))["loss"]
+            out = dataclasses.replace(self._outputs(changed, images, self.network), weights=weights)
+            return self.losses(out)["loss"]
 
         metrics |= self.generated.after_step(images, loss_of)
         self._steps_done = step + 1
         return metrics | self._accuracy(step)
+
+    def _weights(self, scores: Tensor | None) -> Tensor | None:
+        """Return the weights of the generated views of all processes, `(m, N)`, if the settings use them."""
+        gamma = getattr(self.settings.views.settings, "score_weight", 0.0)
+        if scores is None or not gamma:
+            return None
+        return pair_weights(self.world.gather(scores.to(self.device)).T, gamma)
 
     def losses(self, out: Outputs) -> dict[str, Tensor]:
         """Return the scaled loss and the other metrics of the objective."""

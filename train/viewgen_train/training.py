@@ -40,6 +40,8 @@ class TrainResult:
             it was not requested or the data set has no labelled test images.
         knn5_top1: 5-NN accuracy on the test split, in [0, 1]; NaN in the same cases.
         images_per_second: training throughput of this call, without evaluation; NaN if no steps were left.
+        unconverged: number of images in the cache of views that did not converge.
+        unconverged_used: whether their views were used.
     """
 
     run: str
@@ -49,6 +51,8 @@ class TrainResult:
     top1_sd: float
     knn5_top1: float
     images_per_second: float
+    unconverged: int = 0
+    unconverged_used: bool = False
 
     def lines(self) -> list[str]:
         """Return the known values as lines of text."""
@@ -87,6 +91,7 @@ def train(
     gpus: int | None = None,
     workers: int | None = None,
     memory_bytes: int | None = None,
+    use_unconverged: bool = False,
     checkpoint_seconds: float = 60.0,
     overwrite: bool = False,
     evaluate: bool = True,
@@ -112,6 +117,8 @@ def train(
         gpus: number of GPUs, with one process per GPU.
         workers: number of CPU processes.
         memory_bytes: host memory limit for images and views, in bytes; data beyond it are streamed.
+        use_unconverged: whether to use the views of images that did not converge; by default an expert view
+            takes their place, except in a run that began with them.
         checkpoint_seconds: seconds between checkpoints.
         overwrite: whether to discard an earlier run in `out`.
         evaluate: whether to measure linear probes and nearest neighbours at the end.
@@ -151,6 +158,8 @@ def train(
         storage_options=storage_options or {},
         device=device,
         memory_bytes=memory_bytes,
+        use_unconverged=use_unconverged,
+        overwrite=overwrite,
     )
     plan = make_plan(options, say)
     num_workers = check_workers(plan.settings, gpus, workers)
@@ -204,4 +213,6 @@ def _result(
         top1_sd=found.get("top1_sd", unknown),
         knn5_top1=found.get("knn5_top1", values.get("knn5_top1", unknown)),
         images_per_second=images_per_second,
+        unconverged=plan.unconverged,
+        unconverged_used=plan.use_unconverged and plan.unconverged > 0,
     )

@@ -49,7 +49,12 @@ class TransformedSource:
     def views(self, images: Images, num_views: int) -> Views:
         """Return model images `(V, B, C, H, W)` in [−1, 1]."""
         made = self.source.views(images, num_views)
-        return Views(pixels=self._finished(made.model, images, self._absent(images, made.status)))
+        absent = self._absent(images, made.status)
+        columns = {}
+        if "score" in made.columns:
+            # the score is that of a view that an expert view replaces
+            columns["score"] = made.columns["score"].masked_fill(absent[:, None], torch.nan)
+        return Views(pixels=self._finished(made.model, images, absent), columns=columns)
 
     def expect(self, rows: Any) -> None:
         """Prepare the source for the rows, int64 `(B,)`, of an upcoming batch."""

@@ -15,6 +15,8 @@ from viewgen.networks.files import Models, load_model
 from viewgen.networks.generator import Generator
 from viewgen.store import CacheReader
 from viewgen.views.entry import TrainingResources
+from viewgen.views.source import ViewScores
+from viewgen_train.caches import usable_rows
 from viewgen_train.curves import CurveWriter
 from viewgen_train.distributed import World
 from viewgen_train.loader import MEMORY_SHARE, Codes, ImageMemory, ShardBuffer, ViewMemory
@@ -28,6 +30,7 @@ from viewgen_train.sampler import BlockOrder, FullOrder, RowOrder
 from viewgen_train.settings import TrainSettings
 from viewgen_train.trainer import AssimilationTrainer, KnnSets
 from viewgen_train.transform import TransformedSource
+from viewgen_train.view_scores import load_scores, scores_digest
 
 __all__ = ["Stored", "build_source", "build_trainer", "train_worker", "write_config"]
 
@@ -126,6 +129,7 @@ class Stored:
         left: remaining memory for images, in bytes.
         memory: views of a cache, or None.
         codes: codes of a cache of inversions, or None.
+        scores: scores of the views, if the settings use any.
         identity: JSON values that determine the views.
     """
 
@@ -133,6 +137,7 @@ class Stored:
     left: int
     memory: ViewMemory | ShardBuffer | None = None
     codes: Codes | None = None
+    scores: ViewScores | None = None
     identity: dict[str, Any] = field(default_factory=dict)
 
 
@@ -159,6 +164,7 @@ def build_source(
     resources = TrainingResources(
         models=Models(device=device, generator=generator, encoder=network.encoder),
         memory=memory,
+        scores=None if stored is None else stored.scores,
         average_gradients=world.average_gradients,
     )
     with torch.random.fork_rng(devices=[]):
@@ -176,7 +182,8 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
     free = int(MEMORY_SHARE * free_gpu_bytes(device)) if device.type == "cuda" else host_bytes
     if plan.cache is None:
         return Stored(order=full, left=free)
-    reader = CacheReader(plan.cache["url"], plan.storage_options)
+    statuses = usable_rows("inversions" in needs or plan.use_unconverged)
+    reader = CacheReader(plan.cache["url"], plan.storage_options, statuses=statuses)
     spec = reader.spec
     if spec.identity != plan.cache["identity"]:
         raise CacheMismatchError(f"{reader.url} has changed since the training was planned; start it again")
@@ -185,12 +192,15 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
         return Stored(order=full, left=free - codes.held_bytes, codes=codes)
     missing = num_images - int((reader.rows < num_images).sum())
     identity = {"cache": spec.identity, "missing": missing}
+    scores = load_scores(reader, settings.views.settings, plan.storage_options)
+    if scores is not None:
+        identity["scores"] = scores_digest(scores)
     size = spec.num_images * spec.num_views * spec.channels * spec.height * spec.width
     if size <= host_bytes:
         # on the device if it has room, otherwise in the host's memory
         on_device = size <= free
         held = ViewMemory(reader, device if on_device else torch.device("cpu"), device)
-        return Stored(order=full, left=free - size * on_device, memory=held, identity=identity)
+        return Stored(order=full, left=free - size * on_device, memory=held, scores=scores, identity=identity)
     blocks = BlockOrder(
         num_images,
         batch_size,
@@ -199,7 +209,7 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
         buffer_shards=BUFFER_SHARDS,
     )
     buffer = ShardBuffer(reader, 2 * BUFFER_SHARDS + 2, device)
-    return Stored(order=blocks, left=0, memory=buffer, identity=identity)
+    return Stored(order=blocks, left=0, memory=buffer, scores=scores, identity=identity)
 
 
 def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:

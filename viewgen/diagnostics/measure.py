@@ -33,6 +33,7 @@ PARTS = {
     "expert": "strength of the expert transform",
     "pairs": "pairs of views of the same images",
     "cache": "reader of a cache of views",
+    "inversions": "reader of the cache of inversions that the views start from",
     "run": "folder of a training",
 }
 

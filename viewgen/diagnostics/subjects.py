@@ -23,7 +23,7 @@ from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageE
 from viewgen.networks.files import load_model, read_header
 from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
-from viewgen.store import CacheReader
+from viewgen.store import CacheReader, inversions_url
 from viewgen.views.expert import ExpertConfig
 
 __all__ = ["SubjectArguments", "subject_kind"]
@@ -68,6 +68,7 @@ class SubjectArguments:
         networks: kind → weights file that replaces the data set's own.
         which: weights of a training.
         limit: number of leading images whose views are compared.
+        inversions: URL of the inversions that a cache's views start from; None for the default beside it.
         storage_options: options of the cache's file system.
     """
 
@@ -80,6 +81,7 @@ class SubjectArguments:
     networks: dict[str, str] = field(default_factory=dict)
     which: Literal["last", "best"] = "last"
     limit: int | None = None
+    inversions: str | None = field(default=None, repr=False)
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def described(self) -> dict[str, Any]:
@@ -139,6 +141,7 @@ class SubjectArguments:
         parts |= {kind: partial(self._network, kind, device) for kind in NETWORKS}
         if self.kind == "cache":
             parts["cache"] = partial(CacheReader, self.subject, self.storage_options)
+            parts["inversions"] = self._inversions
         if self.kind == "training":
             parts["run"] = lambda: Path(self.subject).expanduser()
         return Subject(parts, name=self.subject, device=device, batch_size=batch_size, tell=tell)
@@ -186,6 +189,19 @@ class SubjectArguments:
             return CacheReader(self.subject, self.storage_options)
         record = self._training()["cache"] if self.kind == "training" else None
         return None if record is None else CacheReader(record["url"], self.storage_options)
+
+    def _inversions(self) -> CacheReader:
+        spec = CacheReader(self.subject, self.storage_options).spec
+        identity = spec.models.get("inversions")
+        if identity is None:
+            raise UsageError(f"views of method {spec.method!r} start from no inversions")
+        reader = CacheReader(self.inversions or inversions_url(self.subject, spec), self.storage_options)
+        if reader.spec.identity != identity:
+            raise DataError(
+                f"the inversions at {reader.url} are {reader.spec.identity}, the views were made from "
+                f"{identity}; name theirs with --inversions URL"
+            )
+        return reader
 
     def _training(self) -> dict[str, Any]:
         path = Path(self.subject).expanduser() / "config.json"

@@ -12,7 +12,7 @@ __all__ = ["ANCHOR_W_PLUS", "NAMED_COLUMNS", "W_PLUS", "Column"]
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN = (
     *("views", "source_index", "label", "distance", "steps", "inversion_error", "status"),
-    *("commits", "run"),
+    *("commits", "run", "quality"),
 )
 _TYPES = (*(f"<{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "<f2", "<f4", "<f8")
 

@@ -7,7 +7,9 @@ import numpy as np
 
 from viewgen.status import Status
 from viewgen.store.commits import ShardCommit
+from viewgen.store.quality import read_report
 from viewgen.store.reader import CacheReader
+from viewgen.store.storage import open_storage
 
 __all__ = ["summarise_cache"]
 
@@ -26,7 +28,8 @@ def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> 
         - seconds: sum of the shards' wall-clock times; views_per_second: per worker;
         - runs: ids of the runs that wrote it; retried_shards: shards that took more than one attempt;
         - distance, steps, inversion_error: {mean, sd, min, median, max} over readable rows, None if empty;
-        - epsilon_boundary, distance_ratio (mean distance / ε₁), mean_pairwise: where known, else None.
+        - epsilon_boundary, distance_ratio (mean distance / ε₁), mean_pairwise: where known, else None;
+        - quality: measures of its views, verdict and notes, where they were measured, else None.
     """
     reader = CacheReader(url, storage_options)
     spec, commits = reader.spec, list(reader.commits.values())
@@ -62,6 +65,7 @@ def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> 
         "epsilon_boundary": epsilon,
         "distance_ratio": distance["mean"] / epsilon if distance and epsilon else None,
         "mean_pairwise": _mean_pairwise(commits),
+        "quality": read_report(open_storage(url, storage_options), spec),
     }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from viewgen.memory import BatchSize
     from viewgen.networks.files import Models
     from viewgen.networks.precision import Precision
-    from viewgen.views.source import ViewMemory
+    from viewgen.views.source import ViewMemory, ViewScores
 
 __all__ = ["Resources", "Situation", "TrainingResources", "ViewEntry", "in_training"]
 
@@ -84,10 +84,12 @@ class TrainingResources(Resources):
         average_gradients: function that replaces gradients of parameters by their means over the training's
             processes.
         memory: views of a cache, if the source reads one.
+        scores: scores of these views, if the training uses any.
     """
 
     average_gradients: Callable[[Iterable[Any]], None]
     memory: ViewMemory | None = None
+    scores: ViewScores | None = None
 
 
 def in_training(resources: Resources, name: str) -> TrainingResources:

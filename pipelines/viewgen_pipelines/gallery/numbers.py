@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from viewgen.status import Status
 from viewgen_pipelines.gallery.charts import Bars, Mark, bar_chart, bin_values
 from viewgen_pipelines.gallery.index import Snapshot
+from viewgen_pipelines.quality import ViewQuality, verdict_line
 from viewgen_pipelines.shards.steps import PAIRWISE_BINS
 
-__all__ = ["MAX_MATRIX_VIEWS", "Gauge", "charts", "facts", "matrix", "provenance", "versus"]
+__all__ = ["MAX_MATRIX_VIEWS", "Gauge", "charts", "facts", "matrix", "provenance", "quality", "versus"]
 
 MAX_MATRIX_VIEWS = 16
 _NUM_SHADES = 6
@@ -180,6 +181,24 @@ def versus(*snapshots: Snapshot) -> list[dict[str, Any]]:
         ("views per second and worker", [_number(views_per_second(s), "{:,.3g}") for s in snapshots]),
     ]
     return [{"name": name, "texts": texts} for name, texts in lines]
+
+
+def quality(report: dict[str, Any] | None) -> dict[str, Any]:
+    """Return verdict and lines of the table of view quality; empty without a report.
+
+    Args:
+        report: measures of the views as `viewgen_pipelines.quality.ViewQuality` writes them.
+    """
+    if report is None:
+        return {}
+    found = ViewQuality.from_json(report)
+    rows = []
+    for row in found.measured:
+        measure = row.measure
+        interval = "" if measure.low is None else f"{measure.low:.3g} to {measure.high:.3g}"
+        name = f"{measure.name}, {measure.group}" if measure.group else measure.name
+        rows.append({"name": name, "value": f"{measure.value:.3g}", "interval": interval, "on": measure.on})
+    return {"verdict": verdict_line(found.verdict), "trusted": not found.verdict, "rows": rows}
 
 
 def matrix(distances: NDArray[np.float32] | None) -> list[dict[str, Any]]:

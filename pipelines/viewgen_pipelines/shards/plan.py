@@ -12,11 +12,19 @@ from viewgen.errors import CacheMismatchError, MissingFileError, ModelError, Usa
 from viewgen.networks.files import KINDS, code_shape, file_digest, networks_beside, read_header
 from viewgen.networks.weights import find_models
 from viewgen.registry import Choice
-from viewgen.store import CacheSpec, cache_folder, default_shard_images, open_storage, read_spec
+from viewgen.store import (
+    CacheSpec,
+    cache_folder,
+    default_shard_images,
+    file_name,
+    inversions_name,
+    open_storage,
+    read_spec,
+)
 from viewgen.store.columns import W_PLUS
 from viewgen.views import VIEWS
 from viewgen.views.entry import Situation, ViewEntry
-from viewgen_pipelines.names import absolute_url, file_name, inversions_name
+from viewgen_pipelines.names import absolute_url
 from viewgen_pipelines.shards.driver import Stage
 from viewgen_pipelines.shards.inputs import download
 from viewgen_pipelines.versions import versions
