@@ -148,7 +148,7 @@ def mi(
     given = {name: value for name, value in settings.items() if value is not None}
     config = MIConfig(
         **{**recipe(dataset, "mutual_information"), **given, "shared_trunk": not separate_trunks}
-    )
+    ).resolved(vectors=False)
     weights = _encoder(dataset, encoder, models, progress)
     urls = [absolute_url(url) for url in cache]
     if executor == "ray" and any(url.startswith("memory://") for url in urls):

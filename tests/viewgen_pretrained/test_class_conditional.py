@@ -191,7 +191,7 @@ def test_from_import_to_cache_with_one_name(conditional, dataset, data_root, tmp
         **common,
     }
     for method in ("wperturb", "wsearch"):
-        settings = {"max_steps": 2} if method == "wsearch" else {}
+        settings = {"invert.max_steps": 2} | ({"max_steps": 2} if method == "wsearch" else {})
         result = cache(method=method, out=str(tmp_path / f"{method}.zarr"), **options, **settings)
         assert result.num_images == 4
 

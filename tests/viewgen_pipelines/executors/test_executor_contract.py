@@ -43,6 +43,11 @@ class CacheRuns:
         return run
 
     @pytest.fixture
+    def prepare(self, make):
+        """Return `make` in this process: for what a test finds there, or what it only reads off later."""
+        return lambda **changes: make(executor="local", **changes)
+
+    @pytest.fixture
     def url(self, tmp_path):
         return str(tmp_path / "c.zarr")
 
@@ -78,7 +83,7 @@ class CacheRuns:
         assert make().quarantined == result.quarantined, "a committed sample is not tried again"
 
     def test_a_shard_that_fails_as_a_whole_is_given_up_and_tried_again_on_request(
-        self, make, url, set_faults
+        self, make, prepare, url, set_faults
     ):
         set_faults(**{"raise": list(range(16, 32))})
         result = make(max_attempts=2)
@@ -87,7 +92,7 @@ class CacheRuns:
         assert_every_image_once(url, num_images=self.num_images, missing=tuple(range(16, 32)))
         set_faults()
         assert not make(max_attempts=2).complete
-        assert make(max_attempts=3).complete
+        assert prepare(max_attempts=3).complete
         assert_every_image_once(url, num_images=self.num_images)
 
     def test_a_method_that_fails_everywhere_ends_the_run(self, make, set_faults):
@@ -95,15 +100,17 @@ class CacheRuns:
         with pytest.raises(ViewgenError, match=r"the fault is not theirs.*bad samples"):
             make()
 
-    def test_a_method_that_cannot_be_built_ends_the_run_and_blames_no_shard(self, make, url, set_faults):
+    def test_a_method_that_cannot_be_built_ends_the_run_and_blames_no_shard(
+        self, make, prepare, url, set_faults
+    ):
         set_faults(build="no such kernel")
         with pytest.raises(ViewgenError, match="a worker could not start: RuntimeError: no such kernel"):
             make(max_attempts=1)
         set_faults()
-        assert make(max_attempts=1).complete
+        assert prepare(max_attempts=1).complete
 
-    def test_damaged_files_are_made_again(self, make, url, tmp_path):
-        make()
+    def test_damaged_files_are_made_again(self, make, prepare, url, tmp_path):
+        prepare()
         before = list_commits(open_storage(url), read_spec(open_storage(url)))
         views = tmp_path / "c.zarr/views"
         (views / "c.0.0.0.0.0").write_bytes(b"short")
@@ -122,8 +129,8 @@ class CacheRuns:
             shard: commit.objects for shard, commit in before.items()
         }
 
-    def test_another_configuration_is_refused_with_the_difference(self, make, url):
-        make(limit=16)
+    def test_another_configuration_is_refused_with_the_difference(self, make, prepare, url):
+        prepare(limit=16)
         for change, name in [
             ({"seed": 1}, "seed"),
             ({"sigma": 0.5}, "config.sigma"),
@@ -135,8 +142,8 @@ class CacheRuns:
                 make(**({"limit": 16} | change))
         assert_every_image_once(url, num_images=16)
 
-    def test_a_second_driver_is_refused(self, make, url):
-        make(limit=16)
+    def test_a_second_driver_is_refused(self, make, prepare, url):
+        prepare(limit=16)
         with Lease(open_storage(url)) as lease:
             for changes in ({}, {"seed": 3, "overwrite": True}):
                 with pytest.raises(LeaseError, match=f"being written by run {lease.run_id}"):
@@ -144,8 +151,8 @@ class CacheRuns:
         assert make(limit=16).complete
         assert_every_image_once(url, num_images=16)
 
-    def test_overwrite_replaces_another_configuration(self, make, url):
-        make(limit=20, seed=1)
+    def test_overwrite_replaces_another_configuration(self, make, prepare, url):
+        prepare(limit=20, seed=1)
         make(limit=16, seed=2, overwrite=True)
         assert_every_image_once(url, num_images=16, seed=2)
 
