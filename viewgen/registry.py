@@ -150,7 +150,7 @@ class Registry(Generic[E]):
             given: setting → value, merged from the configuration file and the command line.
 
         Raises:
-            UsageError: no such entry or setting, an impossible value, or a setting without effect.
+            UsageError: no such entry or setting, an impossible value, or a given setting without effect.
         """
         entry = self.entry(name)
         for unknown in given.keys() - entry.settings.model_fields.keys():
@@ -159,13 +159,9 @@ class Registry(Generic[E]):
                 raise UsageError(
                     f"{unknown} is a setting of {', '.join(users)}; {self.noun} {name!r} ignores it"
                 )
-        usual = recipe(dataset, name)
-        choice = Choice(entry, entry.settings(**{**usual, **given}))
-        for setting, reason in choice.settings.without_effect().items():
-            default = usual.get(setting, entry.settings.model_fields[setting].default)
-            if given.get(setting, default) != default:
-                raise UsageError(f"{name}: {setting} has no effect: {reason}; leave it out")
-        return choice
+        settings = entry.settings(**{**recipe(dataset, name), **given})
+        settings.refuse_ignored(given)
+        return Choice(entry, settings)
 
     def read(self, record: Mapping[str, Any]) -> Choice[E]:
         """Return the choice recorded by `Choice.record`."""

@@ -113,7 +113,7 @@ def cache(
         CorruptDataError: a cache is damaged beyond repair by making shards again.
     """
     start = time.monotonic()
-    progress = Progress(quiet=quiet)
+    progress = Progress(quiet=quiet, logger=__name__)
     options = CacheOptions(
         dataset=dataset,
         method=method,

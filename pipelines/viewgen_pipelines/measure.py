@@ -161,8 +161,9 @@ def measure(
     check_executor(executor, **execution)
     if not seeds or batch_size < 1 or (limit is not None and limit < 1):
         raise UsageError("expected at least one seed, and --batch-size and --limit of at least 1")
-    progress = Progress(quiet=quiet)
+    progress = Progress(quiet=quiet, logger=__name__)
     kind = subject_kind(subject)
+    _refuse_ignored(kind, split=split, weights=weights, storage_options=storage_options)
     arguments = SubjectArguments(
         kind=kind,
         subject=subject if kind == "dataset" else absolute_url(subject),
@@ -225,6 +226,20 @@ def measure(
     )
     notes = dict.fromkeys(note for number in sorted(results) for note in results[number][1])
     return MeasureResult(subject=subject, measured=measured, left_out=left_out, notes=tuple(notes))
+
+
+def _refuse_ignored(
+    kind: str, *, split: str, weights: str, storage_options: Mapping[str, Any] | None
+) -> None:
+    """Refuse options that a kind of subject would ignore."""
+    ignored = {
+        "--weights": weights != "last" and kind != "training",
+        "--split": split != "train" and kind in ("cache", "training"),
+        "--storage-option": bool(storage_options) and kind not in ("cache", "training"),
+    }
+    for option, would in ignored.items():
+        if would:
+            raise UsageError(f"{option} is given, which a {kind} would ignore; leave it out")
 
 
 def _write_columns(arguments: SubjectArguments, batch_size: int, progress: Progress) -> MeasureResult:

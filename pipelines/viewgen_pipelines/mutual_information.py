@@ -136,7 +136,7 @@ def mi(
         DataError: a cache holds other images or other sizes, or there are fewer images than a batch needs.
         MissingFileError: a cache, data set or encoder is not there.
     """
-    progress = Progress(quiet=quiet)
+    progress = Progress(quiet=quiet, logger=__name__)
     execution: dict[str, Any] = {
         "workers": workers,
         "gpus_per_worker": gpus_per_worker,
@@ -148,7 +148,7 @@ def mi(
     given = {name: value for name, value in settings.items() if value is not None}
     config = MIConfig(
         **{**recipe(dataset, "mutual_information"), **given, "shared_trunk": not separate_trunks}
-    )
+    ).resolved(vectors=False)
     weights = _encoder(dataset, encoder, models, progress)
     urls = [absolute_url(url) for url in cache]
     if executor == "ray" and any(url.startswith("memory://") for url in urls):

@@ -2,14 +2,15 @@
 
 import csv
 import dataclasses
+import logging
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from viewgen.errors import DataError, UsageError
+from viewgen.messages import shown
 from viewgen_train.checkpoints import BEST, LAST
 from viewgen_train.curves import TENSORBOARD
 from viewgen_train.loop import CHECKPOINT, only_run
@@ -20,6 +21,8 @@ from viewgen_train.run import CONFIG, CURVES
 from viewgen_train.worker import train_worker
 
 __all__ = ["TrainResult", "train"]
+
+log = logging.getLogger(__name__)
 
 # what a run writes, TensorBoard's folder apart
 FILES = (
@@ -139,10 +142,6 @@ def train(
         TrainingDivergedError: the loss or a weight is not finite; ``diverged.json`` names the images.
     """
 
-    def say(text: str) -> None:
-        if not quiet:
-            print(text, file=sys.stderr, flush=True)
-
     device = usable_device(device, gpus, workers)
     options = TrainOptions(
         dataset=dataset,
@@ -153,32 +152,34 @@ def train(
         generator=generator,
         models=models,
         out=out,
-        settings=settings or {},
+        settings=settings,
         data_root=data_root,
-        storage_options=storage_options or {},
+        storage_options=storage_options,
         device=device,
         memory_bytes=memory_bytes,
         use_unconverged=use_unconverged,
         overwrite=overwrite,
     )
-    plan = make_plan(options, say)
-    num_workers = check_workers(plan.settings, gpus, workers)
-    folder = Path(plan.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    if overwrite:
-        with only_run(folder):
-            _forget(folder)
-    say(f"{plan.dataset}, {assimilation_name(plan.settings)}, {plan.num_steps} steps; the run is in {folder}")
-    arguments = {"plan": plan, "device": device, "checkpoint_seconds": checkpoint_seconds}
-    if num_workers > 1:
-        from viewgen_train.launch import distribute
+    with shown(quiet=quiet):
+        plan = make_plan(options)
+        num_workers = check_workers(plan.settings, gpus, workers)
+        folder = Path(plan.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            with only_run(folder):
+                _forget(folder)
+        name = assimilation_name(plan.settings)
+        log.info("%s, %s, %d steps; the run is in %s", plan.dataset, name, plan.num_steps, folder)
+        arguments = {"plan": plan, "device": device, "checkpoint_seconds": checkpoint_seconds}
+        if num_workers > 1:
+            from viewgen_train.launch import distribute
 
-        images_per_second = distribute(
-            train_worker, arguments, num_workers=num_workers, folder=folder, use_gpu=bool(gpus), say=say
-        )
-    else:
-        images_per_second = train_worker(plan, device, checkpoint_seconds=checkpoint_seconds)
-    return _result(plan, images_per_second, evaluate=evaluate, device=device, say=say)
+            speed = distribute(
+                train_worker, arguments, num_workers=num_workers, folder=folder, use_gpu=bool(gpus)
+            )
+        else:
+            speed = train_worker(plan, device, checkpoint_seconds=checkpoint_seconds)
+        return _result(plan, speed, evaluate=evaluate, device=device)
 
 
 def _forget(folder: Path) -> None:
@@ -188,9 +189,7 @@ def _forget(folder: Path) -> None:
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
 
 
-def _result(
-    plan: TrainPlan, images_per_second: float, *, evaluate: bool, device: str, say: Any
-) -> TrainResult:
+def _result(plan: TrainPlan, images_per_second: float, *, evaluate: bool, device: str) -> TrainResult:
     values: dict[str, float] = {}
     with open(Path(plan.out) / "metrics.csv", newline="") as file:
         for row in csv.DictReader(file):
@@ -200,11 +199,11 @@ def _result(
     if evaluate:
         from viewgen_train.evaluate import evaluate as evaluate_run
 
-        say("measuring linear probes and nearest neighbours")
+        log.info("measuring linear probes and nearest neighbours")
         try:
             found = evaluate_run(plan.out, data_root=plan.data_root, device=device)
         except (UsageError, DataError) as error:
-            say(f"no linear probe: {error}")
+            log.info("no linear probe: %s", error)
     return TrainResult(
         run=plan.out,
         epochs=plan.settings.optimiser.epochs,

@@ -11,9 +11,11 @@ from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, DataError, UsageError
 from viewgen.files import write_atomically
 from viewgen.memory import free_gpu_bytes
+from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import Models, load_model
 from viewgen.networks.generator import Generator
 from viewgen.store import CacheReader
+from viewgen.views.branched import VIEWS_NOTE
 from viewgen.views.entry import TrainingResources
 from viewgen.views.source import ViewScores
 from viewgen_train.caches import usable_rows
@@ -94,7 +96,14 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
             f"{plan.dataset} {plan.split} has changed since the training was planned; start it again"
         )
     objective = build_objective(settings)
-    network = build_network(settings, objective.head, dataset.image_size, device, channels=dataset.channels)
+    network = build_network(
+        settings,
+        objective.head,
+        dataset.image_size,
+        device,
+        channels=dataset.channels,
+        roles=plan.roles,
+    )
     stored = _stored(plan, device, plan.memory_bytes // world.size)
     generator = None
     if plan.generator is not None:
@@ -113,9 +122,11 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
         folder=Path(plan.out),
         codes=stored.codes,
         knn=_knn_sets(plan, dataset) if plan.measures else None,
+        splitting=plan.splitting,
         notes={
             "dataset": plan.dataset,
             "training": {"assimilation": assimilation_name(settings), "seed": settings.seed},
+            **({} if plan.splitting is None else {VIEWS_NOTE: plan.splitting.record()}),
         },
     )
 
@@ -161,17 +172,20 @@ def build_source(
         stored: cached views and codes, if the source needs them.
     """
     memory, codes = (None, None) if stored is None else (stored.memory, stored.codes)
+    encoder = network.encoder if isinstance(network.encoder, Encoder) else None
     resources = TrainingResources(
-        models=Models(device=device, generator=generator, encoder=network.encoder),
+        models=Models(device=device, generator=generator, encoder=encoder),
         memory=memory,
         scores=None if stored is None else stored.scores,
         average_gradients=world.average_gradients,
+        roles=network.roles,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + 1)
         source = settings.views.build(resources)
     missing = None if codes is None else codes.missing
-    return TransformedSource(source, settings.assimilation.transform, settings.expert, missing)
+    before = bool(settings.views.entry.roles)
+    return TransformedSource(source, settings.assimilation.transform, settings.expert, missing, before=before)
 
 
 def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
@@ -213,7 +227,7 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
 
 
 def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:
-    """Return the data sets of the accuracy measurements; None if images have no labels."""
+    """Return the data sets of the accuracy measurements; None if images have neither classes nor reals."""
     if not _labelled(dataset):
         return None
     try:
@@ -224,4 +238,6 @@ def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:
 
 
 def _labelled(dataset: ImageDataset) -> bool:
-    return len(dataset) > 1 and bool((dataset.targets >= 0).all())
+    return len(dataset) > 1 and (
+        dataset.has_classes or (bool(dataset.real_names) and not dataset.num_classes)
+    )

@@ -29,6 +29,7 @@ PARTS = {
     "encoder": "network f",
     "generator": "network g",
     "inverter": "network e",
+    "inverting": "network g with the start of its codes, which may be network e",
     "discriminator": "network that the generator was trained against",
     "expert": "strength of the expert transform",
     "pairs": "pairs of views of the same images",

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +21,11 @@ from viewgen.diagnostics.mutual_information.views import (
     view_pair,
 )
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError
-from viewgen.networks.files import load_model, read_header
+from viewgen.networks.files import load_model, load_models, networks_beside, read_header
 from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader, inversions_url
+from viewgen.views.branched import load_image_encoder
 from viewgen.views.expert import ExpertConfig
 
 __all__ = ["SubjectArguments", "subject_kind"]
@@ -139,6 +141,7 @@ class SubjectArguments:
             "pairs": self._pairs,
         }
         parts |= {kind: partial(self._network, kind, device) for kind in NETWORKS}
+        parts["inverting"] = partial(self._inverting, device)
         if self.kind == "cache":
             parts["cache"] = partial(CacheReader, self.subject, self.storage_options)
             parts["inversions"] = self._inversions
@@ -147,7 +150,15 @@ class SubjectArguments:
         return Subject(parts, name=self.subject, device=device, batch_size=batch_size, tell=tell)
 
     def _network(self, kind: Any, device: str) -> Any:
+        if kind == "encoder":
+            return load_image_encoder(self.find(kind), device)
         return load_model(self.find(kind), kind, device)
+
+    def _inverting(self, device: str) -> Any:
+        path = self.find("generator")
+        kinds = networks_beside(path) & {"inverter"}
+        paths = {"generator": path} | {kind: self.find(kind) for kind in kinds}
+        return load_models(paths, device).inverting()
 
     def _load(self, split: str) -> ImageDataset:
         return load_dataset(self.described()["name"], split, data_root=self.data_root)
@@ -167,8 +178,12 @@ class SubjectArguments:
     def _expert(self) -> ExpertConfig:
         if self.kind == "training" and self.dataset is None:
             record = self._training()["config"].get("expert")
-            if isinstance(record, dict):
-                return ExpertConfig.from_record(record)
+            if not isinstance(record, dict):
+                raise CorruptDataError(
+                    f"{self.subject}/config.json has expert settings {record!r}; expected a table, of the "
+                    "training's expert views"
+                )
+            return ExpertConfig.from_record(record)
         return ExpertConfig(**recipe(self.described()["name"], "expert"))
 
     def _pairs(self) -> list[ViewPair]:
@@ -180,8 +195,12 @@ class SubjectArguments:
         if reader is not None:
             check_cache(reader, dataset)
             rows = np.intersect1d(rows, reader.source_index)
-            method = cached_kind(reader, reader.spec.method)
-            kinds += [(original, method), (method, expert)]
+            if reader.spec.roles:
+                sides = [cached_kind(reader, role.name, view) for view, role in enumerate(reader.spec.roles)]
+                kinds += list(combinations(sides, 2))
+            else:
+                method = cached_kind(reader, reader.spec.method)
+                kinds += [(original, method), (method, expert)]
         return [view_pair(x, y, dataset, rows[: self.limit]) for x, y in kinds]
 
     def _cache(self) -> CacheReader | None:

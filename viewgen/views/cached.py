@@ -72,17 +72,22 @@ def check_num_views(wanted: int, there: int) -> None:
 
 
 class SampledSource:
-    """Views of a cache in memory or streamed, drawn without replacement in every step.
+    """Views of a cache in memory or streamed, drawn without replacement in every step; with roles in order.
 
     Args:
         memory: views, addressed by the row of their image.
         scores: scores of the views, if some are not drawn or have other weights.
+        roles: names of the views' roles; views of roles are all read, in their order.
     """
 
-    roles: tuple[str, ...] = ("view",)
-
-    def __init__(self, memory: ViewMemory, scores: ViewScores | None = None) -> None:
-        self.memory, self.scores = memory, scores
+    def __init__(
+        self,
+        memory: ViewMemory,
+        scores: ViewScores | None = None,
+        *,
+        roles: tuple[str, ...] = ("view",),
+    ) -> None:
+        self.memory, self.scores, self.roles = memory, scores, roles
 
     def views(self, images: Images, num_views: int) -> Views:
         """Return storage images `(V, B, C, H, W)`, with their scores as column ``score``, if there are any.
@@ -97,6 +102,8 @@ class SampledSource:
         status = self.memory.status[rows]
         if self.scores is None:
             order = keys.argsort(dim=1)[:, :num_views]
+            if self.roles != ("view",):
+                order = order.sort(dim=1).values
             views = self.memory.read(rows.numpy(), order)
             return Views(pixels=views.transpose(0, 1), status=status)
         order, left = self._drawn(keys, self.scores.keep[rows], num_views)
@@ -128,12 +135,13 @@ class CachedSource:
     Args:
         reader: the cache.
         name: address of the draws.
+        view: index of the only view used, such as that of a role; None for all.
     """
 
     roles: tuple[str, ...] = ("view",)
 
-    def __init__(self, reader: CacheReader, *, name: str = "cached") -> None:
-        self.reader, self.name = reader, name
+    def __init__(self, reader: CacheReader, *, name: str = "cached", view: int | None = None) -> None:
+        self.reader, self.name, self.view = reader, name, view
         self._row_of = dict(zip(reader.source_index.tolist(), reader.rows.tolist(), strict=True))
 
     @property
@@ -149,6 +157,9 @@ class CachedSource:
 
         rows = np.array([self._row_of[image] for image in images.source_index.tolist()], np.int64)
         num_stored = self.reader.spec.num_views
+        if self.view is not None:
+            pixels = torch.from_numpy(self.reader.views(rows, self.view)).to(images.pixels.device)
+            return Views(pixels=pixels.expand(num_views, *pixels.shape))
         keys = images.draws.uniform(self.name, 1, num_stored)[:, 0]
         order = keys.argsort(dim=1, descending=True, stable=True).numpy()
         parts = [self.reader.views(rows, order[:, view % num_stored]) for view in range(num_views)]
@@ -160,7 +171,8 @@ def build(settings: CachedConfig, resources: Resources) -> SampledSource:
     found = in_training(resources, "cache")
     if found.memory is None:
         raise UsageError("cached views need a cache; name one with --cache URL")
-    return SampledSource(found.memory, found.scores)
+    roles = tuple(role.name for role in found.roles) or ("view",)
+    return SampledSource(found.memory, found.scores, roles=roles)
 
 
 ENTRY = ViewEntry(

@@ -42,7 +42,7 @@ class WPerturbConfig(Settings):
         pattern=r"^(distance:|match:).+",
     )
 
-    def without_effect(self) -> dict[str, str]:
+    def ignored(self) -> dict[str, str]:
         """Return σ where `strength` decides it."""
         return {} if self.strength is None else {"sigma": f"strength {self.strength} decides it"}
 

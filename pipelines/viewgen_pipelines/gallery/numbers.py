@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.status import Status
+from viewgen.store.summary import mean_statistic
 from viewgen_pipelines.gallery.charts import Bars, Mark, bar_chart, bin_values
 from viewgen_pipelines.gallery.index import Snapshot
 from viewgen_pipelines.quality import ViewQuality, verdict_line
@@ -108,13 +109,7 @@ def mean_pairwise(snapshot: Snapshot) -> float | None:
 
 def stat_mean(snapshot: Snapshot, name: str) -> float | None:
     """Return the mean of a statistic of the shards, weighted by their readable rows."""
-    total, weight = 0.0, 0
-    for commit in snapshot.commits.values():
-        value = commit.stats.get(name)
-        rows = commit.status.count(Status.OK) + commit.status.count(Status.NOT_CONVERGED)
-        if isinstance(value, int | float) and math.isfinite(value):
-            total, weight = total + value * rows, weight + rows
-    return total / weight if weight else None
+    return mean_statistic(snapshot.commits.values(), name)
 
 
 def views_per_second(snapshot: Snapshot) -> float | None:

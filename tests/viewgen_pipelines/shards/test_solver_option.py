@@ -9,7 +9,7 @@ from viewgen.errors import CacheMismatchError
 from viewgen.store import open_storage, read_spec
 from viewgen_pipelines.cache import cache
 
-BRIEF = {"limit": 2, "views": 2, "max_steps": 1, "executor": "local"}
+BRIEF = {"limit": 2, "views": 2, "max_steps": 1, "invert.max_steps": 1, "executor": "local"}
 
 
 def run(*words: str) -> int:
@@ -26,7 +26,7 @@ def test_a_dry_run_names_the_solver(tmp_path, capsys):
         assert json.loads(printed.out)["num_images"] == 2
         assert f"solver={solver}" in printed.err
     assert run(out, "--solver=lbfgs", "--dry-run") == 2
-    assert "'newton' is not one of 'adam', 'boundary'" in capsys.readouterr().err
+    assert "'lbfgs' is not one of 'newton', 'adam', 'boundary'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -88,7 +88,7 @@ class WSearchConfig(Settings):
         assert not isinstance(self.epsilon_boundary, str), "auto stands for a number that is measured first"
         return self.epsilon_boundary
 
-    def without_effect(self) -> dict[str, str]:
+    def ignored(self) -> dict[str, str]:
         """Return the settings that the chosen solver, start or stopping rule does not read."""
         found: dict[str, str] = {}
         if self.solver != "adam":
