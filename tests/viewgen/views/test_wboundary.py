@@ -141,7 +141,9 @@ def test_a_strength_that_no_sigma_has_is_refused(digits, monkeypatch):
 
 
 def test_sigma_and_strength_exclude_each_other():
-    with pytest.raises(UsageError, match=r"sigma is given and has no effect, because strength distance:0\.3 decides it"):
+    with pytest.raises(
+        UsageError, match=r"sigma is given and has no effect, because strength distance:0\.3 decides it"
+    ):
         VIEWS.resolve("wperturb", "digits", {"sigma": 0.1, "strength": "distance:0.3"})
     with pytest.raises(UsageError, match="strength"):
         WPerturbConfig(strength="0.3")
