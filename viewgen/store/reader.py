@@ -15,7 +15,6 @@ from viewgen.status import Status
 from viewgen.store.array_reader import ArrayReader, MappedArrayReader, ObjectSource, RangeArrayReader
 from viewgen.store.cache import read_spec
 from viewgen.store.commits import scan_commits
-from viewgen.store.encoding import decode_object
 from viewgen.store.storage import open_storage
 
 __all__ = ["CacheReader"]
@@ -266,9 +265,7 @@ class CacheReader:
         layout = self._layouts[name]
 
         def load(shard_id: int) -> _Array:
-            data = self._source.read(layout, shard_id)
-            num_rows = self._source.num_rows(shard_id)
-            return decode_object(layout, data, num_rows, self._source.place(layout, shard_id))
+            return self._source.decode(layout, shard_id)
 
         absent = [shard_id for shard_id in shard_ids if (name, shard_id) not in self._columns]
         loaded = self._source.storage.map_parallel(load, absent)

@@ -22,6 +22,7 @@ from viewgen.store import (
     read_spec,
     repair_cache,
     verify_cache,
+    write_plain_copies,
 )
 from viewgen.views.entry import ViewEntry
 from viewgen_pipelines.executors.executor import Executor
@@ -192,6 +193,7 @@ class _StageRun:
             finally:
                 self._close()
         commits = list_commits(self.storage, self.spec)
+        write_plain_copies(self.storage, self.spec, commits.values())
         self.log.finish()
         quarantined = self.blocked | self.ledger.quarantined()
         num_images = sum(len(self.spec.shard_rows(shard_id)) for shard_id in commits)
@@ -209,6 +211,8 @@ class _StageRun:
             return []
         self.progress.say(f"checking {len(commits)} finished shards of {self.storage.url}")
         report = verify_cache(self.stage.url, self.storage_options)
+        for path in report.superseded:
+            self.storage.delete(path)
         if not report.faults:
             return []
         repair_cache(self.stage.url, self.storage_options, report)

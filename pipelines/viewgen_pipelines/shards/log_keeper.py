@@ -70,7 +70,7 @@ class LogKeeper:
             self.say(f"the records of finished shards could not be put together yet: {error}")
 
     def finish(self) -> None:
-        """Put all records together; call it when no worker runs any more."""
+        """Put the records of all complete blocks together; call it when no worker runs any more."""
         if self._active:
             self.check()
-            compact_commits(self.storage, self.spec, partial=True)
+            compact_commits(self.storage, self.spec)
