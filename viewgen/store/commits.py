@@ -303,7 +303,7 @@ def _matters(
         return fault.shard not in commits and fault.generation >= generations.get(fault.shard, 0)
     block = block_of_path(fault.path)
     assert block is not None, fault
-    return any(shard not in commits for shard in block_shards(spec, block))
+    return any(shard not in commits.keys() | generations.keys() for shard in block_shards(spec, block))
 
 
 def void_records(storage: Storage, generations: Mapping[int, int]) -> None:
@@ -339,12 +339,14 @@ class RecordCheck:
             return False
         plain = {layout.object_path(commit.shard_id): layout for layout in self._layouts}
         sizes = dict(zip(plain, self._sizes[num_rows], strict=True))
-        generation = commit.generation
-        for path, entry in commit.objects.items():
-            end = _ATTEMPT.search(path)
-            if (int(end[1]) if end else 0) != generation:
+        names = dict(zip(commit.objects, commit.objects, strict=True))
+        if commit.objects.keys() != plain.keys():
+            ends = {path: _ATTEMPT.search(path) for path in commit.objects}
+            if len({int(end[1]) if end else 0 for end in ends.values()}) > 1:
                 return False
-            name = path[: end.start()] if end else path
+            names = {path: path[: end.start()] if end else path for path, end in ends.items()}
+        for path, name in names.items():
+            entry = commit.objects[path]
             if name not in plain or entry.get("bytes") != sizes.pop(name, None):
                 return False
             if not _are_checksums(entry.get("crc32c"), num_chunks(plain[name], num_rows)):

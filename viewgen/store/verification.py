@@ -113,6 +113,7 @@ def verify_cache(
         if progress:
             progress(done, len(commits))
     faults += _duplicates(spec, list(commits), sources)
+    superseded = superseded_objects(paths, spec, log.commits)
     return VerifyReport(
         url=storage.url,
         num_shards=spec.num_shards,
@@ -125,8 +126,8 @@ def verify_cache(
             for row, code in zip(spec.shard_rows(commit.shard_id), commit.status, strict=True)
             if code == Status.FAILED
         ],
-        notes=_notes(paths, spec, log.commits),
-        superseded=superseded_objects(paths, spec, log.commits),
+        notes=_notes(paths, superseded, spec, log.commits),
+        superseded=superseded,
     )
 
 
@@ -223,7 +224,9 @@ def _duplicates(spec: CacheSpec, commits: list[ShardCommit], sources: list[Any])
     return faults
 
 
-def _notes(paths: list[str], spec: CacheSpec, commits: dict[int, ShardCommit]) -> list[str]:
+def _notes(
+    paths: list[str], superseded: list[str], spec: CacheSpec, commits: dict[int, ShardCommit]
+) -> list[str]:
     """Describe the objects that belong to no committed shard."""
     layouts = spec.array_layout()
     known = {"zarr.json", *(f"{name}/zarr.json" for name in layouts)}
@@ -232,14 +235,17 @@ def _notes(paths: list[str], spec: CacheSpec, commits: dict[int, ShardCommit]) -
     others = [
         path for path in paths if path not in known and not path.startswith(("commits/", f"{RUN_FOLDER}/"))
     ]
-    # name of the array's shard → path; copies for plain Zarr of objects that are committed elsewhere are fine
-    plain = {path: (attempt_path(path) or (path,))[0] for path in others}
-    copied = {(attempt_path(path) or ("",))[0] for path in known}
-    leftovers = [path for path in others if plain[path] in own and path not in copied]
+    late = set(superseded)
+    # beside the committed objects with a name of their own lie their copies for plain Zarr
+    copied = {attempt[0] for path in known if (attempt := attempt_path(path))}
+    plain = {path: attempt[0] if (attempt := attempt_path(path)) else path for path in others}
+    leftovers = [path for path in others if plain[path] in own and path not in late | copied]
     foreign = [path for path in others if plain[path] not in own]
     notes = []
     if leftovers:
-        notes.append(f"{len(leftovers)} objects of attempts that were not finished, or came too late")
+        notes.append(f"{len(leftovers)} objects of uncommitted shards, left by a run that was stopped")
+    if late:
+        notes.append(f"{len(late)} objects of attempts that came too late; the next run deletes them")
     if foreign:
         notes.append(f"{len(foreign)} objects that are not the cache's: {', '.join(foreign[:3])}")
     return notes

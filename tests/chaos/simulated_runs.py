@@ -1,0 +1,483 @@
+"""Schedules of the protocol: commands on several machines make one cache in a simulated world.
+
+    python tests/chaos/simulated_runs.py --seed 4711        # one schedule, with its trace
+    python tests/chaos/simulated_runs.py --schedules 5000   # many, from a drawn seed on
+
+The real code runs: `run_stage` with its lease, ledger, compaction and repair, `ShardWorker`, `write_shard`,
+`commit_shard`, readers. What is not real: storage, clocks, processes, and the views, which are a formula with
+another rounding on every machine. These hold at every moment, whatever is killed, stopped, lost or late:
+
+- a row has one content: what is committed never changes, and is never lost, unless its file was damaged;
+- a reader sees no byte that is not committed;
+- a command that says that it is done has left nothing out;
+- the same command, run again at the end, finds a way in, completes the cache and changes no committed byte.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import itertools
+import random
+import sys
+import time as real_time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from simulated_world import (  # noqa: E402
+    BrokenPromise,
+    Clock,
+    Folder,
+    Killed,
+    ObjectStore,
+    Process,
+    Threading,
+    World,
+)
+
+import viewgen.store.remote as remote  # noqa: E402
+import viewgen.store.shards as store_shards  # noqa: E402
+import viewgen_pipelines.shards.driver as driver  # noqa: E402
+import viewgen_pipelines.shards.lease as lease  # noqa: E402
+import viewgen_pipelines.shards.ledger as ledger  # noqa: E402
+import viewgen_pipelines.shards.worker as worker  # noqa: E402
+from viewgen.errors import (  # noqa: E402
+    CorruptDataError,
+    LeaseError,
+    MissingFileError,
+    StorageError,
+    ViewgenError,
+)
+from viewgen.store import CacheReader, CacheSpec, Storage, verify_cache  # noqa: E402
+from viewgen.store.commits import scan_commits  # noqa: E402
+from viewgen.store.encoding import encode_object  # noqa: E402
+from viewgen.testing.caches import small_spec  # noqa: E402
+from viewgen_pipelines.executors.executor import Place  # noqa: E402
+
+SPEC = small_spec(num_images=7, num_views=1, channels=1, height=2, width=2, shard_images=2)
+LAYOUTS = SPEC.array_layout()
+HOSTS = ("first", "second", "third")
+NETWORK = ("503", "409", "lost", "lost and sent again", "late", "twice", "read 503")
+
+
+def contents(rows: np.ndarray[Any, Any], host: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Return what a machine makes of these rows: every machine rounds its own way."""
+    machine = HOSTS.index(host)
+    arrays = {}
+    for name, layout in LAYOUTS.items():
+        values = np.broadcast_to(rows.reshape(-1, *[1] * len(layout.row_shape)), (len(rows), *layout.row_shape))
+        arrays[name] = (values + machine / 10 if layout.dtype.kind == "f" else values + machine).astype(
+            layout.dtype
+        )
+    arrays["status"] = np.ones(len(rows), np.uint8)
+    arrays["source_index"] = arrays["label"] = rows
+    return arrays
+
+
+@cache
+def digests(shard_id: int, host: str) -> set[str]:
+    """Return the digests of a shard's objects as a machine writes them."""
+    arrays = contents(np.asarray(SPEC.shard_rows(shard_id)), host)
+    return {
+        hashlib.sha256(encode_object(layout, arrays[name])).hexdigest() for name, layout in LAYOUTS.items()
+    }
+
+
+class SimulatedWorker(worker.ShardWorker):
+    """The real worker, without data set and networks."""
+
+    def _set_up(self) -> None:
+        self._dataset: Any = SimpleNamespace(
+            labels=lambda rows: np.asarray(rows), batch=lambda rows: {"row": np.asarray(rows)}
+        )
+        self._inversions = None
+        self._step = lambda batch: contents(batch["row"], self.host)
+
+    def run(self, shard_id: int) -> Any:
+        self.host = current().process.host
+        return super().run(shard_id)
+
+
+class Pool:
+    """An executor: the command itself makes the shards, or some processes of its machine do."""
+
+    elsewhere = owns_session = False
+    place = Place()
+
+    def __init__(self, schedule: "Schedule", num_workers: int) -> None:
+        self.schedule, self.num_workers = schedule, num_workers
+        self.in_driver = num_workers == 0
+
+    def pool(
+        self, start: Callable[[Place], Any], numbers: Any, check: Callable[[], object] = lambda: None
+    ) -> Iterator[Any]:
+        if self.in_driver:
+            with start(self.place) as mine:
+                for number in numbers:
+                    check()
+                    yield mine.run(number)
+            return
+        world, parent = self.schedule.world, self.schedule.world.process
+        waiting, reports = deque(numbers), deque[Any]()
+        busy: dict[int, Any] = {}
+
+        def work(slot: int) -> None:
+            with start(self.place) as mine:
+                while waiting and not stop:
+                    busy[slot] = waiting.popleft()
+                    reports.append(mine.run(busy[slot]))
+                    del busy[slot]
+
+        stop: list[bool] = []
+        tasks = {slot: self.schedule.spawn(work, slot, parent) for slot in range(self.num_workers)}
+        try:
+            while True:
+                check()
+                while reports:
+                    yield reports.popleft()
+                for slot, task in tasks.items():
+                    if task.done and isinstance(task.error, Killed):
+                        # a dead worker is started again, and its shard given to the next
+                        if slot in busy:
+                            waiting.append(busy.pop(slot))
+                        tasks[slot] = self.schedule.spawn(work, slot, parent)
+                if not waiting and not busy and not reports:
+                    return
+                world.sleep(0.5)
+        finally:
+            stop.append(True)
+
+
+class Schedule:
+    """One seeded schedule.
+
+    Args:
+        seed: seed of everything.
+        network: kinds of fault of the object store, by default a drawn selection; none on a local disk.
+        damage: whether files are damaged.
+    """
+
+    def __init__(self, seed: int, *, network: tuple[str, ...] | None = None, damage: bool = True) -> None:
+        draw = random.Random(seed)
+        conditional = bool(network) or draw.random() < 0.6
+        kinds = network or draw.sample(NETWORK, draw.randrange(len(NETWORK) + 1))
+        if not conditional:
+            kinds = draw.choice(([], ["503"]))
+        self.seed, self.damages = seed, damage
+        self.world = World(seed, {kind: draw.choice((0.01, 0.05)) for kind in kinds}, conditional=conditional)
+        self.random = self.world.random
+        self.skews = {host: draw.choice((0.0, -30.0, 45.0, 1e6)) for host in HOSTS}
+        self.hosts = draw.sample(HOSTS, draw.choice((1, 2, 3)))
+        self.pids = itertools.count(100)
+        self.peaceful = False
+        self.only_conflicts = set(kinds) <= {"409", "lost and sent again"}
+        self.storage_died = False
+        self.committed: dict[int, dict[str, str]] = {}
+        self.history: dict[int, list[dict[str, str]]] = {}
+        self.damaged: set[int] = set()
+        self.look = Folder(self.world, stepping=False)
+        self.world.watch = self.check_write
+
+    # the commands
+
+    def storage(self, *_: Any, **__: Any) -> Storage:
+        return ObjectStore(self.world) if self.world.conditional else Folder(self.world)
+
+    def new_process(self, name: str, host: str, parent: Process | None = None) -> Process:
+        pid = next(self.pids)
+        process = Process(f"{name} {pid} on {host}", host, pid, self.skews[host], parent)
+        if not self.peaceful and self.random.random() < 0.7:
+            for _ in range(self.random.choice((1, 1, 2))):
+                stop = self.random.choice((3.0, 20.0, 60.0, 60.0, 200.0))
+                fate = self.random.choice(("kill", stop, stop, stop))
+                process.fate[self.random.choice((1, -1)) * self.random.randrange(1, self.random.choice((25, 70, 250)))] = fate
+        return process
+
+    def spawn(self, work: Callable[[int], object], slot: int, parent: Process) -> Any:
+        process = self.new_process("worker", parent.host, parent)
+
+        def run() -> None:
+            try:
+                work(slot)
+            finally:
+                process.ended = True
+
+        return self.world.start(process, run)
+
+    def command(self, host: str, num_workers: int) -> Any:
+        process = self.new_process("command", host)
+
+        def run() -> str:
+            try:
+                stage = driver.Stage(title="views", url="c", spec=SPEC, method=None, model_paths={})
+                progress: Any = SimpleNamespace(say=self.say, bar=lambda *_, **__: contextlib.nullcontext(bar))
+                bar = SimpleNamespace(advance=lambda rows: None)
+                result = driver.run_stage(
+                    stage,
+                    Pool(self, num_workers),
+                    dataset=None,
+                    storage_options={},
+                    progress=progress,
+                    job_settings={},
+                    max_attempts=1000,
+                )
+            except ViewgenError as error:
+                self.world.note(f"{process.name} ends with {type(error).__name__}: {error}")
+                self.judge_failure(error)
+                return type(error).__name__
+            finally:
+                process.ended = True
+            self.world.note(f"{process.name} is done")
+            if missing := set(range(SPEC.num_shards)) - result.commits.keys() - self.damaged:
+                raise BrokenPromise(f"a command says that it is done, and shards {missing} are missing")
+            return "done"
+
+        return self.world.start(process, run)
+
+    def say(self, line: str) -> None:
+        self.world.note(f"{self.world.process.name} says: {line}")
+
+    def judge_failure(self, error: Exception) -> None:
+        if "just now" in str(error):
+            epochs = sorted(path for path in self.world.objects if path.startswith("run/lease/"))
+            ruling = lease.parse_record(self.world.objects[epochs[-1]]) if epochs else None
+            if ruling and ruling["holder"]["pid"] == self.world.process.pid:
+                raise BrokenPromise("a command is refused by its own lease")
+        if self.only_conflicts and isinstance(error, StorageError) and not isinstance(error, LeaseError):
+            raise BrokenPromise(f"a conflict of two requests ends a command: {error}")
+
+    def reader(self) -> None:
+        """Read the cache as a training would that follows its growth."""
+        while not self.peaceful:
+            self.world.sleep(self.random.uniform(2, 40))
+            with contextlib.suppress(StorageError, MissingFileError):
+                self.read_once()
+
+    def read_once(self) -> None:
+        try:
+            cache = CacheReader("c")
+            for shard_id in cache.committed:
+                expected = [self.expected(shard_id, objects) for objects in self.history.get(shard_id, [])]
+                arrays = cache.shard(shard_id)
+                if not any(
+                    all(np.array_equal(arrays[name], other[name]) for name in other) for other in expected
+                ):
+                    raise BrokenPromise(f"a reader sees of shard {shard_id} what was never committed")
+        except CorruptDataError as error:
+            if not self.damaged:
+                raise BrokenPromise(f"a reader is told of damage: {error}") from error
+
+    def expected(self, shard_id: int, objects: dict[str, str]) -> dict[str, np.ndarray[Any, Any]]:
+        for host in HOSTS:
+            if digests(shard_id, host) == set(objects.values()):
+                return contents(np.asarray(SPEC.shard_rows(shard_id)), host)
+        raise BrokenPromise(f"shard {shard_id} was committed with arrays of several machines")
+
+    def damage(self) -> None:
+        """Damage a committed object or record, or a lease, as a disk would."""
+        paths = [path for objects in self.committed.values() for path in objects]
+        paths += [path for path in self.world.objects if path.startswith(("commits/", "run/lease/"))]
+        if self.peaceful or not paths:
+            return
+        path = self.random.choice(sorted(paths))
+        if path not in self.world.objects or path.endswith(".void"):
+            return
+        self.world.note(f"{path} is damaged")
+        self.world.tally["damage"] += 1
+        self.damaged |= {shard for shard, objects in self.committed.items() if path in objects}
+        if path.startswith("commits/"):
+            self.damaged |= set(range(SPEC.num_shards))
+        data = self.world.objects[path]
+        cut = self.random.choice((0, len(data) // 2))
+        self.world.objects[path] = data[:cut]
+
+    # what must hold
+
+    def check_write(self, path: str) -> None:
+        for shard, objects in self.committed.items():
+            if path in objects and shard not in self.damaged and self.digest(path) != objects[path]:
+                raise BrokenPromise(f"{path}, committed, was changed or deleted")
+        if path.startswith("commits/"):
+            self.check_log()
+
+    def check_log(self) -> None:
+        commits = scan_commits(self.look, SPEC).commits
+        for shard, objects in list(self.committed.items()):
+            now = commits.get(shard)
+            if now is not None and self.named(now) == objects:
+                continue
+            if shard not in self.damaged:
+                raise BrokenPromise(
+                    f"shard {shard} was committed and is {'lost' if now is None else 'another now'}"
+                )
+            del self.committed[shard]
+        for shard, commit in commits.items():
+            if shard not in self.committed:
+                objects = self.named(commit)
+                if any(self.digest(path) != digest for path, digest in objects.items()):
+                    if shard in self.damaged:
+                        continue
+                    raise BrokenPromise(f"shard {shard} is committed without its objects")
+                self.committed[shard] = objects
+                self.history.setdefault(shard, []).append(objects)
+
+    def named(self, commit: Any) -> dict[str, str]:
+        return {path: entry["sha256"] for path, entry in commit.objects.items()}
+
+    def digest(self, path: str) -> str | None:
+        data = self.world.objects.get(path)
+        return None if data is None else hashlib.sha256(data).hexdigest()
+
+    # the whole
+
+    def run(self) -> Counter[str]:
+        """Run the schedule; raise `BrokenPromise` with seed and trace if something does not hold."""
+        with self.patched():
+            try:
+                self._run()
+            except BrokenPromise as error:
+                trace = "\n".join(self.world.trace[-400:])
+                raise BrokenPromise(f"seed {self.seed}: {error}\n{trace}\nseed {self.seed}: {error}") from None
+            finally:
+                self.world.finish()
+        return self.world.tally
+
+    def _run(self) -> None:
+        world = self.world
+        commands: list[Any] = []
+
+        def begin() -> None:
+            if not self.peaceful:
+                host = self.random.choice(self.hosts)
+                commands.append(self.command(host, self.random.choice((0, 0, 1, 2))))
+                world.tally["command"] += 1
+
+        for _ in range(self.random.choice((2, 3, 4))):
+            world.later(self.random.choice((0.0, self.random.uniform(0, 90))), begin)
+        for _ in range(self.random.choice((0, 0, 0, 1, 2)) if self.damages else 0):
+            world.later(self.random.uniform(5, 60), self.damage)
+        world.start(Process("reader", self.hosts[0], next(self.pids)), self.reader)
+        end = world.now + 100
+        world.later(100, lambda: None)
+        world.run(until=lambda: world.now > end)
+        self.peaceful, world.faults = True, {}
+        world.run()
+        while world.events:
+            world.now = max(world.now, world.events[0][0])
+            world.run()
+        before = dict(self.committed)
+        for host in (self.random.choice(self.hosts), self.random.choice(self.hosts)):
+            last = self.command(host, 0)
+            world.run()
+            if last.error is not None:
+                raise last.error
+            if last.result != "done":
+                raise BrokenPromise("the same command, run again, does not get in or does not finish")
+        report = self.in_world(lambda: verify_cache("c"))
+        if report.faults or report.missing:
+            raise BrokenPromise(f"verify: {report}")
+        self.in_world(self.read_once)
+        for shard, objects in before.items():
+            if shard not in self.damaged and self.committed[shard] != objects:
+                raise BrokenPromise(f"shard {shard} changed")
+        for shard, objects in self.committed.items():
+            self.check_plain(shard, objects)
+        world.tally["schedules"] += 1
+        world.tally["names of attempts"] += sum(
+            path.count("-") for objects in self.committed.values() for path in objects
+        )
+
+    def check_plain(self, shard: int, objects: dict[str, str]) -> None:
+        """Plain Zarr finds the committed bytes."""
+        for layout in LAYOUTS.values():
+            plain = layout.object_path(shard)
+            committed = next(d for p, d in objects.items() if p == plain or p.startswith(f"{plain}."))
+            if self.digest(plain) != committed:
+                raise BrokenPromise(f"{plain} is not what was committed, and plain Zarr reads it")
+
+    def in_world(self, act: Callable[[], Any]) -> Any:
+        task = self.world.start(Process("the end", self.hosts[0], next(self.pids)), act)
+        self.world.run()
+        if task.error is not None:
+            raise task.error
+        return task.result
+
+    @contextlib.contextmanager
+    def patched(self) -> Iterator[None]:
+        """Let the code under test see this world."""
+        world = self.world
+        clock, threads = Clock(world), Threading(world)
+        trace = SimpleNamespace(take=lambda *_: "", sweep=lambda *_: None)
+        token = SimpleNamespace(token_hex=lambda size: f"{world.random.getrandbits(8 * size):0{2 * size}x}")
+        ids = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex=token.token_hex(16)))
+        metrics = SimpleNamespace(left=lambda *_: None, failed=lambda *_: None)
+        changes: list[tuple[Any, dict[str, Any]]] = [
+            (lease, {"time": clock, "threading": threads, "uuid": ids}),
+            (lease, {"this_process": world.identify, "process_is_alive": world.lives}),
+            (ledger, {"this_process": world.identify, "process_is_alive": world.lives, "time": clock}),
+            (ledger, {"CrashTrace": trace, "os": SimpleNamespace(getpid=lambda: world.process.pid)}),
+            (worker, {"time": clock, "open_storage": self.storage}),
+            (worker, {"CrashTrace": lambda *_: contextlib.nullcontext()}),
+            (worker, {"Watchdog": lambda *_: contextlib.nullcontext()}),
+            (driver, {"time": clock, "open_storage": self.storage, "CrashTrace": trace}),
+            (driver, {"RunMetrics": lambda *_: metrics}),
+            (driver, {"start_worker": lambda job, place: SimulatedWorker(job)}),
+            (CacheSpec, {"array_layout": lambda spec: LAYOUTS}),
+            (remote, {"time": clock, "random": world.random, "secrets": token}),
+            (store_shards, {"secrets": token}),
+            (sys.modules["viewgen.store.verification"], {"open_storage": self.storage}),
+            (sys.modules["viewgen.store.reader"], {"open_storage": self.storage}),
+        ]
+        if world.random.random() < 0.5:
+            # a block of two shards, kept short from the first one on
+            changes.append((sys.modules["viewgen.store.commits"], {"_BLOCK_SHARDS": 2}))
+            changes.append((sys.modules["viewgen_pipelines.shards.log_keeper"], {"_COMPACT_FROM": 2}))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.object(lease.Lease.acquire, "__defaults__", (world.sleep,)))
+            for module, names in changes:
+                stack.enter_context(mock.patch.multiple(module, **names))
+            global current
+            current = lambda: world  # noqa: E731
+            yield
+
+
+def current() -> World:
+    """Return the world of the schedule that runs."""
+    raise RuntimeError("no schedule runs")
+
+
+def run_schedules(seeds: Any, **options: Any) -> Counter[str]:
+    """Run the schedules of these seeds and return what happened in them."""
+    tally: Counter[str] = Counter()
+    for seed in seeds:
+        tally += Schedule(seed, **options).run()
+    return tally
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run schedules of the protocol in a simulated world.")
+    parser.add_argument("--seed", type=int, default=None, help="one schedule, with its trace")
+    parser.add_argument("--schedules", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=random.randrange(10**9))
+    options = parser.parse_args()
+    begin = real_time.monotonic()
+    if options.seed is None:
+        print(f"seeds from {options.first}", flush=True)
+        tally = run_schedules(range(options.first, options.first + options.schedules))
+    else:
+        schedule = Schedule(options.seed)
+        tally = schedule.run()
+        print("\n".join(schedule.world.trace))
+    print(f"{real_time.monotonic() - begin:.1f} s: {dict(sorted(tally.items()))}")
+
+
+if __name__ == "__main__":
+    main()
