@@ -196,9 +196,11 @@ class Schedule:
         process = Process(f"{name} {pid} on {host}", host, pid, self.skews[host], parent)
         if not self.peaceful and self.random.random() < 0.7:
             for _ in range(self.random.choice((1, 1, 2))):
-                stop = self.random.choice((3.0, 20.0, 60.0, 60.0, 200.0))
+                stop = self.random.choice((3.0, 30.0, 60.0, 200.0))
                 fate = self.random.choice(("kill", stop, stop, stop))
-                process.fate[self.random.choice((1, -1)) * self.random.randrange(1, self.random.choice((25, 70, 250)))] = fate
+                # before a write, where a look before it has lost its meaning; or before any step
+                moment = self.random.choice((self.random.randrange(1, 250), -self.random.randrange(1, 45)))
+                process.fate[moment] = fate
         return process
 
     def spawn(self, work: Callable[[int], object], slot: int, parent: Process) -> Any:
@@ -360,7 +362,13 @@ class Schedule:
                 commands.append(self.command(host, self.random.choice((0, 0, 1, 2))))
                 world.tally["command"] += 1
 
-        for _ in range(self.random.choice((2, 3, 4))):
+        def begin_elsewhere(process: Process, seconds: float) -> None:
+            # as somebody does who sees that nothing goes on
+            if seconds > 20 and self.random.random() < 0.7:
+                world.later(self.random.uniform(0, seconds - 15), begin)
+
+        world.stopped = begin_elsewhere
+        for _ in range(self.random.choice((2, 3))):
             world.later(self.random.choice((0.0, self.random.uniform(0, 90))), begin)
         for _ in range(self.random.choice((0, 0, 0, 1, 2)) if self.damages else 0):
             world.later(self.random.uniform(5, 60), self.damage)

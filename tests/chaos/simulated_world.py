@@ -120,6 +120,7 @@ class World:
         self.numbers = itertools.count(1)
         self.events: list[tuple[float, int, Callable[[], object]]] = []
         self.watch: Callable[[str], object] = lambda path: None
+        self.stopped: Callable[[Process, float], object] = lambda process, seconds: None
         self.num_steps = 0
 
     # the scheduler
@@ -206,6 +207,7 @@ class World:
             self.note(f"{process.name} is stopped for {fate:.0f} s before: {label}")
             self.tally["stop"] += 1
             process.stopped_until = self.now + fate
+            self.stopped(process, fate)
         self.hand_over(task)
         if process.killed:
             raise Killed
