@@ -8,12 +8,10 @@ from typing import Any
 from unittest import mock
 
 import viewgen.store.commits as commits
-import viewgen.store.compaction as compaction
 import viewgen.store.remote as remote
 import viewgen_pipelines.shards.lease as lease
-import viewgen_pipelines.shards.log_keeper as log_keeper
 import viewgen_pipelines.shards.worker as worker
-from viewgen.errors import LeaseError, MissingFileError
+from viewgen.errors import LeaseError
 from viewgen.store import ObjectExistsError, Storage, write_shard
 from viewgen.store.encoding import encode_object
 
@@ -47,7 +45,10 @@ def believe_the_answer(self: remote.FsspecStorage, path: str, data: bytes) -> No
 
 
 def compare_clocks(
-    self: lease.Lease, epoch: int, sleep: Any, parse: Any = lambda data: None if data is None else json.loads(data)
+    self: lease.Lease,
+    epoch: int,
+    sleep: Any,
+    parse: Any = lambda data: None if data is None else json.loads(data),
 ) -> None:
     """Believe in the death of a holder elsewhere by comparing its clock with the own one."""
     record = parse(lease._bytes(self.storage, epoch))
@@ -67,33 +68,6 @@ def trust_every_lease(data: bytes | None) -> Any:
     return None if data is None else json.loads(data)
 
 
-def replace_blocks(storage: Storage, spec: Any, blocks: Any = None) -> int:
-    """Write a block anew, over the one that stands, whenever there are records to move into it."""
-    check = commits.RecordCheck(spec)
-    changed = 0
-    for block in {commits.block_of(shard) for shard in range(spec.num_shards)}:
-        path = commits.block_path(block)
-        lines = {}
-        with contextlib.suppress(MissingFileError):
-            for line in storage.read(path).splitlines(keepends=True):
-                commit = commits.ShardCommit.from_bytes(line, path)
-                lines[commit.shard_id, commit.generation] = line
-        moved = {}
-        for single in storage.paths("commits"):
-            place = commits.place_of_record(single)
-            if place is not None and commits.block_of(place[0]) == block:
-                with contextlib.suppress(MissingFileError, commits.CorruptDataError):
-                    line = storage.read(single)
-                    if check.fits(commits.ShardCommit.from_bytes(line, single)):
-                        moved[place] = line
-        if moved:
-            storage.write(path, b"".join((lines | moved).values()))
-            for place in moved:
-                storage.delete(commits.record_path(*place))
-            changed += 1
-    return changed
-
-
 FAULTS: dict[str, tuple[list[tuple[Any, str, Any]], dict[str, Any]]] = {
     "a stopped process writes over a committed shard": (
         [(worker, "write_shard", write_over)],
@@ -109,13 +83,9 @@ FAULTS: dict[str, tuple[list[tuple[Any, str, Any]], dict[str, Any]]] = {
     ),
     "the clocks of two machines are compared": (
         [(lease.Lease, "_refuse_if_held", compare_clocks)],
-        {"damage": False},
+        {"damage": False, "clocks": (0.0, 1e6)},
     ),
     "a damaged lease is trusted": ([(lease, "parse_record", trust_every_lease)], {}),
-    "a block is written anew": (
-        [(compaction, "compact_commits", replace_blocks), (log_keeper, "compact_commits", replace_blocks)],
-        {"damage": False},
-    ),
 }
 """Name of the fault → (module or class, attribute, value) that put it back, and options of the schedules."""
 

@@ -20,9 +20,8 @@ import itertools
 import random
 import sys
 import time as real_time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,128 +31,28 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from simulated_world import (  # noqa: E402
-    BrokenPromise,
-    Clock,
-    Folder,
-    Killed,
-    ObjectStore,
-    Process,
-    Threading,
-    World,
-)
+from simulated_storage import Folder, ObjectStore
+from simulated_workers import HOSTS, LAYOUTS, SPEC, Pool, SimulatedWorker, contents, digests
+from simulated_world import BrokenPromiseError, Clock, Process, Threading, World
 
-import viewgen.store.remote as remote  # noqa: E402
-import viewgen.store.shards as store_shards  # noqa: E402
-import viewgen_pipelines.shards.driver as driver  # noqa: E402
-import viewgen_pipelines.shards.lease as lease  # noqa: E402
-import viewgen_pipelines.shards.ledger as ledger  # noqa: E402
-import viewgen_pipelines.shards.worker as worker  # noqa: E402
-from viewgen.errors import (  # noqa: E402
+import viewgen.store.remote as remote
+import viewgen.store.shards as store_shards
+import viewgen_pipelines.shards.driver as driver
+import viewgen_pipelines.shards.lease as lease
+import viewgen_pipelines.shards.ledger as ledger
+import viewgen_pipelines.shards.worker as worker
+from viewgen.errors import (
     CorruptDataError,
     LeaseError,
     MissingFileError,
     StorageError,
     ViewgenError,
 )
-from viewgen.store import CacheReader, CacheSpec, Storage, verify_cache  # noqa: E402
-from viewgen.store.commits import scan_commits  # noqa: E402
-from viewgen.store.encoding import encode_object  # noqa: E402
-from viewgen.testing.caches import small_spec  # noqa: E402
-from viewgen_pipelines.executors.executor import Place  # noqa: E402
+from viewgen.store import CacheReader, CacheSpec, Storage, verify_cache
+from viewgen.store.commits import scan_commits
 
-SPEC = small_spec(num_images=7, num_views=1, channels=1, height=2, width=2, shard_images=2)
-LAYOUTS = SPEC.array_layout()
-HOSTS = ("first", "second", "third")
+CLOCKS = (0.0, -30.0, 45.0, 1e6)
 NETWORK = ("503", "409", "lost", "lost and sent again", "late", "twice", "read 503")
-
-
-def contents(rows: np.ndarray[Any, Any], host: str) -> dict[str, np.ndarray[Any, Any]]:
-    """Return what a machine makes of these rows: every machine rounds its own way."""
-    machine = HOSTS.index(host)
-    arrays = {}
-    for name, layout in LAYOUTS.items():
-        values = np.broadcast_to(rows.reshape(-1, *[1] * len(layout.row_shape)), (len(rows), *layout.row_shape))
-        arrays[name] = (values + machine / 10 if layout.dtype.kind == "f" else values + machine).astype(
-            layout.dtype
-        )
-    arrays["status"] = np.ones(len(rows), np.uint8)
-    arrays["source_index"] = arrays["label"] = rows
-    return arrays
-
-
-@cache
-def digests(shard_id: int, host: str) -> set[str]:
-    """Return the digests of a shard's objects as a machine writes them."""
-    arrays = contents(np.asarray(SPEC.shard_rows(shard_id)), host)
-    return {
-        hashlib.sha256(encode_object(layout, arrays[name])).hexdigest() for name, layout in LAYOUTS.items()
-    }
-
-
-class SimulatedWorker(worker.ShardWorker):
-    """The real worker, without data set and networks."""
-
-    def _set_up(self) -> None:
-        self._dataset: Any = SimpleNamespace(
-            labels=lambda rows: np.asarray(rows), batch=lambda rows: {"row": np.asarray(rows)}
-        )
-        self._inversions = None
-        self._step = lambda batch: contents(batch["row"], self.host)
-
-    def run(self, shard_id: int) -> Any:
-        self.host = current().process.host
-        return super().run(shard_id)
-
-
-class Pool:
-    """An executor: the command itself makes the shards, or some processes of its machine do."""
-
-    elsewhere = owns_session = False
-    place = Place()
-
-    def __init__(self, schedule: "Schedule", num_workers: int) -> None:
-        self.schedule, self.num_workers = schedule, num_workers
-        self.in_driver = num_workers == 0
-
-    def pool(
-        self, start: Callable[[Place], Any], numbers: Any, check: Callable[[], object] = lambda: None
-    ) -> Iterator[Any]:
-        if self.in_driver:
-            with start(self.place) as mine:
-                for number in numbers:
-                    check()
-                    yield mine.run(number)
-            return
-        world, parent = self.schedule.world, self.schedule.world.process
-        waiting, reports = deque(numbers), deque[Any]()
-        busy: dict[int, Any] = {}
-
-        def work(slot: int) -> None:
-            with start(self.place) as mine:
-                while waiting and not stop:
-                    busy[slot] = waiting.popleft()
-                    reports.append(mine.run(busy[slot]))
-                    del busy[slot]
-
-        stop: list[bool] = []
-        tasks = {slot: self.schedule.spawn(work, slot, parent) for slot in range(self.num_workers)}
-        try:
-            while True:
-                check()
-                while reports:
-                    yield reports.popleft()
-                for slot, task in tasks.items():
-                    if task.done and isinstance(task.error, Killed):
-                        # a dead worker is started again, and its shard given to the next
-                        if slot in busy:
-                            waiting.append(busy.pop(slot))
-                        tasks[slot] = self.schedule.spawn(work, slot, parent)
-                if not waiting and not busy and not reports:
-                    return
-                world.sleep(0.5)
-        finally:
-            stop.append(True)
 
 
 class Schedule:
@@ -163,9 +62,17 @@ class Schedule:
         seed: seed of everything.
         network: kinds of fault of the object store, by default a drawn selection; none on a local disk.
         damage: whether files are damaged.
+        clocks: seconds by which the clocks of machines may be ahead.
     """
 
-    def __init__(self, seed: int, *, network: tuple[str, ...] | None = None, damage: bool = True) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        network: tuple[str, ...] | None = None,
+        damage: bool = True,
+        clocks: tuple[float, ...] = CLOCKS,
+    ) -> None:
         draw = random.Random(seed)
         conditional = bool(network) or draw.random() < 0.6
         kinds = network or draw.sample(NETWORK, draw.randrange(len(NETWORK) + 1))
@@ -174,7 +81,7 @@ class Schedule:
         self.seed, self.damages = seed, damage
         self.world = World(seed, {kind: draw.choice((0.01, 0.05)) for kind in kinds}, conditional=conditional)
         self.random = self.world.random
-        self.skews = {host: draw.choice((0.0, -30.0, 45.0, 1e6)) for host in HOSTS}
+        self.skews = {host: draw.choice(clocks) for host in HOSTS}
         self.hosts = draw.sample(HOSTS, draw.choice((1, 2, 3)))
         self.pids = itertools.count(100)
         self.peaceful = False
@@ -220,7 +127,9 @@ class Schedule:
         def run() -> str:
             try:
                 stage = driver.Stage(title="views", url="c", spec=SPEC, method=None, model_paths={})
-                progress: Any = SimpleNamespace(say=self.say, bar=lambda *_, **__: contextlib.nullcontext(bar))
+                progress: Any = SimpleNamespace(
+                    say=self.say, bar=lambda *_, **__: contextlib.nullcontext(bar)
+                )
                 bar = SimpleNamespace(advance=lambda rows: None)
                 result = driver.run_stage(
                     stage,
@@ -239,7 +148,7 @@ class Schedule:
                 process.ended = True
             self.world.note(f"{process.name} is done")
             if missing := set(range(SPEC.num_shards)) - result.commits.keys() - self.damaged:
-                raise BrokenPromise(f"a command says that it is done, and shards {missing} are missing")
+                raise BrokenPromiseError(f"a command says that it is done, and shards {missing} are missing")
             return "done"
 
         return self.world.start(process, run)
@@ -252,9 +161,9 @@ class Schedule:
             epochs = sorted(path for path in self.world.objects if path.startswith("run/lease/"))
             ruling = lease.parse_record(self.world.objects[epochs[-1]]) if epochs else None
             if ruling and ruling["holder"]["pid"] == self.world.process.pid:
-                raise BrokenPromise("a command is refused by its own lease")
+                raise BrokenPromiseError("a command is refused by its own lease")
         if self.only_conflicts and isinstance(error, StorageError) and not isinstance(error, LeaseError):
-            raise BrokenPromise(f"a conflict of two requests ends a command: {error}")
+            raise BrokenPromiseError(f"a conflict of two requests ends a command: {error}")
 
     def reader(self) -> None:
         """Read the cache as a training would that follows its growth."""
@@ -272,16 +181,16 @@ class Schedule:
                 if not any(
                     all(np.array_equal(arrays[name], other[name]) for name in other) for other in expected
                 ):
-                    raise BrokenPromise(f"a reader sees of shard {shard_id} what was never committed")
+                    raise BrokenPromiseError(f"a reader sees of shard {shard_id} what was never committed")
         except CorruptDataError as error:
             if not self.damaged:
-                raise BrokenPromise(f"a reader is told of damage: {error}") from error
+                raise BrokenPromiseError(f"a reader is told of damage: {error}") from error
 
     def expected(self, shard_id: int, objects: dict[str, str]) -> dict[str, np.ndarray[Any, Any]]:
         for host in HOSTS:
             if digests(shard_id, host) == set(objects.values()):
                 return contents(np.asarray(SPEC.shard_rows(shard_id)), host)
-        raise BrokenPromise(f"shard {shard_id} was committed with arrays of several machines")
+        raise BrokenPromiseError(f"shard {shard_id} was committed with arrays of several machines")
 
     def damage(self) -> None:
         """Damage a committed object or record, or a lease, as a disk would."""
@@ -306,7 +215,7 @@ class Schedule:
     def check_write(self, path: str) -> None:
         for shard, objects in self.committed.items():
             if path in objects and shard not in self.damaged and self.digest(path) != objects[path]:
-                raise BrokenPromise(f"{path}, committed, was changed or deleted")
+                raise BrokenPromiseError(f"{path}, committed, was changed or deleted")
         if path.startswith("commits/"):
             self.check_log()
 
@@ -317,7 +226,7 @@ class Schedule:
             if now is not None and self.named(now) == objects:
                 continue
             if shard not in self.damaged:
-                raise BrokenPromise(
+                raise BrokenPromiseError(
                     f"shard {shard} was committed and is {'lost' if now is None else 'another now'}"
                 )
             del self.committed[shard]
@@ -327,7 +236,7 @@ class Schedule:
                 if any(self.digest(path) != digest for path, digest in objects.items()):
                     if shard in self.damaged:
                         continue
-                    raise BrokenPromise(f"shard {shard} is committed without its objects")
+                    raise BrokenPromiseError(f"shard {shard} is committed without its objects")
                 self.committed[shard] = objects
                 self.history.setdefault(shard, []).append(objects)
 
@@ -341,13 +250,15 @@ class Schedule:
     # the whole
 
     def run(self) -> Counter[str]:
-        """Run the schedule; raise `BrokenPromise` with seed and trace if something does not hold."""
+        """Run the schedule; raise `BrokenPromiseError` with seed and trace if something does not hold."""
         with self.patched():
             try:
                 self._run()
-            except BrokenPromise as error:
+            except BrokenPromiseError as error:
                 trace = "\n".join(self.world.trace[-400:])
-                raise BrokenPromise(f"seed {self.seed}: {error}\n{trace}\nseed {self.seed}: {error}") from None
+                raise BrokenPromiseError(
+                    f"seed {self.seed}: {error}\n{trace}\nseed {self.seed}: {error}"
+                ) from None
             finally:
                 self.world.finish()
         return self.world.tally
@@ -388,14 +299,14 @@ class Schedule:
             if last.error is not None:
                 raise last.error
             if last.result != "done":
-                raise BrokenPromise("the same command, run again, does not get in or does not finish")
+                raise BrokenPromiseError("the same command, run again, does not get in or does not finish")
         report = self.in_world(lambda: verify_cache("c"))
         if report.faults or report.missing:
-            raise BrokenPromise(f"verify: {report}")
+            raise BrokenPromiseError(f"verify: {report}")
         self.in_world(self.read_once)
         for shard, objects in before.items():
             if shard not in self.damaged and self.committed[shard] != objects:
-                raise BrokenPromise(f"shard {shard} changed")
+                raise BrokenPromiseError(f"shard {shard} changed")
         for shard, objects in self.committed.items():
             self.check_plain(shard, objects)
         world.tally["schedules"] += 1
@@ -409,7 +320,7 @@ class Schedule:
             plain = layout.object_path(shard)
             committed = next(d for p, d in objects.items() if p == plain or p.startswith(f"{plain}."))
             if self.digest(plain) != committed:
-                raise BrokenPromise(f"{plain} is not what was committed, and plain Zarr reads it")
+                raise BrokenPromiseError(f"{plain} is not what was committed, and plain Zarr reads it")
 
     def in_world(self, act: Callable[[], Any]) -> Any:
         task = self.world.start(Process("the end", self.hosts[0], next(self.pids)), act)
@@ -446,20 +357,14 @@ class Schedule:
         ]
         if world.random.random() < 0.5:
             # a block of two shards, kept short from the first one on
-            changes.append((sys.modules["viewgen.store.commits"], {"_BLOCK_SHARDS": 2}))
+            changes.append((sys.modules["viewgen.store.names"], {"_BLOCK_SHARDS": 2}))
             changes.append((sys.modules["viewgen_pipelines.shards.log_keeper"], {"_COMPACT_FROM": 2}))
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch.object(lease.Lease.acquire, "__defaults__", (world.sleep,)))
             for module, names in changes:
                 stack.enter_context(mock.patch.multiple(module, **names))
-            global current
-            current = lambda: world  # noqa: E731
+            stack.enter_context(mock.patch.object(SimulatedWorker, "world", world))
             yield
-
-
-def current() -> World:
-    """Return the world of the schedule that runs."""
-    raise RuntimeError("no schedule runs")
 
 
 def run_schedules(seeds: Any, **options: Any) -> Counter[str]:

@@ -5,7 +5,6 @@ on when the scheduler, drawn by a seed, gives it back. The code under test is th
 anything may happen to it: other processes go on, it is killed, or stopped for minutes.
 """
 
-import errno
 import heapq
 import itertools
 import random
@@ -16,10 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from viewgen.errors import MissingFileError, StorageError
-from viewgen.store import ObjectExistsError, Storage
-from viewgen.store.remote import FsspecStorage
-
 MAX_STEPS = 30_000
 
 
@@ -27,7 +22,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the packages catches it."""
 
 
-class BrokenPromise(AssertionError):
+class BrokenPromiseError(AssertionError):
     """The protocol failed."""
 
 
@@ -40,8 +35,8 @@ class Process:
         host: name of its machine; processes of two machines cannot see each other.
         skew: seconds by which the clock of the machine is ahead.
         parent: process that started it.
-        fate: step, or its number among the writes as a negative one → "kill", or seconds for which the process
-            is stopped before it.
+        fate: number of a step, or negative number of a write → "kill", or seconds for which the process is
+            stopped before it.
     """
 
     name: str
@@ -77,14 +72,14 @@ class Task:
         try:
             if not self.process.killed:
                 self.result = self.work()
-        except (Killed, BrokenPromise) as error:
+        except (Killed, BrokenPromiseError) as error:
             self.error = error
-            if isinstance(error, BrokenPromise):
+            if isinstance(error, BrokenPromiseError):
                 self.world.fail(error)
         except BaseException as error:
             self.error = error
             stack = "".join(traceback.format_exception(error))
-            self.world.fail(BrokenPromise(f"{self.process.name} meets an error without a type: {stack}"))
+            self.world.fail(BrokenPromiseError(f"{self.process.name} meets an error without a type: {stack}"))
         self.done = True
         self.world.hand_over()
 
@@ -114,7 +109,7 @@ class World:
         self.local = threading.local()
         self.baton = threading.Lock()
         self.baton.acquire()
-        self.failure: BrokenPromise | None = None
+        self.failure: BrokenPromiseError | None = None
         self.ending = False
         self.until: Callable[[], bool] = lambda: False
         self.numbers = itertools.count(1)
@@ -154,7 +149,7 @@ class World:
             try:
                 while self.events and self.events[0][0] <= self.now:
                     heapq.heappop(self.events)[2]()
-            except BrokenPromise as error:
+            except BrokenPromiseError as error:
                 self.fail(error)
                 continue
             self.tasks = [task for task in self.tasks if not task.done]
@@ -165,13 +160,13 @@ class World:
                 self.num_steps += 1
                 self.now += self.random.choice((0.001, 0.01, 0.1))
                 if self.num_steps > MAX_STEPS and not self.ending:
-                    self.fail(BrokenPromise("it never ends"))
+                    self.fail(BrokenPromiseError("it never ends"))
                 return self.random.choice(ready)
             moments = [max(task.wake, task.process.stopped_until) for task in self.tasks]
             self.now = min(moments + [event[0] for event in self.events[:1]])
         return None
 
-    def fail(self, error: BrokenPromise) -> None:
+    def fail(self, error: BrokenPromiseError) -> None:
         """Record the first failure: the code under test may catch the exception."""
         self.failure = self.failure or error
 
@@ -219,7 +214,7 @@ class World:
             self.note(f"{process.name} is killed")
             self.tally["kill"] += 1
             process.killed = True
-            for child in {task.process for task in self.tasks if task.process.parent is process}:
+            for child in [task.process for task in self.tasks if task.process.parent is process]:
                 # as Ray ends the workers of a dead driver: after a while
                 self.later(self.random.uniform(0, 20), lambda child=child: self.kill(child))
 
@@ -270,7 +265,7 @@ class World:
     def _tell(self, path: str) -> None:
         try:
             self.watch(path)
-        except BrokenPromise as error:
+        except BrokenPromiseError as error:
             self.fail(error)
             raise
 
@@ -337,141 +332,3 @@ class Beat:
         end = self.world.now + timeout
         while not self.task.done and self.world.now < end:
             self.world.sleep(0.5)
-
-
-class FileSystem:
-    """An object store behind fsspec's interface, with the faults of networks."""
-
-    protocol = ("s3",)
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    def invalidate_cache(self, place: str = "") -> None:
-        pass
-
-    def _strip_protocol(self, place: str) -> str:
-        return place
-
-    def pipe_file(self, place: str, data: bytes, mode: str = "overwrite") -> None:
-        world, path, create = self.world, place.removeprefix("c/"), mode == "create"
-        world.step(f"{'create' if create else 'put'} {path}")
-        fault = world.draw(("503", "409", "lost", "lost and sent again", "late", "twice"))
-        if fault:
-            world.note(f"  fault: {fault}")
-        if fault == "503":
-            raise OSError(errno.EBUSY, "SlowDown")
-        if fault == "409" and create:
-            raise OSError(errno.EIO, "An error occurred (ConditionalRequestConflict) on PutObject")
-        if fault == "late":
-            who = f"the late request of {world.process.name}"
-            world.later(world.random.expovariate(0.1), lambda: world.put(path, data, create, who))
-            raise TimeoutError("no answer")
-        landed = world.put(path, data, create)
-        if fault == "twice":
-            who = f"the second copy of a request of {world.process.name}"
-            world.later(world.random.expovariate(0.1), lambda: world.put(path, data, create, who))
-        if fault == "lost and sent again":
-            world.step(f"{'create' if create else 'put'} {path} (again)")
-            landed = world.put(path, data, create)
-        if fault == "lost":
-            raise ConnectionError("no answer")
-        if not landed:
-            raise OSError(errno.EINVAL, "An error occurred (PreconditionFailed) on PutObject")
-
-    def cat_file(self, place: str, start: int | None = None, end: int | None = None) -> bytes:
-        return self._ask(place, "read")[start:end]
-
-    def info(self, place: str) -> dict[str, Any]:
-        return {"size": len(self._ask(place, "look at"))}
-
-    def find(self, place: str) -> list[str]:
-        folder = place.removeprefix("c").lstrip("/")
-        self.world.step(f"list {folder}")
-        self._may_fail()
-        return [f"c/{path}" for path in self.world.objects if not folder or path.startswith(f"{folder}/")]
-
-    def ls(self, place: str, detail: bool) -> list[str]:
-        return sorted({f"c/{path.split('/')[1]}" for path in self.find(place)})
-
-    def rm_file(self, place: str) -> None:
-        path = place.removeprefix("c/")
-        self.world.step(f"delete {path}")
-        self._may_fail()
-        self.world.remove(path)
-
-    def _ask(self, place: str, verb: str) -> bytes:
-        path = place.removeprefix("c/")
-        self.world.step(f"{verb} {path}")
-        self._may_fail()
-        if path not in self.world.objects:
-            raise FileNotFoundError(path)
-        return self.world.objects[path]
-
-    def _may_fail(self) -> None:
-        if self.world.draw(("read 503",)):
-            raise OSError(errno.EBUSY, "SlowDown")
-
-
-class ObjectStore(FsspecStorage):
-    """The real storage of object stores, over the simulated file system."""
-
-    parallel_reads = 1
-
-    def __init__(self, world: World) -> None:
-        self.url = "s3://c"
-        self._secrets = []
-        self._fs = FileSystem(world)
-        self._root = "c"
-        self._protocols = {"s3"}
-
-
-class Folder(Storage):
-    """A local file system: no request gets lost, and creation is atomic. Without a world's steps: a look."""
-
-    def __init__(self, world: World, *, stepping: bool = True) -> None:
-        self.url = "/c"
-        self.world = world
-        self._step = world.step if stepping else (lambda label: None)
-
-    def read(self, path: str) -> bytes:
-        self._step(f"read {path}")
-        if path not in self.world.objects:
-            raise MissingFileError(path)
-        return self.world.objects[path]
-
-    def read_range(self, path: str, start: int, length: int) -> bytes:
-        return self.read(path)[start : start + length]
-
-    def write_new(self, path: str, data: bytes) -> None:
-        self._step(f"create {path}")
-        if self.world.draw(("503",)):
-            raise StorageError("no space left on device")
-        if not self.world.put(path, data, create=True):
-            raise ObjectExistsError(path)
-
-    def write(self, path: str, data: bytes) -> None:
-        self._step(f"put {path}")
-        if self.world.draw(("503",)):
-            raise StorageError("no space left on device")
-        self.world.put(path, data, create=False)
-
-    def size(self, path: str) -> int | None:
-        self._step(f"look at {path}")
-        return len(self.world.objects[path]) if path in self.world.objects else None
-
-    def paths(self, prefix: str = "") -> list[str]:
-        self._step(f"list {prefix}")
-        return sorted(path for path in self.world.objects if not prefix or path.startswith(f"{prefix}/"))
-
-    def entries(self) -> list[str]:
-        self._step("list")
-        return sorted({path.split("/")[0] for path in self.world.objects})
-
-    def delete(self, path: str) -> None:
-        self._step(f"delete {path}")
-        self.world.remove(path)
-
-    def delete_tree(self, prefix: str) -> None:
-        for path in self.paths(prefix):
-            self.delete(path)

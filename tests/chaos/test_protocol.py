@@ -12,7 +12,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from old_faults import FAULTS, put_back
-from simulated_runs import BrokenPromise, Schedule, run_schedules
+from simulated_runs import BrokenPromiseError, Schedule, run_schedules
+
+# Seeds that find the faults with the steps that the code takes now; others are tried after them.
+FIRST = {
+    "a stopped process writes over a committed shard": 24,
+    "a lost answer is believed": 5,
+    "a conflict is an error": 5,
+    "the clocks of two machines are compared": 20,
+    "a damaged lease is trusted": 47,
+}
+assert FIRST.keys() == FAULTS.keys()
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*commit records are damaged")
 
@@ -23,7 +33,7 @@ def find(fault: str, first: int, num_schedules: int) -> list[int]:
         try:
             with put_back(fault):
                 Schedule(seed, **FAULTS[fault][1]).run()
-        except BrokenPromise:
+        except BrokenPromiseError:
             return [seed]
     return []
 
@@ -38,7 +48,7 @@ def test_whatever_is_killed_stopped_lost_or_late_nothing_committed_changes(part)
 @pytest.mark.parametrize(("fault", "first"), FIRST.items())
 def test_a_fault_that_is_put_back_is_found(fault, first):
     """The first schedule finds it, unless the code takes other steps than when the seed was looked up."""
-    assert find(fault, first, 300)
+    assert find(fault, first, 200)
 
 
 def test_a_schedule_is_played_again_step_by_step():

@@ -77,7 +77,7 @@ def cutting_proxy(server):
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_HEAD = do_POST = do_DELETE = do_PUT
+        do_GET = do_HEAD = do_POST = do_DELETE = do_PUT  # noqa: N815 names of http.server
 
         def log_message(self, *_):
             pass

@@ -59,6 +59,7 @@ class ObjectSource:
         self.spec = spec
         self.check = check
         self._commits = commits
+        self._checksums: dict[tuple[str, int], bytes | None] = {}
         self._mirror = LocalStorage(mirror / spec.identity[7:23]) if mirror else None
         self.mappable = mirror is not None or storage.local_path("zarr.json") is not None
 
@@ -86,7 +87,10 @@ class ObjectSource:
 
     def checksums(self, layout: ArrayLayout, shard_id: int) -> bytes | None:
         """Return the committed checksums of the object's chunks, four bytes each; None if not recorded."""
-        return self._commits[shard_id].checksums(layout)
+        key = (layout.name, shard_id)
+        if key not in self._checksums:
+            self._checksums[key] = self._commits[shard_id].checksums(layout)
+        return self._checksums[key]
 
     def exchanged(self, layout: ArrayLayout, shard_id: int) -> str:
         """Return the message about a sound object that is not the committed one."""

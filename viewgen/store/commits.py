@@ -10,7 +10,7 @@ A record is one line of JSON that ends with a digest of itself. Long logs are co
 No record is ever replaced. One that is found to be wrong is withdrawn by a mark, ``commits/00000042-1.void``,
 and the shard's next record is ``commits/00000042-1.json``: the number is the record's generation. A process
 that was stopped for however long therefore finds no name at which it could undo what others have committed
-since (docs/design/attempts.md).
+since (docs/design/0001-attempts.md).
 """
 
 import base64
@@ -18,7 +18,6 @@ import contextlib
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -27,6 +26,17 @@ import numpy as np
 
 from viewgen.errors import CorruptDataError, MissingFileError
 from viewgen.store.encoding import CHECKSUM_BYTES, num_chunks, object_bytes
+from viewgen.store.names import (
+    ATTEMPT,
+    block_of,
+    block_of_path,
+    block_path,
+    block_shards,
+    place_of_record,
+    place_of_void,
+    record_path,
+    void_path,
+)
 from viewgen.store.spec import ArrayLayout, CacheSpec, canonical_json
 from viewgen.store.storage import ObjectExistsError, Storage
 
@@ -40,20 +50,13 @@ __all__ = [
     "read_commit",
     "scan_commits",
     "standing_record",
+    "taken_message",
     "void_records",
 ]
 
-# Shards whose records make one object of a compacted log.
-_BLOCK_SHARDS = 1000
-_SINGLE = re.compile(r"commits/(\d{8,})(?:-([1-9]\d{0,8}))?\.json")
-_VOID = re.compile(r"commits/(\d{8,})-([1-9]\d{0,8})\.void")
-# The end of the name of an object that is not at its plain Zarr name: generation, token of the attempt.
-_ATTEMPT = re.compile(r"\.(\d{1,9})-[0-9a-f]{12}$")
-_ATTEMPT_PATH = re.compile(r"([a-z0-9_]+/c\.(\d{1,18})(?:\.0)*)\.\d{1,9}-[0-9a-f]{12}")
 _DIGEST = b',"digest":"%s"}\n'
 _TO_DIGITS = bytes.maketrans(bytes(range(10)), b"0123456789")
 _FROM_DIGITS = bytes.maketrans(b"0123456789", bytes(range(10)))
-_COMPACTED = re.compile(r"commits/compacted-(\d{8,})\.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +94,10 @@ class ShardCommit:
     @property
     def generation(self) -> int:
         """Number of withdrawn records of the shard before this one, part of the names of its objects."""
-        ends = [_ATTEMPT.search(path) for path in self.objects]
-        return max((int(end[1]) for end in ends if end), default=0)
+        attempts = [path.rpartition(".")[2] for path in self.objects if "-" in path]
+        return max(
+            (int(end.partition("-")[0]) for end in attempts if ATTEMPT.fullmatch(f".{end}")), default=0
+        )
 
     def path_of(self, layout: ArrayLayout) -> str:
         """Return the path of the object of an array: the plain Zarr name, or one of the attempt's own."""
@@ -103,8 +108,14 @@ class ShardCommit:
 
     def checksums(self, layout: ArrayLayout) -> bytes | None:
         """Return the checksums of an object's chunks, four bytes each; None in a record of 0.1.0."""
-        text = self.objects[self.path_of(layout)].get("crc32c")
-        return None if text is None else base64.b64decode(text)
+        path = self.path_of(layout)
+        text = self.objects[path].get("crc32c")
+        try:
+            return None if text is None else base64.b64decode(text, validate=True)
+        except ValueError as error:
+            raise CorruptDataError(
+                f"the commit record of shard {self.shard_id} has unreadable checksums of {path}: {error}"
+            ) from error
 
     def to_bytes(self) -> bytes:
         """Return the record's line: canonical JSON that ends with the sha256 digest of the preceding text."""
@@ -263,15 +274,17 @@ def scan_commits(storage: Storage, spec: CacheSpec) -> CommitLog:
                 return
         faults.append(Fault(shard=shard, path=path, kind=kind, detail=detail, generation=generation))
 
-    for path, data in _read_log(storage, storage.paths("commits"), _SINGLE):
+    singles = [path for path in storage.paths("commits") if place_of_record(path)]
+    for path, data in _read_log(storage, singles):
         take(data, path, place_of_record(path))
     paths = storage.paths("commits")
-    for path, data in _read_log(storage, paths, _COMPACTED):
+    blocks = [path for path in paths if block_of_path(path) is not None]
+    for path, data in _read_log(storage, blocks):
         for line in data.splitlines(keepends=True):
             take(line, path, None)
     generations: dict[int, int] = {}
-    for void in filter(None, map(_VOID.fullmatch, paths)):
-        generations[int(void[1])] = max(int(void[2]), generations.get(int(void[1]), 0))
+    for shard, generation in filter(None, map(place_of_void, paths)):
+        generations[shard] = max(generation, generations.get(shard, 0))
     commits = {
         shard: commit
         for (shard, generation), commit in sorted(found.items())
@@ -281,8 +294,8 @@ def scan_commits(storage: Storage, spec: CacheSpec) -> CommitLog:
     return CommitLog(commits=commits, faults=faults, generations=generations)
 
 
-def _read_log(storage: Storage, paths: list[str], kind: re.Pattern[str]) -> list[tuple[str, bytes]]:
-    """Return path and bytes of every object of one kind, without those that have moved or gone."""
+def _read_log(storage: Storage, paths: list[str]) -> list[tuple[str, bytes]]:
+    """Return path and bytes of the objects, without those that have moved or gone."""
 
     def read(path: str) -> bytes | None:
         try:
@@ -290,8 +303,7 @@ def _read_log(storage: Storage, paths: list[str], kind: re.Pattern[str]) -> list
         except MissingFileError:
             return None
 
-    listed = [path for path in paths if kind.fullmatch(path)]
-    read_back = zip(listed, storage.map_parallel(read, listed), strict=True)
+    read_back = zip(paths, storage.map_parallel(read, paths), strict=True)
     return [(path, data) for path, data in read_back if data is not None]
 
 
@@ -326,30 +338,34 @@ class RecordCheck:
         self.spec = spec
         self.identity = spec.identity
         self._layouts = list(spec.array_layout().values())
-        self._sizes: dict[int, list[int]] = {}
+        self._expected: dict[int, list[tuple[int, int]]] = {}
 
     def fits(self, commit: ShardCommit) -> bool:
         """Return True if the record names the shard's objects with their sizes, and a status for each row."""
         if not 0 <= commit.shard_id < self.spec.num_shards:
             return False
         num_rows = len(self.spec.shard_rows(commit.shard_id))
-        if num_rows not in self._sizes:
-            self._sizes[num_rows] = [object_bytes(layout, num_rows) for layout in self._layouts]
         if len(commit.objects) != len(self._layouts) or len(commit.status) != num_rows:
             return False
-        plain = {layout.object_path(commit.shard_id): layout for layout in self._layouts}
-        sizes = dict(zip(plain, self._sizes[num_rows], strict=True))
-        names = dict(zip(commit.objects, commit.objects, strict=True))
-        if commit.objects.keys() != plain.keys():
-            ends = {path: _ATTEMPT.search(path) for path in commit.objects}
-            if len({int(end[1]) if end else 0 for end in ends.values()}) > 1:
-                return False
-            names = {path: path[: end.start()] if end else path for path, end in ends.items()}
-        for path, name in names.items():
-            entry = commit.objects[path]
-            if name not in plain or entry.get("bytes") != sizes.pop(name, None):
-                return False
-            if not _are_checksums(entry.get("crc32c"), num_chunks(plain[name], num_rows)):
+        if num_rows not in self._expected:
+            chunks = [num_chunks(layout, num_rows) for layout in self._layouts]
+            texts = [len(base64.b64encode(bytes(CHECKSUM_BYTES * count))) for count in chunks]
+            sizes = [object_bytes(layout, num_rows) for layout in self._layouts]
+            self._expected[num_rows] = list(zip(sizes, texts, strict=True))
+        generation = commit.generation
+        for layout, (size, text_length) in zip(self._layouts, self._expected[num_rows], strict=True):
+            path = layout.object_path(commit.shard_id)
+            entry = None if generation else commit.objects.get(path)
+            if entry is None:
+                ends = (name[len(path) :] for name in commit.objects if name.startswith(f"{path}."))
+                end = next(filter(ATTEMPT.fullmatch, ends), None)
+                if end is None or int(end[1:].partition("-")[0]) != generation:
+                    return False
+                entry = commit.objects[path + end]
+            text = entry.get("crc32c")
+            if entry.get("bytes") != size or not (
+                text is None or (isinstance(text, str) and len(text) == text_length)
+            ):
                 return False
         return True
 
@@ -363,59 +379,6 @@ def pending_shards(storage: Storage, spec: CacheSpec) -> list[int]:
     """Return the shards that are not committed, in order."""
     commits = list_commits(storage, spec)
     return [shard for shard in range(spec.num_shards) if shard not in commits]
-
-
-def record_path(shard_id: int, generation: int = 0) -> str:
-    """Path of a shard's own record."""
-    return f"commits/{shard_id:08d}{f'-{generation}' if generation else ''}.json"
-
-
-def void_path(shard_id: int, generation: int) -> str:
-    """Path of the mark by which a shard's records of earlier generations do not count."""
-    return f"commits/{shard_id:08d}-{generation}.void"
-
-
-def block_of(shard_id: int) -> int:
-    """Return the number of the shard's block."""
-    return shard_id // _BLOCK_SHARDS
-
-
-def block_of_path(path: str) -> int | None:
-    """Return the number of the block at `path`; None for any other path."""
-    match = _COMPACTED.fullmatch(path)
-    return int(match[1]) if match else None
-
-
-def block_shards(spec: CacheSpec, block: int) -> range:
-    """Return the shards of a block."""
-    return range(block * _BLOCK_SHARDS, min((block + 1) * _BLOCK_SHARDS, spec.num_shards))
-
-
-def block_path(block: int) -> str:
-    """Path of the object of a block's compacted records."""
-    return f"commits/compacted-{block:08d}.jsonl"
-
-
-def place_of_record(path: str) -> tuple[int, int] | None:
-    """Return shard and generation of the shard's own record at `path`; None for any other path."""
-    match = _SINGLE.fullmatch(path)
-    return (int(match[1]), int(match[2] or 0)) if match else None
-
-
-def _are_checksums(text: Any, num_chunks: int) -> bool:
-    """Return True for the text of as many checksums, and for None."""
-    if text is None:
-        return True
-    try:
-        return len(base64.b64decode(text, validate=True)) == num_chunks * CHECKSUM_BYTES
-    except (ValueError, TypeError):
-        return False
-
-
-def attempt_path(path: str) -> tuple[str, int] | None:
-    """Return plain Zarr name and shard of an object with an attempt's own name; None for any other path."""
-    match = _ATTEMPT_PATH.fullmatch(path)
-    return (match[1], int(match[2])) if match else None
 
 
 def taken_message(record: ShardCommit) -> str:

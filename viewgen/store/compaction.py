@@ -13,17 +13,8 @@ import contextlib
 from collections.abc import Iterable
 
 from viewgen.errors import CorruptDataError, MissingFileError
-from viewgen.store.commits import (
-    RecordCheck,
-    ShardCommit,
-    block_of,
-    block_path,
-    block_shards,
-    place_of_record,
-    record_path,
-    scan_commits,
-    void_records,
-)
+from viewgen.store.commits import RecordCheck, ShardCommit, scan_commits, void_records
+from viewgen.store.names import block_of, block_path, block_shards, place_of_record, record_path
 from viewgen.store.spec import CacheSpec
 from viewgen.store.storage import ObjectExistsError, Storage
 

@@ -30,8 +30,8 @@ _CONFLICT_SECONDS = (0.1, 0.3, 1.0, 3.0)
 class FsspecStorage(Storage):
     """An fsspec file system.
 
-    Create-only writes are conditional PUTs on S3 and Google Cloud Storage, and use a lock for ``memory://``. A
-    conflict (409) is tried again; whoever is told that the object exists, or is told nothing, reads it back.
+    Create-only writes are conditional PUTs on S3 and Google Cloud Storage, and use a lock for ``memory://``.
+    A conflict (409) is tried again; whoever is told that the object exists, or nothing, reads it back.
     On other file systems (and on S3-compatible ones that ignore the condition) they are a check followed by a
     PUT, which two writers can race. On file systems that write in place (sftp, hdfs, …) a killed writer can
     leave a partial object, which its digest reveals.
@@ -90,8 +90,8 @@ class FsspecStorage(Storage):
                     raise FileExistsError(path)
                 self._create(path, data, conditional)
         except StorageError as error:
-            # a request whose answer was lost may have done its work: when it was sent again, it met the object
-            # that it had written, and where it was given up, the object may be there
+            # a request whose answer was lost may have done its work: sent again, it met what it had written;
+            # given up, it may have written it
             if not conditional or not self._holds(path, data, unless_told=error):
                 raise
 
@@ -215,7 +215,9 @@ def _is_conflict(error: OSError) -> bool:
     """Return True for HTTP status 409: another conditional request for the same object was under way."""
     response = getattr(error.__cause__, "response", None) or {}
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status == 409 or any(code in str(error) for code in ("ConditionalRequestConflict", "OperationAborted"))
+    return status == 409 or any(
+        code in str(error) for code in ("ConditionalRequestConflict", "OperationAborted")
+    )
 
 
 def _without_credentials(url: str) -> str:

@@ -4,8 +4,8 @@ An object is created, never replaced. If something else stands at its plain Zarr
 attempt, or what a process wrote that has lost the cache to another), the attempt gives its object a name of
 its own, ``views/c.3.0.0.0.0.0-5f0a9c21d3e7`` (generation and a random token), and its commit record says so.
 Once a record names an object elsewhere, no record will ever count again that names the plain one; so the
-plain one may be replaced by a copy of the committed bytes, for readers of plain Zarr. docs/design/attempts.md
-has the argument in full.
+plain one may be replaced by a copy of the committed bytes, for readers of plain Zarr. The argument in full is
+in docs/design/0001-attempts.md.
 """
 
 import base64
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from viewgen.errors import DataError
-from viewgen.store.commits import ShardCommit, attempt_path, standing_record, taken_message
+from viewgen.store.commits import ShardCommit, standing_record, taken_message
 from viewgen.store.encoding import chunk_checksums, encode_object
+from viewgen.store.names import attempt_path
 from viewgen.store.spec import CacheSpec
 from viewgen.store.storage import ObjectExistsError, Storage
 
@@ -99,9 +100,7 @@ def write_plain_copies(storage: Storage, spec: CacheSpec, commits: Iterable[Shar
     return num_written
 
 
-def superseded_objects(
-    paths: Iterable[str], spec: CacheSpec, commits: dict[int, ShardCommit]
-) -> list[str]:
+def superseded_objects(paths: Iterable[str], spec: CacheSpec, commits: dict[int, ShardCommit]) -> list[str]:
     """Return the objects of attempts that can never be committed: their shard's record names others.
 
     Args:

@@ -186,10 +186,6 @@ class LocalStorage(Storage):
                 Path(parent).rmdir()
 
     def refuses_existing(self) -> bool:
-        """Try whether `write_new` holds when two processes create an object at the same time."""
-        return True
-
-    def refuses_existing(self) -> bool:
         with self._clear_errors("write", PROBE):
             return can_link(self.local_path(PROBE))
 

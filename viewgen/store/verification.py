@@ -10,17 +10,10 @@ import numpy as np
 from viewgen.errors import CorruptDataError, MissingFileError
 from viewgen.status import Status
 from viewgen.store.cache import RUN_FOLDER, read_spec
-from viewgen.store.commits import (
-    Fault,
-    ShardCommit,
-    attempt_path,
-    block_of,
-    block_of_path,
-    scan_commits,
-    void_records,
-)
+from viewgen.store.commits import Fault, ShardCommit, scan_commits, void_records
 from viewgen.store.encoding import decode_object
 from viewgen.store.metadata import metadata_problem
+from viewgen.store.names import attempt_path, block_of, block_of_path
 from viewgen.store.shards import superseded_objects
 from viewgen.store.spec import CacheSpec
 from viewgen.store.storage import Storage, open_storage
@@ -217,9 +210,7 @@ def _duplicates(spec: CacheSpec, commits: list[ShardCommit], sources: list[Any])
         path = commit.path_of(spec.array_layout()["source_index"])
         detail = f"repeats source images of other rows; {values[counts > 1][:5].tolist()} occur twice"
         faults.append(
-            Fault(
-                shard=shard_id, path=path, kind="duplicate", detail=detail, generation=commit.generation
-            )
+            Fault(shard=shard_id, path=path, kind="duplicate", detail=detail, generation=commit.generation)
         )
     return faults
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from viewgen.errors import StorageError
 from viewgen.store import CacheSpec, Storage, compact_commits
-from viewgen.store.commits import block_of, block_shards
+from viewgen.store.names import block_of, block_shards
 from viewgen_pipelines.shards.ledger import AttemptLedger
 
 __all__ = ["LogKeeper"]

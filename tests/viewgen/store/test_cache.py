@@ -300,7 +300,7 @@ class TestCommits:
             write(1, "b")
 
     def test_two_attempts_at_one_shard_do_not_touch_each_other(self, storage, spec, write, shard_arrays):
-        """Run b writes while a has written and not committed; whoever commits first, both records are true."""
+        """Run b writes while a has written and not committed; both records would be true."""
         import zarr
 
         first, second = write(0, "a"), write(1, "b")
@@ -322,21 +322,21 @@ class TestCommits:
         assert not verify_cache(storage.url).faults
         # plain Zarr reads what b committed once the run has copied it
         assert write_plain_copies(storage, spec, list_commits(storage, spec).values()) == 5
-        np.testing.assert_array_equal(
-            zarr.open_array(f"{storage.url}/views", mode="r")[8:16], made["views"]
-        )
+        np.testing.assert_array_equal(zarr.open_array(f"{storage.url}/views", mode="r")[8:16], made["views"])
         assert write_plain_copies(storage, spec, list_commits(storage, spec).values()) == 0
         assert not verify_cache(storage.url).faults
 
     def test_a_late_attempt_writes_nothing_that_is_committed(self, storage, spec, shard_arrays):
-        """A stopped process goes on after its look at the record: another has committed the shard meanwhile."""
+        """A process is stopped after its look at the record; another commits the shard meanwhile."""
         before = {}
 
         class Stopped(LocalStorage):
             def write_new(self, path, data):
                 if not before:
                     objects = write_shard(storage, spec, 1, shard_arrays(spec, 1, 0))
-                    record = ShardCommit(shard_id=1, identity=spec.identity, objects=objects, status=bytes([1] * 8))
+                    record = ShardCommit(
+                        shard_id=1, identity=spec.identity, objects=objects, status=bytes([1] * 8)
+                    )
                     commit_shard(storage, record)
                     before.update({name: storage.read(name) for name in storage.paths()})
                 super().write_new(path, data)
@@ -344,7 +344,9 @@ class TestCommits:
         late = write_shard(Stopped(storage.root), spec, 1, shard_arrays(spec, 1, 1))
         assert {name: storage.read(name) for name in before} == before
         with pytest.raises(ObjectExistsError, match="committed already"):
-            commit_shard(storage, ShardCommit(shard_id=1, identity=spec.identity, objects=late, status=bytes([1] * 8)))
+            commit_shard(
+                storage, ShardCommit(shard_id=1, identity=spec.identity, objects=late, status=bytes([1] * 8))
+            )
         report = verify_cache(storage.url)
         assert report.faults == []
         assert sorted(report.superseded) == sorted(late.keys() - before.keys())

@@ -19,7 +19,8 @@ from viewgen.store import (
     verify_cache,
     write_shard,
 )
-from viewgen.store.commits import record_path, void_records
+from viewgen.store.commits import void_records
+from viewgen.store.names import record_path
 
 pytestmark = pytest.mark.usefixtures("no_flushing", "blocks_of_two")
 
@@ -164,10 +165,8 @@ def test_a_reader_misses_nothing_while_records_move(storage, spec, unfinished, w
 
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("killed", [True, False])
-def test_a_late_worker_commits_a_shard_whose_record_has_moved(
-    storage, spec, unfinished, write, same, killed
-):
-    """Run b began shard 3 before run a committed it; the first record stays, whatever becomes of the late one."""
+def test_a_late_worker_commits_a_shard_whose_record_has_moved(storage, spec, unfinished, write, same, killed):
+    """Run b began shard 3 before run a committed it; the first record stays."""
     early, late = write(3, run_id="a"), write(3, seed=0 if same else 1, run_id="b")
     commit_shard(storage, early)
     compact_commits(storage, spec)
@@ -184,9 +183,7 @@ def test_a_late_worker_commits_a_shard_whose_record_has_moved(
     assert list_commits(storage, spec)[3] == early
 
 
-def test_a_process_that_was_stopped_before_it_wrote_a_block_changes_nothing(
-    storage, spec, unfinished
-):
+def test_a_process_that_was_stopped_before_it_wrote_a_block_changes_nothing(storage, spec, unfinished):
     class Late(LocalStorage):
         """Another process does its work before the block is created."""
 

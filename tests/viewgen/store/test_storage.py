@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch, code
 
 
 class Bucket:
-    """Answers conditional PUTs of a store in memory as an object store may: with conflicts, late, never, wrongly."""
+    """A store in memory that answers conditional PUTs as object stores may: with conflicts, or never."""
 
     def __init__(self, monkeypatch):
         self.storage = open_storage(f"memory://{uuid.uuid4().hex}")
@@ -246,7 +246,9 @@ def test_conflicts_are_tried_again_with_longer_and_longer_waits_and_not_for_ever
     with pytest.raises(StorageError, match="ConditionalRequestConflict"):
         bucket.storage.write_new("a", b"mine")
     assert len(bucket.slept) == 4
-    assert all(0.5 * wait <= slept <= 1.5 * wait for wait, slept in zip((0.1, 0.3, 1, 3), bucket.slept))
+    assert all(
+        0.5 * wait <= slept <= 1.5 * wait for wait, slept in zip((0.1, 0.3, 1, 3), bucket.slept, strict=True)
+    )
     assert not bucket.storage.exists("a")
 
 
@@ -286,7 +288,9 @@ def test_a_file_system_without_hard_links_is_found_when_a_cache_is_created(tmp_p
 
 
 @pytest.mark.parametrize("answer", ["lost", "sent again", "409"])
-def test_no_kind_of_object_is_made_twice_or_refused_for_a_lost_answer(bucket, make_spec, shard_arrays, answer):
+def test_no_kind_of_object_is_made_twice_or_refused_for_a_lost_answer(
+    bucket, make_spec, shard_arrays, answer
+):
     """Lease, attempt marker, objects, commit record, block and mark: each first answer goes astray."""
     from viewgen_pipelines.shards.lease import Lease
     from viewgen_pipelines.shards.ledger import AttemptLedger
