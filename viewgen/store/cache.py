@@ -19,8 +19,8 @@ _LONGEST_DIFF = 12
 _SHARED_AT_RISK = (
     "{url} replaces an object where it is asked to create one only if there is none: let one command at a "
     "time write this cache. Two at once, or one that was stopped and goes on later, can mix their results, "
-    "which `viewgen verify` finds. An object store with conditional writes prevents it, or a file system with "
-    "hard links"
+    "which `viewgen verify` finds. An object store with conditional writes prevents it, or a file system "
+    "with hard links"
 )
 
 
