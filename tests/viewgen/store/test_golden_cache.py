@@ -1,6 +1,6 @@
 """A cache on file with names of attempts and a withdrawn record: later versions read it, byte for byte.
 
-    python tests/viewgen/store/test_golden_cache.py FOLDER    # how it was written
+python tests/viewgen/store/test_golden_cache.py FOLDER    # how it was written
 """
 
 import shutil
