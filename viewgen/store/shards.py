@@ -88,6 +88,8 @@ def write_plain_copies(storage: Storage, spec: CacheSpec, commits: Iterable[Shar
     """Write committed objects with names of their own to their plain Zarr names too; return their number."""
     num_written = 0
     for commit in commits:
+        if all("-" not in path for path in commit.objects):
+            continue
         for layout in spec.array_layout().values():
             path, plain = commit.path_of(layout), layout.object_path(commit.shard_id)
             if path == plain:
