@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from viewgen.errors import CorruptDataError
+from viewgen.networks.branches import Branches
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import read_header, save_model
 
@@ -24,7 +25,7 @@ def _of_step(folder: Path, step: int) -> Path:
     return folder / f"last-{step}.safetensors"
 
 
-def write_weights(encoder: Encoder, folder: Path, step: int, notes: Mapping[str, Any]) -> None:
+def write_weights(encoder: Encoder | Branches, folder: Path, step: int, notes: Mapping[str, Any]) -> None:
     """Write the weights after `step` steps, under the name of the step."""
     save_model(encoder, _of_step(folder, step), notes={**notes, "step": step})
 
@@ -39,12 +40,12 @@ def settle_weights(folder: Path, step: int) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def write_best(encoder: Encoder, folder: Path, step: int, notes: Mapping[str, Any]) -> None:
+def write_best(encoder: Encoder | Branches, folder: Path, step: int, notes: Mapping[str, Any]) -> None:
     """Write the best weights so far."""
     save_model(encoder, folder / BEST, notes={**notes, "step": step})
 
 
-def restore_weights(encoder: Encoder, folder: Path, step: int) -> None:
+def restore_weights(encoder: Encoder | Branches, folder: Path, step: int) -> None:
     """Load the weights that belong to the checkpoint after `step` steps.
 
     Raises:

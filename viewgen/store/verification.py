@@ -14,6 +14,7 @@ from viewgen.store.commits import Fault, ShardCommit, scan_commits, void_records
 from viewgen.store.encoding import decode_object
 from viewgen.store.metadata import metadata_problem
 from viewgen.store.names import attempt_path, block_of, block_of_path
+from viewgen.store.quality import QUALITY_FOLDER
 from viewgen.store.shards import superseded_objects
 from viewgen.store.spec import CacheSpec
 from viewgen.store.storage import Storage, open_storage
@@ -224,7 +225,9 @@ def _notes(
     known.update(path for commit in commits.values() for path in commit.objects)
     own = {layout.object_path(shard) for layout in layouts.values() for shard in range(spec.num_shards)}
     others = [
-        path for path in paths if path not in known and not path.startswith(("commits/", f"{RUN_FOLDER}/"))
+        path
+        for path in paths
+        if path not in known and not path.startswith(("commits/", f"{RUN_FOLDER}/", f"{QUALITY_FOLDER}/"))
     ]
     late = set(superseded)
     # beside the committed objects with a name of their own lie their copies for plain Zarr
