@@ -33,8 +33,8 @@ from viewgen.store import (
     open_storage,
     verify_cache,
 )
-from viewgen.store.commits import record_path
 from viewgen.store.encoding import object_bytes
+from viewgen.store.names import record_path
 from viewgen_pipelines.shards.ledger import FOLDER, AttemptLedger
 
 SHARD_IMAGES = 512

@@ -145,7 +145,7 @@ def no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def blocks_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let two records be put together instead of 1000."""
-    monkeypatch.setattr("viewgen.store.commits._BLOCK_SHARDS", 2)
+    monkeypatch.setattr("viewgen.store.names._BLOCK_SHARDS", 2)
 
 
 class Killed(BaseException):

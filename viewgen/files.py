@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-__all__ = ["TEMPORARY_SUFFIX", "make_folder", "remove_leftovers", "write_atomically"]
+__all__ = ["TEMPORARY_SUFFIX", "can_link", "make_folder", "remove_leftovers", "write_atomically"]
 
 TEMPORARY_SUFFIX = ".viewgen-tmp"
 """Ending of the names of temporary files; a killed writer leaves one behind."""
@@ -60,6 +60,23 @@ def write_atomically(
     finally:
         temporary.unlink(missing_ok=True)
     _flush_folder(target.parent)
+
+
+def can_link(path: Path) -> bool:
+    """Try whether the file system at `path` has hard links, which make create-only writes atomic."""
+    make_folder(path.parent)
+    first, second = (path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}") for _ in "ab")
+    try:
+        first.touch(exist_ok=False)
+        os.link(first, second)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        return False
+    finally:
+        first.unlink(missing_ok=True)
+        second.unlink(missing_ok=True)
+    return True
 
 
 def make_folder(folder: Path) -> None:

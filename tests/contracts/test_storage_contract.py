@@ -1,6 +1,10 @@
 """What every storage promises, held against memory, local folders, file:// URLs and S3."""
 
+import contextlib
+import http.client
+import http.server
 import logging
+import threading
 import uuid
 
 import pytest
@@ -44,6 +48,49 @@ def s3_server():
     server.stop()
 
 
+@contextlib.contextmanager
+def cutting_proxy(server):
+    """Yield the endpoint of a proxy that cuts the first answer to each conditional PUT, and what it cut."""
+    cut = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_PUT(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            connection = http.client.HTTPConnection(server.removeprefix("http://"))
+            connection.request(self.command, self.path, body, dict(self.headers))
+            answer = connection.getresponse()
+            data = answer.read()
+            connection.close()
+            if "If-None-Match" in self.headers and self.path not in cut:
+                cut.append(self.path)
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            kept = {"content-type", "etag", "last-modified", "content-range", "accept-ranges"}
+            for name, value in answer.getheaders():
+                if name.lower() in kept or name.lower().startswith("x-amz"):
+                    self.send_header(name, value)
+            length = answer.getheader("Content-Length", "0") if self.command == "HEAD" else len(data)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_HEAD = do_POST = do_DELETE = do_PUT  # noqa: N815 names of http.server
+
+        def log_message(self, *_):
+            pass
+
+    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{proxy.server_port}", cut
+    proxy.shutdown()
+    proxy.server_close()
+    thread.join()
+
+
 class TestS3(StorageContract):
     @pytest.fixture
     def options(self, s3_server):
@@ -65,6 +112,18 @@ class TestS3(StorageContract):
         with pytest.raises(ObjectExistsError):
             storage.write_new("a", b"2")
         assert storage.read("a") == b"1"
+
+    def test_an_answer_that_is_cut_after_the_write(self, s3_server, options, url):
+        """The server does what a conditional PUT asks for, and the connection ends before its answer."""
+        with cutting_proxy(s3_server) as (endpoint, cut):
+            storage = open_storage(url, {**options, "client_kwargs": {"endpoint_url": endpoint}})
+            storage.write_new("a", b"mine")
+            assert len(cut) == 1
+            assert storage.read("a") == b"mine"
+            with pytest.raises(ObjectExistsError):
+                storage.write_new("a", b"yours")
+            assert storage.refuses_existing()
+            assert storage.paths() == ["a"]
 
     def test_a_missing_bucket_and_wrong_options_are_one_clear_message(self, options):
         with pytest.raises(

@@ -9,11 +9,11 @@ from viewgen.store.commits import (
     list_commits,
     pending_shards,
     read_commit,
-    write_shard,
 )
 from viewgen.store.compaction import compact_commits, drop_commits
 from viewgen.store.location import cache_folder, file_name, inversions_name, inversions_url
 from viewgen.store.reader import CacheReader
+from viewgen.store.shards import write_plain_copies, write_shard
 from viewgen.store.spec import (
     ArrayLayout,
     CacheSpec,
@@ -61,5 +61,6 @@ __all__ = [
     "repair_cache",
     "summarise_cache",
     "verify_cache",
+    "write_plain_copies",
     "write_shard",
 ]

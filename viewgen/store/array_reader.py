@@ -18,6 +18,7 @@ from viewgen.errors import CorruptDataError, MissingFileError
 from viewgen.store.commits import ShardCommit
 from viewgen.store.encoding import (
     CHECKSUM_BYTES,
+    chunk_checksums,
     chunk_slice,
     crc32c,
     decode_object,
@@ -58,6 +59,7 @@ class ObjectSource:
         self.spec = spec
         self.check = check
         self._commits = commits
+        self._checksums: dict[tuple[str, int], bytes | None] = {}
         self._mirror = LocalStorage(mirror / spec.identity[7:23]) if mirror else None
         self.mappable = mirror is not None or storage.local_path("zarr.json") is not None
 
@@ -67,17 +69,45 @@ class ObjectSource:
 
     def place(self, layout: ArrayLayout, shard_id: int) -> str:
         """Return the object's name for messages."""
-        return f"{self.storage.url}/{layout.object_path(shard_id)}"
+        return f"{self.storage.url}/{self.path(layout, shard_id)}"
+
+    def path(self, layout: ArrayLayout, shard_id: int) -> str:
+        """Return the object's path."""
+        return self._commits[shard_id].path_of(layout)
+
+    def decode(self, layout: ArrayLayout, shard_id: int) -> np.ndarray[Any, Any]:
+        """Return the rows of a whole object, `(R, *row_shape)`, after all checks."""
+        data, num_rows = self.read(layout, shard_id), self.num_rows(shard_id)
+        rows = decode_object(layout, data, num_rows, self.place(layout, shard_id))
+        if self.check == "crc":
+            committed = self.checksums(layout, shard_id)
+            if committed is not None and chunk_checksums(layout, data, num_rows) != committed:
+                raise CorruptDataError(self.exchanged(layout, shard_id))
+        return rows
+
+    def checksums(self, layout: ArrayLayout, shard_id: int) -> bytes | None:
+        """Return the committed checksums of the object's chunks, four bytes each; None if not recorded."""
+        key = (layout.name, shard_id)
+        if key not in self._checksums:
+            self._checksums[key] = self._commits[shard_id].checksums(layout)
+        return self._checksums[key]
+
+    def exchanged(self, layout: ArrayLayout, shard_id: int) -> str:
+        """Return the message about a sound object that is not the committed one."""
+        return (
+            f"{self.place(layout, shard_id)} is not the object that was committed there (its checksums are "
+            f"those of other contents); {_HOW_TO_REPAIR}"
+        )
 
     def check_size(self, layout: ArrayLayout, shard_id: int) -> None:
         """Raise CorruptDataError if the object is missing or has another size than was committed."""
-        found = self.storage.size(layout.object_path(shard_id))
+        found = self.storage.size(self.path(layout, shard_id))
         self._compare_size(layout, shard_id, found)
 
     def read(self, layout: ArrayLayout, shard_id: int) -> bytes:
         """Return a whole object, after a check of its size and, if requested, of its digest."""
         try:
-            data = self.storage.read(layout.object_path(shard_id))
+            data = self.storage.read(self.path(layout, shard_id))
         except MissingFileError:
             self._compare_size(layout, shard_id, None)
             raise
@@ -95,7 +125,7 @@ class ObjectSource:
 
     def file(self, layout: ArrayLayout, shard_id: int) -> Path:
         """Return a local file of the object with the size checked; a remote one is copied into the mirror."""
-        path = layout.object_path(shard_id)
+        path = self.path(layout, shard_id)
         if self._mirror is None:
             self.check_size(layout, shard_id)
             local = self.storage.local_path(path)
@@ -110,7 +140,7 @@ class ObjectSource:
         return self._mirror.local_path(copy)
 
     def _digest(self, layout: ArrayLayout, shard_id: int) -> str:
-        return str(self._commits[shard_id].objects[layout.object_path(shard_id)]["sha256"])
+        return str(self._commits[shard_id].objects[self.path(layout, shard_id)]["sha256"])
 
     def _compare_size(self, layout: ArrayLayout, shard_id: int, found: int | None) -> None:
         expected = object_bytes(layout, self.num_rows(shard_id))
@@ -262,9 +292,7 @@ class RangeArrayReader(ArrayReader):
             self._chunks.popitem(last=False)
 
     def shard(self, shard_id: int) -> np.ndarray[Any, Any]:
-        data = self._source.read(self._layout, shard_id)
-        place = self._source.place(self._layout, shard_id)
-        return decode_object(self._layout, data, self._source.num_rows(shard_id), place)
+        return self._source.decode(self._layout, shard_id)
 
     def _fetch(self, key: tuple[int, int]) -> bytes:
         shard_id, chunk = key
@@ -275,7 +303,7 @@ class RangeArrayReader(ArrayReader):
                 self._source.check_size(self._layout, shard_id)
             self._known.add(shard_id)
         where = chunk_slice(self._layout, chunk)
-        path = self._layout.object_path(shard_id)
+        path = self._source.path(self._layout, shard_id)
         data = self._source.storage.read_range(path, where.start, self._chunk_bytes + CHECKSUM_BYTES)
         _check_chunk(self._source, self._layout, shard_id, chunk, np.frombuffer(data, np.uint8))
         return data
@@ -285,8 +313,12 @@ def _check_chunk(
     source: ObjectSource, layout: ArrayLayout, shard_id: int, chunk: int, data: np.ndarray[Any, Any]
 ) -> None:
     """Raise CorruptDataError unless `data` is a chunk followed by its checksum."""
-    if crc32c(data[:-CHECKSUM_BYTES]) != data[-CHECKSUM_BYTES:].tobytes():
+    found = crc32c(data[:-CHECKSUM_BYTES])
+    if found != data[-CHECKSUM_BYTES:].tobytes():
         raise CorruptDataError(
             f"{source.place(layout, shard_id)}: the checksum of chunk {chunk} does not match its bytes; "
             f"{_HOW_TO_REPAIR}"
         )
+    committed = source.checksums(layout, shard_id) if source.check == "crc" else None
+    if committed is not None and found != committed[chunk * CHECKSUM_BYTES :][:CHECKSUM_BYTES]:
+        raise CorruptDataError(source.exchanged(layout, shard_id))

@@ -1,6 +1,7 @@
 """Creation, resumption and replacement of a cache; another configuration is refused."""
 
 import json
+import warnings
 from typing import Any
 
 from viewgen.errors import CacheMismatchError, CorruptDataError, MissingFileError, StorageError
@@ -16,6 +17,12 @@ RUN_FOLDER = "run"
 
 _GROUP = "zarr.json"
 _LONGEST_DIFF = 12
+_SHARED_AT_RISK = (
+    "{url} replaces an object where it is asked to create one only if there is none: let one command at a "
+    "time write this cache. Two at once, or one that was stopped and goes on later, can mix their results, "
+    "which `viewgen verify` finds. An object store with conditional writes prevents it, or a file system "
+    "with hard links"
+)
 
 
 def create_cache(storage: Storage, spec: CacheSpec, *, overwrite: bool = False) -> None:
@@ -40,6 +47,8 @@ def create_cache(storage: Storage, spec: CacheSpec, *, overwrite: bool = False) 
         _clear(storage, existing)
         storage.write(_GROUP, group_metadata(spec))
     elif existing is None:
+        if not storage.refuses_existing():
+            warnings.warn(_SHARED_AT_RISK.format(url=storage.url), stacklevel=2)
         try:
             storage.write_new(_GROUP, group_metadata(spec))
         except ObjectExistsError:

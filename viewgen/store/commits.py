@@ -5,22 +5,39 @@ resuming runs and `verify` trust records alone; objects without a record are lef
 
 A record is one line of JSON that ends with a digest of itself. Long logs are compacted
 (`viewgen.store.compaction`): the records of a block of 1000 shards move, line by line, into
-``commits/compacted-00000007.jsonl``. Where both are present the shard's own file wins.
+``commits/compacted-00000007.jsonl``. Where both are present the block's line wins: it was there first.
+
+No record is ever replaced. One that is found to be wrong is withdrawn by a mark, ``commits/00000042-1.void``,
+and the shard's next record is ``commits/00000042-1.json``: the number is the record's generation. A process
+that was stopped for however long therefore finds no name at which it could undo what others have committed
+since (docs/design/0001-attempts.md).
 """
 
+import base64
 import contextlib
 import hashlib
 import json
 import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
-from viewgen.errors import CorruptDataError, DataError, MissingFileError
-from viewgen.store.encoding import encode_object, object_bytes
-from viewgen.store.spec import CacheSpec, canonical_json
+from viewgen.errors import CorruptDataError, MissingFileError
+from viewgen.store.encoding import CHECKSUM_BYTES, num_chunks, object_bytes
+from viewgen.store.names import (
+    ATTEMPT,
+    block_of,
+    block_of_path,
+    block_path,
+    block_shards,
+    place_of_record,
+    place_of_void,
+    record_path,
+    void_path,
+)
+from viewgen.store.spec import ArrayLayout, CacheSpec, canonical_json
 from viewgen.store.storage import ObjectExistsError, Storage
 
 __all__ = [
@@ -32,16 +49,14 @@ __all__ = [
     "pending_shards",
     "read_commit",
     "scan_commits",
-    "write_shard",
+    "standing_record",
+    "taken_message",
+    "void_records",
 ]
 
-# Shards whose records make one object of a compacted log.
-_BLOCK_SHARDS = 1000
-_SINGLE = re.compile(r"commits/(\d{8,})\.json")
 _DIGEST = b',"digest":"%s"}\n'
 _TO_DIGITS = bytes.maketrans(bytes(range(10)), b"0123456789")
 _FROM_DIGITS = bytes.maketrans(b"0123456789", bytes(range(10)))
-_COMPACTED = re.compile(r"commits/compacted-(\d{8,})\.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +66,8 @@ class ShardCommit:
     Attributes:
         shard_id: number of the shard.
         identity: identity of the cache's specification, `CacheSpec.identity`.
-        objects: path → {"bytes": size, "sha256": hexadecimal digest} of every object of the shard.
+        objects: path → {"bytes": size, "sha256": hexadecimal digest, "crc32c": the chunks' checksums in
+            base64} of every object of the shard; records of 0.1.0 have no "crc32c".
         status: status code of each row of the shard, one byte each; any sequence of codes is accepted.
         failures: row of the cache → reason, for rows with status 3.
         attempt: number of attempts at the shard, from 1.
@@ -74,6 +90,32 @@ class ShardCommit:
         if not isinstance(self.status, bytes):
             object.__setattr__(self, "status", np.asarray(self.status, np.uint8).tobytes())
         object.__setattr__(self, "failures", {int(row): str(why) for row, why in self.failures.items()})
+
+    @property
+    def generation(self) -> int:
+        """Number of withdrawn records of the shard before this one, part of the names of its objects."""
+        attempts = [path.rpartition(".")[2] for path in self.objects if "-" in path]
+        return max(
+            (int(end.partition("-")[0]) for end in attempts if ATTEMPT.fullmatch(f".{end}")), default=0
+        )
+
+    def path_of(self, layout: ArrayLayout) -> str:
+        """Return the path of the object of an array: the plain Zarr name, or one of the attempt's own."""
+        plain = layout.object_path(self.shard_id)
+        if plain in self.objects:
+            return plain
+        return next(path for path in self.objects if path.startswith(f"{plain}."))
+
+    def checksums(self, layout: ArrayLayout) -> bytes | None:
+        """Return the checksums of an object's chunks, four bytes each; None in a record of 0.1.0."""
+        path = self.path_of(layout)
+        text = self.objects[path].get("crc32c")
+        try:
+            return None if text is None else base64.b64decode(text, validate=True)
+        except ValueError as error:
+            raise CorruptDataError(
+                f"the commit record of shard {self.shard_id} has unreadable checksums of {path}: {error}"
+            ) from error
 
     def to_bytes(self) -> bytes:
         """Return the record's line: canonical JSON that ends with the sha256 digest of the preceding text."""
@@ -106,12 +148,14 @@ class Fault:
         path: path of the object.
         kind: one word: missing, size, digest, index, status, commit, identity, metadata, duplicate.
         detail: found and expected value.
+        generation: generation of the record at fault.
     """
 
     shard: int | None
     path: str
     kind: str
     detail: str
+    generation: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,99 +165,72 @@ class CommitLog:
     Attributes:
         commits: shard id → record; only sound records of the cache's own identity.
         faults: damaged records, and records of another identity.
+        generations: shard id → number of its withdrawn records, where there are any.
     """
 
     commits: dict[int, ShardCommit]
     faults: list[Fault]
-
-
-def write_shard(
-    storage: Storage, spec: CacheSpec, shard_id: int, arrays: dict[str, np.ndarray[Any, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Encode and write the objects of one shard; the shard exists only after `commit_shard`.
-
-    Args:
-        storage: storage of a cache that `create_cache` made.
-        spec: specification of that cache.
-        shard_id: number of the shard.
-        arrays: every array of `spec.array_layout()`, `(R, *row_shape)`, R = `len(spec.shard_rows(shard_id))`.
-
-    Returns:
-        `ShardCommit.objects`.
-
-    Raises:
-        DataError: an array is missing, unknown, or has another shape or dtype.
-        ObjectExistsError: the shard is committed already.
-    """
-    layouts = spec.array_layout()
-    num_rows = len(spec.shard_rows(shard_id))
-    if set(arrays) != set(layouts):
-        raise DataError(f"shard {shard_id}: got the arrays {sorted(arrays)}, expected {sorted(layouts)}")
-    for name, layout in layouts.items():
-        came, expected = arrays[name], (num_rows, *layout.row_shape)
-        if came.shape != expected or came.dtype != layout.dtype:
-            raise DataError(
-                f"shard {shard_id}, array {name!r}: got {came.dtype} {came.shape}, "
-                f"expected {layout.dtype} {expected}"
-            )
-    encoded = {
-        layout.object_path(shard_id): encode_object(layout, arrays[name]) for name, layout in layouts.items()
-    }
-    # asked last: a worker whose driver is long gone must not write over a finished shard
-    if record := read_commit(storage, spec.identity, shard_id):
-        raise ObjectExistsError(_taken(record))
-    for path, data in encoded.items():
-        storage.write(path, data)
-    return {
-        path: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for path, data in encoded.items()
-    }
+    generations: dict[int, int]
 
 
 def commit_shard(storage: Storage, commit: ShardCommit) -> None:
     """Write the shard's record, create-only; the last step of a shard.
 
-    A damaged record or one of another identity is replaced. If another run committed the shard in the
-    meantime, the record that matches the stored objects stays.
-
     Raises:
-        ObjectExistsError: another run's record stands.
+        ObjectExistsError: another attempt's record stands.
+        CorruptDataError: a damaged record stands, or one of another cache; the next run withdraws it.
     """
-    path = record_path(commit.shard_id)
-    line = commit.to_bytes()
+    path = record_path(commit.shard_id, commit.generation)
     try:
-        storage.write_new(path, line)
+        storage.write_new(path, commit.to_bytes())
     except ObjectExistsError:
-        standing = read_commit(storage, commit.identity, commit.shard_id)
+        # also after a lost answer: the record that stands may be this one
+        standing = _record(storage, commit.identity, commit.shard_id, commit.generation)
+        if standing is None:
+            raise CorruptDataError(
+                f"{path} is damaged or belongs to another cache; the same command, run again, withdraws it"
+            ) from None
     else:
-        # another run's record may have moved into its block, which compaction writes before it deletes
-        standing = _read_in_block(storage, commit.identity, commit.shard_id)
-        if standing is None or (standing.objects != commit.objects and _holds(storage, commit)):
+        # another attempt's record may have moved into its block, whose line wins
+        standing = _record_in_block(storage, commit.identity, commit.shard_id, commit.generation)
+        if standing is None:
             return
-        storage.delete(path)
-        if standing.objects != commit.objects:
-            raise ObjectExistsError(_taken(standing))
-    if standing is not None and standing.objects == commit.objects:
-        return
-    if standing is None or _holds(storage, commit):
-        storage.write(path, line)
-        return
-    if not _holds(storage, standing):
-        storage.delete(path)
-    raise ObjectExistsError(_taken(standing))
+    if _contents(standing) != _contents(commit):
+        raise ObjectExistsError(taken_message(standing))
+
+
+def _contents(commit: ShardCommit) -> dict[str, tuple[Any, Any]]:
+    return {path: (entry.get("bytes"), entry.get("sha256")) for path, entry in commit.objects.items()}
+
+
+def standing_record(storage: Storage, identity: str, shard_id: int) -> tuple[int, ShardCommit | None]:
+    """Return the shard's generation, and its sound record of that generation, None if there is none."""
+    generation = 0
+    while True:
+        commit = _record(storage, identity, shard_id, generation)
+        # asked last: a record counts unless it was withdrawn before it was read
+        if not storage.exists(void_path(shard_id, generation + 1)):
+            return generation, commit
+        generation += 1
 
 
 def read_commit(storage: Storage, identity: str, shard_id: int) -> ShardCommit | None:
     """Return the shard's sound record of this identity, None if there is none."""
-    path = record_path(shard_id)
+    return standing_record(storage, identity, shard_id)[1]
+
+
+def _record(storage: Storage, identity: str, shard_id: int, generation: int) -> ShardCommit | None:
+    """Return the record of one generation; a block, looked at after the shard's own file, wins."""
+    path = record_path(shard_id, generation)
+    single = None
     with contextlib.suppress(MissingFileError, CorruptDataError):
         commit = ShardCommit.from_bytes(storage.read(path), path)
-        if commit.shard_id == shard_id and commit.identity == identity:
-            return commit
-    return _read_in_block(storage, identity, shard_id)
+        if (commit.shard_id, commit.identity, commit.generation) == (shard_id, identity, generation):
+            single = commit
+    return _record_in_block(storage, identity, shard_id, generation) or single
 
 
-def _read_in_block(storage: Storage, identity: str, shard_id: int) -> ShardCommit | None:
+def _record_in_block(storage: Storage, identity: str, shard_id: int, generation: int) -> ShardCommit | None:
     path = block_path(block_of(shard_id))
     with contextlib.suppress(MissingFileError):
         for line in storage.read(path).splitlines(keepends=True):
@@ -221,38 +238,64 @@ def _read_in_block(storage: Storage, identity: str, shard_id: int) -> ShardCommi
                 continue
             with contextlib.suppress(CorruptDataError):
                 commit = ShardCommit.from_bytes(line, path)
-                if commit.shard_id == shard_id and commit.identity == identity:
+                if (commit.shard_id, commit.identity, commit.generation) == (shard_id, identity, generation):
                     return commit
     return None
 
 
 def scan_commits(storage: Storage, spec: CacheSpec) -> CommitLog:
-    """Read all commit records, several at a time where the storage is remote."""
-    commits: dict[int, ShardCommit] = {}
-    faults: list[Fault] = []
+    """Read all commit records, several at a time where the storage is remote.
+
+    The shards' own records are read first, then the blocks that are there by then: a record that moves into
+    its block meanwhile is seen in one of them, and a late attempt's record never without the one that it
+    came too late for.
+    """
     check = RecordCheck(spec)
-    for path, data in _read_log(storage):
-        single = _SINGLE.fullmatch(path)
-        shard = int(single[1]) if single else None
-        for line in [data] if single else data.splitlines(keepends=True):
-            try:
-                commit = ShardCommit.from_bytes(line, path)
-            except CorruptDataError as error:
-                faults.append(Fault(shard=shard, path=path, kind="commit", detail=str(error)))
-                continue
+    found: dict[tuple[int, int], ShardCommit] = {}
+    faults: list[Fault] = []
+
+    def take(line: bytes, path: str, place: tuple[int, int] | None) -> None:
+        shard, generation = place or (None, 0)
+        try:
+            commit = ShardCommit.from_bytes(line, path)
+        except CorruptDataError as error:
+            kind, detail = "commit", str(error)
+        else:
+            named = (commit.shard_id, commit.generation)
+            shard, generation = place or named
             if commit.identity != check.identity:
+                kind = "identity"
                 detail = f"belongs to the cache {commit.identity}, expected {check.identity}"
-                faults.append(Fault(shard=commit.shard_id, path=path, kind="identity", detail=detail))
-            elif shard not in (None, commit.shard_id) or not check.fits(commit):
+            elif named != (shard, generation) or not check.fits(commit):
+                kind = "commit"
                 detail = f"does not describe this shard: it names shard {commit.shard_id}, {commit.objects}"
-                faults.append(Fault(shard=shard, path=path, kind="commit", detail=detail))
             else:
-                commits[commit.shard_id] = commit
-    return CommitLog(commits=dict(sorted(commits.items())), faults=faults)
+                found[named] = commit
+                return
+        faults.append(Fault(shard=shard, path=path, kind=kind, detail=detail, generation=generation))
+
+    singles = [path for path in storage.paths("commits") if place_of_record(path)]
+    for path, data in _read_log(storage, singles):
+        take(data, path, place_of_record(path))
+    paths = storage.paths("commits")
+    blocks = [path for path in paths if block_of_path(path) is not None]
+    for path, data in _read_log(storage, blocks):
+        for line in data.splitlines(keepends=True):
+            take(line, path, None)
+    generations: dict[int, int] = {}
+    for shard, generation in filter(None, map(place_of_void, paths)):
+        generations[shard] = max(generation, generations.get(shard, 0))
+    commits = {
+        shard: commit
+        for (shard, generation), commit in sorted(found.items())
+        if generation == generations.get(shard, 0)
+    }
+    faults = [fault for fault in faults if _matters(fault, spec, commits, generations)]
+    return CommitLog(commits=commits, faults=faults, generations=generations)
 
 
-def _read_log(storage: Storage) -> list[tuple[str, bytes]]:
-    """Return path and bytes of every record, compacted ones first, so that single records take precedence."""
+def _read_log(storage: Storage, paths: list[str]) -> list[tuple[str, bytes]]:
+    """Return path and bytes of the objects, without those that have moved or gone."""
 
     def read(path: str) -> bytes | None:
         try:
@@ -260,24 +303,32 @@ def _read_log(storage: Storage) -> list[tuple[str, bytes]]:
         except MissingFileError:
             return None
 
-    found: dict[str, bytes] = {}
-    while True:
-        paths = [p for p in storage.paths("commits") if _SINGLE.fullmatch(p) or _COMPACTED.fullmatch(p)]
-        new = [path for path in paths if path not in found]
-        vanished = []
-        for path, data in zip(new, storage.map_parallel(read, new), strict=True):
-            if data is None:
-                vanished.append(path)
-            else:
-                found[path] = data
-        if not vanished:
-            return sorted(found.items(), key=lambda entry: (_SINGLE.fullmatch(entry[0]) is not None, entry))
-        # records vanished between listing and reading: they moved into their block or were dropped, so list
-        # again, and take no block as it was before
-        for path in vanished:
-            shard_id = shard_of_record(path)
-            if shard_id is not None:
-                found.pop(block_path(block_of(shard_id)), None)
+    read_back = zip(paths, storage.map_parallel(read, paths), strict=True)
+    return [(path, data) for path, data in read_back if data is not None]
+
+
+def _matters(
+    fault: Fault, spec: CacheSpec, commits: Mapping[int, ShardCommit], generations: Mapping[int, int]
+) -> bool:
+    """Return True unless the record at fault was withdrawn, or nothing is missing for it."""
+    if fault.shard is not None:
+        return fault.shard not in commits and fault.generation >= generations.get(fault.shard, 0)
+    block = block_of_path(fault.path)
+    assert block is not None, fault
+    return any(shard not in commits.keys() | generations.keys() for shard in block_shards(spec, block))
+
+
+def void_records(storage: Storage, generations: Mapping[int, int]) -> None:
+    """Withdraw records, so that the next run of the same command makes their shards again.
+
+    Args:
+        storage: storage of the cache.
+        generations: shard id → generation of the record that was found to be wrong. A newer record stays.
+    """
+    for shard_id, generation in generations.items():
+        with contextlib.suppress(ObjectExistsError):
+            storage.write_new(void_path(shard_id, generation + 1), b"void\n")
+        storage.delete(record_path(shard_id, generation))
 
 
 class RecordCheck:
@@ -287,19 +338,36 @@ class RecordCheck:
         self.spec = spec
         self.identity = spec.identity
         self._layouts = list(spec.array_layout().values())
-        self._sizes: dict[int, list[int]] = {}
+        self._expected: dict[int, list[tuple[int, int]]] = {}
 
     def fits(self, commit: ShardCommit) -> bool:
         """Return True if the record names the shard's objects with their sizes, and a status for each row."""
         if not 0 <= commit.shard_id < self.spec.num_shards:
             return False
         num_rows = len(self.spec.shard_rows(commit.shard_id))
-        if num_rows not in self._sizes:
-            self._sizes[num_rows] = [object_bytes(layout, num_rows) for layout in self._layouts]
-        paths = [layout.object_path(commit.shard_id) for layout in self._layouts]
-        expected = dict(zip(paths, self._sizes[num_rows], strict=True))
-        sizes = {path: entry.get("bytes") for path, entry in commit.objects.items()}
-        return sizes == expected and len(commit.status) == num_rows
+        if len(commit.objects) != len(self._layouts) or len(commit.status) != num_rows:
+            return False
+        if num_rows not in self._expected:
+            chunks = [num_chunks(layout, num_rows) for layout in self._layouts]
+            texts = [len(base64.b64encode(bytes(CHECKSUM_BYTES * count))) for count in chunks]
+            sizes = [object_bytes(layout, num_rows) for layout in self._layouts]
+            self._expected[num_rows] = list(zip(sizes, texts, strict=True))
+        generation = commit.generation
+        for layout, (size, text_length) in zip(self._layouts, self._expected[num_rows], strict=True):
+            path = layout.object_path(commit.shard_id)
+            entry = None if generation else commit.objects.get(path)
+            if entry is None:
+                ends = (name[len(path) :] for name in commit.objects if name.startswith(f"{path}."))
+                end = next(filter(ATTEMPT.fullmatch, ends), None)
+                if end is None or int(end[1:].partition("-")[0]) != generation:
+                    return False
+                entry = commit.objects[path + end]
+            text = entry.get("crc32c")
+            if entry.get("bytes") != size or not (
+                text is None or (isinstance(text, str) and len(text) == text_length)
+            ):
+                return False
+        return True
 
 
 def list_commits(storage: Storage, spec: CacheSpec) -> dict[int, ShardCommit]:
@@ -313,44 +381,8 @@ def pending_shards(storage: Storage, spec: CacheSpec) -> list[int]:
     return [shard for shard in range(spec.num_shards) if shard not in commits]
 
 
-def record_path(shard_id: int) -> str:
-    """Path of a shard's own record."""
-    return f"commits/{shard_id:08d}.json"
-
-
-def block_of(shard_id: int) -> int:
-    """Return the number of the shard's block."""
-    return shard_id // _BLOCK_SHARDS
-
-
-def block_shards(spec: CacheSpec, block: int) -> range:
-    """Return the shards of a block."""
-    return range(block * _BLOCK_SHARDS, min((block + 1) * _BLOCK_SHARDS, spec.num_shards))
-
-
-def block_path(block: int) -> str:
-    """Path of the object of a block's compacted records."""
-    return f"commits/compacted-{block:08d}.jsonl"
-
-
-def shard_of_record(path: str) -> int | None:
-    """Return the shard whose own record is at `path`; None for any other path."""
-    match = _SINGLE.fullmatch(path)
-    return int(match[1]) if match else None
-
-
-def _holds(storage: Storage, commit: ShardCommit) -> bool:
-    """Return True if the stored objects are those of this record."""
-    try:
-        return all(
-            hashlib.sha256(storage.read(path)).hexdigest() == entry["sha256"]
-            for path, entry in commit.objects.items()
-        )
-    except MissingFileError:
-        return False
-
-
-def _taken(record: ShardCommit) -> str:
+def taken_message(record: ShardCommit) -> str:
+    """Describe a shard that another attempt has committed."""
     return f"shard {record.shard_id} was committed already, by run {record.run_id!r}; this result is dropped"
 
 

@@ -20,6 +20,7 @@ from viewgen.store.spec import ArrayLayout
 
 __all__ = [
     "CHECKSUM_BYTES",
+    "chunk_checksums",
     "chunk_slice",
     "crc32c",
     "decode_object",
@@ -92,6 +93,12 @@ def encode_object(layout: ArrayLayout, rows: np.ndarray[Any, Any]) -> bytes:
     for chunk in padded.reshape(stored, -1).view(np.uint8):
         parts += [chunk.data, crc32c(chunk)]
     return b"".join([*parts, index_bytes(layout, len(rows))])
+
+
+def chunk_checksums(layout: ArrayLayout, data: bytes, num_rows: int) -> bytes:
+    """Return the stored checksums of an object's chunks, one after another, four bytes each."""
+    ends = [chunk_slice(layout, chunk).stop for chunk in range(num_chunks(layout, num_rows))]
+    return b"".join(data[end : end + CHECKSUM_BYTES] for end in ends)
 
 
 def decode_object(layout: ArrayLayout, data: bytes, num_rows: int, place: str) -> np.ndarray[Any, Any]:

@@ -16,7 +16,6 @@ from viewgen.store.array_reader import ArrayReader, MappedArrayReader, ObjectSou
 from viewgen.store.cache import read_spec
 from viewgen.store.columns import REAL_TARGET
 from viewgen.store.commits import scan_commits
-from viewgen.store.encoding import decode_object
 from viewgen.store.storage import open_storage
 
 __all__ = ["CacheReader"]
@@ -272,9 +271,7 @@ class CacheReader:
         layout = self._layouts[name]
 
         def load(shard_id: int) -> _Array:
-            data = self._source.read(layout, shard_id)
-            num_rows = self._source.num_rows(shard_id)
-            return decode_object(layout, data, num_rows, self._source.place(layout, shard_id))
+            return self._source.decode(layout, shard_id)
 
         absent = [shard_id for shard_id in shard_ids if (name, shard_id) not in self._columns]
         loaded = self._source.storage.map_parallel(load, absent)

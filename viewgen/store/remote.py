@@ -1,8 +1,11 @@
 """Storage in memory, on S3 and at any other URL that fsspec supports."""
 
 import errno
+import random
 import re
+import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
@@ -12,7 +15,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from viewgen.errors import MissingFileError, StorageError, nearest_name
-from viewgen.store.storage import ObjectExistsError, Storage
+from viewgen.store.storage import PROBE, ObjectExistsError, Storage
 
 __all__ = ["FsspecStorage"]
 
@@ -20,12 +23,15 @@ __all__ = ["FsspecStorage"]
 _CONDITIONAL_PUT = {"s3", "s3a", "gs", "gcs"}
 _FOLDERLESS = {*_CONDITIONAL_PUT, "memory", "abfs", "az"}
 _IN_PROCESS_WRITES = threading.Lock()
+# Waits between the attempts at a conditional PUT that meets another one under way (HTTP status 409).
+_CONFLICT_SECONDS = (0.1, 0.3, 1.0, 3.0)
 
 
 class FsspecStorage(Storage):
     """An fsspec file system.
 
     Create-only writes are conditional PUTs on S3 and Google Cloud Storage, and use a lock for ``memory://``.
+    A conflict (409) is tried again; whoever is told that the object exists, or nothing, reads it back.
     On other file systems (and on S3-compatible ones that ignore the condition) they are a check followed by a
     PUT, which two writers can race. On file systems that write in place (sftp, hdfs, …) a killed writer can
     leave a partial object, which its digest reveals.
@@ -77,21 +83,50 @@ class FsspecStorage(Storage):
 
     def write_new(self, path: str, data: bytes) -> None:
         conditional = bool(self._protocols & _CONDITIONAL_PUT)
-        condition = {"mode": "create"} if conditional else {}
         lock = nullcontext() if conditional else _IN_PROCESS_WRITES
         try:
             with self._clear_errors("write", path), lock:
                 if self.size(path) is not None:
                     raise FileExistsError(path)
-                self._put(path, lambda place: self._fs.pipe_file(place, data, **condition))
-        except ObjectExistsError:
-            # a request whose answer was lost is sent again, and then meets the object that it wrote
-            if not conditional or not self._holds(path, data):
+                self._create(path, data, conditional)
+        except StorageError as error:
+            # a request whose answer was lost may have done its work: sent again, it met what it had written;
+            # given up, it may have written it
+            if not conditional or not self._holds(path, data, unless_told=error):
                 raise
 
-    def _holds(self, path: str, data: bytes) -> bool:
-        """Return True if an object has exactly these bytes."""
-        return self.size(path) == len(data) and self.read(path) == data
+    def _create(self, path: str, data: bytes, conditional: bool) -> None:
+        """Put an object that must not exist; a conflict with another such request is tried again."""
+        condition = {"mode": "create"} if conditional else {}
+        for wait in (*_CONFLICT_SECONDS, None):
+            try:
+                self._put(path, lambda place: self._fs.pipe_file(place, data, **condition))
+                return
+            except OSError as error:
+                if wait is None or not _is_conflict(error):
+                    raise
+                time.sleep(wait * random.uniform(0.5, 1.5))
+
+    def refuses_existing(self) -> bool:
+        if not self._protocols & _CONDITIONAL_PUT:
+            return "memory" in self._protocols
+        path = f"{PROBE}-{secrets.token_hex(6)}"
+        self.write(path, b"first")
+        try:
+            with self._clear_errors("write", path):
+                self._create(path, b"second", conditional=True)
+        except ObjectExistsError:
+            return True
+        finally:
+            self.delete(path)
+        return False
+
+    def _holds(self, path: str, data: bytes, unless_told: StorageError) -> bool:
+        """Return True if an object has exactly these bytes; raise the given error if that cannot be told."""
+        try:
+            return self.size(path) == len(data) and self.read(path) == data
+        except (StorageError, MissingFileError):
+            raise unless_told from None
 
     def write(self, path: str, data: bytes) -> None:
         with self._clear_errors("write", path):
@@ -174,6 +209,15 @@ class FsspecStorage(Storage):
             reason = reason.replace(secret, "…")
         place = f"{self.url}/{path}".rstrip("/")
         return StorageError(f"cannot {verb} {place}: {type(error).__name__}: {reason}")
+
+
+def _is_conflict(error: OSError) -> bool:
+    """Return True for HTTP status 409: another conditional request for the same object was under way."""
+    response = getattr(error.__cause__, "response", None) or {}
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status == 409 or any(
+        code in str(error) for code in ("ConditionalRequestConflict", "OperationAborted")
+    )
 
 
 def _without_credentials(url: str) -> str:

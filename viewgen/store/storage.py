@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from viewgen.errors import MissingFileError, StorageError, UsageError
-from viewgen.files import TEMPORARY_SUFFIX, remove_leftovers, write_atomically
+from viewgen.files import TEMPORARY_SUFFIX, can_link, remove_leftovers, write_atomically
 
 __all__ = ["LocalStorage", "ObjectExistsError", "Storage", "open_storage", "parse_storage_options"]
+
+PROBE = "run/probe"
+"""Beginning of the path of the objects that `Storage.refuses_existing` tries, and deletes."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -80,6 +83,10 @@ class Storage(ABC):
     def local_path(self, path: str) -> Path | None:
         """Return the file of the object if it can be memory-mapped, otherwise None."""
         return None
+
+    def refuses_existing(self) -> bool:
+        """Try whether `write_new` holds when two processes create an object at the same time."""
+        return True
 
     def remove_leftovers(self, older_than_seconds: float = 3600) -> None:  # noqa: B027 most have none
         """Delete the temporary files that killed writers left behind."""
@@ -177,6 +184,10 @@ class LocalStorage(Storage):
                 for link in [entry.path for entry in os.scandir(parent) if entry.is_symlink()]:
                     Path(link).unlink()
                 Path(parent).rmdir()
+
+    def refuses_existing(self) -> bool:
+        with self._clear_errors("write", PROBE):
+            return can_link(self.local_path(PROBE))
 
     def remove_leftovers(self, older_than_seconds: float = 3600) -> None:
         remove_leftovers(self.root, older_than_seconds)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,12 @@ import numpy as np
 from viewgen.errors import CorruptDataError, MissingFileError
 from viewgen.status import Status
 from viewgen.store.cache import RUN_FOLDER, read_spec
-from viewgen.store.commits import Fault, ShardCommit, scan_commits
-from viewgen.store.compaction import drop_commits
+from viewgen.store.commits import Fault, ShardCommit, scan_commits, void_records
 from viewgen.store.encoding import decode_object
 from viewgen.store.metadata import metadata_problem
+from viewgen.store.names import attempt_path, block_of, block_of_path
 from viewgen.store.quality import QUALITY_FOLDER
+from viewgen.store.shards import superseded_objects
 from viewgen.store.spec import CacheSpec
 from viewgen.store.storage import Storage, open_storage
 
@@ -36,6 +37,7 @@ class VerifyReport:
         missing: ids of shards that are not committed.
         quarantined: rows whose views could not be made (status 3).
         notes: objects that do not belong to the cache; not faults.
+        superseded: objects of attempts at committed shards that another attempt has committed.
     """
 
     url: str
@@ -45,6 +47,7 @@ class VerifyReport:
     missing: list[int]
     quarantined: list[int]
     notes: list[str]
+    superseded: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -87,6 +90,8 @@ def verify_cache(
         return VerifyReport(
             url=storage.url, num_shards=0, committed=0, faults=[fault], missing=[], quarantined=[], notes=[]
         )
+    # listed before the records are read: what they supersede then is superseded for ever
+    paths = storage.paths()
     log = scan_commits(storage, spec)
     faults = [*log.faults, *_metadata_faults(storage, spec)]
     commits = log.commits.values()
@@ -101,7 +106,8 @@ def verify_cache(
         sources.append(source_index)
         if progress:
             progress(done, len(commits))
-    faults += _duplicates(spec, list(log.commits), sources)
+    faults += _duplicates(spec, list(commits), sources)
+    superseded = superseded_objects(paths, spec, log.commits)
     return VerifyReport(
         url=storage.url,
         num_shards=spec.num_shards,
@@ -114,25 +120,28 @@ def verify_cache(
             for row, code in zip(spec.shard_rows(commit.shard_id), commit.status, strict=True)
             if code == Status.FAILED
         ],
-        notes=_notes(storage, spec, log.commits),
+        notes=_notes(paths, superseded, spec, log.commits),
+        superseded=superseded,
     )
 
 
 def repair_cache(url: str, storage_options: dict[str, Any] | None, report: VerifyReport) -> list[int]:
-    """Delete the records of the faulty shards, so that the next run of the cache command makes them again.
+    """Withdraw the records of the faulty shards, so that the next run of the cache command makes them again.
 
-    Permitted only while no run is writing the cache. A damaged ``zarr.json`` of the group cannot be repaired;
-    the next run writes those of the arrays again.
+    A damaged ``zarr.json`` of the group cannot be repaired; the next run writes those of the arrays again.
 
     Returns:
-        shards whose records were deleted.
+        shards whose records were withdrawn.
     """
     storage = open_storage(url, storage_options)
-    spec = read_spec(storage)
-    faulty = {fault.shard for fault in report.faults if fault.shard is not None}
-    # a damaged line of a compacted block cannot tell its shard: it is one of those that are missing
-    unnamed = {fault.path for fault in report.faults if fault.shard is None and fault.kind == "commit"}
-    drop_commits(storage, spec, faulty | (set(report.missing) if unnamed else set()))
+    faulty: dict[int, int] = {}
+    for fault in report.faults:
+        if fault.shard is not None:
+            faulty[fault.shard] = max(fault.generation, faulty.get(fault.shard, 0))
+    # a damaged line of a block cannot tell its shard, which is one of the missing ones of that block
+    blocks = {block_of_path(fault.path) for fault in report.faults if fault.shard is None} - {None}
+    unnamed = {shard: 0 for shard in report.missing if block_of(shard) in blocks}
+    void_records(storage, unnamed | faulty)
     return sorted(faulty)
 
 
@@ -142,7 +151,7 @@ def _verify_shard(storage: Storage, spec: CacheSpec, commit: ShardCommit) -> tup
     source_index: Any = np.empty(0, np.int64)
     num_rows = len(spec.shard_rows(commit.shard_id))
     for name, layout in spec.array_layout().items():
-        path = layout.object_path(commit.shard_id)
+        path = commit.path_of(layout)
         entry = commit.objects[path]
         kind, detail = "", ""
         try:
@@ -162,7 +171,15 @@ def _verify_shard(storage: Storage, spec: CacheSpec, commit: ShardCommit) -> tup
         except CorruptDataError as error:
             kind, detail = "index", str(error)
         if kind:
-            faults.append(Fault(shard=commit.shard_id, path=path, kind=kind, detail=detail))
+            faults.append(
+                Fault(
+                    shard=commit.shard_id,
+                    path=path,
+                    kind=kind,
+                    detail=detail,
+                    generation=commit.generation,
+                )
+            )
     return faults, source_index
 
 
@@ -180,22 +197,28 @@ def _metadata_faults(storage: Storage, spec: CacheSpec) -> list[Fault]:
     return faults
 
 
-def _duplicates(spec: CacheSpec, shard_ids: list[int], sources: list[Any]) -> list[Fault]:
+def _duplicates(spec: CacheSpec, commits: list[ShardCommit], sources: list[Any]) -> list[Fault]:
     """Return a fault for every shard that repeats a source image of an earlier row."""
     if not sources:
         return []
-    owner = np.repeat(shard_ids, [len(source) for source in sources])
+    by_shard = {commit.shard_id: commit for commit in commits}
+    owner = np.repeat(list(by_shard), [len(source) for source in sources])
     values, first, counts = np.unique(np.concatenate(sources), return_index=True, return_counts=True)
     repeated = np.setdiff1d(np.arange(len(owner)), first)
     faults = []
     for shard_id in np.unique(owner[repeated]).tolist():
-        path = spec.array_layout()["source_index"].object_path(shard_id)
+        commit = by_shard[shard_id]
+        path = commit.path_of(spec.array_layout()["source_index"])
         detail = f"repeats source images of other rows; {values[counts > 1][:5].tolist()} occur twice"
-        faults.append(Fault(shard=shard_id, path=path, kind="duplicate", detail=detail))
+        faults.append(
+            Fault(shard=shard_id, path=path, kind="duplicate", detail=detail, generation=commit.generation)
+        )
     return faults
 
 
-def _notes(storage: Storage, spec: CacheSpec, commits: dict[int, ShardCommit]) -> list[str]:
+def _notes(
+    paths: list[str], superseded: list[str], spec: CacheSpec, commits: dict[int, ShardCommit]
+) -> list[str]:
     """Describe the objects that belong to no committed shard."""
     layouts = spec.array_layout()
     known = {"zarr.json", *(f"{name}/zarr.json" for name in layouts)}
@@ -203,14 +226,20 @@ def _notes(storage: Storage, spec: CacheSpec, commits: dict[int, ShardCommit]) -
     own = {layout.object_path(shard) for layout in layouts.values() for shard in range(spec.num_shards)}
     others = [
         path
-        for path in storage.paths()
+        for path in paths
         if path not in known and not path.startswith(("commits/", f"{RUN_FOLDER}/", f"{QUALITY_FOLDER}/"))
     ]
-    leftovers = [path for path in others if path in own]
-    foreign = [path for path in others if path not in own]
+    late = set(superseded)
+    # beside the committed objects with a name of their own lie their copies for plain Zarr
+    copied = {attempt[0] for path in known if (attempt := attempt_path(path))}
+    plain = {path: attempt[0] if (attempt := attempt_path(path)) else path for path in others}
+    leftovers = [path for path in others if plain[path] in own and path not in late | copied]
+    foreign = [path for path in others if plain[path] not in own]
     notes = []
     if leftovers:
         notes.append(f"{len(leftovers)} objects of uncommitted shards, left by a run that was stopped")
+    if late:
+        notes.append(f"{len(late)} objects of attempts that came too late; the next run deletes them")
     if foreign:
         notes.append(f"{len(foreign)} objects that are not the cache's: {', '.join(foreign[:3])}")
     return notes

@@ -22,7 +22,9 @@ from viewgen.store import (
     read_spec,
     repair_cache,
     verify_cache,
+    write_plain_copies,
 )
+from viewgen.store.commits import scan_commits
 from viewgen.views.entry import ViewEntry
 from viewgen_pipelines.executors.executor import Executor
 from viewgen_pipelines.shards.inputs import publish, withdraw
@@ -173,9 +175,10 @@ class _StageRun:
         self.topics: set[str] = set()
 
     def run(self, start: float) -> StageResult:
-        commits = list_commits(self.storage, self.spec)
+        log = scan_commits(self.storage, self.spec)
+        commits = log.commits
         self.ledger.judge_earlier_runs(commits)
-        repaired = self._repair(commits)
+        repaired = self._repair(commits) if commits or log.faults else []
         num_old_images = sum(len(self.spec.shard_rows(shard_id)) for shard_id in commits)
         finished = set(commits)
         self.log.add(finished)
@@ -192,6 +195,7 @@ class _StageRun:
             finally:
                 self._close()
         commits = list_commits(self.storage, self.spec)
+        write_plain_copies(self.storage, self.spec, commits.values())
         self.log.finish()
         quarantined = self.blocked | self.ledger.quarantined()
         num_images = sum(len(self.spec.shard_rows(shard_id)) for shard_id in commits)
@@ -205,10 +209,10 @@ class _StageRun:
 
     def _repair(self, commits: dict[int, ShardCommit]) -> list[int]:
         """Withdraw the records of shards whose files are damaged, so that this run makes them again."""
-        if not commits:
-            return []
         self.progress.say(f"checking {len(commits)} finished shards of {self.storage.url}")
         report = verify_cache(self.stage.url, self.storage_options)
+        for path in report.superseded:
+            self.storage.delete(path)
         if not report.faults:
             return []
         repair_cache(self.stage.url, self.storage_options, report)

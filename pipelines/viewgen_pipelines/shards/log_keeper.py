@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from viewgen.errors import StorageError
 from viewgen.store import CacheSpec, Storage, compact_commits
-from viewgen.store.commits import block_of, block_shards
+from viewgen.store.names import block_of, block_shards
 from viewgen_pipelines.shards.ledger import AttemptLedger
 
 __all__ = ["LogKeeper"]
@@ -70,7 +70,7 @@ class LogKeeper:
             self.say(f"the records of finished shards could not be put together yet: {error}")
 
     def finish(self) -> None:
-        """Put all records together; call it when no worker runs any more."""
+        """Put the records of all complete blocks together; call it when no worker runs any more."""
         if self._active:
             self.check()
-            compact_commits(self.storage, self.spec, partial=True)
+            compact_commits(self.storage, self.spec)

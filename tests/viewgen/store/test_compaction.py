@@ -19,7 +19,8 @@ from viewgen.store import (
     verify_cache,
     write_shard,
 )
-from viewgen.store.commits import record_path
+from viewgen.store.commits import void_records
+from viewgen.store.names import record_path
 
 pytestmark = pytest.mark.usefixtures("no_flushing", "blocks_of_two")
 
@@ -75,41 +76,28 @@ def test_complete_blocks_move_and_others_wait(storage, spec, unfinished, write):
     assert verify_cache(storage.url).ok
 
 
-def test_partial_blocks_grow(storage, spec, unfinished, write):
-    assert compact_commits(storage, spec, partial=True) == 3
-    assert len(storage.paths("commits")) == 3
-    assert list_commits(storage, spec) == unfinished
-    assert read_commit(storage, spec.identity, 3) is None
-    commit_shard(storage, write(3))
-    assert compact_commits(storage, spec) == 1
-    assert pending_shards(storage, spec) == []
-    assert len(storage.paths("commits")) == 3
-    assert compact_commits(storage, spec, partial=True) == 0
-
-
 def test_what_is_no_sound_record_is_left_where_it_lies(storage, spec, unfinished):
     damaged, foreign = unfinished[0].to_bytes()[:-9], dataclasses.replace(unfinished[1], identity="sha256:x")
     storage.write(record_path(0), damaged)
     storage.write(record_path(1), foreign.to_bytes())
     before = verify_cache(storage.url).faults
     assert compact_commits(storage, spec) == 1
-    assert compact_commits(storage, spec, partial=True) == 1
     assert storage.read(record_path(0)) == damaged
     assert verify_cache(storage.url).faults == before
     assert pending_shards(storage, spec) == [0, 1, 3]
 
 
-@pytest.mark.parametrize("change", ["complete", "partial", "drop", "drop from blocks"])
+@pytest.mark.parametrize("change", ["compact", "drop", "drop from blocks"])
 def test_killed_anywhere_no_other_record_is_lost(storage, spec, unfinished, kill_everywhere, change):
     kept = set(unfinished) - ({1, 2} if "drop" in change else set())
     if change == "drop from blocks":
-        compact_commits(storage, spec, partial=True)
+        compact_commits(storage, spec)
 
     def act(storage):
         if "drop" in change:
-            drop_commits(storage, spec, [1, 2])
+            drop_commits(storage, spec, {1, 2} & list_commits(storage, spec).keys())
         else:
-            compact_commits(storage, spec, partial=change == "partial")
+            compact_commits(storage, spec)
 
     states = 0
     for after in kill_everywhere(act, storage):
@@ -120,8 +108,36 @@ def test_killed_anywhere_no_other_record_is_lost(storage, spec, unfinished, kill
         act(after)
         assert set(list_commits(after, spec)) == kept
         states += 1
-    # two blocks written and three records deleted; …; a block rewritten, one deleted, and no record there
-    assert states == {"complete": 5, "partial": 7, "drop": 2, "drop from blocks": 4}[change]
+    # two blocks written and three records deleted; two marks written and two records deleted
+    assert states == {"compact": 5, "drop": 4, "drop from blocks": 4}[change]
+
+
+def test_a_shard_that_is_made_again_has_a_record_of_its_own_beside_the_block(
+    storage, spec, unfinished, write
+):
+    compact_commits(storage, spec)
+    drop_commits(storage, spec, [1])
+    assert pending_shards(storage, spec) == [1, 3]
+    assert read_commit(storage, spec.identity, 1) is None
+    again = write(1, seed=5)
+    assert again.generation == 1
+    assert len({path[-15:] for path in again.objects}) == 1, "all names end with the attempt"
+    commit_shard(storage, again)
+    assert list_commits(storage, spec)[1] == read_commit(storage, spec.identity, 1) == again
+    assert compact_commits(storage, spec) == 0
+    assert storage.exists("commits/00000001-1.json")
+    drop_commits(storage, spec, [1])
+    assert write(1).generation == 2
+
+
+def test_a_process_that_withdrew_the_record_before_does_not_withdraw_the_next(
+    storage, spec, unfinished, write
+):
+    """It found generation 0 wrong, was stopped, and comes back when generation 1 is committed."""
+    drop_commits(storage, spec, [1])
+    commit_shard(storage, write(1, seed=5))
+    void_records(storage, {1: 0})
+    assert list_commits(storage, spec)[1].generation == 1
 
 
 class MovingStorage(LocalStorage):
@@ -137,10 +153,7 @@ class MovingStorage(LocalStorage):
         return found
 
 
-@pytest.mark.parametrize("partial_first", [False, True])
-def test_a_reader_misses_nothing_while_records_move(storage, spec, unfinished, write, partial_first):
-    if partial_first:
-        compact_commits(storage, spec, partial=True)
+def test_a_reader_misses_nothing_while_records_move(storage, spec, unfinished, write):
     commit_shard(storage, write(3))
     complete = list_commits(storage, spec)
     moving = MovingStorage(storage.root)
@@ -150,51 +163,36 @@ def test_a_reader_misses_nothing_while_records_move(storage, spec, unfinished, w
     assert list(CacheReader(storage.url).committed) == [0, 1, 2, 3, 4]
 
 
-def test_a_reader_takes_no_block_as_it_was_before_a_record_moved_into_it(storage, spec, unfinished, write):
-    class BlocksFirst(LocalStorage):
-        """Reads blocks before single records, and moves records in between."""
-
-        def map_parallel(self, function, items):
-            found = {item: function(item) for item in items if "compacted" in item}
-            compact_commits(storage, spec)
-            return [found[item] if item in found else function(item) for item in items]
-
-    compact_commits(storage, spec, partial=True)
-    commit_shard(storage, write(3))
-    complete = list_commits(storage, spec)
-    assert list_commits(BlocksFirst(storage.root), spec) == complete
-
-
-def test_a_record_replaced_while_its_block_is_written_stays(storage, spec, unfinished, write):
-    other = dataclasses.replace(unfinished[1], run_id="b")
-
-    class Replacing(LocalStorage):
-        def write(self, path, data):
-            super().write(path, data)
-            if "compacted-00000000" in path:
-                super().write(record_path(1), other.to_bytes())
-
-    compact_commits(Replacing(storage.root), spec)
-    assert list_commits(storage, spec) == unfinished | {1: other}
-    assert not storage.exists(record_path(0))
-
-
-@pytest.mark.parametrize("true_run", ["a", "b", "both"])
-def test_a_late_worker_commits_a_shard_whose_record_has_moved(storage, spec, unfinished, write, true_run):
-    """Run b began shard 3 before run a committed it; the record that stays must be true."""
-    seed = 0 if true_run == "both" else 1
-    late = write(3, seed=seed, run_id="b")
-    early = write(3, run_id="a")
-    if true_run == "b":
-        write(3, seed=seed, run_id="b")
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_late_worker_commits_a_shard_whose_record_has_moved(storage, spec, unfinished, write, same, killed):
+    """Run b began shard 3 before run a committed it; the first record stays."""
+    early, late = write(3, run_id="a"), write(3, seed=0 if same else 1, run_id="b")
     commit_shard(storage, early)
     compact_commits(storage, spec)
-    if true_run == "a":
+    if killed:
+        storage.write_new(record_path(3), late.to_bytes())
+    elif same:
+        commit_shard(storage, late)
+    else:
         with pytest.raises(ObjectExistsError, match="shard 3 was committed already, by run 'a'"):
             commit_shard(storage, late)
-    else:
-        commit_shard(storage, late)
-    expected = "b" if true_run == "b" else "a"
-    assert list_commits(storage, spec)[3].run_id == expected
-    assert storage.exists(record_path(3)) == (true_run == "b")
-    assert verify_cache(storage.url).ok
+    assert list_commits(storage, spec)[3] == read_commit(storage, spec.identity, 3) == early
+    compact_commits(storage, spec)
+    assert not storage.exists(record_path(3))
+    assert list_commits(storage, spec)[3] == early
+
+
+def test_a_process_that_was_stopped_before_it_wrote_a_block_changes_nothing(storage, spec, unfinished):
+    class Late(LocalStorage):
+        """Another process does its work before the block is created."""
+
+        def write_new(self, path, data):
+            if "compacted-00000000" in path:
+                drop_commits(storage, spec, [1])
+                compact_commits(storage, spec)
+            super().write_new(path, data)
+
+    compact_commits(Late(storage.root), spec)
+    assert pending_shards(storage, spec) == [1, 3]
+    assert read_commit(storage, spec.identity, 1) is None

@@ -1,5 +1,6 @@
 """The reader gives what was written, only what was committed, and nothing that was damaged."""
 
+import dataclasses
 import os
 import pickle
 
@@ -9,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from viewgen.errors import CorruptDataError, MissingFileError, UsageError
-from viewgen.store import CacheReader, LocalStorage, compact_commits, create_cache, open_storage
+from viewgen.store import (
+    CacheReader,
+    LocalStorage,
+    ShardCommit,
+    compact_commits,
+    create_cache,
+    open_storage,
+)
+from viewgen.store.encoding import encode_object
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
 SHAPE = {"num_images": 37, "shard_images": 12, "height": 112, "width": 112, "num_views": 3}
@@ -260,6 +269,72 @@ def test_flipped_bits(storage, open_damaged, damage, small_spec, name, check):
             reader.array(name, [12])
     with pytest.raises(CorruptDataError, match=path):
         reader.shard(1)
+
+
+EVERY_ARRAY = ["views", "source_index", "label", "distance", "steps", "inversion_error", "status"]
+
+
+@pytest.mark.parametrize("origin", ["another shard", "another cache"])
+@pytest.mark.parametrize("name", EVERY_ARRAY)
+def test_an_exchanged_object(storage, open_damaged, damage, small_spec, shard_arrays, name, origin):
+    """Sound objects at the wrong place: their checksums are not those of the commit record."""
+    layout = small_spec.array_layout()[name]
+    theirs = storage.read(layout.object_path(0))
+    if origin == "another cache":
+        arrays = shard_arrays(small_spec, 1, seed=99)
+        arrays["status"] = np.full_like(arrays["status"], 2)
+        arrays["source_index"] = arrays["source_index"][::-1]
+        theirs = encode_object(layout, arrays[name])
+    path = layout.object_path(1)
+    same = theirs == storage.read(path)
+    damage(path, theirs)
+    for check in ("crc", "digest"):
+        reader = open_damaged(check=check)
+        reader.array(name, [0, 24])
+        if same:
+            assert (name, origin) == ("status", "another shard"), "all rows of both are ok"
+            continue
+        with pytest.raises(CorruptDataError, match=path):
+            reader.array(name, [0, 13])
+        with pytest.raises(CorruptDataError, match=path):
+            reader.shard(1, [name])
+        if name == "views":
+            with pytest.raises(CorruptDataError, match=path):
+                reader.views([13], 1)
+            with pytest.raises(CorruptDataError, match=path):
+                reader.views(13)
+
+
+def test_chunks_exchanged_within_an_object(cache):
+    """Three chunks of a shard in another order."""
+    spec, storage = cache["spec"], open_storage(cache["local"])
+    layout = spec.array_layout()["views"]
+    path = layout.object_path(1)
+    sound = storage.read(path)
+    size = layout.chunk_rows * layout.row_bytes + 4
+    storage.write(path, sound[size : 2 * size] + sound[:size] + sound[2 * size :])
+    try:
+        reader = CacheReader(cache["local"])
+        reader.views([0, 32], 0)
+        with pytest.raises(CorruptDataError, match="not the object that was committed there"):
+            reader.views([12], 0)
+    finally:
+        storage.write(path, sound)
+
+
+def test_records_without_checksums_are_read_as_before(storage, open_damaged, damage, small_spec):
+    """Records of 0.1.0: the digest tells an exchanged object, the checksums alone do not."""
+    path = "commits/00000001.json"
+    commit = ShardCommit.from_bytes(storage.read(path), path)
+    old = {name: {"bytes": e["bytes"], "sha256": e["sha256"]} for name, e in commit.objects.items()}
+    damage(path, dataclasses.replace(commit, objects=old).to_bytes())
+    before = open_damaged().distance
+    assert len(before) == small_spec.num_images
+    theirs = storage.read("distance/c.0.0")
+    damage("distance/c.1.0", theirs)
+    np.testing.assert_array_equal(open_damaged().array("distance", [12]), before[:1])
+    with pytest.raises(CorruptDataError):
+        open_damaged(check="digest").array("distance", [12])
 
 
 def test_damaged_records_are_left_out_with_a_warning(storage, open_damaged, damage, small_spec):

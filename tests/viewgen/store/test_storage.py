@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from viewgen.errors import StorageError, UsageError, ViewgenError
-from viewgen.store import LocalStorage, ObjectExistsError, open_storage, parse_storage_options
+from viewgen.store import (
+    LocalStorage,
+    ObjectExistsError,
+    ShardCommit,
+    commit_shard,
+    compact_commits,
+    create_cache,
+    drop_commits,
+    list_commits,
+    open_storage,
+    parse_storage_options,
+    write_shard,
+)
 
 
 def test_bare_paths_and_file_urls_are_one_place(tmp_path):
@@ -182,3 +194,130 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch, code
         with pytest.raises(StorageError, match="cannot list"):
             storage.paths(prefix)
     assert storage.paths("absent") == []
+
+
+class Bucket:
+    """A store in memory that answers conditional PUTs as object stores may: with conflicts, or never."""
+
+    def __init__(self, monkeypatch):
+        self.storage = open_storage(f"memory://{uuid.uuid4().hex}")
+        self.answers = []
+        self.put = self.storage._fs.pipe_file
+        self.slept = []
+        monkeypatch.setattr(self.storage, "_protocols", {"s3"})
+        monkeypatch.setattr(self.storage._fs, "pipe_file", self.pipe_file)
+        monkeypatch.setattr("viewgen.store.remote.time.sleep", self.slept.append)
+
+    def pipe_file(self, place, data, mode="overwrite"):
+        answer = self.answers.pop(0) if self.answers and mode == "create" else ""
+        if answer == "409":
+            raise OSError(errno.EIO, "An error occurred (ConditionalRequestConflict) when calling PutObject")
+        if mode == "create" and answer != "ignored" and self.storage._fs.exists(place):
+            raise OSError(errno.EINVAL, "An error occurred (PreconditionFailed) when calling PutObject")
+        self.put(place, data)
+        if answer == "sent again":
+            raise OSError(errno.EINVAL, "An error occurred (PreconditionFailed) when calling PutObject")
+        if answer == "lost":
+            raise ConnectionError("no answer")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    bucket = Bucket(monkeypatch)
+    yield bucket
+    monkeypatch.undo()
+    bucket.storage.delete_tree("")
+
+
+@pytest.mark.parametrize("answers", [["lost"], ["sent again"], ["409"], ["409", "409", "sent again"]])
+def test_whoever_creates_an_object_finds_it_whatever_became_of_the_answer(bucket, answers):
+    bucket.answers = list(answers)
+    bucket.storage.write_new("a", b"mine")
+    assert bucket.storage.read("a") == b"mine"
+    assert len(bucket.slept) == answers.count("409")
+    bucket.answers = list(answers)
+    with pytest.raises(ObjectExistsError):
+        bucket.storage.write_new("a", b"yours")
+    assert bucket.storage.read("a") == b"mine"
+
+
+def test_conflicts_are_tried_again_with_longer_and_longer_waits_and_not_for_ever(bucket):
+    bucket.answers = ["409"] * 9
+    with pytest.raises(StorageError, match="ConditionalRequestConflict"):
+        bucket.storage.write_new("a", b"mine")
+    assert len(bucket.slept) == 4
+    assert all(
+        0.5 * wait <= slept <= 1.5 * wait for wait, slept in zip((0.1, 0.3, 1, 3), bucket.slept, strict=True)
+    )
+    assert not bucket.storage.exists("a")
+
+
+def test_a_conflict_with_somebody_else_ends_in_exists(bucket, monkeypatch):
+    bucket.answers = ["409"]
+    bucket.slept = None
+    monkeypatch.setattr(
+        "viewgen.store.remote.time.sleep",
+        lambda seconds: bucket.put(bucket.storage._place("a"), b"theirs"),
+    )
+    with pytest.raises(ObjectExistsError):
+        bucket.storage.write_new("a", b"mine")
+    assert bucket.storage.read("a") == b"theirs"
+
+
+def test_a_store_that_ignores_the_condition_is_found_when_a_cache_is_created(bucket, make_spec):
+    assert bucket.storage.refuses_existing()
+    bucket.answers = ["409", "ignored"]
+    with pytest.warns(UserWarning, match=r"memory://\w+ replaces an object.*one command at a time"):
+        create_cache(bucket.storage, make_spec())
+    assert bucket.storage.paths("run") == []
+    create_cache(bucket.storage, make_spec())
+
+
+def test_a_file_system_without_hard_links_is_found_when_a_cache_is_created(tmp_path, make_spec, monkeypatch):
+    storage = LocalStorage(tmp_path / "c.zarr")
+    assert storage.refuses_existing()
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.warns(UserWarning, match="one command at a time"):
+        create_cache(storage, make_spec())
+    assert storage.paths("run") == []
+    assert os.listdir(tmp_path / "c.zarr/run") == []
+
+
+@pytest.mark.parametrize("answer", ["lost", "sent again", "409"])
+def test_no_kind_of_object_is_made_twice_or_refused_for_a_lost_answer(
+    bucket, make_spec, shard_arrays, answer
+):
+    """Lease, attempt marker, objects, commit record, block and mark: each first answer goes astray."""
+    from viewgen_pipelines.shards.lease import Lease
+    from viewgen_pipelines.shards.ledger import AttemptLedger
+
+    storage, spec = bucket.storage, make_spec()
+    bucket.answers = [answer, answer]
+    create_cache(storage, spec)
+    for shard_id in range(3):
+        bucket.answers = [answer] * (1 if shard_id else 2)
+        with Lease(storage) as lease:
+            bucket.answers = [answer]
+            attempt = AttemptLedger(storage, lease.run_id, 3).begin(shard_id)
+            assert attempt.number == 1
+            arrays = shard_arrays(spec, shard_id)
+            bucket.answers = [answer] * 7 if answer != "409" else ["409", ""] * 7
+            objects = write_shard(storage, spec, shard_id, arrays)
+            assert all("-" not in path for path in objects)
+            bucket.answers = [answer]
+            commit_shard(
+                storage,
+                ShardCommit(
+                    shard_id=shard_id, identity=spec.identity, objects=objects, status=arrays["status"]
+                ),
+            )
+    bucket.answers = [answer]
+    assert compact_commits(storage, spec) == 1
+    bucket.answers = [answer]
+    drop_commits(storage, spec, [1])
+    assert sorted(list_commits(storage, spec)) == [0, 2]
+    assert len(storage.paths("run/attempts")) == 3

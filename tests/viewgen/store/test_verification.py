@@ -4,6 +4,8 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -289,6 +291,11 @@ def test_sigkill_at_random_moments_never_leaves_a_torn_committed_shard(tmp_path)
         command = [sys.executable, "-c", WRITER, url, str(attempt)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             writer.stdout.readline()
+            if attempt == 6:
+                # on a busy machine none of the others may have come so far
+                deadline = time.monotonic() + 60
+                while not list(Path(url).glob("commits/*.json")) and time.monotonic() < deadline:
+                    time.sleep(0.05)
             try:
                 writer.wait(timeout=float(random.uniform(0.001, 0.6)))
             except subprocess.TimeoutExpired:
