@@ -39,7 +39,7 @@ from viewgen.views.wsearch.settings import WSearchConfig
 
 ENOUGH_NEAR, ENOUGH_SPREAD = 0.99, 0.85
 # The mean of the images is to reach the share, so each is asked for a little more.
-EQUAL = {"spread_share": 0.9, "max_steps": 50}
+EQUAL = {"max_steps": 50}
 # What Adam needs for that quality. At the paper's λ of 0.01 it spreads slowly; of 0.01, 0.02, 0.03 and
 # 0.05 the third took the fewest passes.
 ADAM = {"solver": "adam", "uniformity_weight": 0.03, "max_steps": 150}

@@ -291,7 +291,8 @@ def test_without_weight_or_beyond_its_end_there_is_no_push(small_models, image_b
         result = search_views(problem, 3, 3)
         near = ((problem.distance - 0.3).abs() <= 0.03).all(dim=1)
         assert bool(near.any())
-        assert torch.equal(result.status, torch.full((3,), Status.NOT_CONVERGED, dtype=torch.uint8))
+        # an image whose views are at ε₁ has nothing left to do
+        assert torch.equal(result.status == Status.OK, near)
         assert torch.equal(result.codes[near], problem.start(torch.arange(3))[near])
 
 
