@@ -2,18 +2,33 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
+import shutil
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-__all__ = ["TEMPORARY_SUFFIX", "make_folder", "remove_leftovers", "write_atomically"]
+from viewgen.errors import CorruptDataError
+
+__all__ = [
+    "TEMPORARY_SUFFIX",
+    "file_sha256",
+    "leftovers",
+    "link_atomically",
+    "make_folder",
+    "open_regular",
+    "remove_leftovers",
+    "write_atomically",
+]
 
 TEMPORARY_SUFFIX = ".viewgen-tmp"
 """Ending of the names of temporary files; a killed writer leaves one behind."""
 
+_PART_BYTES = 2**20
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -43,8 +58,7 @@ def write_atomically(
     """
     target = Path(path)
     make_folder(target.parent)
-    mark = "" if sole_writer else f".{os.getpid()}.{secrets.token_hex(4)}"
-    temporary = target.with_name(f".{target.name}{mark}{TEMPORARY_SUFFIX}")
+    temporary = _temporary(target, sole_writer=sole_writer)
     try:
         with temporary.open("wb" if sole_writer else "xb") as file:
             if callable(data):
@@ -62,6 +76,53 @@ def write_atomically(
     _flush_folder(target.parent)
 
 
+def link_atomically(source: Path, target: Path) -> None:
+    """Give a file a second name atomically, in place of what has it; a copy where there are no hard links."""
+    temporary = _temporary(target)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        # two names of one file are left as they are by a rename
+        temporary.unlink(missing_ok=True)
+    _flush_folder(target.parent)
+
+
+def open_regular(path: str | Path) -> IO[bytes]:
+    """Open a regular file for reading.
+
+    Raises:
+        CorruptDataError: it is a pipe, a device or a socket, which could block or never end.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.fdopen(descriptor, "rb") if not stat.S_ISDIR(mode := os.fstat(descriptor).st_mode) else None
+    if file is None:
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        file.close()
+        raise CorruptDataError(f"{path} is not a regular file (a pipe, a device or a socket?); remove it")
+    return file
+
+
+def file_sha256(path: str | Path, length: int | None = None) -> str:
+    """Return the hexadecimal sha256 digest of a file, or of its first `length` bytes."""
+    with open_regular(path) as file:
+        if length is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while length > 0 and (part := file.read(min(length, _PART_BYTES))):
+            digest.update(part)
+            length -= len(part)
+        return digest.hexdigest()
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents, and make their names durable."""
     missing = []
@@ -73,16 +134,36 @@ def make_folder(folder: Path) -> None:
         _flush_folder(new.parent)
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """Return the temporary files of writers, at work or killed, in a folder, at any depth."""
+    found = []
+    for parent, _, names in os.walk(folder, onerror=unless_absent):
+        found += [Path(parent, name) for name in names if name.endswith(TEMPORARY_SUFFIX)]
+    return sorted(found)
+
+
 def remove_leftovers(folder: Path, older_than_seconds: float) -> None:
-    """Delete the temporary files that killed writers left in a folder, at any depth."""
+    """Delete the temporary files that killed writers left in a folder, at any depth.
+
+    A writer of this machine that has ended is told by its process id, which the name contains; the files of
+    others go once they are older than `older_than_seconds`.
+    """
     oldest = time.time() - older_than_seconds
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if name.endswith(TEMPORARY_SUFFIX):
-                with contextlib.suppress(FileNotFoundError):
-                    file = Path(parent, name)
-                    if file.stat().st_mtime <= oldest:
-                        file.unlink()
+    for file in leftovers(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_mtime <= oldest:
+                file.unlink()
+
+
+def unless_absent(error: OSError) -> None:
+    """Raise the reason for which a folder cannot be listed, unless it is missing: unreadable is not empty."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _temporary(target: Path, *, sole_writer: bool = False) -> Path:
+    mark = "" if sole_writer else f".{os.getpid()}.{secrets.token_hex(4)}"
+    return target.with_name(f".{target.name}{mark}{TEMPORARY_SUFFIX}")
 
 
 def _name_new(temporary: Path, target: Path) -> None:

@@ -1,6 +1,5 @@
 """Run folder of a training: its contents and the loading of its encoder."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, MissingFileError, UsageError
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import load_model, read_header
@@ -120,9 +120,9 @@ def read_config(folder: Path) -> dict[str, Any]:
             "train with\n  viewgen train --assimilation A2 --out " + str(folder)
         )
     try:
-        document = dict(json.loads(path.read_text()))
+        document = read_object(path)
         missing = {"dataset", "config", "cache", "num_steps"} - document.keys()
-    except (ValueError, TypeError) as error:
+    except OSError as error:
         raise CorruptDataError(f"{path} cannot be read: {error}") from error
     if missing:
         raise CorruptDataError(f"{path} lacks {', '.join(sorted(missing))}")

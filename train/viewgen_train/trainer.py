@@ -80,6 +80,7 @@ class AssimilationTrainer(Trainer):
         codes: refined codes of the images, if generated views start from them.
         knn: data sets of the accuracy measurements; None to measure no accuracy.
         notes: JSON values for the headers of weight files.
+        files: see `Trainer`.
 
     Attributes:
         steps_per_epoch: number of full batches of a pass over the images.
@@ -102,7 +103,9 @@ class AssimilationTrainer(Trainer):
         codes: Codes | None = None,
         knn: KnnSets | None = None,
         notes: Mapping[str, Any],
+        files: Mapping[str, str] | None = None,
     ) -> None:
+        self.files = files or {}
         self.settings, self.world, self.folder = settings, world, folder
         self.device = images.device
         self.network, self.images, self.order, self.generated = network, images, order, generated
@@ -299,6 +302,8 @@ class AssimilationTrainer(Trainer):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by `state`, and the weights beside the checkpoint."""
         restore_weights(self.network.encoder, self.folder, state["step"])
+        if self.world.is_main:
+            settle_weights(self.folder, state["step"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.network.predictor is not None:
             self.network.predictor.load_state_dict(state["predictor"])

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from viewgen.errors import DataError, UsageError
-from viewgen_train.checkpoints import BEST, LAST
+from viewgen_train.checkpoints import BEST, CHECKPOINT, LAST, PREVIOUS, PREVIOUS_WEIGHTS, use_previous
 from viewgen_train.curves import TENSORBOARD
-from viewgen_train.loop import CHECKPOINT, only_run
+from viewgen_train.loop import only_run
 from viewgen_train.plan import TrainOptions, TrainPlan, make_plan
 from viewgen_train.processes import check_workers, usable_device
 from viewgen_train.records import assimilation_name
@@ -23,7 +23,7 @@ __all__ = ["TrainResult", "train"]
 
 # what a run writes, TensorBoard's folder apart
 FILES = (
-    *(CHECKPOINT, LAST, BEST, CONFIG, CURVES),
+    *(CHECKPOINT, PREVIOUS, LAST, PREVIOUS_WEIGHTS, BEST, CONFIG, CURVES),
     *("identity.json", "metrics.csv", "evaluation.json", "evaluation-best.json", "diverged.json"),
 )
 
@@ -89,6 +89,7 @@ def train(
     memory_bytes: int | None = None,
     checkpoint_seconds: float = 60.0,
     overwrite: bool = False,
+    previous_checkpoint: bool = False,
     evaluate: bool = True,
     quiet: bool = False,
 ) -> TrainResult:
@@ -114,6 +115,7 @@ def train(
         memory_bytes: host memory limit for images and views, in bytes; data beyond it are streamed.
         checkpoint_seconds: seconds between checkpoints.
         overwrite: whether to discard an earlier run in `out`.
+        previous_checkpoint: whether to go on from the checkpoint before the last one, which is discarded.
         evaluate: whether to measure linear probes and nearest neighbours at the end.
         quiet: whether to suppress messages about resolved options.
 
@@ -136,6 +138,8 @@ def train(
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
+    if overwrite and previous_checkpoint:
+        raise UsageError("--overwrite discards the checkpoints that --previous-checkpoint asks for; give one")
     device = usable_device(device, gpus, workers)
     options = TrainOptions(
         dataset=dataset,
@@ -159,6 +163,9 @@ def train(
     if overwrite:
         with only_run(folder):
             _forget(folder)
+    elif previous_checkpoint:
+        with only_run(folder):
+            say(f"going on from the checkpoint before the last one, of step {use_previous(folder)}")
     say(f"{plan.dataset}, {assimilation_name(plan.settings)}, {plan.num_steps} steps; the run is in {folder}")
     arguments = {"plan": plan, "device": device, "checkpoint_seconds": checkpoint_seconds}
     if num_workers > 1:

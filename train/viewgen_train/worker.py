@@ -1,5 +1,6 @@
 """One process of a training: construction of data, views, network and trainer from a plan."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,11 @@ from viewgen.networks.files import Models, load_model
 from viewgen.networks.generator import Generator
 from viewgen.store import CacheReader
 from viewgen.views.entry import TrainingResources
+from viewgen_train.checkpoints import CHECKPOINT
 from viewgen_train.curves import CurveWriter
 from viewgen_train.distributed import World
 from viewgen_train.loader import MEMORY_SHARE, Codes, ImageMemory, ShardBuffer, ViewMemory
-from viewgen_train.loop import CHECKPOINT, run_training
+from viewgen_train.loop import run_training
 from viewgen_train.network import ContrastiveNetwork, build_network
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.plan import TrainPlan
@@ -79,7 +81,11 @@ def write_config(plan: TrainPlan, folder: Path) -> None:
     # another training's configuration must not be replaced: its identity is checked by the session
     if path.exists() and (folder / CHECKPOINT).exists():
         return
-    write_atomically(path, (json.dumps(plan.document(), indent=1) + "\n").encode(), sole_writer=True)
+    write_atomically(path, _config_text(plan), sole_writer=True)
+
+
+def _config_text(plan: TrainPlan) -> bytes:
+    return (json.dumps(plan.document(), indent=1) + "\n").encode()
 
 
 def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> AssimilationTrainer:
@@ -114,6 +120,7 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
             "dataset": plan.dataset,
             "training": {"assimilation": assimilation_name(settings), "seed": settings.seed},
         },
+        files={CONFIG: hashlib.sha256(_config_text(plan)).hexdigest()},
     )
 
 

@@ -2,7 +2,8 @@
 
 The header entry ``viewgen`` is a JSON object ``{"format": 1, "kind": …, "config": {…}, …}``; for a generator
 other than StyleGAN2 it contains the name as ``generator``. Weights may be stored in half precision; they are
-used in float32.
+used in float32. ``digest`` is the sha256 of the rest of the object and of all tensors; files of 0.1.0 have
+none.
 """
 
 import hashlib
@@ -19,8 +20,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from viewgen.errors import MissingFileError, ModelError
-from viewgen.files import write_atomically
+from viewgen.documents import parse_json
+from viewgen.errors import CorruptDataError, MissingFileError, ModelError
+from viewgen.files import file_sha256, open_regular, write_atomically
 from viewgen.networks import stylegan2
 from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
@@ -43,12 +45,15 @@ __all__ = [
     "load_models",
     "networks_beside",
     "read_header",
+    "read_state",
     "save_model",
 ]
 
 Kind = Literal["generator", "discriminator", "inverter", "encoder"]
 KINDS: tuple[Kind, ...] = ("generator", "discriminator", "inverter", "encoder")
 FORMAT = 1
+# a network of 1000 tensors has a header of about 0.1 MB
+MOST_HEADER_BYTES = 4_000_000
 LATENT_AVG = "latent_avg"
 STYLEGAN2 = "stylegan2"
 Device = torch.device | str
@@ -87,8 +92,7 @@ class Models:
 
 def file_digest(path: str | Path) -> str:
     """Return ``"sha256:…"`` of a file's bytes."""
-    with open(path, "rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    return "sha256:" + file_sha256(path)
 
 
 def network_kind(network: nn.Module) -> Kind:
@@ -191,7 +195,19 @@ def save_model(
     broken = sorted(key for key, value in state.items() if not _is_finite(value))
     if broken:
         raise ModelError(f"the {kind} is not stored: {broken[0]} holds values that are not finite as {dtype}")
+    header["digest"] = _digest(header, state)
     write_atomically(path, save(state, metadata={"viewgen": json.dumps(header, sort_keys=True)}))
+
+
+def _digest(header: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """Return ``"sha256:…"`` of a header without its digest, and of the names, shapes, types and bytes."""
+    rest = {key: value for key, value in header.items() if key != "digest"}
+    found = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for key in sorted(state):
+        value = state[key].contiguous()
+        found.update(f"\n{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy())
+    return "sha256:" + found.hexdigest()
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -205,6 +221,13 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise MissingFileError(
             f"no weights at {path}; `viewgen pretrain` makes them, or give the path of a file"
         )
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MOST_HEADER_BYTES:
+        raise ModelError(
+            f"{path} is no weights file, or damaged: its header would have {length} bytes, expected at most "
+            f"{MOST_HEADER_BYTES}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -215,9 +238,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"{path} has no viewgen header: it was not written by `viewgen pretrain` or `models import`"
         )
     try:
-        header = json.loads(metadata["viewgen"])
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{path} has a damaged viewgen header: {error}") from error
+        header = parse_json(metadata["viewgen"], f"{path}, its viewgen header,")
+    except CorruptDataError as error:
+        raise ModelError(str(error)) from error
     if not isinstance(header, dict) or not isinstance(header.get("config"), dict):
         raise ModelError(f"{path} has a viewgen header without the network's config")
     if header.get("format") != FORMAT or header.get("kind") not in KINDS:
@@ -248,6 +271,7 @@ def load_model(path: str | Path, kind: Kind, device: Device = "cpu") -> Any:
 
     Raises:
         MissingFileError: there is no such file.
+        CorruptDataError: the digest in the header is not that of the file.
         ModelError: another kind, a missing or unexpected key, a wrong shape, non-finite weights, or branches
             instead of one encoder.
     """
@@ -269,11 +293,7 @@ def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
     if header["kind"] != kind:
         raise ModelError(f"{path} holds a network of kind {header['kind']!r}; a {kind} is needed here")
     expected = _described(path, header, _stored_shapes)
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
+    state = read_state(path, header)
     _check_state(path, state, expected)
     network = _build(header)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
@@ -286,11 +306,35 @@ def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
     return channels_last(network).to(device).eval().requires_grad_(False)
 
 
+def read_state(path: str | Path, header: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a network file by name, as they are stored.
+
+    Args:
+        path: file written by `save_model`.
+        header: the file's header, where it is known already.
+
+    Raises:
+        MissingFileError, ModelError: as `read_header`.
+        CorruptDataError: header or tensors differ from those that were written.
+    """
+    header = read_header(path) if header is None else header
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    if "digest" in header and header["digest"] != _digest(header, state):
+        raise CorruptDataError(
+            f"{path} is damaged: its sha256 digest differs from that of the weights that were written"
+        )
+    return state
+
+
 def _described(path: str | Path, header: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
     """Return the result of `read` on a header whose values are unchecked."""
     try:
         return read(header)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ModelError(f"{path}: the header does not describe a network: {error}") from error
 
 
