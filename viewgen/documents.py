@@ -10,16 +10,24 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from viewgen.errors import CorruptDataError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from viewgen.errors import CorruptDataError, UsageError
 from viewgen.files import open_regular
 
-__all__ = ["MOST_BYTES", "parse_json", "read_json", "read_object"]
+__all__ = ["MOST_BYTES", "Document", "checked", "parse_json", "read_json", "read_object"]
 
 MOST_BYTES = 4_000_000
 """Largest size of a document that one call reads."""
 
 MOST_DEPTH = 48
 LARGEST = 2**64
+
+
+class Document(BaseModel):
+    """Base of models that bound the fields of a document: JSON types, strictly; unknown fields pass."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
 
 
 def read_json(path: str | Path, *, most_bytes: int = MOST_BYTES, finite: bool = False) -> Any:
@@ -113,3 +121,21 @@ def _depth(document: Any) -> int:
             return depth
         depth += 1
     return depth
+
+
+def checked(kind: type[Document], document: Any) -> dict[str, Any]:
+    """Return a JSON object whose fields have the types and bounds of `kind`; unknown fields pass.
+
+    Raises:
+        UsageError: it is no object, lacks a field, or has a value out of bounds; the message names the first.
+    """
+    try:
+        kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))[:100] or "the document"
+        shown = repr(first["input"])
+        shown = shown if len(shown) <= 60 else shown[:60] + "…"
+        raise UsageError(f"{where} is {shown}; {first['msg'].lower()}") from None
+    found: dict[str, Any] = document
+    return found

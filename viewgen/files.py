@@ -17,11 +17,13 @@ from viewgen.errors import CorruptDataError
 __all__ = [
     "TEMPORARY_SUFFIX",
     "file_sha256",
+    "free_text",
     "leftovers",
     "link_atomically",
     "make_folder",
     "open_regular",
     "remove_leftovers",
+    "unless_absent",
     "write_atomically",
 ]
 
@@ -143,16 +145,19 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def remove_leftovers(folder: Path, older_than_seconds: float) -> None:
-    """Delete the temporary files that killed writers left in a folder, at any depth.
-
-    A writer of this machine that has ended is told by its process id, which the name contains; the files of
-    others go once they are older than `older_than_seconds`.
-    """
+    """Delete the temporary files that killed writers left in a folder, at any depth."""
     oldest = time.time() - older_than_seconds
     for file in leftovers(folder):
         with contextlib.suppress(FileNotFoundError):
             if file.stat().st_mtime <= oldest:
                 file.unlink()
+
+
+def free_text(folder: Path) -> str:
+    """Return the free space of a folder's device for messages: ``"1234 bytes are free"``."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return f"{shutil.disk_usage(folder).free:,} bytes are free"
 
 
 def unless_absent(error: OSError) -> None:

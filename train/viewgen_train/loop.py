@@ -167,8 +167,8 @@ def _check_files(folder: Path, digests: Mapping[str, str], also: Mapping[str, st
         path = folder / name
         if path.exists() and file_sha256(path) not in (digest, also.get(name)):
             raise CorruptDataError(
-                f"{path} differs from the file that the run wrote (its sha256); restore it, or delete it: the "
-                "same command writes it again"
+                f"{path} differs from the file that the run wrote (its sha256); restore it, or delete it: "
+                "the same command writes it again"
             )
 
 

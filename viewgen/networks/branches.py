@@ -29,7 +29,9 @@ class BranchesConfig(NetworkConfig):
 
     title: ClassVar[str] = "the branches' shape"
 
-    branches: dict[str, EncoderConfig] = setting(..., "role → shape of its encoder", min_length=1)
+    branches: dict[str, EncoderConfig] = setting(
+        ..., "role → shape of its encoder", min_length=1, max_length=16
+    )
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

@@ -10,7 +10,6 @@ A record is one line of JSON that ends with a digest of itself. Long logs are co
 
 import contextlib
 import hashlib
-import json
 import math
 import re
 from dataclasses import dataclass, field, fields
@@ -18,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from viewgen.documents import checked, parse_json
 from viewgen.errors import CorruptDataError, DataError, MissingFileError
+from viewgen.store.bounds import Record
 from viewgen.store.encoding import encode_object, object_bytes
 from viewgen.store.spec import CacheSpec, canonical_json
-from viewgen.store.storage import ObjectExistsError, Storage
+from viewgen.store.storage import MOST_RECORD_BYTES, ObjectExistsError, Storage
 
 __all__ = [
     "CommitLog",
@@ -90,9 +91,13 @@ class ShardCommit:
         try:
             if line[len(body) :] != _DIGEST % hashlib.sha256(body).hexdigest().encode():
                 raise ValueError("its digest does not match its contents")
-            document = json.loads(body + b"}")
+            document = checked(
+                Record, parse_json(body + b"}", place, most_bytes=MOST_RECORD_BYTES, finite=True)
+            )
             document["status"] = document["status"].encode().translate(_FROM_DIGITS)
             return cls(**document)
+        except CorruptDataError:
+            raise
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise CorruptDataError(f"{place} is damaged: {error}") from error
 
@@ -259,6 +264,8 @@ def _read_log(storage: Storage) -> list[tuple[str, bytes]]:
             return storage.read(path)
         except MissingFileError:
             return None
+        except CorruptDataError:
+            return b"\n"  # too large, or no file at all: a record without a digest
 
     found: dict[str, bytes] = {}
     while True:

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.core import url_to_fs
 
-from viewgen.errors import MissingFileError, StorageError, nearest_name
-from viewgen.store.storage import ObjectExistsError, Storage
+from viewgen.errors import CorruptDataError, MissingFileError, StorageError, nearest_name
+from viewgen.store.storage import ObjectExistsError, Storage, most_bytes
 
 __all__ = ["FsspecStorage"]
 
@@ -62,6 +62,8 @@ class FsspecStorage(Storage):
             raise StorageError(f"{self.url} names no bucket; expected {protocol}://bucket/folder/views.zarr")
 
     def read(self, path: str) -> bytes:
+        if (most := most_bytes(path)) is not None:
+            return self.read_document(path, most)
         with self._clear_errors("read", path):
             return bytes(self._fs.cat_file(self._place(path)))
 
@@ -150,7 +152,7 @@ class FsspecStorage(Storage):
         """Convert any exception of a file system to one message without credentials."""
         try:
             yield
-        except (StorageError, MissingFileError):
+        except (StorageError, MissingFileError, CorruptDataError):
             raise
         except FileNotFoundError as error:
             if verb == "write":

@@ -5,6 +5,7 @@ the needs of a cache: atomic writes of whole objects, some of them create-only, 
 """
 
 import contextlib
+import errno
 import json
 import os
 from abc import ABC, abstractmethod
@@ -13,17 +14,47 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from viewgen.errors import MissingFileError, StorageError, UsageError
-from viewgen.files import TEMPORARY_SUFFIX, remove_leftovers, write_atomically
+from viewgen.documents import MOST_BYTES
+from viewgen.errors import CorruptDataError, MissingFileError, StorageError, UsageError
+from viewgen.files import (
+    TEMPORARY_SUFFIX,
+    free_text,
+    leftovers,
+    open_regular,
+    remove_leftovers,
+    unless_absent,
+    write_atomically,
+)
 
-__all__ = ["LocalStorage", "ObjectExistsError", "Storage", "open_storage", "parse_storage_options"]
+__all__ = [
+    "MOST_RECORD_BYTES",
+    "LocalStorage",
+    "ObjectExistsError",
+    "Storage",
+    "open_storage",
+    "parse_storage_options",
+]
 
+MOST_RECORD_BYTES = 32_000_000
+"""Largest commit record: a status for each of 2²⁰ images, and reasons for thousands of failures."""
+
+_MOST_BLOCK_BYTES = 256_000_000
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class ObjectExistsError(StorageError, FileExistsError):
     """A create-only write found an existing object."""
+
+
+def most_bytes(path: str) -> int | None:
+    """Return the largest size of a document, by its name; None for shard objects and other files.
+
+    A document is read whole before anything is known about it, so that one beyond its bound is refused.
+    """
+    if path.startswith("commits/"):
+        return _MOST_BLOCK_BYTES if path.endswith(".jsonl") else MOST_RECORD_BYTES
+    return MOST_BYTES if path.endswith(".json") else None
 
 
 class Storage(ABC):
@@ -39,7 +70,12 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, path: str) -> bytes:
-        """Return the object's bytes; MissingFileError if it is absent."""
+        """Return the object's bytes.
+
+        Raises:
+            MissingFileError: it is absent.
+            CorruptDataError: a document is larger than `most_bytes`, or a local file is no regular one.
+        """
 
     @abstractmethod
     def read_range(self, path: str, start: int, length: int) -> bytes:
@@ -81,6 +117,17 @@ class Storage(ABC):
         """Return the file of the object if it can be memory-mapped, otherwise None."""
         return None
 
+    def read_document(self, path: str, most: int) -> bytes:
+        """Return the bytes of an object of at most `most` bytes; CorruptDataError if it is larger."""
+        data = self.read_range(path, 0, most + 1)
+        if len(data) > most:
+            raise CorruptDataError(f"{self.url}/{path} is larger than {most} bytes; viewgen did not write it")
+        return data
+
+    def leftovers(self) -> list[str]:
+        """Return the paths of temporary files, of writers at work or killed."""
+        return []
+
     def remove_leftovers(self, older_than_seconds: float = 3600) -> None:  # noqa: B027 most have none
         """Delete the temporary files that killed writers left behind."""
 
@@ -97,12 +144,6 @@ class Storage(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
-
-
-def _unless_absent(error: OSError) -> None:
-    """Raise what a folder cannot be listed for, unless it is not there: unreadable is not empty."""
-    if not isinstance(error, FileNotFoundError):
-        raise error
 
 
 class LocalStorage(Storage):
@@ -122,11 +163,13 @@ class LocalStorage(Storage):
         return self.root.joinpath(*parts)
 
     def read(self, path: str) -> bytes:
-        with self._clear_errors("read", path):
-            return self.local_path(path).read_bytes()
+        if (most := most_bytes(path)) is not None:
+            return self.read_document(path, most)
+        with self._clear_errors("read", path), open_regular(self.local_path(path)) as file:
+            return file.read()
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
-        with self._clear_errors("read", path), self.local_path(path).open("rb") as file:
+        with self._clear_errors("read", path), open_regular(self.local_path(path)) as file:
             file.seek(start)
             return file.read(length)
 
@@ -151,7 +194,7 @@ class LocalStorage(Storage):
         folder = self.local_path(prefix) if prefix else self.root
         found = []
         with self._clear_errors("list", prefix):
-            for parent, _, names in os.walk(folder, onerror=_unless_absent):
+            for parent, _, names in os.walk(folder, onerror=unless_absent):
                 relative = Path(parent).relative_to(self.root)
                 found += [(relative / n).as_posix() for n in names if not n.endswith(TEMPORARY_SUFFIX)]
         return sorted(found)
@@ -170,13 +213,17 @@ class LocalStorage(Storage):
     def delete_tree(self, prefix: str) -> None:
         folder = self.local_path(prefix)
         with self._clear_errors("delete", prefix):
-            for parent, _, names in os.walk(folder, topdown=False):
+            for parent, _, names in os.walk(folder, topdown=False, onerror=unless_absent):
                 for name in names:
                     Path(parent, name).unlink(missing_ok=True)
                 # a folder symlink inside the cache is a file to us: never walk out of the cache
                 for link in [entry.path for entry in os.scandir(parent) if entry.is_symlink()]:
                     Path(link).unlink()
                 Path(parent).rmdir()
+
+    def leftovers(self) -> list[str]:
+        with self._clear_errors("list", ""):
+            return [file.relative_to(self.root).as_posix() for file in leftovers(self.root)]
 
     def remove_leftovers(self, older_than_seconds: float = 3600) -> None:
         remove_leftovers(self.root, older_than_seconds)
@@ -192,7 +239,8 @@ class LocalStorage(Storage):
         except FileNotFoundError as error:
             raise MissingFileError(f"{place} does not exist") from error
         except OSError as error:
-            raise StorageError(f"cannot {verb} {place}: {error.strerror or error}") from error
+            free = f" ({free_text(self.root)})" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise StorageError(f"cannot {verb} {place}: {error.strerror or error}{free}") from error
 
 
 def open_storage(url: str, storage_options: dict[str, Any] | None = None) -> Storage:

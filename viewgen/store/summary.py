@@ -30,12 +30,13 @@ def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> 
     """
     reader = CacheReader(url, storage_options)
     spec, commits = reader.spec, list(reader.commits.values())
-    counts = np.bincount(reader.status, minlength=4)
+    counts = {code: sum(commit.status.count(code) for commit in commits) for code in Status}
+    absent = spec.num_images - sum(counts[code] for code in Status if code != Status.ABSENT)
     epsilon = spec.config.get("epsilon_boundary")
     epsilon = float(epsilon) if isinstance(epsilon, int | float) else None
     distance = _statistics(reader.distance)
     seconds = sum(commit.seconds for commit in commits)
-    made = int(counts[Status.OK] + counts[Status.NOT_CONVERGED]) * spec.num_views
+    made = (counts[Status.OK] + counts[Status.NOT_CONVERGED]) * spec.num_views
     return {
         "url": reader.url,
         "identity": spec.identity,
@@ -46,10 +47,10 @@ def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> 
             "images_per_shard": spec.shard_images,
         },
         "images": {
-            "ok": int(counts[Status.OK]),
-            "not_converged": int(counts[Status.NOT_CONVERGED]),
-            "failed": int(counts[Status.FAILED]),
-            "absent": int(counts[Status.ABSENT]),
+            "ok": counts[Status.OK],
+            "not_converged": counts[Status.NOT_CONVERGED],
+            "failed": counts[Status.FAILED],
+            "absent": absent,
         },
         "bytes": sum(entry["bytes"] for commit in commits for entry in commit.objects.values()),
         "seconds": seconds,

@@ -1,7 +1,7 @@
 """Verification of a cache against its commit records, and repair: faulty shards become pending again."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from viewgen.store.commits import Fault, ShardCommit, scan_commits
 from viewgen.store.compaction import drop_commits
 from viewgen.store.encoding import decode_object
 from viewgen.store.metadata import metadata_problem
-from viewgen.store.spec import CacheSpec
+from viewgen.store.spec import ArrayLayout, CacheSpec
 from viewgen.store.storage import Storage, open_storage
 
 __all__ = ["VerifyReport", "repair_cache", "verify_cache"]
@@ -145,9 +145,11 @@ def _verify_shard(storage: Storage, spec: CacheSpec, commit: ShardCommit) -> tup
         entry = commit.objects[path]
         kind, detail = "", ""
         try:
-            data = storage.read(path)
+            # at most one byte more than was committed: an object may have grown beyond the memory
+            data = storage.read_range(path, 0, entry["bytes"] + 1)
             if len(data) != entry["bytes"]:
-                kind, detail = "size", f"has {len(data)} bytes, {entry['bytes']} were committed"
+                size = len(data) if len(data) < entry["bytes"] else storage.size(path)
+                kind, detail = "size", f"has {size} bytes, {entry['bytes']} were committed"
             elif (digest := hashlib.sha256(data).hexdigest()) != entry["sha256"]:
                 kind, detail = "digest", f"has sha256 {digest[:12]}…, {entry['sha256'][:12]}… was committed"
             else:
@@ -173,6 +175,8 @@ def _metadata_faults(storage: Storage, spec: CacheSpec) -> list[Fault]:
             problem = metadata_problem(layout, storage.read(path))
         except MissingFileError:
             problem = "does not exist"
+        except CorruptDataError as error:
+            problem = str(error)
         if problem:
             detail = f"{problem}; the next run of the cache command writes it again"
             faults.append(Fault(shard=None, path=path, kind="metadata", detail=detail))
@@ -199,17 +203,30 @@ def _notes(storage: Storage, spec: CacheSpec, commits: dict[int, ShardCommit]) -
     layouts = spec.array_layout()
     known = {"zarr.json", *(f"{name}/zarr.json" for name in layouts)}
     known.update(path for commit in commits.values() for path in commit.objects)
-    own = {layout.object_path(shard) for layout in layouts.values() for shard in range(spec.num_shards)}
     others = [
         path
         for path in storage.paths()
         if path not in known and not path.startswith(("commits/", f"{RUN_FOLDER}/"))
     ]
-    leftovers = [path for path in others if path in own]
-    foreign = [path for path in others if path not in own]
+    stopped = [path for path in others if _belongs(path, layouts, spec.num_shards)]
+    foreign = sorted(set(others) - set(stopped))
     notes = []
-    if leftovers:
-        notes.append(f"{len(leftovers)} objects of uncommitted shards, left by a run that was stopped")
+    if stopped:
+        notes.append(f"{len(stopped)} objects of uncommitted shards, left by a run that was stopped")
     if foreign:
         notes.append(f"{len(foreign)} objects that are not the cache's: {', '.join(foreign[:3])}")
+    if temporary := storage.leftovers():
+        notes.append(
+            f"{len(temporary)} temporary files of writers that were killed, or are at work: "
+            f"{', '.join(temporary[:3])}; the next run removes those that are older than an hour"
+        )
     return notes
+
+
+def _belongs(path: str, layouts: Mapping[str, ArrayLayout], num_shards: int) -> bool:
+    """Return whether a path is that of an object of one of the shards."""
+    name, _, object_name = path.partition("/")
+    number = object_name.removeprefix("c.").partition(".")[0]
+    if name not in layouts or not number.isascii() or not number.isdigit() or len(number) > 10:
+        return False
+    return int(number) < num_shards and layouts[name].object_path(int(number)) == path

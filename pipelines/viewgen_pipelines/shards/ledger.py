@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from viewgen.documents import parse_json
 from viewgen.errors import MissingFileError, StorageError
 from viewgen.store import RUN_FOLDER, Storage
 from viewgen_pipelines.shards.lease import process_is_alive, this_process
@@ -225,7 +226,7 @@ class AttemptLedger:
 
     def _read(self, path: str) -> dict[str, Any]:
         try:
-            record = json.loads(self.storage.read(path))
+            record = parse_json(self.storage.read(path), path)
         except (MissingFileError, StorageError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}

@@ -110,7 +110,7 @@ def test_later_settings_leave_the_files_of_the_first_networks_as_they_were(small
         path = tmp_path / f"{kind}.safetensors"
         save_model(getattr(small_models, kind), path)
         assert " ".join(read_header(path)["config"]) == names
-        assert read_header(path).keys() == {"config", "format", "kind"}
+        assert read_header(path).keys() == {"config", "digest", "format", "kind"}
 
 
 def test_an_encoder_of_images_of_two_channels(tmp_path):
