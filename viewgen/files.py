@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -115,14 +116,13 @@ def open_regular(path: str | Path) -> IO[bytes]:
 
 def file_sha256(path: str | Path, length: int | None = None) -> str:
     """Return the hexadecimal sha256 digest of a file, or of its first `length` bytes."""
+    digest = hashlib.sha256()
+    left = math.inf if length is None else length
     with open_regular(path) as file:
-        if length is None:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha256()
-        while length > 0 and (part := file.read(min(length, _PART_BYTES))):
+        while left > 0 and (part := file.read(int(min(left, _PART_BYTES)))):
             digest.update(part)
-            length -= len(part)
-        return digest.hexdigest()
+            left -= len(part)
+    return digest.hexdigest()
 
 
 def make_folder(folder: Path) -> None:

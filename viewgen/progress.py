@@ -25,9 +25,9 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
-        from rich.console import Console
+        from viewgen.terminal import console
 
-        self._console = Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = console(file=stream or sys.stderr, quiet=quiet, soft_wrap=True)
         self._shown: Any = None
 
     @property
@@ -37,8 +37,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print one line, above the bar if there is one."""
-        console = self._console if self._shown is None else self._shown.console
-        console.print(line, markup=False)
+        shown = self._console if self._shown is None else self._shown.console
+        shown.print(line)
 
     @contextmanager
     def bar(
@@ -73,9 +73,9 @@ class Progress:
         from rich import progress as rich
 
         columns = (
-            rich.TextColumn("{task.description}"),
+            rich.TextColumn("{task.description}", markup=False),
             rich.BarColumn(),
-            rich.TextColumn("{task.fields[count]}  {task.fields[text]}"),
+            rich.TextColumn("{task.fields[count]}  {task.fields[text]}", markup=False),
             rich.TimeRemainingColumn(),
         )
         # standard output stays as it is: it may be the one that keeps Ray's messages out

@@ -15,7 +15,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -66,7 +66,7 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
 
     def write(file: IO[bytes]) -> None:
         hashing = _Hashing(file)
-        torch.save({**checkpoint, "digest": "sha256"}, hashing)
+        torch.save({**checkpoint, "digest": "sha256"}, cast(IO[bytes], hashing))
         file.write(_TRAILER % hashing.sha256.hexdigest().encode())
 
     write_atomically(path, write, sole_writer=True)

@@ -28,6 +28,7 @@ from viewgen.files import file_sha256, write_atomically
 from viewgen.memory import keep_freed_memory
 from viewgen.picture import write_png
 from viewgen.randomness import addressed_seed
+from viewgen.terminal import console, plain
 from viewgen_train.checkpoints import CHECKPOINT, PREVIOUS, keep_previous, read_checkpoint, write_checkpoint
 from viewgen_train.metrics import Metrics
 
@@ -330,7 +331,7 @@ def _run(
     interactive = sys.stderr.isatty() and writes
     with (
         closing(observer) if observer is not None else nullcontext(),
-        Progress(*columns, console=_console(), disable=not interactive) as progress,
+        Progress(*columns, console=console(stderr=True), disable=not interactive) as progress,
     ):
         if observer is not None:
             observer.start(folder, first_step)
@@ -355,7 +356,7 @@ def _run(
                 progress.update(task, note=note)
                 if writes and not interactive and (step + 1) % (log_every * 10) == 0:
                     print(
-                        f"{trainer.kind} step {step + 1}/{trainer.num_steps} {note}",
+                        plain(f"{trainer.kind} step {step + 1}/{trainer.num_steps} {note}"),
                         file=sys.stderr,
                         flush=True,
                     )
@@ -371,12 +372,6 @@ def _run(
     if writes:
         _write_picture(trainer, folder)
     return seconds_before + time.monotonic() - started
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
 
 
 def _write_picture(trainer: Trainer, folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from viewgen.errors import DataError, UsageError
+from viewgen.terminal import plain
 from viewgen_train.checkpoints import BEST, CHECKPOINT, LAST, PREVIOUS, PREVIOUS_WEIGHTS, use_previous
 from viewgen_train.curves import TENSORBOARD
 from viewgen_train.loop import only_run
@@ -136,7 +137,7 @@ def train(
 
     def say(text: str) -> None:
         if not quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(plain(text), file=sys.stderr, flush=True)
 
     if overwrite and previous_checkpoint:
         raise UsageError("--overwrite discards the checkpoints that --previous-checkpoint asks for; give one")

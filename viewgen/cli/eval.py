@@ -81,8 +81,9 @@ def eval(
 
 def _print_table(document: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from viewgen.terminal import console
 
     dataset, probe = document["dataset"], document["probe"]
     click.echo(f"{document['weights']['file']}{_training(document)}")
@@ -102,7 +103,7 @@ def _print_table(document: dict[str, Any]) -> None:
             row = (f"{100 * part['knn'][metric][k]:.2f} %" for part in columns.values())
             table.add_row(f"{k}-NN {metric}", *row)
     click.echo()
-    Console(width=max(80, 24 + 22 * len(columns))).print(table)
+    console(width=max(80, 24 + 22 * len(columns))).print(table)
     click.echo()
     seeds = f"{probe['num_seeds']} seeds" if probe["num_seeds"] > 1 else "1 seed"
     rate = f"learning rate {probe['learning_rate']:g} ({probe['schedule']})"

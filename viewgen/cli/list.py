@@ -139,7 +139,7 @@ def _show_settings(noun: str, entry: Entry) -> None:
     defaults = min(24, max(len(_default(field)) for _, field in rows))
     for name, field in rows:
         flag = f"  --{name.replace('_', '-')}" if facts(field)["flag"] else ""
-        label = click.style(f"{name:{names}}", bold=True)
+        label = f"{name:{names}}"
         click.echo(f"\n{label}  {_default(field):{defaults}}  {_allowed(field)}{flag}".rstrip())
         _echo("    ", field.description or "", 4)
 

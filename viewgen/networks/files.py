@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
@@ -18,7 +17,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from viewgen.documents import parse_json
 from viewgen.errors import CorruptDataError, MissingFileError, ModelError
@@ -29,7 +27,7 @@ from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.execution import Execution
 from viewgen.networks.generator import GENERATORS, Generator
 from viewgen.networks.inverter import Inverter, InverterConfig
-from viewgen.networks.layout import channels_last
+from viewgen.networks.layout import channels_last, fold_batch_norms
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig
 from viewgen.networks.stylegan2.codes import WPlus
 from viewgen.registry import Entry
@@ -206,7 +204,7 @@ def _digest(header: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     for key in sorted(state):
         value = state[key].contiguous()
         found.update(f"\n{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return "sha256:" + found.hexdigest()
 
 
@@ -293,8 +291,7 @@ def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
     if header["kind"] != kind:
         raise ModelError(f"{path} holds a network of kind {header['kind']!r}; a {kind} is needed here")
     expected = _described(path, header, _stored_shapes)
-    state = read_state(path, header)
-    _check_state(path, state, expected)
+    state = read_state(path, header, expected)
     network = _build(header)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if isinstance(network, stylegan2.Generator):
@@ -306,15 +303,20 @@ def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
     return channels_last(network).to(device).eval().requires_grad_(False)
 
 
-def read_state(path: str | Path, header: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+def read_state(
+    path: str | Path,
+    header: Mapping[str, Any] | None = None,
+    expected: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, Tensor]:
     """Return the tensors of a network file by name, as they are stored.
 
     Args:
         path: file written by `save_model`.
         header: the file's header, where it is known already.
+        expected: name → shape of the tensors that the file must hold.
 
     Raises:
-        MissingFileError, ModelError: as `read_header`.
+        MissingFileError, ModelError: as `read_header`; other tensors than expected, or non-finite ones.
         CorruptDataError: header or tensors differ from those that were written.
     """
     header = read_header(path) if header is None else header
@@ -323,10 +325,12 @@ def read_state(path: str | Path, header: Mapping[str, Any] | None = None) -> dic
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ModelError(f"{path} is damaged: {error}") from error
+    _check_shapes(path, state, expected)
     if "digest" in header and header["digest"] != _digest(header, state):
         raise CorruptDataError(
             f"{path} is damaged: its sha256 digest differs from that of the weights that were written"
         )
+    _refuse(path, [f"{key} holds non-finite values" for key, value in state.items() if not _is_finite(value)])
     return state
 
 
@@ -362,34 +366,27 @@ def _is_finite(value: Tensor) -> bool:
     return not value.is_floating_point() or bool(torch.isfinite(value).all())
 
 
-def _check_state(
-    path: str | Path, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+def _check_shapes(
+    path: str | Path, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]] | None
 ) -> None:
+    if expected is None:
+        return
     problems = [f"missing {key} {expected[key]}" for key in expected.keys() - state.keys()]
     problems += [f"unexpected {key}" for key in state.keys() - expected.keys()]
-    for key in state.keys() & expected.keys():
-        if tuple(state[key].shape) != expected[key]:
-            problems.append(f"{key} has shape {tuple(state[key].shape)}, expected {expected[key]}")
-        elif not _is_finite(state[key]):
-            problems.append(f"{key} holds non-finite values")
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)}, expected {expected[key]}"
+        for key in state.keys() & expected.keys()
+        if tuple(state[key].shape) != expected[key]
+    ]
+    _refuse(path, problems)
+
+
+def _refuse(path: str | Path, problems: list[str]) -> None:
+    """Raise a `ModelError` with the first problems, if there are any."""
     if problems:
         shown = "; ".join(sorted(problems)[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ModelError(f"{path} does not fit its header: {shown}{more}")
-
-
-def fold_batch_norms(network: nn.Module) -> None:
-    """Fold every batch normalisation that directly follows a convolution into it, for inference.
-
-    A search evaluates the networks thousands of times per image, and each normalisation is a pass over
-    memory.
-    """
-    for module in network.modules():
-        children = list(module.named_children())
-        for (name, first), (next_name, second) in pairwise(children):
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(first, second))
-                setattr(module, next_name, nn.Identity())
 
 
 def load_models(paths: Mapping[str, str | Path], device: Device = "cpu") -> Models:

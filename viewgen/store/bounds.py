@@ -31,7 +31,7 @@ class _Column(Document):
     per_view: bool = False
     codes: bool = False
     dtype: Text = "<f4"
-    shape: Shape = []
+    shape: Shape = Field(default_factory=list)
 
 
 class Specification(Document):
@@ -51,8 +51,8 @@ class Specification(Document):
     arrays: list[Text] = Field([], max_length=100)
     columns: list[_Column] = Field([], max_length=100)
     latent_shape: Shape | None = None
-    label_shape: Shape = []
-    versions: dict[str, Any] = {}
+    label_shape: Shape = Field(default_factory=list)
+    versions: dict[str, Any] = Field(default_factory=dict)
 
 
 class _Object(Document):
@@ -67,8 +67,8 @@ class Record(Document):
     identity: Text
     objects: dict[Text, _Object] = Field(max_length=1000)
     status: str = Field(max_length=MOST_SHARD_IMAGES, pattern="^[0-3]*$")
-    failures: dict[Annotated[str, Field(pattern="^[0-9]{1,10}$")], str] = {}
+    failures: dict[Annotated[str, Field(pattern="^[0-9]{1,10}$")], str] = Field(default_factory=dict)
     attempt: int = Field(1, ge=0, le=10**9)
     run_id: Text = ""
     seconds: float = Field(0.0, ge=0, le=1e12)
-    stats: dict[str, Any] = {}
+    stats: dict[str, Any] = Field(default_factory=dict)

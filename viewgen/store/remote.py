@@ -1,17 +1,16 @@
 """Storage in memory, on S3 and at any other URL that fsspec supports."""
 
 import errno
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.core import url_to_fs
 
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError, nearest_name
+from viewgen.redaction import public_url, redacted
 from viewgen.store.storage import ObjectExistsError, Storage, most_bytes
 
 __all__ = ["FsspecStorage"]
@@ -37,8 +36,7 @@ class FsspecStorage(Storage):
     parallel_reads = 32
 
     def __init__(self, url: str, storage_options: dict[str, Any] | None = None) -> None:
-        self.url = _without_credentials(url)
-        self._secrets = _secret_texts(storage_options or {}) + _secret_parts(url)
+        self.url = public_url(url)
         protocol = url.partition("://")[0]
         try:
             self._fs, root = url_to_fs(url, **(storage_options or {}))
@@ -172,25 +170,5 @@ class FsspecStorage(Storage):
         reason = str(error) or type(error).__name__
         if isinstance(error, PermissionError) or code in (errno.EACCES, errno.EPERM):
             reason = f"permission denied ({reason}); check the credentials and the bucket's policy"
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            reason = reason.replace(secret, "…")
         place = f"{self.url}/{path}".rstrip("/")
-        return StorageError(f"cannot {verb} {place}: {type(error).__name__}: {reason}")
-
-
-def _without_credentials(url: str) -> str:
-    """Return the URL without user, password, query (signatures) and fragment."""
-    return re.sub(r"://[^/@]*@", "://", re.sub(r"[?#].*", "", url))
-
-
-def _secret_parts(url: str) -> list[str]:
-    """Return the parts of the URL that `_without_credentials` removes."""
-    parts = [urlsplit(link) for link in url.split("::")]
-    return [text for part in parts for text in (part.password, part.query, part.fragment) if text]
-
-
-def _secret_texts(value: Any) -> list[str]:
-    """Return every string in the storage options that may be a secret."""
-    if isinstance(value, dict):
-        return [text for entry in value.values() for text in _secret_texts(entry)]
-    return [value] if isinstance(value, str) and len(value) >= 6 and "://" not in value else []
+        return StorageError(f"cannot {verb} {place}: {type(error).__name__}: {redacted(reason)}")

@@ -25,6 +25,7 @@ from viewgen.files import (
     unless_absent,
     write_atomically,
 )
+from viewgen.redaction import remember_options, remember_url
 
 __all__ = [
     "MOST_RECORD_BYTES",
@@ -255,6 +256,8 @@ def open_storage(url: str, storage_options: dict[str, Any] | None = None) -> Sto
     """
     if not url:
         raise StorageError("an empty URL; give a path or a URL such as s3://bucket/views.zarr")
+    remember_url(url)
+    remember_options(storage_options or {})
     protocol, separator, rest = url.partition("://")
     if not separator:
         return LocalStorage(url)
