@@ -10,6 +10,7 @@ from viewgen.diagnostics.report import Measured, to_json
 from viewgen.diagnostics.subjects import SubjectArguments, subject_kind
 from viewgen.errors import DataError, UsageError, nearest_name
 from viewgen.progress import Progress
+from viewgen.redaction import public_url
 from viewgen.registry import Choice, Entry
 from viewgen_pipelines.executors import check_executor, open_executor
 from viewgen_pipelines.executors.executor import Place, Tell
@@ -205,7 +206,9 @@ def measure(
         for one in results[number][0]
     )
     notes = dict.fromkeys(note for number in sorted(results) for note in results[number][1])
-    return MeasureResult(subject=subject, measured=measured, left_out=left_out, notes=tuple(notes))
+    return MeasureResult(
+        subject=public_url(subject), measured=measured, left_out=left_out, notes=tuple(notes)
+    )
 
 
 def _possible(

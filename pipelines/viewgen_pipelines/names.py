@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from viewgen.redaction import public_url
+
 __all__ = ["absolute_url", "cache_name", "file_name", "inversions_name"]
 
 
@@ -12,8 +14,8 @@ def absolute_url(url: str) -> str:
 
 
 def cache_name(url: str) -> str:
-    """Return the display name of the cache at a URL without credentials: the last part of the URL."""
-    return url.rstrip("/").rpartition("/")[2].removesuffix(".zarr") or "cache"
+    """Return the display name of the cache at a URL: the last part of the URL without credentials."""
+    return public_url(url).rstrip("/").rpartition("/")[2].removesuffix(".zarr") or "cache"
 
 
 def file_name(text: str) -> str:
