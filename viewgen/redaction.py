@@ -69,12 +69,22 @@ def redacted(text: str) -> str:
 def _links(url: str) -> list[str]:
     """Return the links of a chained URL; other pieces belong to the link before."""
     links: list[str] = []
-    for piece in url.split("::"):
-        if links and "://" not in piece and not re.fullmatch(r"[a-z][a-z0-9+]*", piece):
+    pieces = url.split("::")
+    for number, piece in enumerate(pieces):
+        starts = "://" in piece or re.fullmatch(r"[a-z][a-z0-9+]*", piece)
+        if links and (
+            not starts or (_may_go_on(links[-1]) and any("@" in later for later in pieces[number:]))
+        ):
             links[-1] += f"::{piece}"
         else:
             links.append(piece)
     return links
+
+
+def _may_go_on(link: str) -> bool:
+    """Return whether a link may have been cut within its user information: its ``@`` may still come."""
+    _, separator, rest = link.partition("://")
+    return bool(separator) and "@" not in rest and (":" in rest or "/" not in rest)
 
 
 def _split(link: str) -> tuple[str, str, str, str] | None:
