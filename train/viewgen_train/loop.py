@@ -275,6 +275,7 @@ def _run(
         trainer.restore(checkpoint["trainer"])
         first_step, seconds_before = checkpoint["step"], checkpoint["seconds"]
         recent = checkpoint.get("recent", {})
+    saved_step = first_step
     metrics = Metrics(folder / "metrics.csv", first_step)
     if checkpoint is not None and writes:
         metrics.check(checkpoint.get("metrics"))
@@ -365,9 +366,9 @@ def _run(
                 last_picture = now
             if writes and now - last_checkpoint > checkpoint_seconds:
                 save(step + 1)
-                last_checkpoint = now
+                last_checkpoint, saved_step = now, step + 1
         settle()
-        if writes and last_step > first_step:
+        if writes and last_step > saved_step:
             save(last_step)
     if writes:
         _write_picture(trainer, folder)

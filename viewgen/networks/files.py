@@ -50,8 +50,7 @@ __all__ = [
 Kind = Literal["generator", "discriminator", "inverter", "encoder"]
 KINDS: tuple[Kind, ...] = ("generator", "discriminator", "inverter", "encoder")
 FORMAT = 1
-# a network of 1000 tensors has a header of about 0.1 MB
-MOST_HEADER_BYTES = 4_000_000
+MOST_HEADER_BYTES = 4_000_000  # a network of 1000 tensors has about 0.1 MB
 LATENT_AVG = "latent_avg"
 STYLEGAN2 = "stylegan2"
 Device = torch.device | str
@@ -286,10 +285,16 @@ def load_encoder(path: str | Path, device: Device = "cpu") -> Encoder | Branches
     return cast(Encoder | Branches, _load(path, "encoder", device))
 
 
-def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
+def _header_of(path: str | Path, kind: Kind) -> dict[str, Any]:
+    """Return the header of a file; `ModelError` if it holds another kind of network."""
     header = read_header(path)
     if header["kind"] != kind:
         raise ModelError(f"{path} holds a network of kind {header['kind']!r}; a {kind} is needed here")
+    return header
+
+
+def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
+    header = _header_of(path, kind)
     expected = _described(path, header, _stored_shapes)
     state = read_state(path, header, expected)
     network = _build(header)
@@ -349,7 +354,7 @@ def code_shape(path: str | Path) -> tuple[int, ...]:
         MissingFileError, ModelError: as `load_model`.
     """
     with torch.device("meta"):
-        generator = _described(path, read_header(path), _build)
+        generator = _described(path, _header_of(path, "generator"), _build)
     return cast(Generator, generator).code_shape
 
 
@@ -359,7 +364,7 @@ def networks_beside(path: str | Path) -> frozenset[str]:
     Raises:
         MissingFileError, ModelError: as `load_model`.
     """
-    return _described(path, read_header(path), _generator_entry).needs
+    return _described(path, _header_of(path, "generator"), _generator_entry).needs
 
 
 def _is_finite(value: Tensor) -> bool:
