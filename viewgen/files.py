@@ -32,6 +32,7 @@ TEMPORARY_SUFFIX = ".viewgen-tmp"
 """Ending of the names of temporary files; a killed writer leaves one behind."""
 
 _PART_BYTES = 2**20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -57,7 +58,8 @@ def write_atomically(
 
     Raises:
         FileExistsError: the file exists and `create_only` is set.
-        OSError: the file cannot be written; only the old file remains.
+        OSError: the file cannot be written; only the old file remains. The message of a full device has the
+            free bytes.
     """
     target = Path(path)
     make_folder(target.parent)
@@ -74,6 +76,11 @@ def write_atomically(
             _name_new(temporary, target)
         else:
             temporary.replace(target)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        reason = f"{os.strerror(error.errno)}; {free_text(target.parent)}"
+        raise OSError(error.errno, reason, str(target)) from error
     finally:
         temporary.unlink(missing_ok=True)
     _flush_folder(target.parent)

@@ -5,7 +5,6 @@ the needs of a cache: atomic writes of whole objects, some of them create-only, 
 """
 
 import contextlib
-import errno
 import json
 import os
 from abc import ABC, abstractmethod
@@ -18,7 +17,6 @@ from viewgen.documents import MOST_BYTES
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError, UsageError
 from viewgen.files import (
     TEMPORARY_SUFFIX,
-    free_text,
     leftovers,
     open_regular,
     remove_leftovers,
@@ -240,8 +238,7 @@ class LocalStorage(Storage):
         except FileNotFoundError as error:
             raise MissingFileError(f"{place} does not exist") from error
         except OSError as error:
-            free = f" ({free_text(self.root)})" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            raise StorageError(f"cannot {verb} {place}: {error.strerror or error}{free}") from error
+            raise StorageError(f"cannot {verb} {place}: {error.strerror or error}") from error
 
 
 def open_storage(url: str, storage_options: dict[str, Any] | None = None) -> Storage:
