@@ -24,6 +24,8 @@ SHORTEST = 5
 SHORTEST_USER = 12
 
 _PIECES = re.compile(r"[^\w.+=~-]+")
+# what `--generator URL#sha256:…` promises of its file
+_DIGEST = re.compile("#sha256:[0-9a-f]{64}$")
 _secrets: set[str] = set()
 
 
@@ -43,8 +45,12 @@ def remember_url(url: str) -> None:
                 _remember(name, *_PIECES.split(name))
         else:
             _remember(user, *_PIECES.split(user))
+        rest = _DIGEST.sub("", rest)
         values = [value for pair in re.split("[?&;#]", rest) for value in (pair, pair.partition("=")[2])]
-        _remember(rest, *values, *_PIECES.split(rest))
+        words = [word for word in _PIECES.split(rest) for word in word.split("=")]
+        # the names of parameters are words that messages need
+        names = {word for word in words if word.replace("-", "").isalpha() and f"{word}=" in rest}
+        _remember(rest, *values, *(word for word in words if word not in names))
 
 
 def remember_options(options: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Hostile documents for longer: thousands of changed documents, and ten minutes of bytes guided by coverage."""
+"""Hostile documents for longer: thousands of changed ones, and ten minutes guided by coverage."""
 
 import os
 import subprocess

@@ -136,3 +136,11 @@ def test_a_short_or_absent_secret_changes_nothing():
     remember_options({"anon": True, "region": "eu"})
     text = "the cache at s3://bucket/views.zarr is true in eu"
     assert redacted(text) == plain(text) == text
+
+
+def test_what_is_no_secret_stays_in_messages():
+    remember_url(f"https://example.org/g.safetensors#sha256:{'9f86' * 16}")
+    remember_url("https://host/x?versionId=12345abc&response-type=z")
+    text = f"sha256:{'9f86' * 16} of versionId, response-type"
+    assert redacted(text) == text
+    assert redacted("12345abc") == "…"
