@@ -55,7 +55,14 @@ def read_object(path: str | Path, *, most_bytes: int = MOST_BYTES) -> dict[str, 
     return document
 
 
-def parse_json(data: bytes | str, place: str, *, most_bytes: int = MOST_BYTES, finite: bool = False) -> Any:
+def parse_json(
+    data: bytes | str,
+    place: str,
+    *,
+    most_bytes: int = MOST_BYTES,
+    finite: bool = False,
+    check_numbers: bool = True,
+) -> Any:
     """Return the value of a JSON text.
 
     Args:
@@ -63,6 +70,7 @@ def parse_json(data: bytes | str, place: str, *, most_bytes: int = MOST_BYTES, f
         place: name of the document in messages.
         most_bytes: size beyond which a text is refused.
         finite: refuse NaN and infinities.
+        check_numbers: refuse numbers outside of ±2⁶⁴; False where a model bounds those that count.
 
     Raises:
         CorruptDataError: it is no JSON, larger than `most_bytes`, nested deeper than 48 levels, or has a
@@ -70,24 +78,26 @@ def parse_json(data: bytes | str, place: str, *, most_bytes: int = MOST_BYTES, f
     """
     if len(data) > most_bytes:
         raise CorruptDataError(f"{place} is larger than {most_bytes} bytes, so viewgen did not write it")
-    text: Any = data
-    brackets = (
-        data.count(b"[") + data.count(b"{") if isinstance(data, bytes) else text.count("[") + text.count("{")
-    )
+    # hooks take longer than reading does
+    hooks: dict[str, Any] = {"parse_int": _whole} if check_numbers else {}
+    if check_numbers and finite:
+        hooks |= {"parse_float": _real, "parse_constant": _refused}
     try:
-        document = json.loads(
-            data,
-            parse_int=_whole,
-            parse_float=_real if finite else float,
-            parse_constant=_refused if finite else None,
-        )
+        document = json.loads(data, **hooks)
     except RecursionError:
         raise CorruptDataError(f"{place} is damaged: brackets within brackets, hundreds deep") from None
     except ValueError as error:
         raise CorruptDataError(f"{place} is damaged: {error}") from error
-    if brackets > MOST_DEPTH and _depth(document) > MOST_DEPTH:
+    if _brackets(data) > MOST_DEPTH and _depth(document) > MOST_DEPTH:
         raise CorruptDataError(f"{place} is damaged: nested more than {MOST_DEPTH} levels deep")
     return document
+
+
+def _brackets(data: bytes | str) -> int:
+    """Return the number of opening brackets, which the depth cannot exceed."""
+    if isinstance(data, bytes):
+        return data.count(b"[") + data.count(b"{")
+    return data.count("[") + data.count("{")
 
 
 def _whole(text: str) -> int:

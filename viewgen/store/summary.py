@@ -1,6 +1,5 @@
 """Summary of a cache for `viewgen show`."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,10 @@ from viewgen.store.commits import ShardCommit
 from viewgen.store.reader import CacheReader
 
 __all__ = ["summarise_cache"]
+
+
+# what the mean of pairwise distances can be, however far apart views are
+_LARGEST = 1e100
 
 
 def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -85,6 +88,6 @@ def _mean_pairwise(commits: list[ShardCommit]) -> float | None:
     for commit in commits:
         value = commit.stats.get("mean_pairwise")
         rows = commit.status.count(Status.OK) + commit.status.count(Status.NOT_CONVERGED)
-        if isinstance(value, int | float) and math.isfinite(value) and rows:
+        if isinstance(value, int | float) and abs(value) < _LARGEST and rows:
             total, weight = total + value * rows, weight + rows
     return total / weight if weight else None
