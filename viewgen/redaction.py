@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
-__all__ = ["public_url", "redacted", "remember_options", "remember_url"]
+__all__ = ["public_url", "redacted", "redacted_values", "remember_options", "remember_url"]
 
 HIDDEN = "…"
 # shorter texts would be found by accident, in words that are no secrets
@@ -70,6 +70,15 @@ def redacted(text: str) -> str:
         if secret in text:
             text = text.replace(secret, HIDDEN)
     return text
+
+
+def redacted_values(value: Any) -> Any:
+    """Return JSON values without secrets in their texts."""
+    if isinstance(value, dict):
+        return {key: redacted_values(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted_values(entry) for entry in value]
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _links(url: str) -> list[str]:

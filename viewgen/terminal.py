@@ -47,11 +47,11 @@ class Escaped:
     """A text stream that writes `plain` texts to another.
 
     Attributes:
-        stream: the stream behind it.
+        unescaped_stream: the stream behind it.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+        self.unescaped_stream = stream
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
@@ -59,10 +59,10 @@ class Escaped:
         # a carriage return before a line feed ends a line
         shown = plain(text.replace("\r\n", "\n"))
         try:
-            self.stream.write(shown)
+            self.unescaped_stream.write(shown)
         except UnicodeEncodeError:
-            encoding = self.stream.encoding or "ascii"
-            self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+            encoding = self.unescaped_stream.encoding or "ascii"
+            self.unescaped_stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -72,12 +72,12 @@ class Escaped:
     def __getattr__(self, name: str) -> Any:
         if name == "buffer":
             raise AttributeError("the bytes of this stream are not for writing")
-        return getattr(self.stream, name)
+        return getattr(self.unescaped_stream, name)
 
 
 def unescaped(stream: Any) -> Any:
     """Return the stream behind `Escaped` ones."""
-    while (behind := getattr(stream, "stream", None)) is not None:
+    while (behind := getattr(stream, "unescaped_stream", None)) is not None:
         stream = behind
     return stream
 

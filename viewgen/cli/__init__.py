@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from viewgen.errors import ViewgenError, nearest_name
-from viewgen.redaction import redacted, remember_url
+from viewgen.redaction import redacted_values, remember_url
 from viewgen.terminal import boundary, json_text, unescaped
 
 __all__ = ["main", "print_json"]
@@ -86,18 +86,9 @@ class _Messages(logging.Handler):
 
 def print_json(document: dict[str, Any]) -> None:
     """Print exactly one JSON object on standard output."""
-    text = json.dumps(_redacted(document), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(redacted_values(document), ensure_ascii=False, allow_nan=False)
     unescaped(sys.stdout).write(json_text(text) + "\n")
     sys.stdout.flush()
-
-
-def _redacted(value: Any) -> Any:
-    """Return JSON values without secrets in their texts."""
-    if isinstance(value, dict):
-        return {key: _redacted(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_redacted(entry) for entry in value]
-    return redacted(value) if isinstance(value, str) else value
 
 
 def _complain(message: str) -> None:
