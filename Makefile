@@ -14,8 +14,13 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed-test
+# has what the tests need
+$(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $(VENV)/installed-test $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	touch $@
 
 # Options such as DEMO="--limit 128" shorten it.
@@ -49,8 +54,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/table.py
 
 # The documentation, in build/docs; a warning is an error.
-docs: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[docs]"
+docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:

@@ -76,7 +76,7 @@ def row(
 
     Args:
         slow, fast: seconds of each round.
-        quality: what shows that both do the same work, in a few words with their numbers.
+        quality: evidence that both do the same work, in a few words with their numbers.
         memory: contender → peak memory in bytes, see `peak_bytes`.
     """
     found: dict[str, Any] = {**ratio(slow, fast), "rounds": len(slow)}

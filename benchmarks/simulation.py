@@ -82,21 +82,21 @@ class Scenario:
         num_images, shard_images, num_workers: sizes.
         assignment: "dynamic": a worker takes the next shard when it is free, as viewgen's do; "static":
             worker w of W has the shards w, w + W, … from the beginning.
-        speed: of a worker's computing against the recorded one.
-        start: of a worker: process, networks, data set.
-        pause: between two shards of a worker: commit, report, and the next shard's way to it.
-        driver: of the driver's work on each shard, which no two shards share.
-        request: of one request of a worker to the storage; a shard takes `requests` of them.
-        requests: one after another: markers, lease, objects, record (counted: 21).
-        list_name: of listing one name, for the attempt markers that a worker looks through.
-        list_record: of reading one record when the log is opened, single and compacted.
-        log_openings: how often a run opens the whole log.
+        speed: speed of a worker's computing, as a multiple of the recorded one.
+        start: time until a worker is ready: process, networks, data set.
+        pause: time between two shards of a worker: commit, report, and the next shard's way to it.
+        driver: time of the driver's work on each shard, which no two shards share.
+        request: time of one request of a worker to the storage; a shard takes `requests` of them.
+        requests: number of requests, one after another: markers, lease, objects, record (counted: 21).
+        list_name: time of listing one name, for the attempt markers that a worker looks through.
+        list_record: time of reading one record when the log is opened, single and compacted.
+        log_openings: number of times that a run opens the whole log.
         compacted: whether records and markers are put together on the way, 1000 shards at a time.
-        compact_shard: of the driver's work to put one shard's record away.
+        compact_shard: time of the driver's work to put one shard's record away.
         slow_share, slow_factor: this share of workers takes so many times as long.
         mtbf: mean time between failures of one worker, exponential; a failure loses the shard under way.
-        restart: until a failed worker starts again.
-        seed: of all draws.
+        restart: time until a failed worker starts again.
+        seed: seed of all draws.
     """
 
     num_images: int
@@ -132,10 +132,11 @@ class Outcome:
     """What a simulated run took.
 
     Attributes:
-        seconds: from its start to the end of the command.
+        seconds: time from its start to the end of the command.
         efficiency: seconds of work that counted, as on workers of full speed / (workers · seconds).
-        shares: of workers · seconds: "work", "slow" (the same work, on slow workers), "start", "overhead"
-            (driver, requests, markers), "failures" (lost work, restarts), "idle" (at the end), "log".
+        shares: kind of time → its share of workers · seconds: "work", "slow" (the same work, on slow workers),
+            "start", "overhead" (driver, requests, markers), "failures" (lost work, restarts), "idle" (at the
+            end), "log".
     """
 
     seconds: float

@@ -1,8 +1,10 @@
 """Fixtures that several test folders share."""
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -14,13 +16,14 @@ from viewgen.testing.caches import Arrays, random_shard, small_spec, write_rando
 
 # Runs of the command under Ray serve no gallery, here and in the processes that tests start.
 os.environ["VIEWGEN_GALLERY"] = "0"
+# Nor do they measure the views, which would take longer than to make them.
+os.environ["VIEWGEN_QUALITY"] = "0"
 
 # A crash prints the stack of the C code too, where it still can; pytest-xdist reports it as the failure of
 # its test and goes on with the others.
 torch._C._set_print_stack_traces_on_fatal_signal(True)
 
-# Files that start Ray, browsers or whole trainings: marked slow, and run first, so that no process has one
-# left when the others are done.
+# Files that start Ray, browsers or whole trainings: marked slow.
 SLOW_FILES = {
     "test_commands_run",
     "test_crashing_test",
@@ -41,12 +44,78 @@ SLOW_FILES = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow tests, and put them first."""
+PIPELINES = Path(__file__).parent / "viewgen_pipelines"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark slow tests, and order all, of which pytest-xdist gives each of two processes one half at first.
+
+    The first half begins with the tests that share a Ray session, so that one process has one, and for a
+    while only; the second with the other slow ones. What is left in the end are short tests.
+    """
     for item in items:
-        if item.path.stem in SLOW_FILES:
+        if item.path.stem in SLOW_FILES or needs_ray(item):
             item.add_marker("slow")
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    yield
+    ray = [item for item in items if needs_ray(item)]
+    slow = [item for item in items if item.get_closest_marker("slow") and not needs_ray(item)]
+    short = [item for item in items if not item.get_closest_marker("slow") and not needs_ray(item)]
+    place = max(0, len(items) // 2 - len(ray))
+    items[:] = [*ray, *short[:place], *slow, *short[place:]]
+
+
+def needs_ray(item: pytest.Item | None) -> bool:
+    """Say whether a test uses the shared Ray session."""
+    return "shared_ray" in getattr(item, "fixturenames", ())
+
+
+class SharedRay:
+    """The Ray session of this process: started for the first test that needs it, ended after the last."""
+
+    def __init__(self) -> None:
+        self._running: contextlib.ExitStack | None = None
+
+    def start(self, faults: Path) -> None:
+        from viewgen_pipelines.executors.session import ray_session
+
+        if self._running is not None:
+            return
+        with contextlib.ExitStack() as starting:
+            environment = starting.enter_context(pytest.MonkeyPatch.context())
+            # the workers' environment is that of the session's start
+            environment.setenv("VIEWGEN_TEST_FAULTS", str(faults))
+            environment.setenv("PYTHONPATH", str(PIPELINES), prepend=os.pathsep)
+            starting.enter_context(ray_session(None, num_workers=2))
+            self._running = starting.pop_all()
+
+    def end(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+
+SHARED_RAY = SharedRay()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
+    """End the shared Ray session, whose processes are never quite idle, before a test that needs none."""
+    yield
+    if not needs_ray(nextitem):
+        SHARED_RAY.end()
+
+
+@pytest.fixture(scope="session")
+def ray_faults_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the workers of the shared Ray session look for faults."""
+    return tmp_path_factory.mktemp("ray") / "faults.json"
+
+
+@pytest.fixture
+def shared_ray(ray_faults_path: Path) -> None:
+    """One Ray session for all tests in this process."""
+    SHARED_RAY.start(ray_faults_path)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ def imports(text: str, *, anywhere: bool) -> set[str]:
     """Return what a file imports, `a.b` and for ``from a.b import c`` also `a.b.c`.
 
     Args:
-        text: of the file.
+        text: contents of the file.
         anywhere: inside functions and for types too, not only when the file is loaded.
     """
     found: set[str] = set()

@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -30,22 +31,46 @@ SETTINGS = {
     "linear": "code_dim",
 }
 WEIGHTS = """
-import sys, torch
+import torch
 from plugin_generators import Linear, LinearConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import save_model
 torch.manual_seed(0)
-save_model(Linear(LinearConfig(code_dim=7)), sys.argv[1] + "/generator.safetensors")
+save_model(Linear(LinearConfig(code_dim=7)), FOLDER + "/generator.safetensors")
 encoder = Encoder(EncoderConfig(image_size=32, width=8, projection_dim=16))
-save_model(encoder, sys.argv[1] + "/encoder.safetensors")
+save_model(encoder, FOLDER + "/encoder.safetensors")
 """
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+# a line of JSON with a command's words, or with Python, comes in; one with exit code and output goes out
+COMMANDS = """
+import contextlib, io, json, os, sys
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+from viewgen.cli import main
+for line in sys.stdin:
+    asked, code, out, err = json.loads(line), 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            exec(asked, {}) if isinstance(asked, str) else main(asked)
+        except SystemExit as end:
+            code = end.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), file=answers, flush=True)
+"""
+
+
+class Output(NamedTuple):
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Output]
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Return a function that runs Python where the package is installed."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of processes in which the package is installed."""
     target = tmp_path_factory.mktemp("site")
     source = tmp_path_factory.mktemp("source")
     for path in FOLDER.iterdir():
@@ -54,22 +79,33 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Run:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--no-index", "--target", str(target), str(source)], check=True, timeout=300)
     paths = [str(target), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "100"}
-
-    def run(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, *map(str, words)], capture_output=True, text=True, env=environment, timeout=500
-        )
-        assert done.returncode == code, done.stderr
-        return done
-
-    return run
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "100"}
 
 
 @pytest.fixture(scope="module")
-def viewgen(python: Run) -> Run:
-    """Return a function that runs the command line there."""
-    return lambda *words, code=0: python("-m", "viewgen", *words, code=code)
+def viewgen(environment: dict[str, str]) -> Iterator[Run]:
+    """Return a function that runs the command line, or Python, there: one process for all."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMANDS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def run(*words: str | Path, code: int = 0, python: str = "") -> Output:
+        process.stdin.write(json.dumps(python or [str(word) for word in words]) + "\n")
+        process.stdin.flush()
+        found, stdout, stderr = json.loads(process.stdout.readline())
+        assert found == code, stderr
+        return Output(stdout, stderr)
+
+    yield run
+    process.stdin.close()
+    process.stdout.close()
+    process.wait(timeout=60)
 
 
 @pytest.mark.parametrize("noun", ADDED)
@@ -85,11 +121,7 @@ def test_settings_are_listed(viewgen, name):
     assert schema["properties"][SETTINGS[name]]["description"]
 
 
-def cached(viewgen: Run, tmp_path: Path, *words: str, code: int = 0) -> str:
-    url = str(tmp_path / "blocks.zarr")
-    shared = ("--method", "blocks", "--views", "3", "--out", url)
-    viewgen("cache", "--dataset", "stripes:16", *shared, *words, code=code)
-    return url
+CACHE = ("cache", "--dataset", "stripes:16", "--method", "blocks", "--views", "3")
 
 
 def check(url: str) -> None:
@@ -102,13 +134,19 @@ def check(url: str) -> None:
 
 
 def test_a_cache_of_its_data_set_by_its_method(viewgen, tmp_path):
-    check(cached(viewgen, tmp_path, "--set", "count=4", "--executor", "local"))
-    cached(viewgen, tmp_path, "--set", "count=2", "--executor", "local", code=3)
+    url = str(tmp_path / "blocks.zarr")
+    viewgen(*CACHE, "--out", url, "--set", "count=4", "--executor", "local")
+    check(url)
+    viewgen(*CACHE, "--out", url, "--set", "count=2", "--executor", "local", code=3)
 
 
 @pytest.mark.slow
-def test_the_same_on_ray(viewgen, tmp_path):
-    check(cached(viewgen, tmp_path, "--set", "count=4", "--workers", "2"))
+def test_the_same_on_ray(environment, tmp_path):
+    url = str(tmp_path / "blocks.zarr")
+    words = [sys.executable, "-m", "viewgen", *CACHE, "--out", url, "--set", "count=4", "--workers", "2"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=500)
+    assert done.returncode == 0, done.stderr
+    check(url)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +162,8 @@ def test_its_settings_are_checked_before_anything_is_made(viewgen, tmp_path, wor
     assert message in done.stderr
 
 
-def test_its_generator_goes_from_weights_to_views(python, viewgen, tmp_path):
-    python("-c", WEIGHTS, tmp_path)
+def test_its_generator_goes_from_weights_to_views(viewgen, tmp_path):
+    viewgen(python=f"FOLDER = {str(tmp_path)!r}\n{WEIGHTS}")
     url = tmp_path / "p.zarr"
     networks = (f"--{kind}={tmp_path}/{kind}.safetensors" for kind in ("generator", "encoder"))
     few = ("--limit", "6", "--views", "2", "--set", "invert.max_steps=2", "--set", "invert.perceptual=none")
@@ -155,9 +193,11 @@ def test_a_measure_by_its_diagnostic(viewgen):
     assert 10 < found["value"] < 128
 
 
-def test_it_keeps_the_contracts(python, tmp_path):
+def test_it_keeps_the_contracts(environment, tmp_path):
     (tmp_path / "contracts.py").write_bytes((FOLDER / "tests/contracts.py").read_bytes())
-    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path / "contracts.py")
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / "contracts.py")]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=500)
+    assert done.returncode == 0, done.stdout
     assert "failed" not in done.stdout
     assert int(done.stdout.split(" passed")[0].split()[-1]) > 40
 

@@ -1,14 +1,17 @@
-"""Progress on standard error: lines, and one bar on a terminal.
+"""Progress on standard error: messages of `logging`, and one bar on a terminal.
 
 Without a terminal a bar becomes a line with rate and remaining time, at most every ten seconds, so that a log
 shows continuing progress.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
+
+from viewgen.messages import above, shown
 
 __all__ = ["Bar", "Progress"]
 
@@ -22,11 +25,16 @@ class Progress:
     Args:
         stream: output stream; standard error by default.
         quiet: suppress all output.
+        logger: name of the logger of lines.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, *, quiet: bool = False, logger: str = "viewgen.progress"
+    ) -> None:
         from viewgen.terminal import console
 
+        self._log = None if stream is not None else logging.getLogger(logger)
+        self._quiet = quiet
         self._console = console(file=stream or sys.stderr, quiet=quiet, soft_wrap=True)
         self._shown: Any = None
 
@@ -36,9 +44,16 @@ class Progress:
         return self._console.is_terminal and not self._console.quiet
 
     def say(self, line: str) -> None:
-        """Print one line, above the bar if there is one."""
-        shown = self._console if self._shown is None else self._shown.console
-        shown.print(line)
+        """Log one line as a message, which is shown above the bar if there is one."""
+        if self._log is None:
+            self._print(line)
+            return
+        with shown(quiet=self._quiet):
+            self._log.info("%s", line)
+
+    def _print(self, line: str) -> None:
+        there = self._console if self._shown is None else self._shown.console
+        there.print(line)
 
     @contextmanager
     def bar(
@@ -79,13 +94,14 @@ class Progress:
             rich.TimeRemainingColumn(),
         )
         # standard output stays as it is: it may be the one that keeps Ray's messages out
-        with rich.Progress(
+        display = rich.Progress(
             *columns,
             console=self._console,
             transient=brief,
             redirect_stdout=False,
             redirect_stderr=False,
-        ) as self._shown:
+        )
+        with display as self._shown, above(self._print):
             bar.row = self._shown.add_task(title, total=total, completed=done, count=bar.count, text="")
             try:
                 yield bar

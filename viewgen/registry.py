@@ -150,7 +150,7 @@ class Registry(Generic[E]):
             given: setting → value, merged from the configuration file and the command line.
 
         Raises:
-            UsageError: no such entry or setting, or an impossible value.
+            UsageError: no such entry or setting, an impossible value, or a given setting without effect.
         """
         entry = self.entry(name)
         for unknown in given.keys() - entry.settings.model_fields.keys():
@@ -159,7 +159,9 @@ class Registry(Generic[E]):
                 raise UsageError(
                     f"{unknown} is a setting of {', '.join(users)}; {self.noun} {name!r} ignores it"
                 )
-        return Choice(entry, entry.settings(**{**recipe(dataset, name), **given}))
+        settings = entry.settings(**{**recipe(dataset, name), **given})
+        settings.refuse_ignored(given)
+        return Choice(entry, settings)
 
     def read(self, record: Mapping[str, Any]) -> Choice[E]:
         """Return the choice recorded by `Choice.record`."""

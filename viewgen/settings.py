@@ -10,7 +10,7 @@ changes no identity, and `Settings.from_record` reads the records of earlier ver
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -87,6 +87,23 @@ class Settings(BaseModel):
         """Return settings with some values changed and checked."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**(values | changes))
+
+    def ignored(self) -> dict[str, str]:
+        """Return the settings without effect beside the others' values, name → reason."""
+        return {}
+
+    def refuse_ignored(self, given: Collection[str]) -> None:
+        """Check that each of the given settings has an effect.
+
+        Raises:
+            UsageError: one has none.
+        """
+        for name, reason in self.ignored().items():
+            if name in given:
+                raise UsageError(
+                    f"{self.title}: {name} is given and has no effect, because {reason}; leave it out, or "
+                    "change that"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """Return all values as JSON values."""

@@ -28,7 +28,7 @@ class PlainSynthesis(nn.Module):
 
     Args:
         state: the generator's state dict.
-        image_size: in pixels.
+        image_size: side of the images in pixels.
     """
 
     def __init__(self, state: dict[str, Tensor], image_size: int) -> None:

@@ -127,7 +127,7 @@ def paper_search(
         encoder: images to unit vectors.
         anchor_w_plus: inversions, `(A, L, 512)`.
         start: first codes of the views, `(A, n, L, 512)`.
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         max_steps: updates at most.
         settings: ε₁, ε₂, λ and the mean boundary loss that ends the search, as in `paper_step`.
     """

@@ -21,6 +21,7 @@ from viewgen.store import (
     read_spec,
 )
 from viewgen_pipelines.executors import Executor, check_executor, open_executor
+from viewgen_pipelines.quality import cache_quality, check_strict, quality_lines
 from viewgen_pipelines.report import CacheResult, make_result, report_lines
 from viewgen_pipelines.shards.driver import Stage, StageResult, run_stage
 from viewgen_pipelines.shards.plan import CacheOptions, CachePlan, make_plan
@@ -58,6 +59,8 @@ def cache(
     max_attempts: int = 3,
     hang_timeout: float = 3600.0,
     gallery: bool = False,
+    quality: bool = False,
+    strict: bool = False,
     quiet: bool = False,
     **settings: Any,
 ) -> CacheResult:
@@ -93,6 +96,8 @@ def cache(
         max_attempts: failures after which a shard is given up (quarantined).
         hang_timeout: seconds after which the worker of an unfinished shard is ended.
         gallery: with Ray, serve a gallery of the cache (`viewgen inspect`) while it grows.
+        quality: measure the views of a sample of the images at the end, and give a verdict.
+        strict: give the verdict that views cannot be trusted where none of them could be measured, too.
         quiet: write nothing to standard error.
         settings: settings of the method, by name (`viewgen list settings METHOD`); ``invert.NAME`` is a
             setting of the inversion that precedes it.
@@ -109,7 +114,7 @@ def cache(
         CorruptDataError: a cache is damaged beyond repair by making shards again.
     """
     start = time.monotonic()
-    progress = Progress(quiet=quiet)
+    progress = Progress(quiet=quiet, logger=__name__)
     options = CacheOptions(
         dataset=dataset,
         method=method,
@@ -138,12 +143,14 @@ def cache(
         "ray_address": ray_address,
     }
     check_executor(executor, **execution)
+    check_strict(strict, quality)
     _check_limits(batch_size, max_attempts, hang_timeout)
     plan = make_plan(options, progress.say)
     _check_places(plan, executor)
     if dry_run:
         return _preview(plan, storage_options or {}, progress, batch_size)
     run = _Run(plan, options, progress, max_attempts=max_attempts, overwrite=overwrite)
+    run.quality, run.strict = quality, strict
     run.settings = {"data_root": data_root, "batch_size": batch_size, "hang_seconds": hang_timeout}
     run.look()
     gallery = gallery and executor == "ray" and installed("gallery")
@@ -172,6 +179,7 @@ class _Run:
         self.max_attempts = max_attempts
         self.overwrite = overwrite
         self.settings: dict[str, Any] = {}
+        self.quality = self.strict = False
 
     def look(self) -> None:
         """Report a wrong URL or a cache of another configuration before anything is started or written."""
@@ -200,7 +208,31 @@ class _Run:
             self.progress.say(f"the contact sheet could not be written: {error}")
         for line in report_lines(target, result, summary, reader):
             self.progress.say(line)
-        return summary
+        return self._judged(summary, result, reader) if self.quality else summary
+
+    def _judged(self, summary: CacheResult, result: StageResult, reader: CacheReader) -> CacheResult:
+        """Return the summary with the quality of the views."""
+        found = cache_quality(
+            self.plan.target,
+            reader,
+            self.plan.dataset,
+            storage_options=self.storage_options,
+            progress=self.progress,
+            again=result.num_new_images > 0,
+        )
+        if found is None:
+            return summary
+        for line in quality_lines(found):
+            self.progress.say(f"  {line}")
+        reasons = list(found.verdict)
+        if self.strict and not found.measured:
+            reasons.append("none of their qualities could be measured")
+        return dataclasses.replace(
+            summary,
+            quality=[row.to_json() for row in found.measured],
+            verdict=reasons,
+            notes=[*summary.notes, *(() if found.measured else found.notes)],
+        )
 
     def _stage(
         self, stage: Stage, executor: Executor, blocked: dict[int, str], *, overwrite: bool = False

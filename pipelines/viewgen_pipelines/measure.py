@@ -4,14 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
+from viewgen.device import resolve_device
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.report import Measured, to_json
+from viewgen.diagnostics.scores import view_scores
 from viewgen.diagnostics.subjects import SubjectArguments, subject_kind
 from viewgen.errors import DataError, UsageError, nearest_name
 from viewgen.progress import Progress
 from viewgen.redaction import public_url
 from viewgen.registry import Choice, Entry
+from viewgen.store import open_storage
+from viewgen.store.quality import write_scores
 from viewgen_pipelines.executors import check_executor, open_executor
 from viewgen_pipelines.executors.executor import Place, Tell
 from viewgen_pipelines.executors.process import configure_process
@@ -107,7 +113,9 @@ def measure(
     models: str | None = None,
     networks: Mapping[str, str] | None = None,
     weights: Literal["last", "best"] = "last",
+    inversions: str | None = None,
     limit: int | None = None,
+    write_columns: bool = False,
     batch_size: int = 512,
     executor: Literal["ray", "local"] = "local",
     workers: int | None = None,
@@ -130,7 +138,10 @@ def measure(
         models: folder of a `viewgen pretrain` run, or name of an import, with the networks.
         networks: kind → weights file that replaces the data set's own.
         weights: weights of a training: those after the last epoch or the best.
+        inversions: URL of the inversions that a cache's views start from; by default beside it.
         limit: number of images whose views are compared, taken from the start; by default all.
+        write_columns: compute scores of every view of a cache and keep them in it; without named diagnostics,
+            nothing else is measured.
         batch_size: images embedded at once.
         executor: ``"local"``, one diagnostic after the other in this process, or ``"ray"``.
         workers: number of diagnostics at once; by default one per GPU, or one per core without GPUs.
@@ -151,8 +162,9 @@ def measure(
     check_executor(executor, **execution)
     if not seeds or batch_size < 1 or (limit is not None and limit < 1):
         raise UsageError("expected at least one seed, and --batch-size and --limit of at least 1")
-    progress = Progress(quiet=quiet)
+    progress = Progress(quiet=quiet, logger=__name__)
     kind = subject_kind(subject)
+    _refuse_ignored(kind, split=split, weights=weights, storage_options=storage_options)
     arguments = SubjectArguments(
         kind=kind,
         subject=subject if kind == "dataset" else absolute_url(subject),
@@ -163,11 +175,19 @@ def measure(
         networks=dict(networks or {}),
         which=weights,
         limit=limit,
+        inversions=None if inversions is None else absolute_url(inversions),
         storage_options=dict(storage_options or {}),
     )
     if executor == "ray" and subject.startswith("memory://"):
         raise UsageError("a memory:// cache is not shared with Ray's workers; add --executor local")
+    if kind != "cache" and (write_columns or inversions is not None):
+        flag = "--write-columns" if write_columns else "--inversions"
+        raise UsageError(f"{flag} belongs to a cache, and {subject!r} is none")
     name = arguments.described()["name"]
+    if write_columns:
+        scored = _write_columns(arguments, batch_size, progress)
+        if not diagnostics:
+            return scored
     entries = [DIAGNOSTICS.entry(one) for one in dict.fromkeys(diagnostics or DIAGNOSTICS.names)]
     given = _by_entry(entries, settings or {})
     chosen, left_out = _possible(entries, arguments, batch_size, strict=bool(diagnostics))
@@ -208,6 +228,45 @@ def measure(
     notes = dict.fromkeys(note for number in sorted(results) for note in results[number][1])
     return MeasureResult(
         subject=public_url(subject), measured=measured, left_out=left_out, notes=tuple(notes)
+    )
+
+
+def _refuse_ignored(
+    kind: str, *, split: str, weights: str, storage_options: Mapping[str, Any] | None
+) -> None:
+    """Refuse options that a kind of subject would ignore."""
+    ignored = {
+        "--weights": weights != "last" and kind != "training",
+        "--split": split != "train" and kind in ("cache", "training"),
+        "--storage-option": bool(storage_options) and kind not in ("cache", "training"),
+    }
+    for option, would in ignored.items():
+        if would:
+            raise UsageError(f"{option} is given, which a {kind} would ignore; leave it out")
+
+
+def _write_columns(arguments: SubjectArguments, batch_size: int, progress: Progress) -> MeasureResult:
+    """Keep the scores of a cache's views in it; return their means over the views."""
+    subject = arguments.open(device=resolve_device("auto"), batch_size=batch_size)
+    spec = subject.part("cache").spec
+    with progress.bar("scores", spec.num_images, unit="images") as bar:
+        subject.tell = lambda _what, done, _total: bar.update(done)
+        scores = view_scores(subject)
+    write_scores(open_storage(arguments.subject, arguments.storage_options), spec, scores)
+    measured = [
+        Measured(
+            diagnostic="scores",
+            seed=0,
+            measure=Measure(
+                name=name,
+                value=float(np.nanmean(values)),
+                on=f"{int(np.isfinite(values).sum()):,} of {values.size:,} views",
+            ),
+        )
+        for name, values in scores.items()
+    ]
+    return MeasureResult(
+        subject=arguments.subject, measured=tuple(measured), left_out={}, notes=tuple(subject.notes)
     )
 
 

@@ -18,11 +18,11 @@ from viewgen.networks.files import file_digest
 from viewgen.networks.weights import find_models
 from viewgen.progress import Progress
 from viewgen.recipes import recipe
-from viewgen.store import CacheReader, Storage, cache_folder, open_storage
+from viewgen.store import CacheReader, Storage, cache_folder, file_name, open_storage
 from viewgen.views.expert import ExpertConfig
 from viewgen_pipelines.executors import check_executor, open_executor
 from viewgen_pipelines.mi_report import caveat_lines, write_reports
-from viewgen_pipelines.names import absolute_url, cache_name, file_name
+from viewgen_pipelines.names import absolute_url, cache_name
 from viewgen_pipelines.tasks import run_tasks
 from viewgen_pipelines.view_pairs import EXPERT, ORIGINAL, PairResult, PairTask, ViewRef, run_pair
 
@@ -137,7 +137,7 @@ def mi(
         DataError: a cache holds other images or other sizes, or there are fewer images than a batch needs.
         MissingFileError: a cache, data set or encoder is not there.
     """
-    progress = Progress(quiet=quiet)
+    progress = Progress(quiet=quiet, logger=__name__)
     execution: dict[str, Any] = {
         "workers": workers,
         "gpus_per_worker": gpus_per_worker,
@@ -149,7 +149,7 @@ def mi(
     given = {name: value for name, value in settings.items() if value is not None}
     config = MIConfig(
         **{**recipe(dataset, "mutual_information"), **given, "shared_trunk": not separate_trunks}
-    )
+    ).resolved(vectors=False)
     weights = _encoder(dataset, encoder, models, progress)
     urls = [absolute_url(url) for url in cache]
     if executor == "ray" and any(url.startswith("memory://") for url in urls):

@@ -35,6 +35,8 @@ class CacheResult:
             shard that was given up or ``{"shard", "row", "reason"}`` for a sample that failed.
         notes: notes of the workers: fallbacks, chosen batch sizes.
         contact_sheet: path of a picture of some images and their views; None if there is nothing to show.
+        quality: measures of the views, each a JSON object; None if they were not measured.
+        verdict: reasons why the views cannot be trusted; none if nothing measured speaks against them.
     """
 
     url: str
@@ -49,6 +51,8 @@ class CacheResult:
     quarantined: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     contact_sheet: str | None = None
+    quality: list[dict[str, Any]] | None = None
+    verdict: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:

@@ -7,7 +7,7 @@ accuracy on test images and on their reconstructions. Images are measured in 8 b
 drawn with ψ = 1 and fixed noise.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,9 @@ from viewgen.datasets import load_dataset
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.generated import compared_rows, reconstructions, refined, samples, spread
 from viewgen.diagnostics.measure import Measure, Subject
-from viewgen.errors import MissingFileError, UsageError, nearest_name
-from viewgen.networks.files import file_digest, load_models
+from viewgen.errors import MissingFileError, ModelError, UsageError, nearest_name
+from viewgen.networks.files import Models, file_digest, load_models, networks_beside
+from viewgen.networks.generator import Generator, SamplingGenerator
 from viewgen.networks.weights import find_models
 from viewgen_pretrained.quality_grid import quality_grid
 
@@ -33,7 +34,6 @@ HELPFUL = {
     "inverter": {"generator", "encoder", "discriminator"},
     "encoder": {"generator", "inverter"},
 }
-NEEDED = {"generator": set(), "inverter": {"generator"}, "encoder": set()}
 DIAGNOSTIC_OF = {"g": "fidelity", "e": "reconstruction", "f": "recognition"}
 NUM_SHOWN = 32
 
@@ -65,11 +65,12 @@ def _grid(subject: Subject, num_images: int, num_refined: int, seed: int) -> np.
     test, size = subject.test, subject.train.image_size
     shown = spread(len(test_rows), NUM_SHOWN)
     sections = [(f"originals ({test.split})", test.images(test_rows[shown]))]
-    if subject.has("inverter"):
+    if subject.has("inverting"):
         sections.append(("reconstructions g(e(x))", reconstructions(subject, test_rows)[shown]))
         if num_refined:
             sections.append(("refined reconstructions", refined(subject, test_rows[shown], seed)))
-    sections.append(("samples g(z)", samples(subject, train_rows, 2 * NUM_SHOWN, seed)))
+    if isinstance(subject.part("generator"), SamplingGenerator):
+        sections.append(("samples g(z)", samples(subject, train_rows, 2 * NUM_SHOWN, seed)))
     return quality_grid(sections, title=f"{test.name}, {size} px")
 
 
@@ -80,8 +81,17 @@ def _find(
     overrides: Mapping[str, str | Path],
 ) -> dict[str, Path]:
     """Return the files of the requested networks, and of available auxiliary networks."""
-    kinds = set(kinds)
-    needed = kinds.union(*(NEEDED[kind] for kind in kinds))
+    kinds = needed = set(kinds)
+    if "inverter" in kinds:
+        needed = kinds | {"generator"}
+        found = find_models(dataset, {"generator"}, models_dir=models_dir, overrides=overrides)
+        if "inverter" not in networks_beside(found["generator"]):
+            needed -= {"inverter"}  # codes start without one
+            if overrides.get("inverter"):
+                raise UsageError(
+                    f"the generator at {found['generator']} starts its codes itself and would ignore "
+                    "--inverter"
+                )
     found = find_models(dataset, needed, models_dir=models_dir, overrides=overrides)
     for kind in set().union(*(HELPFUL[kind] for kind in kinds)) - needed:
         try:
@@ -146,8 +156,10 @@ def evaluate(
                 f"the {kind} at {paths[kind]} is for {size}-px images, those of {train.name} have "
                 f"{train.image_size} px"
             )
-    parts = {kind: getattr(models, kind) for kind in paths} | {"train": train, "test": test}
-    subject = Subject({part: partial(_given, value) for part, value in parts.items()}, device=device)
+    given = {kind: getattr(models, kind) for kind in paths} | {"train": train, "test": test}
+    parts: dict[str, Callable[[], Any]] = {part: partial(_given, value) for part, value in given.items()}
+    parts["inverting"] = partial(_inverting, models)
+    subject = Subject(parts, device=device)
     if test is train:
         subject.note(f"{dataset} has no test split: nothing is held out, all is measured on train")
     settings: dict[str, dict[str, Any]] = {
@@ -171,3 +183,11 @@ def evaluate(
 
 def _given(value: Any) -> Any:
     return value
+
+
+def _inverting(models: Models) -> Generator:
+    """Return the generator with the start of its codes, or say why there is none."""
+    try:
+        return models.inverting()
+    except ModelError as error:
+        raise MissingFileError(str(error)) from error

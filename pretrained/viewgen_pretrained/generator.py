@@ -17,7 +17,6 @@ References:
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,77 +25,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewgen.datasets import ImageDataset
-from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.networks.layout import channels_last
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from viewgen.picture import tile
 from viewgen.randomness import addressed_normal
 from viewgen_pretrained.diffaugment import diffaugment
-from viewgen_train.loop import Trainer, as_identity
+from viewgen_pretrained.settings import GeneratorTrainingConfig
+from viewgen_train.loop import Trainer
 from viewgen_train.sampler import batch_rows
 
-__all__ = ["GeneratorTrainer", "GeneratorTrainingConfig", "r1_penalty"]
+__all__ = ["GeneratorTrainer", "r1_penalty"]
 
 NUM_PICTURE_ROWS, NUM_PICTURE_COLUMNS = 8, 16
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GeneratorTrainingConfig:
-    """Configuration of a generator's training.
-
-    Attributes:
-        channels: feature channels of both networks at 4, 8, … px; entries past the image size are dropped.
-        num_mapping_layers: number of layers of the mapping network.
-        num_images: length of the run, as number of real images shown to the discriminator.
-        batch_size: number of images per step.
-        learning_rate: learning rate of Adam for both networks (betas 0, 0.99).
-        r1_weight, r1_interval: weight γ of R1, and number of steps between evaluations.
-        path_weight, path_interval: weight of the path-length penalty, and number of steps between
-            evaluations.
-        style_mixing: probability that the layers of a sample use two latent codes.
-        ema_half_life: half-life of the averaged generator, in images.
-        augment: DiffAugment policy, for example ``("translation", "color")``.
-        ada_target: target of the heuristic of ADA (Karras et al., 2020; there 0.6). 0 applies the whole
-            policy to every image. Above 0, each transform is applied to each image with probability p: p
-            rises while r_t, the mean sign of the discriminator's logits of real images, is above the target,
-            and falls while r_t is below. Only the heuristic is that of ADA; the transforms are those of
-            `augment`.
-        ada_images: number of images over which p can rise from 0 to 1.
-        ada_interval: number of steps between changes of p.
-        seed: seed of the run.
-    """
-
-    channels: tuple[int, ...] = (512, 512, 512, 512, 256, 128)
-    num_mapping_layers: int = 8
-    num_images: int = 5_000_000
-    batch_size: int = 64
-    learning_rate: float = 0.0025
-    r1_weight: float = 10.0
-    r1_interval: int = 16
-    path_weight: float = 2.0
-    path_interval: int = 4
-    style_mixing: float = 0.9
-    ema_half_life: float = 10_000.0
-    augment: tuple[str, ...] = ("translation", "color")
-    ada_target: float = 0.0
-    ada_images: int = 500_000
-    ada_interval: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        object.__setattr__(self, "augment", tuple(self.augment))
-        if min(self.num_images, self.batch_size, self.r1_interval, self.path_interval) < 1:
-            raise UsageError("num_images, batch_size, r1_interval and path_interval must be at least 1")
-        if not 0 <= self.ada_target < 1 or min(self.ada_images, self.ada_interval) < 1:
-            raise UsageError(
-                f"ada_target is {self.ada_target}, ada_images {self.ada_images} and ada_interval "
-                f"{self.ada_interval}; expected 0 or a target below 1, and at least 1"
-            )
-        if self.ada_target and not self.augment:
-            raise UsageError("ada_target needs transforms to apply; augment is empty")
-        diffaugment(torch.zeros(1, 3, 8, 8), self.augment)
 
 
 def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -156,7 +97,7 @@ class GeneratorTrainer(Trainer):
         self.device = device
         self.seed = config.seed
         self.num_steps = math.ceil(config.num_images / config.batch_size)
-        settings = as_identity(config)
+        settings = config.to_json()
         if not config.ada_target:  # runs and cards from before ADA have none of its settings
             settings = {name: value for name, value in settings.items() if not name.startswith("ada_")}
         self.identity = {"dataset": dataset.digest, **settings}

@@ -12,7 +12,6 @@ References:
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from viewgen.datasets import ImageDataset
-from viewgen.errors import DataError, ModelError, UsageError
+from viewgen.errors import DataError, ModelError
 from viewgen.images import to_model, to_storage
 from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
 from viewgen.networks.generator import class_labels
@@ -28,46 +27,11 @@ from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Discriminator, Generator
 from viewgen.picture import tile
 from viewgen_pretrained.generator import r1_penalty
-from viewgen_train.loop import Trainer, as_identity
+from viewgen_pretrained.settings import InverterTrainingConfig
+from viewgen_train.loop import Trainer
 from viewgen_train.sampler import batch_rows
 
-__all__ = ["InverterTrainer", "InverterTrainingConfig"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InverterTrainingConfig:
-    """Configuration of an inverter's training.
-
-    Attributes:
-        channels, hidden_dim: widths of the network, see `InverterConfig`; entries past the image size are
-            dropped.
-        num_steps: number of optimiser steps.
-        batch_size: number of images per step.
-        learning_rate: learning rate of Adam (betas 0.9, 0.99); cosine to 0 over the second half.
-        perceptual: kind of perceptual loss: ``"auto"``, ``"lpips"``, ``"discriminator"`` or ``"none"``.
-        perceptual_weight, adversarial_weight: weights relative to the mean squared pixel error.
-        r1_weight, r1_interval: weight γ of the discriminator's R1, and number of steps between evaluations.
-        ema_half_life: half-life of the averaged inverter, in steps.
-        seed: seed of the run.
-    """
-
-    channels: tuple[int, ...] = (512, 512, 256, 128, 64, 32)
-    hidden_dim: int = 256
-    num_steps: int = 50_000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    perceptual: str = "auto"
-    perceptual_weight: float = 0.2
-    adversarial_weight: float = 0.05
-    r1_weight: float = 10.0
-    r1_interval: int = 16
-    ema_half_life: float = 200.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        if min(self.num_steps, self.batch_size, self.r1_interval) < 1:
-            raise UsageError("num_steps, batch_size and r1_interval must be at least 1")
+__all__ = ["InverterTrainer"]
 
 
 class InverterTrainer(Trainer):
@@ -108,7 +72,7 @@ class InverterTrainer(Trainer):
         perceptual = resolve_perceptual(config.perceptual, has_discriminator=True)
         self.identity = {
             "dataset": dataset.digest,
-            **as_identity(config),
+            **config.to_json(),
             "perceptual": perceptual,
             "generator": depends["generator"],
             "discriminator": depends["discriminator"],

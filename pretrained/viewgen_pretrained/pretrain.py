@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,10 +15,12 @@ from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import Kind, file_digest, load_model, read_header, save_model
 from viewgen.networks.stylegan2 import Generator
 from viewgen.networks.weights import network_file
-from viewgen.recipes import checked_config, recipe
+from viewgen.recipes import recipe
+from viewgen.settings import Settings
 from viewgen_pretrained import quality
-from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
-from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
+from viewgen_pretrained.generator import GeneratorTrainer
+from viewgen_pretrained.inverter import InverterTrainer
+from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
 from viewgen_pretrained.training_curves import TrainingCurves
 from viewgen_train.distributed import World
 from viewgen_train.loader import MEMORY_SHARE
@@ -43,14 +45,18 @@ WARM_UP_SHARE = 0.05
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
-def training_config(config_class: type, section: str, dataset: str, overrides: Mapping[str, Any]) -> Any:
-    """Build a training configuration: the dataclass's defaults, the data set's recipe, then `overrides`.
+S = TypeVar("S", bound=Settings)
+
+
+def training_config(config_class: type[S], section: str, dataset: str, overrides: Mapping[str, Any]) -> S:
+    """Return the settings of a training: the defaults, the data set's recipe, then `overrides`.
 
     Raises:
-        UsageError: a name is not a field of the configuration, or a value is invalid for its field.
+        UsageError: a name is not a setting or would be ignored, or a value is invalid for its setting.
     """
-    values = {**recipe(dataset, section), **overrides}
-    return checked_config(config_class, f"{section} training", values)
+    config = config_class(**{**recipe(dataset, section), **overrides})
+    config.refuse_ignored(overrides)
+    return config
 
 
 def _finish(

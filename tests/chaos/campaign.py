@@ -46,11 +46,11 @@ class Campaign:
 
     Args:
         executor: ``"ray"`` or ``"local"``.
-        folder: where caches go.
-        seed: of the order of events.
+        folder: folder of the caches.
+        seed: seed of the order of events.
         num_images: images per cache.
-        step_seconds: how long the method sleeps per shard.
-        say: is told every event.
+        step_seconds: seconds that the method sleeps per shard.
+        say: callback with every event.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ class Builder:
     Args:
         base: root folder that every FROM begins with.
         context: folder that COPY copies from.
-        folder: for the roots.
+        folder: folder of the roots.
         arguments: build arguments.
     """
 

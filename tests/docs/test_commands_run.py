@@ -16,7 +16,7 @@ from viewgen.store import CacheReader
 ROOT = Path(__file__).parents[2]
 # what makes a command short: fewer images and steps, one process
 SHORT = {
-    "cache": ["--limit", "16", "--views", "2", "--executor", "local"],
+    "cache": ["--limit", "16", "--views", "2", "--executor", "local", "--set", "invert.max_steps=5"],
     "calibrate": ["--num-images", "32"],
     "train": ["--limit", "16", "--epochs", "1", "--batch-size", "16"],
     "pretrain": ["--set", "num_steps=1", "--set", "batch_size=8"],

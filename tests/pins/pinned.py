@@ -46,9 +46,13 @@ _SIMCLR = f"train --dataset digits --limit 20 --batch-size 16 --assimilation non
 _A2 = f"train --dataset digits --cache cache.zarr --batch-size 12 --assimilation A2 {_NARROW}"
 NUM_STEPS = 20
 # name: command of a training with one step a pass over the images, so that a row of its metrics is a step
-CURVES = {"simclr": f"{_SIMCLR} --epochs {NUM_STEPS}", "A2": f"{_A2} --epochs {NUM_STEPS}"}
+CURVES = {
+    "simclr": f"{_SIMCLR} --epochs {NUM_STEPS}",
+    # 0.1.0 used the views of the one image of the golden cache that did not converge
+    "A2": f"{_A2} --epochs {NUM_STEPS} --use-unconverged",
+}
 FINISHED = f"{CURVES['simclr']} --out runs/finished"
-UNFINISHED = f"{CURVES['A2']} --out runs/unfinished"
+UNFINISHED = f"{_A2} --epochs {NUM_STEPS} --out runs/unfinished"
 EVALUATION = "eval runs/finished --probe-epochs 3 --probe-seeds 1 -k 1 --device cpu --json"
 
 _EXPERT = f"train --dataset digits --limit 20 --batch-size 16 --epochs 3 {_NARROW}"
@@ -88,9 +92,9 @@ RUN_IDENTITIES = {
     "none": "train --dataset digits --assimilation none",
     "A2-simsiam of expert views": "train --dataset digits --assimilation A2-simsiam --generated expert",
     "A1 against a Viewmaker": "train --dataset digits --assimilation A1 --generated viewmaker --seed 4",
-    "A2": "train --dataset digits --cache cache.zarr --batch-size 16",
+    "A2": "train --dataset digits --cache cache.zarr --batch-size 16 --use-unconverged",
     "A2, other settings": "train --dataset digits --cache cache.zarr --batch-size 8 --set alpha=0.9 "
-    "--set temperature=0.1 --set expert.hue=0.05 --epochs 7",
+    "--set temperature=0.1 --set expert.hue=0.05 --epochs 7 --use-unconverged",
     "A2 of codes": "train --dataset digits --inversions inversions.zarr --models networks --batch-size 16 "
     "--generated wperturb --set sigma=0.3",
 }

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from viewgen.cli import main
-from viewgen.cli.list import REGISTRIES
+from viewgen.cli.list import REGISTRIES, TRAININGS
 from viewgen.views import VIEWS
 from viewgen.views.wsearch.settings import WSearchConfig
 
@@ -60,6 +60,23 @@ def test_settings_have_defaults_bounds_choices_and_descriptions(run):
 
 def test_the_schema_is_pydantics(run):
     assert json.loads(run("settings", "wsearch", "--json")[1]) == WSearchConfig.model_json_schema()
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_the_settings_of_trainings(run, name):
+    code, text, _ = run("settings", name)
+    assert code == 0
+    line = {
+        "train": r"optimiser\.batch_size +512",
+        "generator": "r1_weight +10",
+        "inverter": "hidden_dim +256",
+    }
+    assert re.search(rf"^{line[name]}", text, re.MULTILINE)
+    assert max(len(row) for row in text.splitlines()) <= 80
+    schema = json.loads(run("settings", name, "--json")[1])
+    assert schema["type"] == "object"
+    described = schema["properties"]["network"]["properties"] if name == "train" else schema["properties"]
+    assert all(field["description"] for field in described.values())
 
 
 def test_one_name_of_two_nouns(run):

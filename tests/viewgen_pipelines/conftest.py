@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import uuid
@@ -31,24 +30,6 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
 
     set_faults()
     return set_faults
-
-
-@pytest.fixture(scope="session")
-def ray_faults_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the workers of the shared Ray session look for faults; their environment is that of its start."""
-    return tmp_path_factory.mktemp("ray") / "faults.json"
-
-
-@pytest.fixture(scope="session")
-def shared_ray(ray_faults_path: Path) -> Iterator[None]:
-    """One Ray session for all tests in this process."""
-    from viewgen_pipelines.executors.session import ray_session
-
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv(faulty_method.FAULTS, str(ray_faults_path))
-        environment.setenv("PYTHONPATH", str(FOLDER), prepend=os.pathsep)
-        with ray_session(None, num_workers=2):
-            yield
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ class S3Server:
     Attributes:
         options: storage options.
         num_downloads: last part of an object's name → how often it was read.
-        num_commits: how many shards' commit records came, held back or not.
+        num_commits: number of shards' commit records received, held back or not.
     """
 
     def __init__(self) -> None:

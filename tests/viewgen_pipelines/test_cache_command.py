@@ -57,6 +57,8 @@ def test_json_is_one_object_on_standard_output_and_4_means_incomplete(run, fault
         "quarantined",
         "precision",
         "notes",
+        "quality",
+        "verdict",
     }
     assert document["quarantined"] == [{"shard": 0, "row": 3, "reason": "ValueError: bad samples [3]"}]
     assert "converged 58, not converged 1, missing 1" in err

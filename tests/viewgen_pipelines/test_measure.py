@@ -155,6 +155,8 @@ def test_what_cannot_be_measured_is_refused(brightness, encoder, tmp_path, capsy
         ([tmp_path], "nothing to measure at"),
         (["digits", "--workers", "3"], "--workers 3"),
         (["digits", "--limit", "0"], "--limit"),
+        (["digits", "--weights", "best"], "--weights is given, which a dataset would ignore"),
+        (["digits", "--storage-option", "anon=true"], "--storage-option is given"),
     ]:
         code, _, err = run(capsys, *words)
         assert code == 2, words

@@ -11,9 +11,10 @@ from PIL import Image
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from viewgen_pretrained.generator import GeneratorTrainer, GeneratorTrainingConfig
-from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
+from viewgen_pretrained.generator import GeneratorTrainer
+from viewgen_pretrained.inverter import InverterTrainer
 from viewgen_pretrained.pretrain import training_config
+from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
 from viewgen_train.loop import Trainer
 
 TRAINERS: dict[str, tuple[Any, type]] = {
@@ -106,7 +107,8 @@ def make_trainer(dataset: ImageDataset, adversaries: dict[str, Any]) -> Callable
 
     def make(kind: str, **settings: Any) -> Trainer:
         trainer, config_class = TRAINERS[kind]
-        config = training_config(config_class, kind, dataset.name, SETTINGS[kind] | settings)
+        config = training_config(config_class, kind, dataset.name, SETTINGS[kind])
+        config = config.replace(**settings)
         more = adversaries if kind == "inverter" else {}
         return trainer(dataset, config, torch.device("cpu"), **more)
 

@@ -21,8 +21,9 @@ from viewgen.views import VIEWS
 from viewgen.views.entry import Resources
 from viewgen.views.offline import offline_step
 from viewgen_pipelines.cache import cache
-from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
+from viewgen_pretrained.inverter import InverterTrainer
 from viewgen_pretrained.pretrain import pretrain_encoder, pretrain_inverter
+from viewgen_pretrained.settings import InverterTrainingConfig
 
 SETTINGS: dict[str, Any] = {
     "channels": [6, 4],
@@ -190,7 +191,7 @@ def test_from_import_to_cache_with_one_name(conditional, dataset, data_root, tmp
         **common,
     }
     for method in ("wperturb", "wsearch"):
-        settings = {"max_steps": 2} if method == "wsearch" else {}
+        settings = {"invert.max_steps": 2} | ({"max_steps": 2} if method == "wsearch" else {})
         result = cache(method=method, out=str(tmp_path / f"{method}.zarr"), **options, **settings)
         assert result.num_images == 4
 

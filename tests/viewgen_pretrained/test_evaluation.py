@@ -1,5 +1,6 @@
 """`viewgen models evaluate`: every number by hand, the table, the picture, and what cannot be measured."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from viewgen.errors import MissingFileError, UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import Models, load_models, save_model
+from viewgen.networks.generator import GENERATORS
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig
 from viewgen.randomness import addressed_normal
@@ -26,6 +28,7 @@ from viewgen_pretrained.quality import measure_encoder
 from viewgen_pretrained.quality_grid import quality_grid
 
 KINDS = ("generator", "discriminator", "inverter", "encoder")
+PLUGIN = Path(__file__).parents[1] / "plugin/plugin_generators.py"
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +174,23 @@ def test_without_features_a_generator_cannot_be_measured(folder, dataset, data_r
         evaluate(["g"], dataset.name, features="inception", **options)
     found = evaluate(["e"], dataset.name, num_refined=0, **options)
     assert set(values(found, "e")) == {"mse", "psnr_db"}
+
+
+def test_a_generator_that_starts_its_codes_needs_no_inverter(
+    folder, dataset, data_root, tmp_path, monkeypatch
+):
+    spec = importlib.util.spec_from_file_location("plugin_generators", PLUGIN)
+    plugin = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plugin)
+    monkeypatch.setitem(GENERATORS._registered, "linear", plugin.ENTRY)
+    save_model(plugin.Linear(plugin.LinearConfig(image_size=8)), tmp_path / "generator.safetensors")
+    options: dict[str, Any] = {"models_dir": tmp_path, "data_root": str(data_root), "num_refined": 0}
+    found = evaluate(["e"], dataset.name, **options)
+    assert set(values(found, "e")) == {"mse", "psnr_db"}
+    assert found.files.keys() == {"generator"}
+    assert found.grid is not None
+    with pytest.raises(UsageError, match="would ignore --inverter"):
+        evaluate(["e"], dataset.name, overrides={"inverter": folder / "inverter.safetensors"}, **options)
 
 
 def test_a_folder_without_a_test_split_is_measured_on_itself_and_says_so(folder, pictures, data_root):

@@ -104,8 +104,8 @@ def test_p_is_shown_and_belongs_to_the_runs_identity_and_state(make_trainer):
     [
         ({"ada_target": 1.0}, "ada_target is 1.0"),
         ({"ada_target": -0.1}, "ada_target is -0.1"),
-        ({"ada_interval": 0}, "ada_interval 0"),
-        ({"ada_images": 0}, "ada_images 0"),
+        ({"ada_interval": 0}, "ada_interval is 0"),
+        ({"ada_images": 0}, "ada_images is 0"),
         ({"ada_target": 0.6, "augment": []}, "augment is empty"),
     ],
 )

@@ -14,8 +14,7 @@ from PIL import Image
 from viewgen.cli import main
 from viewgen.errors import CacheMismatchError, DataError, MissingFileError, ModelError, UsageError
 from viewgen.networks.files import file_digest, load_models, read_header
-from viewgen_pretrained.generator import GeneratorTrainingConfig
-from viewgen_pretrained.inverter import InverterTrainer, InverterTrainingConfig
+from viewgen_pretrained.inverter import InverterTrainer
 from viewgen_pretrained.pretrain import (
     encoder_settings,
     pretrain_encoder,
@@ -23,6 +22,7 @@ from viewgen_pretrained.pretrain import (
     pretrain_inverter,
     training_config,
 )
+from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
 from viewgen_train.resolve import train_settings
 from viewgen_train.trainer import learning_rate
 
@@ -199,8 +199,14 @@ def test_a_device_that_is_not_there_is_refused(dataset, data_root, tmp_path, cap
 
 
 def test_the_recipe_lies_under_the_settings():
-    with pytest.raises(UsageError, match="no augmentation 'rain'"):
+    with pytest.raises(UsageError, match=r"generator training: augment\.0 is 'rain'; expected 'brightness'"):
         training_config(GeneratorTrainingConfig, "generator", "digits", {"augment": ["rain"]})
+    with pytest.raises(
+        UsageError, match="path_interval is given and has no effect, because path_weight is 0"
+    ):
+        training_config(GeneratorTrainingConfig, "generator", "digits", {"path_interval": 8})
+    with pytest.raises(UsageError, match="no setting 'chanels'; did you mean 'channels'"):
+        training_config(InverterTrainingConfig, "inverter", "digits", {"chanels": [8]})
 
 
 def named(name: str, num_images: int) -> Any:

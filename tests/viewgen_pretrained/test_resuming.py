@@ -3,7 +3,6 @@
 import csv
 import fcntl
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,10 +80,12 @@ def test_training_changes_the_networks(make_trainer, weights_of, undisturbed, ki
     assert len(changed) > 0.8 * len(networks)
 
 
+# one child for each moment, forked after the imports, which take longer than the trainings
 KILLED = """
 import os, signal, sys, torch
 sys.path.insert(0, {tests!r})
 import conftest
+import torch.utils.tensorboard.writer
 from pathlib import Path
 from viewgen.datasets import load_dataset
 from viewgen_train import loop as session
@@ -94,66 +95,84 @@ torch.set_num_threads(1)
 trainer_class, config_class = conftest.TRAINERS["inverter"]
 data = load_dataset({dataset!r}, data_root={data_root!r})
 config = training_config(config_class, "inverter", data.name, conftest.SETTINGS["inverter"])
-trainer = trainer_class(data, config, torch.device("cpu"), **conftest.make_adversaries())
-step, save = trainer.step, torch.save
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def fatal_step(number):
-    values = step(number)
-    if number == 4:
-        die()
-    return values
+def run(moment, out):
+    trainer = trainer_class(data, config, torch.device("cpu"), **conftest.make_adversaries())
+    step, save, replace = trainer.step, torch.save, Path.replace
 
-def fatal_save(state, file):
-    if state["step"] == 6:
-        file.write(b"half")
-        file.flush()
-        die()
-    save(state, file)
+    def fatal_step(number):
+        values = step(number)
+        if number == 4:
+            die()
+        return values
 
-def counted_step(number):
-    trainer.steps_done = number + 1
-    return step(number)
+    def fatal_save(state, file):
+        if state["step"] == 6:
+            file.write(b"half")
+            file.flush()
+            die()
+        save(state, file)
 
-def fatal_replace(self, target):
-    replace(self, target)
-    if trainer.steps_done == 6:
-        die()
+    def counted_step(number):
+        trainer.steps_done = number + 1
+        return step(number)
 
-replace = Path.replace
-if {moment!r} == "step":
-    trainer.step = fatal_step
-elif {moment!r} == "half a checkpoint":
-    torch.save = fatal_save
-else:
-    trainer.steps_done = 0
-    trainer.step, Path.replace = counted_step, fatal_replace
-session.run_training(trainer, Path({out!r}), checkpoint_seconds=-1.0, log_every=3)
+    def fatal_replace(self, target):
+        replace(self, target)
+        if trainer.steps_done == 6:
+            die()
+
+    if moment == "step":
+        trainer.step = fatal_step
+    elif moment == "half a checkpoint":
+        torch.save = fatal_save
+    else:
+        trainer.steps_done = 0
+        trainer.step, Path.replace = counted_step, fatal_replace
+    session.run_training(trainer, out, checkpoint_seconds=-1.0, log_every=3)
+
+for moment in {moments!r}:
+    child = os.fork()
+    if not child:
+        run(moment, Path({out!r}) / moment)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), moment
+    assert os.WTERMSIG(status) == signal.SIGKILL, moment
 """
+# moment → step of the checkpoint that is left
+MOMENTS = {"step": 4, "half a checkpoint": 5, "metrics": 5}
 
 
-@pytest.mark.parametrize(("moment", "kept"), [("step", 4), ("half a checkpoint", 5), ("metrics", 5)])
-def test_a_killed_process_loses_nothing(
-    make_trainer, weights_of, undisturbed, dataset, data_root, tmp_path, moment, kept
-):
+@pytest.fixture(scope="module")
+def killed(dataset, data_root, tmp_path_factory) -> Path:
+    """Return a folder of trainings, by the moment at which they were killed."""
+    out = tmp_path_factory.mktemp("killed")
     code = KILLED.format(
         tests=str(Path(__file__).parent),
         dataset=dataset.name,
         data_root=str(data_root),
-        out=str(tmp_path),
-        moment=moment,
+        out=str(out),
+        moments=list(MOMENTS),
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == -signal.SIGKILL, result.stderr
-    checkpoint = folder(tmp_path, "inverter") / "checkpoint.pt"
-    assert torch.load(checkpoint, weights_only=True)["step"] == kept
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_process_loses_nothing(make_trainer, weights_of, undisturbed, killed, moment):
+    out = killed / moment
+    checkpoint = folder(out, "inverter") / "checkpoint.pt"
+    assert torch.load(checkpoint, weights_only=True)["step"] == MOMENTS[moment]
     trainer = make_trainer("inverter")
-    run_training(trainer, tmp_path, **OFTEN)
+    run_training(trainer, out, **OFTEN)
     expected, metrics = undisturbed["inverter"]
     assert_same_bits(weights_of(trainer), expected)
-    assert (folder(tmp_path, "inverter") / "metrics.csv").read_text() == metrics
+    assert (folder(out, "inverter") / "metrics.csv").read_text() == metrics
     assert not list(checkpoint.parent.glob("*.part"))
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.store import CacheSpec, open_storage
-from viewgen_train.plan import TrainPlan
+from viewgen_train.plan import TrainOptions, TrainPlan, make_plan
 from viewgen_train.resolve import train_settings
 from viewgen_train.settings import TrainSettings
 
@@ -154,5 +154,31 @@ def make_tiny_plan(
             storage_options={},
             memory_bytes=memory_bytes,
         )
+
+    return make
+
+
+@pytest.fixture
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of caches, empty; the working directory is empty too."""
+    folder = tmp_path / "caches"
+    monkeypatch.setenv("VIEWGEN_CACHE", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def plan_of(tiny_root: str, caplog: pytest.LogCaptureFixture) -> Callable[..., Any]:
+    """Return a function (options) → (plan, messages)."""
+
+    def make(**options: Any) -> Any:
+        caplog.clear()
+        small = {"width": 2, "projection_dim": 4, "batch_size": 8, "epochs": 1, "warm_up_epochs": 0.0}
+        settings = small | options.pop("settings", {})
+        with caplog.at_level("INFO", "viewgen_train"):
+            plan = make_plan(
+                TrainOptions(**({"data_root": tiny_root, "device": "cpu"} | options), settings=settings)
+            )
+        return plan, "\n".join(caplog.messages)
 
     return make

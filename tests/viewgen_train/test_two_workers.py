@@ -14,7 +14,6 @@ from ray import cloudpickle
 from safetensors.torch import load_file
 
 from viewgen.errors import UsageError
-from viewgen_pipelines.executors.session import ray_session
 from viewgen_train import training
 from viewgen_train.distributed import World
 from viewgen_train.launch import distribute
@@ -35,13 +34,6 @@ SETTINGS = {
     "warm_up_epochs": 0.0,
     "precision": "float32",
 }
-
-
-@pytest.fixture(scope="module")
-def _ray():
-    """One session for the tests that need it: it starts slowly."""
-    with ray_session(None, num_workers=2):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +72,7 @@ def dying_worker(plan, device, *, checkpoint_seconds):
     return train_worker(plan, device, checkpoint_seconds=checkpoint_seconds)
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("shared_ray")
 def test_two_workers_are_one_even_if_one_dies(pictures, tmp_path, monkeypatch, capfd):
     """Losses and weights differ by the rounding of sums in another order, through the killed worker too."""
     options = {"settings": SETTINGS, "data_root": str(tmp_path / "data"), "evaluate": False}
@@ -105,7 +97,7 @@ def test_two_workers_are_one_even_if_one_dies(pictures, tmp_path, monkeypatch, c
     assert not (tmp_path / "both/.ray-train").exists()
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("shared_ray")
 def test_workers_that_ray_would_wait_for_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"1000 workers were asked for, but Ray sees \d+ GPUs"):
         distribute(train_worker, {}, num_workers=1000, folder=tmp_path, use_gpu=True)

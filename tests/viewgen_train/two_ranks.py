@@ -8,8 +8,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.roles import Role
 from viewgen_train.distributed import World, synchronise_batchnorm
+from viewgen_train.network import ContrastiveNetwork
+from viewgen_train.objectives.objective import Head
 from viewgen_train.objectives.simclr import simclr
 
 GLOBAL_BATCH = 12
@@ -69,8 +73,26 @@ def apart(world: World) -> dict[str, Tensor]:
     return {f"apart {name}": p.grad for name, p in layers.named_parameters() if p.grad is not None}
 
 
+def branched(world: World) -> dict[str, Tensor]:
+    """Take the gradients of an encoder of each of two roles, of different numbers of channels."""
+    torch.manual_seed(3)
+    roles = (Role(name="first", channels=(0,)), Role(name="rest", channels=(1, 2)))
+    shapes = {
+        role.name: EncoderConfig(image_size=8, width=2, projection_dim=4, in_channels=role.num_channels(3))
+        for role in roles
+    }
+    encoder = Branches(BranchesConfig(branches=shapes))
+    network = ContrastiveNetwork(encoder, Head(), None, separate=False, bf16=False, roles=roles)
+    parallel = world.data_parallel(synchronise_batchnorm(network, world))
+    images = torch.randn(2, GLOBAL_BATCH, 3, 8, 8, generator=torch.Generator().manual_seed(4))
+    out = parallel(torch.stack([world.share(view) for view in images]))
+    z = world.gather(out["z"]).transpose(0, 1)
+    simclr(z[0], z[1], 0.5).backward()
+    return {f"branched {name}": parameter.grad for name, parameter in encoder.named_parameters()}
+
+
 def everything(world: World) -> dict[str, Tensor]:
-    return train(world) | normalise(world) | apart(world)
+    return train(world) | normalise(world) | apart(world) | branched(world)
 
 
 if __name__ == "__main__":

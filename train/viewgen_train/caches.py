@@ -1,6 +1,6 @@
 """Search and validation of the cache that supplies a training's views."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from viewgen.errors import (
     StorageError,
     UsageError,
 )
+from viewgen.status import Status
 from viewgen.store import CacheReader, CacheSpec, cache_folder, open_storage, pending_shards, read_spec
 from viewgen.views import VIEWS
 
-__all__ = ["FoundCache", "check_cache", "find_cache", "no_cache"]
+__all__ = ["FoundCache", "check_cache", "find_cache", "no_cache", "num_unconverged", "usable_rows"]
 
+log = logging.getLogger(__name__)
 INVERSIONS = "invert"
 SHOWN_LABELS = 3
 
@@ -119,16 +121,23 @@ def _incomplete(url: str, spec: CacheSpec, pending: int) -> str:
     )
 
 
-def check_cache(
-    reader: CacheReader, dataset: ImageDataset, *, inversions: bool = False, say: Callable[[str], object]
-) -> None:
+def usable_rows(use_unconverged: bool) -> tuple[Status, ...]:
+    """Return the status codes of rows whose views a training uses."""
+    return (Status.OK, Status.NOT_CONVERGED) if use_unconverged else (Status.OK,)
+
+
+def num_unconverged(reader: CacheReader) -> int:
+    """Return the number of images whose search did not converge."""
+    return int((reader.status == Status.NOT_CONVERGED).sum())
+
+
+def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool = False) -> None:
     """Raise an error if a cache does not match the data set.
 
     Args:
         reader: reader of the cache.
         dataset: training data set.
         inversions: whether the cache must hold inversions.
-        say: callback for messages about images without views.
 
     Raises:
         CacheMismatchError: the cache belongs to another data set, split or image size.
@@ -164,14 +173,38 @@ def check_cache(
     pending = spec.num_shards - len(reader.committed)
     if pending:
         raise IncompleteError(_incomplete(reader.url, spec, pending))
+    late = num_unconverged(reader)
     if not len(reader):
-        raise IncompleteError(f"the cache at {reader.url} has no view: all of its images failed")
+        raise IncompleteError(
+            f"the cache at {reader.url} has no view to train on: "
+            + (
+                f"{late} of its images did not converge; --use-unconverged uses them"
+                if late
+                else "all failed"
+            )
+        )
     _check_labels(reader, dataset)
     _check_finite(reader)
-    without = spec.num_images - len(reader)
+    lacking = spec.num_images - len(reader)
+    if lacking and spec.roles:
+        raise IncompleteError(
+            f"{lacking} of {spec.num_images} images have no views of the roles "
+            f"{', '.join(role.name for role in spec.roles)} in {reader.url}, which no expert view can "
+            "replace; make a cache in which every image has them"
+        )
+    used = bool(np.isin(reader.rows, np.flatnonzero(reader.status == Status.NOT_CONVERGED)).any())
+    if late:
+        fate = (
+            "their views are used"
+            if used
+            else "an expert view takes the place of theirs (--use-unconverged uses them)"
+        )
+        log.info("%d of %d images did not converge: %s", late, spec.num_images, fate)
+    without = spec.num_images - len(reader) - (0 if used else late)
     if without:
-        say(
-            f"{without} of {spec.num_images} images have no view in the cache: an expert view takes its place"
+        log.info(
+            "%d of %d images have no view in the cache: an expert view takes its place",
+            *(without, spec.num_images),
         )
 
 
@@ -180,7 +213,11 @@ def _check_labels(reader: CacheReader, dataset: ImageDataset) -> None:
     wrong = np.flatnonzero(reader.source_index != rows)
     if not len(wrong):
         there, here = reader.labels, dataset.labels(rows)
-        wrong = np.flatnonzero((there != here).reshape(len(rows), -1).any(axis=1))
+        unequal = (there != here).reshape(len(rows), -1).any(axis=1)
+        # caches of earlier versions hold no real-valued targets
+        if (reals := reader.real_targets) is not None:
+            unequal |= (reals != dataset.reals(rows)).any(axis=1)
+        wrong = np.flatnonzero(unequal)
     if len(wrong):
         shown = ", ".join(str(row) for row in rows[wrong[:SHOWN_LABELS]])
         raise CorruptDataError(

@@ -21,6 +21,7 @@ import torch
 
 from viewgen.errors import CorruptDataError, MissingFileError, ModelError
 from viewgen.files import file_sha256, link_atomically, write_atomically
+from viewgen.networks.branches import Branches
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import read_header, read_state, save_model
 
@@ -167,7 +168,7 @@ def _weights_of(folder: Path, step: int) -> Path:
     raise CorruptDataError(f"{folder} has a checkpoint of step {step} without its weights ({LAST})")
 
 
-def write_weights(encoder: Encoder, folder: Path, step: int, notes: Mapping[str, Any]) -> None:
+def write_weights(encoder: Encoder | Branches, folder: Path, step: int, notes: Mapping[str, Any]) -> None:
     """Write the weights after `step` steps, under the name of the step."""
     save_model(encoder, _of_step(folder, step), notes={**notes, "step": step})
 
@@ -184,12 +185,12 @@ def settle_weights(folder: Path, step: int) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def write_best(encoder: Encoder, folder: Path, step: int, notes: Mapping[str, Any]) -> None:
+def write_best(encoder: Encoder | Branches, folder: Path, step: int, notes: Mapping[str, Any]) -> None:
     """Write the best weights so far."""
     save_model(encoder, folder / BEST, notes={**notes, "step": step})
 
 
-def restore_weights(encoder: Encoder, folder: Path, step: int) -> None:
+def restore_weights(encoder: Encoder | Branches, folder: Path, step: int) -> None:
     """Load the weights that belong to the checkpoint after `step` steps.
 
     Raises:

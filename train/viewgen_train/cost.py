@@ -77,6 +77,7 @@ def estimate(
     image_size: int,
     device: str,
     num_views: int = USUAL_CACHED_VIEWS,
+    splitting: Choice[Any] | None = None,
 ) -> TrainEstimate:
     """Measure a few steps and extrapolate to the training.
 
@@ -89,6 +90,7 @@ def estimate(
         image_size: side of the images, in pixels.
         device: device to measure on.
         num_views: V, number of views per image in the cache, if the views come from a cache.
+        splitting: view source of views of different roles, or None.
 
     Raises:
         MissingFileError: the data set has no images.
@@ -99,7 +101,7 @@ def estimate(
     whole = settings.optimiser.batch_size
     batch_size = whole if on_gpu else min(SMALLEST_BATCH, whole)
     while True:
-        seconds, step_bytes = _measure(settings, batch_size, image_size, device)
+        seconds, step_bytes = _measure(settings, batch_size, image_size, device, splitting)
         if on_gpu or seconds > ENOUGH_SECONDS or batch_size >= min(LARGEST_CPU_BATCH, whole):
             break
         batch_size = min(4 * batch_size, LARGEST_CPU_BATCH, whole)
@@ -124,6 +126,7 @@ def random_trainer(
     device: torch.device,
     folder: Path,
     memory: ViewMemory | None = None,
+    splitting: Choice[Any] | None = None,
 ) -> AssimilationTrainer:
     """Return a trainer on random images in memory, for measurements; it writes no files.
 
@@ -134,6 +137,7 @@ def random_trainer(
         folder: folder of the run.
         memory: views of a cache. If None, the images themselves replace a source that needs a cache or a
             generator; their transform costs as much.
+        splitting: view source of views of different roles, which replaces a cache of them.
     """
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (num_images, 3, image_size, image_size), dtype=np.uint8)
@@ -147,11 +151,14 @@ def random_trainer(
         targets=np.zeros(num_images, np.int64),
     )
     order = FullOrder(num_images, settings.optimiser.batch_size, settings.seed)
-    if memory is None and settings.views.entry.needs - {"training"}:
+    if splitting is not None:
+        settings = dataclasses.replace(settings, views=splitting)
+    elif memory is None and settings.views.entry.needs - {"training"}:
         original = VIEWS.entry("original")
         settings = dataclasses.replace(settings, views=Choice(original, original.settings()))
     objective = build_objective(settings)
-    network = build_network(settings, objective.head, image_size, device)
+    roles = () if splitting is None else splitting.entry.roles
+    network = build_network(settings, objective.head, image_size, device, roles=roles)
     stored = Stored(order=order, left=0, memory=memory)
     return AssimilationTrainer(
         network,
@@ -163,18 +170,21 @@ def random_trainer(
         identity={},
         world=World(),
         folder=folder,
+        splitting=splitting,
         notes={},
     )
 
 
-def _measure(settings: TrainSettings, batch_size: int, image_size: int, device: str) -> tuple[float, int]:
+def _measure(
+    settings: TrainSettings, batch_size: int, image_size: int, device: str, splitting: Choice[Any] | None
+) -> tuple[float, int]:
     """Return the seconds of a step of `batch_size` images and the bytes of a step of the whole batch."""
     whole = settings.optimiser.batch_size
     small = settings.change("optimiser", batch_size=batch_size, epochs=1_000_000, num_steps=None)
     small = small.change("diagnostics", knn_every=0, probe_every=0)
     target = torch.device(device)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = random_trainer(small, batch_size, image_size, target, Path(folder))
+        trainer = random_trainer(small, batch_size, image_size, target, Path(folder), splitting=splitting)
         activations = _saved_bytes(trainer)
         if target.type == "cuda":
             torch.cuda.reset_peak_memory_stats(target)

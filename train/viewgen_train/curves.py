@@ -16,7 +16,7 @@ from viewgen.picture import write_png
 
 __all__ = ["CurveWriter", "draw_curves", "read_series"]
 
-log = logging.getLogger("viewgen")
+log = logging.getLogger(__name__)
 TENSORBOARD = "tensorboard"
 # metric: (panel, label)
 PANELS: dict[str, tuple[int, str]] = {
@@ -24,6 +24,8 @@ PANELS: dict[str, tuple[int, str]] = {
     "viewmaker_loss": (0, "Viewmaker's loss"),
     "knn5_top1": (1, "5-NN, test images"),
     "knn5_heldout": (1, "5-NN, held-out training images"),
+    "knn5_r2_top1": (1, "R² of 5-NN, test images"),
+    "knn5_r2_heldout": (1, "R² of 5-NN, held-out training images"),
     "probe_top1": (1, "linear probe, test images"),
     "probe_heldout": (1, "linear probe, held-out training images"),
     "learning_rate": (2, "learning rate"),

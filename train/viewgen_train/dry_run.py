@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from viewgen.errors import UsageError, ViewgenError
+from viewgen.roles import Role
 from viewgen.store import CacheSpec, open_storage, read_spec
 from viewgen_train.caches import find_cache
 from viewgen_train.cost import USUAL_CACHED_VIEWS, TrainEstimate, estimate, image_counts
@@ -14,6 +15,7 @@ from viewgen_train.plan import (
     check_options,
     generator_file,
     resolved_precision,
+    settled,
 )
 from viewgen_train.processes import check_workers, usable_device
 from viewgen_train.records import record, view_name
@@ -32,6 +34,7 @@ class Description:
         num_images, image_size: number and side of the images.
         cache: URL of the cache that the training would use, or None.
         settings: resolved settings.
+        roles: roles of the views; empty if they are interchangeable.
         estimate: estimated time and memory.
     """
 
@@ -41,6 +44,7 @@ class Description:
     image_size: int
     cache: str | None
     settings: TrainSettings
+    roles: tuple[Role, ...]
     estimate: TrainEstimate
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +67,7 @@ class Description:
             f"# {self.dataset} {self.split}: {self.num_images} images of {self.image_size} px, "
             f"{steps} steps an epoch",
             f"# views: {self.cache or view_name(self.settings)}",
-            *_tables(effective_settings(self.settings)),
+            *_tables(effective_settings(self.settings, self.roles)),
         ]
         lines += [
             "",
@@ -81,73 +85,59 @@ class Description:
 def describe(
     dataset: str | None = None,
     *,
-    settings: Mapping[str, Any] | None = None,
-    cache: str | None = None,
-    inversions: str | None = None,
-    generator: str | None = None,
-    models: str | None = None,
-    split: str = "train",
-    limit: int | None = None,
-    data_root: str | None = None,
-    storage_options: dict[str, Any] | None = None,
     device: str = "auto",
     gpus: int | None = None,
     workers: int | None = None,
+    **options: Any,
 ) -> Description:
     """Resolve the settings of a training and estimate its cost; neither data nor a cache is needed.
 
     Files and caches named by an argument must exist. One error reports all problems.
 
     Args:
-        dataset, settings, cache, inversions, generator, models: see `train`.
-        split, limit, data_root, storage_options, device, gpus, workers: see `train`.
+        dataset, device, gpus, workers: see `train`.
+        options: settings, cache, inversions, generator, models, split, limit, data_root, storage_options: see
+            `train`.
 
     Raises:
         UsageError: a setting or an option is invalid, or there are several problems.
         MissingFileError: a cache or weights named by an argument, or needed by the views, are missing.
     """
-    first = train_settings(dataset or "", settings)
-    options = TrainOptions(
-        dataset=dataset,
-        split=split,
-        limit=limit,
-        cache=cache,
-        inversions=inversions,
-        generator=generator,
-        models=models,
-        out=None,
-        settings=settings or {},
-        data_root=data_root,
-        storage_options=storage_options or {},
-        device=device,
-        memory_bytes=None,
-    )
+    given = TrainOptions(dataset=dataset, device=device, **options)
+    first = train_settings(dataset or "", given.settings)
     problems: list[ViewgenError] = []
-    url, spec = _attempt(problems, lambda: _cache(options, first)) or (None, None)
+    url, spec = _attempt(problems, lambda: _cache(given, first)) or (None, None)
     name = dataset or (spec.dataset["name"] if spec is not None else EMBEDDED_DATASET)
-    _attempt(problems, lambda: check_options(options, first))
+    _attempt(problems, lambda: check_options(given, first))
     if "generator" in first.views.entry.needs:
-        _attempt(problems, lambda: generator_file(name, options))
+        _attempt(problems, lambda: generator_file(name, given))
     used = _attempt(problems, lambda: usable_device(device, gpus, workers))
-    _attempt(problems, lambda: check_workers(train_settings(name, settings), gpus, workers))
+    resolved, splitting = _attempt(problems, lambda: settled(name, given, spec)) or (first, None)
+    _attempt(problems, lambda: check_workers(resolved, gpus, workers))
     if problems:
         raise _together(problems)
     assert used is not None
-    resolved = resolved_precision(train_settings(name, settings), used)
-    num_images, image_size = image_counts(name, split, data_root)
+    resolved = resolved_precision(resolved, used)
+    num_images, image_size = image_counts(name, given.split, given.data_root)
     if spec is not None:
         num_images = spec.num_images
-    num_images = min(limit or num_images, num_images)
+    num_images = min(given.limit or num_images, num_images)
     views = USUAL_CACHED_VIEWS if spec is None else spec.num_views
     return Description(
         dataset=name,
-        split=split,
+        split=given.split,
         num_images=num_images,
         image_size=image_size,
         cache=url,
         settings=resolved,
+        roles=() if splitting is None else splitting.entry.roles,
         estimate=estimate(
-            resolved, num_images=num_images, image_size=image_size, device=used, num_views=views
+            resolved,
+            num_images=num_images,
+            image_size=image_size,
+            device=used,
+            num_views=views,
+            splitting=splitting,
         ),
     )
 

@@ -22,9 +22,9 @@ from viewgen.diagnostics.measure import Subject
 from viewgen.diagnostics.probe import LinearProbe, Probe, ProbeConfig, probe_config
 from viewgen.errors import DataError, UsageError
 from viewgen.files import write_atomically
-from viewgen.networks.encoder import Encoder
-from viewgen.networks.files import file_digest, load_model, read_header
+from viewgen.networks.files import file_digest, read_header
 from viewgen.recipes import recipe
+from viewgen.views.branched import ImageEncoder, load_image_encoder
 from viewgen.views.expert import ExpertConfig
 from viewgen_train.run import open_run
 
@@ -36,22 +36,26 @@ Report = Callable[[str, int, int], object]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """Accuracies of an encoder on a data set.
+    """Accuracies of an encoder on a data set, and R² of its real-valued targets.
 
     Attributes:
         attributes: names of the A label attributes; their indices if they have no names.
-        probe: trained linear probes.
+        probe: trained linear probes; None if the images have no classes.
         neighbours: values of k, including 5.
         knn: metric → accuracies `(len(neighbours), A)`.
+        reals: name of a real-valued target → ``r2`` and ``rmse`` of a linear regression.
+        knn_reals: metric → R² of the neighbours' mean, `(len(neighbours), R)`.
         images_per_second: throughput of the feature extraction.
         seconds: duration of the whole evaluation.
         about: JSON values that describe the encoder: run, weights, data set, epochs, loss, recipe and others.
     """
 
     attributes: tuple[str, ...]
-    probe: LinearProbe
+    probe: LinearProbe | None
     neighbours: tuple[int, ...]
     knn: Mapping[str, NDArray[np.float64]]
+    reals: Mapping[str, Mapping[str, float]]
+    knn_reals: Mapping[str, NDArray[np.float64]]
     images_per_second: float
     seconds: float
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -62,29 +66,39 @@ class Evaluation:
         Accuracies are fractions in [0, 1], averaged over the label attributes.
         """
 
-        def neighbours(column: slice) -> dict[str, dict[str, float]]:
+        def neighbours(tables: Mapping[str, NDArray[Any]], column: slice) -> dict[str, dict[str, float]]:
             return {
                 metric: {
                     str(k): round(float(row[column].mean()), 6)
                     for k, row in zip(self.neighbours, table, strict=True)
                 }
-                for metric, table in self.knn.items()
+                for metric, table in tables.items()
             }
 
-        def accuracies(column: slice) -> dict[str, Any]:
-            part = dataclasses.replace(self.probe, top1=self.probe.top1[:, column])
+        def accuracies(probe: LinearProbe, column: slice) -> dict[str, Any]:
+            part = dataclasses.replace(probe, top1=probe.top1[:, column])
+            knn = neighbours(self.knn, column)
             return {
                 "top1": round(part.mean, 6),
                 "top1_sd": round(part.deviation, 6),
                 "top1_per_seed": [round(float(value), 6) for value in part.top1.mean(axis=1)],
-                "knn5_top1": neighbours(column)["cosine"]["5"],
-                "knn": neighbours(column),
+                "knn5_top1": knn["cosine"]["5"],
+                "knn": knn,
             }
 
-        document = {**self.about, **accuracies(slice(None))}
-        if len(self.attributes) > 1:
+        document = dict(self.about)
+        if self.probe is not None:
+            document |= accuracies(self.probe, slice(None))
+        if self.probe is not None and len(self.attributes) > 1:
             document["attributes"] = {
-                name: accuracies(slice(index, index + 1)) for index, name in enumerate(self.attributes)
+                name: accuracies(self.probe, slice(index, index + 1))
+                for index, name in enumerate(self.attributes)
+            }
+        if self.reals:
+            document["reals"] = {
+                name: {key: round(value, 6) for key, value in values.items()}
+                | {"knn_r2": neighbours(self.knn_reals, slice(index, index + 1))}
+                for index, (name, values) in enumerate(self.reals.items())
             }
         return {
             **document,
@@ -94,7 +108,7 @@ class Evaluation:
 
 
 def measure(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     train: ImageDataset,
     test: ImageDataset,
     probe: ProbeConfig,
@@ -107,6 +121,8 @@ def measure(
     report: Report = lambda *_: None,
 ) -> Evaluation:
     """Evaluate an encoder by linear probe and nearest neighbours; features are computed once per split.
+
+    Real-valued targets are evaluated by a linear regression and the mean of nearest neighbours.
 
     Args:
         encoder: encoder on `device`; not changed.
@@ -122,7 +138,7 @@ def measure(
         report: callback for progress.
 
     Raises:
-        DataError: a split is empty or has unlabelled images.
+        DataError: a split is empty or has unlabelled images, or a real-valued target does not vary.
         ModelError: the image size differs from that of the encoder's training.
         UsageError: a value of k is not possible with the training images.
     """
@@ -139,13 +155,18 @@ def measure(
     neighbours = tuple(sorted({5, *neighbours}))
     total = sum(map(len, subject.features))
     extracted = time.perf_counter()
-    knn = Knn(KnnConfig(neighbours=neighbours)).accuracies(subject)
-    trained = Probe(probe).trained(subject, seed)
+    knn = Knn(KnnConfig(neighbours=neighbours))
+    tables, real_tables = knn.accuracies(subject), knn.real_accuracies(subject)
+    linear = Probe(probe)
+    trained = linear.trained(subject, seed) if subject.features[0].has_classes else None
+    count = 0 if trained is None else trained.top1.shape[1]
     return Evaluation(
-        attributes=train.attribute_names or tuple(map(str, range(trained.top1.shape[1]))),
+        attributes=train.attribute_names or tuple(map(str, range(count))),
         probe=trained,
         neighbours=neighbours,
-        knn=knn,
+        knn=tables,
+        reals=linear.regressed(subject, seed),
+        knn_reals=real_tables,
         images_per_second=total / (extracted - started),
         seconds=time.perf_counter() - started,
     )
@@ -238,7 +259,7 @@ def evaluate(
 class _Subject:
     """An encoder with the known facts of its training."""
 
-    encoder: Encoder
+    encoder: ImageEncoder
     weights: Path
     result: Path
     dataset: str | None
@@ -265,7 +286,7 @@ def _run(folder: Path, which: Literal["last", "best"], device: str) -> _Subject:
 
 
 def _file(path: Path, device: str) -> _Subject:
-    encoder = load_model(path, "encoder", device)
+    encoder = load_image_encoder(path, device)
     dataset = read_header(path).get("dataset")
     return _Subject(
         encoder=encoder,

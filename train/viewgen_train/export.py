@@ -9,6 +9,7 @@ import torch
 from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, UsageError
 from viewgen.files import write_atomically
+from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import file_digest, read_header
 from viewgen_train.records import assimilation_name, record, view_name
@@ -79,10 +80,11 @@ def _card(run: Run) -> dict[str, Any]:
     }
 
 
-def _num_parameters(config: EncoderConfig) -> int:
+def _num_parameters(config: EncoderConfig | BranchesConfig) -> int:
     # those that trained: an encoder that was loaded has its normalisations folded away
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in Encoder(config).parameters())
+        network = Branches(config) if isinstance(config, BranchesConfig) else Encoder(config)
+        return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _measured(run: Run, digest: str) -> dict[str, Any]:
@@ -93,7 +95,8 @@ def _measured(run: Run, digest: str) -> dict[str, Any]:
     try:
         if document["weights"]["digest"] != digest:
             return {}
-        return {name: document[name] for name in MEASURED} | {"test_images": document["dataset"]["test"]}
+        known = {name: document[name] for name in (*MEASURED, "reals") if name in document}
+        return known | {"test_images": document["dataset"]["test"]}
     except (LookupError, TypeError) as error:
         raise CorruptDataError(f"{path} is no result of `viewgen eval` ({error!r}); delete it") from error
 
@@ -103,7 +106,7 @@ def _page(card: dict[str, Any], settings: TrainSettings) -> str:
     network, dataset = card["network"], card["dataset"]
     size, width = network["image_size"], card["embedding_dim"]
     views = view_name(settings) if card["views"] is None else card["views"]["method"]
-    kind = f"{network['backbone']} of width {network['width']} for {size}-px images"
+    kind = _kind(network)
     images = f"{dataset['images']:,} images of {dataset['name']} ({dataset['split']})"
     how = f"assimilation {assimilation_name(settings)} with {views} views, {card['epochs']:g} epochs"
     lines = [
@@ -114,23 +117,41 @@ def _page(card: dict[str, Any], settings: TrainSettings) -> str:
         "",
     ]
     measured = card["measured"]
-    if measured:
+    if "top1" in measured:
         lines += [
             f"On {measured['test_images']:,} test images: linear probe {100 * measured['top1']:.2f} ± "
             f"{100 * measured['top1_sd']:.2f} %, 5-NN {100 * measured['knn5_top1']:.2f} %.",
             "",
         ]
+    if "reals" in measured:
+        reals = ", ".join(f"{name} {values['r2']:.3f}" for name, values in measured["reals"].items())
+        lines += [f"R² of a linear regression on {measured['test_images']:,} test images: {reals}.", ""]
     lines += [
         "```python",
         "from viewgen.images import to_model",
-        "from viewgen.networks.files import load_model",
+        "from viewgen.views.branched import load_image_encoder",
         "",
-        f'encoder = load_model("{WEIGHTS}", "encoder")',
+        f'encoder = load_image_encoder("{WEIGHTS}")',
         f"features = encoder.embed(to_model(images))  # uint8 (B, 3, {size}, {size}) → float32 (B, {width})",
         "```",
         "",
-        f"As the encoder of a search for views: `viewgen cache --dataset {dataset['name']} --method wsearch "
-        f"--encoder {WEIGHTS}`.",
-        "",
     ]
+    if "branches" not in network:
+        lines += [
+            "As the encoder of a search for views: "
+            f"`viewgen cache --dataset {dataset['name']} --method wsearch --encoder {WEIGHTS}`.",
+            "",
+        ]
     return "\n".join(lines)
+
+
+def _kind(network: dict[str, Any]) -> str:
+    """Return the kind of network in words."""
+    branches = network.get("branches", [["", network]])
+    shape = branches[0][1]
+    one = f"{shape['backbone']} of width {shape['width']} for {network['image_size']}-px images"
+    if "branches" not in network:
+        return one
+    roles = " and ".join(role for role, _ in branches)
+    shared = f"{one} for views of the roles {roles}"
+    return shared if network.get("shared") else f"pair of networks, each a {one}, for the roles {roles}"

@@ -25,6 +25,7 @@ from viewgen.terminal import Escaped, unescaped
 
 __all__ = ["distribute"]
 
+log = logging.getLogger(__name__)
 SCRATCH = ".ray-train"
 POLL_SECONDS = 0.2
 # must be set before Ray Train is imported
@@ -40,7 +41,6 @@ def distribute(
     use_gpu: bool = False,
     address: str | None = None,
     max_restarts: int = 3,
-    say: Callable[[str], object] = lambda _: None,
 ) -> Any:
     """Call a function on several workers that form a process group.
 
@@ -52,7 +52,6 @@ def distribute(
         use_gpu: whether each worker gets its own GPU (NCCL); otherwise workers share the CPU (gloo).
         address: address of a running Ray cluster; None starts Ray on this machine.
         max_restarts: maximum number of restarts after the death of a worker.
-        say: callback for messages about the workers.
 
     Returns:
         return value of rank 0, as JSON values.
@@ -93,15 +92,13 @@ def distribute(
             }
             with _shown(scratch / "output"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Ray's about itself
-                _run(task, num_workers, use_gpu, max_restarts, say)
+                _run(task, num_workers, use_gpu, max_restarts)
             return json.loads((scratch / "result.json").read_text())
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run(
-    task: dict[str, Any], num_workers: int, use_gpu: bool, max_restarts: int, say: Callable[[str], object]
-) -> None:
+def _run(task: dict[str, Any], num_workers: int, use_gpu: bool, max_restarts: int) -> None:
     """Run the workers to completion; restart them if one dies."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -125,8 +122,10 @@ def _run(
                     f"a worker died {attempt + 1} times (out of memory, or killed?); run the same command "
                     "again to go on from the last checkpoint"
                 ) from error
-            note = f"{attempt + 1} of {max_restarts} restarts"
-            say(f"a worker died; starting all again from the last checkpoint ({note})")
+            log.warning(
+                "a worker died; starting all again from the last checkpoint (%d of %d restarts)",
+                *(attempt + 1, max_restarts),
+            )
         except TrainingFailedError as error:
             reason = str(getattr(error, "controller_failure", error)).strip().splitlines()
             raise ViewgenError(f"Ray Train failed: {reason[-1] if reason else error!r}") from error

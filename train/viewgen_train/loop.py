@@ -4,12 +4,10 @@ A step is a function of (state, step number): its random numbers are seeded by t
 therefore reaches the same weights when the same command runs again.
 """
 
-import dataclasses
 import fcntl
 import hashlib
 import json
 import math
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -19,7 +17,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from viewgen.documents import read_object
@@ -27,8 +24,8 @@ from viewgen.errors import CacheMismatchError, CorruptDataError, LeaseError, Vie
 from viewgen.files import file_sha256, write_atomically
 from viewgen.memory import keep_freed_memory
 from viewgen.picture import write_png
+from viewgen.progress import Progress
 from viewgen.randomness import addressed_seed
-from viewgen.terminal import console, plain
 from viewgen_train.checkpoints import CHECKPOINT, PREVIOUS, keep_previous, read_checkpoint, write_checkpoint
 from viewgen_train.metrics import Metrics
 
@@ -322,31 +319,22 @@ def _run(
         if observer is not None:
             observer.checkpoint()
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-    )
-    interactive = sys.stderr.isatty() and writes
+    progress = Progress(quiet=not writes, logger=__name__)
+    title = f"training {trainer.kind}"
     with (
         closing(observer) if observer is not None else nullcontext(),
-        Progress(*columns, console=console(stderr=True), disable=not interactive) as progress,
+        progress.bar(title, trainer.num_steps, done=first_step, unit="steps") as bar,
     ):
         if observer is not None:
             observer.start(folder, first_step)
-        task = progress.add_task(
-            f"training {trainer.kind}", total=trainer.num_steps, completed=first_step, note=""
-        )
         for step in range(first_step, last_step):
             torch.manual_seed(addressed_seed(trainer.seed, trainer.kind, step))
             unsettled.append((step, trainer.step(step)))
             log_now = (step + 1) % log_every == 0 or step + 1 == trainer.num_steps
             if log_now or len(unsettled) >= trainer.settle_every:
                 settle()
-            progress.update(task, advance=1)
             now = time.monotonic()
+            note = None
             if log_now:
                 means = {name: sum(numbers) / len(numbers) for name, numbers in recent.items()}
                 recent.clear()
@@ -354,13 +342,7 @@ def _run(
                 if observer is not None:
                     observer.log(step, means)
                 note = " ".join(f"{name} {value:.3g}" for name, value in means.items())
-                progress.update(task, note=note)
-                if writes and not interactive and (step + 1) % (log_every * 10) == 0:
-                    print(
-                        plain(f"{trainer.kind} step {step + 1}/{trainer.num_steps} {note}"),
-                        file=sys.stderr,
-                        flush=True,
-                    )
+            bar.advance(1, note)
             if writes and now - last_picture > picture_seconds:
                 _write_picture(trainer, folder)
                 last_picture = now
@@ -379,8 +361,3 @@ def _write_picture(trainer: Trainer, folder: Path) -> None:
     pixels = trainer.picture()
     if pixels is not None:
         write_png(pixels, folder / "samples.png")
-
-
-def as_identity(config: Any) -> dict[str, Any]:
-    """Return a dataclass as JSON values."""
-    return dict(json.loads(json.dumps(dataclasses.asdict(config))))

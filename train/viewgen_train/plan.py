@@ -1,7 +1,9 @@
 """Validation of the options of `train` and their resolution to a plan, before any file is written."""
 
+import json
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,22 @@ from viewgen.errors import CacheMismatchError, MissingFileError, UsageError
 from viewgen.memory import available_bytes
 from viewgen.networks.files import file_digest
 from viewgen.networks.weights import find_models
-from viewgen.store import CacheReader, cache_folder
+from viewgen.registry import Choice
+from viewgen.roles import Role
+from viewgen.store import CacheReader, CacheSpec, cache_folder
 from viewgen.views.cached import check_num_views
-from viewgen_train.caches import check_cache, find_cache, no_cache
+from viewgen_train.caches import check_cache, find_cache, no_cache, num_unconverged, usable_rows
 from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
+from viewgen_train.roles import check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
+from viewgen_train.view_scores import load_scores
 
 __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
+
+log = logging.getLogger(__name__)
 
 # Its networks ship with viewgen, so that its cache can be made without further ado.
 EMBEDDED_DATASET = "digits"
@@ -34,19 +42,21 @@ AT_HAND = {"cache", "inversions", "generator", "encoder", "training"}
 class TrainOptions:
     """Options of `viewgen_train.training.train`."""
 
-    dataset: str | None
-    split: str
-    limit: int | None
-    cache: str | None
-    inversions: str | None
-    generator: str | None
-    models: str | None
-    out: str | None
-    settings: Mapping[str, Any]
-    data_root: str | None
-    storage_options: dict[str, Any] = field(repr=False)
-    device: str
-    memory_bytes: int | None
+    dataset: str | None = None
+    split: str = "train"
+    limit: int | None = None
+    cache: str | None = None
+    inversions: str | None = None
+    generator: str | None = None
+    models: str | None = None
+    out: str | None = None
+    settings: Mapping[str, Any] | None = None
+    data_root: str | None = None
+    storage_options: dict[str, Any] | None = field(default=None, repr=False)
+    device: str = "auto"
+    memory_bytes: int | None = None
+    use_unconverged: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +69,14 @@ class TrainPlan:
         num_images: number of leading images of the split to train on.
         cache: ``{"url", "identity", "method"}`` of the cache of views or inversions, or None.
         generator: weights file of g, if views are generated in the step; otherwise None.
+        splitting: view source that splits an image into views of different roles, or None.
         out: folder of the run.
         data_root: folder of data sets.
         storage_options: fsspec options of the cache's storage.
         memory_bytes: host memory limit for images and views, in bytes.
         measures: whether accuracy is measured during training.
+        use_unconverged: whether views of images that did not converge are used.
+        unconverged: number of images in the cache of views that did not converge.
     """
 
     settings: TrainSettings
@@ -78,6 +91,14 @@ class TrainPlan:
     storage_options: dict[str, Any] = field(repr=False)
     memory_bytes: int
     measures: bool = True
+    use_unconverged: bool = False
+    unconverged: int = 0
+    splitting: Choice[Any] | None = None
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Roles of the views; empty if they are interchangeable."""
+        return () if self.splitting is None else self.splitting.entry.roles
 
     @property
     def num_steps(self) -> int:
@@ -103,12 +124,11 @@ class TrainPlan:
         }
 
 
-def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
+def make_plan(options: TrainOptions) -> TrainPlan:
     """Check and resolve the options; make a missing cache of the embedded data set.
 
     Args:
         options: options of the command.
-        say: callback for messages about resolved options.
 
     Raises:
         UsageError, MissingFileError, CacheMismatchError, IncompleteError, CorruptDataError: see `train`.
@@ -120,26 +140,36 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
     url, name = None, options.dataset
     if "cache" in needs or needs_codes:
         given = options.inversions if needs_codes else options.cache
-        url, name = _cache_url(given, options, needs_codes, say)
+        url, name = _cache_url(given, options, needs_codes)
     elif name is None:
         raise UsageError(
             "which images? Name a data set with --dataset (`viewgen datasets` lists them); "
             f"{view_name(settings)} views are in no cache that would say"
         )
     dataset = load_dataset(name, options.split, data_root=options.data_root)
-    settings = resolved_precision(train_settings(dataset.name, options.settings), options.device)
+    reader = None if url is None else CacheReader(url, options.storage_options)
+    settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec)
     cache, num_images, generator = None, len(dataset), None
-    if url is not None:
-        reader = CacheReader(url, options.storage_options)
-        check_cache(reader, dataset, inversions=needs_codes, say=say)
-        num_images = reader.spec.num_images
+    use_unconverged, unconverged = options.use_unconverged, 0
+    if reader is not None:
         cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
+        unconverged = 0 if needs_codes else num_unconverged(reader)
+        if unconverged and not (options.use_unconverged or options.overwrite):
+            folder = _out(options, dataset.name, settings, cache)
+            use_unconverged = _began_with(folder, reader, options.limit or reader.spec.num_images)
+        if not (needs_codes or use_unconverged):
+            reader = CacheReader(reader.url, options.storage_options, statuses=usable_rows(False))
+        check_cache(reader, dataset, inversions=needs_codes)
+        num_images = reader.spec.num_images
         if not needs_codes:
+            load_scores(reader, settings.views.settings, options.storage_options)
             check_num_views(build_objective(settings).num_generated, reader.spec.num_views)
         if "generator" in needs:
             generator = _generator(dataset.name, reader, options)
         if num_images < len(dataset):
-            say(f"the cache covers the first {num_images} of {len(dataset)} images; training on those")
+            log.info(
+                "the cache covers the first %d of %d images; training on those", num_images, len(dataset)
+            )
     num_images = _limited(options.limit, num_images, len(dataset))
     if settings.optimiser.batch_size > num_images:
         raise UsageError(
@@ -154,13 +184,55 @@ def make_plan(options: TrainOptions, say: Callable[[str], object]) -> TrainPlan:
         num_images=num_images,
         cache=cache,
         generator=generator,
-        out=str(Path(options.out or _default_out(dataset.name, settings, cache)).expanduser().absolute()),
+        out=str(_out(options, dataset.name, settings, cache)),
         data_root=options.data_root,
-        storage_options=options.storage_options,
+        storage_options=options.storage_options or {},
         memory_bytes=int(MEMORY_SHARE * available_bytes())
         if options.memory_bytes is None
         else options.memory_bytes,
+        use_unconverged=use_unconverged,
+        unconverged=unconverged,
+        splitting=splitting,
     )
+
+
+def settled(
+    dataset: str, options: TrainOptions, cache: CacheSpec | None
+) -> tuple[TrainSettings, Choice[Any] | None]:
+    """Return the settings, and the view source of views of different roles.
+
+    Args:
+        dataset: name of the data set.
+        options: options of the command.
+        cache: specification of the cache of views or inversions, if there is one.
+
+    Raises:
+        UsageError: a setting is invalid, or would be ignored.
+    """
+    known = () if cache is None else cache.roles
+    settings = train_settings(dataset, options.settings, cached_roles=known)
+    splitting = splitting_views(settings, cache)
+    check_roles(settings, () if splitting is None else splitting.entry.roles)
+    return resolved_precision(settings, options.device), splitting
+
+
+def _out(
+    options: TrainOptions, dataset: str, settings: TrainSettings, cache: Mapping[str, str] | None
+) -> Path:
+    """Return the folder of the run."""
+    return Path(options.out or _default_out(dataset, settings, cache)).expanduser().absolute()
+
+
+def _began_with(folder: Path, reader: CacheReader, num_images: int) -> bool:
+    """Return whether a training began in `folder` with the unconverged rows, as 0.1.0 used them."""
+    try:
+        missing = json.loads((folder / "identity.json").read_text("utf-8")).get("missing")
+    except (OSError, ValueError, AttributeError):
+        return False
+    if missing != num_images - int((reader.rows < num_images).sum()):
+        return False
+    log.info("this run began with the views of images that did not converge, and goes on with them")
+    return True
 
 
 def check_options(options: TrainOptions, settings: TrainSettings) -> None:
@@ -187,13 +259,20 @@ def check_options(options: TrainOptions, settings: TrainSettings) -> None:
             raise UsageError(
                 f"{option} is given, but the views come from {name!r} (--generated), which would ignore it"
             )
+    if options.storage_options and not entry.needs & {"cache", "inversions"}:
+        raise UsageError(
+            f"--storage-option is given, but {name!r} views are read from no cache, which alone has a storage"
+        )
+    if options.use_unconverged and "cache" not in entry.needs:
+        raise UsageError(
+            f"--use-unconverged is given, but the views come from {name!r} (--generated), which would "
+            "ignore it"
+        )
     if options.limit is not None and options.limit < 2:
         raise UsageError(f"--limit {options.limit}: at least two images are needed")
 
 
-def _cache_url(
-    given: str | None, options: TrainOptions, inversions: bool, say: Callable[[str], object]
-) -> tuple[str, str]:
+def _cache_url(given: str | None, options: TrainOptions, inversions: bool) -> tuple[str, str]:
     """Return the URL of the cache to use and the name of its data set."""
     if given is not None:
         spec = CacheReader(given, options.storage_options).spec
@@ -205,11 +284,11 @@ def _cache_url(
         storage_options=options.storage_options,
     )
     if found is not None:
-        say(f"views from {found.url}, the complete cache that changed last")
+        log.info("views from %s, the complete cache that changed last", found.url)
         return found.url, options.dataset or found.spec.dataset["name"]
     if options.dataset not in (None, EMBEDDED_DATASET) or options.split != "train":
         raise no_cache(options.dataset, options.split, inversions=inversions)
-    return _make_embedded(inversions, options, say), EMBEDDED_DATASET
+    return _make_embedded(inversions, options), EMBEDDED_DATASET
 
 
 def _canonical(name: str | None) -> str | None:
@@ -220,13 +299,14 @@ def _canonical(name: str | None) -> str | None:
     return f"folder:{Path(path).expanduser().absolute()}{mark}{query}"
 
 
-def _make_embedded(inversions: bool, options: TrainOptions, say: Callable[[str], object]) -> str:
+def _make_embedded(inversions: bool, options: TrainOptions) -> str:
     from viewgen_pipelines.cache import cache
 
     method = "invert" if inversions else "wsearch"
-    say(
-        f"no cache in {cache_folder()} yet; making one of the embedded data set {EMBEDDED_DATASET}, as\n"
-        f"  viewgen cache --dataset {EMBEDDED_DATASET} --method {method}"
+    log.info(
+        "no cache in %s yet; making one of the embedded data set %s, as\n"
+        "  viewgen cache --dataset %s --method %s",
+        *(cache_folder(), EMBEDDED_DATASET, EMBEDDED_DATASET, method),
     )
     return cache(EMBEDDED_DATASET, method=method, data_root=options.data_root).url
 

@@ -9,10 +9,12 @@ from typing import Any
 from viewgen.errors import UsageError, nearest_name
 from viewgen.recipes import recipe
 from viewgen.registry import Choice
+from viewgen.roles import Role
+from viewgen.settings import Settings
 from viewgen.views import VIEWS
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.entry import ObjectiveEntry
-from viewgen_train.records import ASSIMILATIONS, DEFAULTS, PLACES, VIEW_NAMES, nested_record, placed
+from viewgen_train.records import ASSIMILATIONS, DEFAULTS, PLACES, VIEW_NAMES, placed
 from viewgen_train.settings import COMPONENTS, TrainSettings
 
 __all__ = ["effective_settings", "train_settings"]
@@ -28,7 +30,11 @@ NAMES = {"generated": "views.name", "views": "views.name", "objective": "objecti
 
 
 def train_settings(
-    dataset: str, given: Mapping[str, Any] | None = None, preset: Mapping[str, Any] | None = None
+    dataset: str,
+    given: Mapping[str, Any] | None = None,
+    preset: Mapping[str, Any] | None = None,
+    *,
+    cached_roles: tuple[Role, ...] | None = None,
 ) -> TrainSettings:
     """Return the settings of a training: defaults, then the data set's recipe, then given values.
 
@@ -38,6 +44,7 @@ def train_settings(
             field's name (``"temperature"``). Tables may be nested. ``"assimilation"``, ``"objective"`` (or
             ``"loss"``) and ``"views"`` (or ``"generated"``) select entries by name.
         preset: values of a command that replace the recipe; given values override them.
+        cached_roles: roles of the cache's views; None if no cache is known yet.
 
     Raises:
         UsageError: a setting is unknown or would be ignored, or a value is invalid.
@@ -69,6 +76,12 @@ def train_settings(
     for part, entry in entries.items():
         parts[part] |= recipe(dataset, entry.name)
     _refuse_ignored(words, kind, entries)
+    roles = cached_roles if "cache" in views.needs else views.roles
+    if roles == () and "network.branches" in words:
+        raise UsageError(
+            f"branches is {words['network.branches']!r}, a setting for views of different roles; "
+            f"{views_name} views are interchangeable and have one encoder"
+        )
     for place, value in words.items():
         component, _, field = place.partition(".")
         if (component, field, value) == ("assimilation", "transform", "auto"):
@@ -78,7 +91,21 @@ def train_settings(
         name: Choice(entry, entry.settings(**parts[name])) for name, entry in entries.items()
     }
     found |= {name: cls(**parts[name]) for name, cls in COMPONENTS.items()}
+    for name, part in found.items():
+        given_here = {place.partition(".")[2] for place in words if place.startswith(f"{name}.")}
+        _own(part).refuse_ignored(given_here)
+    if getattr(found["views"].settings, "score_weight", 0) and not objective.pair_weights:
+        raise UsageError(
+            f"score_weight is {found['views'].settings.score_weight}, which the loss of {objective.name!r} "
+            "would ignore; choose an --objective that weights pairs (simclr, infonce, simsiam), or drop_below"
+        )
     return TrainSettings.of_parts(found, dormant)
+
+
+def _own(part: Any) -> Settings:
+    """Return the settings of a component."""
+    found: Settings = part.settings if isinstance(part, Choice) else part
+    return found
 
 
 def _recipe(dataset: str, *, viewmaker: bool) -> dict[str, Any]:
@@ -182,14 +209,24 @@ def _unused(kind: str, objective: ObjectiveEntry) -> set[str]:
     return unused | ({"assimilation.views_per_step"} if kind == "none" else set())
 
 
-def effective_settings(settings: TrainSettings) -> dict[str, dict[str, Any]]:
-    """Return the settings that have an effect, as tables accepted by `train_settings`."""
+def effective_settings(settings: TrainSettings, roles: tuple[Role, ...] = ()) -> dict[str, dict[str, Any]]:
+    """Return the settings that have an effect on views of these roles, as tables of `train_settings`."""
     unused = _unused(settings.assimilation.kind, settings.objective.entry)
+    unused |= set() if roles else {"network.branches"}
     tables: dict[str, dict[str, Any]] = {}
-    for part, document in nested_record(settings).items():
-        if isinstance(document, dict):
-            own = {"name": document["name"], **document["settings"]} if "settings" in document else document
-            tables[part] = {name: value for name, value in own.items() if f"{part}.{name}" not in unused}
+    for part in ("views", "objective", *COMPONENTS):
+        chosen = getattr(settings, part)
+        own = _own(chosen)
+        named = {"name": chosen.name} if isinstance(chosen, Choice) else {}
+        without_effect = set(own.ignored()) | {
+            place.partition(".")[2] for place in unused if place.startswith(f"{part}.")
+        }
+        # TOML has no word for None, which only settings have that are not given
+        tables[part] = {
+            name: value
+            for name, value in (named | own.to_json()).items()
+            if value is not None and name not in without_effect
+        }
     return tables
 
 

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from viewgen.documents import Document, checked, read_object
 from viewgen.errors import CorruptDataError, MissingFileError, ModelError, UsageError
-from viewgen.networks.encoder import Encoder
-from viewgen.networks.files import load_model, read_header
+from viewgen.networks.files import read_header
+from viewgen.views.branched import ImageEncoder, load_image_encoder
 from viewgen_train.records import read_record
 from viewgen_train.settings import TrainSettings
 
@@ -48,7 +48,7 @@ class Run:
     Attributes:
         path: folder of the run.
         which: selected weights, ``"last"`` or ``"best"``.
-        encoder: trained encoder, for inference (see `viewgen.networks.files.load_model`).
+        encoder: trained encoder, for inference (see `viewgen.views.branched.load_image_encoder`).
         settings: settings of the training.
         dataset: name of the data set.
         split: split of the data set.
@@ -62,7 +62,7 @@ class Run:
 
     path: Path
     which: str
-    encoder: Encoder
+    encoder: ImageEncoder
     settings: TrainSettings
     dataset: str
     split: str
@@ -120,7 +120,7 @@ def open_run(
     return Run(
         path=folder,
         which=which,
-        encoder=load_model(weights, "encoder", device),
+        encoder=load_image_encoder(weights, device),
         settings=read_record(document["config"]),
         dataset=dataset["name"],
         split=dataset["split"],

@@ -57,6 +57,9 @@ class NetworkSettings(Settings):
     batchnorm: Literal["concatenated", "separate"] = setting(
         "concatenated", "batch statistics over all views together, or view by view"
     )
+    branches: Literal["separate", "shared"] = setting(
+        "separate", "for views of different roles, an encoder of each role or one for all", since=2
+    )
 
 
 class OptimiserSettings(Settings):

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from viewgen.datasets import ImageDataset
 from viewgen.diagnostics.features import Features, extract_features
-from viewgen.diagnostics.knn import knn_accuracies
+from viewgen.diagnostics.knn import knn_accuracies, knn_r_squared
 from viewgen.diagnostics.probe import linear_probe, probe_config
 from viewgen.images import to_model
+from viewgen.networks.branches import Branches
 from viewgen.randomness import addressed_generator
+from viewgen.registry import Choice
+from viewgen.views.branched import BranchedEncoder, ImageEncoder
 from viewgen.views.expert import ExpertSource
 from viewgen.views.source import Images
 from viewgen_train.batch import StepDraws
@@ -26,6 +29,7 @@ from viewgen_train.loader import Codes, ImageMemory
 from viewgen_train.loop import Trainer, TrainingDivergedError
 from viewgen_train.network import ContrastiveNetwork
 from viewgen_train.objectives.objective import Objective, Outputs
+from viewgen_train.objectives.pair_weights import pair_weights
 from viewgen_train.records import nested_record, read_record, record
 from viewgen_train.sampler import RowOrder
 from viewgen_train.settings import OptimiserSettings, TrainSettings
@@ -79,6 +83,7 @@ class AssimilationTrainer(Trainer):
         folder: folder of the run.
         codes: refined codes of the images, if generated views start from them.
         knn: data sets of the accuracy measurements; None to measure no accuracy.
+        splitting: view source that splits an image into views of different roles, or None.
         notes: JSON values for the headers of weight files.
         files: see `Trainer`.
 
@@ -102,6 +107,7 @@ class AssimilationTrainer(Trainer):
         folder: Path,
         codes: Codes | None = None,
         knn: KnnSets | None = None,
+        splitting: Choice[Any] | None = None,
         notes: Mapping[str, Any],
         files: Mapping[str, str] | None = None,
     ) -> None:
@@ -135,6 +141,12 @@ class AssimilationTrainer(Trainer):
             fused=self.device.type == "cuda",
         )
         self._knn, self._notes = knn, dict(notes)
+        self._readout: ImageEncoder
+        if isinstance(network.encoder, Branches):
+            assert splitting is not None
+            self._readout = BranchedEncoder(network.encoder, splitting)
+        else:
+            self._readout = network.encoder
         self._best = -math.inf
         self._steps_done = 0
         # step of the checkpoint that this run began with, until it writes one
@@ -167,10 +179,14 @@ class AssimilationTrainer(Trainer):
 
     def views(self, images: Images) -> Tensor:
         """Return the views of a step, expert views first, `(K, B, 3, H, W)` in [−1, 1]."""
+        return self._scored_views(images)[0]
+
+    def _scored_views(self, images: Images) -> tuple[Tensor, Tensor | None]:
+        """Return the views of a step, and the scores of the generated ones, `(B, m)`, if they have any."""
         expert = self._expert.views(images, self.objective.num_expert).pixels
         with torch.no_grad():
-            generated = self.generated.views(images, self.objective.num_generated).pixels
-        return torch.cat([expert, generated])
+            generated = self.generated.views(images, self.objective.num_generated)
+        return torch.cat([expert, generated.pixels]), generated.columns.get("score")
 
     def step(self, step: int) -> Mapping[str, float | Tensor]:
         """Train on one batch; measure accuracies after epochs in which they are due."""
@@ -186,8 +202,9 @@ class AssimilationTrainer(Trainer):
         self.network.train()
         self._module.train()
         images = self.batch(step)
-        views = self.views(images)
-        out = self._outputs(views, images, self._parallel)
+        views, scores = self._scored_views(images)
+        weights = self._weights(scores)
+        out = dataclasses.replace(self._outputs(views, images, self._parallel), weights=weights)
         losses = self.losses(out)
         self.optimiser.zero_grad(set_to_none=True)
         losses["loss"].backward()
@@ -205,11 +222,19 @@ class AssimilationTrainer(Trainer):
 
         def loss_of(generated: Tensor) -> Tensor:
             changed = torch.cat([expert, generated])
-            return self.losses(self._outputs(changed, images, self.network))["loss"]
+            out = dataclasses.replace(self._outputs(changed, images, self.network), weights=weights)
+            return self.losses(out)["loss"]
 
         metrics |= self.generated.after_step(images, loss_of)
         self._steps_done = step + 1
         return metrics | self._accuracy(step)
+
+    def _weights(self, scores: Tensor | None) -> Tensor | None:
+        """Return the weights of the generated views of all processes, `(m, N)`, if the settings use them."""
+        gamma = getattr(self.settings.views.settings, "score_weight", 0.0)
+        if scores is None or not gamma:
+            return None
+        return pair_weights(self.world.gather(scores.to(self.device)).T, gamma)
 
     def losses(self, out: Outputs) -> dict[str, Tensor]:
         """Return the scaled loss and the other metrics of the objective."""
@@ -255,7 +280,8 @@ class AssimilationTrainer(Trainer):
         started = time.perf_counter()
         if self.world.is_main:
             values = {} if self._knn is None else self._measure(self._knn, knn=knn, probe=probe)
-            score = values.get("knn5_heldout", 0.0 if done == self.num_steps else -math.inf)
+            unknown = 0.0 if done == self.num_steps else -math.inf
+            score = values.get("knn5_heldout", values.get("knn5_r2_heldout", unknown))
             if score > self._best:
                 self._best = score
                 write_best(self.network.encoder, self.folder, done, self._notes)
@@ -269,17 +295,19 @@ class AssimilationTrainer(Trainer):
         return every > 0 and done % (every * self.steps_per_epoch) == 0
 
     def _measure(self, sets: KnnSets, *, knn: bool, probe: bool) -> dict[str, float]:
-        encoder = self.network.encoder
+        encoder = self._readout
         order = torch.randperm(len(sets.train), generator=addressed_generator(self.seed, "knn"))[:KNN_IMAGES]
         train = extract_features(encoder, sets.train, device=self.device, rows=order.numpy())
         # the first rows of the random order are classified by the others
         count = max(1, int(HELD_OUT_SHARE * len(train)))
-        parts = {"heldout": (_part(train, slice(count, None)), _part(train, slice(count)))}
+        parts = {"heldout": (train.part(slice(count, None)), train.part(slice(count)))}
         if sets.test is not None:
             rows = torch.arange(min(len(sets.test), KNN_IMAGES)).numpy()
             parts["top1"] = (train, extract_features(encoder, sets.test, device=self.device, rows=rows))
-        values = {f"knn5_{name}": _knn(*pair) for name, pair in parts.items()} if knn else {}
-        if probe:
+        values: dict[str, float] = {}
+        for name, pair in parts.items() if knn else ():
+            values |= _knn(name, *pair)
+        if probe and train.has_classes:
             name = "top1" if "top1" in parts else "heldout"
             config = probe_config(sets.train.name, num_seeds=1, augmentation="none")
             values[f"probe_{name}"] = linear_probe(*parts[name], config, seed=self.seed).mean
@@ -347,11 +375,12 @@ def finite(network: nn.Module) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
 
 
-def _part(features: Features, rows: slice) -> Features:
-    return Features(embeddings=features.embeddings[rows], labels=features.labels[rows])
-
-
-def _knn(train: Features, test: Features) -> float:
-    """Return the 5-NN accuracy, averaged over the label attributes."""
-    neighbours = min(5, len(train))
-    return float(knn_accuracies(train, test, neighbours=(neighbours,))[0].mean())
+def _knn(name: str, train: Features, test: Features) -> dict[str, float]:
+    """Return the 5-NN accuracy, averaged over label attributes, and R², averaged over real numbers."""
+    neighbours = (min(5, len(train)),)
+    found = {}
+    if train.has_classes:
+        found[f"knn5_{name}"] = float(knn_accuracies(train, test, neighbours=neighbours)[0].mean())
+    if train.reals is not None:
+        found[f"knn5_r2_{name}"] = float(knn_r_squared(train, test, neighbours=neighbours)[0].mean())
+    return found

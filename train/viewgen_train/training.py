@@ -2,15 +2,15 @@
 
 import csv
 import dataclasses
+import logging
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from viewgen.errors import DataError, UsageError
-from viewgen.terminal import plain
+from viewgen.messages import shown
 from viewgen_train.checkpoints import BEST, CHECKPOINT, LAST, PREVIOUS, PREVIOUS_WEIGHTS, use_previous
 from viewgen_train.curves import TENSORBOARD
 from viewgen_train.loop import only_run
@@ -21,6 +21,8 @@ from viewgen_train.run import CONFIG, CURVES
 from viewgen_train.worker import train_worker
 
 __all__ = ["TrainResult", "train"]
+
+log = logging.getLogger(__name__)
 
 # what a run writes, TensorBoard's folder apart
 FILES = (
@@ -41,6 +43,8 @@ class TrainResult:
             it was not requested or the data set has no labelled test images.
         knn5_top1: 5-NN accuracy on the test split, in [0, 1]; NaN in the same cases.
         images_per_second: training throughput of this call, without evaluation; NaN if no steps were left.
+        unconverged: number of images in the cache of views that did not converge.
+        unconverged_used: whether their views were used.
     """
 
     run: str
@@ -50,6 +54,8 @@ class TrainResult:
     top1_sd: float
     knn5_top1: float
     images_per_second: float
+    unconverged: int = 0
+    unconverged_used: bool = False
 
     def lines(self) -> list[str]:
         """Return the known values as lines of text."""
@@ -88,6 +94,7 @@ def train(
     gpus: int | None = None,
     workers: int | None = None,
     memory_bytes: int | None = None,
+    use_unconverged: bool = False,
     checkpoint_seconds: float = 60.0,
     overwrite: bool = False,
     previous_checkpoint: bool = False,
@@ -114,6 +121,8 @@ def train(
         gpus: number of GPUs, with one process per GPU.
         workers: number of CPU processes.
         memory_bytes: host memory limit for images and views, in bytes; data beyond it are streamed.
+        use_unconverged: whether to use the views of images that did not converge; by default an expert view
+            takes their place, except in a run that began with them.
         checkpoint_seconds: seconds between checkpoints.
         overwrite: whether to discard an earlier run in `out`.
         previous_checkpoint: whether to go on from the checkpoint before the last one, which is discarded.
@@ -135,10 +144,6 @@ def train(
         TrainingDivergedError: the loss or a weight is not finite; ``diverged.json`` names the images.
     """
 
-    def say(text: str) -> None:
-        if not quiet:
-            print(plain(text), file=sys.stderr, flush=True)
-
     if overwrite and previous_checkpoint:
         raise UsageError("--overwrite discards the checkpoints that --previous-checkpoint asks for; give one")
     device = usable_device(device, gpus, workers)
@@ -151,33 +156,38 @@ def train(
         generator=generator,
         models=models,
         out=out,
-        settings=settings or {},
+        settings=settings,
         data_root=data_root,
-        storage_options=storage_options or {},
+        storage_options=storage_options,
         device=device,
         memory_bytes=memory_bytes,
+        use_unconverged=use_unconverged,
+        overwrite=overwrite,
     )
-    plan = make_plan(options, say)
-    num_workers = check_workers(plan.settings, gpus, workers)
-    folder = Path(plan.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    if overwrite:
-        with only_run(folder):
-            _forget(folder)
-    elif previous_checkpoint:
-        with only_run(folder):
-            say(f"going on from the checkpoint before the last one, of step {use_previous(folder)}")
-    say(f"{plan.dataset}, {assimilation_name(plan.settings)}, {plan.num_steps} steps; the run is in {folder}")
-    arguments = {"plan": plan, "device": device, "checkpoint_seconds": checkpoint_seconds}
-    if num_workers > 1:
-        from viewgen_train.launch import distribute
+    with shown(quiet=quiet):
+        plan = make_plan(options)
+        num_workers = check_workers(plan.settings, gpus, workers)
+        folder = Path(plan.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            with only_run(folder):
+                _forget(folder)
+        elif previous_checkpoint:
+            with only_run(folder):
+                step = use_previous(folder)
+            log.info("going on from the checkpoint before the last one, of step %d", step)
+        name = assimilation_name(plan.settings)
+        log.info("%s, %s, %d steps; the run is in %s", plan.dataset, name, plan.num_steps, folder)
+        arguments = {"plan": plan, "device": device, "checkpoint_seconds": checkpoint_seconds}
+        if num_workers > 1:
+            from viewgen_train.launch import distribute
 
-        images_per_second = distribute(
-            train_worker, arguments, num_workers=num_workers, folder=folder, use_gpu=bool(gpus), say=say
-        )
-    else:
-        images_per_second = train_worker(plan, device, checkpoint_seconds=checkpoint_seconds)
-    return _result(plan, images_per_second, evaluate=evaluate, device=device, say=say)
+            speed = distribute(
+                train_worker, arguments, num_workers=num_workers, folder=folder, use_gpu=bool(gpus)
+            )
+        else:
+            speed = train_worker(plan, device, checkpoint_seconds=checkpoint_seconds)
+        return _result(plan, speed, evaluate=evaluate, device=device)
 
 
 def _forget(folder: Path) -> None:
@@ -187,9 +197,7 @@ def _forget(folder: Path) -> None:
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
 
 
-def _result(
-    plan: TrainPlan, images_per_second: float, *, evaluate: bool, device: str, say: Any
-) -> TrainResult:
+def _result(plan: TrainPlan, images_per_second: float, *, evaluate: bool, device: str) -> TrainResult:
     values: dict[str, float] = {}
     with open(Path(plan.out) / "metrics.csv", newline="") as file:
         for row in csv.DictReader(file):
@@ -199,11 +207,11 @@ def _result(
     if evaluate:
         from viewgen_train.evaluate import evaluate as evaluate_run
 
-        say("measuring linear probes and nearest neighbours")
+        log.info("measuring linear probes and nearest neighbours")
         try:
             found = evaluate_run(plan.out, data_root=plan.data_root, device=device)
         except (UsageError, DataError) as error:
-            say(f"no linear probe: {error}")
+            log.info("no linear probe: %s", error)
     return TrainResult(
         run=plan.out,
         epochs=plan.settings.optimiser.epochs,
@@ -212,4 +220,6 @@ def _result(
         top1_sd=found.get("top1_sd", unknown),
         knn5_top1=found.get("knn5_top1", values.get("knn5_top1", unknown)),
         images_per_second=images_per_second,
+        unconverged=plan.unconverged,
+        unconverged_used=plan.use_unconverged and plan.unconverged > 0,
     )

@@ -1,14 +1,20 @@
 """Transform of generated views; expert views replace missing ones.
 
+Views of different roles share one transform of their image: a source that makes them in the step gets the
+transformed image; cached ones are cropped and flipped alike.
+
 Shape legend: B images, V views per image, C channels, H height, W width.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from viewgen.errors import DataError
+from viewgen.images import to_model, to_storage
 from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
 from viewgen.views.expert import ExpertConfig, ExpertSource
 from viewgen.views.source import Images, LearnedSource, Status, Views, ViewSource
@@ -29,12 +35,19 @@ class TransformedSource:
         transform: name of the transform: ``"flip"``, ``"weak-crop"`` or ``"expert"``.
         expert: strength of the expert transform.
         missing: mask of images without a code or view, bool `(num_images,)`; None if not known beforehand.
+        before: True if images are transformed before the source makes views of different roles of them.
     """
 
     def __init__(
-        self, source: ViewSource, transform: str, expert: ExpertConfig, missing: Tensor | None = None
+        self,
+        source: ViewSource,
+        transform: str,
+        expert: ExpertConfig,
+        missing: Tensor | None = None,
+        *,
+        before: bool = False,
     ) -> None:
-        self.source, self.expert, self.missing = source, expert, missing
+        self.source, self.expert, self.missing, self.before = source, expert, missing, before
         self.transform = transform
         self.roles = source.roles
         self._instead = ExpertSource(expert, name="missing")
@@ -47,9 +60,33 @@ class TransformedSource:
         )
 
     def views(self, images: Images, num_views: int) -> Views:
-        """Return model images `(V, B, C, H, W)` in [−1, 1]."""
+        """Return model images `(V, B, C, H, W)` in [−1, 1].
+
+        Raises:
+            DataError: an image lacks the view of a role, which no expert view can replace.
+        """
+        if self.roles != ("view",):
+            return Views(pixels=self._of_roles(images, num_views))
         made = self.source.views(images, num_views)
-        return Views(pixels=self._finished(made.model, images, self._absent(images, made.status)))
+        absent = self._absent(images, made.status)
+        columns = {}
+        if "score" in made.columns:
+            # the score is that of a view that an expert view replaces
+            columns["score"] = made.columns["score"].masked_fill(absent[:, None], torch.nan)
+        return Views(pixels=self._finished(made.model, images, absent), columns=columns)
+
+    def _of_roles(self, images: Images, num_views: int) -> Tensor:
+        if self.before:
+            whole = self.transformed(to_model(images.pixels)[None], images)[0]
+            images = replace(images, pixels=to_storage(whole))
+        made = self.source.views(images, num_views)
+        absent = self._absent(images, made.status)
+        if bool(absent.any()):
+            raise DataError(
+                f"image {int(images.source_index[absent][0])} has no view of the roles "
+                + ", ".join(self.roles)
+            )
+        return made.model if self.before else self.transformed(made.model, images)
 
     def expect(self, rows: Any) -> None:
         """Prepare the source for the rows, int64 `(B,)`, of an upcoming batch."""
@@ -84,7 +121,10 @@ class TransformedSource:
 
     def transformed(self, views: Tensor, images: Images) -> Tensor:
         """Return transformed model images `(V, B, C, H, W)`, differentiable in the views."""
-        uniforms = images.draws.uniform("generated transform", len(views), NUM_UNIFORMS)
+        alike = self.roles != ("view",)
+        uniforms = images.draws.uniform("generated transform", 1 if alike else len(views), NUM_UNIFORMS)
+        if alike:
+            uniforms = uniforms.expand(-1, len(views), -1)
         uniforms, flat = uniforms.transpose(0, 1).flatten(0, 1), views.flatten(0, 1)
         flip = self.expert.flip_probability
         if self.transform == "expert":

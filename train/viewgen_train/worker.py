@@ -12,10 +12,14 @@ from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, DataError, UsageError
 from viewgen.files import write_atomically
 from viewgen.memory import free_gpu_bytes
+from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import Models, load_model
 from viewgen.networks.generator import Generator
 from viewgen.store import CacheReader
+from viewgen.views.branched import VIEWS_NOTE
 from viewgen.views.entry import TrainingResources
+from viewgen.views.source import ViewScores
+from viewgen_train.caches import usable_rows
 from viewgen_train.checkpoints import CHECKPOINT
 from viewgen_train.curves import CurveWriter
 from viewgen_train.distributed import World
@@ -30,6 +34,7 @@ from viewgen_train.sampler import BlockOrder, FullOrder, RowOrder
 from viewgen_train.settings import TrainSettings
 from viewgen_train.trainer import AssimilationTrainer, KnnSets
 from viewgen_train.transform import TransformedSource
+from viewgen_train.view_scores import load_scores, scores_digest
 
 __all__ = ["Stored", "build_source", "build_trainer", "train_worker", "write_config"]
 
@@ -97,7 +102,14 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
             f"{plan.dataset} {plan.split} has changed since the training was planned; start it again"
         )
     objective = build_objective(settings)
-    network = build_network(settings, objective.head, dataset.image_size, device, channels=dataset.channels)
+    network = build_network(
+        settings,
+        objective.head,
+        dataset.image_size,
+        device,
+        channels=dataset.channels,
+        roles=plan.roles,
+    )
     stored = _stored(plan, device, plan.memory_bytes // world.size)
     generator = None
     if plan.generator is not None:
@@ -116,9 +128,11 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
         folder=Path(plan.out),
         codes=stored.codes,
         knn=_knn_sets(plan, dataset) if plan.measures else None,
+        splitting=plan.splitting,
         notes={
             "dataset": plan.dataset,
             "training": {"assimilation": assimilation_name(settings), "seed": settings.seed},
+            **({} if plan.splitting is None else {VIEWS_NOTE: plan.splitting.record()}),
         },
         files={CONFIG: hashlib.sha256(_config_text(plan)).hexdigest()},
     )
@@ -133,6 +147,7 @@ class Stored:
         left: remaining memory for images, in bytes.
         memory: views of a cache, or None.
         codes: codes of a cache of inversions, or None.
+        scores: scores of the views, if the settings use any.
         identity: JSON values that determine the views.
     """
 
@@ -140,6 +155,7 @@ class Stored:
     left: int
     memory: ViewMemory | ShardBuffer | None = None
     codes: Codes | None = None
+    scores: ViewScores | None = None
     identity: dict[str, Any] = field(default_factory=dict)
 
 
@@ -163,16 +179,20 @@ def build_source(
         stored: cached views and codes, if the source needs them.
     """
     memory, codes = (None, None) if stored is None else (stored.memory, stored.codes)
+    encoder = network.encoder if isinstance(network.encoder, Encoder) else None
     resources = TrainingResources(
-        models=Models(device=device, generator=generator, encoder=network.encoder),
+        models=Models(device=device, generator=generator, encoder=encoder),
         memory=memory,
+        scores=None if stored is None else stored.scores,
         average_gradients=world.average_gradients,
+        roles=network.roles,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + 1)
         source = settings.views.build(resources)
     missing = None if codes is None else codes.missing
-    return TransformedSource(source, settings.assimilation.transform, settings.expert, missing)
+    before = bool(settings.views.entry.roles)
+    return TransformedSource(source, settings.assimilation.transform, settings.expert, missing, before=before)
 
 
 def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
@@ -183,7 +203,8 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
     free = int(MEMORY_SHARE * free_gpu_bytes(device)) if device.type == "cuda" else host_bytes
     if plan.cache is None:
         return Stored(order=full, left=free)
-    reader = CacheReader(plan.cache["url"], plan.storage_options)
+    statuses = usable_rows("inversions" in needs or plan.use_unconverged)
+    reader = CacheReader(plan.cache["url"], plan.storage_options, statuses=statuses)
     spec = reader.spec
     if spec.identity != plan.cache["identity"]:
         raise CacheMismatchError(f"{reader.url} has changed since the training was planned; start it again")
@@ -192,12 +213,15 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
         return Stored(order=full, left=free - codes.held_bytes, codes=codes)
     missing = num_images - int((reader.rows < num_images).sum())
     identity = {"cache": spec.identity, "missing": missing}
+    scores = load_scores(reader, settings.views.settings, plan.storage_options)
+    if scores is not None:
+        identity["scores"] = scores_digest(scores)
     size = spec.num_images * spec.num_views * spec.channels * spec.height * spec.width
     if size <= host_bytes:
         # on the device if it has room, otherwise in the host's memory
         on_device = size <= free
         held = ViewMemory(reader, device if on_device else torch.device("cpu"), device)
-        return Stored(order=full, left=free - size * on_device, memory=held, identity=identity)
+        return Stored(order=full, left=free - size * on_device, memory=held, scores=scores, identity=identity)
     blocks = BlockOrder(
         num_images,
         batch_size,
@@ -206,11 +230,11 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
         buffer_shards=BUFFER_SHARDS,
     )
     buffer = ShardBuffer(reader, 2 * BUFFER_SHARDS + 2, device)
-    return Stored(order=blocks, left=0, memory=buffer, identity=identity)
+    return Stored(order=blocks, left=0, memory=buffer, scores=scores, identity=identity)
 
 
 def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:
-    """Return the data sets of the accuracy measurements; None if images have no labels."""
+    """Return the data sets of the accuracy measurements; None if images have neither classes nor reals."""
     if not _labelled(dataset):
         return None
     try:
@@ -221,4 +245,6 @@ def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:
 
 
 def _labelled(dataset: ImageDataset) -> bool:
-    return len(dataset) > 1 and bool((dataset.targets >= 0).all())
+    return len(dataset) > 1 and (
+        dataset.has_classes or (bool(dataset.real_names) and not dataset.num_classes)
+    )

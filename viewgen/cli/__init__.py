@@ -6,7 +6,6 @@ quick; the heavy imports stand inside the command functions for the same reason.
 
 import importlib
 import json
-import logging
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import click
 
 from viewgen.errors import ViewgenError, nearest_name
+from viewgen.messages import shown
 from viewgen.redaction import redacted_values, remember_url
 from viewgen.terminal import boundary, json_text, unescaped
 
@@ -77,13 +77,6 @@ def cli(ctx: click.Context, debug: bool) -> None:
     ctx.obj = {"debug": debug}
 
 
-class _Messages(logging.Handler):
-    """Handler that writes the messages of the logger ``viewgen`` to standard error, unformatted."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _complain(record.getMessage())
-
-
 def print_json(document: dict[str, Any]) -> None:
     """Print exactly one JSON object on standard output."""
     text = json.dumps(redacted_values(document), ensure_ascii=False, allow_nan=False)
@@ -109,12 +102,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(words: list[str], debug: bool) -> None:
-    log = logging.getLogger("viewgen")
-    if not log.handlers:
-        log.addHandler(_Messages())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        sys.exit(cli.main(args=words, prog_name="viewgen", standalone_mode=False) or 0)
+        with shown():
+            sys.exit(cli.main(args=words, prog_name="viewgen", standalone_mode=False) or 0)
     except click.exceptions.Abort:
         _complain("interrupted")
         sys.exit(128 + signal.SIGINT)

@@ -76,6 +76,10 @@ _OPTIONS = (
     _option("--ray-address", metavar="HOST:PORT", help="Join a cluster; auto: the one of this machine."),
     _option("--gallery/--no-gallery", default=True, envvar="VIEWGEN_GALLERY",
             help="With Ray: serve a gallery of the cache while it grows.  [default: gallery]"),
+    _option("--quality/--no-quality", default=True, envvar="VIEWGEN_QUALITY",
+            help="Measure a sample of the views at the end, and say if they cannot be trusted.  "
+            "[default: quality]"),
+    _option("--strict", is_flag=True, help="Exit with 1 if the views cannot be trusted."),
     _option("--batch-size", type=_BatchSize(), metavar="N|auto", help="Images optimised at once, auto: as "
             "many as fit; changes memory, not the views.  [default: one group]"),
     _option("--shard-images", type=int, metavar="N",
@@ -94,7 +98,8 @@ def cache(as_json: bool, config: dict[str, Any], settings: dict[str, Any], **opt
     """Generate views of a data set and store them in a Zarr cache.
 
     The same command goes on where an interrupted run ended; another configuration on the same URL is refused.
-    Exit code 0: complete; 3: the cache there has another configuration; 4: some images could not be made.
+    Exit code 0: complete; 1: with --strict, the views cannot be trusted; 3: the cache there has another
+    configuration; 4: some images could not be made.
 
     \b
     Examples:
@@ -102,7 +107,7 @@ def cache(as_json: bool, config: dict[str, Any], settings: dict[str, Any], **opt
       viewgen cache --dataset digits --method wperturb --sigma 0.1 --out views.zarr
       viewgen cache --dataset cifar10 --out s3://bucket/views.zarr --gpus-per-worker 1 --json
     """
-    from viewgen.errors import IncompleteError
+    from viewgen.errors import IncompleteError, ViewgenError
     from viewgen_pipelines.cache import cache as make_cache
 
     flags = {name: options.pop(name) for name in setting_names(VIEWS)}
@@ -115,4 +120,5 @@ def cache(as_json: bool, config: dict[str, Any], settings: dict[str, Any], **opt
         print_json(result.to_json())
     elif result.complete and not options["dry_run"]:
         click.echo(result.url)
-    click.get_current_context().exit(0 if result.complete else IncompleteError.exit_code)
+    code = ViewgenError.exit_code if options["strict"] and result.verdict else 0
+    click.get_current_context().exit(code if result.complete else IncompleteError.exit_code)

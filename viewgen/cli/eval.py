@@ -80,15 +80,31 @@ def eval(
 
 
 def _print_table(document: dict[str, Any]) -> None:
+    dataset, probe = document["dataset"], document["probe"]
+    click.echo(f"{document['weights']['file']}{_training(document)}")
+    images = f"learned from {dataset['train']:,} images, measured on {dataset['test']:,} test images"
+    click.echo(f"{dataset['name']}: {images}")
+    if "top1" in document:
+        _print_classes(document)
+    if "reals" in document:
+        _print_reals(document["reals"])
+    if "top1" in document:
+        seeds = f"{probe['num_seeds']} seeds" if probe["num_seeds"] > 1 else "1 seed"
+        rate = f"learning rate {probe['learning_rate']:g} ({probe['schedule']})"
+        augmentation = "" if probe["augmentation"] == "none" else f", augmentation {probe['augmentation']}"
+        click.echo(
+            f"probe: {probe['epochs']} epochs of SGD, {rate}, batch {probe['batch_size']}, "
+            f"{seeds}{augmentation}"
+        )
+    click.echo(f"{document['images_per_second']:,.0f} images/s embedded, {document['seconds']:.1f} s in all")
+
+
+def _print_classes(document: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
     from viewgen.terminal import console
 
-    dataset, probe = document["dataset"], document["probe"]
-    click.echo(f"{document['weights']['file']}{_training(document)}")
-    images = f"learned from {dataset['train']:,} images, measured on {dataset['test']:,} test images"
-    click.echo(f"{dataset['name']}: {images}")
     columns = {**document.get("attributes", {}), "mean" if "attributes" in document else "top-1": document}
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -105,13 +121,26 @@ def _print_table(document: dict[str, Any]) -> None:
     click.echo()
     console(width=max(80, 24 + 22 * len(columns))).print(table)
     click.echo()
-    seeds = f"{probe['num_seeds']} seeds" if probe["num_seeds"] > 1 else "1 seed"
-    rate = f"learning rate {probe['learning_rate']:g} ({probe['schedule']})"
-    augmentation = "" if probe["augmentation"] == "none" else f", augmentation {probe['augmentation']}"
-    click.echo(
-        f"probe: {probe['epochs']} epochs of SGD, {rate}, batch {probe['batch_size']}, {seeds}{augmentation}"
-    )
-    click.echo(f"{document['images_per_second']:,.0f} images/s embedded, {document['seconds']:.1f} s in all")
+
+
+def _print_reals(reals: dict[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from viewgen.terminal import console
+
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, header_style="bold")
+    for title in ("", *reals):
+        table.add_column(title, justify="right" if title else "left")
+    table.add_row("linear regression R²", *(f"{values['r2']:.3f}" for values in reals.values()))
+    table.add_row("root mean squared error", *(f"{values['rmse']:.4g}" for values in reals.values()))
+    for metric, neighbours in next(iter(reals.values()))["knn_r2"].items():
+        for k in neighbours:
+            row = (f"{values['knn_r2'][metric][k]:.3f}" for values in reals.values())
+            table.add_row(f"{k}-NN {metric} R²", *row)
+    click.echo()
+    console(width=max(80, 24 + 22 * len(reals))).print(table)
+    click.echo()
 
 
 def _training(document: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -32,6 +32,12 @@ REGISTRIES = {
     "generators": ("viewgen.networks.generator", "GENERATORS"),
     "estimators": ("viewgen.diagnostics", "ESTIMATORS"),
 }
+# settings of trainings: name → module and name of the settings, or of a table of components' settings
+TRAININGS = {
+    "train": ("viewgen_train.settings", "COMPONENTS"),
+    "generator": ("viewgen_pretrained.settings", "GeneratorTrainingConfig"),
+    "inverter": ("viewgen_pretrained.settings", "InverterTrainingConfig"),
+}
 WIDEST = 100
 
 
@@ -46,13 +52,15 @@ def list(noun: str, name: str | None, of: str | None, as_json: bool) -> None:
     """List what can be chosen by name, or the settings of NAME: default, what is allowed, meaning.
 
     NOUN is views, objectives, diagnostics, datasets, generators, estimators or settings. The package that
-    adds a name stands in brackets behind it; the others are built in.
+    adds a name stands in brackets behind it; the others are built in. NAME is one of those names, or train,
+    generator or inverter for the settings of these trainings.
 
     \b
     Examples:
       viewgen list views
       viewgen list settings wsearch
       viewgen list settings wsearch --json
+      viewgen list settings train
     """
     if (noun == "settings") != (name is not None):
         raise click.UsageError(
@@ -65,6 +73,8 @@ def list(noun: str, name: str | None, of: str | None, as_json: bool) -> None:
         raise click.UsageError(f"--of {of} is an option of: viewgen list settings NAME")
     if name is None:
         _list_names(noun, as_json)
+    elif name in TRAININGS and of is None:
+        _list_training(name, as_json)
     else:
         _list_settings(name, [*REGISTRIES] if of is None else [of], as_json)
 
@@ -103,15 +113,47 @@ def _described(registry: Registry[Any], name: str) -> dict[str, Any]:
     return row | {"summary": entry.summary, "needs": sorted(entry.needs)}
 
 
+def _list_training(name: str, as_json: bool) -> None:
+    """Show the settings of a training."""
+    module, attribute = TRAININGS[name]
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise UsageError(f"this installation has no {module.partition('.')[0]}")
+    found = getattr(importlib.import_module(module), attribute)
+    if not isinstance(found, dict):
+        if as_json:
+            print_json(found.model_json_schema())
+            return
+        _echo("", f"viewgen pretrain {name} --set NAME=VALUE", 2)
+        _show_rows([*_rows(found)])
+        return
+    if as_json:
+        print_json(
+            {
+                "title": name,
+                "type": "object",
+                "properties": {part: settings.model_json_schema() for part, settings in found.items()},
+            }
+        )
+        return
+    _echo("", f"viewgen {name} --set NAME=VALUE, with the name of its part before a dot or without", 2)
+    _show_rows([row for part, settings in found.items() for row in _rows(settings, f"{part}.")])
+    _echo(
+        "\n",
+        "views.NAME and objective.NAME are the settings of the chosen ones, for example viewgen list "
+        "settings infonce",
+        0,
+    )
+
+
 def _list_settings(name: str, nouns: Any, as_json: bool) -> None:
     """Show the settings of every entry called `name`."""
     registries = {noun: registry for noun in nouns if (registry := _registry(noun)) is not None}
     found = {noun: registry for noun, registry in registries.items() if name in registry}
     if not found:
-        known = [other for registry in registries.values() for other in registry.names]
+        known = [*TRAININGS, *(other for registry in registries.values() for other in registry.names)]
         raise UsageError(
             f"nothing is called {name!r}{nearest_name(name, known)} "
-            f"(viewgen list {'|'.join(registries)} shows the names)"
+            f"(viewgen list {'|'.join(registries)} shows the names; trainings: {', '.join(TRAININGS)})"
         )
     if as_json:
         if len(found) > 1:
@@ -131,7 +173,10 @@ def _show_settings(noun: str, entry: Entry) -> None:
     _echo("", f"{noun} {entry.name}: {entry.summary}", 2)
     if entry.needs:
         _echo("", f"needs: {', '.join(sorted(entry.needs))}", 2)
-    rows = [*_rows(entry.settings)]
+    _show_rows([*_rows(entry.settings)])
+
+
+def _show_rows(rows: Sequence[tuple[str, FieldInfo]]) -> None:
     if not rows:
         click.echo("nothing can be set")
         return
@@ -139,8 +184,11 @@ def _show_settings(noun: str, entry: Entry) -> None:
     defaults = min(24, max(len(_default(field)) for _, field in rows))
     for name, field in rows:
         flag = f"  --{name.replace('_', '-')}" if facts(field)["flag"] else ""
-        label = f"{name:{names}}"
-        click.echo(f"\n{label}  {_default(field):{defaults}}  {_allowed(field)}{flag}".rstrip())
+        label, allowed = f"{name:{names}}", _allowed(field) + flag
+        fits = names + defaults + 4 + len(allowed) <= _width()
+        click.echo(f"\n{label}  {_default(field):{defaults}}  {allowed if fits else ''}".rstrip())
+        if not fits:
+            _echo("    ", allowed, 4)
         _echo("    ", field.description or "", 4)
 
 
@@ -214,8 +262,11 @@ def _range(noun: str, bounds: Mapping[str, Any]) -> str:
     return f"{low:g} {'<' if 'gt' in bounds else '≤'} {noun} {signs[upper]} {high:g}"
 
 
+def _width() -> int:
+    return min(WIDEST, shutil.get_terminal_size().columns)
+
+
 def _echo(first: str, text: str, indent: int) -> None:
     """Print text that wraps at the terminal's width, its further lines indented."""
-    width = min(WIDEST, shutil.get_terminal_size().columns)
-    lines = textwrap.wrap(text, width=width - indent) or [""]
+    lines = textwrap.wrap(text, width=_width() - indent) or [""]
     click.echo(first + f"\n{' ' * indent}".join(lines))

@@ -36,7 +36,12 @@ _OPTIONS = (
     _option("--models", metavar="DIR|NAME", help="Folder of a `viewgen pretrain` run, or name of an import."),
     *(_option(f"--{kind}", type=_FILE, help=f"Weights of the {kind} in place of the data set's own.")
       for kind in _KINDS),
+    _option("--inversions", metavar="URL",
+            help="Of a cache: the inversions that its views start from.  [default: beside it]"),
     _option("--limit", type=int, metavar="N", help="Compare the views of only the first N images."),
+    _option("--write-columns", is_flag=True,
+            help="Compute scores of every view of a cache (label margin, density) and keep them in it, for "
+            "`viewgen train --set score=…`; measures nothing else unless -d names it."),
     _option("--batch-size", type=click.IntRange(min=1), default=512, show_default=True,
             help="Images embedded at once."),
     _option("--executor", type=click.Choice(["ray", "local"]), default="local", show_default=True,
@@ -64,6 +69,8 @@ def measure(
     Examples:
       viewgen measure runs/digits-A2 --diagnostic knn --diagnostic probe --set probe.epochs=50
       viewgen measure wsearch.zarr -d alignment --json
+      viewgen measure wsearch.zarr -d seen --set seen.encoders=other-seed.safetensors
+      viewgen measure wsearch.zarr --write-columns
       viewgen measure digits --csv digits.csv
     """
     from viewgen.diagnostics.report import csv_text, measure_table, over_seeds, write_tensorboard

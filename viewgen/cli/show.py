@@ -72,6 +72,11 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             lines.append((name.replace("_", " "), text))
     if summary["mean_pairwise"] is not None:
         lines.append(("mean pairwise", f"{summary['mean_pairwise']:.4g}"))
+    if summary["quality"] is not None:
+        from viewgen_pipelines.quality import ViewQuality, quality_lines
+
+        for number, line in enumerate(quality_lines(ViewQuality.from_json(summary["quality"]))):
+            lines.append(("" if number else "view quality", line))
     if summary["views_per_second"] is not None:
         lines.append(
             (

@@ -45,6 +45,8 @@ _OPTIONS = (
     _option("--split", default="train", show_default=True, help="Images to train on."),
     _option("--limit", type=int, metavar="N", help="Only the first N images."),
     _option("--data-root", envvar="VIEWGEN_DATA", metavar="DIR", help="Where data sets are."),
+    _option("--use-unconverged", is_flag=True, help="Use the views of images that did not converge too; "
+            "otherwise an expert view takes their place."),
     # what makes views in the training step
     _option("--inversions", metavar="URL",
             help="wperturb, online: cache of inversions.  [default: as --cache]"),
@@ -122,7 +124,8 @@ def _dry_run(as_json: bool, options: dict[str, Any]) -> None:
     from viewgen_train.dry_run import describe
 
     # of a run that does not begin, neither its folder nor its checkpoints nor its end matter
-    for name in ("out", "overwrite", "previous_checkpoint", "checkpoint_seconds", "evaluate"):
+    gone = ("out", "overwrite", "previous_checkpoint", "checkpoint_seconds", "evaluate", "use_unconverged")
+    for name in gone:
         options.pop(name)
     description = describe(**options)
     if as_json:

@@ -76,12 +76,14 @@ class ImageDataset:
         name: canonical name, such as ``"digits"`` or ``"folder:/data/x"``: load it to get the same again.
         split: ``"train"``, ``"test"`` or, for STL-10, ``"unlabeled"``.
         image_size: H = W, in pixels.
-        num_classes: number of classes; for a label with several attributes, the largest of their numbers.
+        num_classes: number of classes; for a label with several attributes, the largest of their numbers; 0
+            where images have real numbers only, with labels of −1.
         class_names: one name per class; empty where a label has several attributes.
         pixels: source of the images.
         targets: labels `(N, *label_shape)`, int64; −1 where the official data has none.
         attribute_names: names of the label's entries, for multi-attribute labels `(A,)`.
-        attribute_values: names of each attribute's classes, `A` tuples, not all of one length.
+        attribute_values: names of each attribute's classes, `A` tuples, not all of one length; empty if they
+            have no names.
         real_targets: real numbers `(N, R)`, float32, such as positions; None where there are none.
         real_names: names of the real numbers.
         channels: C.
@@ -115,16 +117,28 @@ class ImageDataset:
     @property
     def attributes(self) -> tuple[Attribute, ...]:
         """Known properties of every image: classes first, then real numbers."""
-        if not self.label_shape:
-            classes: tuple[Attribute, ...] = (
+        classes: tuple[Attribute, ...] = ()
+        if self.label_shape:
+            named = self.attribute_values or ((),) * len(self.attribute_names)
+            classes = tuple(
+                Attribute(
+                    name=name,
+                    kind="class",
+                    num_classes=len(values) or int(self.targets[:, column].max()) + 1,
+                    values=values,
+                )
+                for column, (name, values) in enumerate(zip(self.attribute_names, named, strict=True))
+            )
+        elif self.num_classes or not self.real_names:
+            classes = (
                 Attribute(name="class", kind="class", num_classes=self.num_classes, values=self.class_names),
             )
-        else:
-            classes = tuple(
-                Attribute(name=name, kind="class", num_classes=len(values), values=values)
-                for name, values in zip(self.attribute_names, self.attribute_values, strict=True)
-            )
         return (*classes, *(Attribute(name=name, kind="real") for name in self.real_names))
+
+    @property
+    def has_classes(self) -> bool:
+        """True if every image has a class for each class attribute, and there is at least one."""
+        return any(one.kind == "class" for one in self.attributes) and bool((self.targets >= 0).all())
 
     def target(self, name: str) -> NDArray[Any]:
         """Return an attribute of all images: `(N,)`, int64 for classes, float32 for a real number.
@@ -161,6 +175,13 @@ class ImageDataset:
         """Return labels by source index: `(B, *label_shape)`, int64; −1 for an unlabeled image."""
         return self.targets[self._checked(indices)]
 
+    def reals(self, indices: Sequence[int] | NDArray[Any]) -> NDArray[np.float32]:
+        """Return real-valued targets by source index: `(B, R)`, float32; R is 0 where there are none."""
+        rows = self._checked(indices)
+        if self.real_targets is None:
+            return np.zeros((len(rows), 0), np.float32)
+        return np.asarray(self.real_targets[rows], np.float32)
+
     def batch(self, indices: Sequence[int] | NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return `image`, `label` and `source_index` at `indices`: the input of a pipeline."""
         checked = self._checked(indices)
@@ -173,6 +194,10 @@ class ImageDataset:
     def label_text(self, label: int | Sequence[int] | NDArray[Any]) -> str:
         """Return a label in words: ``"cat"``, ``"star, dots, red"``, or ``"unlabeled"`` for −1."""
         values = np.atleast_1d(np.asarray(label))
+        if self.label_shape and not self.attribute_values:
+            return ", ".join(
+                f"{name} {value}" for name, value in zip(self.attribute_names, values, strict=True)
+            )
         if self.attribute_values:
             return ", ".join(names[value] for names, value in zip(self.attribute_values, values, strict=True))
         (value,) = values

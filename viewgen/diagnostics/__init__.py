@@ -28,6 +28,12 @@ DIAGNOSTICS: Registry[Entry] = Registry(
         "fidelity": "viewgen.diagnostics.fidelity",
         "reconstruction": "viewgen.diagnostics.reconstruction",
         "recognition": "viewgen.diagnostics.recognition",
+        "label_kept": "viewgen.diagnostics.label_kept",
+        "distinct": "viewgen.diagnostics.distinct",
+        "diversity": "viewgen.diagnostics.diversity",
+        "realism": "viewgen.diagnostics.realism",
+        "reach": "viewgen.diagnostics.reach",
+        "seen": "viewgen.diagnostics.seen",
     },
 )
 

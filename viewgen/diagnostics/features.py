@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from viewgen.datasets import ImageDataset
 from viewgen.errors import DataError, ModelError
 from viewgen.images import to_model
-from viewgen.networks.encoder import Encoder
+from viewgen.views.branched import ImageEncoder
 
 __all__ = ["Features", "evaluation_mode", "extract_features"]
 
@@ -25,11 +25,14 @@ class Features:
 
     Attributes:
         embeddings: backbone features, float32 `(N, D)`.
-        labels: int64 `(N, *label_shape)`: `(N,)`, or `(N, A)` where an image has A attributes.
+        labels: int64 `(N, *label_shape)`: `(N,)`, or `(N, A)` where an image has A attributes; −1 where
+            images have real-valued targets only.
+        reals: real-valued targets, float32 `(N, R)`; None where there are none.
     """
 
     embeddings: Tensor
     labels: Tensor
+    reals: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,6 +41,16 @@ class Features:
     def attributes(self) -> Tensor:
         """The labels as `(N, A)`; A is 1 where an image has one label."""
         return self.labels.reshape(len(self.labels), -1)
+
+    @property
+    def has_classes(self) -> bool:
+        """True if the images have classes, and not real-valued targets only."""
+        return self.reals is None or bool((self.labels != UNLABELED).any())
+
+    def part(self, rows: slice) -> "Features":
+        """Return the features of some of the images."""
+        reals = None if self.reals is None else self.reals[rows]
+        return Features(embeddings=self.embeddings[rows], labels=self.labels[rows], reals=reals)
 
 
 @contextmanager
@@ -54,7 +67,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def extract_features(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     dataset: ImageDataset,
     *,
     batch_size: int = 512,
@@ -76,7 +89,7 @@ def extract_features(
         features of the rows, in their order.
 
     Raises:
-        DataError: there are no images, or an image has no label.
+        DataError: there are no images, or an image has neither a label nor a real-valued target.
         ModelError: the images have another size than the encoder was trained on, or a feature is not finite.
     """
     rows = np.arange(len(dataset)) if rows is None else rows
@@ -88,7 +101,10 @@ def extract_features(
             f"{dataset.image_size} px; use an encoder and a data set of one size"
         )
     labels = torch.from_numpy(dataset.labels(rows))
-    if bool((labels == UNLABELED).any()):
+    reals = torch.from_numpy(dataset.reals(rows)) if dataset.real_names else None
+    # of images with real numbers only, no label is missing
+    known = reals is not None and not dataset.num_classes
+    if not known and bool((labels == UNLABELED).any()):
         raise DataError(
             f"{dataset.name} {dataset.split} holds images without a label; evaluate on a labelled split"
         )
@@ -100,4 +116,8 @@ def extract_features(
             progress(len(images))
     if not bool(torch.isfinite(embeddings).all()):
         raise ModelError("the encoder gives features that are not finite; its training has diverged")
-    return Features(embeddings=embeddings, labels=labels.to(device))
+    return Features(
+        embeddings=embeddings,
+        labels=labels.to(device),
+        reals=None if reals is None else reals.to(device),
+    )

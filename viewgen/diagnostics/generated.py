@@ -13,6 +13,7 @@ from torch import Tensor
 from viewgen.datasets import ImageDataset
 from viewgen.diagnostics.feature_nets import FeatureNet
 from viewgen.diagnostics.measure import Subject
+from viewgen.errors import DataError
 from viewgen.images import to_model, to_storage
 from viewgen.inversion.perceptual import resolve_perceptual
 from viewgen.networks.files import Models
@@ -68,7 +69,10 @@ def samples(subject: Subject, rows: NDArray[np.int64], count: int, seed: int) ->
 def _samples(subject: Subject, rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.uint8]:
     models = networks(subject)
     generator = models.generator
-    assert isinstance(generator, SamplingGenerator)
+    if not isinstance(generator, SamplingGenerator):
+        raise DataError(
+            "the generator has no prior to sample from (`sample`); its samples cannot be measured"
+        )
     parts = []
     for start in range(0, count, BATCH):
         size = min(BATCH, count - start)
@@ -93,8 +97,7 @@ def reconstructions(subject: Subject, rows: NDArray[np.int64]) -> NDArray[np.uin
 
 @torch.no_grad()
 def _reconstructions(subject: Subject, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    models = networks(subject)
-    generator = models.inverting()
+    models, generator = networks(subject), subject.part("inverting")
     parts = []
     for part in np.array_split(rows, -(-len(rows) // BATCH)):
         x = to_model(subject.test.images(part), models.device)

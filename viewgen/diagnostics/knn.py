@@ -16,6 +16,7 @@ from torch import Tensor
 
 from viewgen.diagnostics.features import Features
 from viewgen.diagnostics.measure import Measure, Subject
+from viewgen.diagnostics.regression import r_squared
 from viewgen.errors import UsageError, nearest_name
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
@@ -28,6 +29,7 @@ __all__ = [
     "Metric",
     "knn_accuracies",
     "knn_accuracy",
+    "knn_r_squared",
     "nearest_neighbours",
 ]
 
@@ -103,6 +105,25 @@ def knn_accuracies(
     return torch.stack(correct).cpu().numpy()
 
 
+def knn_r_squared(
+    train: Features, test: Features, *, neighbours: Sequence[int] = (5,), metric: Metric = "cosine"
+) -> NDArray[np.float64]:
+    """Return R² of the neighbours' mean for each k and each real-valued target, `(len, R)`.
+
+    Args:
+        train, test: features and real-valued targets on one device.
+        neighbours: values of k.
+        metric: ``"cosine"`` or ``"euclidean"``; errors are those of `nearest_neighbours`.
+    """
+    assert train.reals is not None
+    assert test.reals is not None
+    nearest = nearest_neighbours(
+        train.embeddings, test.embeddings, num_neighbours=max(neighbours), metric=metric
+    )
+    values_MkR = train.reals[nearest]
+    return np.stack([r_squared(values_MkR[:, :k].mean(dim=1), test.reals) for k in neighbours])
+
+
 def knn_accuracy(
     train_features: Tensor,
     train_labels: Tensor,
@@ -160,34 +181,60 @@ class Knn:
         self.config = config
 
     def accuracies(self, subject: Subject) -> dict[str, NDArray[np.float64]]:
-        """Return the accuracies of every metric, for each k and each attribute of the labels, `(len, A)`."""
+        """Return the accuracies of every metric, for each k and each attribute of the labels, `(len, A)`.
+
+        A is 0 if the images have real-valued targets only.
+        """
         train, test = subject.features
+        if not train.has_classes:
+            return {metric: np.zeros((len(self.config.neighbours), 0)) for metric in self.config.metrics}
         return {
             metric: knn_accuracies(train, test, neighbours=self.config.neighbours, metric=metric)
             for metric in self.config.metrics
         }
 
+    def real_accuracies(self, subject: Subject) -> dict[str, NDArray[np.float64]]:
+        """Return R² of every metric, for each k and each real-valued target, `(len, R)`."""
+        train, test = subject.features
+        if train.reals is None:
+            return {metric: np.zeros((len(self.config.neighbours), 0)) for metric in self.config.metrics}
+        return {
+            metric: knn_r_squared(train, test, neighbours=self.config.neighbours, metric=metric)
+            for metric in self.config.metrics
+        }
+
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
-        """Return the accuracy for each k, metric and attribute; no randomness is involved."""
+        """Return accuracies of classes and R² of real numbers, for each k, metric and attribute.
+
+        No randomness is involved.
+        """
         on = f"{len(subject.test):,} {subject.test.split}, {len(subject.train):,} {subject.train.split}"
+        real_names = subject.train.real_names
         return [
-            Measure(name=f"knn{k}_top1[{metric}]", value=float(value), on=on, group=attribute)
-            for metric, table in self.accuracies(subject).items()
+            Measure(name=f"knn{k}_{name}[{metric}]", value=float(value), on=on, group=attribute)
+            for name, tables in (("top1", self.accuracies(subject)), ("r2", self.real_accuracies(subject)))
+            for metric, table in tables.items()
             for k, row in zip(self.config.neighbours, table, strict=True)
-            for attribute, value in zip(attributes(subject, len(row)), row, strict=True)
+            for attribute, value in zip(
+                attributes(subject, len(row)) if name == "top1" else real_names, row, strict=True
+            )
         ]
 
 
 def attributes(subject: Subject, count: int) -> tuple[str, ...]:
     """Return the names of the label's attributes (numbers if unnamed); "" for a single attribute."""
-    if count == 1:
+    if count == 0:
+        return ()
+    if count == 1 and not subject.train.real_names:
         return ("",)
+    if count == 1 and not subject.train.attribute_names:
+        return ("class",)
     return subject.train.attribute_names or tuple(map(str, range(count)))
 
 
 ENTRY = Entry(
     name="knn",
-    summary="accuracy of nearest neighbours on the frozen backbone's features",
+    summary="accuracy (of real numbers R²) of nearest neighbours on the frozen backbone's features",
     settings=KnnConfig,
     needs=Knn.needs,
     build=Knn,

@@ -29,10 +29,12 @@ PARTS = {
     "encoder": "network f",
     "generator": "network g",
     "inverter": "network e",
+    "inverting": "network g with the start of its codes, which may be network e",
     "discriminator": "network that the generator was trained against",
     "expert": "strength of the expert transform",
     "pairs": "pairs of views of the same images",
     "cache": "reader of a cache of views",
+    "inversions": "reader of the cache of inversions that the views start from",
     "run": "folder of a training",
 }
 

@@ -1,4 +1,4 @@
-"""The linear probe: accuracy of a linear classifier on frozen features.
+"""The linear probe: accuracy of a linear classifier on frozen features, R² of a linear regression.
 
 All probe seeds and all attributes of a label are trained at once. Their classifiers share only the input
 features, so each has the same weights as if it were trained alone.
@@ -25,14 +25,15 @@ from viewgen.datasets import ImageDataset
 from viewgen.diagnostics.features import Features, evaluation_mode
 from viewgen.diagnostics.knn import attributes
 from viewgen.diagnostics.measure import Measure, Subject
+from viewgen.diagnostics.regression import linear_regression, r_squared, root_mean_square
 from viewgen.errors import DataError, UsageError, ViewgenError
 from viewgen.images import to_model
-from viewgen.networks.encoder import Encoder
 from viewgen.randomness import addressed_generator
 from viewgen.recipes import recipe
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
 from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.branched import ImageEncoder
 from viewgen.views.expert import ExpertConfig
 
 __all__ = ["ENTRY", "Augmented", "LinearProbe", "Probe", "ProbeConfig", "linear_probe", "probe_config"]
@@ -65,6 +66,11 @@ class ProbeConfig(Settings):
         "set's expert transform (fresh for each seed and epoch), or all of that transform",
     )
 
+    def ignored(self) -> dict[str, str]:
+        """Return the settings without effect, with the reason."""
+        names = [] if self.schedule == "steps" else ["milestones", "step_factor"]
+        return dict.fromkeys(names, f"schedule is {self.schedule!r}")
+
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch."""
         if self.schedule == "cosine":
@@ -79,7 +85,9 @@ def probe_config(dataset: str, **settings: Any) -> ProbeConfig:
     Raises:
         UsageError: a name is not a setting, or a value is invalid for its setting.
     """
-    return ProbeConfig(**{**recipe(dataset, "probe"), **settings})
+    config = ProbeConfig(**{**recipe(dataset, "probe"), **settings})
+    config.refuse_ignored(settings)
+    return config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +98,7 @@ class LinearProbe:
         top1: shares of test images classified correctly, after the last epoch, `(S, A)`.
         loss: mean cross-entropy over the last epoch's batches, `(S, A)`.
         weight: `(S, A, K, D)`.
-        bias: `(S, A, K)`.
+        bias: `(S, A, K)`; −∞ for the classes that an attribute does not have.
     """
 
     top1: NDArray[np.float64]
@@ -151,7 +159,8 @@ def linear_probe(
     num_seeds, num_images, width = config.num_seeds, len(train), train.embeddings.shape[1]
     labels_NA = train.attributes
     num_attributes = labels_NA.shape[1]
-    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    classes_A = torch.maximum(labels_NA.amax(dim=0), test.attributes.amax(dim=0)) + 1
+    num_classes = int(classes_A.max())
     device, dtype = train.embeddings.device, train.embeddings.dtype
     weight_SDO, bias_SO = _start(num_seeds, num_attributes * num_classes, width, seed)
     weight_SDO = weight_SDO.to(device, dtype).requires_grad_()
@@ -162,6 +171,9 @@ def linear_probe(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
+    # (A, K): classes that an attribute does not have
+    absent_AK = torch.arange(num_classes, device=device) >= classes_A[:, None]
+    some_absent = bool(absent_AK.any())
     loss_SA = torch.zeros(num_seeds, num_attributes, device=device, dtype=dtype)
     for epoch in range(config.epochs):
         for group in optimiser.param_groups:
@@ -180,6 +192,8 @@ def linear_probe(
                 x_SBD = torch.stack([source(s, epoch, rows) for s, rows in enumerate(rows_SB)])
             logits_SBO = torch.baddbmm(bias_SO[:, None], x_SBD, weight_SDO)
             logits = logits_SBO.unflatten(2, (num_attributes, num_classes))
+            if some_absent:
+                logits = logits.masked_fill(absent_AK, -torch.inf)
             each = F.cross_entropy(logits.flatten(0, 2), labels_NA[rows_SB].flatten(), reduction="none")
             batch_SA = each.view(num_seeds, -1, num_attributes).mean(dim=1)
             optimiser.zero_grad(set_to_none=True)
@@ -194,7 +208,7 @@ def linear_probe(
         )
     weight_SDO, bias_SO = weight_SDO.detach(), bias_SO.detach()
     weight = weight_SDO.mT.unflatten(1, (num_attributes, num_classes))
-    bias = bias_SO.unflatten(1, (num_attributes, num_classes))
+    bias = bias_SO.unflatten(1, (num_attributes, num_classes)).masked_fill(absent_AK, -torch.inf)
     return LinearProbe(
         top1=_accuracy(test, weight, bias), loss=loss_SA.double().cpu().numpy(), weight=weight, bias=bias
     )
@@ -226,7 +240,7 @@ class AugmentedFeatures:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: ImageEncoder,
         dataset: ImageDataset,
         expert: ExpertConfig,
         probe: ProbeConfig,
@@ -252,7 +266,7 @@ class AugmentedFeatures:
 
 
 class Probe:
-    """Accuracy of a linear classifier on the frozen backbone's features.
+    """Accuracy of a linear classifier on the frozen backbone's features; of real numbers, a regression's R².
 
     Args:
         config: settings of the probe's training.
@@ -280,12 +294,37 @@ class Probe:
                 *subject.features, self.config, seed=seed, augmented=augmented, progress=probed
             )
 
+    def regressed(self, subject: Subject, seed: int) -> dict[str, dict[str, float]]:
+        """Return name of a real-valued target → ``r2`` and ``rmse`` of a linear regression on test images.
+
+        Training images are not augmented, which would change a target such as a position.
+        """
+        train, test = subject.features
+        if train.reals is None or test.reals is None:
+            return {}
+        predicted = linear_regression(train.embeddings, train.reals, seed=seed).predict(test.embeddings)
+        values = zip(r_squared(predicted, test.reals), root_mean_square(predicted, test.reals), strict=True)
+        return {
+            name: {"r2": float(r2), "rmse": float(rmse)}
+            for name, (r2, rmse) in zip(subject.train.real_names, values, strict=True)
+        }
+
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
-        """Return the mean accuracy of each attribute, ± one standard deviation over the probe's seeds."""
+        """Return the mean accuracy of each attribute, ± one standard deviation over the probe's seeds.
+
+        Of each real-valued target it returns R² and the root mean squared error.
+        """
+        on = f"{len(subject.test):,} {subject.test.split}, {len(subject.train):,} {subject.train.split}"
+        reals = [
+            Measure(name=f"probe_{name}", value=value, on=on, group=group)
+            for group, values in self.regressed(subject, seed).items()
+            for name, value in values.items()
+        ]
+        if not subject.features[0].has_classes:
+            return reals
         top1 = self.trained(subject, seed).top1
         deviation = top1.std(axis=0, ddof=1) if len(top1) > 1 else np.zeros(top1.shape[1])
-        on = f"{len(subject.test):,} {subject.test.split}, {len(subject.train):,} {subject.train.split}"
-        return [
+        classes = [
             Measure(name="probe_top1", value=mean, low=mean - spread, high=mean + spread, on=on, group=name)
             for name, mean, spread in zip(
                 attributes(subject, top1.shape[1]),
@@ -294,11 +333,12 @@ class Probe:
                 strict=True,
             )
         ]
+        return classes + reals
 
 
 ENTRY = Entry(
     name="probe",
-    summary="accuracy of a linear classifier on the frozen backbone's features",
+    summary="accuracy of a linear classifier on the frozen backbone's features (of real numbers, R²)",
     settings=ProbeConfig,
     needs=Probe.needs,
     build=Probe,

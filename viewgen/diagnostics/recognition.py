@@ -50,7 +50,7 @@ class Recognition:
         net = EncoderFeatures(subject.encoder)
         known = net_features(net, subject.train.images(train_rows))
         shown = {"knn5_top1": subject.test.images(test_rows)}
-        if subject.has("generator") and subject.has("inverter"):
+        if subject.has("inverting"):
             shown["knn5_top1 of reconstructions"] = reconstructions(subject, test_rows)
         on = f"{len(test_rows):,} {subject.test.split}, {len(train_rows):,} {subject.train.split}"
         return [

@@ -38,7 +38,7 @@ class Reconstruction:
         config: number of reconstructed images.
     """
 
-    needs = frozenset({"generator", "inverter", "test"})
+    needs = frozenset({"generator", "inverting", "test"})
 
     def __init__(self, config: ReconstructionConfig) -> None:
         self.config = config

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +21,11 @@ from viewgen.diagnostics.mutual_information.views import (
 )
 from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError
-from viewgen.networks.files import load_model, read_header
+from viewgen.networks.files import load_model, load_models, networks_beside, read_header
 from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
-from viewgen.store import CacheReader
+from viewgen.store import CacheReader, inversions_url
+from viewgen.views.branched import load_image_encoder
 from viewgen.views.expert import ExpertConfig
 
 __all__ = ["SubjectArguments", "subject_kind"]
@@ -68,6 +70,7 @@ class SubjectArguments:
         networks: kind → weights file that replaces the data set's own.
         which: weights of a training.
         limit: number of leading images whose views are compared.
+        inversions: URL of the inversions that a cache's views start from; None for the default beside it.
         storage_options: options of the cache's file system.
     """
 
@@ -80,6 +83,7 @@ class SubjectArguments:
     networks: dict[str, str] = field(default_factory=dict)
     which: Literal["last", "best"] = "last"
     limit: int | None = None
+    inversions: str | None = field(default=None, repr=False)
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def described(self) -> dict[str, Any]:
@@ -137,14 +141,24 @@ class SubjectArguments:
             "pairs": self._pairs,
         }
         parts |= {kind: partial(self._network, kind, device) for kind in NETWORKS}
+        parts["inverting"] = partial(self._inverting, device)
         if self.kind == "cache":
             parts["cache"] = partial(CacheReader, self.subject, self.storage_options)
+            parts["inversions"] = self._inversions
         if self.kind == "training":
             parts["run"] = lambda: Path(self.subject).expanduser()
         return Subject(parts, name=self.subject, device=device, batch_size=batch_size, tell=tell)
 
     def _network(self, kind: Any, device: str) -> Any:
+        if kind == "encoder":
+            return load_image_encoder(self.find(kind), device)
         return load_model(self.find(kind), kind, device)
+
+    def _inverting(self, device: str) -> Any:
+        path = self.find("generator")
+        kinds = networks_beside(path) & {"inverter"}
+        paths = {"generator": path} | {kind: self.find(kind) for kind in kinds}
+        return load_models(paths, device).inverting()
 
     def _load(self, split: str) -> ImageDataset:
         return load_dataset(self.described()["name"], split, data_root=self.data_root)
@@ -164,8 +178,12 @@ class SubjectArguments:
     def _expert(self) -> ExpertConfig:
         if self.kind == "training" and self.dataset is None:
             record = self._training()["config"].get("expert")
-            if isinstance(record, dict):
-                return ExpertConfig.from_record(record)
+            if not isinstance(record, dict):
+                raise CorruptDataError(
+                    f"{self.subject}/config.json has expert settings {record!r}; expected a table, of the "
+                    "training's expert views"
+                )
+            return ExpertConfig.from_record(record)
         return ExpertConfig(**recipe(self.described()["name"], "expert"))
 
     def _pairs(self) -> list[ViewPair]:
@@ -177,8 +195,12 @@ class SubjectArguments:
         if reader is not None:
             check_cache(reader, dataset)
             rows = np.intersect1d(rows, reader.source_index)
-            method = cached_kind(reader, reader.spec.method)
-            kinds += [(original, method), (method, expert)]
+            if reader.spec.roles:
+                sides = [cached_kind(reader, role.name, view) for view, role in enumerate(reader.spec.roles)]
+                kinds += list(combinations(sides, 2))
+            else:
+                method = cached_kind(reader, reader.spec.method)
+                kinds += [(original, method), (method, expert)]
         return [view_pair(x, y, dataset, rows[: self.limit]) for x, y in kinds]
 
     def _cache(self) -> CacheReader | None:
@@ -186,6 +208,19 @@ class SubjectArguments:
             return CacheReader(self.subject, self.storage_options)
         record = self._training()["cache"] if self.kind == "training" else None
         return None if record is None else CacheReader(record["url"], self.storage_options)
+
+    def _inversions(self) -> CacheReader:
+        spec = CacheReader(self.subject, self.storage_options).spec
+        identity = spec.models.get("inversions")
+        if identity is None:
+            raise UsageError(f"views of method {spec.method!r} start from no inversions")
+        reader = CacheReader(self.inversions or inversions_url(self.subject, spec), self.storage_options)
+        if reader.spec.identity != identity:
+            raise DataError(
+                f"the inversions at {reader.url} are {reader.spec.identity}, the views were made from "
+                f"{identity}; name theirs with --inversions URL"
+            )
+        return reader
 
     def _training(self) -> dict[str, Any]:
         path = Path(self.subject).expanduser() / "config.json"

@@ -25,3 +25,8 @@ class InvertConfig(Settings):
     precision: Literal["float32", "bfloat16"] = setting(
         "float32", "precision of the networks while they refine; what is stored is float32's", flag=True
     )
+
+    def ignored(self) -> dict[str, str]:
+        """Return the settings without effect, with the reason."""
+        names = [] if self.perceptual != "none" else ["perceptual_weight"]
+        return dict.fromkeys(names, "perceptual is 'none'")

@@ -1,7 +1,7 @@
 """One encoder per role of a view, for sources whose roles are images of different kinds.
 
 A source whose views are the luma and the chroma of an image has one encoder for each; the features of an
-image are the concatenated features of both.
+image are the concatenated features of both. Roles of equal numbers of channels may share one encoder.
 
 References:
     Contrastive Multiview Coding, Tian, Krishnan and Isola, 2020, https://arxiv.org/abs/1906.05849
@@ -23,6 +23,9 @@ from viewgen.settings import setting
 
 __all__ = ["Branches", "BranchesConfig"]
 
+# name of the encoder of all roles, where they share one
+SHARED = "shared"
+
 
 class BranchesConfig(NetworkConfig):
     """Shapes of the encoders of several roles."""
@@ -32,6 +35,7 @@ class BranchesConfig(NetworkConfig):
     branches: dict[str, EncoderConfig] = setting(
         ..., "role → shape of its encoder", min_length=1, max_length=16
     )
+    shared: bool = setting(False, "whether all roles share one encoder", since=2)
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -40,6 +44,12 @@ class BranchesConfig(NetworkConfig):
         # roles are names of submodules
         if unusable := [role for role in self.branches if not role.isidentifier()]:
             raise ModelError(f"{unusable[0]!r} cannot be the name of a role; expected a word")
+        if self.shared and len({config.model_dump_json() for config in self.branches.values()}) > 1:
+            channels = ", ".join(f"{role} {config.in_channels}" for role, config in self.branches.items())
+            raise ModelError(
+                f"roles with encoders of different shapes cannot share one (channels: {channels}); give each "
+                "role its own"
+            )
         return self
 
     @property
@@ -52,13 +62,15 @@ class BranchesConfig(NetworkConfig):
         return {
             "image_size": self.image_size,
             "branches": [[role, config.record()] for role, config in self.branches.items()],
+            **({"shared": True} if self.shared else {}),
         }
 
     @classmethod
     def from_record(cls, document: Mapping[str, Any]) -> Self:
         """Return the shapes written by `record`."""
         return cls(
-            branches={role: EncoderConfig.from_record(config) for role, config in document["branches"]}
+            branches={role: EncoderConfig.from_record(config) for role, config in document["branches"]},
+            shared=document.get("shared", False),
         )
 
 
@@ -73,7 +85,10 @@ class Branches(nn.Module):
     def __init__(self, config: BranchesConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoders = nn.ModuleDict({role: Encoder(shape) for role, shape in config.branches.items()})
+        shapes = config.branches
+        if config.shared:
+            shapes = {SHARED: next(iter(shapes.values()))}
+        self.encoders = nn.ModuleDict({role: Encoder(shape) for role, shape in shapes.items()})
         self.embedding_dim = sum(self[role].embedding_dim for role in self.roles)
 
     @property
@@ -87,9 +102,9 @@ class Branches(nn.Module):
         Raises:
             ModelError: there is none.
         """
-        if role not in self.encoders:
+        if role not in self.roles:
             raise ModelError(f"no encoder of role {role!r}; there are {', '.join(self.roles)}")
-        encoder = self.encoders[role]
+        encoder = self.encoders[SHARED if self.config.shared else role]
         assert isinstance(encoder, Encoder)
         return encoder
 
@@ -109,5 +124,5 @@ class Branches(nn.Module):
         return {role: self[role](views[role]) for role in self.roles}
 
     def _check(self, views: Mapping[str, Tensor]) -> None:
-        if views.keys() != self.encoders.keys():
+        if views.keys() != set(self.roles):
             raise ModelError(f"views of the roles {', '.join(views)} came; expected {', '.join(self.roles)}")

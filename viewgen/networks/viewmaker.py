@@ -10,37 +10,30 @@ References:
 Shape legend: B images, H, W space.
 """
 
-from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewgen.errors import UsageError
+from viewgen.settings import Settings, setting
 
 __all__ = ["Viewmaker", "ViewmakerConfig", "num_noise_channels"]
 
 NUM_BLOCKS = 3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ViewmakerConfig:
-    """Shape and strength of a Viewmaker.
+class ViewmakerConfig(Settings):
+    """Shape and strength of a Viewmaker."""
 
-    Attributes:
-        budget: mean absolute change of a pixel, as a share of its range.
-        width: channels after the stem's first convolution; later layers have two and four times as many.
-    """
+    title: ClassVar[str] = "the Viewmaker's shape"
 
-    budget: float = 0.05
-    width: int = 32
-
-    def __post_init__(self) -> None:
-        if not 0 < self.budget <= 1 or self.width < 1:
-            raise UsageError(
-                f"budget is {self.budget} and width {self.width}; expected a share in (0, 1] and at least 1"
-            )
+    budget: float = setting(0.05, "mean absolute change of a pixel, as a share of its range", gt=0, le=1)
+    width: int = setting(
+        32,
+        "channels after the stem's first convolution; later layers have two and four times as many",
+        ge=1,
+    )
 
 
 def num_noise_channels() -> int:

@@ -12,7 +12,7 @@ from viewgen.store.commits import (
     write_shard,
 )
 from viewgen.store.compaction import compact_commits, drop_commits
-from viewgen.store.location import cache_folder
+from viewgen.store.location import cache_folder, file_name, inversions_name, inversions_url
 from viewgen.store.reader import CacheReader
 from viewgen.store.spec import (
     ArrayLayout,
@@ -49,6 +49,9 @@ __all__ = [
     "create_cache",
     "default_shard_images",
     "drop_commits",
+    "file_name",
+    "inversions_name",
+    "inversions_url",
     "list_commits",
     "open_storage",
     "parse_storage_options",

@@ -6,6 +6,7 @@ from typing import Any
 from viewgen.documents import parse_json
 from viewgen.errors import CacheMismatchError, CorruptDataError, MissingFileError, StorageError
 from viewgen.store.metadata import array_metadata, group_attribute, group_metadata, metadata_problem
+from viewgen.store.quality import QUALITY_FOLDER
 from viewgen.store.spec import FORMAT_VERSION, CacheSpec, identity_of
 from viewgen.store.storage import ObjectExistsError, Storage
 
@@ -115,6 +116,7 @@ def _existing_spec(storage: Storage, overwrite: bool) -> CacheSpec | None:
 def _clear(storage: Storage, spec: CacheSpec) -> None:
     """Delete a cache's contents, records first; ``zarr.json`` stays, so that the cache stays recognisable."""
     storage.delete_tree("commits")
+    storage.delete_tree(QUALITY_FOLDER)
     for name in storage.paths(RUN_FOLDER):
         if not name.startswith(f"{RUN_FOLDER}/lease"):
             storage.delete(name)

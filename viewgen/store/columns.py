@@ -7,12 +7,12 @@ from typing import Any
 
 from viewgen.errors import UsageError
 
-__all__ = ["ANCHOR_W_PLUS", "NAMED_COLUMNS", "W_PLUS", "Column"]
+__all__ = ["ANCHOR_W_PLUS", "NAMED_COLUMNS", "REAL_TARGET", "W_PLUS", "Column", "real_target"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TAKEN = (
     *("views", "source_index", "label", "distance", "steps", "inversion_error", "status"),
-    *("commits", "run"),
+    *("commits", "run", "quality"),
 )
 _TYPES = (*(f"<{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "<f2", "<f4", "<f8")
 
@@ -68,6 +68,15 @@ W_PLUS = Column(name="w_plus", per_view=True, codes=True)
 
 ANCHOR_W_PLUS = Column(name="anchor_w_plus", codes=True)
 """Refined codes of the images."""
+
+REAL_TARGET = "real_target"
+"""Name of the column of the images' real-valued targets."""
+
+
+def real_target(count: int) -> Column:
+    """Return the column of the images' `count` real-valued targets."""
+    return Column(name=REAL_TARGET, shape=(count,))
+
 
 NAMED_COLUMNS = {column.name: column for column in (W_PLUS, ANCHOR_W_PLUS)}
 """The columns of format 1 that a specification names without describing them."""

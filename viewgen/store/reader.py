@@ -14,6 +14,7 @@ from viewgen.errors import UsageError, nearest_name
 from viewgen.status import Status
 from viewgen.store.array_reader import ArrayReader, MappedArrayReader, ObjectSource, RangeArrayReader
 from viewgen.store.cache import read_spec
+from viewgen.store.columns import REAL_TARGET
 from viewgen.store.commits import scan_commits
 from viewgen.store.encoding import decode_object
 from viewgen.store.storage import open_storage
@@ -177,6 +178,11 @@ class CacheReader:
     def labels(self) -> _Array:
         """int64 `(len(self), *label_shape)`, aligned with `rows`."""
         return self.array("label")
+
+    @property
+    def real_targets(self) -> _Array | None:
+        """float32 `(len(self), R)`, aligned with `rows`; None for a cache without real-valued targets."""
+        return self.array(REAL_TARGET) if REAL_TARGET in self._layouts else None
 
     @property
     def source_index(self) -> _Array:

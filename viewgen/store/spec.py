@@ -10,6 +10,7 @@ import numpy as np
 
 from viewgen.documents import checked
 from viewgen.errors import CorruptDataError, UsageError
+from viewgen.roles import Role
 from viewgen.status import Status
 from viewgen.store.bounds import (
     MOST_IMAGES,
@@ -107,6 +108,7 @@ class CacheSpec:
         columns: all columns, those of `arrays` first; either argument may be given.
         latent_shape: shape of one code, where a column holds codes; (L, D) for W⁺.
         label_shape: shape of one label, () for a class index.
+        roles: roles of an image's views in their order; empty if views are interchangeable.
         versions: versions of packages and hardware, for the record; not part of the identity.
     """
 
@@ -125,6 +127,7 @@ class CacheSpec:
     columns: tuple[Column, ...] = ()
     latent_shape: tuple[int, ...] | None = None
     label_shape: tuple[int, ...] = ()
+    roles: tuple[Role, ...] = ()
     versions: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -139,6 +142,17 @@ class CacheSpec:
         for name in ("latent_shape", "label_shape"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
+        self._check_roles()
+
+    def _check_roles(self) -> None:
+        object.__setattr__(self, "roles", tuple(self.roles))
+        if self.roles and len({role.name for role in self.roles}) != self.num_views:
+            raise UsageError(
+                f"{self.num_views} views of the roles {', '.join(role.name for role in self.roles)}; "
+                "expected one view of each role"
+            )
+        for role in self.roles:
+            role.num_channels(self.channels)
 
     def _check_bounds(self) -> None:
         """Refuse sizes that could not be worked with."""
@@ -187,10 +201,12 @@ class CacheSpec:
         """Return the specification as a JSON object; `from_json` is its inverse."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         others = [column.to_json() for column in self.columns if column.name not in self.arrays]
-        # caches without columns of their own keep the identity that they had before there were any
-        values.pop("columns")
+        roles = [role.to_json() for role in self.roles]
+        # caches without columns or roles of their own keep the identity that they had before there were any
+        del values["columns"], values["roles"]
+        later = {"columns": others, "roles": roles}
         document: dict[str, Any] = json.loads(
-            canonical_json(values | ({"columns": others} if others else {}))
+            canonical_json(values | {name: value for name, value in later.items() if value})
         )
         return document
 
@@ -200,8 +216,9 @@ class CacheSpec:
         try:
             document = checked(Specification, document)
             columns = [Column.from_json(column) for column in document.get("columns", ())]
-            return cls(**document | {"columns": columns})
-        except (TypeError, AttributeError, UsageError) as error:
+            roles = tuple(Role.from_json(role) for role in document.get("roles", ()))
+            return cls(**document | {"columns": columns, "roles": roles})
+        except (TypeError, KeyError, AttributeError, UsageError) as error:
             expected = [f.name for f in fields(cls)]
             raise CorruptDataError(
                 f"the cache's specification cannot be read: {error}; expected keys {expected}"

@@ -1,14 +1,17 @@
 """Summary of a cache for `viewgen show`."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from viewgen.status import Status
 from viewgen.store.commits import ShardCommit
+from viewgen.store.quality import read_report
 from viewgen.store.reader import CacheReader
+from viewgen.store.storage import open_storage
 
-__all__ = ["summarise_cache"]
+__all__ = ["mean_statistic", "summarise_cache"]
 
 
 # what the mean of pairwise distances can be, however far apart views are
@@ -29,7 +32,8 @@ def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> 
         - seconds: sum of the shards' wall-clock times; views_per_second: per worker;
         - runs: ids of the runs that wrote it; retried_shards: shards that took more than one attempt;
         - distance, steps, inversion_error: {mean, sd, min, median, max} over readable rows, None if empty;
-        - epsilon_boundary, distance_ratio (mean distance / ε₁), mean_pairwise: where known, else None.
+        - epsilon_boundary, distance_ratio (mean distance / ε₁), mean_pairwise: where known, else None;
+        - quality: measures of its views, verdict and notes, where they were measured, else None.
     """
     reader = CacheReader(url, storage_options)
     spec, commits = reader.spec, list(reader.commits.values())
@@ -65,7 +69,8 @@ def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> 
         "inversion_error": _statistics(reader.array("inversion_error")),
         "epsilon_boundary": epsilon,
         "distance_ratio": distance["mean"] / epsilon if distance and epsilon else None,
-        "mean_pairwise": _mean_pairwise(commits),
+        "mean_pairwise": mean_statistic(commits, "mean_pairwise"),
+        "quality": read_report(open_storage(url, storage_options), spec),
     }
 
 
@@ -82,11 +87,11 @@ def _statistics(values: np.ndarray[Any, Any]) -> dict[str, float] | None:
     }
 
 
-def _mean_pairwise(commits: list[ShardCommit]) -> float | None:
-    """Return the mean of the shards' `stats["mean_pairwise"]`, weighted by their readable rows."""
+def mean_statistic(commits: Iterable[ShardCommit], name: str) -> float | None:
+    """Return the mean of a statistic of the shards, weighted by their readable rows; None if not measured."""
     total, weight = 0.0, 0
     for commit in commits:
-        value = commit.stats.get("mean_pairwise")
+        value = commit.stats.get(name)
         rows = commit.status.count(Status.OK) + commit.status.count(Status.NOT_CONVERGED)
         if isinstance(value, int | float) and abs(value) < _LARGEST and rows:
             total, weight = total + value * rows, weight + rows

@@ -14,6 +14,7 @@ from viewgen.store.commits import Fault, ShardCommit, scan_commits
 from viewgen.store.compaction import drop_commits
 from viewgen.store.encoding import decode_object
 from viewgen.store.metadata import metadata_problem
+from viewgen.store.quality import QUALITY_FOLDER
 from viewgen.store.spec import ArrayLayout, CacheSpec
 from viewgen.store.storage import Storage, open_storage
 
@@ -206,7 +207,7 @@ def _notes(storage: Storage, spec: CacheSpec, commits: dict[int, ShardCommit]) -
     others = [
         path
         for path in storage.paths()
-        if path not in known and not path.startswith(("commits/", f"{RUN_FOLDER}/"))
+        if path not in known and not path.startswith(("commits/", f"{RUN_FOLDER}/", f"{QUALITY_FOLDER}/"))
     ]
     stopped = [path for path in others if _belongs(path, layouts, spec.num_shards)]
     foreign = sorted(set(others) - set(stopped))

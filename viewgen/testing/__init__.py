@@ -7,19 +7,21 @@ A plug-in's tests subclass the contract of their noun, set the object under test
     class TestSwirl(ViewSourceContract):
         entry = ENTRY
 
-The contract of objectives is `viewgen_train.testing.ObjectiveContract`.
+The contract of objectives is `viewgen_train.testing.ObjectiveContract`, that of executors is
+`viewgen_pipelines.testing.ExecutorContract`.
 """
 
 from viewgen.testing.datasets import DatasetContract
 from viewgen.testing.diagnostics import DiagnosticContract
 from viewgen.testing.generators import GeneratorContract
 from viewgen.testing.storage import StorageContract
-from viewgen.testing.views import ViewSourceContract
+from viewgen.testing.views import LearnedSourceContract, ViewSourceContract
 
 __all__ = [
     "DatasetContract",
     "DiagnosticContract",
     "GeneratorContract",
+    "LearnedSourceContract",
     "StorageContract",
     "ViewSourceContract",
 ]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from viewgen.store import CacheSpec, ShardCommit, Storage, commit_shard, create_cache, write_shard
 
-__all__ = ["Arrays", "random_shard", "small_spec", "write_random_cache"]
+__all__ = ["Arrays", "random_shard", "small_spec", "write_cache_of", "write_random_cache"]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -77,3 +77,22 @@ def write_random_cache(
         commit_shard(storage, commit)
         shards.append(arrays)
     return {name: np.concatenate([arrays[name] for arrays in shards]) for name in spec.array_layout()}
+
+
+def write_cache_of(storage: Storage, spec: CacheSpec, arrays: Arrays) -> None:
+    """Write a complete cache whose rows are all ok, with given arrays `(N, …)` and random others."""
+    create_cache(storage, spec)
+    for shard_id in range(spec.num_shards):
+        rows = spec.shard_rows(shard_id)
+        shard = random_shard(spec, shard_id)
+        for name, values in arrays.items():
+            shard[name][:] = values[rows.start : rows.stop]
+        objects = write_shard(storage, spec, shard_id, shard)
+        commit = ShardCommit(
+            shard_id=shard_id,
+            identity=spec.identity,
+            objects=objects,
+            status=shard["status"].tobytes(),
+            run_id="run-a",
+        )
+        commit_shard(storage, commit)

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from viewgen.memory import BatchSize
 from viewgen.networks.files import Models
 from viewgen.status import Status
 from viewgen.testing.entries import EntryContract
 from viewgen.views.draws import ImageDraws
-from viewgen.views.entry import Resources, ViewEntry
+from viewgen.views.entry import Resources, TrainingResources, ViewEntry
 from viewgen.views.offline import Batch, offline_step
-from viewgen.views.source import Images, Views, ViewSource
+from viewgen.views.source import Images, LearnedSource, Views, ViewSource
 
-__all__ = ["ViewSourceContract"]
+__all__ = ["LearnedSourceContract", "ViewSourceContract"]
 
 
 class ViewSourceContract(EntryContract):
@@ -76,11 +77,23 @@ class ViewSourceContract(EntryContract):
             code_error=None if codes is None else torch.zeros(len(rows)),
         )
 
+    def resources(self, models: Models, batch_size: BatchSize = None) -> Resources:
+        """Return the resources of the source; those of a training step if it is made in one only."""
+        if "training" not in self.entry.needs:
+            return Resources(models=models, batch_size=batch_size)
+        return TrainingResources(models=models, batch_size=batch_size, average_gradients=lambda _: None)
+
+    def build(self, models: Models, batch_size: BatchSize = None) -> ViewSource:
+        """Return a new source, with the same initial weights at each call."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            built: ViewSource = self.choice.build(self.resources(models, batch_size))
+        return built
+
     @pytest.fixture
     def source(self, models: Models) -> ViewSource:
         """The source under test."""
-        built: ViewSource = self.choice.build(Resources(models=models))
-        return built
+        return self.build(models)
 
     @pytest.fixture
     def made(self, source: ViewSource, codes: Tensor | None) -> Views:
@@ -93,9 +106,13 @@ class ViewSourceContract(EntryContract):
         assert made.pixels.dtype == torch.uint8 or made.pixels.is_floating_point()
         assert made.storage.dtype == torch.uint8
         assert bool(torch.isfinite(made.model).all())
-        assert float(made.model.min()) >= -1 - 1e-5
-        assert float(made.model.max()) <= 1 + 1e-5
-        assert source.roles == ("view",) or len(source.roles) == self.num_views
+        assert float(made.model.detach().min()) >= -1 - 1e-5
+        assert float(made.model.detach().max()) <= 1 + 1e-5
+        named = tuple(role.name for role in self.entry.roles)
+        assert source.roles == (named or ("view",))
+        assert len(named) in (0, self.num_views)
+        for role in self.entry.roles:
+            role.num_channels(3)
 
     def test_status_says_how_each_image_fared(self, made: Views) -> None:
         if made.status is not None:
@@ -141,8 +158,7 @@ class ViewSourceContract(EntryContract):
 
     def test_the_batch_size_changes_no_view(self, models: Models, codes: Tensor | None, made: Views) -> None:
         for batch_size in (1, 5):
-            resources = Resources(models=models, batch_size=batch_size)
-            found = self.choice.build(resources).views(self.images(codes), self.num_views)
+            found = self.build(models, batch_size).views(self.images(codes), self.num_views)
             self._same(found.storage, made.storage)
 
     def test_another_seed_or_image_gives_other_views(
@@ -168,10 +184,37 @@ class ViewSourceContract(EntryContract):
         }
         if codes is not None:
             batch |= {"anchor_w_plus": codes.numpy(), "anchor_error": np.zeros(self.num_images, np.float32)}
-        resources = Resources(models=models)
-        source = self.choice.build(resources)
-        return offline_step(source, resources, seed=0, num_views=self.num_views)(batch)
+        resources = self.resources(models)
+        return offline_step(self.build(models), resources, seed=0, num_views=self.num_views)(batch)
 
     def _same(self, found: Tensor, expected: Tensor) -> None:
         apart = (found.int() - expected.int()).abs()
         assert int(apart.max()) <= (0 if self.exact else 1)
+
+
+class LearnedSourceContract(ViewSourceContract):
+    """Contract of a view source with networks that train beside the encoder."""
+
+    def test_its_networks_have_a_state(self, source: ViewSource, models: Models) -> None:
+        assert isinstance(source, LearnedSource)
+        found, other = source.networks(), self.build(models)
+        assert found
+        assert isinstance(other, LearnedSource)
+        for name, part in found.items():
+            other.networks()[name].load_state_dict(part.state_dict())
+
+    def test_a_step_trains_them_on_the_encoders_loss(
+        self, source: ViewSource, models: Models, codes: Tensor | None, made: Views
+    ) -> None:
+        assert isinstance(source, LearnedSource)
+        images = self.images(codes)
+        source.views(images, self.num_views)
+
+        def loss_of(views: Tensor) -> Tensor:
+            assert views.shape == made.pixels.shape
+            return (views - 1).square().mean()
+
+        metrics = source.after_step(images, loss_of)
+        assert all(bool(torch.isfinite(value)) for value in metrics.values())
+        changed = source.views(images, self.num_views)
+        assert not torch.equal(changed.model, made.model)

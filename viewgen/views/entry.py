@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from viewgen.errors import ModelError, UsageError
 from viewgen.registry import Entry
+from viewgen.roles import Role
 from viewgen.store.columns import Column
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from viewgen.memory import BatchSize
     from viewgen.networks.files import Models
     from viewgen.networks.precision import Precision
-    from viewgen.views.source import ViewMemory
+    from viewgen.views.source import ViewMemory, ViewScores
 
 __all__ = ["Resources", "Situation", "TrainingResources", "ViewEntry", "in_training"]
 
@@ -84,10 +85,14 @@ class TrainingResources(Resources):
         average_gradients: function that replaces gradients of parameters by their means over the training's
             processes.
         memory: views of a cache, if the source reads one.
+        roles: roles of the cache's views.
+        scores: scores of these views, if the training uses any.
     """
 
     average_gradients: Callable[[Iterable[Any]], None]
     memory: ViewMemory | None = None
+    roles: tuple[Role, ...] = ()
+    scores: ViewScores | None = None
 
 
 def in_training(resources: Resources, name: str) -> TrainingResources:
@@ -119,7 +124,9 @@ class ViewEntry(Entry):
     reads views, and ``"training"`` if it requires an encoder in training.
 
     Attributes:
-        num_views: number of views of an image, if the source fixes it.
+        num_views: number of views of an image, if the source fixes it; with `roles` their number.
+        roles: roles of an image's views in their order, if they are images of different kinds and not
+            interchangeable.
         columns: arrays that it always adds to those of every cache.
         keeps_codes: True if the codes of its views can be stored as its column ``w_plus``.
         settle: settings and situation → settings without open values such as ``"auto"``.
@@ -127,10 +134,17 @@ class ViewEntry(Entry):
     """
 
     num_views: int | None = None
+    roles: tuple[Role, ...] = ()
     columns: tuple[Column, ...] = ()
     keeps_codes: bool = False
     settle: Callable[[Any, Situation], Any] = field(default=_as_given)
     optional: Callable[[Any], frozenset[str]] = field(default=_nothing)
+
+    def __post_init__(self) -> None:
+        if self.roles and self.num_views not in (None, len(self.roles)):
+            raise UsageError(f"{self.name} has {len(self.roles)} roles and fixes {self.num_views} views")
+        if self.roles:
+            object.__setattr__(self, "num_views", len(self.roles))
 
     def uses(self, settings: Any) -> frozenset[str]:
         """Return the needs that the source uses with the given settings."""

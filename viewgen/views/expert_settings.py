@@ -33,3 +33,8 @@ class ExpertConfig(Settings):
             if not 0 < low <= high:
                 raise ValueError(f"{name} is ({low}, {high}); expected 0 < low ≤ high")
         return self
+
+    def ignored(self) -> dict[str, str]:
+        """Return the settings without effect, with the reason."""
+        names = [] if self.jitter_probability else ["brightness", "contrast", "saturation", "hue"]
+        return dict.fromkeys(names, "jitter_probability is 0")

@@ -25,6 +25,7 @@ __all__ = [
     "LearnedSource",
     "Status",
     "ViewMemory",
+    "ViewScores",
     "ViewSource",
     "Views",
     "required_codes",
@@ -145,6 +146,19 @@ class LearnedSource(ViewSource, Protocol):
             metrics by name.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewScores:
+    """Scores of a cache's views, as a training uses them.
+
+    Attributes:
+        keep: views that may be drawn, bool `(N, V)`.
+        standard: score in standard deviations from the mean of those, float32 `(N, V)`, NaN where unknown.
+    """
+
+    keep: Tensor
+    standard: Tensor
 
 
 class ViewMemory(Protocol):

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.status import Status
+from viewgen.store.summary import mean_statistic
 from viewgen_pipelines.gallery.charts import Bars, Mark, bar_chart, bin_values
 from viewgen_pipelines.gallery.index import Snapshot
+from viewgen_pipelines.quality import ViewQuality, verdict_line
 from viewgen_pipelines.shards.steps import PAIRWISE_BINS
 
-__all__ = ["MAX_MATRIX_VIEWS", "Gauge", "charts", "facts", "matrix", "provenance", "versus"]
+__all__ = ["MAX_MATRIX_VIEWS", "Gauge", "charts", "facts", "matrix", "provenance", "quality", "versus"]
 
 MAX_MATRIX_VIEWS = 16
 _NUM_SHADES = 6
@@ -107,13 +109,7 @@ def mean_pairwise(snapshot: Snapshot) -> float | None:
 
 def stat_mean(snapshot: Snapshot, name: str) -> float | None:
     """Return the mean of a statistic of the shards, weighted by their readable rows."""
-    total, weight = 0.0, 0
-    for commit in snapshot.commits.values():
-        value = commit.stats.get(name)
-        rows = commit.status.count(Status.OK) + commit.status.count(Status.NOT_CONVERGED)
-        if isinstance(value, int | float) and math.isfinite(value):
-            total, weight = total + value * rows, weight + rows
-    return total / weight if weight else None
+    return mean_statistic(snapshot.commits.values(), name)
 
 
 def views_per_second(snapshot: Snapshot) -> float | None:
@@ -180,6 +176,24 @@ def versus(*snapshots: Snapshot) -> list[dict[str, Any]]:
         ("views per second and worker", [_number(views_per_second(s), "{:,.3g}") for s in snapshots]),
     ]
     return [{"name": name, "texts": texts} for name, texts in lines]
+
+
+def quality(report: dict[str, Any] | None) -> dict[str, Any]:
+    """Return verdict and lines of the table of view quality; empty without a report.
+
+    Args:
+        report: measures of the views as `viewgen_pipelines.quality.ViewQuality` writes them.
+    """
+    if report is None:
+        return {}
+    found = ViewQuality.from_json(report)
+    rows = []
+    for row in found.measured:
+        measure = row.measure
+        interval = "" if measure.low is None else f"{measure.low:.3g} to {measure.high:.3g}"
+        name = f"{measure.name}, {measure.group}" if measure.group else measure.name
+        rows.append({"name": name, "value": f"{measure.value:.3g}", "interval": interval, "on": measure.on})
+    return {"verdict": verdict_line(found.verdict), "trusted": not found.verdict, "rows": rows}
 
 
 def matrix(distances: NDArray[np.float32] | None) -> list[dict[str, Any]]:

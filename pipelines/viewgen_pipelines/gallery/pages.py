@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from viewgen import __version__
 from viewgen.errors import ViewgenError
 from viewgen.status import Status
+from viewgen.store.quality import read_report
 from viewgen_pipelines.gallery import cards, numbers
 from viewgen_pipelines.gallery.index import Snapshot
 from viewgen_pipelines.gallery.live import MAX_TROUBLES, Progress, find_troubles, follow
@@ -101,6 +102,7 @@ class Pages:
             snapshot=snapshot,
             spec=spec,
             facts=numbers.facts(snapshot),
+            quality=numbers.quality(read_report(self.source.index.storage, spec)),
             counts=[count for count in counts if count["number"]],
             charts=numbers.charts(snapshot),
             troubles=find_troubles(self.source.index, snapshot),

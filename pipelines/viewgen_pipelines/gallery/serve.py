@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from viewgen.errors import UsageError, ViewgenError
-from viewgen.store import open_storage
+from viewgen.store import file_name, open_storage
 from viewgen_pipelines.gallery.security import is_loopback, known_hosts, new_token
-from viewgen_pipelines.names import absolute_url, cache_name, file_name
+from viewgen_pipelines.names import absolute_url, cache_name
 
 __all__ = [
     "DEFAULT_PORT",

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import MissingFileError, ViewgenError
-from viewgen.store import CacheSpec, open_storage, read_spec
+from viewgen.store import CacheSpec, inversions_url, open_storage, read_spec
 from viewgen_pipelines.gallery.index import CacheIndex, Snapshot
 from viewgen_pipelines.gallery.networks import Networks, find_networks
-from viewgen_pipelines.names import inversions_name
 
-__all__ = ["CacheSource", "inversions_url"]
+__all__ = ["CacheSource"]
 
 
 @dataclass(kw_only=True)
@@ -202,11 +201,3 @@ class CacheSource:
         if there.identity != identity:
             return None, f"the inversions found are {there.identity}, the cache was made from {identity}"
         return CacheIndex(url, self.storage_options), ""
-
-
-def inversions_url(url: str, spec: CacheSpec) -> str:
-    """Return the default URL of the inversions that `viewgen cache` makes for the cache at `url`."""
-    parent = url.rstrip("/").rpartition("/")[0]
-    identity = spec.models["inversions"]
-    name = inversions_name(str(spec.dataset.get("name")), str(spec.dataset.get("split")), identity)
-    return f"{parent or '.'}/{name}"

@@ -40,6 +40,7 @@ class Inputs:
     Attributes:
         networks: kind → digest of its weights file.
         labels: digest of the labels, ``.npy``.
+        reals: digest of the real-valued targets, ``.npy``; None if there are none.
         parts: digests of the images, ``.npy`` of `part_images` each, in the order of the cache's rows.
         part_images: images per part.
     """
@@ -48,6 +49,7 @@ class Inputs:
     labels: str
     parts: tuple[str, ...]
     part_images: int
+    reals: str | None = None
 
 
 def publish(
@@ -70,6 +72,7 @@ def publish(
         labels=_put(storage, _npy(dataset.labels(rows))),
         parts=parts,
         part_images=part_images,
+        reals=_put(storage, _npy(dataset.reals(rows))) if dataset.real_names else None,
     )
 
 
@@ -141,6 +144,10 @@ def fetch_dataset(storage: Storage, spec: CacheSpec, inputs: Inputs) -> ImageDat
         class_names=(),
         pixels=_PublishedImages(storage, inputs),
         targets=np.load(fetch(storage, inputs.labels), allow_pickle=False),
+        real_targets=None
+        if inputs.reals is None
+        else np.load(fetch(storage, inputs.reals), allow_pickle=False),
+        real_names=tuple(spec.dataset.get("real_names", ())),
         stored_digest=spec.dataset["digest"],
     )
 

@@ -12,11 +12,19 @@ from viewgen.errors import CacheMismatchError, MissingFileError, ModelError, Usa
 from viewgen.networks.files import KINDS, code_shape, file_digest, networks_beside, read_header
 from viewgen.networks.weights import find_models
 from viewgen.registry import Choice
-from viewgen.store import CacheSpec, cache_folder, default_shard_images, open_storage, read_spec
-from viewgen.store.columns import W_PLUS
+from viewgen.store import (
+    CacheSpec,
+    cache_folder,
+    default_shard_images,
+    file_name,
+    inversions_name,
+    open_storage,
+    read_spec,
+)
+from viewgen.store.columns import W_PLUS, real_target
 from viewgen.views import VIEWS
 from viewgen.views.entry import Situation, ViewEntry
-from viewgen_pipelines.names import absolute_url, file_name, inversions_name
+from viewgen_pipelines.names import absolute_url
 from viewgen_pipelines.shards.driver import Stage
 from viewgen_pipelines.shards.inputs import download
 from viewgen_pipelines.versions import versions
@@ -164,7 +172,12 @@ class _SpecMaker:
         keep_latents: bool = False,
         more_digests: Mapping[str, str] | None = None,
     ) -> CacheSpec:
-        columns = (*method.entry.columns, *((W_PLUS,) if keep_latents else ()))
+        real_names = self.dataset.real_names
+        columns = (
+            *method.entry.columns,
+            *((W_PLUS,) if keep_latents else ()),
+            *((real_target(len(real_names)),) if real_names else ()),
+        )
         holds_codes = any(column.codes for column in columns)
         size = self.dataset.image_size
         return CacheSpec(
@@ -174,6 +187,7 @@ class _SpecMaker:
                 "digest": self.dataset.digest,
                 "num_images": len(self.dataset),
                 "images": {"first": self.num_images},
+                **({"real_names": list(real_names)} if real_names else {}),
             },
             method=method.name,
             config=method.settings.record(),
@@ -188,6 +202,7 @@ class _SpecMaker:
             columns=columns,
             latent_shape=code_shape(self.paths["generator"]) if holds_codes else None,
             label_shape=self.dataset.label_shape,
+            roles=method.entry.roles,
             versions=versions(),
         )
 
@@ -258,6 +273,8 @@ def _refuse_ignored(method: ViewEntry, options: CacheOptions) -> None:
     for kind, path in options.networks.items():
         if path is not None and kind not in needs:
             raise UsageError(f"--{kind}: method {method.name!r} needs no {kind}")
+    if options.models is not None and not needs:
+        raise UsageError(f"--models: method {method.name!r} needs no networks")
     if options.inversions is not None and "inversions" not in method.needs:
         raise UsageError(f"--inversions: method {method.name!r} does not start from inversions")
     if options.keep_latents and not method.keeps_codes:

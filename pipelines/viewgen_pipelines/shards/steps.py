@@ -82,7 +82,8 @@ def assemble(
     Args:
         spec: specification of the cache.
         shard_id: number of the shard.
-        dataset_batch: `source_index` `(R,)` and `label` `(R, *label_shape)` of all rows.
+        dataset_batch: `source_index` `(R,)`, `label` `(R, *label_shape)` and, if the cache stores them,
+            `real_target` `(R, ·)` of all rows.
         parts: parts returned by `run_finding_bad_samples`.
 
     Raises:
@@ -97,7 +98,7 @@ def assemble(
         elif name == "status":
             array[:] = Status.FAILED
         arrays[name] = array
-        if name in ("source_index", "label"):
+        if name in dataset_batch:
             continue
         for part_rows, outputs in parts:
             if name not in outputs:

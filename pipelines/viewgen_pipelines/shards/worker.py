@@ -36,6 +36,7 @@ from viewgen.store import (
     read_commit,
     write_shard,
 )
+from viewgen.store.columns import REAL_TARGET
 from viewgen_pipelines.executors.executor import Place
 from viewgen_pipelines.executors.process import configure_process
 from viewgen_pipelines.shards.inputs import fetch, fetch_dataset
@@ -158,6 +159,8 @@ class ShardWorker:
         parts, raised = run_finding_bad_samples(self._step_on, usable)
         failures |= raised
         labels = {"source_index": rows, "label": self._dataset.labels(rows)}
+        if self._dataset.real_names:
+            labels[REAL_TARGET] = self._dataset.reals(rows)
         arrays = assemble(spec, shard_id, labels, parts)
         for row in rows[arrays["status"] == Status.FAILED]:
             failures.setdefault(int(row), "the method marked the sample as failed")

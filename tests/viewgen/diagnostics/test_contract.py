@@ -1,4 +1,6 @@
-"""What every diagnostic promises, held against some of the built-in ones."""
+"""What every diagnostic promises, held against the built-in ones."""
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,11 +9,12 @@ from viewgen.datasets import ImageDataset
 from viewgen.datasets.dataset import MemoryImages
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.measure import Subject
+from viewgen.diagnostics.mutual_information.views import expert_kind, original_kind, view_pair
 from viewgen.testing import DiagnosticContract
 from viewgen.views.expert import ExpertConfig
 
 
-def images(split: str, seed: int) -> ImageDataset:
+def images(split: str, seed: int, count: int = 24) -> ImageDataset:
     random = np.random.default_rng(seed)
     return ImageDataset(
         name="noise",
@@ -19,9 +22,14 @@ def images(split: str, seed: int) -> ImageDataset:
         image_size=8,
         num_classes=2,
         class_names=("a", "b"),
-        pixels=MemoryImages(random.integers(0, 256, (24, 3, 8, 8), np.uint8)),
-        targets=np.arange(24) % 2,
+        pixels=MemoryImages(random.integers(0, 256, (count, 3, 8, 8), np.uint8)),
+        targets=np.arange(count) % 2,
     )
+
+
+def pairs(dataset: ImageDataset) -> list:
+    kinds = (original_kind(), expert_kind(ExpertConfig()))
+    return [view_pair(*kinds, dataset, np.arange(len(dataset)))]
 
 
 class _OfAnEncoder(DiagnosticContract):
@@ -32,6 +40,11 @@ class _OfAnEncoder(DiagnosticContract):
             "test": lambda: images("test", 1),
             "encoder": lambda: small_models.encoder,
             "expert": ExpertConfig,
+            "generator": lambda: small_models.generator,
+            "inverter": lambda: small_models.inverter,
+            "inverting": small_models.inverting,
+            "discriminator": lambda: small_models.discriminator,
+            "pairs": partial(pairs, images("train", 0, 64)),
         }
         return Subject(parts, name="noise")
 
@@ -48,3 +61,36 @@ class TestProbe(_OfAnEncoder):
 class TestCalibration(_OfAnEncoder):
     entry = DIAGNOSTICS.entry("calibration")
     settings = entry.settings(num_images=10, num_views=2)
+
+
+class TestAlignment(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("alignment")
+    settings = entry.settings(num_draws=1)
+
+
+class TestMutualInformation(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("mutual_information")
+    settings = entry.settings(
+        num_steps=4, batch_size=8, num_checks=1, num_draws=1, num_resamplings=40, width=2
+    )
+
+
+class TestReconstruction(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("reconstruction")
+    settings = entry.settings(num_images=8, num_refined=1)
+
+
+class TestRecognition(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("recognition")
+    settings = entry.settings(num_images=16)
+
+
+class TestFidelity(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("fidelity")
+    settings = entry.settings(num_images=16, features="encoder")
+
+
+def test_every_built_in_one_is_held_to_it():
+    classes = [found for found in globals().values() if isinstance(found, type)]
+    held = {found.entry.name for found in classes if hasattr(found, "entry")}
+    assert held == {*DIAGNOSTICS.built_in}

@@ -5,7 +5,7 @@ import torch
 
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.generator import Generator
-from viewgen.testing import GeneratorContract, ViewSourceContract
+from viewgen.testing import GeneratorContract, LearnedSourceContract, ViewSourceContract
 from viewgen.views import VIEWS
 from viewgen.views.wsearch.settings import WSearchConfig
 
@@ -43,6 +43,23 @@ class TestInvert(_WithNetworks):
     entry = VIEWS.entry("invert")
     settings = InvertConfig(max_steps=4, perceptual="none")
     random = False
+
+
+class TestOnline(_WithNetworks):
+    entry = VIEWS.entry("online")
+    exact = False  # one step of gradients, whose rounding at another batch size may turn a sign
+
+
+class TestViewmaker(LearnedSourceContract):
+    entry = VIEWS.entry("viewmaker")
+    exact = False  # networks at another batch size
+
+
+def test_every_built_in_source_is_held_to_it():
+    classes = [found for found in globals().values() if isinstance(found, type)]
+    held = {found.entry.name for found in classes if hasattr(found, "entry")}
+    # views of a cache are what the cache's tests are about
+    assert held == {*VIEWS.built_in} - {"cache"}
 
 
 class TestStyleGan2(GeneratorContract):

@@ -1,4 +1,4 @@
-"""What every executor promises, held with the same assertions against the local one and Ray."""
+"""What every executor promises, and what a cache run promises on each: the local one and Ray."""
 
 import uuid
 
@@ -9,16 +9,18 @@ from expected_cache import assert_every_image_once
 from viewgen.errors import CacheMismatchError, LeaseError, StorageError, ViewgenError
 from viewgen.store import CacheReader, list_commits, open_storage, read_spec
 from viewgen_pipelines.cache import cache
+from viewgen_pipelines.executors import LocalExecutor, open_executor
 from viewgen_pipelines.shards.lease import Lease
+from viewgen_pipelines.testing import ExecutorContract
 
 # Ray's own code warns; ours must not, and the local half of the contract holds it to that.
 ray_warnings = pytest.mark.filterwarnings("ignore")
 
 
-class ExecutorContract:
-    """Subclasses provide `executor` and the fixture `set_faults`."""
+class CacheRuns:
+    """Runs of `viewgen cache`. Subclasses provide `name` and the fixture `set_faults`."""
 
-    executor = ""
+    name = ""
     num_images = 70
 
     @pytest.fixture
@@ -32,13 +34,18 @@ class ExecutorContract:
                 "limit": self.num_images,
                 "shard_images": 16,
                 "out": str(tmp_path / "c.zarr"),
-                "executor": self.executor,
+                "executor": self.name,
                 "workers": 1,
                 "quiet": True,
             }
             return cache("digits", **(options | changes))
 
         return run
+
+    @pytest.fixture
+    def prepare(self, make):
+        """Return `make` in this process: for what a test finds there, or what it only reads off later."""
+        return lambda **changes: make(executor="local", **changes)
 
     @pytest.fixture
     def url(self, tmp_path):
@@ -76,7 +83,7 @@ class ExecutorContract:
         assert make().quarantined == result.quarantined, "a committed sample is not tried again"
 
     def test_a_shard_that_fails_as_a_whole_is_given_up_and_tried_again_on_request(
-        self, make, url, set_faults
+        self, make, prepare, url, set_faults
     ):
         set_faults(**{"raise": list(range(16, 32))})
         result = make(max_attempts=2)
@@ -85,7 +92,7 @@ class ExecutorContract:
         assert_every_image_once(url, num_images=self.num_images, missing=tuple(range(16, 32)))
         set_faults()
         assert not make(max_attempts=2).complete
-        assert make(max_attempts=3).complete
+        assert prepare(max_attempts=3).complete
         assert_every_image_once(url, num_images=self.num_images)
 
     def test_a_method_that_fails_everywhere_ends_the_run(self, make, set_faults):
@@ -93,15 +100,17 @@ class ExecutorContract:
         with pytest.raises(ViewgenError, match=r"the fault is not theirs.*bad samples"):
             make()
 
-    def test_a_method_that_cannot_be_built_ends_the_run_and_blames_no_shard(self, make, url, set_faults):
+    def test_a_method_that_cannot_be_built_ends_the_run_and_blames_no_shard(
+        self, make, prepare, url, set_faults
+    ):
         set_faults(build="no such kernel")
         with pytest.raises(ViewgenError, match="a worker could not start: RuntimeError: no such kernel"):
             make(max_attempts=1)
         set_faults()
-        assert make(max_attempts=1).complete
+        assert prepare(max_attempts=1).complete
 
-    def test_damaged_files_are_made_again(self, make, url, tmp_path):
-        make()
+    def test_damaged_files_are_made_again(self, make, prepare, url, tmp_path):
+        prepare()
         before = list_commits(open_storage(url), read_spec(open_storage(url)))
         views = tmp_path / "c.zarr/views"
         (views / "c.0.0.0.0.0").write_bytes(b"short")
@@ -120,8 +129,8 @@ class ExecutorContract:
             shard: commit.objects for shard, commit in before.items()
         }
 
-    def test_another_configuration_is_refused_with_the_difference(self, make, url):
-        make(limit=16)
+    def test_another_configuration_is_refused_with_the_difference(self, make, prepare, url):
+        prepare(limit=16)
         for change, name in [
             ({"seed": 1}, "seed"),
             ({"sigma": 0.5}, "config.sigma"),
@@ -133,8 +142,8 @@ class ExecutorContract:
                 make(**({"limit": 16} | change))
         assert_every_image_once(url, num_images=16)
 
-    def test_a_second_driver_is_refused(self, make, url):
-        make(limit=16)
+    def test_a_second_driver_is_refused(self, make, prepare, url):
+        prepare(limit=16)
         with Lease(open_storage(url)) as lease:
             for changes in ({}, {"seed": 3, "overwrite": True}):
                 with pytest.raises(LeaseError, match=f"being written by run {lease.run_id}"):
@@ -142,8 +151,8 @@ class ExecutorContract:
         assert make(limit=16).complete
         assert_every_image_once(url, num_images=16)
 
-    def test_overwrite_replaces_another_configuration(self, make, url):
-        make(limit=20, seed=1)
+    def test_overwrite_replaces_another_configuration(self, make, prepare, url):
+        prepare(limit=20, seed=1)
         make(limit=16, seed=2, overwrite=True)
         assert_every_image_once(url, num_images=16, seed=2)
 
@@ -176,8 +185,22 @@ class ExecutorContract:
         assert_every_image_once(f"file://{tmp_path}/f.zarr", num_images=1)
 
 
-class TestLocal(ExecutorContract):
-    executor = "local"
+class TestLocalExecutor(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        return LocalExecutor()
+
+
+@ray_warnings
+class TestRayExecutor(ExecutorContract):
+    @pytest.fixture(scope="class")
+    def executor(self, shared_ray):
+        with open_executor("ray", max_workers=2, workers=2) as opened:
+            yield opened
+
+
+class TestLocal(CacheRuns):
+    name = "local"
 
     @pytest.fixture
     def set_faults(self, faults):
@@ -204,8 +227,8 @@ class TestLocal(ExecutorContract):
 
 
 @ray_warnings
-class TestRay(ExecutorContract):
-    executor = "ray"
+class TestRay(CacheRuns):
+    name = "ray"
 
     @pytest.fixture
     def set_faults(self, ray_faults):

@@ -98,7 +98,10 @@ def test_all_sockets_are_on_the_loopback_address(shared_ray):
     """GCS, raylet, agents, dashboard, workers, the exporters of metrics, and the driver itself."""
     import ray
 
-    assert ray.get(ray.remote(num_cpus=0)(os.getpid).remote()) != os.getpid()
+    def worker() -> int:
+        return os.getpid()
+
+    assert ray.get(ray.remote(num_cpus=0)(worker).remote()) != os.getpid()
     addresses = {process: listening(process) for process in descendants(os.getpid())}
     assert sum(map(len, addresses.values())) >= 6
     for process, found in addresses.items():

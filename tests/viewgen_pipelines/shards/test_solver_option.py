@@ -9,7 +9,7 @@ from viewgen.errors import CacheMismatchError
 from viewgen.store import open_storage, read_spec
 from viewgen_pipelines.cache import cache
 
-BRIEF = {"limit": 2, "views": 2, "max_steps": 1, "executor": "local"}
+BRIEF = {"limit": 2, "views": 2, "max_steps": 1, "invert.max_steps": 1, "executor": "local"}
 
 
 def run(*words: str) -> int:

@@ -7,6 +7,7 @@ References:
     Han et al., 2023, equations 3, 7 and 8, https://arxiv.org/abs/2304.00601
 """
 
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -18,17 +19,22 @@ from viewgen_train.objectives.objective import Objective, Outputs
 __all__ = ["A1", "A2", "Assimilable", "alignment", "build_objective"]
 
 
-def alignment(z1: Tensor, z2: Tensor, generated: Tensor, temperature: float) -> Tensor:
+def alignment(
+    z1: Tensor, z2: Tensor, generated: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """Return L_align (eq. 3) without its weight: mean of z_i·z_p / τ over both expert views i and all p.
 
     Args:
         z1, z2: unit vectors of the expert views, `(N, D)`.
         generated: unit vectors of the generated views, `(m, N, D)`.
         temperature: τ.
+        weights: weight of each generated view, `(m, N)`; None for 1.
 
     Returns:
         scalar `()`.
     """
+    if weights is not None:
+        generated = weights[:, :, None] * generated
     return ((z1 + z2) * generated.mean(dim=0)).sum(dim=1).mean() / (2 * temperature)
 
 
@@ -63,8 +69,13 @@ class A1(_Combinator):
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
         """Return the base loss, averaged over the generated views."""
-        losses = [self.base.loss(out.of_views(slice(0, view + 1, view))) for view in range(1, len(out.z))]
+        losses = [self.base.loss(self._pair(out, view)) for view in range(1, len(out.z))]
         return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+
+    def _pair(self, out: Outputs, view: int) -> Outputs:
+        """Return the expert view and a generated one, with the weights of the latter."""
+        weights = None if out.weights is None else out.weights[view - 1 : view]
+        return replace(out.of_views(slice(0, view + 1, view)), weights=weights)
 
     def after_step(self, out: Outputs) -> None:
         """Call the base's `after_step` with the expert view and the first generated view."""
@@ -95,7 +106,7 @@ class A2(_Combinator):
             return self.base.assimilated(out, self.alpha)
         losses = self.base.loss(out.of_views(slice(2)))
         temperature = getattr(self.base, "temperature", 1.0)
-        aligned = alignment(out.z[0], out.z[1], out.z[2:], temperature)
+        aligned = alignment(out.z[0], out.z[1], out.z[2:], temperature, out.weights)
         return {**losses, "loss": losses["loss"] - self.alpha * aligned}
 
     def after_step(self, out: Outputs) -> None:

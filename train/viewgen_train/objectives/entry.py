@@ -17,10 +17,12 @@ class ObjectiveEntry(Entry):
         bears: assimilations that support this objective.
         weighted: whether A2 over this objective weights generated views by α.
         only_a2: settings that have an effect only in A2.
+        pair_weights: whether it multiplies the loss of each pair by `Outputs.weights`.
         reason: reason against other assimilations, for error messages.
     """
 
     bears: frozenset[str] = frozenset({"A1", "A2"})
     weighted: bool = True
     only_a2: frozenset[str] = frozenset()
+    pair_weights: bool = False
     reason: str = "it says so"

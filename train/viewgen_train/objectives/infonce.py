@@ -15,7 +15,7 @@ from torch import Tensor
 
 from viewgen.settings import Settings, setting
 from viewgen_train.objectives.entry import ObjectiveEntry
-from viewgen_train.objectives.objective import Outputs, PairObjective
+from viewgen_train.objectives.objective import Outputs, PairObjective, weighted_mean
 
 __all__ = ["ENTRY", "InfoNCE", "InfoNCESettings", "info_nce"]
 
@@ -28,19 +28,23 @@ class InfoNCESettings(Settings):
     temperature: float = setting(0.5, "τ", gt=0)
 
 
-def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+def info_nce(z1: Tensor, z2: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
     """Return the InfoNCE loss.
 
     Args:
         z1, z2: unit vectors of two views, `(N, D)`; row i of both shows the same image.
         temperature: temperature τ.
+        weights: weight of each pair, `(N,)`; None for 1.
 
     Returns:
         mean over the 2N anchors, `()`.
     """
     logits = z1 @ z2.T / temperature
     target = torch.arange(len(z1), device=z1.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    if weights is None:
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    both = torch.stack([F.cross_entropy(side, target, reduction="none") for side in (logits, logits.T)])
+    return weighted_mean(both, weights)
 
 
 class InfoNCE(PairObjective):
@@ -55,9 +59,13 @@ class InfoNCE(PairObjective):
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
         """Return the loss of the two views."""
-        return {"loss": info_nce(out.z[0], out.z[1], self.temperature)}
+        return {"loss": info_nce(out.z[0], out.z[1], self.temperature, out.pair_weights)}
 
 
 ENTRY = ObjectiveEntry(
-    name="infonce", summary="InfoNCE across two views", settings=InfoNCESettings, build=InfoNCE
+    name="infonce",
+    summary="InfoNCE across two views",
+    settings=InfoNCESettings,
+    build=InfoNCE,
+    pair_weights=True,
 )

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor
 
-__all__ = ["Head", "Objective", "Outputs", "PairObjective"]
+__all__ = ["Head", "Objective", "Outputs", "PairObjective", "weighted_mean"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +40,7 @@ class Outputs:
         features: features of the backbone, `(K, N, F)`, if the objective's entry needs them.
         images: untransformed model images, `(N, C, H, W)`, if the objective's entry needs them.
         views: model images of the views, `(K, N, C, H, W)`, if the objective's entry needs them.
+        weights: weights of the generated views, `(m, N)`, if the training weights them by a score.
     """
 
     z: Tensor
@@ -48,13 +49,19 @@ class Outputs:
     features: Tensor | None = None
     images: Tensor | None = None
     views: Tensor | None = None
+    weights: Tensor | None = None
+
+    @property
+    def pair_weights(self) -> Tensor | None:
+        """Weights of the pairs of an objective of two views, `(N,)`, mean over their generated views."""
+        return None if self.weights is None else self.weights.mean(dim=0)
 
     def of_views(self, views: slice) -> Self:
-        """Return the outputs of some of the views, as tensors that share memory.
+        """Return the outputs of some of the views, without weights, as tensors that share memory.
 
         The memory layout of a copy would differ, and with it the rounding of matrix products.
         """
-        return self._mapped(lambda tensor: tensor[views])
+        return replace(self._mapped(lambda tensor: tensor[views]), weights=None)
 
     def detach(self) -> Self:
         """Return the outputs without gradients."""
@@ -62,7 +69,8 @@ class Outputs:
         return replace(self._mapped(Tensor.detach), images=images)
 
     def _mapped(self, change: "_Change") -> Self:
-        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "images"}
+        apart = ("images", "weights")
+        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
         changed: dict[str, Any] = {name: None if v is None else change(v) for name, v in found.items()}
         return replace(self, **changed)
 
@@ -91,6 +99,11 @@ class Objective(Protocol):
     def after_step(self, out: Outputs) -> None:
         """Update state from a step's outputs, without gradients, after the optimiser's step."""
         ...
+
+
+def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean of losses `(..., N)`, weighted by `(N,)` where there are weights, scalar `()`."""
+    return losses.mean() if weights is None else (losses * weights).mean()
 
 
 class PairObjective:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from viewgen.settings import Settings, setting
 from viewgen_train.objectives.entry import ObjectiveEntry
-from viewgen_train.objectives.objective import Outputs, PairObjective
+from viewgen_train.objectives.objective import Outputs, PairObjective, weighted_mean
 
 __all__ = ["ENTRY", "SimCLR", "SimCLRSettings", "simclr", "without_diagonal"]
 
@@ -32,12 +32,13 @@ def without_diagonal(logits: Tensor) -> Tensor:
     return logits.masked_fill(diagonal, float("-inf"))
 
 
-def simclr(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+def simclr(z1: Tensor, z2: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
     """Return the NT-Xent loss.
 
     Args:
         z1, z2: unit vectors of two views, `(N, D)`; row i of both shows the same image.
         temperature: temperature τ.
+        weights: weight of each pair, `(N,)`; None for 1.
 
     Returns:
         mean over the 2N anchors, `()`.
@@ -45,7 +46,9 @@ def simclr(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     z = torch.cat([z1, z2])
     logits = without_diagonal(z @ z.T / temperature)
     positives = torch.arange(len(z), device=z.device).roll(len(z1))
-    return F.cross_entropy(logits, positives)
+    if weights is None:
+        return F.cross_entropy(logits, positives)
+    return weighted_mean(F.cross_entropy(logits, positives, reduction="none"), weights.repeat(2))
 
 
 class SimCLR(PairObjective):
@@ -60,7 +63,13 @@ class SimCLR(PairObjective):
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
         """Return the loss of the two views."""
-        return {"loss": simclr(out.z[0], out.z[1], self.temperature)}
+        return {"loss": simclr(out.z[0], out.z[1], self.temperature, out.pair_weights)}
 
 
-ENTRY = ObjectiveEntry(name="simclr", summary="SimCLR's NT-Xent", settings=SimCLRSettings, build=SimCLR)
+ENTRY = ObjectiveEntry(
+    name="simclr",
+    summary="SimCLR's NT-Xent",
+    settings=SimCLRSettings,
+    build=SimCLR,
+    pair_weights=True,
+)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from viewgen.settings import Settings
 from viewgen_train.objectives.entry import ObjectiveEntry
-from viewgen_train.objectives.objective import Head, Outputs, PairObjective
+from viewgen_train.objectives.objective import Head, Outputs, PairObjective, weighted_mean
 
 __all__ = ["ENTRY", "SimSiam", "SimSiamSettings", "a2_simsiam", "simsiam"]
 
@@ -30,21 +30,29 @@ def _negative_cosine(predicted: Tensor, target: Tensor) -> Tensor:
     return -F.cosine_similarity(predicted, target.detach(), dim=-1)
 
 
-def simsiam(z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
+def simsiam(z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return SimSiam's symmetric loss.
 
     Args:
         z1, z2: unnormalised projections of two views, `(N, D)`.
         p1, p2: predictions of the same views, `(N, D)`.
+        weights: weight of each pair, `(N,)`; None for 1.
 
     Returns:
         mean over the 2N anchors, `()`.
     """
-    return (_negative_cosine(p1, z2).mean() + _negative_cosine(p2, z1).mean()) / 2
+    first, second = _negative_cosine(p1, z2), _negative_cosine(p2, z1)
+    return (weighted_mean(first, weights) + weighted_mean(second, weights)) / 2
 
 
 def a2_simsiam(
-    z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor, generated_predictions: Tensor, alpha: float
+    z1: Tensor,
+    z2: Tensor,
+    p1: Tensor,
+    p2: Tensor,
+    generated_predictions: Tensor,
+    alpha: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return A2-SimSiam (eq. 8): SimSiam + α · negative cosines of generated predictions and each z_i.
 
@@ -53,12 +61,14 @@ def a2_simsiam(
         p1, p2: predictions of the same views, `(N, D)`.
         generated_predictions: predictions of the generated views, `(m, N, D)`.
         alpha: weight α of the generated views.
+        weights: weight of each generated view, `(m, N)`; None for 1.
 
     Returns:
         mean over the 2N anchors, `()`.
     """
     towards = torch.stack([z1, z2])[:, None]
-    return simsiam(z1, z2, p1, p2) + alpha * _negative_cosine(generated_predictions[None], towards).mean()
+    aligned = weighted_mean(_negative_cosine(generated_predictions[None], towards), weights)
+    return simsiam(z1, z2, p1, p2) + alpha * aligned
 
 
 class SimSiam(PairObjective):
@@ -76,12 +86,13 @@ class SimSiam(PairObjective):
     def loss(self, out: Outputs) -> dict[str, Tensor]:
         """Return the loss of the two views."""
         assert out.p is not None
-        return {"loss": simsiam(out.z[0], out.z[1], out.p[0], out.p[1])}
+        return {"loss": simsiam(out.z[0], out.z[1], out.p[0], out.p[1], out.pair_weights)}
 
     def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
         """Return the loss of eq. 8 for two expert views followed by the generated views."""
         assert out.p is not None
-        return {"loss": a2_simsiam(out.z[0], out.z[1], out.p[0], out.p[1], out.p[2:], alpha)}
+        z, p = out.z, out.p
+        return {"loss": a2_simsiam(z[0], z[1], p[0], p[1], p[2:], alpha, out.weights)}
 
 
 ENTRY = ObjectiveEntry(
@@ -89,4 +100,5 @@ ENTRY = ObjectiveEntry(
     summary="SimSiam's negative cosine, without negatives",
     settings=SimSiamSettings,
     build=SimSiam,
+    pair_weights=True,
 )

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MIConfig"]
 
+DEFAULTS = {
+    "images": {"learning_rate": 1e-3, "warm_up_share": 0.0},
+    "vectors": {"learning_rate": 5e-3, "warm_up_share": 0.5},
+}
+
 
 class MIConfig(Settings):
     """Settings of an estimate of mutual information."""
@@ -23,7 +28,9 @@ class MIConfig(Settings):
     estimator: str = setting("mine", "estimator that the statistics network is trained for")
     num_steps: int = setting(400, "updates of the statistics network", ge=1)
     batch_size: int = setting(128, "images per update; also K of InfoNCE", ge=8)
-    learning_rate: float = setting(1e-3, "Adam's, falling to zero along a cosine", gt=0)
+    learning_rate: float | None = setting(
+        None, "Adam's, falling to zero along a cosine; by default 0.001 for images, 0.005 for vectors", gt=0
+    )
     held_out_share: float = setting(
         0.3, "share of the images on which the estimate is made, up to max_held_out", gt=0, lt=1
     )
@@ -34,10 +41,10 @@ class MIConfig(Settings):
     num_resamplings: int = setting(500, "resamplings of the bootstrap", ge=40)
     confidence: float = setting(0.95, "confidence of the interval", gt=0, lt=1)
     ema_rate: float = setting(0.01, "weight of the newest batch in MINE's moving average", gt=0, le=1)
-    warm_up_share: float = setting(
-        0.0,
-        "share of MINE's updates that follow the Jensen–Shannon objective first; vectors that share several "
-        "nats need it, images learn more in as many updates without",
+    warm_up_share: float | None = setting(
+        None,
+        "share of MINE's updates that follow the Jensen–Shannon objective first; by default 0 for images, "
+        "which learn more in as many updates without, and 0.5 for vectors",
         ge=0,
         lt=1,
     )
@@ -55,6 +62,12 @@ class MIConfig(Settings):
         self._estimator_settings(self.estimator)
         return self
 
+    def resolved(self, *, vectors: bool) -> Self:
+        """Return these settings with the default values for vectors, or for images, where none is given."""
+        defaults = DEFAULTS["vectors" if vectors else "images"]
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return self.replace(**missing)
+
     @property
     def read_off(self) -> tuple[str, ...]:
         """Estimators whose values are reported: the built-in ones and the trained one."""
@@ -69,6 +82,7 @@ class MIConfig(Settings):
 
     def _estimator_settings(self, estimator: str) -> Settings:
         kind = ESTIMATORS.entry(estimator).settings
-        shared = {name: getattr(self, name) for name in kind.model_fields if name in type(self).model_fields}
+        names = [name for name in kind.model_fields if name in type(self).model_fields]
+        shared = {name: value for name in names if (value := getattr(self, name)) is not None}
         own = self.estimator_settings if estimator == self.estimator else {}
         return kind(**(shared | own))

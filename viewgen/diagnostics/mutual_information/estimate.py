@@ -11,6 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from viewgen.diagnostics.mutual_information.bound import Bound, at_least_zero
+from viewgen.diagnostics.mutual_information.canonical import CanonicalCoordinates
+from viewgen.diagnostics.mutual_information.caveats import (
+    below_zero,
+    blank_images,
+    caveats,
+    heavy_tails,
+    still_rising,
+)
 from viewgen.diagnostics.mutual_information.config import MIConfig
 from viewgen.diagnostics.mutual_information.estimator import Estimator, derangements
 from viewgen.diagnostics.mutual_information.networks import (
@@ -19,7 +28,7 @@ from viewgen.diagnostics.mutual_information.networks import (
     VectorStatistics,
 )
 from viewgen.diagnostics.mutual_information.pairs import Pairs, check_sample
-from viewgen.diagnostics.mutual_information.training import Trained, split_images, train
+from viewgen.diagnostics.mutual_information.training import Trained, calibrate, split_images, train
 from viewgen.errors import DataError
 from viewgen.randomness import addressed_generator, addressed_seed
 
@@ -28,25 +37,7 @@ __all__ = ["Bound", "MIEstimate", "bootstrap", "estimate_mutual_information", "h
 MAX_BLOCK = 1024
 MAX_LOOKED_AT = 512
 IMAGES_AT_ONCE = 256
-MIN_EFFECTIVE_PAIRS = 50
 NEAR_CEILING_NATS = 1.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bound:
-    """One estimator's value on the held-out scores, in nats.
-
-    Attributes:
-        nats: the estimate.
-        low: lower end of its confidence interval.
-        high: upper end of its confidence interval.
-        saturated: True if the estimate is too near to the estimator's ceiling to show a larger value.
-    """
-
-    nats: float
-    low: float
-    high: float
-    saturated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +127,10 @@ def estimate_mutual_information(
     split = split_images(pairs.num_images, config, seed)
     x, y = pairs.draw(split.held_out[:MAX_LOOKED_AT], seed, "mi look", 0)
     check_sample(x, y)
+    config = config.resolved(vectors=x.ndim == 2)
+    if x.ndim == 2:
+        x, y = pairs.draw(split.train, seed, "mi fit", 0)
+        check_sample(x, y)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(addressed_seed(seed, "mi network"))
         network = build_network(x, y, config).to(device)
@@ -158,7 +153,7 @@ def estimate_mutual_information(
     measured = read_scores(blocks, trained, config, seed)
     return replace(
         measured,
-        warnings=(*measured.warnings, *_blank_images(x, y)),
+        warnings=(*measured.warnings, *blank_images(x, y), *heavy_tails(x, y)),
         num_train=len(split.train),
         num_validation=len(split.validation),
         num_draws=num_draws,
@@ -166,10 +161,25 @@ def estimate_mutual_information(
     )
 
 
+def fit_vector_statistics(x: Tensor, y: Tensor, estimator: Estimator) -> VectorStatistics:
+    """Return a statistics network for vectors, which starts from the Gaussian log density ratio.
+
+    Args:
+        x, y: training pairs, `(N, D_x)` and `(N, D_y)`.
+        estimator: estimator whose objective on these pairs sets the weight of the ratio.
+    """
+    network = VectorStatistics(CanonicalCoordinates(x, y))
+    u, v = network.coordinates(x[:MAX_BLOCK], y[:MAX_BLOCK])
+    scores = network.coordinates.log_ratio(u, v)
+    network.weight.fill_(calibrate(estimator, scores[None]).scale)
+    network.largest.fill_((scores.diagonal() * network.weight).max())
+    return network
+
+
 def build_network(x: Tensor, y: Tensor, config: MIConfig) -> StatisticsNetwork:
     """Return a statistics network for views such as `x` and `y`, `(B, D)` or `(B, C, H, W)`."""
     if x.ndim == 2:
-        return VectorStatistics(x.shape[1], y.shape[1])
+        return fit_vector_statistics(x, y, config.build(config.estimator))
     return ImageStatistics(tuple(x.shape[1:]), width=config.width, shared_trunk=config.shared_trunk)
 
 
@@ -220,19 +230,19 @@ def read_scores(blocks: Sequence[Tensor], trained: Trained, config: MIConfig, se
     for name in config.read_off:
         estimator, calibration = config.build(name), trained.calibrations[name]
         calibrated = [calibration.apply(scores) for scores in blocks]
-        bounds[name] = bootstrap(estimator, calibrated, config, seed)
+        bounds[name] = at_least_zero(bootstrap(estimator, calibrated, config, seed))
     chosen = bounds[config.estimator]
     calibration = trained.calibrations[config.estimator]
     effective = effective_pairs([calibration.apply(scores) for scores in blocks])
     num_held_out = sum(scores.shape[-1] for scores in blocks)
-    caveats = _caveats(config.build(config.estimator), chosen, num_held_out, effective, config)
+    found = caveats(config.build(config.estimator), chosen, num_held_out, effective, config)
     return MIEstimate(
         estimator=config.estimator,
         nats=chosen.nats,
         low=chosen.low,
         high=chosen.high,
         bounds=bounds,
-        warnings=(*caveats, *_still_rising(trained.objectives)),
+        warnings=(*below_zero(bounds), *found, *still_rising(trained.objectives)),
         num_train=0,
         num_validation=0,
         num_held_out=num_held_out,
@@ -278,52 +288,5 @@ def effective_pairs(blocks: Sequence[Tensor]) -> float:
     return math.exp(float(2 * torch.logsumexp(marginal, 0) - torch.logsumexp(2 * marginal, 0)))
 
 
-def _blank_images(x: Tensor, y: Tensor) -> list[str]:
-    if x.ndim != 4:
-        return []
-    counts = {
-        name: int((side.flatten(2).amax(2) == side.flatten(2).amin(2)).all(dim=1).sum())
-        for name, side in (("x", x), ("y", y))
-    }
-    return [
-        f"{count} of {len(x)} held-out images of {name} are of one colour throughout"
-        for name, count in counts.items()
-        if count
-    ]
-
-
 def _is_saturated(estimator: Estimator, nats: float) -> bool:
     return estimator.ceiling is not None and nats > estimator.ceiling - NEAR_CEILING_NATS
-
-
-def _caveats(
-    estimator: Estimator, bound: Bound, num_held_out: int, effective: float, config: MIConfig
-) -> list[str]:
-    found = []
-    if bound.saturated:
-        assert estimator.ceiling is not None
-        found.append(
-            f"saturated: {estimator.title} cannot exceed ln {config.batch_size} = {estimator.ceiling:.2f} "
-            "nats and falls short well before; the mutual information may be any amount larger (take a "
-            "larger batch, or mine)"
-        )
-    if bound.nats > math.log(num_held_out):
-        found.append(
-            f"beyond ln {num_held_out} = {math.log(num_held_out):.2f} nats, which is as much as "
-            f"{num_held_out} held-out images can vouch for (McAllester and Stratos 2020); take more images"
-        )
-    if estimator.name in ("mine", "nwj") and effective < MIN_EFFECTIVE_PAIRS:
-        found.append(
-            f"the mean over the marginals rests on about {effective:.0f} pairs, so the interval is too "
-            "narrow; take more images, or compare with smile"
-        )
-    if estimator.name == "smile" and bound.nats > config.clip:
-        found.append(f"beyond its clip of {config.clip:g} nats SMILE may be far too high")
-    return found
-
-
-def _still_rising(objectives: dict[int, float]) -> list[str]:
-    steps = sorted(objectives)
-    if len(steps) < 2 or objectives[steps[-1]] < objectives[steps[-2]] + 0.05:
-        return []
-    return [f"the bound still rose between updates {steps[-2]} and {steps[-1]}; more steps may give more"]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from viewgen.diagnostics.mutual_information.canonical import CanonicalCoordinates
 from viewgen.networks.layout import Conv2d
 
 __all__ = ["HEAD_HIDDEN", "TRUNK_FEATURES", "ImageStatistics", "StatisticsNetwork", "VectorStatistics"]
@@ -144,29 +145,55 @@ class VectorTrunk(nn.Module):
 
 
 class VectorStatistics(StatisticsNetwork):
-    """T over two vectors, of equal or different lengths: a head over both, plus an inner product.
+    """T over two vectors, of equal or different lengths: what Gaussians would score, plus a learned part.
 
-    A head alone spends its hidden units on products of coordinates; in 20 dimensions they do not suffice.
+    The learned part is a head over both vectors and an inner product: a head alone spends its hidden units on
+    products of coordinates, and in 20 dimensions they do not suffice. It starts at zero.
 
     Args:
-        size_x: length of x.
-        size_y: length of y.
+        coordinates: canonical coordinates of the vectors.
         num_features: F.
         num_hidden: hidden units of each trunk; the head has half as many.
+
+    Attributes:
+        weight: weight of the Gaussian log density ratio.
+        largest: largest value of that ratio, times the weight; a pair far outside the sample cannot carry the
+            mean of all exponentials.
     """
 
-    def __init__(self, size_x: int, size_y: int, *, num_features: int = 64, num_hidden: int = 128) -> None:
+    weight: Tensor
+    largest: Tensor
+
+    def __init__(
+        self, coordinates: CanonicalCoordinates, *, num_features: int = 64, num_hidden: int = 128
+    ) -> None:
         super().__init__()
+        self.coordinates = coordinates
+        size_x, size_y = coordinates.sizes
+        self.num_features = num_features
         self.trunk_x = VectorTrunk(size_x, num_hidden, num_features)
         self.trunk_y = VectorTrunk(size_y, num_hidden, num_features)
         self.head = PairHead(num_features, num_hidden // 2)
         self.project_x = nn.Linear(num_features, num_features)
         self.project_y = nn.Linear(num_features, num_features)
+        for layer in (self.head.out, self.project_x):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.register_buffer("weight", torch.ones((), dtype=torch.float64))
+        self.register_buffer("largest", torch.tensor(torch.inf, dtype=torch.float64))
 
     def features(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self.trunk_x(x), self.trunk_y(y)
+        """Map `(B, D_x)` and `(B', D_y)` to features beside canonical coordinates, float64 `(B, F + R)`."""
+        u, v = self.coordinates(x, y)
+        return (
+            torch.cat([self.trunk_x(u.float()).double(), u], dim=1),
+            torch.cat([self.trunk_y(v.float()).double(), v], dim=1),
+        )
 
     def pair_scores(self, x_BF: Tensor, y_BF: Tensor) -> Tensor:
+        u, v = x_BF[:, self.num_features :], y_BF[:, self.num_features :]
+        x_BF, y_BF = x_BF[:, : self.num_features].float(), y_BF[:, : self.num_features].float()
         product = self.project_x(x_BF) @ self.project_y(y_BF).T
-        scores: Tensor = self.head(x_BF, y_BF) + product / math.sqrt(x_BF.shape[1])
-        return scores
+        learned: Tensor = self.head(x_BF, y_BF) + product / math.sqrt(x_BF.shape[1])
+        gaussian = (self.coordinates.log_ratio(u, v) * self.weight).clamp(max=self.largest)
+        return learned + gaussian.float()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from viewgen.diagnostics.mutual_information.config import MIConfig
 from viewgen.diagnostics.mutual_information.estimator import Estimator
-from viewgen.diagnostics.mutual_information.networks import StatisticsNetwork
+from viewgen.diagnostics.mutual_information.networks import StatisticsNetwork, VectorStatistics
 from viewgen.diagnostics.mutual_information.pairs import Pairs, check_sample
 from viewgen.errors import DataError
 from viewgen.randomness import addressed_generator
@@ -150,7 +150,7 @@ def train(
         network: statistics network on `device`.
         pairs: source of the views.
         split: parts of the images; the held-out part is not used.
-        config: settings of the estimate.
+        config: settings of the estimate, resolved.
         seed: seed of batches and views.
         device: ``"cpu"`` or ``"cuda"``.
         on_step: callback called after every update with its number.
@@ -158,6 +158,7 @@ def train(
     Raises:
         DataError: the views cannot be used (see `check_sample`), or the scores ceased to be finite.
     """
+    assert config.learning_rate is not None, "resolved"
     estimator = config.build(config.estimator)
     num_draws = min(2, pairs.num_draws)
     watched = [pairs.draw(split.validation, seed, "mi validation", draw) for draw in range(num_draws)]
@@ -169,6 +170,13 @@ def train(
     checks = np.unique(np.linspace(0, config.num_steps, config.num_checks + 1).round().astype(int)[1:])
     kept, kept_step = copy.deepcopy(average), 0
     objectives: dict[int, float] = {}
+
+    def watch() -> float:
+        scores = torch.stack([score(average, x, y, device=device) for x, y in watched])
+        return calibrate(estimator, scores).objective
+
+    if isinstance(network, VectorStatistics):
+        objectives[0] = watch()
     for step in range(config.num_steps):
         rows = batch_positions(split.train, config.batch_size, step, seed)
         x, y = pairs.draw(rows, seed, "mi train", step)
@@ -190,8 +198,7 @@ def train(
             for mean, weight in zip(average.parameters(), network.parameters(), strict=True):
                 mean.lerp_(weight, 1 - decay)
         if step + 1 in checks:
-            watched_scores = torch.stack([score(average, x, y, device=device) for x, y in watched])
-            objectives[step + 1] = calibrate(estimator, watched_scores).objective
+            objectives[step + 1] = watch()
             if objectives[step + 1] >= max(objectives.values()):
                 kept, kept_step = copy.deepcopy(average), step + 1
         on_step(step + 1)

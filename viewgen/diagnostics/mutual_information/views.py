@@ -157,9 +157,10 @@ def expert_kind(config: ExpertConfig) -> ViewKind:
     return ViewKind(name="expert", source=ExpertSource(config), num_views=UNLIMITED)
 
 
-def cached_kind(reader: CacheReader, name: str) -> ViewKind:
-    """Return the views of a cache."""
-    return ViewKind(name=name, source=CachedSource(reader), num_views=reader.spec.num_views)
+def cached_kind(reader: CacheReader, name: str, view: int | None = None) -> ViewKind:
+    """Return the views of a cache, or only the one of an index, such as that of a role."""
+    num_views = reader.spec.num_views if view is None else 1
+    return ViewKind(name=name, source=CachedSource(reader, view=view), num_views=num_views)
 
 
 def view_pair(x: ViewKind, y: ViewKind, dataset: ImageDataset, source_index: NDArray[np.int64]) -> ViewPair:

@@ -1,0 +1,70 @@
+"""Trainings on views of different roles, with an encoder of each role."""
+
+from typing import Any
+
+from viewgen.errors import UsageError
+from viewgen.registry import Choice
+from viewgen.roles import Role
+from viewgen.store import CacheSpec
+from viewgen.views import VIEWS
+from viewgen.views.branched import check_splits
+from viewgen_train.objectives.assimilation import build_objective
+from viewgen_train.settings import TrainSettings
+
+__all__ = ["check_roles", "splitting_views"]
+
+
+def splitting_views(settings: TrainSettings, cache: CacheSpec | None) -> Choice[Any] | None:
+    """Return the view source that splits an image into views of different roles, or None if none does.
+
+    Args:
+        settings: settings of the training.
+        cache: specification of the cache of views, if they come from one.
+
+    Raises:
+        UsageError: the cache was made by a source that this installation lacks, or that needs more than an
+            image.
+    """
+    views = settings.views
+    roles: tuple[Role, ...] = views.entry.roles
+    if cache is not None and "cache" in views.entry.needs:
+        roles = cache.roles
+        if roles:
+            views = VIEWS.read({"name": cache.method, "settings": cache.config})
+    if not roles:
+        return None
+    check_splits(views)
+    if views.entry.roles != roles:
+        raise UsageError(
+            f"the cache has views of the roles {', '.join(role.name for role in roles)}, "
+            f"{views.name!r} of this installation has others; make the cache again"
+        )
+    return views
+
+
+def check_roles(settings: TrainSettings, roles: tuple[Role, ...]) -> None:
+    """Check that a training can use views of these roles.
+
+    Raises:
+        UsageError: the assimilation, the objective or the transform needs interchangeable views.
+    """
+    if not roles:
+        return
+    named = ", ".join(role.name for role in roles)
+    kind = settings.assimilation.kind
+    if kind != "none":
+        raise UsageError(
+            f"views of the roles {named} take the place of both views of the objective; assimilation {kind} "
+            "adds views to them. Give --assimilation none"
+        )
+    wanted = build_objective(settings).num_generated
+    if wanted != len(roles):
+        raise UsageError(
+            f"objective {settings.objective.name!r} takes {wanted} views of an image; the views have the "
+            f"roles {named}"
+        )
+    if settings.assimilation.transform == "expert" and "cache" in settings.views.entry.needs:
+        raise UsageError(
+            f"transform is 'expert', whose colours mean nothing for cached views of the roles {named}; "
+            "choose flip or weak-crop, or let the training make the views (--generated)"
+        )
