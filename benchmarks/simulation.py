@@ -134,9 +134,9 @@ class Outcome:
     Attributes:
         seconds: time from its start to the end of the command.
         efficiency: seconds of work that counted, as on workers of full speed / (workers · seconds).
-        shares: kind of time → its share of workers · seconds: "work", "slow" (the same work, on slow workers),
-            "start", "overhead" (driver, requests, markers), "failures" (lost work, restarts), "idle" (at the
-            end), "log".
+        shares: kind of time → its share of workers · seconds: "work", "slow" (the same work, on slow
+            workers), "start", "overhead" (driver, requests, markers), "failures" (lost work, restarts),
+            "idle" (at the end), "log".
     """
 
     seconds: float
