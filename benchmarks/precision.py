@@ -19,8 +19,8 @@ from torch import Tensor
 from viewgen.datasets import load_dataset
 from viewgen.memory import keep_freed_memory
 from viewgen.networks.encoder import Encoder, EncoderConfig
-from viewgen.networks.files import Models, fold_batch_norms, load_models
-from viewgen.networks.layout import channels_last
+from viewgen.networks.files import Models, load_models
+from viewgen.networks.layout import channels_last, fold_batch_norms
 from viewgen.networks.precision import PRECISIONS, at_precision, native_bfloat16
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig, public_channels
 from viewgen.networks.weights import find_models

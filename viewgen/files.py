@@ -2,18 +2,38 @@
 
 import contextlib
 import errno
+import hashlib
+import math
 import os
 import secrets
+import shutil
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-__all__ = ["TEMPORARY_SUFFIX", "can_link", "make_folder", "remove_leftovers", "write_atomically"]
+from viewgen.errors import CorruptDataError
+
+__all__ = [
+    "TEMPORARY_SUFFIX",
+    "can_link",
+    "file_sha256",
+    "free_text",
+    "leftovers",
+    "link_atomically",
+    "make_folder",
+    "open_regular",
+    "remove_leftovers",
+    "unless_absent",
+    "write_atomically",
+]
 
 TEMPORARY_SUFFIX = ".viewgen-tmp"
 """Ending of the names of temporary files; a killed writer leaves one behind."""
 
+_PART_BYTES = 2**20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -39,12 +59,12 @@ def write_atomically(
 
     Raises:
         FileExistsError: the file exists and `create_only` is set.
-        OSError: the file cannot be written; only the old file remains.
+        OSError: the file cannot be written; only the old file remains. The message of a full device has the
+            free bytes.
     """
     target = Path(path)
     make_folder(target.parent)
-    mark = "" if sole_writer else f".{os.getpid()}.{secrets.token_hex(4)}"
-    temporary = target.with_name(f".{target.name}{mark}{TEMPORARY_SUFFIX}")
+    temporary = _temporary(target, sole_writer=sole_writer)
     try:
         with temporary.open("wb" if sole_writer else "xb") as file:
             if callable(data):
@@ -57,6 +77,11 @@ def write_atomically(
             _name_new(temporary, target)
         else:
             temporary.replace(target)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        reason = f"{os.strerror(error.errno)}; {free_text(target.parent)}"
+        raise OSError(error.errno, reason, str(target)) from error
     finally:
         temporary.unlink(missing_ok=True)
     _flush_folder(target.parent)
@@ -79,6 +104,52 @@ def can_link(path: Path) -> bool:
     return True
 
 
+def link_atomically(source: Path, target: Path) -> None:
+    """Give a file a second name atomically, in place of what has it; a copy where there are no hard links."""
+    temporary = _temporary(target)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        # two names of one file are left as they are by a rename
+        temporary.unlink(missing_ok=True)
+    _flush_folder(target.parent)
+
+
+def open_regular(path: str | Path) -> IO[bytes]:
+    """Open a regular file for reading.
+
+    Raises:
+        CorruptDataError: it is a pipe, a device or a socket, which could block or never end.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.fdopen(descriptor, "rb") if not stat.S_ISDIR(mode := os.fstat(descriptor).st_mode) else None
+    if file is None:
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        file.close()
+        raise CorruptDataError(f"{path} is not a regular file (a pipe, a device or a socket?); remove it")
+    return file
+
+
+def file_sha256(path: str | Path, length: int | None = None) -> str:
+    """Return the hexadecimal sha256 digest of a file, or of its first `length` bytes."""
+    digest = hashlib.sha256()
+    left = math.inf if length is None else length
+    with open_regular(path) as file:
+        while left > 0 and (part := file.read(int(min(left, _PART_BYTES)))):
+            digest.update(part)
+            left -= len(part)
+    return digest.hexdigest()
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents, and make their names durable."""
     missing = []
@@ -90,16 +161,39 @@ def make_folder(folder: Path) -> None:
         _flush_folder(new.parent)
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """Return the temporary files of writers, at work or killed, in a folder, at any depth."""
+    found = []
+    for parent, _, names in os.walk(folder, onerror=unless_absent):
+        found += [Path(parent, name) for name in names if name.endswith(TEMPORARY_SUFFIX)]
+    return sorted(found)
+
+
 def remove_leftovers(folder: Path, older_than_seconds: float) -> None:
     """Delete the temporary files that killed writers left in a folder, at any depth."""
     oldest = time.time() - older_than_seconds
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if name.endswith(TEMPORARY_SUFFIX):
-                with contextlib.suppress(FileNotFoundError):
-                    file = Path(parent, name)
-                    if file.stat().st_mtime <= oldest:
-                        file.unlink()
+    for file in leftovers(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_mtime <= oldest:
+                file.unlink()
+
+
+def free_text(folder: Path) -> str:
+    """Return the free space of a folder's device for messages: ``"1234 bytes are free"``."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return f"{shutil.disk_usage(folder).free:,} bytes are free"
+
+
+def unless_absent(error: OSError) -> None:
+    """Raise the reason for which a folder cannot be listed, unless it is missing: unreadable is not empty."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _temporary(target: Path, *, sole_writer: bool = False) -> Path:
+    mark = "" if sole_writer else f".{os.getpid()}.{secrets.token_hex(4)}"
+    return target.with_name(f".{target.name}{mark}{TEMPORARY_SUFFIX}")
 
 
 def _name_new(temporary: Path, target: Path) -> None:

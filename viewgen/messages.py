@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from viewgen.terminal import plain
+
 __all__ = ["LOGGERS", "MessageHandler", "above", "shown"]
 
 LOGGERS = ("viewgen", "viewgen_pipelines", "viewgen_train", "viewgen_pretrained")
@@ -36,7 +38,7 @@ class MessageHandler(logging.Handler):
         if self.print_above is not None:
             self.print_above(self.format(record))
         else:
-            print(self.format(record), file=sys.stderr, flush=True)
+            print(plain(self.format(record)), file=sys.stderr, flush=True)
 
 
 HANDLER = MessageHandler()

@@ -31,11 +31,11 @@ class Progress:
     def __init__(
         self, stream: TextIO | None = None, *, quiet: bool = False, logger: str = "viewgen.progress"
     ) -> None:
-        from rich.console import Console
+        from viewgen.terminal import console
 
         self._log = None if stream is not None else logging.getLogger(logger)
         self._quiet = quiet
-        self._console = Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = console(file=stream or sys.stderr, quiet=quiet, soft_wrap=True)
         self._shown: Any = None
 
     @property
@@ -52,8 +52,8 @@ class Progress:
             self._log.info("%s", line)
 
     def _print(self, line: str) -> None:
-        console = self._console if self._shown is None else self._shown.console
-        console.print(line, markup=False)
+        there = self._console if self._shown is None else self._shown.console
+        there.print(line)
 
     @contextmanager
     def bar(
@@ -88,9 +88,9 @@ class Progress:
         from rich import progress as rich
 
         columns = (
-            rich.TextColumn("{task.description}"),
+            rich.TextColumn("{task.description}", markup=False),
             rich.BarColumn(),
-            rich.TextColumn("{task.fields[count]}  {task.fields[text]}"),
+            rich.TextColumn("{task.fields[count]}  {task.fields[text]}", markup=False),
             rich.TimeRemainingColumn(),
         )
         # standard output stays as it is: it may be the one that keeps Ray's messages out

@@ -10,6 +10,7 @@ from viewgen.errors import MissingFileError, UsageError
 from viewgen.extras import installed
 from viewgen.memory import BatchSize
 from viewgen.progress import Progress
+from viewgen.redaction import public_url
 from viewgen.store import (
     CacheReader,
     CacheSpec,
@@ -302,7 +303,9 @@ def _blocked(spec: CacheSpec, stage: Stage, inversions: StageResult) -> dict[int
     for lost, reason in inversions.quarantined.items():
         rows = stage.spec.shard_rows(lost)
         for shard_id in range(rows[0] // spec.shard_images, rows[-1] // spec.shard_images + 1):
-            reasons[shard_id] = f"its inversions were given up (shard {lost} of {stage.url}): {reason}"
+            reasons[shard_id] = (
+                f"its inversions were given up (shard {lost} of {public_url(stage.url)}): {reason}"
+            )
     return reasons
 
 

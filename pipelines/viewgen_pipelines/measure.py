@@ -14,6 +14,7 @@ from viewgen.diagnostics.scores import view_scores
 from viewgen.diagnostics.subjects import SubjectArguments, subject_kind
 from viewgen.errors import DataError, UsageError, nearest_name
 from viewgen.progress import Progress
+from viewgen.redaction import public_url
 from viewgen.registry import Choice, Entry
 from viewgen.store import open_storage
 from viewgen.store.quality import write_scores
@@ -225,7 +226,9 @@ def measure(
         for one in results[number][0]
     )
     notes = dict.fromkeys(note for number in sorted(results) for note in results[number][1])
-    return MeasureResult(subject=subject, measured=measured, left_out=left_out, notes=tuple(notes))
+    return MeasureResult(
+        subject=public_url(subject), measured=measured, left_out=left_out, notes=tuple(notes)
+    )
 
 
 def _refuse_ignored(

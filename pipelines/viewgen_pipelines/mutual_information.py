@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.diagnostics.mutual_information import MIConfig
+from viewgen.documents import parse_json
 from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.networks.files import file_digest
 from viewgen.networks.weights import find_models
@@ -210,12 +211,12 @@ def _measure(
 def _finished(tasks: list[PairTask], storage: Storage) -> Iterator[tuple[int, PairResult]]:
     for number, task in enumerate(tasks):
         try:
-            document = json.loads(storage.read(_path(task)))
+            document = parse_json(storage.read(_path(task)), _path(task))
             if document.pop("address") == task.address:
                 found = PairResult.from_json(document)
                 # labels follow the caches named in this run
                 yield number, dataclasses.replace(found, x=task.x.label, y=task.y.label)
-        except (MissingFileError, ValueError, KeyError, TypeError):
+        except (MissingFileError, ValueError, LookupError, TypeError, AttributeError):
             continue  # absent or damaged: measured anew
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from viewgen.redaction import public_url
+
 __all__ = ["absolute_url", "cache_name"]
 
 
@@ -11,5 +13,5 @@ def absolute_url(url: str) -> str:
 
 
 def cache_name(url: str) -> str:
-    """Return the display name of the cache at a URL without credentials: the last part of the URL."""
-    return url.rstrip("/").rpartition("/")[2].removesuffix(".zarr") or "cache"
+    """Return the display name of the cache at a URL: the last part of the URL without credentials."""
+    return public_url(url).rstrip("/").rpartition("/")[2].removesuffix(".zarr") or "cache"

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from viewgen.files import TEMPORARY_SUFFIX, remove_leftovers, write_atomically
+from viewgen.errors import CorruptDataError
+from viewgen.files import (
+    TEMPORARY_SUFFIX,
+    file_sha256,
+    free_text,
+    leftovers,
+    link_atomically,
+    open_regular,
+    remove_leftovers,
+    write_atomically,
+)
 
 
 def half(file):
@@ -27,7 +37,7 @@ def test_a_file_is_made_with_its_folders_and_replaced(tmp_path, sole_writer):
 def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, sole_writer):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device; [\d,]+ bytes are free.*file"):
         write_atomically(path, half, sole_writer=sole_writer)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
@@ -71,3 +81,50 @@ def test_a_sole_writer_overwrites_what_a_killed_one_left(tmp_path):
     write_atomically(tmp_path / "file", b"new", sole_writer=True)
     assert (tmp_path / "file").read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_outlives_the_first(tmp_path, monkeypatch, links):
+    def no_links(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "b").write_bytes(b"older")
+    link_atomically(tmp_path / "a", tmp_path / "b")
+    link_atomically(tmp_path / "a", tmp_path / "b")
+    write_atomically(tmp_path / "a", b"new")
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"new", b"old"]
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "nothing"])
+def test_only_regular_files_are_opened(tmp_path, kind):
+    path = tmp_path / "x"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    expected = CorruptDataError if kind in ("pipe", "device") else OSError
+    with pytest.raises(expected, match="x"):
+        open_regular(path)
+
+
+def test_digests_of_whole_files_and_of_parts(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "x").startswith("ba7816bf")
+    assert file_sha256(tmp_path / "x", 0).startswith("e3b0c442")
+
+
+def test_free_space_is_told_of_a_folder_that_is_not_there_yet(tmp_path):
+    assert free_text(tmp_path / "a/b").endswith(" bytes are free")
+
+
+def test_temporary_files_are_listed(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / f".x.1.ab{TEMPORARY_SUFFIX}").touch()
+    assert [path.name for path in leftovers(tmp_path)] == [f".x.1.ab{TEMPORARY_SUFFIX}"]
+    assert leftovers(tmp_path / "nothing") == []

@@ -13,8 +13,8 @@ from viewgen.errors import (
     CorruptDataError,
     IncompleteError,
     MissingFileError,
+    StorageError,
     UsageError,
-    ViewgenError,
 )
 from viewgen.status import Status
 from viewgen.store import CacheReader, CacheSpec, cache_folder, open_storage, pending_shards, read_spec
@@ -95,8 +95,12 @@ def _caches(folder: str, storage_options: dict[str, Any] | None) -> list[FoundCa
         try:
             spec = read_spec(storage)
             pending = len(pending_shards(storage, spec))
-        except ViewgenError:  # a cache being begun, or of another format: not one to train on
-            continue
+        except (CacheMismatchError, CorruptDataError, MissingFileError):
+            continue  # a cache being begun, or a damaged one: not one to train on
+        except StorageError as error:
+            if isinstance(error.__cause__, OSError):
+                raise  # unreadable is not absent
+            continue  # another format
         found.append(FoundCache(url=url, spec=spec, pending=pending, changed=_changed(url)))
     return found
 

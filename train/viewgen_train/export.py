@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import torch
 
-from viewgen.errors import UsageError
+from viewgen.documents import read_object
+from viewgen.errors import CorruptDataError, UsageError
 from viewgen.files import write_atomically
 from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
@@ -90,11 +91,14 @@ def _measured(run: Run, digest: str) -> dict[str, Any]:
     path = run.path / ("evaluation.json" if run.which == "last" else f"evaluation-{run.which}.json")
     if not path.is_file():
         return {}
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if document["weights"]["digest"] != digest:
-        return {}
-    known = {name: document[name] for name in (*MEASURED, "reals") if name in document}
-    return known | {"test_images": document["dataset"]["test"]}
+    document = read_object(path)
+    try:
+        if document["weights"]["digest"] != digest:
+            return {}
+        known = {name: document[name] for name in (*MEASURED, "reals") if name in document}
+        return known | {"test_images": document["dataset"]["test"]}
+    except (LookupError, TypeError) as error:
+        raise CorruptDataError(f"{path} is no result of `viewgen eval` ({error!r}); delete it") from error
 
 
 def _page(card: dict[str, Any], settings: TrainSettings) -> str:

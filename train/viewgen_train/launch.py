@@ -16,11 +16,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from viewgen.errors import UsageError, ViewgenError
 from viewgen.extras import need
 from viewgen.files import write_atomically
+from viewgen.terminal import Escaped, unescaped
 
 __all__ = ["distribute"]
 
@@ -185,7 +186,7 @@ class _Output(io.TextIOBase):
         return True
 
     def __enter__(self) -> "_Output":
-        self._redirection = contextlib.redirect_stderr(self)
+        self._redirection = contextlib.redirect_stderr(cast(TextIO, Escaped(cast(TextIO, self))))
         self._redirection.__enter__()
         return self
 
@@ -210,7 +211,8 @@ def _shown(path: Path) -> Iterator[None]:
                     file.seek(position)
                     text = file.read()
                 position += len(text)
-                sys.stderr.write(text.decode(errors="replace"))
+                # the worker has escaped it, all but its progress bar
+                unescaped(sys.stderr).write(text.decode(errors="replace"))
                 sys.stderr.flush()
 
     thread = threading.Thread(target=copy, name="output of rank 0")

@@ -4,9 +4,8 @@ A step is a function of (state, step number): its random numbers are seeded by t
 therefore reaches the same weights when the same command runs again.
 """
 
-import csv
 import fcntl
-import io
+import hashlib
 import json
 import math
 import time
@@ -20,16 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from viewgen.documents import read_object
 from viewgen.errors import CacheMismatchError, CorruptDataError, LeaseError, ViewgenError
-from viewgen.files import write_atomically
+from viewgen.files import file_sha256, write_atomically
 from viewgen.memory import keep_freed_memory
 from viewgen.picture import write_png
 from viewgen.progress import Progress
 from viewgen.randomness import addressed_seed
+from viewgen_train.checkpoints import CHECKPOINT, PREVIOUS, keep_previous, read_checkpoint, write_checkpoint
+from viewgen_train.metrics import Metrics
 
 __all__ = ["Observer", "Trainer", "TrainingDivergedError", "only_run", "run_training"]
 
-CHECKPOINT = "checkpoint.pt"
+IDENTITY = "identity.json"
 
 
 class TrainingDivergedError(ViewgenError, ArithmeticError):
@@ -64,6 +66,8 @@ class Trainer(ABC):
         identity: JSON values that must be equal in a resumed run (data digest, configuration, seed).
         num_steps: number of steps of the run.
         seed: seed of the run.
+        files: further files of the folder that must not change between parts of a run, name → sha256 of what
+            this version would write.
         settle_every: interval, in steps, at which metric tensors are read. An interval above 1 avoids
             synchronising an accelerator in every step.
     """
@@ -72,6 +76,7 @@ class Trainer(ABC):
     identity: dict[str, Any]
     num_steps: int
     seed: int
+    files: Mapping[str, str] = {}
     settle_every: int = 1
 
     def earlier_identity(self, found: dict[str, Any]) -> dict[str, Any]:
@@ -118,12 +123,22 @@ def only_run(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_identity(path: Path, trainer: Trainer) -> None:
+def _check_identity(path: Path, trainer: Trainer, digests: Mapping[str, str]) -> None:
+    """Compare the identity in the folder with the trainer's, and write it.
+
+    Args:
+        path: ``identity.json``.
+        trainer: training that is about to begin.
+        digests: name → sha256 of the folder's files when the checkpoint was written.
+    """
     wanted = json.loads(json.dumps(trainer.identity))
+    text = json.dumps(wanted, indent=1, sort_keys=True).encode()
     if path.exists():
+        # a killed run may have written this identity after its checkpoint
+        _check_files(path.parent, digests, {path.name: hashlib.sha256(text).hexdigest()})
         try:
-            found = trainer.earlier_identity(dict(json.loads(path.read_text())))
-        except (ValueError, TypeError) as error:
+            found = trainer.earlier_identity(read_object(path))
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise CorruptDataError(
                 f"{path} cannot be read ({error}); give --overwrite to start afresh"
             ) from error
@@ -137,8 +152,22 @@ def _check_identity(path: Path, trainer: Trainer) -> None:
                 f"{path.parent} holds another {trainer.kind} training:\n{lines}\n"
                 "give another --out, or --overwrite to start afresh"
             )
-    text = json.dumps(wanted, indent=1, sort_keys=True)
-    write_atomically(path, text.encode(), sole_writer=True)
+    write_atomically(path, text, sole_writer=True)
+
+
+def _check_files(folder: Path, digests: Mapping[str, str], also: Mapping[str, str]) -> None:
+    """Compare files with their digests in the checkpoint, or with those in `also`; missing ones pass.
+
+    Raises:
+        CorruptDataError: a file differs.
+    """
+    for name, digest in digests.items():
+        path = folder / name
+        if path.exists() and file_sha256(path) not in (digest, also.get(name)):
+            raise CorruptDataError(
+                f"{path} differs from the file that the run wrote (its sha256); restore it, or delete it: "
+                "the same command writes it again"
+            )
 
 
 def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -150,21 +179,6 @@ def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{name}", value
 
 
-def _load_checkpoint(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"trainer", "step", "seconds"} - loaded.keys()
-    except Exception as error:  # torch.load has no error class of its own
-        raise CorruptDataError(
-            f"{path} cannot be read ({error}); delete it, or give --overwrite to start afresh"
-        ) from error
-    if missing:
-        raise CorruptDataError(f"{path} is no checkpoint of a training; delete it, or give --overwrite")
-    return loaded
-
-
 def _tensors(state: Any) -> Iterator[torch.Tensor]:
     if isinstance(state, torch.Tensor):
         yield state
@@ -174,32 +188,6 @@ def _tensors(state: Any) -> Iterator[torch.Tensor]:
     elif isinstance(state, list | tuple):
         for value in state:
             yield from _tensors(value)
-
-
-class Metrics:
-    """CSV file of metrics per step; a resumed run removes the rows after its checkpoint."""
-
-    def __init__(self, path: Path, first_step: int) -> None:
-        self.path = path
-        self.columns: list[str] = []
-        kept: list[dict[str, str]] = []
-        if path.exists():
-            with open(path, newline="") as file:
-                reader = csv.DictReader(file)
-                self.columns = list(reader.fieldnames or [])
-                kept = [row for row in reader if row["step"].isdigit() and int(row["step"]) < first_step]
-        self.rows: list[Mapping[str, Any]] = list(kept)
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        self.columns += [name for name in ("step", *values) if name not in self.columns]
-        self.rows.append({"step": step, **{name: f"{value:.6g}" for name, value in values.items()}})
-
-    def write(self) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns, restval="")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.path, text.getvalue().encode(), sole_writer=True)
 
 
 def run_training(
@@ -234,7 +222,7 @@ def run_training(
 
     Raises:
         CacheMismatchError: the folder holds a run of another configuration.
-        CorruptDataError: the checkpoint cannot be read.
+        CorruptDataError: the checkpoint or another file of the run is damaged.
         LeaseError: another process trains in the folder.
         TrainingDivergedError: a metric or a weight is not finite; the last checkpoint stays.
     """
@@ -269,18 +257,25 @@ def _run(
 ) -> float:
     checkpoint_path = folder / CHECKPOINT
     if overwrite:
-        for name in (CHECKPOINT, "identity.json", "metrics.csv"):
+        for name in (CHECKPOINT, PREVIOUS, "identity.json", "metrics.csv"):
             (folder / name).unlink(missing_ok=True)
+    checkpoint = read_checkpoint(checkpoint_path)
+    digests = {} if checkpoint is None else checkpoint.get("files", {})
     if writes:
-        _check_identity(folder / "identity.json", trainer)
-    checkpoint = _load_checkpoint(checkpoint_path)
+        _check_files(
+            folder, {name: digest for name, digest in digests.items() if name != IDENTITY}, trainer.files
+        )
+        _check_identity(folder / IDENTITY, trainer, digests)
     first_step, seconds_before = 0, 0.0
     recent: dict[str, list[float]] = {}
     if checkpoint is not None:
         trainer.restore(checkpoint["trainer"])
         first_step, seconds_before = checkpoint["step"], checkpoint["seconds"]
         recent = checkpoint.get("recent", {})
+    saved_step = first_step
     metrics = Metrics(folder / "metrics.csv", first_step)
+    if checkpoint is not None and writes:
+        metrics.check(checkpoint.get("metrics"))
     # steps whose metrics nobody has looked at yet
     unsettled: list[tuple[int, Mapping[str, float | Tensor]]] = []
     started = last_checkpoint = last_picture = time.monotonic()
@@ -309,13 +304,17 @@ def _run(
         # metrics first: rows past the checkpoint are cut, rows before it could not be made again
         metrics.write()
         trainer.before_checkpoint(folder, next_step)
+        keep_previous(folder)
+        names = [name for name in (IDENTITY, *trainer.files) if (folder / name).exists()]
         checkpoint = {
             "trainer": state,
             "step": next_step,
             "seconds": seconds_before + time.monotonic() - started,
             "recent": recent,
+            "metrics": metrics.digest(),
+            "files": {name: file_sha256(folder / name) for name in names},
         }
-        write_atomically(checkpoint_path, lambda file: torch.save(checkpoint, file), sole_writer=True)
+        write_checkpoint(checkpoint_path, checkpoint)
         trainer.after_checkpoint(folder, next_step)
         if observer is not None:
             observer.checkpoint()
@@ -349,9 +348,9 @@ def _run(
                 last_picture = now
             if writes and now - last_checkpoint > checkpoint_seconds:
                 save(step + 1)
-                last_checkpoint = now
+                last_checkpoint, saved_step = now, step + 1
         settle()
-        if writes and last_step > first_step:
+        if writes and last_step > saved_step:
             save(last_step)
     if writes:
         _write_picture(trainer, folder)

@@ -1,14 +1,15 @@
 """Run folder of a training: its contents and the loading of its encoder."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
-from viewgen.errors import CorruptDataError, MissingFileError, UsageError
+from viewgen.documents import Document, checked, read_object
+from viewgen.errors import CorruptDataError, MissingFileError, ModelError, UsageError
 from viewgen.networks.files import read_header
 from viewgen.views.branched import ImageEncoder, load_image_encoder
 from viewgen_train.records import read_record
@@ -18,6 +19,26 @@ __all__ = ["CONFIG", "CURVES", "Run", "open_run"]
 
 CONFIG = "config.json"
 CURVES = "curves.png"
+
+
+class _Dataset(Document):
+    name: str
+    split: str
+    digest: str
+    num_images: int = Field(ge=1, le=10**9)
+
+
+class _Cache(Document):
+    url: str
+
+
+class _Config(Document):
+    """Types and bounds of ``config.json``."""
+
+    dataset: _Dataset
+    config: dict[str, Any]
+    cache: _Cache | None
+    num_steps: int = Field(ge=1, le=10**12)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,15 +141,21 @@ def read_config(folder: Path) -> dict[str, Any]:
             "train with\n  viewgen train --assimilation A2 --out " + str(folder)
         )
     try:
-        document = dict(json.loads(path.read_text()))
-        missing = {"dataset", "config", "cache", "num_steps"} - document.keys()
-    except (ValueError, TypeError) as error:
+        document = read_object(path)
+    except OSError as error:
         raise CorruptDataError(f"{path} cannot be read: {error}") from error
+    missing = {"dataset", "config", "cache", "num_steps"} - document.keys()
     if missing:
         raise CorruptDataError(f"{path} lacks {', '.join(sorted(missing))}")
-    return document
+    try:
+        return checked(_Config, document)
+    except UsageError as error:
+        raise CorruptDataError(f"{path} is damaged: {error}") from error
 
 
 def read_step(weights: Path) -> int:
     """Return the number of optimiser steps behind a weights file of a training."""
-    return int(read_header(weights).get("step", 0))
+    step = read_header(weights).get("step", 0)
+    if type(step) is not int or step < 0:
+        raise ModelError(f"{weights} is damaged: its step is {step!r}, expected a number of steps")
+    return step

@@ -85,6 +85,7 @@ class AssimilationTrainer(Trainer):
         knn: data sets of the accuracy measurements; None to measure no accuracy.
         splitting: view source that splits an image into views of different roles, or None.
         notes: JSON values for the headers of weight files.
+        files: see `Trainer`.
 
     Attributes:
         steps_per_epoch: number of full batches of a pass over the images.
@@ -108,7 +109,9 @@ class AssimilationTrainer(Trainer):
         knn: KnnSets | None = None,
         splitting: Choice[Any] | None = None,
         notes: Mapping[str, Any],
+        files: Mapping[str, str] | None = None,
     ) -> None:
+        self.files = files or {}
         self.settings, self.world, self.folder = settings, world, folder
         self.device = images.device
         self.network, self.images, self.order, self.generated = network, images, order, generated
@@ -146,6 +149,8 @@ class AssimilationTrainer(Trainer):
             self._readout = network.encoder
         self._best = -math.inf
         self._steps_done = 0
+        # step of the checkpoint that this run began with, until it writes one
+        self._restored: int | None = None
         # of this process: when it began to train, spent on accuracy, and steps
         self._started, self._evaluation_seconds, self._own_steps = 0.0, 0.0, 0
 
@@ -327,6 +332,7 @@ class AssimilationTrainer(Trainer):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by `state`, and the weights beside the checkpoint."""
         restore_weights(self.network.encoder, self.folder, state["step"])
+        self._restored = int(state["step"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.network.predictor is not None:
             self.network.predictor.load_state_dict(state["predictor"])
@@ -346,6 +352,10 @@ class AssimilationTrainer(Trainer):
                 f"encoder training: a weight is not finite after step {next_step - 1}; the checkpoint before "
                 f"it, if any, stays in {folder}. Lower the learning rate"
             )
+        if self._restored is not None:
+            # of a process that died before it did so; all ranks have read them by now
+            settle_weights(folder, self._restored)
+            self._restored = None
         write_weights(encoder, folder, next_step, self._notes)
 
     def after_checkpoint(self, folder: Path, next_step: int) -> None:

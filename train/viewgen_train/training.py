@@ -11,9 +11,9 @@ from typing import Any
 
 from viewgen.errors import DataError, UsageError
 from viewgen.messages import shown
-from viewgen_train.checkpoints import BEST, LAST
+from viewgen_train.checkpoints import BEST, CHECKPOINT, LAST, PREVIOUS, PREVIOUS_WEIGHTS, use_previous
 from viewgen_train.curves import TENSORBOARD
-from viewgen_train.loop import CHECKPOINT, only_run
+from viewgen_train.loop import only_run
 from viewgen_train.plan import TrainOptions, TrainPlan, make_plan
 from viewgen_train.processes import check_workers, usable_device
 from viewgen_train.records import assimilation_name
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 # what a run writes, TensorBoard's folder apart
 FILES = (
-    *(CHECKPOINT, LAST, BEST, CONFIG, CURVES),
+    *(CHECKPOINT, PREVIOUS, LAST, PREVIOUS_WEIGHTS, BEST, CONFIG, CURVES),
     *("identity.json", "metrics.csv", "evaluation.json", "evaluation-best.json", "diverged.json"),
 )
 
@@ -97,6 +97,7 @@ def train(
     use_unconverged: bool = False,
     checkpoint_seconds: float = 60.0,
     overwrite: bool = False,
+    previous_checkpoint: bool = False,
     evaluate: bool = True,
     quiet: bool = False,
 ) -> TrainResult:
@@ -124,6 +125,7 @@ def train(
             takes their place, except in a run that began with them.
         checkpoint_seconds: seconds between checkpoints.
         overwrite: whether to discard an earlier run in `out`.
+        previous_checkpoint: whether to go on from the checkpoint before the last one, which is discarded.
         evaluate: whether to measure linear probes and nearest neighbours at the end.
         quiet: whether to suppress messages about resolved options.
 
@@ -142,6 +144,8 @@ def train(
         TrainingDivergedError: the loss or a weight is not finite; ``diverged.json`` names the images.
     """
 
+    if overwrite and previous_checkpoint:
+        raise UsageError("--overwrite discards the checkpoints that --previous-checkpoint asks for; give one")
     device = usable_device(device, gpus, workers)
     options = TrainOptions(
         dataset=dataset,
@@ -168,6 +172,10 @@ def train(
         if overwrite:
             with only_run(folder):
                 _forget(folder)
+        elif previous_checkpoint:
+            with only_run(folder):
+                step = use_previous(folder)
+            log.info("going on from the checkpoint before the last one, of step %d", step)
         name = assimilation_name(plan.settings)
         log.info("%s, %s, %d steps; the run is in %s", plan.dataset, name, plan.num_steps, folder)
         arguments = {"plan": plan, "device": device, "checkpoint_seconds": checkpoint_seconds}

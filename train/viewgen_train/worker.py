@@ -1,5 +1,6 @@
 """One process of a training: construction of data, views, network and trainer from a plan."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,11 @@ from viewgen.views.branched import VIEWS_NOTE
 from viewgen.views.entry import TrainingResources
 from viewgen.views.source import ViewScores
 from viewgen_train.caches import usable_rows
+from viewgen_train.checkpoints import CHECKPOINT
 from viewgen_train.curves import CurveWriter
 from viewgen_train.distributed import World
 from viewgen_train.loader import MEMORY_SHARE, Codes, ImageMemory, ShardBuffer, ViewMemory
-from viewgen_train.loop import CHECKPOINT, run_training
+from viewgen_train.loop import run_training
 from viewgen_train.network import ContrastiveNetwork, build_network
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.plan import TrainPlan
@@ -84,7 +86,11 @@ def write_config(plan: TrainPlan, folder: Path) -> None:
     # another training's configuration must not be replaced: its identity is checked by the session
     if path.exists() and (folder / CHECKPOINT).exists():
         return
-    write_atomically(path, (json.dumps(plan.document(), indent=1) + "\n").encode(), sole_writer=True)
+    write_atomically(path, _config_text(plan), sole_writer=True)
+
+
+def _config_text(plan: TrainPlan) -> bytes:
+    return (json.dumps(plan.document(), indent=1) + "\n").encode()
 
 
 def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> AssimilationTrainer:
@@ -128,6 +134,7 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
             "training": {"assimilation": assimilation_name(settings), "seed": settings.seed},
             **({} if plan.splitting is None else {VIEWS_NOTE: plan.splitting.record()}),
         },
+        files={CONFIG: hashlib.sha256(_config_text(plan)).hexdigest()},
     )
 
 

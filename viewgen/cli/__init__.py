@@ -16,6 +16,8 @@ import click
 
 from viewgen.errors import ViewgenError, nearest_name
 from viewgen.messages import shown
+from viewgen.redaction import redacted_values, remember_url
+from viewgen.terminal import boundary, json_text, unescaped
 
 __all__ = ["main", "print_json"]
 
@@ -58,7 +60,9 @@ class LazyGroup(click.Group):
 
 
 @click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=LazyGroup,
+    # click drops control sequences from what is no terminal; here they are shown, escaped
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "color": True},
 )
 @click.version_option(package_name="viewgen")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -75,7 +79,14 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print exactly one JSON object on standard output."""
-    click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(redacted_values(document), ensure_ascii=False, allow_nan=False)
+    unescaped(sys.stdout).write(json_text(text) + "\n")
+    sys.stdout.flush()
+
+
+def _complain(message: str) -> None:
+    """Print a message on standard error; click would drop, not show, control sequences."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,23 +94,31 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    for word in (*words, *map(os.environ.get, ("VIEWGEN_CACHE", "RAY_ADDRESS"))):
+        if word and "://" in word:
+            remember_url(word)
+    with boundary():
+        _run(words, debug)
+
+
+def _run(words: list[str], debug: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with shown():
             sys.exit(cli.main(args=words, prog_name="viewgen", standalone_mode=False) or 0)
     except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
+        _complain("interrupted")
         sys.exit(128 + signal.SIGINT)
     except KeyboardInterrupt:
-        click.echo("interrupted; run the same command again to go on from here", err=True)
+        _complain("interrupted; run the same command again to go on from here")
         sys.exit(128 + signal.SIGINT)
     except click.ClickException as error:
-        error.show()
+        _complain(_usage(error))
         sys.exit(error.exit_code)
     except ViewgenError as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"error: {error}", err=True)
+        _complain(f"error: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -107,6 +126,16 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"unexpected {type(error).__name__}: {error}", err=True)
-        click.echo("run again with --debug for the traceback", err=True)
+        _complain(f"unexpected {type(error).__name__}: {error}")
+        _complain("run again with --debug for the traceback")
         sys.exit(1)
+
+
+def _usage(error: click.ClickException) -> str:
+    """Return the message of an error of click's, with the usage of the command."""
+    lines = [f"Error: {error.format_message()}"]
+    if isinstance(error, click.UsageError) and (context := error.ctx) is not None:
+        lines.insert(0, f"{context.get_usage()}\nTry 'viewgen --help' for help.\n")
+        if context.command.get_help_option(context) is not None:
+            lines[0] = f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n"
+    return "\n".join(lines)

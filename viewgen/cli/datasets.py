@@ -38,8 +38,9 @@ def datasets(data_root: Path | None, download: str | None, as_json: bool) -> Non
         return
 
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from viewgen.terminal import console
 
     table = Table(box=box.SIMPLE_HEAD, caption=f"data root: {root}", caption_justify="left", pad_edge=False)
     for heading in ("name", "size", "classes", "images", "present", "source"):
@@ -55,4 +56,4 @@ def datasets(data_root: Path | None, download: str | None, as_json: bool) -> Non
             {True: "yes", False: "no", None: "–"}[info.present],
             info.source,
         )
-    Console().print(table)
+    console().print(table)

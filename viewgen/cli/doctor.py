@@ -227,10 +227,15 @@ def doctor(ctx: click.Context, /, data_root: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"ok": ok, "checks": [asdict(check) for check in checks]})
     else:
+        from rich.text import Text
+
+        from viewgen.terminal import console
+
+        shown = console()
         width = max(len(check.name) for check in checks)
         for check in checks:
-            mark = click.style(f"{check.level:<4}", fg=COLOURS[check.level])
-            click.echo(f"{mark}  {check.name:<{width}}  {check.detail}")
+            mark = Text(f"{check.level:<4}", style=COLOURS[check.level])
+            shown.print(mark, f" {check.name:<{width}}  {check.detail}", soft_wrap=True)
             if check.advice:
                 click.echo(f"{'':<{width + 8}}→ {check.advice}")
     ctx.exit(0 if ok else 1)

@@ -101,8 +101,9 @@ def _print_table(document: dict[str, Any]) -> None:
 
 def _print_classes(document: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from viewgen.terminal import console
 
     columns = {**document.get("attributes", {}), "mean" if "attributes" in document else "top-1": document}
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, header_style="bold")
@@ -118,14 +119,15 @@ def _print_classes(document: dict[str, Any]) -> None:
             row = (f"{100 * part['knn'][metric][k]:.2f} %" for part in columns.values())
             table.add_row(f"{k}-NN {metric}", *row)
     click.echo()
-    Console(width=max(80, 24 + 22 * len(columns))).print(table)
+    console(width=max(80, 24 + 22 * len(columns))).print(table)
     click.echo()
 
 
 def _print_reals(reals: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from viewgen.terminal import console
 
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, header_style="bold")
     for title in ("", *reals):
@@ -137,7 +139,7 @@ def _print_reals(reals: dict[str, Any]) -> None:
             row = (f"{values['knn_r2'][metric][k]:.3f}" for values in reals.values())
             table.add_row(f"{k}-NN {metric} R²", *row)
     click.echo()
-    Console(width=max(80, 24 + 22 * len(reals))).print(table)
+    console(width=max(80, 24 + 22 * len(reals))).print(table)
     click.echo()
 
 

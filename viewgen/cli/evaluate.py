@@ -130,11 +130,10 @@ def evaluate(
             }
         )
         return
-    from rich.console import Console
-
     from viewgen.diagnostics.report import measure_table
+    from viewgen.terminal import console
 
-    Console(markup=False).print(measure_table(found.measures))
+    console().print(measure_table(found.measures))
     for note in found.notes:
         click.echo(f"note: {note}")
     if written:

@@ -184,7 +184,7 @@ def _show_rows(rows: Sequence[tuple[str, FieldInfo]]) -> None:
     defaults = min(24, max(len(_default(field)) for _, field in rows))
     for name, field in rows:
         flag = f"  --{name.replace('_', '-')}" if facts(field)["flag"] else ""
-        label, allowed = click.style(f"{name:{names}}", bold=True), _allowed(field) + flag
+        label, allowed = f"{name:{names}}", _allowed(field) + flag
         fits = names + defaults + 4 + len(allowed) <= _width()
         click.echo(f"\n{label}  {_default(field):{defaults}}  {allowed if fits else ''}".rstrip())
         if not fits:

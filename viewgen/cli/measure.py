@@ -85,8 +85,8 @@ def measure(
     if as_json:
         print_json(result.to_json())
         return
-    from rich.console import Console
+    from viewgen.terminal import console
 
-    Console(markup=False).print(measure_table(over_seeds(result.measured)))
+    console().print(measure_table(over_seeds(result.measured)))
     for note in result.notes:
         click.echo(f"note: {note}")

@@ -68,11 +68,10 @@ def mi(as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(result.to_json())
     else:
-        from rich.console import Console
-
+        from viewgen.terminal import console
         from viewgen_pipelines.mi_report import alignment_table, table
 
-        Console().print(table(result.pairs, result.estimator, bits=options["bits"]))
+        console().print(table(result.pairs, result.estimator, bits=options["bits"]))
         if any(
             bound.saturated
             for pair in result.pairs
@@ -83,6 +82,6 @@ def mi(as_json: bool, **options: Any) -> None:
                 "* within 1 nat of InfoNCE's ceiling, the logarithm of the batch size: at least so much"
             )
         if (beside := alignment_table(result.pairs)) is not None:
-            Console().print("\nunder the encoder", beside, "", sep="\n")
+            console().print("\nunder the encoder", beside, "", sep="\n")
         click.echo(f"{result.num_images:,} images; table and plot: {result.url}/mi.csv, {result.url}/mi.png")
     click.get_current_context().exit(0 if result.complete else IncompleteError.exit_code)

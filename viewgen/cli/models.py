@@ -68,10 +68,11 @@ def list_models(as_json: bool) -> None:
             }
         )
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from viewgen.terminal import console
+
+    shown = console()
     for title, group in (("", known), (f"\nYours, in {models_root()}:", own)):
         if not group:
             continue
@@ -82,7 +83,7 @@ def list_models(as_json: bool) -> None:
             numbers = {key: value for key, value in card.measured.items() if not isinstance(value, str)}
             measured = ", ".join(f"{key} {value}" for key, value in numbers.items())
             table.add_row(name, f"{card.image_size} px", f"{card.details.get('parameters', 0):,}", measured)
-        console.print(table)
+        shown.print(table)
     click.echo("\nPublic, for `viewgen models import` (get the file yourself; mind its licence):")
     for entry in public.values():
         click.echo(f"  {entry.title}\n    {entry.url}\n    {entry.licence}")

@@ -30,16 +30,17 @@ def show(url: str, storage_options: dict[str, Any], as_json: bool) -> None:
         print_json(summary)
         return
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from viewgen.terminal import console
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in _lines(summary):
         table.add_row(name, Text(value))
-    Console().print(table)
+    console().print(table)
 
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -36,6 +36,8 @@ _OPTIONS = (
     config_option(),
     _option("--seed", type=int, metavar="N", help="Root of all random numbers.  [default: 0]"),
     _option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
+    _option("--previous-checkpoint", is_flag=True,
+            help="Go on from the checkpoint before the last one, for a last one that is damaged."),
     _option("--dry-run", is_flag=True,
             help="Print the settings with an estimate of time and memory, from a few measured steps."),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
@@ -122,7 +124,8 @@ def _dry_run(as_json: bool, options: dict[str, Any]) -> None:
     from viewgen_train.dry_run import describe
 
     # of a run that does not begin, neither its folder nor its checkpoints nor its end matter
-    for name in ("out", "overwrite", "checkpoint_seconds", "evaluate", "use_unconverged"):
+    gone = ("out", "overwrite", "previous_checkpoint", "checkpoint_seconds", "evaluate", "use_unconverged")
+    for name in gone:
         options.pop(name)
     description = describe(**options)
     if as_json:

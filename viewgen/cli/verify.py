@@ -66,11 +66,12 @@ def verify(
 
 def _print(report: "VerifyReport", repaired: list[int], repair: bool) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    from viewgen.terminal import console
+
+    shown = console()
     if report.faults:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("shard", justify="right")
@@ -79,11 +80,11 @@ def _print(report: "VerifyReport", repaired: list[int], repair: bool) -> None:
         for fault in report.faults[:_MOST_LINES]:
             shard = "" if fault.shard is None else str(fault.shard)
             table.add_row(shard, fault.kind, Text(fault.path), Text(fault.detail))
-        console.print(table)
+        shown.print(table)
         if len(report.faults) > _MOST_LINES:
-            console.print(f"… and {len(report.faults) - _MOST_LINES} more; --json lists all", markup=False)
+            shown.print(f"… and {len(report.faults) - _MOST_LINES} more; --json lists all")
     for note in report.notes:
-        console.print(f"note: {note}", markup=False)
+        shown.print(f"note: {note}")
     lines = [f"{report.committed} of {report.num_shards} shards committed, {len(report.faults)} faults"]
     if report.missing:
         lines.append(f"missing shards: {_some(report.missing)}; run the same `viewgen cache` command again")
@@ -100,7 +101,7 @@ def _print(report: "VerifyReport", repaired: list[int], repair: bool) -> None:
     if report.ok:
         lines.append("sound and complete")
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        shown.print(line)
 
 
 def _some(numbers: list[int]) -> str:
@@ -111,11 +112,12 @@ def _some(numbers: list[int]) -> str:
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
     """Yield a callback that draws one bar on a terminal's standard error, or a line every ten seconds."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    from viewgen.terminal import console
+
+    shown = console(stderr=True)
+    if not shown.is_terminal:
         last = time.monotonic()
 
         def line(done: int, total: int) -> None:
@@ -133,6 +135,6 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         TextColumn("shards"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=shown, transient=True) as bar:
         task = bar.add_task("verify", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from viewgen.errors import CorruptDataError, StorageError, ViewgenError
+from viewgen.files import open_regular
 
-__all__ = ["TarMember", "damage_as_error", "read_maybe_gzip", "read_zip_member", "tar_members"]
+__all__ = ["TarMember", "damage_as_error", "open_zip", "read_maybe_gzip", "read_zip_member", "tar_members"]
 
 COPY_BYTES = 1 << 20
+# the textures have 5,700 members, Tiny ImageNet's directory has 12 MB
+MOST_MEMBERS = 20_000
+MOST_DIRECTORY_BYTES = 24_000_000
 
 
 @contextmanager
@@ -95,7 +99,9 @@ def tar_members(path: Path, wanted: Mapping[str, int], *, cap: int) -> Iterator[
     with damage_as_error(path), gzip.open(path) as unpacked:
         capped = _CappedReader(unpacked, cap, path)
         with tarfile.open(fileobj=capped, mode="r|") as archive:
-            for entry in archive:
+            for count, entry in enumerate(archive):
+                if count >= MOST_MEMBERS:
+                    raise CorruptDataError(f"{path} has more than {MOST_MEMBERS} members")
                 name = entry.name.removeprefix("./")
                 if name not in missing:
                     continue
@@ -112,6 +118,23 @@ def tar_members(path: Path, wanted: Mapping[str, int], *, cap: int) -> Iterator[
                 if not missing:
                     return
     raise CorruptDataError(f"{path} has no {', '.join(sorted(missing))}")
+
+
+def open_zip(path: Path, most_directory_bytes: int = MOST_DIRECTORY_BYTES) -> zipfile.ZipFile:
+    """Open a .zip archive; its directory is read into memory, so that one beyond the bound is refused.
+
+    Raises:
+        CorruptDataError: the directory is larger.
+        BadZipFile, OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if end is not None and end[zipfile._ECD_SIZE] > most_directory_bytes:  # type: ignore[attr-defined]
+        raise CorruptDataError(
+            f"{path} has a directory of {end[zipfile._ECD_SIZE]} bytes, "  # type: ignore[attr-defined]
+            f"expected at most {most_directory_bytes}; nobody made it for this"
+        )
+    return zipfile.ZipFile(path)
 
 
 def read_zip_member(archive: zipfile.ZipFile, name: str, *, cap: int) -> bytes:

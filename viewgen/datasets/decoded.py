@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from viewgen.datasets.dataset import ContentDigest, ImageDataset
 from viewgen.datasets.lock import directory_lock
+from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, DataError, StorageError, ViewgenError
 from viewgen.progress import Progress
 
@@ -31,6 +32,8 @@ __all__ = ["Blocks", "DecodedImages", "Labelling", "load_decoded", "read_decoded
 FORMAT = 1
 SPOT_BYTES = 4096
 NUM_SPOTS = 64
+# class names of a large data set, and what its copy was made of
+MOST_ABOUT_BYTES = 32_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +118,21 @@ def load_decoded(
 def read_decoded(name: str, split: str, directory: Path, source: dict[str, Any]) -> ImageDataset | None:
     """Open the decoded copy in `directory`; None if there is none of this format and source."""
     try:
-        text = (directory / "about.json").read_text("utf-8")
+        about = read_object(directory / "about.json", most_bytes=MOST_ABOUT_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except CorruptDataError as error:
+        raise _altered(directory, str(error)) from error
     except OSError as error:
         raise StorageError(f"cannot read {directory}: {error.strerror}") from error
     images = directory / "images.npy"
     try:
-        about = json.loads(text)
         if about["format"] != FORMAT or about["source"] != source:
             return None
-        labels = np.load(directory / "labels.npy", allow_pickle=False)
+        if not all((directory / name).is_file() for name in ("images.npy", "labels.npy")):
+            raise ValueError("images.npy or labels.npy is no file")
+        # mapped first: a header that claims more than the file holds takes no memory
+        labels = np.array(np.load(directory / "labels.npy", mmap_mode="r", allow_pickle=False))
         shape = np.load(images, mmap_mode="r", allow_pickle=False).shape
         intact = (
             list(shape) == about["shape"] and len(labels) == shape[0] and _check(directory) == about["check"]

@@ -3,12 +3,15 @@
 Either PATH/CLASS/… (one split, ``train``) or PATH/train/CLASS/… with PATH/test/CLASS/… or PATH/val/CLASS/…
 beside it. Classes are the directory names of the train split, sorted; images are sorted by class, then path.
 ``folder:PATH?size=64`` scales the shorter side of every picture to 64 pixels and cuts out the centre; without
-it all pictures must be square and of one size.
+it all pictures must be square and of one size. Pictures that cannot be used are listed with their reasons,
+and the folder is refused; ``?damaged=skip`` leaves them out instead.
 """
 
 import hashlib
+import logging
+import os
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +19,22 @@ from numpy.typing import NDArray
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import Blocks, Labelling, load_decoded
 from viewgen.datasets.pictures import PICTURE_SUFFIXES, decode_blocks, decode_picture
-from viewgen.errors import CorruptDataError, DataError, MissingFileError, StorageError, UsageError
+from viewgen.errors import (
+    CorruptDataError,
+    DataError,
+    MissingFileError,
+    StorageError,
+    UsageError,
+    ViewgenError,
+)
+from viewgen.files import open_regular, unless_absent
 from viewgen.settings import Settings, setting
 
 __all__ = ["ENTRY", "FolderSettings"]
 
 MAX_IMAGE_SIZE = 1024
 MAX_FILE_BYTES = 256 << 20
+MOST_LISTED = 50
 
 
 class FolderSettings(Settings):
@@ -31,6 +43,9 @@ class FolderSettings(Settings):
     title: ClassVar[str] = "folder"
     path: str = setting("", "folder of the pictures")
     size: int | None = setting(None, "side in pixels to which pictures are scaled and cropped")
+    damaged: Literal["refuse", "skip"] = setting(
+        "refuse", "pictures that cannot be used: refuse the folder, or leave them out"
+    )
 
 
 def load(settings: FolderSettings, split: str, root: Path, download: bool) -> ImageDataset:
@@ -40,11 +55,13 @@ def load(settings: FolderSettings, split: str, root: Path, download: bool) -> Im
         UsageError: no path, or an impossible size.
         MissingFileError: there is no such directory.
         DataError: no pictures, an empty class, or sizes that differ.
-        CorruptDataError: a picture cannot be decoded.
+        CorruptDataError: pictures cannot be decoded; the message lists them with reasons.
     """
     path, image_size = _checked(settings), settings.size
     directories = _split_directories(path)
-    name = f"folder:{path}" + (f"?size={image_size}" if image_size else "")
+    skip = settings.damaged == "skip"
+    chosen = [f"size={image_size}"] * bool(image_size) + ["damaged=skip"] * skip
+    name = f"folder:{path}" + ("?" + "&".join(chosen) if chosen else "")
     split = canonical_split(name, split, directories, {"val": "test"})
     class_names = _class_directories(directories["train"])
     files = _pictures(directories[split], class_names, allow_empty=split != "train")
@@ -55,7 +72,7 @@ def load(settings: FolderSettings, split: str, root: Path, download: bool) -> Im
         split,
         root / "folder" / key / split,
         source,
-        lambda: _blocks(files, class_names, image_size),
+        lambda: _blocks(files, class_names, image_size, skip=skip),
         num_images=len(files),
     )
 
@@ -83,11 +100,13 @@ def _split_directories(path: Path) -> dict[str, Path]:
 
 
 def _visible(path: Path) -> list[Path]:
-    if not path.is_dir():
+    try:
+        entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(
-        (entry for entry in path.iterdir() if not entry.name.startswith(".")), key=lambda entry: entry.name
-    )
+    except OSError as error:
+        raise StorageError(f"cannot list {path}: {error.strerror}") from error
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def _class_directories(path: Path) -> tuple[str, ...]:
@@ -105,11 +124,7 @@ def _pictures(path: Path, class_names: tuple[str, ...], *, allow_empty: bool) ->
         raise DataError(f"{path} has the class {min(strangers)!r}, which the train split has not")
     files: list[tuple[Path, int]] = []
     for label, name in enumerate(class_names):
-        found = [
-            file
-            for file in (path / name).rglob("*")
-            if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".") and file.is_file()
-        ]
+        found = _picture_files(path / name)
         if not found and not allow_empty:
             suffixes = " ".join(sorted(PICTURE_SUFFIXES))
             raise DataError(
@@ -119,6 +134,18 @@ def _pictures(path: Path, class_names: tuple[str, ...], *, allow_empty: bool) ->
     if not files:
         raise DataError(f"{path} holds no pictures")
     return files
+
+
+def _picture_files(folder: Path) -> list[Path]:
+    """Return the pictures below a folder; one that cannot be listed is an error, not an empty one."""
+    found = []
+    try:
+        for parent, _, names in os.walk(folder, onerror=unless_absent):
+            files = (Path(parent, name) for name in names if not name.startswith("."))
+            found += [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
+    except OSError as error:
+        raise StorageError(f"cannot list {error.filename or folder}: {error.strerror}") from error
+    return found
 
 
 def _fingerprint(files: list[tuple[Path, int]]) -> str:
@@ -131,11 +158,21 @@ def _fingerprint(files: list[tuple[Path, int]]) -> str:
     return found.hexdigest()
 
 
-def _blocks(files: list[tuple[Path, int]], class_names: tuple[str, ...], image_size: int | None) -> Blocks:
-    first, _ = files[0]
-    _, first_height, first_width = _decode(first, image_size).shape
+def _blocks(
+    files: list[tuple[Path, int]], class_names: tuple[str, ...], image_size: int | None, *, skip: bool
+) -> Blocks:
+    problems: dict[Path, ViewgenError] = {}
+    first, first_shape = _first_picture(files, image_size)
+    _, first_height, first_width = first_shape
 
-    def decode(file: Path) -> NDArray[np.uint8]:
+    def decode(entry: tuple[Path, int]) -> NDArray[np.uint8] | None:
+        try:
+            return usable(entry[0])
+        except (CorruptDataError, DataError) as error:
+            problems[entry[0]] = error
+            return None
+
+    def usable(file: Path) -> NDArray[np.uint8]:
         image = _decode(file, image_size)
         _, height, width = image.shape
         if height != width or (height, width) != (first_height, first_width) or height > MAX_IMAGE_SIZE:
@@ -146,15 +183,46 @@ def _blocks(files: list[tuple[Path, int]], class_names: tuple[str, ...], image_s
             )
         return image
 
-    yield from decode_blocks((file for file, _ in files), decode)
-    return Labelling(np.array([label for _, label in files], np.int64), class_names)
+    yield from decode_blocks(files, decode)
+    found = [problems[file] for file, _ in files if file in problems]
+    if found and not skip:
+        raise _all_problems(found)
+    if found:
+        logging.getLogger("viewgen").warning("left out: %s", _all_problems(found))
+    labels = [label for file, label in files if file not in problems]
+    return Labelling(np.array(labels, np.int64), class_names)
+
+
+def _first_picture(files: list[tuple[Path, int]], image_size: int | None) -> tuple[Path, tuple[int, ...]]:
+    """Return the first picture that can be decoded, which sets the size of all, and its shape."""
+    problems: list[ViewgenError] = []
+    for file, _ in files:
+        try:
+            return file, _decode(file, image_size).shape
+        except (CorruptDataError, DataError) as error:
+            problems.append(error)
+    raise _all_problems(problems)
+
+
+def _all_problems(problems: list[ViewgenError]) -> ViewgenError:
+    """Return one error that lists the problems of all pictures."""
+    if len(problems) == 1:
+        return problems[0]
+    lines = [f"  {problem}" for problem in problems[:MOST_LISTED]]
+    if len(problems) > MOST_LISTED:
+        lines.append(f"  … and {len(problems) - MOST_LISTED} more")
+    damaged = any(isinstance(problem, CorruptDataError) for problem in problems)
+    advice = "repair or remove them, or add ?damaged=skip to the name of the data set to leave them out"
+    text = "\n".join([f"{len(problems)} pictures cannot be used; {advice}:", *lines])
+    return CorruptDataError(text) if damaged else DataError(text)
 
 
 def _decode(file: Path, image_size: int | None) -> NDArray[np.uint8]:
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise CorruptDataError(f"{file} has more than {MAX_FILE_BYTES} bytes; that is no picture")
-        data = file.read_bytes()
+        with open_regular(file) as opened:
+            data = opened.read()
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror}") from error
     return decode_picture(data, str(file), image_size)

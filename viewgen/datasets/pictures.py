@@ -82,10 +82,15 @@ def decode_picture(data: bytes, name: str, image_size: int | None) -> NDArray[np
 
 
 def decode_blocks(
-    items: Iterable[Item], decode: Callable[[Item], NDArray[np.uint8]]
+    items: Iterable[Item], decode: Callable[[Item], NDArray[np.uint8] | None]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield `decode(item)` of all items in order, in blocks `(B, 3, H, W)`; a few threads decode."""
+    """Yield `decode(item)` of all items in order, in blocks `(B, 3, H, W)`; a few threads decode.
+
+    Items for which `decode` returns None are left out.
+    """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         remaining = iter(items)
         while block := list(islice(remaining, BLOCK_IMAGES)):
-            yield np.stack(list(pool.map(decode, block)))
+            decoded = [image for image in pool.map(decode, block) if image is not None]
+            if decoded:
+                yield np.stack(decoded)

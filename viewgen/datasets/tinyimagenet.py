@@ -9,13 +9,12 @@ http://cs231n.stanford.edu/tiny-imagenet-200.zip
 
 import re
 import threading
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.datasets.archive import damage_as_error, read_zip_member
+from viewgen.datasets.archive import damage_as_error, open_zip, read_zip_member
 from viewgen.datasets.archived import ArchivedDataset
 from viewgen.datasets.dataset import DatasetInfo
 from viewgen.datasets.decoded import Blocks, Labelling
@@ -34,7 +33,7 @@ TRAIN_PICTURE = re.compile(rf"{FOLDER}/train/(?P<wnid>[^/]+)/images/(?P=wnid)_(?
 
 def tinyimagenet_blocks(path: Path, split: str) -> Blocks:
     """Yield the pictures: train by class, then number; test (the official ``val``) by number."""
-    with damage_as_error(path), zipfile.ZipFile(path) as archive:
+    with damage_as_error(path), open_zip(path) as archive:
 
         def lines(name: str) -> list[str]:
             return (

@@ -1,6 +1,5 @@
 """Subjects by user input: a cache, the folder of a training, an encoder file, or a data set."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ from viewgen.diagnostics.mutual_information.views import (
     original_kind,
     view_pair,
 )
+from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError
 from viewgen.networks.files import load_model, load_models, networks_beside, read_header
 from viewgen.networks.weights import find_models
@@ -225,10 +225,13 @@ class SubjectArguments:
     def _training(self) -> dict[str, Any]:
         path = Path(self.subject).expanduser() / "config.json"
         try:
-            document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            document = read_object(path)
             missing = {"dataset", "config", "cache"} - document.keys()
-        except (OSError, ValueError, AttributeError) as error:
+        except OSError as error:
             raise CorruptDataError(f"{path} cannot be read: {error}") from error
         if missing:
             raise CorruptDataError(f"{path} lacks {', '.join(sorted(missing))}")
+        cache = document["cache"]
+        if cache is not None and not (isinstance(cache, dict) and isinstance(cache.get("url"), str)):
+            raise CorruptDataError(f"{path} is damaged: its cache has no url")
         return document

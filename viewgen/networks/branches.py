@@ -32,7 +32,9 @@ class BranchesConfig(NetworkConfig):
 
     title: ClassVar[str] = "the branches' shape"
 
-    branches: dict[str, EncoderConfig] = setting(..., "role → shape of its encoder", min_length=1)
+    branches: dict[str, EncoderConfig] = setting(
+        ..., "role → shape of its encoder", min_length=1, max_length=16
+    )
     shared: bool = setting(False, "whether all roles share one encoder", since=2)
 
     @model_validator(mode="after")

@@ -34,14 +34,14 @@ class EncoderConfig(NetworkConfig):
 
     title: ClassVar[str] = "the encoder's shape"
 
-    image_size: int = setting(..., "side of the images it was trained on, in pixels", ge=1)
+    image_size: int = setting(..., "side of the images it was trained on, in pixels", ge=1, le=2**16)
     backbone: str = setting("resnet18", "residual network, resnet18 or resnet50")
-    width: int = setting(64, "channels of the first stage; 64 is the standard network", ge=1)
-    projection_dim: int = setting(128, "width of the projector's output", ge=1)
+    width: int = setting(64, "channels of the first stage; 64 is the standard network", ge=1, le=8192)
+    projection_dim: int = setting(128, "width of the projector's output", ge=1, le=2**16)
     projector: Literal["mlp", "simsiam"] = setting(
         "mlp", "two layers, or three with batch normalisation", since=2
     )
-    in_channels: int = setting(3, "channels of the images", ge=1, since=2)
+    in_channels: int = setting(3, "channels of the images", ge=1, le=4096, since=2)
 
     @model_validator(mode="after")
     def _known_backbone(self) -> Self:

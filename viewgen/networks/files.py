@@ -2,14 +2,14 @@
 
 The header entry ``viewgen`` is a JSON object ``{"format": 1, "kind": …, "config": {…}, …}``; for a generator
 other than StyleGAN2 it contains the name as ``generator``. Weights may be stored in half precision; they are
-used in float32.
+used in float32. ``digest`` is the sha256 of the rest of the object and of all tensors; files of 0.1.0 have
+none.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
@@ -17,17 +17,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from viewgen.errors import MissingFileError, ModelError
-from viewgen.files import write_atomically
+from viewgen.documents import parse_json
+from viewgen.errors import CorruptDataError, MissingFileError, ModelError
+from viewgen.files import file_sha256, open_regular, write_atomically
 from viewgen.networks import stylegan2
 from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.execution import Execution
 from viewgen.networks.generator import GENERATORS, Generator
 from viewgen.networks.inverter import Inverter, InverterConfig
-from viewgen.networks.layout import channels_last
+from viewgen.networks.layout import channels_last, fold_batch_norms
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig
 from viewgen.networks.stylegan2.codes import WPlus
 from viewgen.registry import Entry
@@ -43,12 +43,14 @@ __all__ = [
     "load_models",
     "networks_beside",
     "read_header",
+    "read_state",
     "save_model",
 ]
 
 Kind = Literal["generator", "discriminator", "inverter", "encoder"]
 KINDS: tuple[Kind, ...] = ("generator", "discriminator", "inverter", "encoder")
 FORMAT = 1
+MOST_HEADER_BYTES = 4_000_000  # a network of 1000 tensors has about 0.1 MB
 LATENT_AVG = "latent_avg"
 STYLEGAN2 = "stylegan2"
 Device = torch.device | str
@@ -87,8 +89,7 @@ class Models:
 
 def file_digest(path: str | Path) -> str:
     """Return ``"sha256:…"`` of a file's bytes."""
-    with open(path, "rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    return "sha256:" + file_sha256(path)
 
 
 def network_kind(network: nn.Module) -> Kind:
@@ -191,7 +192,19 @@ def save_model(
     broken = sorted(key for key, value in state.items() if not _is_finite(value))
     if broken:
         raise ModelError(f"the {kind} is not stored: {broken[0]} holds values that are not finite as {dtype}")
+    header["digest"] = _digest(header, state)
     write_atomically(path, save(state, metadata={"viewgen": json.dumps(header, sort_keys=True)}))
+
+
+def _digest(header: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """Return ``"sha256:…"`` of a header without its digest, and of the names, shapes, types and bytes."""
+    rest = {key: value for key, value in header.items() if key != "digest"}
+    found = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for key in sorted(state):
+        value = state[key].contiguous()
+        found.update(f"\n{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return "sha256:" + found.hexdigest()
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -205,6 +218,13 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise MissingFileError(
             f"no weights at {path}; `viewgen pretrain` makes them, or give the path of a file"
         )
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MOST_HEADER_BYTES:
+        raise ModelError(
+            f"{path} is no weights file, or damaged: its header would have {length} bytes, expected at most "
+            f"{MOST_HEADER_BYTES}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -215,9 +235,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"{path} has no viewgen header: it was not written by `viewgen pretrain` or `models import`"
         )
     try:
-        header = json.loads(metadata["viewgen"])
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{path} has a damaged viewgen header: {error}") from error
+        header = parse_json(metadata["viewgen"], f"{path}, its viewgen header,")
+    except CorruptDataError as error:
+        raise ModelError(str(error)) from error
     if not isinstance(header, dict) or not isinstance(header.get("config"), dict):
         raise ModelError(f"{path} has a viewgen header without the network's config")
     if header.get("format") != FORMAT or header.get("kind") not in KINDS:
@@ -248,6 +268,7 @@ def load_model(path: str | Path, kind: Kind, device: Device = "cpu") -> Any:
 
     Raises:
         MissingFileError: there is no such file.
+        CorruptDataError: the digest in the header is not that of the file.
         ModelError: another kind, a missing or unexpected key, a wrong shape, non-finite weights, or branches
             instead of one encoder.
     """
@@ -264,17 +285,18 @@ def load_encoder(path: str | Path, device: Device = "cpu") -> Encoder | Branches
     return cast(Encoder | Branches, _load(path, "encoder", device))
 
 
-def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
+def _header_of(path: str | Path, kind: Kind) -> dict[str, Any]:
+    """Return the header of a file; `ModelError` if it holds another kind of network."""
     header = read_header(path)
     if header["kind"] != kind:
         raise ModelError(f"{path} holds a network of kind {header['kind']!r}; a {kind} is needed here")
+    return header
+
+
+def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
+    header = _header_of(path, kind)
     expected = _described(path, header, _stored_shapes)
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
-    _check_state(path, state, expected)
+    state = read_state(path, header, expected)
     network = _build(header)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if isinstance(network, stylegan2.Generator):
@@ -286,11 +308,42 @@ def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
     return channels_last(network).to(device).eval().requires_grad_(False)
 
 
+def read_state(
+    path: str | Path,
+    header: Mapping[str, Any] | None = None,
+    expected: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, Tensor]:
+    """Return the tensors of a network file by name, as they are stored.
+
+    Args:
+        path: file written by `save_model`.
+        header: the file's header, where it is known already.
+        expected: name → shape of the tensors that the file must hold.
+
+    Raises:
+        MissingFileError, ModelError: as `read_header`; other tensors than expected, or non-finite ones.
+        CorruptDataError: header or tensors differ from those that were written.
+    """
+    header = read_header(path) if header is None else header
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    _check_shapes(path, state, expected)
+    if "digest" in header and header["digest"] != _digest(header, state):
+        raise CorruptDataError(
+            f"{path} is damaged: its sha256 digest differs from that of the weights that were written"
+        )
+    _refuse(path, [f"{key} holds non-finite values" for key, value in state.items() if not _is_finite(value)])
+    return state
+
+
 def _described(path: str | Path, header: Mapping[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
     """Return the result of `read` on a header whose values are unchecked."""
     try:
         return read(header)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ModelError(f"{path}: the header does not describe a network: {error}") from error
 
 
@@ -301,7 +354,7 @@ def code_shape(path: str | Path) -> tuple[int, ...]:
         MissingFileError, ModelError: as `load_model`.
     """
     with torch.device("meta"):
-        generator = _described(path, read_header(path), _build)
+        generator = _described(path, _header_of(path, "generator"), _build)
     return cast(Generator, generator).code_shape
 
 
@@ -311,41 +364,34 @@ def networks_beside(path: str | Path) -> frozenset[str]:
     Raises:
         MissingFileError, ModelError: as `load_model`.
     """
-    return _described(path, read_header(path), _generator_entry).needs
+    return _described(path, _header_of(path, "generator"), _generator_entry).needs
 
 
 def _is_finite(value: Tensor) -> bool:
     return not value.is_floating_point() or bool(torch.isfinite(value).all())
 
 
-def _check_state(
-    path: str | Path, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+def _check_shapes(
+    path: str | Path, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]] | None
 ) -> None:
+    if expected is None:
+        return
     problems = [f"missing {key} {expected[key]}" for key in expected.keys() - state.keys()]
     problems += [f"unexpected {key}" for key in state.keys() - expected.keys()]
-    for key in state.keys() & expected.keys():
-        if tuple(state[key].shape) != expected[key]:
-            problems.append(f"{key} has shape {tuple(state[key].shape)}, expected {expected[key]}")
-        elif not _is_finite(state[key]):
-            problems.append(f"{key} holds non-finite values")
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)}, expected {expected[key]}"
+        for key in state.keys() & expected.keys()
+        if tuple(state[key].shape) != expected[key]
+    ]
+    _refuse(path, problems)
+
+
+def _refuse(path: str | Path, problems: list[str]) -> None:
+    """Raise a `ModelError` with the first problems, if there are any."""
     if problems:
         shown = "; ".join(sorted(problems)[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ModelError(f"{path} does not fit its header: {shown}{more}")
-
-
-def fold_batch_norms(network: nn.Module) -> None:
-    """Fold every batch normalisation that directly follows a convolution into it, for inference.
-
-    A search evaluates the networks thousands of times per image, and each normalisation is a pass over
-    memory.
-    """
-    for module in network.modules():
-        children = list(module.named_children())
-        for (name, first), (next_name, second) in pairwise(children):
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(first, second))
-                setattr(module, next_name, nn.Identity())
 
 
 def load_models(paths: Mapping[str, str | Path], device: Device = "cpu") -> Models:

@@ -23,6 +23,7 @@ from viewgen.networks.config import NetworkConfig
 from viewgen.networks.layout import laid_out_for
 from viewgen.networks.precision import Bfloat16
 from viewgen.networks.stylegan2 import Generator, num_style_layers
+from viewgen.networks.stylegan2.generator import MOST_CHANNELS
 from viewgen.settings import setting
 
 __all__ = ["Inverter", "InverterConfig"]
@@ -33,16 +34,22 @@ class InverterConfig(NetworkConfig):
 
     title: ClassVar[str] = "the inverter's shape"
 
-    image_size: int = setting(..., "side of the image in pixels")
+    image_size: int = setting(..., "side of the image in pixels", ge=1, le=4096)
     channels: tuple[int, ...] = setting(
-        ..., "feature channels at 4, 8, … image_size px (the generator's order)"
+        ..., "feature channels at 4, 8, … image_size px (the generator's order)", min_length=1, max_length=11
     )
-    hidden_dim: int = setting(256, "width of the layer between the 4×4 features and the codes", ge=1)
-    style_dim: int = setting(512, "width of one latent vector", ge=1)
-    num_classes: int = setting(0, "classes of a class-conditional generator, otherwise 0", ge=0, since=2)
+    hidden_dim: int = setting(
+        256, "width of the layer between the 4×4 features and the codes", ge=1, le=2**16
+    )
+    style_dim: int = setting(512, "width of one latent vector", ge=1, le=16384)
+    num_classes: int = setting(
+        0, "classes of a class-conditional generator, otherwise 0", ge=0, le=10**6, since=2
+    )
 
     @model_validator(mode="after")
     def _levels(self) -> Self:
+        if not 1 <= min(self.channels) <= max(self.channels) <= MOST_CHANNELS:
+            raise ModelError(f"every entry of channels must be at least 1 and at most {MOST_CHANNELS}")
         if self.image_size != 4 * 2 ** (len(self.channels) - 1):
             raise ModelError(
                 f"channels has {len(self.channels)} entries, one for each of 4, 8, … px; that is "

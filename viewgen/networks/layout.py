@@ -15,13 +15,23 @@ References:
     https://github.com/uxlfoundation/oneDNN/issues/6035
 """
 
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["MEMORY_FORMAT", "Conv2d", "channels_last", "conv2d", "laid_out_for", "replace_strided"]
+__all__ = [
+    "MEMORY_FORMAT",
+    "Conv2d",
+    "channels_last",
+    "conv2d",
+    "fold_batch_norms",
+    "laid_out_for",
+    "replace_strided",
+]
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -75,3 +85,17 @@ def replace_strided(network: nn.Module) -> None:
         if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.stride != (1, 1):
             # the same parameters under the same names, with another forward pass
             module.__class__ = Conv2d
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold every batch normalisation that directly follows a convolution into it, for inference.
+
+    A search evaluates the networks thousands of times per image, and each normalisation is a pass over
+    memory.
+    """
+    for module in network.modules():
+        children = list(module.named_children())
+        for (name, first), (next_name, second) in pairwise(children):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(first, second))
+                setattr(module, next_name, nn.Identity())

@@ -5,7 +5,6 @@ and those that installed plug-ins add in the entry-point group ``viewgen.weights
 `Provider` from the defaults of its settings.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any, Protocol
 
 import platformdirs
 
-from viewgen.errors import CorruptDataError, MissingFileError, UsageError, nearest_name
+from viewgen.documents import read_object
+from viewgen.errors import CorruptDataError, MissingFileError, StorageError, UsageError, nearest_name
 from viewgen.networks.files import KINDS, file_digest
 from viewgen.registry import Entry, Registry
 
@@ -158,33 +158,51 @@ def user_cards(root: str | Path | None = None) -> dict[str, Card]:
         CorruptDataError: a card cannot be read.
     """
     found = {}
-    for path in sorted(models_root(root).glob("[!.]*/*.card.json")):
+    for path in _card_files(models_root(root)):
         try:
-            entry = json.loads(path.read_text("utf-8"))
-            kind, dataset = str(entry["kind"]), entry["dataset"]["name"]
+            entry = read_object(path)
+            kind, dataset = str(entry["kind"]), str(entry["dataset"]["name"])
+            file = str(entry["file"])
+            if Path(file).name != file or kind not in KINDS:
+                raise ValueError(
+                    f"file is {file!r} of kind {kind!r}; expected a file beside the card, of {KINDS}"
+                )
             name = f"{path.parent.name}/{kind}"
             found[name] = Card(
                 name=name,
                 kind=kind,
-                dataset=str(dataset),
+                dataset=dataset,
                 image_size=int(entry["network"]["image_size"]),
                 sha256=str(entry["sha256"]),
                 licence=str(entry.get("licence", "your own training")),
-                path=str(path.parent / entry["file"]),
+                path=str(path.parent / file),
                 command=str(entry.get("command", "")),
                 details={
                     key: value
                     for key, value in entry.items()
                     if key not in ("kind", "dataset", "sha256", "licence", "file", "command")
                 },
-                file=path.parent / entry["file"],
+                file=path.parent / file,
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise CorruptDataError(
                 f"the model card {path} cannot be read ({type(error).__name__}: {error}); import the model "
                 "again"
             ) from error
     return found
+
+
+def _card_files(root: Path) -> list[Path]:
+    """Return the cards in the folders of a root, sorted; a folder that cannot be listed is an error."""
+    try:
+        folders = [folder for folder in root.iterdir() if folder.name[0] != "." and folder.is_dir()]
+        return sorted(
+            file for folder in folders for file in folder.iterdir() if file.name.endswith(".card.json")
+        )
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StorageError(f"cannot list {error.filename or root}: {error.strerror}") from error
 
 
 def find_card(name: str) -> Card:

@@ -4,6 +4,7 @@ import json
 import warnings
 from typing import Any
 
+from viewgen.documents import parse_json
 from viewgen.errors import CacheMismatchError, CorruptDataError, MissingFileError, StorageError
 from viewgen.store.metadata import array_metadata, group_attribute, group_metadata, metadata_problem
 from viewgen.store.quality import QUALITY_FOLDER
@@ -81,7 +82,7 @@ def read_spec(storage: Storage) -> CacheSpec:
             f"no cache at {storage.url} (it has no {_GROUP}); check the URL, or make it with `viewgen cache`"
         ) from error
     try:
-        document = json.loads(data)
+        document = parse_json(data, "it", finite=True)
         if (document["zarr_format"], document["node_type"]) != (3, "group"):
             raise ValueError("it does not describe a group of Zarr format 3")
         entry = document["attributes"].get("viewgen")

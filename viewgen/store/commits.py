@@ -16,7 +16,6 @@ since (docs/design/0001-attempts.md).
 import base64
 import contextlib
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -24,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from viewgen.documents import checked, parse_json
 from viewgen.errors import CorruptDataError, MissingFileError
+from viewgen.store.bounds import Record
 from viewgen.store.encoding import CHECKSUM_BYTES, num_chunks, object_bytes
 from viewgen.store.names import (
     ATTEMPT,
@@ -38,7 +39,7 @@ from viewgen.store.names import (
     void_path,
 )
 from viewgen.store.spec import ArrayLayout, CacheSpec, canonical_json
-from viewgen.store.storage import ObjectExistsError, Storage
+from viewgen.store.storage import MOST_RECORD_BYTES, ObjectExistsError, Storage
 
 __all__ = [
     "CommitLog",
@@ -94,10 +95,8 @@ class ShardCommit:
     @property
     def generation(self) -> int:
         """Number of withdrawn records of the shard before this one, part of the names of its objects."""
-        attempts = [path.rpartition(".")[2] for path in self.objects if "-" in path]
-        return max(
-            (int(end.partition("-")[0]) for end in attempts if ATTEMPT.fullmatch(f".{end}")), default=0
-        )
+        ends = [path.rpartition(".")[2] for path in self.objects if "-" in path]
+        return max((int(end.partition("-")[0]) for end in ends if ATTEMPT.fullmatch(f".{end}")), default=0)
 
     def path_of(self, layout: ArrayLayout) -> str:
         """Return the path of the object of an array: the plain Zarr name, or one of the attempt's own."""
@@ -132,9 +131,12 @@ class ShardCommit:
         try:
             if line[len(body) :] != _DIGEST % hashlib.sha256(body).hexdigest().encode():
                 raise ValueError("its digest does not match its contents")
-            document = json.loads(body + b"}")
+            document = parse_json(body + b"}", place, most_bytes=MOST_RECORD_BYTES, check_numbers=False)
+            checked(Record, document)
             document["status"] = document["status"].encode().translate(_FROM_DIGITS)
             return cls(**document)
+        except CorruptDataError:
+            raise
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise CorruptDataError(f"{place} is damaged: {error}") from error
 
@@ -302,6 +304,8 @@ def _read_log(storage: Storage, paths: list[str]) -> list[tuple[str, bytes]]:
             return storage.read(path)
         except MissingFileError:
             return None
+        except CorruptDataError:
+            return b"\n"  # too large, or no file at all: a record without a digest
 
     read_back = zip(paths, storage.map_parallel(read, paths), strict=True)
     return [(path, data) for path, data in read_back if data is not None]

@@ -8,6 +8,8 @@ import hashlib
 from functools import cache
 from typing import Any
 
+from viewgen.documents import parse_json
+from viewgen.errors import CorruptDataError
 from viewgen.store.spec import FORMAT_VERSION, ArrayLayout, CacheSpec, canonical_json
 
 __all__ = ["array_metadata", "group_attribute", "group_metadata", "metadata_problem"]
@@ -66,7 +68,10 @@ def metadata_problem(layout: ArrayLayout, document: bytes) -> str | None:
     if document == array_metadata(layout):
         return None
     try:
+        parse_json(document, "it")
         found = _understood(document)
+    except CorruptDataError as error:
+        return str(error)
     except Exception as error:  # a damaged document takes the parser to any of them
         return f"zarr cannot read it: {type(error).__name__}: {error}"
     if found != _understood(array_metadata(layout)):

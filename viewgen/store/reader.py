@@ -80,12 +80,16 @@ class CacheReader:
         self.url = storage.url
         self.commits = log.commits
         self.committed = list(log.commits)
+        # rows of shards that are not committed are never touched, and take no memory
         status = np.zeros(self.spec.num_images, np.uint8)
+        self._readable: _Array = np.zeros(self.spec.num_images, np.bool_)
+        wanted = [code for code in statuses if code != Status.ABSENT]
         for shard_id, commit in log.commits.items():
             rows = self.spec.shard_rows(shard_id)
-            status[rows.start : rows.stop] = np.frombuffer(commit.status, np.uint8)
+            codes = np.frombuffer(commit.status, np.uint8)
+            status[rows.start : rows.stop] = codes
+            self._readable[rows.start : rows.stop] = np.isin(codes, wanted)
         self.status: _Array = status
-        self._readable: _Array = np.isin(status, list(statuses)) & (status != Status.ABSENT)
         self.rows: _Array = np.flatnonzero(self._readable)
         mirror = None if mirror is None or storage.local_path("zarr.json") else Path(mirror).expanduser()
         self._source = ObjectSource(storage, self.spec, log.commits, check, mirror)

@@ -2,20 +2,19 @@
 
 import errno
 import random
-import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.core import url_to_fs
 
-from viewgen.errors import MissingFileError, StorageError, nearest_name
-from viewgen.store.storage import PROBE, ObjectExistsError, Storage
+from viewgen.errors import CorruptDataError, MissingFileError, StorageError, nearest_name
+from viewgen.redaction import public_url, redacted
+from viewgen.store.storage import PROBE, ObjectExistsError, Storage, most_bytes
 
 __all__ = ["FsspecStorage"]
 
@@ -43,8 +42,7 @@ class FsspecStorage(Storage):
     parallel_reads = 32
 
     def __init__(self, url: str, storage_options: dict[str, Any] | None = None) -> None:
-        self.url = _without_credentials(url)
-        self._secrets = _secret_texts(storage_options or {}) + _secret_parts(url)
+        self.url = public_url(url)
         protocol = url.partition("://")[0]
         try:
             self._fs, root = url_to_fs(url, **(storage_options or {}))
@@ -68,6 +66,8 @@ class FsspecStorage(Storage):
             raise StorageError(f"{self.url} names no bucket; expected {protocol}://bucket/folder/views.zarr")
 
     def read(self, path: str) -> bytes:
+        if (most := most_bytes(path)) is not None:
+            return self.read_document(path, most)
         with self._clear_errors("read", path):
             return bytes(self._fs.cat_file(self._place(path)))
 
@@ -185,7 +185,7 @@ class FsspecStorage(Storage):
         """Convert any exception of a file system to one message without credentials."""
         try:
             yield
-        except (StorageError, MissingFileError):
+        except (StorageError, MissingFileError, CorruptDataError):
             raise
         except FileNotFoundError as error:
             if verb == "write":
@@ -205,10 +205,8 @@ class FsspecStorage(Storage):
         reason = str(error) or type(error).__name__
         if isinstance(error, PermissionError) or code in (errno.EACCES, errno.EPERM):
             reason = f"permission denied ({reason}); check the credentials and the bucket's policy"
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            reason = reason.replace(secret, "…")
         place = f"{self.url}/{path}".rstrip("/")
-        return StorageError(f"cannot {verb} {place}: {type(error).__name__}: {reason}")
+        return StorageError(f"cannot {verb} {place}: {type(error).__name__}: {redacted(reason)}")
 
 
 def _is_conflict(error: OSError) -> bool:
@@ -218,21 +216,3 @@ def _is_conflict(error: OSError) -> bool:
     return status == 409 or any(
         code in str(error) for code in ("ConditionalRequestConflict", "OperationAborted")
     )
-
-
-def _without_credentials(url: str) -> str:
-    """Return the URL without user, password, query (signatures) and fragment."""
-    return re.sub(r"://[^/@]*@", "://", re.sub(r"[?#].*", "", url))
-
-
-def _secret_parts(url: str) -> list[str]:
-    """Return the parts of the URL that `_without_credentials` removes."""
-    parts = [urlsplit(link) for link in url.split("::")]
-    return [text for part in parts for text in (part.password, part.query, part.fragment) if text]
-
-
-def _secret_texts(value: Any) -> list[str]:
-    """Return every string in the storage options that may be a secret."""
-    if isinstance(value, dict):
-        return [text for entry in value.values() for text in _secret_texts(entry)]
-    return [value] if isinstance(value, str) and len(value) >= 6 and "://" not in value else []

@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from viewgen.documents import checked
 from viewgen.errors import CorruptDataError, UsageError
 from viewgen.roles import Role
 from viewgen.status import Status
+from viewgen.store.bounds import (
+    MOST_IMAGES,
+    MOST_ROW_BYTES,
+    MOST_SHARD_IMAGES,
+    MOST_SHARDS,
+    Specification,
+)
 from viewgen.store.columns import NAMED_COLUMNS, Column
 
 __all__ = [
@@ -127,6 +135,7 @@ class CacheSpec:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, it must be at least 1")
         self._settle_columns()
+        self._check_bounds()
         for name in ("dataset", "config", "models", "versions"):
             # a copy as JSON has it, so that a spec equals the one read back from its cache
             object.__setattr__(self, name, json.loads(canonical_json(getattr(self, name))))
@@ -144,6 +153,26 @@ class CacheSpec:
             )
         for role in self.roles:
             role.num_channels(self.channels)
+
+    def _check_bounds(self) -> None:
+        """Refuse sizes that could not be worked with."""
+        sizes = (
+            ("num_images", self.num_images, MOST_IMAGES),
+            ("shard_images", self.shard_images, MOST_SHARD_IMAGES),
+            ("number of shards, num_images / shard_images,", self.num_shards, MOST_SHARDS),
+        )
+        for name, size, most in sizes:
+            if size > most:
+                raise UsageError(f"{name} is {size}, it must be at most {most}")
+        images = (self.num_views, self.channels, self.height, self.width)
+        codes = (self.num_views, *(self.latent_shape or ()))
+        columns = [(self.num_views if column.per_view else 1, *column.shape) for column in self.columns]
+        for shape in (images, codes, self.label_shape, *columns):
+            if (size := math.prod(shape)) > MOST_ROW_BYTES:
+                raise UsageError(
+                    f"one image would have {size} numbers of shape {tuple(shape)}; it may have at most "
+                    f"{MOST_ROW_BYTES}"
+                )
 
     def _settle_columns(self) -> None:
         """Check the columns, and separate those that the format describes from the others."""
@@ -185,6 +214,7 @@ class CacheSpec:
     def from_json(cls, document: dict[str, Any]) -> "CacheSpec":
         """Return the specification in a `to_json` object; CorruptDataError if keys are missing or unknown."""
         try:
+            document = checked(Specification, document)
             columns = [Column.from_json(column) for column in document.get("columns", ())]
             roles = tuple(Role.from_json(role) for role in document.get("roles", ()))
             return cls(**document | {"columns": columns, "roles": roles})
@@ -255,7 +285,8 @@ class CacheSpec:
         row_bytes = math.prod(shape[1:]) * np.dtype(dtype).itemsize
         chunk_rows = None
         if sharded:
-            divisors = [rows for rows in range(1, S + 1) if S % rows == 0]
+            small = [rows for rows in range(1, math.isqrt(S) + 1) if S % rows == 0]
+            divisors = sorted({*small, *(S // rows for rows in small)})
             chunk_rows = min(divisors, key=lambda rows: abs(math.log(rows * row_bytes / _CHUNK_BYTES)))
         return ArrayLayout(
             name=name,

@@ -13,20 +13,51 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from viewgen.errors import MissingFileError, StorageError, UsageError
-from viewgen.files import TEMPORARY_SUFFIX, can_link, remove_leftovers, write_atomically
+from viewgen.documents import MOST_BYTES
+from viewgen.errors import CorruptDataError, MissingFileError, StorageError, UsageError
+from viewgen.files import (
+    TEMPORARY_SUFFIX,
+    can_link,
+    leftovers,
+    open_regular,
+    remove_leftovers,
+    unless_absent,
+    write_atomically,
+)
+from viewgen.redaction import remember_options, remember_url
 
-__all__ = ["LocalStorage", "ObjectExistsError", "Storage", "open_storage", "parse_storage_options"]
+__all__ = [
+    "MOST_RECORD_BYTES",
+    "LocalStorage",
+    "ObjectExistsError",
+    "Storage",
+    "open_storage",
+    "parse_storage_options",
+]
 
 PROBE = "run/probe"
 """Beginning of the path of the objects that `Storage.refuses_existing` tries, and deletes."""
 
+MOST_RECORD_BYTES = 32_000_000
+"""Largest commit record: a status for each of 2²⁰ images, and reasons for thousands of failures."""
+
+_MOST_BLOCK_BYTES = 256_000_000
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class ObjectExistsError(StorageError, FileExistsError):
     """A create-only write found an existing object."""
+
+
+def most_bytes(path: str) -> int | None:
+    """Return the largest size of a document, by its name; None for shard objects and other files.
+
+    A document is read whole before anything is known about it, so that one beyond its bound is refused.
+    """
+    if path.startswith("commits/"):
+        return _MOST_BLOCK_BYTES if path.endswith(".jsonl") else MOST_RECORD_BYTES
+    return MOST_BYTES if path.endswith(".json") else None
 
 
 class Storage(ABC):
@@ -42,7 +73,12 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, path: str) -> bytes:
-        """Return the object's bytes; MissingFileError if it is absent."""
+        """Return the object's bytes.
+
+        Raises:
+            MissingFileError: it is absent.
+            CorruptDataError: a document is larger than `most_bytes`, or a local file is no regular one.
+        """
 
     @abstractmethod
     def read_range(self, path: str, start: int, length: int) -> bytes:
@@ -88,6 +124,17 @@ class Storage(ABC):
         """Try whether `write_new` holds when two processes create an object at the same time."""
         return True
 
+    def read_document(self, path: str, most: int) -> bytes:
+        """Return the bytes of an object of at most `most` bytes; CorruptDataError if it is larger."""
+        data = self.read_range(path, 0, most + 1)
+        if len(data) > most:
+            raise CorruptDataError(f"{self.url}/{path} is larger than {most} bytes; viewgen did not write it")
+        return data
+
+    def leftovers(self) -> list[str]:
+        """Return the paths of temporary files, of writers at work or killed."""
+        return []
+
     def remove_leftovers(self, older_than_seconds: float = 3600) -> None:  # noqa: B027 most have none
         """Delete the temporary files that killed writers left behind."""
 
@@ -104,12 +151,6 @@ class Storage(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
-
-
-def _unless_absent(error: OSError) -> None:
-    """Raise what a folder cannot be listed for, unless it is not there: unreadable is not empty."""
-    if not isinstance(error, FileNotFoundError):
-        raise error
 
 
 class LocalStorage(Storage):
@@ -129,11 +170,13 @@ class LocalStorage(Storage):
         return self.root.joinpath(*parts)
 
     def read(self, path: str) -> bytes:
-        with self._clear_errors("read", path):
-            return self.local_path(path).read_bytes()
+        if (most := most_bytes(path)) is not None:
+            return self.read_document(path, most)
+        with self._clear_errors("read", path), open_regular(self.local_path(path)) as file:
+            return file.read()
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
-        with self._clear_errors("read", path), self.local_path(path).open("rb") as file:
+        with self._clear_errors("read", path), open_regular(self.local_path(path)) as file:
             file.seek(start)
             return file.read(length)
 
@@ -158,7 +201,7 @@ class LocalStorage(Storage):
         folder = self.local_path(prefix) if prefix else self.root
         found = []
         with self._clear_errors("list", prefix):
-            for parent, _, names in os.walk(folder, onerror=_unless_absent):
+            for parent, _, names in os.walk(folder, onerror=unless_absent):
                 relative = Path(parent).relative_to(self.root)
                 found += [(relative / n).as_posix() for n in names if not n.endswith(TEMPORARY_SUFFIX)]
         return sorted(found)
@@ -177,7 +220,7 @@ class LocalStorage(Storage):
     def delete_tree(self, prefix: str) -> None:
         folder = self.local_path(prefix)
         with self._clear_errors("delete", prefix):
-            for parent, _, names in os.walk(folder, topdown=False):
+            for parent, _, names in os.walk(folder, topdown=False, onerror=unless_absent):
                 for name in names:
                     Path(parent, name).unlink(missing_ok=True)
                 # a folder symlink inside the cache is a file to us: never walk out of the cache
@@ -188,6 +231,10 @@ class LocalStorage(Storage):
     def refuses_existing(self) -> bool:
         with self._clear_errors("write", PROBE):
             return can_link(self.local_path(PROBE))
+
+    def leftovers(self) -> list[str]:
+        with self._clear_errors("list", ""):
+            return [file.relative_to(self.root).as_posix() for file in leftovers(self.root)]
 
     def remove_leftovers(self, older_than_seconds: float = 3600) -> None:
         remove_leftovers(self.root, older_than_seconds)
@@ -218,6 +265,8 @@ def open_storage(url: str, storage_options: dict[str, Any] | None = None) -> Sto
     """
     if not url:
         raise StorageError("an empty URL; give a path or a URL such as s3://bucket/views.zarr")
+    remember_url(url)
+    remember_options(storage_options or {})
     protocol, separator, rest = url.partition("://")
     if not separator:
         return LocalStorage(url)

@@ -1,6 +1,5 @@
 """Summary of a cache for `viewgen show`."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +12,10 @@ from viewgen.store.reader import CacheReader
 from viewgen.store.storage import open_storage
 
 __all__ = ["mean_statistic", "summarise_cache"]
+
+
+# what the mean of pairwise distances can be, however far apart views are
+_LARGEST = 1e100
 
 
 def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -34,12 +37,13 @@ def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> 
     """
     reader = CacheReader(url, storage_options)
     spec, commits = reader.spec, list(reader.commits.values())
-    counts = np.bincount(reader.status, minlength=4)
+    counts = {code: sum(commit.status.count(code) for commit in commits) for code in Status}
+    absent = spec.num_images - sum(counts[code] for code in Status if code != Status.ABSENT)
     epsilon = spec.config.get("epsilon_boundary")
     epsilon = float(epsilon) if isinstance(epsilon, int | float) else None
     distance = _statistics(reader.distance)
     seconds = sum(commit.seconds for commit in commits)
-    made = int(counts[Status.OK] + counts[Status.NOT_CONVERGED]) * spec.num_views
+    made = (counts[Status.OK] + counts[Status.NOT_CONVERGED]) * spec.num_views
     return {
         "url": reader.url,
         "identity": spec.identity,
@@ -50,10 +54,10 @@ def summarise_cache(url: str, storage_options: dict[str, Any] | None = None) -> 
             "images_per_shard": spec.shard_images,
         },
         "images": {
-            "ok": int(counts[Status.OK]),
-            "not_converged": int(counts[Status.NOT_CONVERGED]),
-            "failed": int(counts[Status.FAILED]),
-            "absent": int(counts[Status.ABSENT]),
+            "ok": counts[Status.OK],
+            "not_converged": counts[Status.NOT_CONVERGED],
+            "failed": counts[Status.FAILED],
+            "absent": absent,
         },
         "bytes": sum(entry["bytes"] for commit in commits for entry in commit.objects.values()),
         "seconds": seconds,
@@ -89,6 +93,6 @@ def mean_statistic(commits: Iterable[ShardCommit], name: str) -> float | None:
     for commit in commits:
         value = commit.stats.get(name)
         rows = commit.status.count(Status.OK) + commit.status.count(Status.NOT_CONVERGED)
-        if isinstance(value, int | float) and math.isfinite(value) and rows:
+        if isinstance(value, int | float) and abs(value) < _LARGEST and rows:
             total, weight = total + value * rows, weight + rows
     return total / weight if weight else None

@@ -1,7 +1,7 @@
 """Verification of a cache against its commit records, and repair: faulty shards become pending again."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from viewgen.store.metadata import metadata_problem
 from viewgen.store.names import attempt_path, block_of, block_of_path
 from viewgen.store.quality import QUALITY_FOLDER
 from viewgen.store.shards import superseded_objects
-from viewgen.store.spec import CacheSpec
+from viewgen.store.spec import ArrayLayout, CacheSpec
 from viewgen.store.storage import Storage, open_storage
 
 __all__ = ["VerifyReport", "repair_cache", "verify_cache"]
@@ -120,7 +120,7 @@ def verify_cache(
             for row, code in zip(spec.shard_rows(commit.shard_id), commit.status, strict=True)
             if code == Status.FAILED
         ],
-        notes=_notes(paths, superseded, spec, log.commits),
+        notes=_notes(paths, superseded, storage.leftovers(), spec, log.commits),
         superseded=superseded,
     )
 
@@ -155,9 +155,11 @@ def _verify_shard(storage: Storage, spec: CacheSpec, commit: ShardCommit) -> tup
         entry = commit.objects[path]
         kind, detail = "", ""
         try:
-            data = storage.read(path)
+            # at most one byte more than was committed: an object may have grown beyond the memory
+            data = storage.read_range(path, 0, entry["bytes"] + 1)
             if len(data) != entry["bytes"]:
-                kind, detail = "size", f"has {len(data)} bytes, {entry['bytes']} were committed"
+                size = len(data) if len(data) < entry["bytes"] else storage.size(path)
+                kind, detail = "size", f"has {size} bytes, {entry['bytes']} were committed"
             elif (digest := hashlib.sha256(data).hexdigest()) != entry["sha256"]:
                 kind, detail = "digest", f"has sha256 {digest[:12]}…, {entry['sha256'][:12]}… was committed"
             else:
@@ -191,6 +193,8 @@ def _metadata_faults(storage: Storage, spec: CacheSpec) -> list[Fault]:
             problem = metadata_problem(layout, storage.read(path))
         except MissingFileError:
             problem = "does not exist"
+        except CorruptDataError as error:
+            problem = str(error)
         if problem:
             detail = f"{problem}; the next run of the cache command writes it again"
             faults.append(Fault(shard=None, path=path, kind="metadata", detail=detail))
@@ -217,13 +221,16 @@ def _duplicates(spec: CacheSpec, commits: list[ShardCommit], sources: list[Any])
 
 
 def _notes(
-    paths: list[str], superseded: list[str], spec: CacheSpec, commits: dict[int, ShardCommit]
+    paths: list[str],
+    superseded: list[str],
+    temporary: list[str],
+    spec: CacheSpec,
+    commits: dict[int, ShardCommit],
 ) -> list[str]:
     """Describe the objects that belong to no committed shard."""
     layouts = spec.array_layout()
     known = {"zarr.json", *(f"{name}/zarr.json" for name in layouts)}
     known.update(path for commit in commits.values() for path in commit.objects)
-    own = {layout.object_path(shard) for layout in layouts.values() for shard in range(spec.num_shards)}
     others = [
         path
         for path in paths
@@ -233,8 +240,12 @@ def _notes(
     # beside the committed objects with a name of their own lie their copies for plain Zarr
     copied = {attempt[0] for path in known if (attempt := attempt_path(path))}
     plain = {path: attempt[0] if (attempt := attempt_path(path)) else path for path in others}
-    leftovers = [path for path in others if plain[path] in own and path not in late | copied]
-    foreign = [path for path in others if plain[path] not in own]
+    leftovers = [
+        path
+        for path in others
+        if _belongs(plain[path], layouts, spec.num_shards) and path not in late | copied
+    ]
+    foreign = [path for path in others if not _belongs(plain[path], layouts, spec.num_shards)]
     notes = []
     if leftovers:
         notes.append(f"{len(leftovers)} objects of uncommitted shards, left by a run that was stopped")
@@ -242,4 +253,18 @@ def _notes(
         notes.append(f"{len(late)} objects of attempts that came too late; the next run deletes them")
     if foreign:
         notes.append(f"{len(foreign)} objects that are not the cache's: {', '.join(foreign[:3])}")
+    if temporary:
+        notes.append(
+            f"{len(temporary)} temporary files of writers that were killed, or are at work: "
+            f"{', '.join(temporary[:3])}; the next run removes those that are older than an hour"
+        )
     return notes
+
+
+def _belongs(path: str, layouts: Mapping[str, ArrayLayout], num_shards: int) -> bool:
+    """Return whether a path is that of an object of one of the shards."""
+    name, _, object_name = path.partition("/")
+    number = object_name.removeprefix("c.").partition(".")[0]
+    if name not in layouts or not number.isascii() or not number.isdigit() or len(number) > 10:
+        return False
+    return int(number) < num_shards and layouts[name].object_path(int(number)) == path

@@ -1,8 +1,12 @@
 """A local Ray session of viewgen, or a connection to a running cluster.
 
-The dashboard of a local session listens on the loopback address only. Ray's own ports (GCS, raylets, workers,
-metrics) listen on all interfaces; Ray from 2.59 asks for a token there. A session sends no usage statistics
-and needs little memory: only shard numbers travel through its object store.
+A local session listens on the loopback address only: GCS, raylet, workers, agents, dashboard and driver.
+Other users of the machine reach these ports, so a local session without Ray's token authentication is
+refused; a client without the token of ``~/.ray/auth_token`` is turned away. A session sends no usage
+statistics and needs little memory: only shard numbers travel through its object store.
+
+Ray takes an explicit loopback address of a node for a mistake and replaces it. It keeps to the loopback
+address by itself where clusters are switched off, which is its default on macOS and Windows.
 """
 
 import contextlib
@@ -32,6 +36,8 @@ OBJECT_STORE_BYTES = 100 * 2**20
 
 _PACKAGES = ("viewgen", "viewgen_pipelines", "viewgen_pretrained", "viewgen_train")
 _SESSION = re.compile(r"session_.*_(\d+)")
+# Read by Ray's processes, and by Ray's Python code when it is first imported.
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # Must be set before the first import of ray in this process.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -163,8 +169,9 @@ def _start(ray: Any, address: str | None, num_workers: int) -> None:
         }
     else:
         settings |= {"address": address, "runtime_env": package_environment()}
+    alone = _on_loopback(ray) if address is None else contextlib.nullcontext()
     try:
-        with warnings.catch_warnings(), _stderr_closed():
+        with warnings.catch_warnings(), _stderr_closed(), alone:
             warnings.simplefilter("ignore")
             ray.init(**settings)
     except SystemExit as ending:
@@ -180,6 +187,54 @@ def _start(ray: Any, address: str | None, num_workers: int) -> None:
     if address is None:
         with contextlib.suppress(OSError, RuntimeError):
             (Path.home() / ".ray" / "auth_token").chmod(0o600)
+        try:
+            _check_local(ray)
+        except ViewgenError:
+            ray.shutdown()
+            raise
+
+
+@contextlib.contextmanager
+def _on_loopback(ray: Any) -> Iterator[None]:
+    """Let a session that starts meanwhile listen on the loopback address only."""
+    constants = ray._private.ray_constants
+    before, flag = os.environ.get(_CLUSTERS), constants.ENABLE_RAY_CLUSTER
+    os.environ[_CLUSTERS], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = flag
+        os.environ.pop(_CLUSTERS)
+        if before is not None:
+            os.environ[_CLUSTERS] = before
+
+
+def _check_local(ray: Any) -> None:
+    """Refuse a local session that asks for no token; warn of one that others can reach.
+
+    Raises:
+        ViewgenError: the session has no token authentication.
+    """
+    if not _asks_for_token():
+        raise ViewgenError(
+            "the Ray session on this machine would let anybody in who reaches its ports: token "
+            "authentication is off (RAY_AUTH_MODE=disabled?); unset RAY_AUTH_MODE or set it to token, or add "
+            "--executor local"
+        )
+    address = next((node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]), "")
+    if not address.startswith("127."):
+        logging.getLogger("viewgen").warning(
+            "Ray %s listens on %s, which other machines may reach; its token keeps them out",
+            ray.__version__,
+            address,
+        )
+
+
+def _asks_for_token() -> bool:
+    import ray._raylet as native
+
+    mode: Any = vars(native).get("get_authentication_mode")
+    return mode is not None and mode() == vars(native)["AuthenticationMode"].TOKEN
 
 
 def package_environment() -> dict[str, Any]:

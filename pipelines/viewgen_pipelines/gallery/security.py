@@ -108,7 +108,9 @@ class Guard:
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
         }
-        if _host_name(headers.get("host", "")) not in self.hosts:
+        # of several Host headers, somebody on the way may have taken another one
+        num_hosts = sum(name.lower() == b"host" for name, _ in scope["headers"])
+        if num_hosts != 1 or _host_name(headers.get("host", "")) not in self.hosts:
             await _answer(
                 send, 421, message_page("Unknown host", "This gallery is not served under that name.")
             )

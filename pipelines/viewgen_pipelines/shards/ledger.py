@@ -24,7 +24,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from viewgen.documents import parse_json
 from viewgen.errors import MissingFileError, StorageError
+from viewgen.redaction import redacted
 from viewgen.store import RUN_FOLDER, Storage
 from viewgen_pipelines.shards.lease import process_is_alive, this_process
 from viewgen_pipelines.shards.watchdog import CrashTrace
@@ -151,7 +153,7 @@ class AttemptLedger:
     def end(self, attempt: Attempt, outcome: str, reason: str) -> None:
         """Record the end of an attempt that left no commit record."""
         assert outcome in OUTCOMES, outcome
-        record = {"run_id": self.run_id, "reason": reason[:_MAX_REASON], "time": time.time()}
+        record = {"run_id": self.run_id, "reason": redacted(reason)[:_MAX_REASON], "time": time.time()}
         # Two who judge the same attempt agree with whoever came first.
         with contextlib.suppress(FileExistsError):
             self.storage.write_new(attempt.path(outcome), json.dumps(record).encode())
@@ -225,7 +227,7 @@ class AttemptLedger:
 
     def _read(self, path: str) -> dict[str, Any]:
         try:
-            record = json.loads(self.storage.read(path))
+            record = parse_json(self.storage.read(path), path)
         except (MissingFileError, StorageError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from viewgen.terminal import unescaped
 from viewgen_pipelines.executors.process import private_folder
 from viewgen_pipelines.shards.lease import process_is_alive
 
@@ -114,7 +115,7 @@ class Watchdog:
             self.on_timeout(stack)
         finally:
             if sys.stderr is not None and sys.stderr.isatty():
-                sys.stderr.write("\x1b[?25h")  # a progress bar may have hidden the cursor
+                unescaped(sys.stderr).write("\x1b[?25h")  # a progress bar may have hidden the cursor
                 sys.stderr.flush()
             os._exit(_EXIT_CODE)
 

@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from viewgen.errors import MissingFileError, ModelError
+from viewgen.datasets.archive import open_zip
+from viewgen.errors import CorruptDataError, MissingFileError, ModelError
 from viewgen_pretrained.imports import tensor_records
 from viewgen_pretrained.imports.tensor_records import DTYPES, Attributes, Dtype, Storage, new_set, plain_key
 
 __all__ = ["read_pickle"]
 
-MAX_OPCODES = 5_000_000
+# of a file, its tensors' own pickles included; the official networks have some 30,000
+MAX_OPCODES = 500_000
+MAX_DIRECTORY_BYTES = 4_000_000
 MAX_FILE_BYTES = 8 << 30
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # starts torch.save's format from before it wrote zip archives
 LEGACY_PROTOCOL = 1001
@@ -33,11 +36,32 @@ Builders = Mapping[str, Callable[..., Any]]
 Source = io.BytesIO | mmap.mmap  # their reads end where the data ends, whatever size is asked for
 
 
-def _load_from_bytes(data: Any) -> Any:
-    """``torch.storage._load_from_bytes``: values of one tensor, in torch's older format."""
-    if not isinstance(data, bytes):
-        raise ModelError("a tensor's values are not bytes")
-    return _read_legacy(io.BytesIO(data), len(data))
+class _Budget:
+    """What is left of the instructions and bytes that one file may take.
+
+    A pickle can name a value, and so a tensor's own pickle, any number of times: their sum is bounded.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self.opcodes, self.num_bytes = MAX_OPCODES, num_bytes
+
+    def spend(self, *, opcodes: int = 0, num_bytes: int = 0) -> None:
+        self.opcodes -= opcodes
+        self.num_bytes -= num_bytes
+        if self.opcodes < 0:
+            raise ModelError(f"the pickle has more than {MAX_OPCODES:,} instructions")
+        if self.num_bytes < 0:
+            raise ModelError("its tensors have more bytes than the file")
+
+
+def _builders(budget: _Budget) -> Builders:
+    def load_from_bytes(data: Any) -> Any:
+        """``torch.storage._load_from_bytes``: values of one tensor, in torch's older format."""
+        if not isinstance(data, bytes):
+            raise ModelError("a tensor's values are not bytes")
+        return _read_legacy(io.BytesIO(data), len(data), budget)
+
+    return {**INNER_BUILDERS, "torch.storage._load_from_bytes": load_from_bytes}
 
 
 INNER_BUILDERS: Builders = {
@@ -57,7 +81,6 @@ INNER_BUILDERS: Builders = {
     "torch._utils._rebuild_parameter": tensor_records.rebuild_parameter,
     "torch_utils.persistence._reconstruct_persistent_obj": tensor_records.reconstruct_persistent,
 }
-BUILDERS: Builders = {**INNER_BUILDERS, "torch.storage._load_from_bytes": _load_from_bytes}
 
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -231,14 +254,18 @@ def _opcodes(source: Source) -> Iterator[tuple[str, Any]]:
         raise _damaged(f"or cut short ({str(error)[:200]})") from error
 
 
-def _load(source: Source, builders: Builders, persistent: Callable[[Any], Any] | None = None) -> Any:
+def _load(
+    source: Source,
+    builders: Builders,
+    budget: _Budget,
+    persistent: Callable[[Any], Any] | None = None,
+) -> Any:
     """Read one pickle from the current position of `source`."""
     interpreter = _Interpreter(builders, persistent)
-    for count, (opcode, argument) in enumerate(_opcodes(source)):
+    for opcode, argument in _opcodes(source):
         if opcode == "STOP":
             return interpreter.pop()
-        if count >= MAX_OPCODES:
-            raise ModelError(f"the pickle has more than {MAX_OPCODES:,} instructions")
+        budget.spend(opcodes=1)
         interpreter.run(opcode, argument)
     raise _damaged("it has no end")
 
@@ -259,16 +286,18 @@ def _described_storage(reference: Any, limit: int) -> tuple[str, Storage]:
     return key, storage
 
 
-def _read_legacy(source: Source, size: int) -> Any:
+def _read_legacy(source: Source, size: int, budget: _Budget) -> Any:
     """Read the format of ``torch.save`` before zip archives: pickles, then raw storages.
 
     Args:
         source: stream at the start of the file.
         size: size of the whole file in bytes, an upper bound for every tensor.
+        budget: what is left for all tensors together.
     """
-    if _load(source, INNER_BUILDERS) != LEGACY_MAGIC or _load(source, INNER_BUILDERS) != LEGACY_PROTOCOL:
+    start = [_load(source, INNER_BUILDERS, budget) for _ in range(2)]
+    if start != [LEGACY_MAGIC, LEGACY_PROTOCOL]:
         raise ModelError("a tensor's values are not stored as torch stores them")
-    system = _load(source, INNER_BUILDERS)
+    system = _load(source, INNER_BUILDERS, budget)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ModelError("a tensor's values were stored on a big-endian machine")
     storages: dict[str, Storage] = {}
@@ -277,8 +306,8 @@ def _read_legacy(source: Source, size: int) -> Any:
         key, storage = _described_storage(reference, size)
         return storages.setdefault(key, storage)
 
-    value = _load(source, INNER_BUILDERS, persistent)
-    keys = _load(source, INNER_BUILDERS)
+    value = _load(source, INNER_BUILDERS, budget, persistent)
+    keys = _load(source, INNER_BUILDERS, budget)
     if (
         not isinstance(keys, list)
         or not all(isinstance(k, str) for k in keys)
@@ -291,6 +320,7 @@ def _read_legacy(source: Source, size: int) -> Any:
             raise ModelError(
                 "a stored tensor has another size than its description, or the file is cut short"
             )
+        budget.spend(num_bytes=storage.num_bytes)
         storage.data = source.read(storage.num_bytes)
         if len(storage.data) != storage.num_bytes:
             raise ModelError("the file is cut short: a tensor's values end early")
@@ -327,7 +357,7 @@ def _read_archive(archive: zipfile.ZipFile, size: int) -> Any:
             storages[key] = storage
         return storages[key]
 
-    return _load(io.BytesIO(archive.read(pickles[0])), INNER_BUILDERS, persistent)
+    return _load(io.BytesIO(archive.read(pickles[0])), INNER_BUILDERS, _Budget(size), persistent)
 
 
 def read_pickle(path: str | Path) -> Any:
@@ -351,13 +381,14 @@ def read_pickle(path: str | Path) -> Any:
         raise ModelError(f"{path} has {size:,} bytes; expected 1 to {MAX_FILE_BYTES:,}")
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+            with open_zip(path, MAX_DIRECTORY_BYTES) as archive:
                 return _read_archive(archive, size)
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as source:
             if LEGACY_MAGIC.to_bytes(10, "little") in source[:16]:
-                return _read_legacy(source, size)
-            return _load(source, BUILDERS)
-    except ModelError as error:
+                return _read_legacy(source, size, _Budget(size))
+            budget = _Budget(size)
+            return _load(source, _builders(budget), budget)
+    except (ModelError, CorruptDataError) as error:
         raise ModelError(f"{path} cannot be imported: {error}") from error
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RecursionError) as error:
         raise ModelError(f"{path} cannot be imported: the archive is damaged ({error})") from error

@@ -7,6 +7,7 @@ import io
 import shutil
 import struct
 import tarfile
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from viewgen.datasets import load_dataset
-from viewgen.datasets.archive import read_maybe_gzip, read_zip_member, tar_members
+from viewgen.datasets.archive import open_zip, read_maybe_gzip, read_zip_member, tar_members
 from viewgen.datasets.archived import ArchivedDataset
 from viewgen.datasets.cifar import CIFAR10, CIFAR100
 from viewgen.datasets.dataset import ImageDataset
@@ -325,6 +326,45 @@ def test_zip_bombs_and_lies_are_refused(tmp_path: Path) -> None:
     path.write_bytes(content[: entry + 24] + struct.pack("<I", 10) + content[entry + 28 :])
     with zipfile.ZipFile(path) as archive, pytest.raises(CorruptDataError):
         read_zip_member(archive, "lie", cap=1000)
+
+
+def test_archives_of_a_million_members_are_refused(tmp_path: Path) -> None:
+    """Without reading them all: 10⁶ headers of a .tar.gz, 10⁶ entries in the directory of a .zip."""
+    block = tarfile.TarInfo("x").tobuf() * 1000
+    with gzip.open(tmp_path / "many.tar.gz", "wb", compresslevel=1) as file:
+        for _ in range(21):
+            file.write(block)
+    started = time.process_time()
+    with pytest.raises(CorruptDataError, match="more than 20000 members"):
+        list(tar_members(tmp_path / "many.tar.gz", {"wanted": 5}, cap=10**9))
+    assert time.process_time() - started < 10
+    number = 10**6
+    header = struct.pack("<4s6H3L5H2L", b"PK\1\2", *[0] * 6, 0, 0, 0, 1, *[0] * 4, 0, 0) + b"x"
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, number * len(header), 0, 0)
+    with (tmp_path / "many.zip").open("wb") as packed:
+        packed.write(header * number + end)
+    started = time.process_time()
+    with pytest.raises(CorruptDataError, match="a directory of 47000000 bytes"):
+        open_zip(tmp_path / "many.zip")
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside", "wanted"])
+def test_no_member_reaches_the_disk(tmp_path: Path, kind: bytes, name: str) -> None:
+    """Paths out of the folder, links and devices: nothing of an archive is ever written by its name."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with tarfile.open(folder / "evil.tar.gz", "w:gz") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, "../../etc/passwd"
+        archive.addfile(entry)
+        plain = tarfile.TarInfo(f"{name}/through")
+        plain.size = 4
+        archive.addfile(plain, io.BytesIO(b"evil"))
+    with pytest.raises(CorruptDataError, match=r"regular file|has no wanted"):
+        list(tar_members(folder / "evil.tar.gz", {"wanted": 5}, cap=10**6))
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "evil.tar.gz"]
 
 
 def test_gzip_bomb_is_refused(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_an_unreadable_picture_is_named(flowers: Path, monkeypatch: pytest.Monke
     def refuse(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("viewgen.datasets.folder.open_regular", refuse)
     with pytest.raises(StorageError, match=r"cannot read .*z\.gif: Permission denied"):
         load(flowers)
 
@@ -226,3 +226,68 @@ def test_command_gives_one_message(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit, match=r"^2$"):
         main(["datasets", "--download", "folder:/x", "--data-root", str(tmp_path)])
     assert capsys.readouterr().err.startswith("error: folder:PATH is read from your disk")
+
+
+@pytest.fixture
+def spoilt(flowers: Path) -> Path:
+    """The flowers with three pictures that cannot be used, the first one among them."""
+    (flowers / "daisy" / "a.png").write_bytes(b"no picture")
+    (flowers / "rose" / "c.png").write_bytes((flowers / "rose" / "b.png").read_bytes()[:40])
+    save(flowers / "rose" / "wide.png", size=(32, 16))
+    return flowers
+
+
+def test_all_bad_pictures_are_listed_with_reasons(spoilt: Path) -> None:
+    with pytest.raises(CorruptDataError, match=r"3 pictures cannot be used; .*damaged=skip") as error:
+        load(spoilt)
+    assert error.value.exit_code == 5
+    lines = str(error.value).splitlines()
+    assert [sum(name in line for line in lines) for name in ("a.png", "c.png", "wide.png")] == [1, 1, 1]
+    assert "32×16" in str(error.value)
+    assert not list((spoilt.parent / "data-root").rglob("*.npy"))
+
+
+def test_bad_pictures_are_left_out_where_that_is_asked_for(
+    spoilt: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = load(spoilt, suffix="?damaged=skip")
+    assert dataset.labels(range(len(dataset))).tolist() == [0, 1, 1, 1]
+    centres = dataset.images(range(4))[:, :, 8, 8].tolist()
+    assert centres == [[250] * 3, [100, 0, 0], [200, 0, 0], [7] * 3]
+    assert dataset.name == f"folder:{spoilt}?damaged=skip"
+    assert "left out: 3 pictures" in caplog.text
+    assert "a.png" in caplog.text
+    assert load(spoilt, suffix="?size=8&damaged=skip").image_size == 8
+
+
+def test_many_bad_pictures_are_counted(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / "x" / "a").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / "a" / f"{number}.png").write_bytes(b"no")
+    with pytest.raises(CorruptDataError, match="60 pictures") as error:
+        load(tmp_path / "x")
+    assert "… and 10 more" in str(error.value)
+
+
+def test_a_pipe_is_no_picture(flowers: Path) -> None:
+    os.mkfifo(flowers / "rose" / "pipe.png")  # is no file, and so no picture
+    assert len(load(flowers)) == 4
+    (flowers / "rose" / "zero.png").symlink_to("/dev/zero")
+    assert len(load(flowers)) == 4
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "denied"), OSError(5, "input/output error")])
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+    flowers: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """Not fewer pictures, which would be another data set, but an error."""
+    scan = os.scandir
+
+    def failing(path: object) -> object:
+        if str(path).endswith("deep"):
+            raise error
+        return scan(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(StorageError, match="cannot list"):
+        load(flowers)

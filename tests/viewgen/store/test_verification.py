@@ -307,3 +307,14 @@ def test_sigkill_at_random_moments_never_leaves_a_torn_committed_shard(tmp_path)
             assert report.committed >= committed
             committed = report.committed
     assert committed > 0
+
+
+def test_temporary_files_of_killed_writers_are_noted(tmp_path, write_cache, make_spec):
+    url = str(tmp_path / "c.zarr")
+    write_cache(LocalStorage(url), make_spec())
+    (tmp_path / "c.zarr/steps/.c.2.77.abcd.viewgen-tmp").write_bytes(b"half")
+    report = verify_cache(url)
+    assert report.ok
+    assert len(report.notes) == 1
+    assert "1 temporary files of writers" in report.notes[0]
+    assert "steps/.c.2.77.abcd.viewgen-tmp" in report.notes[0]

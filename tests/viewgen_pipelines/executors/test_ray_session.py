@@ -1,5 +1,6 @@
 """The Ray session: loopback only, token on, quiet, and no litter."""
 
+import contextlib
 import os
 import urllib.error
 import urllib.request
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from viewgen.errors import UsageError
+from viewgen.errors import UsageError, ViewgenError
+from viewgen_pipelines.executors import session
 from viewgen_pipelines.executors.process import private_folder
 from viewgen_pipelines.executors.session import RaySession, ray_session, sweep_sessions
 from viewgen_pipelines.executors.workers import divide
@@ -32,12 +34,12 @@ def test_sessions_of_ended_drivers_are_swept(tmp_path):
 def test_the_session_is_private(shared_ray):
     import ray
 
-    with ray_session(None) as session:
-        assert session.dashboard.startswith("Ray dashboard: http://127.0.0.1:")
-        assert "ray get-auth-token" in session.dashboard
-        assert session.num_cores >= 1
+    with ray_session(None) as there:
+        assert there.dashboard.startswith("Ray dashboard: http://127.0.0.1:")
+        assert "ray get-auth-token" in there.dashboard
+        assert there.num_cores >= 1
     assert ray.is_initialized(), "a session that was there is left running"
-    url = session.dashboard.split()[2]
+    url = there.dashboard.split()[2]
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(f"{url}/api/v0/actors", timeout=30)
     assert caught.value.code == 401
@@ -53,6 +55,68 @@ def test_the_session_is_private(shared_ray):
     assert sockets
     assert max(map(len, sockets)) < 100
     assert private_folder().stat().st_mode & 0o077 == 0
+
+
+def descendants(process: int) -> list[int]:
+    """Return the ids of a process and of all that it started, and these started."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found = [process]
+    for one in found:
+        found += parents.get(one, [])
+    return found
+
+
+def listening(process: int) -> list[str]:
+    """Return the addresses on which a process listens, in hexadecimal as the kernel shows them."""
+    sockets = set()
+    try:
+        for link in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(link))
+    except OSError:
+        return []
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                found.append(fields[1].partition(":")[0])
+    return found
+
+
+# 127.0.0.1, and the same as an address of version 6; the kernel shows words of four bytes, lowest first
+LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
+
+
+def test_all_sockets_are_on_the_loopback_address(shared_ray):
+    """GCS, raylet, agents, dashboard, workers, the exporters of metrics, and the driver itself."""
+    import ray
+
+    def worker() -> int:
+        return os.getpid()
+
+    assert ray.get(ray.remote(num_cpus=0)(worker).remote()) != os.getpid()
+    addresses = {process: listening(process) for process in descendants(os.getpid())}
+    assert sum(map(len, addresses.values())) >= 6
+    for process, found in addresses.items():
+        name = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")[:80]
+        assert not set(found) - set(LOOPBACK), (name, found)
+    assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
+
+
+def test_a_session_that_lets_anybody_in_is_refused(shared_ray, monkeypatch):
+    import ray
+
+    session._check_local(ray)
+    monkeypatch.setattr(session, "_asks_for_token", lambda: False)
+    with pytest.raises(ViewgenError, match="RAY_AUTH_MODE"):
+        session._check_local(ray)
 
 
 def session_of(num_cores, num_gpus, node_cores=1.0, *, elsewhere=False):

@@ -1,8 +1,9 @@
 """The application over HTTP: what is there, what is not, who may ask."""
 
 import re
+import socket
 from html import unescape
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 
@@ -107,6 +108,19 @@ def test_the_host_header_is_checked(site):
         "",
     ):
         assert site.get("/", Host=host).status == 421, host
+
+
+@pytest.mark.parametrize(
+    "hosts", [("evil.example", "127.0.0.1"), ("127.0.0.1", "evil.example"), ("a", "a"), ()]
+)
+def test_several_host_headers_are_refused(site, hosts):
+    """Whoever is on the way may have taken another of them than the application does."""
+    place = urlsplit(site.url)
+    lines = ["GET / HTTP/1.1", *(f"Host: {host}" for host in hosts), "Connection: close", "", ""]
+    with socket.create_connection((place.hostname, place.port), timeout=30) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        answer = connection.makefile("rb").readline()
+    assert answer.split()[1] in (b"400", b"421")
 
 
 def test_answers_forbid_what_pages_do_not_need(site):

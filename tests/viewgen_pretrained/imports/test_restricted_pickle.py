@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import struct
+import time
 import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
@@ -19,8 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from viewgen.errors import MissingFileError, ModelError
-from viewgen_pretrained.imports.restricted_pickle import BUILDERS as BUILDERS
-from viewgen_pretrained.imports.restricted_pickle import _load, read_pickle
+from viewgen_pretrained.imports.restricted_pickle import _Budget, _builders, _load, read_pickle
 from viewgen_pretrained.imports.tensor_records import Attributes, TensorRecord
 
 FRESH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -34,7 +34,8 @@ VALUES = st.recursive(
 
 
 def read(data: bytes) -> Any:
-    return _load(io.BytesIO(data), BUILDERS)
+    budget = _Budget(len(data))
+    return _load(io.BytesIO(data), _builders(budget), budget)
 
 
 def refusal(data: bytes) -> str:
@@ -265,6 +266,28 @@ def test_a_bomb_of_shared_tuples_costs_nothing():
 def test_the_number_of_instructions_is_bounded(monkeypatch):
     monkeypatch.setattr("viewgen_pretrained.imports.restricted_pickle.MAX_OPCODES", 1000)
     assert "more than 1,000 instructions" in refusal(b"N0" * 1000 + b"N.")
+
+
+@pytest.mark.parametrize("data", [b"N" + b"2" * 10**6, b"N" + b"\x85" * 10**6])
+def test_slow_pickles_end(data, tmp_path):
+    path = tmp_path / "slow.pkl"
+    path.write_bytes(data + b".")
+    started = time.process_time()
+    with pytest.raises(ModelError, match="instructions"):
+        read_pickle(path)
+    assert time.process_time() - started < 5  # half a million instructions
+
+
+def test_a_tensors_bytes_count_each_time_that_they_are_named():
+    """One text of a tensor that is named 1000 times would be 1000 tensors."""
+    head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    storage = b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0kX\x03\0\0\0cpuM\x10\x27NtQ."
+    inner = b"".join(pickle.dumps(part, 2) for part in head) + storage + pickle.dumps(["k"], 2)
+    inner += struct.pack("<q", 10_000) + bytes(40_000)
+    start = b"\x80\x03ctorch.storage\n_load_from_bytes\nq\x02B" + struct.pack("<I", len(inner)) + inner
+    again = b"h\x02h\x03\x85R0"
+    read(start + b"q\x0300" + again + b"N.")
+    assert "more bytes than the file" in refusal(start + b"q\x0300" + again * 1000 + b"N.")
 
 
 def test_nested_archives_do_not_recurse():

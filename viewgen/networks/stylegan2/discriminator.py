@@ -38,15 +38,17 @@ class DiscriminatorConfig(NetworkConfig):
 
     title: ClassVar[str] = "the discriminator's shape"
 
-    image_size: int = setting(..., "side of the image in pixels, a power of two of at least 8")
+    image_size: int = setting(..., "side of the image in pixels, a power of two of at least 8", le=4096)
     channels: tuple[int, ...] = setting(
-        ..., "feature channels at 4, 8, … image_size px (the generator's order)"
+        ..., "feature channels at 4, 8, … image_size px (the generator's order)", max_length=11
     )
     architecture: Literal["residual", "plain"] = setting("residual", "with skips, or without")
-    num_classes: int = setting(0, "classes of a class-conditional network, otherwise 0", ge=0)
-    num_mapping_layers: int = setting(8, "layers of the class mapping", ge=0)
+    num_classes: int = setting(0, "classes of a class-conditional network, otherwise 0", ge=0, le=10**6)
+    num_mapping_layers: int = setting(8, "layers of the class mapping", ge=0, le=64)
     activation_clamp: float | None = setting(None, "bound on activations, or none")
-    stddev_group: int = setting(4, "samples whose features' deviation is taken together", ge=1, since=2)
+    stddev_group: int = setting(
+        4, "samples whose features' deviation is taken together", ge=1, le=10**6, since=2
+    )
 
     @model_validator(mode="after")
     def _levels(self) -> Self:

@@ -36,6 +36,7 @@ from viewgen.settings import setting
 __all__ = ["Generator", "GeneratorConfig", "check_levels", "num_style_layers", "public_channels"]
 
 Noise = Literal["fixed", "random"]
+MOST_CHANNELS = 16384
 
 
 def num_style_layers(image_size: int) -> int:
@@ -54,11 +55,11 @@ class GeneratorConfig(NetworkConfig):
 
     title: ClassVar[str] = "the generator's shape"
 
-    image_size: int = setting(..., "side of the image in pixels, a power of two of at least 8")
-    channels: tuple[int, ...] = setting(..., "feature channels at 4, 8, … image_size px")
-    num_mapping_layers: int = setting(8, "fully connected layers of the mapping network", ge=1)
-    style_dim: int = setting(512, "width of Z and W", ge=1)
-    num_classes: int = setting(0, "classes of a class-conditional network, otherwise 0", ge=0)
+    image_size: int = setting(..., "side of the image in pixels, a power of two of at least 8", le=4096)
+    channels: tuple[int, ...] = setting(..., "feature channels at 4, 8, … image_size px", max_length=11)
+    num_mapping_layers: int = setting(8, "fully connected layers of the mapping network", ge=1, le=64)
+    style_dim: int = setting(512, "width of Z and W", ge=1, le=16384)
+    num_classes: int = setting(0, "classes of a class-conditional network, otherwise 0", ge=0, le=10**6)
     activation_clamp: float | None = setting(
         None, "bound on activations (256 in the official half-precision networks), or none"
     )
@@ -83,8 +84,8 @@ def check_levels(image_size: int, channels: tuple[int, ...]) -> None:
             f"channels has {len(channels)} entries; {image_size} px needs {int(log_size) - 1}, "
             f"one for each of 4, 8, … {image_size} px"
         )
-    if min(channels) < 1:
-        raise ModelError("every entry of channels must be at least 1")
+    if not 1 <= min(channels) <= max(channels) <= MOST_CHANNELS:
+        raise ModelError(f"every entry of channels must be at least 1 and at most {MOST_CHANNELS}")
 
 
 class ConstantInput(nn.Module):
