@@ -28,6 +28,7 @@ References:
     Finding Structure with Randomness, Halko, Martinsson and Tropp, 2011, https://arxiv.org/abs/0909.4061
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,12 @@ DAMPING, DAMPING_GROWTH, DAMPING_DECAY = 0.01, 4.0, 0.5
 LIMIT_GROWTH, LIMIT_DECAY = 2.0, 0.4
 # Misses, as a share of what a step did, below which μ shrinks and the limit grows.
 GOOD_FIT, VERY_GOOD_FIT = 0.5, 0.3
+# Updates in a row that are taken back, or leave more than this share of the way to go, after which a view begins
+# again in another direction.
+PATIENCE, LITTLE_PROGRESS = 3, 0.9
+# Beginnings after which a view goes on from the place of another one that has reached its distance, and the
+# length of its own noise there.
+TURNS_BEFORE_HOP, HOP_NOISE = 1, 5.0
 # Directions whose response is below this share of the strongest are not aimed at.
 WEAK = 0.1
 # Iterations of `eq2_target` in an update of views that have reached the boundary.
@@ -194,11 +201,22 @@ class NewtonSteps:
             "jacobian": jacobian[:, None].expand(-1, num_views, -1, -1).clone(),
             "first": _first_directions(jacobian, coordinates, self.config),
             "damping": DAMPING * each,
-            "limit": FIRST_LIMIT * directions.shape[2] ** 0.5 * each,
+            "limit": self._first_limit * each,
             "change": torch.zeros_like(coordinates),
             "codes": codes.clone(),
             "offset": codes.new_zeros(len(codes), num_views, jacobian.shape[1]),
+            "begun": codes.clone(),
+            "begun_offset": codes.new_zeros(len(codes), num_views, jacobian.shape[1]),
+            # updates since the view began, failures in a row, and how often it began again
+            "since": torch.zeros_like(each),
+            "stuck": torch.zeros_like(each),
+            "turns": torch.zeros_like(each, dtype=torch.long),
+            "hopped": torch.zeros_like(each, dtype=torch.bool),
         }
+
+    @property
+    def _first_limit(self) -> float:
+        return FIRST_LIMIT * math.sqrt(self.response.directions.shape[2])
 
     def differentiate(self, evaluation: Evaluation, codes: Tensor) -> Tensors:
         """Return the offsets r of the views, which the steps are computed from."""
@@ -208,13 +226,16 @@ class NewtonSteps:
         """Return the codes after one update; corrects J by what the last one did."""
         # the engine restarts an image with a non-finite offset; its step must only not disturb the others
         offset = derivatives["offset"].nan_to_num(0, 0, 0)
-        first = (steps == 0)[:, None]
-        kept = self._learn(codes, offset, steps, state) | first
+        starts = (steps == 0)[:, None].expand_as(state["since"])
+        kept = self._learn(offset, state) | starts | state["hopped"]
         state["codes"] = torch.where(expanded(kept, codes), codes, state["codes"])
         state["offset"] = torch.where(kept[..., None], offset, state["offset"])
+        state["begun_offset"] = torch.where(starts[..., None], offset, state["begun_offset"])
+        self._turn(state)
         offset = state["offset"]
 
-        target = self._target(offset, state["first"], first)
+        target = self._target(offset, state["first"], state["since"] == 0)
+        state["since"] = state["since"] + 1
         jacobian = state["jacobian"]
         across = jacobian.transpose(2, 3)
         normal = across @ jacobian
@@ -225,12 +246,55 @@ class NewtonSteps:
         change = torch.linalg.solve(damped, wanted)[..., 0]
         length = change.norm(dim=2).clamp_min(1e-12)
         change = change * (state["limit"] / length).clamp_max(1.0)[..., None]
+        # a view that has hopped is evaluated where it is
+        change = change.masked_fill(state["hopped"][..., None], 0.0)
         state["change"] = change
         moved = (change @ self.response.directions[state["rows"]]).unflatten(2, codes.shape[2:])
         after: Tensor = state["codes"] + self.scale * moved
         return after
 
-    def _learn(self, codes: Tensor, offset: Tensor, steps: Tensor, state: Tensors) -> Tensor:
+    def _turn(self, state: Tensors) -> None:
+        """Let views that are stuck begin again: against their direction, then along those of other views.
+
+        An encoder may answer to one sign of a direction alone, where the pixels that it reads are saturated.
+        """
+        stuck = state["stuck"] >= PATIENCE
+        state["hopped"] = torch.zeros_like(stuck)
+        if not bool(stuck.any()):
+            return
+        num_views = stuck.shape[1]
+        turns = torch.where(stuck, state["turns"] + 1, state["turns"])
+        views = torch.arange(num_views, device=stuck.device)
+        other = (views + turns // 2) % num_views
+        along = torch.take_along_dim(state["first"], other[..., None], dim=1)
+        turned = torch.where(turns % 2 == 1, -1.0, 1.0).to(along.dtype)[..., None] * along
+        anew = {
+            "first": turned,
+            "codes": state["begun"],
+            "offset": state["begun_offset"],
+            "jacobian": self.response.jacobian[state["rows"]][:, None].expand_as(state["jacobian"]),
+            "damping": torch.full_like(state["damping"], DAMPING),
+            "limit": torch.full_like(state["limit"], self._first_limit),
+            "change": torch.zeros_like(state["change"]),
+            "since": torch.zeros_like(state["since"]),
+            "stuck": torch.zeros_like(state["stuck"]),
+            "turns": turns,
+        }
+        near = (self._gap(state["offset"]) <= self.config.tolerance) & ~stuck
+        following = (views[:, None] + torch.arange(1, num_views + 1, device=stuck.device)) % num_views
+        first_near = near[:, following].to(torch.uint8).argmax(dim=2, keepdim=True)
+        place = torch.take_along_dim(following.expand(len(near), -1, -1), first_near, dim=2)[..., 0]
+        hopped = stuck & (turns > TURNS_BEFORE_HOP) & near.any(dim=1, keepdim=True)
+        noise = state["begun"] - self.anchor_codes[state["rows"]][:, None]
+        there = torch.take_along_dim(state["codes"], expanded(place, state["codes"]), dim=1)
+        theirs = torch.take_along_dim(state["jacobian"], place[..., None, None], dim=1)
+        for name, values in anew.items():
+            state[name] = torch.where(expanded(stuck, values), values, state[name])
+        state["codes"] = torch.where(expanded(hopped, there), there + HOP_NOISE * noise, state["codes"])
+        state["jacobian"] = torch.where(hopped[..., None, None], theirs, state["jacobian"])
+        state["hopped"] = hopped
+
+    def _learn(self, offset: Tensor, state: Tensors) -> Tensor:
         """Correct J, μ and the limits by the last step; return which views keep it, `(A, n)`."""
         change, jacobian = state["change"], state["jacobian"]
         did = offset - state["offset"]
@@ -243,8 +307,10 @@ class NewtonSteps:
 
         gap, before = self._gap(offset), self._gap(state["offset"])
         # the first step goes from the anchor to ε₁: nearer than the anchor is good enough
-        allowed = torch.where((steps == 1)[:, None], before, before.clamp_min(self.config.tolerance))
-        kept = gap <= allowed
+        tolerance = self.config.tolerance
+        kept = gap <= torch.where(state["since"] == 1, before, before.clamp_min(tolerance))
+        little = (gap > tolerance) & (~kept | (gap > LITTLE_PROGRESS * before))
+        state["stuck"] = torch.where(stepped & little, state["stuck"] + 1, torch.zeros_like(gap))
         damping, limit = state["damping"], state["limit"]
         better = torch.where(fit < GOOD_FIT, DAMPING_DECAY * damping, damping)
         wider = torch.where(fit < VERY_GOOD_FIT, LIMIT_GROWTH * limit, limit)
@@ -257,11 +323,12 @@ class NewtonSteps:
         """Return the offsets to go to; images that are spread enough only correct their distance."""
         config = self.config
         beside = begins & (offset.norm(dim=2) < config.boundary_distance / 2)
+        begun = torch.where(beside[..., None], config.boundary_distance * first, offset)
         goal = spread_goal(config, offset.shape[1])
         wide = mean_pairwise_distance(offset).mean(dim=1) >= goal
         rest = eq2_target(offset, config, num_steps=0)
         apart = torch.where(wide[:, None, None], rest, eq2_target(offset, config, num_steps=LATER_STEPS))
-        return torch.where(beside[..., None], eq2_target(first, config), apart)
+        return torch.where(beside[..., None], eq2_target(begun, config), apart)
 
     def _gap(self, offset: Tensor) -> Tensor:
         """Return how far views are from the distance at which eq. 2 would have them, `(A, n)`."""
