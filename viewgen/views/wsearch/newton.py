@@ -54,7 +54,7 @@ DAMPING, DAMPING_GROWTH, DAMPING_DECAY = 0.01, 4.0, 0.5
 LIMIT_GROWTH, LIMIT_DECAY = 2.0, 0.4
 # Misses, as a share of what a step did, below which μ shrinks and the limit grows.
 GOOD_FIT, VERY_GOOD_FIT = 0.5, 0.3
-# Updates in a row that are taken back, or leave more than this share of the way to go, after which a view begins
+# Updates in a row that are taken back, or leave more than this share of the way, after which a view begins
 # again in another direction.
 PATIENCE, LITTLE_PROGRESS = 3, 0.9
 # Beginnings after which a view goes on from the place of another one that has reached its distance, and the
