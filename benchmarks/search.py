@@ -13,14 +13,16 @@ its first update and the images that fill up a group included.
     python benchmarks/search.py
 """
 
+import json
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from measure import interleave, peak_bytes, ratio, write_result
+from measure import RESULTS, interleave, peak_bytes, ratio, write_result
 from passes import Passes
 from reference.generator import PlainSynthesis
 from reference.search import freeze, paper_step
@@ -235,13 +237,29 @@ def add_memory(ratios: dict[str, dict[str, Any]], num_images: int) -> None:
                     found.setdefault("peak_bytes", {})[side] = size
 
 
+def write_equal(
+    ratios: dict[str, dict[str, Any]], searches: dict[str, dict[str, float]], num_images: int
+) -> Path:
+    """Replace the rows of equal quality in the result file; the rows of steps stay."""
+    before = json.loads((RESULTS / "search.json").read_text("utf-8"))
+    steps = {title: found for title, found in before["ratios"].items() if title.startswith("step: ")}
+    document = {
+        "steps_measured": before.get("steps_measured", before["date"]),
+        "ratios": {**steps, **ratios},
+        "searches": searches,
+        "equal_images": num_images,
+        "step_images": before["step_images"],
+    }
+    return write_result("search", document, ("torch", "torchvision"))
+
+
 @click.command()
 @click.option("--step-images", default=2, show_default=True, help="Images of the timed step, 8 views each.")
 @click.option("--images", default=16, show_default=True, help="Digits to search.")
 @click.option("--equal-images", default=16, show_default=True, help="Digits to search to equal quality.")
 @click.option("--batch-size", default=32, show_default=True, help="Images searched at once.")
 @click.option("--rounds", default=2, show_default=True)
-@click.option("--only-equal", is_flag=True, help="Only that, printed and not written.")
+@click.option("--only-equal", is_flag=True, help="Only that; the other rows of the result file stay.")
 def main(
     step_images: int, images: int, equal_images: int, batch_size: int, rounds: int, only_equal: bool
 ) -> None:
@@ -249,7 +267,9 @@ def main(
     if only_equal:
         keep_freed_memory()
         models, codes, rows = invert(equal_images)
-        report(compare_at_equal_quality(models, codes, rows)[0], {})
+        ratios, searches = compare_at_equal_quality(models, codes, rows)
+        report(ratios, {})
+        click.echo(f"written: {write_equal(ratios, searches, equal_images)}")
         return
     ratios: dict[str, dict[str, Any]] = {}
     before = time_steps(step_images, rounds)
