@@ -1,6 +1,7 @@
 """`viewgen cache --solver`: part of a cache's configuration, and of its identity."""
 
 import json
+import re
 
 import pytest
 
@@ -43,3 +44,14 @@ def test_a_cache_of_the_other_solver_is_another_cache(tmp_path):
     assert cache("digits", out=out, solver="newton", **BRIEF).complete, "the same command again"
     with pytest.raises(CacheMismatchError, match="solver"):
         cache("digits", out=out, solver="adam", **BRIEF)
+
+
+def test_a_strength_becomes_the_sigma_of_the_cache(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("viewgen.views.strength.NUM_IMAGES", 8)
+    out = f"--out={tmp_path / 'c.zarr'}"
+    assert run(out, "--method=wperturb", "--strength=distance:0.2", "--dry-run") == 0
+    said = capsys.readouterr().err
+    sigma = float(re.search(r"^σ = (\S+)$", said, re.MULTILINE)[1])
+    assert f"sigma={sigma}" in said
+    assert run(out, "--method=wperturb", "--strength=far", "--dry-run") == 2
+    assert "strength" in capsys.readouterr().err
