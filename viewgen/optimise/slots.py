@@ -14,7 +14,7 @@ Shape legend: N images, A active slots, n codes (views) per image, … a code's 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -120,14 +120,15 @@ class SlotOptions:
     Attributes:
         num_slots: images optimised at once.
         max_steps: updates after which an image leaves without having converged.
-        keep_best: return the codes with the lowest loss instead of the last ones.
+        keep_best: return the codes with the lowest loss instead of the last ones; ``"unfinished"``: only for
+            images that do not meet their stopping rule.
         group_size: exact number of images per evaluation; the last group is filled by repeating an image.
             None evaluates all slots at once.
     """
 
     num_slots: int
     max_steps: int
-    keep_best: bool = False
+    keep_best: bool | Literal["unfinished"] = False
     group_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -295,13 +296,14 @@ def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotRe
         if bool(leaving.any()):
             rows = slots.rows[leaving]
             first = problem.start(slots.rows[failed])
-            chosen = (slots.best_codes if options.keep_best else slots.codes).clone()
+            last = done if options.keep_best == "unfinished" else torch.full_like(done, not options.keep_best)
+            chosen = torch.where(expanded(last, slots.codes), slots.codes, slots.best_codes)
             chosen[failed] = first
             result.codes[rows] = chosen[leaving]
             result.steps[rows] = slots.steps[leaving].to(torch.int32)
             status = torch.where(done, Status.OK, Status.NOT_CONVERGED).masked_fill(failed, Status.FAILED)
             result.status[rows] = status[leaving].to(torch.uint8)
-            final = slots.best_loss if options.keep_best else loss
+            final = torch.where(last, loss, slots.best_loss)
             result.loss[rows] = final.masked_fill(failed, torch.nan)[leaving]
             moving = ~leaving
             broken = broken[moving]

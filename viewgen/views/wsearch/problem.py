@@ -243,7 +243,7 @@ def search_views(problem: WSearchProblem, num_slots: int, group_size: int | None
     options = SlotOptions(
         num_slots=num_slots,
         max_steps=problem.config.max_steps,
-        keep_best=problem.config.solver == "newton",
+        keep_best="unfinished" if problem.config.solver == "newton" else False,
         group_size=group_size,
     )
     return optimise(problem, options, update_rule(problem))
