@@ -41,7 +41,8 @@ from viewgen.recipes import recipe
 from viewgen.store import CacheReader
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.draws import ImageDraws
-from viewgen.views.wsearch.problem import feasible_spread, initial_codes
+from viewgen.views.wsearch.loss import feasible_spread
+from viewgen.views.wsearch.problem import initial_codes
 from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen_pipelines.cache import cache
 

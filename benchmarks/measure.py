@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "RESULTS",
     "fresh_run",
     "interleave",
     "machine",

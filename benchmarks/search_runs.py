@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from passes import Passes
 from reference.generator import PlainSynthesis
@@ -12,7 +13,8 @@ from reference.search import paper_search
 from torch import Tensor
 
 from viewgen.datasets import load_dataset
-from viewgen.images import to_model
+from viewgen.diagnostics.classifier import image_classifier
+from viewgen.images import to_model, to_storage
 from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.encoder import Encoder
@@ -22,7 +24,8 @@ from viewgen.networks.weights import find_models
 from viewgen.recipes import recipe
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.draws import ImageDraws
-from viewgen.views.wsearch.problem import WSearchProblem, feasible_spread, initial_codes, search_views
+from viewgen.views.wsearch.loss import feasible_spread
+from viewgen.views.wsearch.problem import WSearchProblem, initial_codes, search_views
 from viewgen.views.wsearch.settings import WSearchConfig
 
 __all__ = [
@@ -113,8 +116,30 @@ def measure(models: Any, codes: Tensor, views: Tensor, config: WSearchConfig) ->
         anchors = models.encoder(models.generator.synthesis(codes).clamp(-1, 1))
         z = models.encoder(models.generator.synthesis(views.flatten(0, 1)).clamp(-1, 1))
         z = z.unflatten(0, (-1, NUM_VIEWS))
+        pictures = to_storage(models.generator.synthesis(views.flatten(0, 1)).clamp(-1, 1))
+        rebuilt = to_storage(models.generator.synthesis(codes).clamp(-1, 1))
     distance = (z - anchors[:, None]).norm(dim=2)
-    return quality(distance, mean_pairwise_distance(z).mean(dim=1), config)
+    moved = (views - codes[:, None]).flatten(2).square().mean(dim=2).sqrt()
+    return {
+        **quality(distance, mean_pairwise_distance(z).mean(dim=1), config),
+        "label_kept": label_kept(rebuilt, pictures.unflatten(0, (-1, NUM_VIEWS))),
+        "rms_of_codes": float(moved.mean()),
+    }
+
+
+def label_kept(reconstructions: Tensor, views: Tensor) -> float:
+    """Return the share of views `(N, n, C, H, W)` that a classifier of pixels reads as their digit.
+
+    Digits whose reconstruction it misreads do not count.
+    """
+    dataset = load_dataset("digits", "train")
+    reader = image_classifier(dataset)
+    rows = np.arange(len(views))
+    labels = torch.from_numpy(dataset.labels(rows))
+    known = reader.scores(reconstructions.numpy(), rows).argmax(dim=1) == labels
+    read = reader.scores(views.flatten(0, 1).numpy(), rows.repeat(NUM_VIEWS)).argmax(dim=1)
+    kept = read.unflatten(0, (-1, NUM_VIEWS)) == labels[:, None]
+    return float(kept[known].float().mean())
 
 
 def run_search(

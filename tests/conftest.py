@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 def needs_ray(item: pytest.Item | None) -> bool:
     """Say whether a test uses the shared Ray session."""
-    return "shared_ray" in getattr(item, "fixturenames", ())
+    return not {"shared_ray", "shared_ray_of_class"}.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 class SharedRay:
@@ -115,6 +115,12 @@ def ray_faults_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def shared_ray(ray_faults_path: Path) -> None:
     """One Ray session for all tests in this process."""
+    SHARED_RAY.start(ray_faults_path)
+
+
+@pytest.fixture(scope="class")
+def shared_ray_of_class(ray_faults_path: Path) -> None:
+    """The same session, for a fixture of a class."""
     SHARED_RAY.start(ray_faults_path)
 
 

@@ -16,7 +16,7 @@ from viewgen.networks.files import Models, load_models
 from viewgen.networks.weights import find_models
 from viewgen.store import CacheReader
 from viewgen.views.distances import mean_pairwise_distance
-from viewgen.views.wsearch.problem import boundary_uniformity_loss
+from viewgen.views.wsearch.loss import boundary_uniformity_loss
 from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen_pipelines.cache import cache
 

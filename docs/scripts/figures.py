@@ -11,7 +11,7 @@ import numpy as np
 
 from viewgen.datasets import load_dataset
 from viewgen.store import CacheReader
-from viewgen.views.wsearch.problem import feasible_spread
+from viewgen.views.wsearch.loss import feasible_spread
 from viewgen_pipelines.cache import cache
 from viewgen_pipelines.shards.steps import PAIRWISE_BINS
 

@@ -7,7 +7,7 @@ from reference.search import batched_loss, paper_search, search_loss
 
 from viewgen.networks.stylegan2 import Generator, GeneratorConfig
 from viewgen.views.distances import mean_pairwise_distance
-from viewgen.views.wsearch.problem import boundary_uniformity_loss
+from viewgen.views.wsearch.loss import boundary_uniformity_loss
 from viewgen.views.wsearch.settings import WSearchConfig
 
 

@@ -57,7 +57,7 @@ class SimulatedWorker(worker.ShardWorker):
 
     def _set_up(self) -> None:
         self._dataset: Any = SimpleNamespace(
-            labels=lambda rows: np.asarray(rows), batch=lambda rows: {"row": np.asarray(rows)}
+            real_names=(), labels=lambda rows: np.asarray(rows), batch=lambda rows: {"row": np.asarray(rows)}
         )
         self._inversions = None
         self._step = lambda batch: contents(batch["row"], self.host)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
+from viewgen.roles import Role
 from viewgen.store import CacheReader, Column, open_storage, verify_cache
 
 PAGE = (Path(__file__).parents[2] / "docs/cache-format.md").read_text()
@@ -65,6 +66,7 @@ def test_the_keys_of_the_specification_are_those_that_are_written(make_spec):
     assert {key for cell in cells for key in re.findall(r"`(\w+)`", cell)} == {
         *make_spec().to_json(),
         *make_spec(columns=(Column(name="angle"),)).to_json(),
+        *make_spec(roles=(Role(name="luma"), Role(name="chroma")), num_views=2).to_json(),
     }
 
 

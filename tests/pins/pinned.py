@@ -28,12 +28,17 @@ NUM_IMAGES = 16
 _IMAGES = f"cache --dataset digits --limit {NUM_IMAGES} --shard-images 6 --models networks --executor local"
 _VIEWS = f"{_IMAGES} --views 2 --inversions inversions.zarr"
 
+# What were the defaults of 0.1.0, named since others took their place: W-search followed random directions to
+# ε₁, and lengths were in the generator's own codes.
+_OWN_CODES = "--set truncation=1"
+_START = f"--set start=boundary --set spread_share=0.75 {_OWN_CODES}"
+_OLD = f"--solver boundary {_START}"
 # name: command that makes the cache of that name; views start from the golden inversions
 METHODS = {
-    "wsearch": f"{_VIEWS} --method wsearch",
-    "wsearch-short": f"{_VIEWS} --method wsearch --max-steps 1 --keep-latents",
-    "wsearch-adam": f"{_VIEWS} --method wsearch --solver adam --max-steps 12 --keep-latents",
-    "wperturb": f"{_VIEWS} --method wperturb --keep-latents",
+    "wsearch": f"{_VIEWS} --method wsearch {_OLD}",
+    "wsearch-short": f"{_VIEWS} --method wsearch --max-steps 1 --keep-latents {_OLD}",
+    "wsearch-adam": f"{_VIEWS} --method wsearch --solver adam --max-steps 12 --keep-latents {_START}",
+    "wperturb": f"{_VIEWS} --method wperturb --keep-latents {_OWN_CODES}",
     "expert": f"{_IMAGES} --views 2 --method expert",
     "invert": f"{_IMAGES} --method invert",
 }
@@ -67,21 +72,23 @@ OBJECTIVES = {
     "A2-full": f"{_CACHED} --assimilation A2-full --set batchnorm=separate",
     "A2-simsiam": f"{_EXPERT} --assimilation A2-simsiam --generated expert",
     "viewmaker": f"{_EXPERT} --assimilation A1 --generated viewmaker",
-    "wperturb": f"{_CODES} --assimilation A2 --generated wperturb --batch-size 12",
+    "wperturb": f"{_CODES} --assimilation A2 --generated wperturb --batch-size 12 {_OWN_CODES}",
     "online": f"{_CODES} --assimilation A2 --generated online --batch-size 12",
 }
 
 _DIGITS = "cache --dataset digits --models networks --executor local --method"
 # name: command of a cache that is never made, only known by its identity: defaults first, then other settings
 CACHE_IDENTITIES = {
-    "wsearch": f"{_DIGITS} wsearch",
-    "wsearch of 100 images, seed 3": f"{_DIGITS} wsearch --limit 100 --seed 3",
-    "wsearch by Adam": f"{_DIGITS} wsearch --solver adam --epsilon-boundary 0.2 --uniformity-weight 0.1",
-    "wsearch around the image": f"{_DIGITS} wsearch --anchor image --epsilon-uniformity 0.4 --keep-latents",
-    "wsearch in bfloat16": f"{_DIGITS} wsearch --precision bfloat16 --max-steps 7 --shard-images 100",
-    "wsearch with the networks that ship": "cache --dataset digits --executor local --method wsearch",
-    "wperturb": f"{_DIGITS} wperturb",
-    "wperturb, little noise": f"{_DIGITS} wperturb --sigma 0.1 --views 4 --keep-latents",
+    "wsearch": f"{_DIGITS} wsearch {_OLD}",
+    "wsearch of 100 images, seed 3": f"{_DIGITS} wsearch --limit 100 --seed 3 {_OLD}",
+    "wsearch by Adam": f"{_DIGITS} wsearch --solver adam --epsilon-boundary 0.2 --uniformity-weight 0.1 "
+    f"{_START}",
+    "wsearch around the image": f"{_DIGITS} wsearch --anchor image --epsilon-uniformity 0.4 --keep-latents "
+    f"{_OLD}",
+    "wsearch in bfloat16": f"{_DIGITS} wsearch --precision bfloat16 --max-steps 7 --shard-images 100 {_OLD}",
+    "wsearch with the networks that ship": f"cache --dataset digits --executor local --method wsearch {_OLD}",
+    "wperturb": f"{_DIGITS} wperturb {_OWN_CODES}",
+    "wperturb, little noise": f"{_DIGITS} wperturb --sigma 0.1 --views 4 --keep-latents {_OWN_CODES}",
     "expert": f"{_DIGITS} expert",
     "expert of the test split": f"{_DIGITS} expert --split test --views 2",
     "invert": f"{_DIGITS} invert",
@@ -96,7 +103,7 @@ RUN_IDENTITIES = {
     "A2, other settings": "train --dataset digits --cache cache.zarr --batch-size 8 --set alpha=0.9 "
     "--set temperature=0.1 --set expert.hue=0.05 --epochs 7 --use-unconverged",
     "A2 of codes": "train --dataset digits --inversions inversions.zarr --models networks --batch-size 16 "
-    "--generated wperturb --set sigma=0.3",
+    f"--generated wperturb --set sigma=0.3 {_OWN_CODES}",
 }
 
 

@@ -101,7 +101,7 @@ def test_from_inversion_to_gallery(weights, tmp_path, monkeypatch):
     monkeypatch.setattr("viewgen.registry.recipe", lambda dataset, section: short.get(section, {}))
     shared = {"views": 2, "limit": 4, "executor": "local", "quiet": True, "generator": weights}
     spread = {}
-    for method, settings in (("wperturb", {"sigma": 0.3}), ("wsearch", {"max_steps": 30})):
+    for method, settings in (("wperturb", {"sigma": 0.3, "truncation": 1.0}), ("wsearch", {"max_steps": 30})):
         url = str(tmp_path / f"{method}.zarr")
         made = cache("digits", method=method, out=url, keep_latents=True, **shared, **settings)
         assert made.complete

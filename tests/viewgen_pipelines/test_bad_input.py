@@ -64,7 +64,7 @@ def refused(tmp_path, capsys):
         (
             ["--method", "faulty", "--epsilon-boundary", "0.3"],
             2,
-            "epsilon_boundary is a setting of wsearch, online; view method 'faulty' ignores it",
+            "epsilon_boundary is a setting of wsearch, wboundary, online; view method 'faulty' ignores it",
         ),
         (["--method", "faulty", "--encoder", "e.safetensors"], 2, "method 'faulty' needs no encoder"),
         (["--method", "faulty", "--inversions", "i.zarr"], 2, "does not start from inversions"),

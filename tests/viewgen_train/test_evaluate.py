@@ -231,7 +231,7 @@ def test_what_cannot_be_evaluated_is_refused(run, data_root, tmp_path):
     with pytest.raises(UsageError, match="41 neighbours"):
         evaluate(run, data_root=data_root, settings=QUICK, neighbours=(41,))
     (run / "last.safetensors").write_bytes(b"damaged")
-    with pytest.raises(ModelError, match="not a readable safetensors file"):
+    with pytest.raises(ModelError, match="is no weights file, or damaged"):
         evaluate(run, data_root=data_root)
 
 

@@ -203,7 +203,7 @@ def test_w_perturb_adds_noise_of_the_standard_deviation(inversions, generator, b
     assert codes.missing.nonzero()[:, 0].tolist() == [6]
     still = WPerturbSource(WPerturbConfig(sigma=0.0), generator, None, name="codes").views(batch, 1)
     torch.testing.assert_close(still.model[0], generator.synthesis(batch.codes).clamp(-1, 1))
-    source = WPerturbSource(WPerturbConfig(sigma=0.3), generator, None, name="codes")
+    source = WPerturbSource(WPerturbConfig(sigma=0.3, truncation=1.0), generator, None, name="codes")
     made = source.views(batch, 2)
     moved = made.columns["w_plus"] - batch.codes[:, None]
     assert moved.shape == (3, 2, generator.num_layers, 512)

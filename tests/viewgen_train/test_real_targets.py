@@ -171,7 +171,6 @@ def test_images_with_real_numbers_only_have_no_accuracy(monkeypatch):
         (f"knn5_r2[{m}]", name) for m in ("cosine", "euclidean") for name in "xy"
     }
     assert measures("probe").keys() == {(f"probe_{key}", name) for key in ("r2", "rmse") for name in "xy"}
-    assert measures("probe")["probe_r2", "x"] > 0.5, "a random network keeps the place"
     assert measures("probe") == measures("probe")
 
 

@@ -38,7 +38,10 @@ def test_a_record_of_0_1_0_is_written_again_byte_for_byte():
         for assimilation in ("none", "A1", "A2", "A2-simclr", "A2-full", "A2-simsiam")
         for more in ({}, {"generated": "viewmaker", "viewmaker_budget": 0.1}, {"generated": "expert"})
     ]
-    + [{"assimilation": "A1", "objective": "simsiam"}, {"generated": "wperturb", "sigma": 0.4}],
+    + [
+        {"assimilation": "A1", "objective": "simsiam"},
+        {"generated": "wperturb", "sigma": 0.4, "truncation": 1.0},
+    ],
 )
 def test_what_0_1_0_knew_is_recorded_as_it_did(given):
     settings = train_settings("digits", given)

@@ -126,15 +126,15 @@ def test_weights_of_another_step_are_refused(make_tiny_plan):
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_images(make_tiny_plan, monkeypatch):
     plan = make_tiny_plan()
-    views = AssimilationTrainer.views
+    views = AssimilationTrainer._scored_views
 
     def poisoned(self, batch):
-        made = views(self, batch)
+        made, scores = views(self, batch)
         if batch.draws.step == 3:
             made[0, 0, 0, 0, 0] = torch.nan
-        return made
+        return made, scores
 
-    monkeypatch.setattr(AssimilationTrainer, "views", poisoned)
+    monkeypatch.setattr(AssimilationTrainer, "_scored_views", poisoned)
     with pytest.raises(TrainingDivergedError, match=r"loss is nan at step 3 \(.*diverged\.json") as error:
         train_worker(plan, "cpu", checkpoint_seconds=-1.0)
     assert "Lower the learning rate" in str(error.value)

@@ -71,6 +71,9 @@ def _flag(name: str, users: list[str], field: FieldInfo) -> Callable[[Any], Any]
 def _click_type(annotation: Any) -> Any:
     parts = typing.get_args(annotation)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        given = [part for part in parts if part is not types.NoneType]
+        if len(given) == 1:
+            return _click_type(given[0])
         words = [word for part in parts for word in typing.get_args(part) if isinstance(word, str)]
         return _NumberOr(tuple(words))
     if typing.get_origin(annotation) is typing.Literal:

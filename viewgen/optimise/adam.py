@@ -32,6 +32,7 @@ class Adam:
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.999)
     decay_steps: float | None = None
+    needs_gradients: bool = True
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
@@ -41,7 +42,7 @@ class Adam:
         if self.decay_steps is not None and not self.decay_steps > 0:
             raise UsageError(f"decay_steps is {self.decay_steps}; expected a positive number")
 
-    def fresh(self, codes: Tensor) -> Tensors:
+    def fresh(self, codes: Tensor, rows: Tensor) -> Tensors:
         """Return the two moments, initially zero."""
         return {"mean": torch.zeros_like(codes), "square": torch.zeros_like(codes)}
 

@@ -13,8 +13,8 @@ Shape legend: N images, A active slots, n codes (views) per image, … a code's 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -63,11 +63,13 @@ class Evaluation:
         loss: loss of each image, `(A,)`.
         done: True for images that meet their stopping rule with these codes, bool `(A,)`.
         aims: aims of the views, most important first, for update rules that use them.
+        tensors: further tensors of the slots, `(A, ...)`, for update rules that use them.
     """
 
     loss: Tensor
     done: Tensor
     aims: tuple[Aim, ...] = ()
+    tensors: Tensors = field(default_factory=dict)
 
 
 class Problem(Protocol):
@@ -89,10 +91,17 @@ class Problem(Protocol):
 
 
 class UpdateRule(Protocol):
-    """An optimiser for latent codes; its state is a dict of `(A, …)` tensors, one entry per slot."""
+    """An optimiser for latent codes; its state is a dict of `(A, …)` tensors, one entry per slot.
 
-    def fresh(self, codes: Tensor) -> Tensors:
-        """Return the initial state of slots with the codes `codes`, `(A, n, ...)`; A may be 0."""
+    Attributes:
+        needs_gradients: False for a rule that only reads values, whose evaluations keep no graph.
+    """
+
+    @property
+    def needs_gradients(self) -> bool: ...
+
+    def fresh(self, codes: Tensor, rows: Tensor) -> Tensors:
+        """Return the initial state of slots with the codes `(A, n, ...)` of the images `rows`; A may be 0."""
         ...
 
     def differentiate(self, evaluation: Evaluation, codes: Tensor) -> Tensors:
@@ -111,14 +120,15 @@ class SlotOptions:
     Attributes:
         num_slots: images optimised at once.
         max_steps: updates after which an image leaves without having converged.
-        keep_best: return the codes with the lowest loss instead of the last ones.
+        keep_best: return the codes with the lowest loss instead of the last ones; ``"unfinished"``: only for
+            images that do not meet their stopping rule.
         group_size: exact number of images per evaluation; the last group is filled by repeating an image.
             None evaluates all slots at once.
     """
 
     num_slots: int
     max_steps: int
-    keep_best: bool = False
+    keep_best: bool | Literal["unfinished"] = False
     group_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -163,7 +173,7 @@ class _Slots:
         self.resets = torch.empty(0, dtype=torch.long, device=device)
         self.codes, self.best_codes = empty.clone(), empty.clone()
         self.best_loss = torch.empty(0, device=device, dtype=empty.dtype)
-        self.state = rule.fresh(empty)
+        self.state = rule.fresh(empty, self.rows)
 
     def add(self, rows: Tensor) -> None:
         codes = self.problem.start(rows)
@@ -171,7 +181,7 @@ class _Slots:
         best_loss = codes.new_full((len(codes),), torch.inf)
         for name, new in zip(self._NAMES, (rows, zeros, zeros, codes, codes, best_loss), strict=True):
             setattr(self, name, torch.cat([getattr(self, name), new]))
-        fresh = self.rule.fresh(codes)
+        fresh = self.rule.fresh(codes, rows)
         self.state = {name: torch.cat([values, fresh[name]]) for name, values in self.state.items()}
 
     def keep(self, kept: Tensor) -> None:
@@ -184,7 +194,7 @@ class _Slots:
         first = self.problem.start(self.rows[broken])
         self.codes = self.codes.clone()
         self.codes[broken] = first
-        for name, values in self.rule.fresh(first).items():
+        for name, values in self.rule.fresh(first, self.rows[broken]).items():
             self.state[name][broken] = values
         self.steps[broken] = 0
         self.resets[broken] += 1
@@ -224,9 +234,11 @@ def _evaluate(slots: _Slots, group_size: int | None) -> tuple[Evaluation, Tensor
     every = torch.arange(len(slots.rows), device=slots.rows.device)
     losses, dones, parts = [], [], []
     for group, kept in equal_parts(every, group_size or len(every)):
-        codes = slots.codes[group].detach().requires_grad_()
-        evaluation = slots.problem.evaluate(codes, slots.rows[group], slots.steps[group])
-        derivatives = slots.rule.differentiate(evaluation, codes)
+        needed = slots.rule.needs_gradients
+        codes = slots.codes[group].detach().requires_grad_(needed)
+        with torch.set_grad_enabled(needed):
+            evaluation = slots.problem.evaluate(codes, slots.rows[group], slots.steps[group])
+            derivatives = slots.rule.differentiate(evaluation, codes)
         losses.append(evaluation.loss.detach()[:kept])
         dones.append(evaluation.done[:kept])
         parts.append({name: values[:kept] for name, values in derivatives.items()})
@@ -284,13 +296,14 @@ def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotRe
         if bool(leaving.any()):
             rows = slots.rows[leaving]
             first = problem.start(slots.rows[failed])
-            chosen = (slots.best_codes if options.keep_best else slots.codes).clone()
+            last = done if options.keep_best == "unfinished" else torch.full_like(done, not options.keep_best)
+            chosen = torch.where(expanded(last, slots.codes), slots.codes, slots.best_codes)
             chosen[failed] = first
             result.codes[rows] = chosen[leaving]
             result.steps[rows] = slots.steps[leaving].to(torch.int32)
             status = torch.where(done, Status.OK, Status.NOT_CONVERGED).masked_fill(failed, Status.FAILED)
             result.status[rows] = status[leaving].to(torch.uint8)
-            final = slots.best_loss if options.keep_best else loss
+            final = torch.where(last, loss, slots.best_loss)
             result.loss[rows] = final.masked_fill(failed, torch.nan)[leaving]
             moving = ~leaving
             broken = broken[moving]

@@ -10,6 +10,7 @@ VIEWS: Registry[ViewEntry] = Registry(
     "viewgen.views",
     {
         "wsearch": "viewgen.views.wsearch.entry",
+        "wboundary": "viewgen.views.wboundary",
         "wperturb": "viewgen.views.wperturb",
         "expert": "viewgen.views.expert",
         "original": "viewgen.views.original",

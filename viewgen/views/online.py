@@ -72,7 +72,8 @@ class OnlineSource:
     def loss(self, w: Tensor, anchors: Tensor) -> Tensor:
         """Return eq. 2 of every image, `(B,)`, for codes `(V, B, *code_shape)` and anchors `(B, K)`."""
         from viewgen.views.distances import mean_pairwise_distance
-        from viewgen.views.wsearch.problem import boundary_uniformity_loss, clamp_to_range
+        from viewgen.views.wsearch.loss import boundary_uniformity_loss
+        from viewgen.views.wsearch.problem import clamp_to_range
 
         images = clamp_to_range(self.generator.decode(w.flatten(0, 1)))
         z = self.encoder(images).unflatten(0, (len(w), -1)).transpose(0, 1)

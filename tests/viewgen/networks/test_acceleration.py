@@ -248,7 +248,9 @@ def test_other_networks_come_back_as_they_are(small_models):
 
 
 @pytest.mark.parametrize("compiler", [recorded, failing, scaled])
-@pytest.mark.parametrize(("precision", "solver"), [("float32", "boundary"), ("bfloat16", "adam")])
+@pytest.mark.parametrize(
+    ("precision", "solver"), [("float32", "newton"), ("float32", "boundary"), ("bfloat16", "adam")]
+)
 def test_a_search_gives_the_same_bits_compiled_or_not(
     small_models, image_batch, notes, precision, solver, compiler
 ):

@@ -21,7 +21,7 @@ from viewgen.status import Status
 from viewgen.views import VIEWS
 from viewgen.views.entry import Resources
 from viewgen.views.offline import Batch, offline_step
-from viewgen.views.wsearch.problem import near_boundary
+from viewgen.views.wsearch.loss import near_boundary
 from viewgen.views.wsearch.settings import WSearchConfig
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -184,7 +184,7 @@ def test_a_search_out_of_steps_does_not_get_more(models, image_batch):
 
 
 def test_newton_steps_go_on_in_float32_too(models, image_batch):
-    config = CONFIG.replace(solver="boundary", max_steps=20)
+    config = CONFIG.replace(solver="newton", max_steps=20)
     out = run(models, config, image_batch)
     went_on, done = out["continued"].astype(bool), out["status"] == Status.OK
     near = near_boundary(torch.from_numpy(out["distance"]), config).all(dim=1).numpy()

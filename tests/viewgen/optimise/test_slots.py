@@ -108,7 +108,8 @@ def assert_equal(found: SlotResult, expected: SlotResult) -> None:
     assert found.steps.tolist() == expected.steps.tolist()
     assert (found.steps.dtype, found.status.dtype) == (torch.int32, torch.uint8)
     # float64; the two write Adam's bias correction differently, and the bumps spread the difference
-    torch.testing.assert_close(found.codes, expected.codes, rtol=1e-9, atol=1e-9)
+    # a rounding error of the last bit grows on the bumps within 25 steps of this length
+    torch.testing.assert_close(found.codes, expected.codes, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-9, atol=1e-9)
     assert found.passes == expected.passes
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from viewgen.views.wsearch.start import boundary_scales
+from viewgen.views.boundary_start import boundary_scales
 
 NUM_IMAGES, NUM_VIEWS, NUM_LAYERS, DIM = 3, 4, 2, 5
 
@@ -35,7 +35,7 @@ def test_scales_equal_a_bisection(epsilon):
     )
     f, g = Bent(), Pictures()
     features = f(g.decode(anchors))
-    found = boundary_scales(
+    found, _ = boundary_scales(
         g, f, anchors, features, directions, epsilon, tolerance=0, max_passes=40, batch_size=4
     )  # fmt: skip
     for image in range(NUM_IMAGES):
@@ -52,10 +52,10 @@ def test_each_view_is_found_on_its_own():
     anchors, directions = draw(NUM_IMAGES, NUM_LAYERS, DIM), draw(NUM_IMAGES, NUM_VIEWS, NUM_LAYERS, DIM)
     f, g = Bent(), Pictures()
     features = f(g.decode(anchors))
-    together = boundary_scales(
+    together, passes = boundary_scales(
         g, f, anchors, features, directions, 0.3, tolerance=0.01, max_passes=5, batch_size=8
     )
-    alone = boundary_scales(
+    alone, alone_passes = boundary_scales(
         g,
         f,
         anchors[1:2],
@@ -67,6 +67,10 @@ def test_each_view_is_found_on_its_own():
         batch_size=8,
     )
     assert torch.equal(alone[0, 0], together[1, 2])
+    assert alone_passes[0, 0] == passes[1, 2]
+    assert passes.min() >= 1
+    assert passes.max() <= 5
+    assert len(passes.unique()) > 1
 
 
 def test_more_passes_come_closer():
@@ -75,7 +79,7 @@ def test_more_passes_come_closer():
     features = f(g.decode(anchors))
     gaps = []
     for num_passes in (1, 3, 5, 9):
-        scale = boundary_scales(
+        scale, _ = boundary_scales(
             g, f, anchors, features, directions, 0.3, tolerance=0, max_passes=num_passes, batch_size=16
         )
         z = f(g.decode((scale[..., None, None] * directions).flatten(0, 1))).unflatten(0, (8, NUM_VIEWS))

@@ -39,6 +39,10 @@ class TestWSearch(_WithNetworks):
     settings = WSearchConfig(max_steps=6)
 
 
+class TestWBoundary(_WithNetworks):
+    entry = VIEWS.entry("wboundary")
+
+
 class TestInvert(_WithNetworks):
     entry = VIEWS.entry("invert")
     settings = InvertConfig(max_steps=4, perceptual="none")

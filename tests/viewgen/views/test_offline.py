@@ -20,16 +20,18 @@ from viewgen.views.draws import ImageDraws
 from viewgen.views.entry import Resources
 from viewgen.views.expert import ExpertConfig
 from viewgen.views.offline import Batch, Step, offline_step
+from viewgen.views.wboundary import WBoundaryConfig
 from viewgen.views.wperturb import WPerturbConfig
 from viewgen.views.wsearch.settings import WSearchConfig
 
 CONFIGS = {
     "wsearch": WSearchConfig(max_steps=12, patience=4, spread_share=0.95),
+    "wboundary": WBoundaryConfig(),
     "wperturb": WPerturbConfig(),
     "expert": ExpertConfig(),
     "invert": InvertConfig(max_steps=6, perceptual="discriminator"),
 }
-NUM_VIEWS = {"wsearch": 3, "wperturb": 3, "expert": 3, "invert": 1}
+NUM_VIEWS = {"wsearch": 3, "wboundary": 3, "wperturb": 3, "expert": 3, "invert": 1}
 PER_IMAGE = ("views", "distance", "steps", "inversion_error", "status")
 
 
@@ -131,13 +133,13 @@ def test_a_search_from_the_anchor_itself_does_not_depend_on_its_company(small_mo
     assert all(np.array_equal(alone[key], together[key][:1], equal_nan=True) for key in alone)
 
 
-@pytest.mark.parametrize("name", ["wsearch", "wperturb", "expert"])
+@pytest.mark.parametrize("name", ["wsearch", "wboundary", "wperturb", "expert"])
 def test_the_views_of_an_image_differ(outputs, name):
     for views in outputs[name]["views"]:
         assert len({view.tobytes() for view in views}) == 3
 
 
-@pytest.mark.parametrize("name", ["wsearch", "wperturb", "expert"])
+@pytest.mark.parametrize("name", ["wsearch", "wboundary", "wperturb", "expert"])
 def test_another_seed_or_image_id_gives_other_views(small_models, image_batch, outputs, name):
     two = taken(image_batch, [0, 1])
     reseeded = run(small_models, name, two, seed=1)
@@ -153,7 +155,7 @@ def test_a_view_does_not_depend_on_how_many_follow(small_models, image_batch, ou
     assert np.array_equal(more["views"][:, :3], outputs[name]["views"])
 
 
-@pytest.mark.parametrize("name", ["wsearch", "wperturb", "expert"])
+@pytest.mark.parametrize("name", ["wsearch", "wboundary", "wperturb", "expert"])
 def test_distances_are_those_of_the_stored_views(small_models, image_batch, outputs, name):
     out = outputs[name]
     with torch.no_grad():
@@ -204,7 +206,8 @@ def test_a_poisoned_anchor_fails_alone(small_models, image_batch, outputs):
 
 
 def test_the_noise_of_wperturb_has_standard_deviation_sigma_in_every_layer(small_models, image_batch):
-    out = run(small_models, "wperturb", image_batch, config=WPerturbConfig(sigma=0.2), num_views=40)
+    config = WPerturbConfig(sigma=0.2, truncation=1.0)
+    out = run(small_models, "wperturb", image_batch, config=config, num_views=40)
     offset = out["w_plus"] - image_batch["anchor_w_plus"][:, None]
     for layer in range(4):
         # standard error over 12·40·32 numbers: 0.6 %

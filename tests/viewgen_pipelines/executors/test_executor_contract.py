@@ -200,7 +200,7 @@ class TestLocalExecutor(ExecutorContract):
 @ray_warnings
 class TestRayExecutor(ExecutorContract):
     @pytest.fixture(scope="class")
-    def executor(self, shared_ray):
+    def executor(self, shared_ray_of_class):
         with open_executor("ray", max_workers=2, workers=2) as opened:
             yield opened
 

@@ -55,7 +55,7 @@ def inversions_beside(tmp_path):
 
 
 def test_inversions_are_made_beside_the_cache_and_shared(make, tmp_path):
-    result = make("wperturb", out=str(tmp_path / "p.zarr"), sigma=0.1, keep_latents=True)
+    result = make("wperturb", out=str(tmp_path / "p.zarr"), sigma=0.1, truncation=1.0, keep_latents=True)
     assert result.complete
     assert verify_cache(str(tmp_path / "p.zarr")).ok
     (inversions,) = inversions_beside(tmp_path)

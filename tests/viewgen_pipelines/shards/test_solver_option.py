@@ -1,6 +1,7 @@
 """`viewgen cache --solver`: part of a cache's configuration, and of its identity."""
 
 import json
+import re
 
 import pytest
 
@@ -20,26 +21,37 @@ def run(*words: str) -> int:
 
 def test_a_dry_run_names_the_solver(tmp_path, capsys):
     out = f"--out={tmp_path / 'c.zarr'}"
-    for solver in ("adam", "boundary"):
+    for solver in ("adam", "newton"):
         assert run(out, f"--solver={solver}", "--dry-run", "--json") == 0
         printed = capsys.readouterr()
         assert json.loads(printed.out)["num_images"] == 2
         assert f"solver={solver}" in printed.err
-    assert run(out, "--solver=newton", "--dry-run") == 2
-    assert "'newton' is not one of 'adam', 'boundary'" in capsys.readouterr().err
+    assert run(out, "--solver=lbfgs", "--dry-run") == 2
+    assert "'lbfgs' is not one of 'newton', 'adam', 'boundary'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_methods_have_no_solver(tmp_path, capsys):
-    assert run(f"--out={tmp_path / 'c.zarr'}", "--method=wperturb", "--solver=boundary", "--dry-run") == 2
+    assert run(f"--out={tmp_path / 'c.zarr'}", "--method=wperturb", "--solver=newton", "--dry-run") == 2
     assert "solver" in capsys.readouterr().err
 
 
 def test_a_cache_of_the_other_solver_is_another_cache(tmp_path):
     out = str(tmp_path / "c.zarr")
-    assert cache("digits", out=out, solver="boundary", **BRIEF).complete
+    assert cache("digits", out=out, solver="newton", **BRIEF).complete
     spec = read_spec(open_storage(out))
-    assert spec.config["solver"] == "boundary"
-    assert cache("digits", out=out, solver="boundary", **BRIEF).complete, "the same command again"
+    assert spec.config["solver"] == "newton"
+    assert cache("digits", out=out, solver="newton", **BRIEF).complete, "the same command again"
     with pytest.raises(CacheMismatchError, match="solver"):
         cache("digits", out=out, solver="adam", **BRIEF)
+
+
+def test_a_strength_becomes_the_sigma_of_the_cache(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("viewgen.views.strength.NUM_IMAGES", 8)
+    out = f"--out={tmp_path / 'c.zarr'}"
+    assert run(out, "--method=wperturb", "--strength=distance:0.2", "--dry-run") == 0
+    said = capsys.readouterr().err
+    sigma = float(re.search(r"^σ = (\S+)$", said, re.MULTILINE)[1])
+    assert f"sigma={sigma}" in said
+    assert run(out, "--method=wperturb", "--strength=far", "--dry-run") == 2
+    assert "strength" in capsys.readouterr().err

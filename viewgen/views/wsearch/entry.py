@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from viewgen.views.entry import Resources, Situation, ViewEntry
 from viewgen.views.wsearch.settings import WSearchConfig
@@ -10,11 +10,16 @@ from viewgen.views.wsearch.settings import WSearchConfig
 if TYPE_CHECKING:
     from viewgen.views.source import ViewSource
 
-__all__ = ["ENTRY"]
+__all__ = ["ENTRY", "settle"]
 
 
-def settle(settings: WSearchConfig, situation: Situation) -> WSearchConfig:
-    """Measure ε₁ where it is ``"auto"``, to three digits: another machine's rounding must not change it."""
+def settle(settings: Any, situation: Situation) -> Any:
+    """Measure ε₁ where it is ``"auto"``, to three digits: another machine's rounding must not change it.
+
+    Args:
+        settings: settings of a method with an `epsilon_boundary`.
+        situation: data set and networks.
+    """
     if settings.epsilon_boundary != "auto":
         return settings
     from viewgen.diagnostics.calibration import calibrate

@@ -1,14 +1,10 @@
 """W-search: views at a chosen distance from their anchor in the encoder's space (Han et al., 2023, eq. 2).
 
-For every image, n codes c_k minimise
-
-    mean_k (‖f(g(c_k)) − f(x₀)‖₂ − ε₁)²  +  λ · mean_k max(0, ε₂ − d̄_k)
-
-where d̄_k is the mean distance of view k to the other n − 1 views. Distances are between L2-normalised
-projections, in [0, 2]. n points at distance ε₁ from one anchor have a mean pairwise distance of at most
-`feasible_spread`, so ε₂ pushes views apart and need not be reached. An image has converged when every view is
-within a tolerance of ε₁ and its spread has reached a share of the bound or has stopped growing. Codes are
-updated by `viewgen.views.wsearch.newton`, or by Adam on the sum above.
+For every image, n codes c_k are searched whose views minimise eq. 2 (`viewgen.views.wsearch.loss`), from the
+anchor's code with a little noise. Distances are between L2-normalised projections, in [0, 2]. An image has
+converged when every view is within a tolerance of ε₁ and its spread has reached a share of the feasible one,
+or ε₂, or has stopped growing; or when eq. 2 is below `stop_loss`. Codes are updated by
+`viewgen.views.wsearch.newton`, or by Adam on eq. 2.
 
 Shape legend: N images, A active images, n views, … a code's own dimensions, K projection dimension.
 
@@ -17,7 +13,6 @@ References:
     Han et al., 2023, equation 2, https://arxiv.org/abs/2304.00601
 """
 
-import math
 from typing import Any, cast
 
 import torch
@@ -27,18 +22,23 @@ from viewgen.networks.encoder import Encoder
 from viewgen.networks.generator import Generator, code_unit
 from viewgen.optimise.adam import Adam
 from viewgen.optimise.slots import Aim, Evaluation, SlotOptions, SlotResult, UpdateRule, expanded, optimise
+from viewgen.views.boundary_start import boundary_scales
 from viewgen.views.distances import mean_pairwise_distance
 from viewgen.views.source import Draws
-from viewgen.views.wsearch.newton import BoundarySteps, boundary_aims
+from viewgen.views.wsearch.boundary_steps import BoundarySteps, boundary_aims
+from viewgen.views.wsearch.loss import (
+    boundary_uniformity_loss,
+    feasible_spread,
+    near_boundary,
+    spread_goal,
+)
+from viewgen.views.wsearch.newton import NewtonSteps, Response, response
 from viewgen.views.wsearch.settings import WSearchConfig
-from viewgen.views.wsearch.start import boundary_scales
 
 __all__ = [
     "WSearchProblem",
-    "boundary_uniformity_loss",
-    "feasible_spread",
+    "clamp_to_range",
     "initial_codes",
-    "near_boundary",
     "search_views",
 ]
 
@@ -47,38 +47,6 @@ __all__ = [
 BETAS = (0.9, 0.99)
 # Images whose start is looked for together: it bounds the memory of their directions.
 START_IMAGES = 64
-
-
-def feasible_spread(epsilon_boundary: float, num_views: int) -> float:
-    """Return the largest mean pairwise distance of n points at distance ε₁ from one point: ε₁·√(2n/(n−1)).
-
-    A regular simplex around the anchor attains it (0.454 for ε₁ 0.3 and 8 views); 0 for a single view.
-    """
-    return 0.0 if num_views < 2 else epsilon_boundary * math.sqrt(2 * num_views / (num_views - 1))
-
-
-def boundary_uniformity_loss(distance: Tensor, pairwise: Tensor, config: WSearchConfig) -> Tensor:
-    """Return eq. 2 of every image.
-
-    Args:
-        distance: distance of the views from their anchor, `(A, n)`.
-        pairwise: d̄, `(A, n)`.
-        config: ε₁, ε₂, λ and δ.
-
-    Returns:
-        losses, `(A,)`.
-    """
-    gap = distance - config.boundary_distance
-    boundary = gap.square() if config.boundary == "squared" else (-gap).clamp_min(0)
-    uniformity = (config.epsilon_uniformity - pairwise).clamp_min(0)
-    return boundary.mean(dim=1) + config.uniformity_weight * uniformity.mean(dim=1)
-
-
-def near_boundary(distance: Tensor, config: WSearchConfig) -> Tensor:
-    """Return True for views near enough to ε₁ for their image to stop; distances may have any shape."""
-    if config.boundary == "squared":
-        return (distance - config.boundary_distance).abs() <= config.tolerance
-    return distance >= config.boundary_distance - config.tolerance
 
 
 def initial_codes(
@@ -163,13 +131,23 @@ class WSearchProblem:
         self.device = anchor_codes.device
         self.distance = anchor_codes.new_full((self.num_images, num_views), torch.nan)
         self.spread = anchor_codes.new_zeros(self.num_images)
-        self.noise = anchor_codes.new_full((self.num_images, num_views), config.init_noise)
+        noise = config.truncation * config.init_noise
+        self.noise = anchor_codes.new_full((self.num_images, num_views), noise)
+        self.batch_size = batch_size
+        groups = torch.arange(self.num_images, device=self.device).split(START_IMAGES)
         if config.start == "boundary":
-            for rows in torch.arange(self.num_images, device=self.device).split(START_IMAGES):
+            for rows in groups:
                 self.noise[rows] = self._boundary_scales(rows, batch_size)
+        self.response: Response | None = None
+        if config.solver == "newton":
+            found = [self._response(rows) for rows in groups]
+            self.response = Response(
+                torch.cat([part.directions for part in found]), torch.cat([part.jacobian for part in found])
+            )
         self.best_spread = anchor_codes.new_zeros(self.num_images)
         self.best_step = torch.zeros(self.num_images, dtype=torch.long, device=self.device)
         self.bound = feasible_spread(config.boundary_distance, num_views)
+        self.goal = spread_goal(config, num_views)
 
     def start(self, rows: Tensor) -> Tensor:
         """Return the first codes of the images `rows`."""
@@ -184,7 +162,7 @@ class WSearchProblem:
 
     def _boundary_scales(self, rows: Tensor, batch_size: int) -> Tensor:
         anchors = self.anchor_codes[rows]
-        return boundary_scales(
+        scales, _ = boundary_scales(
             self.generator,
             self.encoder,
             anchors,
@@ -194,6 +172,18 @@ class WSearchProblem:
             tolerance=self.config.tolerance / 2,
             max_passes=self.config.start_passes,
             batch_size=batch_size,
+        )
+        return scales
+
+    def _response(self, rows: Tensor) -> Response:
+        return response(
+            self.generator,
+            self.encoder,
+            self.anchor_codes[rows],
+            self.draws.of(rows),
+            num_views=self.num_views,
+            epsilon_boundary=self.config.boundary_distance,
+            batch_size=self.batch_size,
         )
 
     def evaluate(self, codes: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
@@ -213,9 +203,11 @@ class WSearchProblem:
             self.best_spread[rows] = torch.where(grown, spread, self.best_spread[rows])
             self.best_step[rows] = torch.where(grown, steps, self.best_step[rows])
             near = near_boundary(distance, config)
-            spread_enough = spread >= config.spread_share * self.bound
+            spread_enough = spread >= self.goal
             stalled = steps - self.best_step[rows] >= config.patience
             done = near.all(dim=1) & (spread_enough | stalled)
+            if config.stop_loss is not None:
+                done = loss <= config.stop_loss
         aims: tuple[Aim, ...] = ()
         if config.solver == "boundary":
             missing = config.boundary_distance - distance.detach()
@@ -227,22 +219,31 @@ class WSearchProblem:
             # a view that is near rests once its image need not spread
             missing = missing.masked_fill(near & ~apart[:, None], 0.0)
             aims = boundary_aims(z, self.anchor_features[rows], distance, missing=missing, apart=apart)
-        return Evaluation(loss, done, aims)
+        return Evaluation(loss, done, aims, {"offset": difference.detach()})
 
 
-def update_rule(config: WSearchConfig, unit: float = 1.0) -> UpdateRule:
-    """Return the update rule of the solver; `unit` is the standard deviation of a code's elements."""
+def update_rule(problem: WSearchProblem) -> UpdateRule:
+    """Return the update rule of the problem's solver."""
+    config, unit = problem.config, code_unit(problem.generator)
+    if problem.response is not None:
+        return NewtonSteps(
+            config=config,
+            anchor_codes=problem.anchor_codes,
+            response=problem.response,
+            scale=problem.generator.code_scale,
+        )
     if config.solver == "boundary":
         return BoundarySteps(tolerance=config.tolerance, unit=unit)
-    return Adam(learning_rate=config.learning_rate * unit, betas=BETAS, decay_steps=config.decay_steps)
+    rate = config.truncation * config.learning_rate * unit
+    return Adam(learning_rate=rate, betas=BETAS, decay_steps=config.decay_steps)
 
 
 def search_views(problem: WSearchProblem, num_slots: int, group_size: int | None = None) -> SlotResult:
     """Run W-search on the images of `problem`, `num_slots` at once, evaluated in groups of `group_size`."""
-    config = problem.config
     options = SlotOptions(
         num_slots=num_slots,
-        max_steps=config.max_steps,
+        max_steps=problem.config.max_steps,
+        keep_best="unfinished" if problem.config.solver == "newton" else False,
         group_size=group_size,
     )
-    return optimise(problem, options, update_rule(config, code_unit(problem.generator)))
+    return optimise(problem, options, update_rule(problem))

@@ -8,7 +8,21 @@ from pydantic import Field
 
 from viewgen.settings import Settings, setting
 
-__all__ = ["WSearchConfig"]
+__all__ = ["PSI", "WSearchConfig", "truncation_setting"]
+
+# ψ of the truncated codes in which the authors' noise, rates and σ are given.
+PSI = 0.7
+
+
+def truncation_setting(what: str) -> float:
+    """Return the setting ψ of a method whose lengths, `what`, are in truncated codes."""
+    # caches of 0.1.0 have lengths in untruncated codes, which is ψ = 1
+    told = (
+        f"ψ, truncation in whose codes {what} counts: a length s there is ψ·s in the generator's own codes "
+        f"(the published numbers are for ψ {PSI})"
+    )
+    found: float = setting(PSI, told, since=2, absent=1.0, gt=0, le=1)
+    return found
 
 
 class WSearchConfig(Settings):
@@ -30,15 +44,19 @@ class WSearchConfig(Settings):
         "reconstruction", "x₀, what ε₁ counts from: the reconstruction g(e(x)) or the image itself", flag=True
     )
     start: Literal["boundary", "noise"] = setting(
-        "boundary", "first codes: random directions followed to ε₁, or the anchor's code with a little noise"
+        "noise",
+        "first codes: the anchor's code with a little noise, or, as 0.1.0 did by default, random directions "
+        "followed to ε₁ (a method of its own: wboundary)",
     )
-    solver: Literal["adam", "boundary"] = setting(
-        "boundary",
-        "adam: on eq. 2; boundary: Newton steps to ε₁ and along it, which read of ε₂ and λ only where the "
-        "push ends and whether there is one",
+    solver: Literal["newton", "adam", "boundary"] = setting(
+        "newton",
+        "newton: Gauss-Newton steps on eq. 2, forward passes only; adam: gradient steps on eq. 2, as the "
+        "authors; boundary: the steps of 0.1.0, which read of λ only whether it is 0",
         flag=True,
     )
-    start_passes: int = setting(12, "evaluations that look for a view's place on the boundary", ge=1)
+    start_passes: int = setting(
+        12, "evaluations that look for a view's place on the boundary, for start = boundary", ge=1
+    )
     init_noise: float = setting(
         0.005, "standard deviation of the noise start; a view at distance 0 has no gradient", gt=0
     )
@@ -50,10 +68,18 @@ class WSearchConfig(Settings):
         1000, "updates of an image, after which it counts as not converged", ge=1, flag=True
     )
     tolerance: float = setting(0.03, "distance from ε₁ that a view of a converged image may have", gt=0, le=2)
-    spread_share: float = setting(0.75, "share of the feasible spread that ends the search", ge=0, le=1)
+    spread_share: float = setting(0.85, "share of the feasible spread that ends the search", ge=0, le=1)
     patience: int = setting(5, "updates within which the spread must grow by 1 % to go on", ge=1)
     precision: Literal["float32", "bfloat16"] = setting(
         "float32", "precision of the networks while they search; what is stored is float32's", flag=True
+    )
+    truncation: float = truncation_setting("the initial noise and Adam's rate")
+    stop_loss: float | None = setting(
+        None,
+        "value of eq. 2 at which an image's search ends, 0.001 as the authors' (theirs is the mean of a "
+        "batch); none: at ε₁ within the tolerance, and spread",
+        since=2,
+        gt=0,
     )
 
     @property
@@ -61,3 +87,21 @@ class WSearchConfig(Settings):
         """ε₁ as a number; `settle` has replaced ``"auto"``."""
         assert not isinstance(self.epsilon_boundary, str), "auto stands for a number that is measured first"
         return self.epsilon_boundary
+
+    def ignored(self) -> dict[str, str]:
+        """Return the settings that the chosen solver, start or stopping rule does not read."""
+        found: dict[str, str] = {}
+        if self.solver != "adam":
+            found |= dict.fromkeys(("learning_rate", "decay_steps"), "only the solver adam reads it")
+        if self.start != "boundary":
+            found["start_passes"] = "only the start boundary reads it"
+        else:
+            found["init_noise"] = "the start boundary adds no noise"
+        if self.stop_loss is not None:
+            unused = "stop_loss ends the search"
+            found |= dict.fromkeys(("tolerance", "spread_share", "patience"), unused)
+        if self.uniformity_weight == 0:
+            found |= dict.fromkeys(("epsilon_uniformity", "spread_share"), "λ is 0, so nothing pushes apart")
+        if self.solver == "boundary":
+            found["stop_loss"] = "the steps of 0.1.0 do not approach the minimum of eq. 2"
+        return found

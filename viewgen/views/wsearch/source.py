@@ -25,7 +25,8 @@ from viewgen.status import Status
 from viewgen.views.distances import view_distances
 from viewgen.views.entry import Resources
 from viewgen.views.source import Images, Views, required_codes
-from viewgen.views.wsearch.problem import WSearchProblem, near_boundary, search_views
+from viewgen.views.wsearch.loss import near_boundary
+from viewgen.views.wsearch.problem import WSearchProblem, search_views
 from viewgen.views.wsearch.settings import WSearchConfig
 
 __all__ = ["WSearchSource"]

@@ -1,9 +1,7 @@
-"""A start on the boundary: the length of each random direction that reaches ε₁.
+"""The length of each random direction of codes that reaches a distance in the encoder's space.
 
-W-search can start close to the anchor and follow the gradient outwards. But the shortest path to a distance
-in an encoder's space is hardly visible in the image, and all views take it. Here each view moves along its
-own random direction, c = e(x) + s·u with u ~ N(0, I), and s is found by a bracketing secant (regula falsi) on
-d(s) = ‖f(g(c)) − f(x₀)‖ without any gradient; the search then spreads the views on the boundary.
+Each view moves along its own direction, c = e(x) + s·u, and s is found by a bracketing secant (regula falsi)
+on d(s) = ‖f(g(c)) − f(x₀)‖, without any gradient.
 
 Shape legend: A images, n views, … a code's own dimensions, K projection dimension.
 
@@ -37,8 +35,8 @@ def boundary_scales(
     tolerance: float,
     max_passes: int,
     batch_size: int,
-) -> Tensor:
-    """Return the scale s of every view whose distance is closest to ε₁.
+) -> tuple[Tensor, Tensor]:
+    """Return the scale s of every view whose distance is closest to ε₁, and its number of evaluations.
 
     Args:
         generator: g.
@@ -52,7 +50,7 @@ def boundary_scales(
         batch_size: exact number of codes per evaluation.
 
     Returns:
-        scales, `(A, n)`, positive.
+        scales, `(A, n)`, positive, and evaluations, `(A, n)`, int64.
     """
     num_views = directions.shape[1]
     num_codes = directions.shape[0] * num_views
@@ -60,10 +58,12 @@ def boundary_scales(
     best_scale, best_gap = scale.clone(), torch.full_like(scale, torch.inf)
     inner, inner_distance = torch.zeros_like(scale), torch.zeros_like(scale)
     outer, outer_distance = torch.full_like(scale, torch.inf), torch.full_like(scale, torch.inf)
+    passes = torch.zeros_like(scale, dtype=torch.long)
     for _ in range(max_passes):
         open_codes = (best_gap > tolerance).nonzero()[:, 0]
         if len(open_codes) == 0:
             break
+        passes[open_codes] += 1
         distance = torch.empty_like(scale)
         for codes, kept in equal_parts(open_codes, batch_size):
             images, views = codes // num_views, codes % num_views
@@ -86,4 +86,4 @@ def boundary_scales(
         between = inner + (outer - inner) * share.clamp(0.1, 0.9)
         beyond = inner * (epsilon_boundary / inner_distance.clamp_min(1e-6)).clamp(1.1, MAX_GROWTH)
         scale = torch.where(torch.isinf(outer), beyond, between)
-    return best_scale.reshape(-1, num_views)
+    return best_scale.reshape(-1, num_views), passes.reshape(-1, num_views)

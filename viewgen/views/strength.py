@@ -1,0 +1,111 @@
+"""The strength of W-perturb by its effect: the σ whose views lie at a given mean distance from their anchor.
+
+With it, random noise is a control of equal strength for another method: what the control does too, the other
+method's choice of directions does not explain.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from viewgen.errors import DataError, UsageError
+from viewgen.images import to_model
+from viewgen.networks.batched import images_at_once
+from viewgen.networks.files import load_models
+from viewgen.networks.generator import class_labels
+from viewgen.optimise.slots import equal_parts
+from viewgen.randomness import addressed_generator
+from viewgen.status import Status
+from viewgen.views.draws import ImageDraws
+from viewgen.views.entry import Situation
+
+__all__ = ["matching_sigma", "wanted_distance"]
+
+NUM_IMAGES, NUM_VIEWS = 128, 2
+LEAST, MOST = 1e-3, 10.0
+# Bisections of the logarithm of σ: 4 decades by 2**16, which is below the three digits that are kept.
+BISECTIONS = 16
+
+
+def wanted_distance(strength: str) -> float:
+    """Return the mean distance that ``distance:D`` or ``match:CACHE`` asks for.
+
+    Raises:
+        UsageError: D is no distance between unit vectors.
+        DataError: the cache has no distances.
+    """
+    kind, _, value = strength.partition(":")
+    if kind == "match":
+        from viewgen.store import CacheReader
+
+        found = CacheReader(value)
+        rows = np.flatnonzero(found.status == Status.OK)
+        distance = float(np.nanmean(found.distance[rows])) if len(rows) else math.nan
+        if not math.isfinite(distance):
+            raise DataError(
+                f"{value} has no view whose distance was measured; expected the cache of a method that uses "
+                "an encoder"
+            )
+        return distance
+    try:
+        distance = float(value)
+    except ValueError:
+        distance = math.nan
+    if not 0 < distance < 2:
+        raise UsageError(f"strength is {strength!r}; expected distance:D with 0 < D < 2, or match:CACHE")
+    return distance
+
+
+@torch.no_grad()
+def matching_sigma(distance: float, truncation: float, situation: Situation) -> float:
+    """Return the σ, to three digits, whose views lie at `distance` from their anchor in the mean.
+
+    It is measured on the first codes of a random sample of images, before their refinement.
+
+    Args:
+        distance: mean of ‖f(g(c + ψσu)) − f(g(c))‖.
+        truncation: ψ.
+        situation: data set, networks and seed.
+
+    Raises:
+        UsageError: no σ between 0.001 and 10 has that distance.
+    """
+    dataset = situation.dataset
+    kinds = ("generator", "inverter", "encoder")
+    models = load_models({kind: path for kind, path in situation.networks.items() if kind in kinds}, "cpu")
+    inverting, encoder = models.inverting(), models.encoder
+    assert encoder is not None
+    order = torch.randperm(len(dataset), generator=addressed_generator(situation.seed, "strength"))
+    rows = order[:NUM_IMAGES].sort().values
+    images = to_model(torch.from_numpy(dataset.images(rows.numpy())))
+    labels = None
+    if inverting.num_classes:
+        labels = class_labels(torch.from_numpy(dataset.labels(rows.numpy())), inverting.num_classes)
+    codes = inverting.start(images, labels).repeat_interleave(NUM_VIEWS, dim=0)
+    draws = ImageDraws(situation.seed, rows)
+    noise = inverting.code_scale * draws.normal("strength", NUM_VIEWS, *codes.shape[1:]).flatten(0, 1)
+    at_once = images_at_once(dataset.image_size, torch.device("cpu"))
+
+    def projected(codes: torch.Tensor) -> torch.Tensor:
+        parts = equal_parts(codes, at_once)
+        return torch.cat([encoder(inverting.decode(part).clamp(-1, 1))[:kept] for part, kept in parts])
+
+    anchors = projected(codes)
+
+    def mean_distance(sigma: float) -> float:
+        return float((projected(codes + truncation * sigma * noise) - anchors).norm(dim=1).mean())
+
+    low, high = math.log(LEAST), math.log(MOST)
+    if not mean_distance(LEAST) <= distance <= mean_distance(MOST):
+        raise UsageError(
+            f"no σ between {LEAST} and {MOST:g} gives views at a mean distance of {distance:.3f} from their "
+            f"anchor ({mean_distance(LEAST):.3f} to {mean_distance(MOST):.3f})"
+        )
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if mean_distance(math.exp(middle)) < distance:
+            low = middle
+        else:
+            high = middle
+    return float(f"{math.exp((low + high) / 2):.3g}")
