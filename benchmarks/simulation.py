@@ -91,7 +91,7 @@ class Scenario:
         list_name: time of listing one name, for the attempt markers that a worker looks through.
         list_record: time of reading one record when the log is opened, single and compacted.
         log_openings: number of times that a run opens the whole log.
-        compacted: whether records and markers are put together on the way, 1000 shards at a time.
+        compacted: True if records and markers are put together on the way, 1000 shards at a time.
         compact_shard: time of the driver's work to put one shard's record away.
         slow_share, slow_factor: this share of workers takes so many times as long.
         mtbf: mean time between failures of one worker, exponential; a failure loses the shard under way.

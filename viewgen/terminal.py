@@ -97,7 +97,7 @@ def console(*, stderr: bool = False, file: TextIO | None = None, **settings: Any
     """Return a `rich.console.Console` that shows texts `plain`, without markup, emoji codes or highlighting.
 
     Args:
-        stderr: whether it writes to standard error.
+        stderr: True if it writes to standard error.
         file: stream to write to, instead of a standard one.
         settings: further arguments of the console.
     """

@@ -63,7 +63,7 @@ class MeasureTask:
             reaches the workers.
         seed: root of all random numbers.
         batch_size: images embedded at once.
-        by_name: whether the user named the diagnostic; of others, one that cannot measure is left out.
+        by_name: True if the user named the diagnostic; of others, one that cannot measure is left out.
     """
 
     arguments: SubjectArguments

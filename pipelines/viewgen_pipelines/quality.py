@@ -124,7 +124,7 @@ def cache_quality(
         dataset: the images.
         storage_options: options of the cache's file system.
         progress: output of the command.
-        again: whether to measure although a report is there.
+        again: True to measure although a report is there.
 
     Returns:
         None for a cache of reconstructions, and for one without views.

@@ -171,7 +171,7 @@ def pretrain_encoder(
         settings: overrides of the recipe, see `encoder_settings`.
         device: torch device.
         dtype: storage type of the weights, ``"float32"`` or ``"float16"``.
-        overwrite: whether to start again instead of resuming.
+        overwrite: True to start again instead of resuming.
         command: command line, for the card.
 
     Returns:

@@ -61,7 +61,7 @@ class Schedule:
     Args:
         seed: seed of everything.
         network: kinds of fault of the object store, by default a drawn selection; none on a local disk.
-        damage: whether files are damaged.
+        damage: True if files are damaged.
         clocks: seconds by which the clocks of machines may be ahead.
     """
 

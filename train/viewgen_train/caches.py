@@ -57,7 +57,7 @@ def find_cache(
     Args:
         dataset: name of the data set; by default any.
         split: split of the data set.
-        inversions: whether to look for inversions instead of views.
+        inversions: True to look for inversions instead of views.
         storage_options: options of the fsspec file system, if the folder is a URL.
         folder: folder or URL of the caches; by default `cache_folder`.
 
@@ -137,7 +137,7 @@ def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool 
     Args:
         reader: reader of the cache.
         dataset: training data set.
-        inversions: whether the cache must hold inversions.
+        inversions: True if the cache must hold inversions.
 
     Raises:
         CacheMismatchError: the cache belongs to another data set, split or image size.

@@ -32,7 +32,7 @@ def export_encoder(
         run: folder of a `viewgen train` run.
         out: output folder for ``encoder.safetensors``, ``encoder.card.json`` and ``README.md``.
         which: ``"last"`` for the weights after the last epoch, or ``"best"``.
-        overwrite: whether to replace existing files of these names in `out`.
+        overwrite: True to replace existing files of these names in `out`.
 
     Returns:
         model card; it has accuracies if `viewgen eval` measured these weights.

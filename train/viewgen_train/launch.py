@@ -49,7 +49,7 @@ def distribute(
         arguments: keyword arguments of the function; must be picklable.
         num_workers: number of processes; their ranks are 0 to num_workers − 1.
         folder: folder of the run. Workers on other machines must see it under the same path.
-        use_gpu: whether each worker gets its own GPU (NCCL); otherwise workers share the CPU (gloo).
+        use_gpu: True if each worker gets its own GPU (NCCL); otherwise workers share the CPU (gloo).
         address: address of a running Ray cluster; None starts Ray on this machine.
         max_restarts: maximum number of restarts after the death of a worker.
 

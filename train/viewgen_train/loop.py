@@ -209,9 +209,9 @@ def run_training(
         trainer: training to run.
         out: folder of the run.
         folder: folder of checkpoint and metrics; by default `out/<kind>-training`.
-        writes: whether this process writes files; true for only one process of a training.
+        writes: True if this process writes files; true for only one process of a training.
         observer: receiver of the metrics.
-        overwrite: whether to discard an earlier run.
+        overwrite: True to discard an earlier run.
         checkpoint_seconds: seconds between checkpoints.
         log_every: number of steps averaged in a row of ``metrics.csv``.
         picture_seconds: seconds between sample grids (``samples.png``).

@@ -46,8 +46,8 @@ class ContrastiveNetwork(nn.Module):
         encoder: encoder f, or an encoder of each role.
         head: head required by the objective.
         predictor: predictor of the head, or None.
-        separate: whether each view has its own forward pass and batch statistics.
-        bf16: whether convolutions and matrix products use bfloat16.
+        separate: True if each view has its own forward pass and batch statistics.
+        bf16: True if convolutions and matrix products use bfloat16.
         roles: roles of the views in their order; empty if they are interchangeable.
 
     Attributes:

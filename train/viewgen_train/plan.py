@@ -74,8 +74,8 @@ class TrainPlan:
         data_root: folder of data sets.
         storage_options: fsspec options of the cache's storage.
         memory_bytes: host memory limit for images and views, in bytes.
-        measures: whether accuracy is measured during training.
-        use_unconverged: whether views of images that did not converge are used.
+        measures: True if accuracy is measured during training.
+        use_unconverged: True if views of images that did not converge are used.
         unconverged: number of images in the cache of views that did not converge.
     """
 

@@ -57,7 +57,7 @@ class Run:
         cache: ``{"url", "identity", "method"}`` of the cache of views, or None.
         step: number of optimiser steps behind the weights.
         num_steps: number of optimiser steps of the whole training.
-        complete: whether the training is finished.
+        complete: True if the training is finished.
     """
 
     path: Path

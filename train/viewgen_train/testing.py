@@ -24,7 +24,7 @@ class ObjectiveContract(EntryContract):
         num_images: number N of images.
         dim: projection dimension D, also the feature dimension.
         image_size: side H = W of images and views, in pixels.
-        ordered: whether the loss may depend on the order of the images.
+        ordered: True if the loss may depend on the order of the images.
     """
 
     entry: ClassVar[ObjectiveEntry]

@@ -44,7 +44,7 @@ class TrainResult:
         knn5_top1: 5-NN accuracy on the test split, in [0, 1]; NaN in the same cases.
         images_per_second: training throughput of this call, without evaluation; NaN if no steps were left.
         unconverged: number of images in the cache of views that did not converge.
-        unconverged_used: whether their views were used.
+        unconverged_used: True if their views were used.
     """
 
     run: str
@@ -121,13 +121,13 @@ def train(
         gpus: number of GPUs, with one process per GPU.
         workers: number of CPU processes.
         memory_bytes: host memory limit for images and views, in bytes; data beyond it are streamed.
-        use_unconverged: whether to use the views of images that did not converge; by default an expert view
+        use_unconverged: True to use the views of images that did not converge; by default an expert view
             takes their place, except in a run that began with them.
         checkpoint_seconds: seconds between checkpoints.
-        overwrite: whether to discard an earlier run in `out`.
-        previous_checkpoint: whether to go on from the checkpoint before the last one, which is discarded.
-        evaluate: whether to measure linear probes and nearest neighbours at the end.
-        quiet: whether to suppress messages about resolved options.
+        overwrite: True to discard an earlier run in `out`.
+        previous_checkpoint: True to go on from the checkpoint before the last one, which is discarded.
+        evaluate: True to measure linear probes and nearest neighbours at the end.
+        quiet: True to suppress messages about resolved options.
 
     Returns:
         result of the training. The folder holds ``last.safetensors``, ``best.safetensors``, ``config.json``,

@@ -56,7 +56,7 @@ _OPTIONS = (
     set_option("A setting of the method, or invert.NAME of the inversion before it; repeatable.  "
                "`viewgen list settings METHOD` lists them."),
     config_option(),
-    _option("--keep-latents", is_flag=True, help="wsearch, wperturb: store the views' codes too."),
+    _option("--keep-latents", is_flag=True, help="wsearch, wboundary, wperturb: store the views' codes too."),
     _option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers."),
     # the networks
     _option("--models", metavar="DIR|NAME", help="Folder of a `viewgen pretrain` run, or name of a "

@@ -52,7 +52,7 @@ class ImageClassifier:
         mean, scale: standardisation of the features, `(D,)`.
         weights: float32 `(F, D + 1, K)`; the last row is the intercept.
         folds: fold of every image of the data set, int64 `(N,)`; fold k was left out for weights k.
-        hits: whether each real image used was read right, bool `(M,)`.
+        hits: True if each real image used was read right, bool `(M,)`.
     """
 
     patches: PatchFeatures

@@ -75,7 +75,7 @@ def import_model(
         models_root: folder of imported networks; by default ``VIEWGEN_MODELS``, else the user's data folder.
         dataset: training data of the networks, for the card; by default the registry's value.
         licence: licence for the card; by default the registry's value for this file.
-        overwrite: whether to replace existing networks of this name.
+        overwrite: True to replace existing networks of this name.
         command: command line, for the card.
 
     Raises:

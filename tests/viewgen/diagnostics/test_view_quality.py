@@ -387,11 +387,10 @@ def test_encoders_are_separated_by_commas_on_the_command_line():
 def test_gradient_change_in_closed_form():
     ramp = torch.arange(SIDE).expand(1, 3, SIDE, SIDE).float() * 10
     views = torch.stack([ramp[0] * 2, ramp[0] * 3])[None]
-    # twice the ramp differs by its own gradient, three times by twice that
     assert gradient_change(views, ramp).tolist() == pytest.approx([1.5])
     assert gradient_change(views[:, :1] * 0 + ramp[:, None] + 7, ramp).tolist() == [0.0]
-    found = measured("seen", subject_of((copies(IMAGES).astype(int) + 51).clip(0, 255)))
-    assert 0 < found["pixel_change"] <= 0.2
+    brighter = subject_of((copies(IMAGES).astype(int) + 51).clip(0, 255))
+    assert 0 < measured("seen", brighter)["pixel_change"] <= 0.2
 
 
 def test_a_cache_of_reconstructions_holds_no_views():

@@ -171,3 +171,35 @@ def test_the_authors_stopping_rule(digits):
     # so small a loss at λ 0.01 and ε₂ 0.5 needs a spread beyond 0.4, 0.88 of the bound
     assert bool((result.loss[ended] <= 1e-3).all())
     assert float(spread[ended].min()) >= 0.4 - 1e-4
+
+
+class OneSided(Linear):
+    """An encoder that answers to a coordinate while it grows; below its anchor it is saturated."""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return codes.flatten(1).clamp_min(0) / 1000
+
+
+def test_views_that_are_stuck_begin_again(monkeypatch):
+    """Directions into the saturated side lead nowhere, however often they are tried."""
+
+    def statuses() -> list[int]:
+        network = OneSided()
+        network.matrix = torch.zeros(20, 60)
+        network.matrix[:4, :4] = torch.diag(torch.tensor([1.0, 0.5, 0.3, 0.2])) / 20
+        anchors = torch.full((NUM_IMAGES, 3, 20), 0.1)
+        problem = WSearchProblem(
+            network,
+            network,
+            anchor_features=network(network.decode(anchors)),
+            anchor_codes=anchors,
+            draws=ImageDraws(0, torch.arange(NUM_IMAGES)),
+            num_views=NUM_VIEWS,
+            config=WSearchConfig(max_steps=40, spread_share=0.3, patience=2),
+            batch_size=8,
+        )
+        return search_views(problem, 8, 4).status.tolist()
+
+    assert statuses().count(int(Status.OK)) == NUM_IMAGES
+    monkeypatch.setattr("viewgen.views.wsearch.newton.PATIENCE", 10**6)
+    assert statuses().count(int(Status.OK)) < NUM_IMAGES

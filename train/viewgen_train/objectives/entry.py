@@ -15,9 +15,9 @@ class ObjectiveEntry(Entry):
 
     Attributes:
         bears: assimilations that support this objective.
-        weighted: whether A2 over this objective weights generated views by α.
+        weighted: True if A2 over this objective weights generated views by α.
         only_a2: settings that have an effect only in A2.
-        pair_weights: whether it multiplies the loss of each pair by `Outputs.weights`.
+        pair_weights: True if it multiplies the loss of each pair by `Outputs.weights`.
         reason: reason against other assimilations, for error messages.
     """
 

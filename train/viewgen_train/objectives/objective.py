@@ -18,8 +18,8 @@ class Head:
 
     Attributes:
         projector: ``"mlp"`` (two layers) or ``"simsiam"`` (three layers with batch normalisation).
-        predictor: whether a predictor follows the projector.
-        unit: whether projections are normalised to unit length.
+        predictor: True if a predictor follows the projector.
+        unit: True if projections are normalised to unit length.
         momentum: decay per step of the target network's moving average; None for no target network.
     """
 

@@ -13,7 +13,9 @@ to five carry the projection (`docs/explanation/w-search.md`). So
 3.  The next forward pass tells what the step did. It corrects the view's own J by the secant of Broyden's
     rank-one update; a step that missed is taken back, and μ grows (Levenberg and Marquardt).
 
-No further backward pass is needed. An update thus costs a third of one by Adam.
+A view whose steps fail again and again is stuck: an encoder may answer to one sign of a direction alone. It
+begins again against its direction, and after that from the place of another view that has arrived. No further
+backward pass is needed.
 
 Shape legend: N images, A active images, n views, m directions, … a code's own dimensions, D their product,
 K projection dimension.
