@@ -26,6 +26,7 @@ torch._C._set_print_stack_traces_on_fatal_signal(True)
 # Files that start Ray, browsers or whole trainings: marked slow.
 SLOW_FILES = {
     "test_commands_run",
+    "test_container_commands",
     "test_crashing_test",
     "test_docker_files",
     "test_executor_contract",
@@ -33,7 +34,6 @@ SLOW_FILES = {
     "test_gallery_browser",
     "test_gallery_serve",
     "test_launch",
-    "test_lost_node",
     "test_metrics",
     "test_mi",
     "test_ray_session",

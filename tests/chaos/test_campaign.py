@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from campaign import FAULTS, Campaign, print_tally
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_caches_come_out_right_whatever_is_killed(tmp_path, seed, no_flushing):
     campaign = Campaign(executor="local", folder=tmp_path, seed=seed, num_images=150, step_seconds=0.03)
     tally = campaign.run(num_faults=12)

@@ -1,6 +1,6 @@
 """A job on a Ray cluster whose nodes share an S3 server only; one is killed in mid-run, another replaces it.
 
-The shorter story, in which nothing replaces the lost node, is tests/viewgen_pipelines/test_lost_node.py.
+The story in which nothing replaces the lost node is in test_lost_node.py.
 """
 
 import sys

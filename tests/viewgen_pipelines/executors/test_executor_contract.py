@@ -19,7 +19,10 @@ ray_warnings = pytest.mark.filterwarnings("ignore")
 
 
 class CacheRuns:
-    """Runs of `viewgen cache`. Subclasses provide `name` and the fixture `set_faults`."""
+    """Runs of `viewgen cache`. Subclasses provide `name` and the fixture `set_faults`.
+
+    What the driver does before and after an executor's work is tested on the local one only.
+    """
 
     name = ""
     num_images = 70
@@ -110,6 +113,55 @@ class CacheRuns:
         set_faults()
         assert prepare(max_attempts=1).complete
 
+    def test_another_configuration_is_refused_with_the_difference(self, make, prepare, url):
+        prepare(limit=16)
+        for change, name in [
+            ({"seed": 1}, "seed"),
+            ({"sigma": 0.5}, "config.sigma"),
+            ({"views": 3}, "num_views"),
+            ({"limit": 15}, "num_images"),
+            ({"shard_images": 8}, "shard_images"),
+        ]:
+            with pytest.raises(CacheMismatchError, match=f"{name}: the cache has"):
+                make(**({"limit": 16} | change))
+        assert_every_image_once(url, num_images=16)
+
+    def test_a_second_driver_is_refused(self, make, prepare, url):
+        prepare(limit=16)
+        with Lease(open_storage(url)) as lease:
+            for changes in ({}, {"seed": 3, "overwrite": True}):
+                with pytest.raises(LeaseError, match=f"being written by run {lease.run_id}"):
+                    make(limit=16, **changes)
+        assert make(limit=16).complete
+        assert_every_image_once(url, num_images=16)
+
+    def test_s3(self, make, s3_url, s3_options):
+        make(out=s3_url, storage_options=s3_options, limit=40)
+        assert_every_image_once(s3_url, num_images=40, storage_options=s3_options)
+        assert make(out=s3_url, storage_options=s3_options, limit=40).complete
+
+
+class TestLocalExecutor(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        return LocalExecutor()
+
+
+@ray_warnings
+class TestRayExecutor(ExecutorContract):
+    @pytest.fixture(scope="class")
+    def executor(self, shared_ray_of_class):
+        with open_executor("ray", max_workers=2, workers=2) as opened:
+            yield opened
+
+
+class TestLocal(CacheRuns):
+    name = "local"
+
+    @pytest.fixture
+    def set_faults(self, faults):
+        return faults
+
     def test_damaged_files_are_made_again(self, make, prepare, url, tmp_path):
         prepare()
         before = list_commits(open_storage(url), read_spec(open_storage(url)))
@@ -135,28 +187,6 @@ class CacheRuns:
         assert [shard for shard, commit in after.items() if commit.generation] == again
         assert hashlib.sha256((views / "c.2.0.0.0.0").read_bytes()).hexdigest() in digests[1][2]
 
-    def test_another_configuration_is_refused_with_the_difference(self, make, prepare, url):
-        prepare(limit=16)
-        for change, name in [
-            ({"seed": 1}, "seed"),
-            ({"sigma": 0.5}, "config.sigma"),
-            ({"views": 3}, "num_views"),
-            ({"limit": 15}, "num_images"),
-            ({"shard_images": 8}, "shard_images"),
-        ]:
-            with pytest.raises(CacheMismatchError, match=f"{name}: the cache has"):
-                make(**({"limit": 16} | change))
-        assert_every_image_once(url, num_images=16)
-
-    def test_a_second_driver_is_refused(self, make, prepare, url):
-        prepare(limit=16)
-        with Lease(open_storage(url)) as lease:
-            for changes in ({}, {"seed": 3, "overwrite": True}):
-                with pytest.raises(LeaseError, match=f"being written by run {lease.run_id}"):
-                    make(limit=16, **changes)
-        assert make(limit=16).complete
-        assert_every_image_once(url, num_images=16)
-
     def test_overwrite_replaces_another_configuration(self, make, prepare, url):
         prepare(limit=20, seed=1)
         make(limit=16, seed=2, overwrite=True)
@@ -181,36 +211,9 @@ class CacheRuns:
         assert make(limit=40).complete
         assert_every_image_once(url, num_images=40)
 
-    def test_s3(self, make, s3_url, s3_options):
-        make(out=s3_url, storage_options=s3_options, limit=40)
-        assert_every_image_once(s3_url, num_images=40, storage_options=s3_options)
-        assert make(out=s3_url, storage_options=s3_options, limit=40).complete
-
     def test_one_image_at_a_file_url(self, make, tmp_path):
         make(limit=1, out=f"file://{tmp_path}/f.zarr")
         assert_every_image_once(f"file://{tmp_path}/f.zarr", num_images=1)
-
-
-class TestLocalExecutor(ExecutorContract):
-    @pytest.fixture
-    def executor(self):
-        return LocalExecutor()
-
-
-@ray_warnings
-class TestRayExecutor(ExecutorContract):
-    @pytest.fixture(scope="class")
-    def executor(self, shared_ray_of_class):
-        with open_executor("ray", max_workers=2, workers=2) as opened:
-            yield opened
-
-
-class TestLocal(CacheRuns):
-    name = "local"
-
-    @pytest.fixture
-    def set_faults(self, faults):
-        return faults
 
     def test_memory(self, make):
         url = f"memory://{uuid.uuid4().hex}/c.zarr"
