@@ -14,11 +14,11 @@ from viewgen.cli import main
 from viewgen.store import CacheReader
 
 ROOT = Path(__file__).parents[2]
-# what makes a command short: fewer images and steps, one process
+# what makes a command short: fewer images and steps, narrow networks, one process
 SHORT = {
     "cache": ["--limit", "16", "--views", "2", "--executor", "local", "--set", "invert.max_steps=5"],
     "calibrate": ["--num-images", "32"],
-    "train": ["--limit", "16", "--epochs", "1", "--batch-size", "16"],
+    "train": ["--limit", "16", "--epochs", "1", "--batch-size", "16", "--set", "width=4"],
     "pretrain": ["--set", "num_steps=1", "--set", "batch_size=8"],
     "inspect": ["--static", "gallery", "--images", "4"],
 }

@@ -11,6 +11,7 @@ import pytest
 from viewgen.cli import main
 from viewgen.datasets import load_dataset
 from viewgen.errors import DataError, MissingFileError, UsageError, ViewgenError
+from viewgen.recipes import recipe
 from viewgen.store import ShardCommit, create_cache, open_storage, write_shard
 from viewgen.store import commit_shard as commit
 from viewgen_pipelines import view_pairs
@@ -18,6 +19,16 @@ from viewgen_pipelines.mutual_information import mi
 
 NUM_IMAGES = 60
 SETTINGS = {"steps": 3, "batch_size": 16, "executor": "local", "quiet": True}
+
+
+@pytest.fixture(autouse=True)
+def _small_estimates(monkeypatch):
+    """Let the recipe of every data set have a narrow network, few draws and few resamplings."""
+    small = {"width": 2, "num_draws": 1, "num_checks": 1, "num_resamplings": 40}
+    monkeypatch.setattr(
+        "viewgen_pipelines.mutual_information.recipe",
+        lambda dataset, part: recipe(dataset, part) | (small if part == "mutual_information" else {}),
+    )
 
 
 @pytest.fixture(scope="module")
