@@ -204,7 +204,8 @@ class AssimilationTrainer(Trainer):
         images = self.batch(step)
         views, scores = self._scored_views(images)
         weights = self._weights(scores)
-        out = dataclasses.replace(self._outputs(views, images, self._parallel), weights=weights)
+        context: dict[str, Any] = {"weights": weights, "progress": step / self.num_steps}
+        out = dataclasses.replace(self._outputs(views, images, self._parallel), **context)
         losses = self.losses(out)
         self.optimiser.zero_grad(set_to_none=True)
         losses["loss"].backward()
@@ -222,7 +223,7 @@ class AssimilationTrainer(Trainer):
 
         def loss_of(generated: Tensor) -> Tensor:
             changed = torch.cat([expert, generated])
-            out = dataclasses.replace(self._outputs(changed, images, self.network), weights=weights)
+            out = dataclasses.replace(self._outputs(changed, images, self.network), **context)
             return self.losses(out)["loss"]
 
         metrics |= self.generated.after_step(images, loss_of)

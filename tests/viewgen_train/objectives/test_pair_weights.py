@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from viewgen.errors import UsageError
-from viewgen_train.objectives.assimilation import A1, A2, alignment
+from viewgen_train.objectives.alignment import alignment
+from viewgen_train.objectives.assimilation import A1, A2
 from viewgen_train.objectives.infonce import InfoNCE, InfoNCESettings
 from viewgen_train.objectives.objective import Outputs
 from viewgen_train.objectives.pair_weights import pair_weights

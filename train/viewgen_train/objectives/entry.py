@@ -1,10 +1,14 @@
 """Registry entries of objectives. This module does not import torch, which takes seconds."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from viewgen.registry import Entry
 
-__all__ = ["ObjectiveEntry"]
+__all__ = ["ALL_COMBINATORS", "NO_NEGATIVES", "ObjectiveEntry"]
+
+ALL_COMBINATORS = frozenset({"A1", "A2", "IFM", "hard negatives"})
+NO_NEGATIVES = dict.fromkeys(("IFM", "hard negatives"), "it has no negatives")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,15 +18,15 @@ class ObjectiveEntry(Entry):
     `needs` names the outputs used besides projections: ``"features"``, ``"images"``, ``"views"``.
 
     Attributes:
-        bears: assimilations that support this objective.
+        bears: combinators that support this objective, of `ALL_COMBINATORS`.
         weighted: True if A2 over this objective weights generated views by α.
         only_a2: settings that have an effect only in A2.
         pair_weights: True if it multiplies the loss of each pair by `Outputs.weights`.
-        reason: reason against other assimilations, for error messages.
+        reasons: reasons against the other combinators, by combinator, for error messages.
     """
 
     bears: frozenset[str] = frozenset({"A1", "A2"})
     weighted: bool = True
     only_a2: frozenset[str] = frozenset()
     pair_weights: bool = False
-    reason: str = "it says so"
+    reasons: Mapping[str, str] = field(default_factory=lambda: NO_NEGATIVES)

@@ -5,11 +5,11 @@ dimension, C channels, H height, W width.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Head", "Objective", "Outputs", "PairObjective", "weighted_mean"]
+__all__ = ["Combinator", "Head", "Objective", "Outputs", "PairObjective", "weighted_mean"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +41,7 @@ class Outputs:
         images: untransformed model images, `(N, C, H, W)`, if the objective's entry needs them.
         views: model images of the views, `(K, N, C, H, W)`, if the objective's entry needs them.
         weights: weights of the generated views, `(m, N)`, if the training weights them by a score.
+        progress: share of the training that is done, in [0, 1).
     """
 
     z: Tensor
@@ -50,6 +51,7 @@ class Outputs:
     images: Tensor | None = None
     views: Tensor | None = None
     weights: Tensor | None = None
+    progress: float = 0.0
 
     @property
     def pair_weights(self) -> Tensor | None:
@@ -69,7 +71,7 @@ class Outputs:
         return replace(self._mapped(Tensor.detach), images=images)
 
     def _mapped(self, change: "_Change") -> Self:
-        apart = ("images", "weights")
+        apart = ("images", "weights", "progress")
         found = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
         changed: dict[str, Any] = {name: None if v is None else change(v) for name, v in found.items()}
         return replace(self, **changed)
@@ -111,12 +113,30 @@ class PairObjective:
 
     Attributes:
         temperature: temperature τ of the similarities; 1 without a temperature.
+        any_views: True if the loss takes any number of views; A2 then passes the generated views too.
     """
 
     num_expert = 0
     num_generated = 2
     head = Head()
     temperature = 1.0
+    any_views: ClassVar[bool] = False
 
     def after_step(self, out: Outputs) -> None:
         """Do nothing: the objective has no state."""
+
+
+class Combinator(nn.Module):
+    """An objective that wraps another and shares its state.
+
+    Args:
+        base: the wrapped objective.
+        num_expert: number of expert views per image in a step.
+        num_generated: number of generated views per image in a step.
+    """
+
+    def __init__(self, base: Any, num_expert: int, num_generated: int) -> None:
+        super().__init__()
+        self.base: Any = base
+        self.num_expert, self.num_generated, self.head = num_expert, num_generated, base.head
+        self.any_views = getattr(base, "any_views", False)
