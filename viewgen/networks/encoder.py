@@ -38,8 +38,10 @@ class EncoderConfig(NetworkConfig):
     backbone: str = setting("resnet18", "residual network, resnet18 or resnet50")
     width: int = setting(64, "channels of the first stage; 64 is the standard network", ge=1, le=8192)
     projection_dim: int = setting(128, "width of the projector's output", ge=1, le=2**16)
-    projector: Literal["mlp", "simsiam"] = setting(
-        "mlp", "two layers, or three with batch normalisation", since=2
+    projector: Literal["mlp", "simsiam", "barlow"] = setting(
+        "mlp",
+        "two layers (mlp), or three with batch normalisation of all (simsiam) or of the hidden ones (barlow)",
+        since=2,
     )
     in_channels: int = setting(3, "channels of the images", ge=1, le=4096, since=2)
 
@@ -77,10 +79,11 @@ def _build_projector(config: EncoderConfig, dim: int) -> nn.Sequential:
     if config.projector == "mlp":
         return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, config.projection_dim))
     out = config.projection_dim
+    normalised = () if config.projector == "barlow" else (nn.BatchNorm1d(out, affine=False),)
     return nn.Sequential(
         *(nn.Linear(dim, out, bias=False), nn.BatchNorm1d(out), nn.ReLU()),
         *(nn.Linear(out, out, bias=False), nn.BatchNorm1d(out), nn.ReLU()),
-        *(nn.Linear(out, out, bias=False), nn.BatchNorm1d(out, affine=False)),
+        *(nn.Linear(out, out, bias=False), *normalised),
     )
 
 

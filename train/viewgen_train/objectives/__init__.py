@@ -16,5 +16,11 @@ OBJECTIVES: Registry[ObjectiveEntry] = Registry(
         "infonce": "viewgen_train.objectives.infonce",
         "simsiam": "viewgen_train.objectives.simsiam",
         "supcon": "viewgen_train.objectives.supcon",
+        "decoupled": "viewgen_train.objectives.decoupled",
+        "align-logsumexp": "viewgen_train.objectives.align_logsumexp",
+        "align-uniform": "viewgen_train.objectives.align_uniform",
+        "linear": "viewgen_train.objectives.linear",
+        "barlow-twins": "viewgen_train.objectives.barlow_twins",
+        "vicreg": "viewgen_train.objectives.vicreg",
     },
 )

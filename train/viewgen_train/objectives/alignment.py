@@ -9,11 +9,12 @@ References:
 
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from viewgen_train.objectives.objective import Outputs
+from viewgen_train.objectives.objective import Outputs, weighted_mean
 
-__all__ = ["Assimilable", "alignment", "attraction"]
+__all__ = ["Assimilable", "alignment", "attraction", "squared_distance"]
 
 
 def alignment(
@@ -33,6 +34,21 @@ def alignment(
     if weights is not None:
         generated = weights[:, :, None] * generated
     return ((z1 + z2) * generated.mean(dim=0)).sum(dim=1).mean() / (2 * temperature)
+
+
+def squared_distance(z1: Tensor, z2: Tensor, generated: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the mean squared distance of generated vectors from those of both expert views.
+
+    Args:
+        z1, z2: vectors of the expert views, `(N, D)`.
+        generated: vectors of the generated views, `(m, N, D)`.
+        weights: weight of each generated view, `(m, N)`; None for 1.
+
+    Returns:
+        scalar `()`.
+    """
+    expert = torch.stack([z1, z2])[:, None]
+    return weighted_mean((expert - generated).square().sum(dim=-1), weights)
 
 
 @runtime_checkable

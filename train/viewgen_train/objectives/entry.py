@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 
 from viewgen.registry import Entry
 
-__all__ = ["ALL_COMBINATORS", "NO_NEGATIVES", "ObjectiveEntry"]
+__all__ = ["ALL_COMBINATORS", "CONSTANT_UNDER_IFM", "NO_NEGATIVES", "ObjectiveEntry"]
 
 ALL_COMBINATORS = frozenset({"A1", "A2", "IFM", "hard negatives"})
 NO_NEGATIVES = dict.fromkeys(("IFM", "hard negatives"), "it has no negatives")
+CONSTANT_UNDER_IFM = {
+    "IFM": "its denominator has no positive, so that a perturbation of size ε only adds a constant to it"
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,13 +17,14 @@ class Head:
     """Head behind the backbone, as required by an objective.
 
     Attributes:
-        projector: ``"mlp"`` (two layers) or ``"simsiam"`` (three layers with batch normalisation).
+        projector: ``"mlp"`` (two layers), ``"simsiam"`` (three layers with batch normalisation) or
+            ``"barlow"`` (the same without normalisation of the output).
         predictor: True if a predictor follows the projector.
         unit: True if projections are normalised to unit length.
         momentum: decay per step of the target network's moving average; None for no target network.
     """
 
-    projector: Literal["mlp", "simsiam"] = "mlp"
+    projector: Literal["mlp", "simsiam", "barlow"] = "mlp"
     predictor: bool = False
     unit: bool = True
     momentum: float | None = None
