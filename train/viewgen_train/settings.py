@@ -67,7 +67,7 @@ class NegativesSettings(Settings):
 
     def ignored(self) -> dict[str, str]:
         """Return the settings without effect beside the others' values."""
-        found = {}
+        found: dict[str, str] = {}
         if not self.ifm_epsilon:
             found |= dict.fromkeys(("ifm_alpha", "ifm_only"), "ifm_epsilon is 0")
         elif self.ifm_only:

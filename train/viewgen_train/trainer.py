@@ -11,19 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from viewgen.datasets import ImageDataset
-from viewgen.diagnostics.features import Features, extract_features
-from viewgen.diagnostics.knn import knn_accuracies, knn_r_squared
-from viewgen.diagnostics.probe import linear_probe, probe_config
 from viewgen.images import to_model
 from viewgen.networks.branches import Branches
-from viewgen.randomness import addressed_generator
 from viewgen.registry import Choice
 from viewgen.views.branched import BranchedEncoder, ImageEncoder
 from viewgen.views.expert import ExpertSource
 from viewgen.views.source import Images
 from viewgen_train.batch import StepDraws
 from viewgen_train.checkpoints import restore_weights, settle_weights, write_best, write_weights
+from viewgen_train.diagnostics import CollapseWatch, KnnSets, accuracies
 from viewgen_train.distributed import World, synchronise_batchnorm
 from viewgen_train.loader import Codes, ImageMemory
 from viewgen_train.loop import Trainer, TrainingDivergedError
@@ -35,26 +31,10 @@ from viewgen_train.sampler import RowOrder
 from viewgen_train.settings import OptimiserSettings, TrainSettings
 from viewgen_train.transform import TransformedSource
 
-__all__ = ["AssimilationTrainer", "KnnSets", "learning_rate"]
+__all__ = ["AssimilationTrainer", "learning_rate"]
 
-# images whose features the 5-NN accuracy during training uses at most, of either split
-KNN_IMAGES = 50_000
-HELD_OUT_SHARE = 0.2
 # steps ahead of which a streamed shard is asked for
 LOOK_AHEAD = 8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class KnnSets:
-    """Data sets of the accuracy measurements during training.
-
-    Attributes:
-        train: labelled images, candidates for neighbours.
-        test: images to classify; None if the data set has no other split.
-    """
-
-    train: ImageDataset
-    test: ImageDataset | None
 
 
 def learning_rate(settings: OptimiserSettings, step: int, num_steps: int) -> float:
@@ -147,6 +127,7 @@ class AssimilationTrainer(Trainer):
             self._readout = BranchedEncoder(network.encoder, splitting)
         else:
             self._readout = network.encoder
+        self._collapse = CollapseWatch(self._readout, images, self.seed)
         self._best = -math.inf
         self._steps_done = 0
         # step of the checkpoint that this run began with, until it writes one
@@ -228,7 +209,7 @@ class AssimilationTrainer(Trainer):
 
         metrics |= self.generated.after_step(images, loss_of)
         self._steps_done = step + 1
-        return metrics | self._accuracy(step)
+        return metrics | self._diagnostics(step, out)
 
     def _weights(self, scores: Tensor | None) -> Tensor | None:
         """Return the weights of the generated views of all processes, `(m, N)`, if the settings use them."""
@@ -249,7 +230,7 @@ class AssimilationTrainer(Trainer):
     def _outputs(self, views: Tensor, images: Images, network: nn.Module) -> Outputs:
         needs = self.settings.objective.entry.needs
         gather = self.world.gather
-        found = {
+        found: dict[str, Any] = {
             name: gather(part).transpose(0, 1)
             for name, part in network(views).items()
             if name != "features" or name in needs
@@ -268,8 +249,8 @@ class AssimilationTrainer(Trainer):
         seconds = time.perf_counter() - self._started - self._evaluation_seconds
         return self._own_steps * self.settings.optimiser.batch_size / seconds if self._own_steps else math.nan
 
-    def _accuracy(self, step: int) -> dict[str, float]:
-        """Return the accuracies due after this step, and save the best weights."""
+    def _diagnostics(self, step: int, out: Outputs) -> dict[str, float]:
+        """Return accuracies and measures of collapse due after this step, and save the best weights."""
         done = step + 1
         knn = done == self.num_steps or self._is_due(done, self.settings.diagnostics.knn_every)
         probe = self._is_due(done, self.settings.diagnostics.probe_every)
@@ -279,40 +260,23 @@ class AssimilationTrainer(Trainer):
             # a loss that the session has not looked at yet says more than features that cannot be measured
             return {}
         started = time.perf_counter()
+        values: dict[str, float] = {}
         if self.world.is_main:
-            values = {} if self._knn is None else self._measure(self._knn, knn=knn, probe=probe)
+            if self._knn is not None:
+                values = accuracies(self._readout, self._knn, self.device, self.seed, knn=knn, probe=probe)
             unknown = 0.0 if done == self.num_steps else -math.inf
             score = values.get("knn5_heldout", values.get("knn5_r2_heldout", unknown))
             if score > self._best:
                 self._best = score
                 write_best(self.network.encoder, self.folder, done, self._notes)
-        else:
-            values = {}
+            if knn:
+                values |= self._collapse.measure(out.detach())
         self._evaluation_seconds += time.perf_counter() - started
         return values
 
     def _is_due(self, done: int, every: int) -> bool:
         """Return whether a measurement with a period of `every` epochs is due after `done` steps."""
         return every > 0 and done % (every * self.steps_per_epoch) == 0
-
-    def _measure(self, sets: KnnSets, *, knn: bool, probe: bool) -> dict[str, float]:
-        encoder = self._readout
-        order = torch.randperm(len(sets.train), generator=addressed_generator(self.seed, "knn"))[:KNN_IMAGES]
-        train = extract_features(encoder, sets.train, device=self.device, rows=order.numpy())
-        # the first rows of the random order are classified by the others
-        count = max(1, int(HELD_OUT_SHARE * len(train)))
-        parts = {"heldout": (train.part(slice(count, None)), train.part(slice(count)))}
-        if sets.test is not None:
-            rows = torch.arange(min(len(sets.test), KNN_IMAGES)).numpy()
-            parts["top1"] = (train, extract_features(encoder, sets.test, device=self.device, rows=rows))
-        values: dict[str, float] = {}
-        for name, pair in parts.items() if knn else ():
-            values |= _knn(name, *pair)
-        if probe and train.has_classes:
-            name = "top1" if "top1" in parts else "heldout"
-            config = probe_config(sets.train.name, num_seeds=1, augmentation="none")
-            values[f"probe_{name}"] = linear_probe(*parts[name], config, seed=self.seed).mean
-        return values
 
     def state(self) -> dict[str, Any]:
         """Return the state without the encoder's weights, which are stored beside the checkpoint."""
@@ -374,14 +338,3 @@ class AssimilationTrainer(Trainer):
 def finite(network: nn.Module) -> bool:
     """Return whether every tensor of a network is finite."""
     return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
-
-
-def _knn(name: str, train: Features, test: Features) -> dict[str, float]:
-    """Return the 5-NN accuracy, averaged over label attributes, and R², averaged over real numbers."""
-    neighbours = (min(5, len(train)),)
-    found = {}
-    if train.has_classes:
-        found[f"knn5_{name}"] = float(knn_accuracies(train, test, neighbours=neighbours)[0].mean())
-    if train.reals is not None:
-        found[f"knn5_r2_{name}"] = float(knn_r_squared(train, test, neighbours=neighbours)[0].mean())
-    return found

@@ -50,7 +50,8 @@ class HardNegatives(NegativesCombinator):
     def contrast(self, out: Outputs) -> Contrast:
         """Return the base's logits, with weights for the negatives."""
         hardness = annealed(self.hardness, out.progress) if self.annealing else self.hardness
-        return replace(self.base.contrast(out), hardness=hardness, class_prior=self.class_prior)
+        plain: Contrast = self.base.contrast(out)
+        return replace(plain, hardness=hardness, class_prior=self.class_prior)
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
         """Return the base's loss of weighted negatives."""
