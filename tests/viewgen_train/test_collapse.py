@@ -5,7 +5,6 @@ import csv
 import pytest
 
 from viewgen.settings import Settings
-from viewgen_train.evaluate import evaluate
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.entry import ObjectiveEntry
 from viewgen_train.objectives.objective import PairObjective
@@ -60,14 +59,11 @@ def trained(objective, epochs, root, folder, out):
 
 @pytest.mark.usefixtures("_gather")
 def test_a_collapsed_training_warns(tiny_folder, tiny_root, tmp_path, caplog):
-    *_, last = trained("gather", 14, tiny_root, tiny_folder, tmp_path)
+    *_, last = trained("gather", 6, tiny_root, tiny_folder, tmp_path)
     (warning,) = [record.message for record in caplog.records if "has collapsed" in record.message]
     assert "projections of all images are nearly the same" in warning
     assert last["projection_sd"] < 0.05
     assert last["uniformity"] > -0.1
-    found = evaluate(tmp_path, data_root=tiny_root, settings={"epochs": 1, "num_seeds": 1})["collapse"]
-    assert found.keys() == {*COLUMNS, "warning"}
-    assert "nearly the same" in found["warning"]
 
 
 def test_a_healthy_training_does_not(tiny_folder, tiny_root, tmp_path, caplog):
