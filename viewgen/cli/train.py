@@ -21,8 +21,10 @@ _OPTIONS = (
             help="none, A1 or A2 over an objective; A2-simclr, A2-full and A2-simsiam are A2 over simclr, "
             "supcon and simsiam.  [default: A2]"),
     _option("--objective", metavar="O",
-            help="simclr, infonce, simsiam, supcon, or one of a plug-in.  [default: the recipe's; infonce "
-            "for A2]"),
+            help="One of `viewgen list objectives`: simclr, moco, byol ...  [default: the recipe's; infonce for "
+            "A2]"),
+    _option("--recipe", metavar="R",
+            help="Settings of a published training, one of `viewgen list recipes`. Other flags come before it."),
     _option("--generated", metavar="G",
             help="Where generated views come from: cache, wperturb, viewmaker, online, expert, or a "
             "plug-in's view source.  [default: cache; expert for none]"),
@@ -74,6 +76,7 @@ def train(
     config: dict[str, Any],
     assimilation: str | None,
     objective: str | None,
+    recipe: str | None,
     generated: str | None,
     epochs: int | None,
     batch_size: int | None,
@@ -90,11 +93,13 @@ def train(
       viewgen train --assimilation A2
       viewgen train --dataset cifar100 --assimilation A1 --cache views.zarr --out runs/a1
       viewgen train --assimilation A2 --objective supcon --set objective.temperature=0.2
+      viewgen train --dataset cifar10 --recipe solo-learn-moco --out runs/moco
       viewgen train --dataset cifar10 --assimilation A2 --set alpha=1.0 --dry-run
     """
     named = {
         "assimilation": assimilation,
         "objective": objective,
+        "recipe": recipe,
         "generated": generated,
         "epochs": epochs,
         "batch_size": batch_size,

@@ -16,5 +16,9 @@ OBJECTIVES: Registry[ObjectiveEntry] = Registry(
         "infonce": "viewgen_train.objectives.infonce",
         "simsiam": "viewgen_train.objectives.simsiam",
         "supcon": "viewgen_train.objectives.supcon",
+        "moco": "viewgen_train.objectives.moco",
+        "byol": "viewgen_train.objectives.byol",
+        "nnclr": "viewgen_train.objectives.nnclr",
+        "cpc": "viewgen_train.objectives.cpc",
     },
 )

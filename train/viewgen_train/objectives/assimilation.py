@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from viewgen.errors import UsageError
-from viewgen_train.objectives.objective import Objective, Outputs
+from viewgen_train.objectives.objective import Allocated, Objective, Outputs, Widths
 
 __all__ = ["A1", "A2", "Assimilable", "alignment", "build_objective"]
 
@@ -54,6 +54,11 @@ class _Combinator(nn.Module):
         super().__init__()
         self.base: Any = base
         self.num_expert, self.num_generated, self.head = num_expert, num_generated, base.head
+
+    def allocate(self, widths: Widths) -> None:
+        """Create the base's state."""
+        if isinstance(self.base, Allocated):
+            self.base.allocate(widths)
 
 
 class A1(_Combinator):
@@ -120,7 +125,9 @@ def build_objective(settings: Any) -> Objective:
     Args:
         settings: settings of the training, a `viewgen_train.settings.TrainSettings`.
     """
-    base: Objective = settings.objective.build()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # weights of its own are the same in every process
+        base: Objective = settings.objective.build()
     how = settings.assimilation
     if how.kind == "A1":
         return A1(base, how.views_per_step)
