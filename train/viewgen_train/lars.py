@@ -1,8 +1,8 @@
 """LARS: momentum SGD whose learning rate is adapted to each layer.
 
-The step of a layer's weights w with gradient g is scaled by η·‖w‖ / (‖g‖ + λ·‖w‖), with trust coefficient η and
-weight decay λ. Group option ``adapt=False`` turns the scale off, for biases and normalisations, which BYOL and
-Barlow Twins also exempt from weight decay.
+The step of a layer's weights w with gradient g is scaled by η·‖w‖ / (‖g‖ + λ·‖w‖), with trust coefficient η
+and weight decay λ. Group option ``adapt=False`` turns the scale off, for biases and normalisations, which
+BYOL and Barlow Twins also exempt from weight decay.
 
 References:
     Large Batch Training of Convolutional Networks, You et al., 2017, https://arxiv.org/abs/1708.03888

@@ -9,8 +9,8 @@ Shape legend: K views, B images of this process, P patches of an image, D projec
 dimension, g groups.
 
 References:
-    Momentum Contrast for Unsupervised Visual Representation Learning, He et al., 2020, section 3.3 (ShuffleBN),
-    https://arxiv.org/abs/1911.05722
+    Momentum Contrast for Unsupervised Visual Representation Learning, He et al., 2020, section 3.3
+    (ShuffleBN), https://arxiv.org/abs/1911.05722
     Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, Grill et al., 2020, section 3.1 and
     appendix J (moving average), https://arxiv.org/abs/2006.07733
 """
@@ -223,7 +223,7 @@ def group_shuffle(numbers: Tensor, num_groups: int) -> Tensor:
 
 
 def _placed(part: Tensor, views: slice, num_views: int) -> Tensor:
-    """Return the outputs `(B, ·, …)` of some views among those of all, `(B, K, …)`, with NaN for the others."""
+    """Return the outputs `(B, ·, …)` of some views among those of all, `(B, K, …)`, NaN for the others."""
     whole = part.new_full((len(part), num_views, *part.shape[2:]), math.nan)
     whole[:, views] = part
     return whole

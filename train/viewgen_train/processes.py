@@ -45,8 +45,8 @@ def check_workers(settings: TrainSettings, gpus: int | None, workers: int | None
     groups = settings.objective.build().head.key_groups
     if settings.optimiser.batch_size // num_workers % groups:
         raise UsageError(
-            f"batch_size is {settings.optimiser.batch_size}, and the part of each of {num_workers} workers does "
-            f"not divide into {groups} groups of batch statistics; change batch_size, key_groups or the number "
-            "of workers"
+            f"batch_size is {settings.optimiser.batch_size}, and the part of each of {num_workers} workers "
+            f"does not divide into {groups} groups of batch statistics; change batch_size, key_groups or the "
+            "number of workers"
         )
     return num_workers

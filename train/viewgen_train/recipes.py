@@ -1,4 +1,4 @@
-"""Recipes of methods: all settings of a published training, with its number and source, from ``recipes.toml``.
+"""Recipes of methods, from ``recipes.toml``: settings of a published training, with its number and source.
 
 A data set's own defaults are in `viewgen.recipes`; a method's recipe (``--recipe``) overrides them.
 """

@@ -61,7 +61,9 @@ def train_settings(
     """
     words = _places(given or {})
     method = words.pop("recipe", None)
-    base = _places(preset or {}) | ({} if method is None else _places(method_recipe(method, dataset).settings))
+    base = _places(preset or {}) | (
+        {} if method is None else _places(method_recipe(method, dataset).settings)
+    )
     if "objective.name" in words:
         base.pop("loss", None)
     words = base | words
@@ -136,8 +138,8 @@ def _refuse_beside(head: Head, objective: str, words: Mapping[str, Any]) -> None
     for place, reason in _unused_by(head).items():
         if place in words:
             raise UsageError(
-                f"{place.partition('.')[2]} is {words[place]!r}, and objective {objective!r} {reason}; leave it "
-                "out, or choose another --objective"
+                f"{place.partition('.')[2]} is {words[place]!r}, and objective {objective!r} {reason}; leave "
+                "it out, or choose another --objective"
             )
 
 
@@ -278,6 +280,9 @@ def _owner(name: str, entries: Mapping[str, Any]) -> str:
     if owners:
         places = ", ".join(f"{part}.{name}" for part in owners)
         raise UsageError(f"{name} is a setting of several parts; name one: {places}")
+    for part, registry in (("views", VIEWS), ("objective", OBJECTIVES)):
+        if any(name in registry.entry(other).settings.model_fields for other in registry.built_in):
+            registry.resolve(entries[part].name, "", {name: None})  # names who has it
     fields = [field for cls in (*COMPONENTS.values(), *(entry.settings for entry in entries.values()))
               for field in cls.model_fields]  # fmt: skip
     raise UsageError(f"the training has no setting {name!r}{nearest_name(name, [*PLACES, *fields])}")

@@ -60,8 +60,8 @@ def check_roles(settings: TrainSettings, roles: tuple[Role, ...]) -> None:
     objective = build_objective(settings)
     if objective.head.one_sided:
         raise UsageError(
-            f"objective {settings.objective.name!r} trains on the first view alone, and views of the roles {named} "
-            "have an encoder each; set symmetric=true"
+            f"objective {settings.objective.name!r} trains on the first view alone, and views of the roles "
+            f"{named} have an encoder each; set symmetric=true"
         )
     wanted = objective.num_generated
     if wanted != len(roles):

@@ -97,9 +97,7 @@ class OptimiserSettings(Settings):
     trust_coefficient: float = setting(
         0.001, "η of LARS, a layer's step in proportion to its weights", since=2, gt=0
     )
-    trust_clip: bool = setting(
-        False, "LARS: whether a layer's rate is at most the learning rate", since=2
-    )
+    trust_clip: bool = setting(False, "LARS: whether a layer's rate is at most the learning rate", since=2)
     schedule: Literal["cosine", "constant", "steps"] = setting(
         "cosine", "after the warm-up, a cosine to the floor, a constant, or steps at the milestones"
     )

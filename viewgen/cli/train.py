@@ -21,10 +21,11 @@ _OPTIONS = (
             help="none, A1 or A2 over an objective; A2-simclr, A2-full and A2-simsiam are A2 over simclr, "
             "supcon and simsiam.  [default: A2]"),
     _option("--objective", metavar="O",
-            help="One of `viewgen list objectives`: simclr, moco, byol ...  [default: the recipe's; infonce for "
-            "A2]"),
+            help="One of `viewgen list objectives`: simclr, moco, byol ...  [default: the recipe's; infonce "
+            "for A2]"),
     _option("--recipe", metavar="R",
-            help="Settings of a published training, one of `viewgen list recipes`. Other flags come before it."),
+            help="Settings of a published training, one of `viewgen list recipes`, which other flags "
+            "override."),
     _option("--generated", metavar="G",
             help="Where generated views come from: cache, wperturb, viewmaker, online, expert, or a "
             "plug-in's view source.  [default: cache; expert for none]"),

@@ -234,7 +234,7 @@ def test_every_assimilation_is_its_loss(assimilation, views):
 
 
 @pytest.mark.parametrize("assimilation", ["none", "A1"])
-@pytest.mark.parametrize("name", OBJECTIVES.built_in)
+@pytest.mark.parametrize("name", ["simclr", "infonce", "simsiam", "supcon"])
 def test_base_losses_are_chosen_by_name(assimilation, name):
     z, p = projections(2), projections(2, seed=1)
     expected = {

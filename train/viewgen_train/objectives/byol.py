@@ -1,8 +1,8 @@
 """BYOL: predictions of one view's target projection from the other view, without negatives.
 
 The target network is a moving average of the trained one. Its decay rises to 1 on a cosine. The loss of a
-prediction p and a target projection t is 2 − 2·cos(p, t), here the mean over both directions; the paper has
-their sum, which `optimiser.loss_scale` = 2 gives.
+prediction p and a target projection t is 2 − 2·cos(p, t), here the mean over both directions; Grill et al.
+minimise their sum, which `optimiser.loss_scale` = 2 gives.
 
 In A1 one view is generated. In A2 predictions of the generated views are drawn towards the targets of both
 expert views with weight α, as in eq. 8 of Han et al. for SimSiam.
@@ -30,7 +30,7 @@ __all__ = ["BYOL", "ENTRY", "BYOLSettings", "byol"]
 
 
 class BYOLSettings(Settings):
-    """Settings of BYOL; the defaults are those of the paper."""
+    """Settings of BYOL; the defaults are the authors'."""
 
     title = "byol"
 

@@ -1,13 +1,14 @@
 """CPC v2: features of the patches of lower rows are predicted from the rows above.
 
 An image is a grid of R×R patches that overlap by half. The encoder embeds each patch; a masked convolutional
-network of the grid sees the rows up to a patch's own and gives its context c. For every offset k, a linear map
-predicts the projection of the patch k rows below: for prediction p = 0.1·W_k c and the projections t_j of all
-patches of the batch, the loss is −log(exp(p·t₊) / Σ_j exp(p·t_j)), mean over the predictions and the offsets
-(the paper has their sum). Patches one row apart share half of their pixels, so that the smallest offset is 2.
+network of the grid sees the rows up to a patch's own and gives its context c. For every offset k, a linear
+map predicts the projection of the patch k rows below: for prediction p = 0.1·W_k c and the projections t_j of
+all patches of the batch, the loss is −log(exp(p·t₊) / Σ_j exp(p·t_j)), mean over the predictions and the
+offsets (the pseudo-code of Hénaff et al. has their sum). Patches one row apart share half of their pixels, so
+that the smallest offset is 2.
 
-The small-image version differs from the paper: one direction (from above) instead of four, one expert
-transform of the whole image instead of one of each patch, and a residual network of the usual width.
+The version for small images differs from Hénaff et al.: one direction (from above) instead of four, one
+expert transform of the whole image instead of one of each patch, and a residual network of the usual width.
 
 An assimilation adds views of an image, and CPC has one view: neither A1 nor A2 is defined.
 
@@ -20,7 +21,7 @@ References:
     https://arxiv.org/abs/1807.03748
 """
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ from viewgen_train.objectives.objective import Head, Outputs, Widths
 
 __all__ = ["CPC", "ENTRY", "CPCSettings", "Context", "cpc"]
 
-# scale of the predictions (emb_scale of the paper's pseudo-code)
+# scale of the predictions (emb_scale of the pseudo-code)
 PREDICTION_SCALE = 0.1
 
 

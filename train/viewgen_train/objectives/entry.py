@@ -13,7 +13,8 @@ __all__ = ["ObjectiveEntry"]
 class ObjectiveEntry(Entry):
     """Registry entry of an objective; the argument of `build` is its settings.
 
-    `needs` names the outputs used besides projections: ``"features"``, ``"patches"``, ``"images"``, ``"views"``.
+    `needs` names the outputs used besides projections: ``"features"``, ``"patches"``, ``"images"``,
+    ``"views"``.
 
     Attributes:
         bears: assimilations that support this objective.

@@ -1,12 +1,13 @@
 """MoCo v2: each query is compared with its key and with a queue of keys of past steps.
 
-Keys are projections of the target network, a moving average of the trained one. For query q, key k₊ and queue
-keys k_j, the loss is −log(exp(q·k₊/τ) / (exp(q·k₊/τ) + Σ_j exp(q·k_j/τ))). The first view is the query and the
-second the key; the symmetric loss is the mean over both assignments (the notebook of the authors has their
-sum). The keys of a step join the queue after it: those of the second view, or of both.
+Keys are projections of the target network, a moving average of the trained one. For query q, key k₊ and
+queue keys k_j, the loss is −log(exp(q·k₊/τ) / (exp(q·k₊/τ) + Σ_j exp(q·k_j/τ))). The first view is the query
+and the second the key; the symmetric loss is the mean over both assignments (the notebook of the authors has
+their sum). The keys of a step join the queue after it: those of the second view, or of both.
 
-In A1 the expert view is the query and a generated view the key. In A2 the generated views are further positive
-keys, without negatives: − α · mean of q·k₃ / τ, the alignment of eq. 3 of Han et al. between queries and keys.
+In A1 the expert view is the query and a generated view the key. In A2 the generated views are further
+positive keys, without negatives: − α · mean of q·k₃ / τ, the alignment of eq. 3 of Han et al. between queries
+and keys.
 
 Shape legend: N images, m generated views per image, K keys in the queue, D projection dimension.
 
@@ -16,6 +17,8 @@ References:
     Improved Baselines with Momentum Contrastive Learning, Chen et al., 2020, https://arxiv.org/abs/2003.04297
     MoCo Demo: CIFAR-10 (symmetric loss, SplitBatchNorm),
     https://github.com/facebookresearch/moco/blob/colab-notebook/colab/moco_cifar10_demo.ipynb
+    Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
+    Han et al., 2023, equation 3, https://arxiv.org/abs/2304.00601
 """
 
 from typing import Any, Literal
@@ -35,7 +38,7 @@ __all__ = ["ENTRY", "MoCo", "MoCoSettings", "moco"]
 
 
 class MoCoSettings(Settings):
-    """Settings of MoCo v2; the defaults are those of the paper for ImageNet."""
+    """Settings of MoCo v2; the defaults are the authors' for ImageNet."""
 
     title = "moco"
 
@@ -48,8 +51,8 @@ class MoCoSettings(Settings):
     symmetric: bool = setting(False, "whether each view is a query and a key, in turn")
     key_batchnorm: Literal["shuffled", "split", "whole"] = setting(
         "shuffled",
-        "batch statistics of the keys: over groups of images other than those of the queries (shuffled), over "
-        "groups beside those of the queries over the whole batch (split), or over the whole batch",
+        "batch statistics of the keys: over groups of images other than the queries' (shuffled), over groups "
+        "while the queries' are over the whole batch (split), or over the whole batch",
     )
     key_groups: int = setting(8, "groups of a batch with statistics of their own", ge=2)
 
@@ -134,8 +137,8 @@ def _check(settings: MoCoSettings, optimiser: Any) -> None:
     groups = 1 if settings.key_batchnorm == "whole" else settings.key_groups
     if optimiser.batch_size % groups or optimiser.batch_size < 2 * groups:
         raise UsageError(
-            f"batch_size is {optimiser.batch_size}, which does not divide into {groups} groups of two or more "
-            "images; change batch_size or key_groups, or set key_batchnorm=whole"
+            f"batch_size is {optimiser.batch_size}, which does not divide into {groups} groups of two or "
+            "more images; change batch_size or key_groups, or set key_batchnorm=whole"
         )
 
 

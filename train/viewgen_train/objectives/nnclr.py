@@ -29,7 +29,7 @@ __all__ = ["ENTRY", "NNCLR", "NNCLRSettings", "nearest", "nnclr"]
 
 
 class NNCLRSettings(Settings):
-    """Settings of NNCLR; the defaults are those of the paper."""
+    """Settings of NNCLR; the defaults are the authors'."""
 
     title = "nnclr"
 

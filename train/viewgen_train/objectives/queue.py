@@ -58,6 +58,6 @@ def check_queue(size: int, optimiser: OptimiserSettings) -> None:
     """
     if size < optimiser.batch_size:
         raise UsageError(
-            f"queue_size is {size}, shorter than a batch of {optimiser.batch_size} images, so that keys would "
-            "be lost before any query meets them; give a larger queue_size, or a smaller batch_size"
+            f"queue_size is {size}, shorter than a batch of {optimiser.batch_size} images, so that keys "
+            "would be lost before any query meets them; give a larger queue_size, or a smaller batch_size"
         )
