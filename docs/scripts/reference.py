@@ -41,6 +41,9 @@ MODULES = {
     "Training": (
         "viewgen_train.settings",
         "viewgen_train.resolve",
+        "viewgen_train.recipes",
+        "viewgen_train.optimiser",
+        "viewgen_train.lars",
         "viewgen_train.training",
         "viewgen_train.evaluate",
         "viewgen_train.export",
@@ -50,6 +53,11 @@ MODULES = {
         "viewgen_train.objectives.infonce",
         "viewgen_train.objectives.simsiam",
         "viewgen_train.objectives.supcon",
+        "viewgen_train.objectives.moco",
+        "viewgen_train.objectives.byol",
+        "viewgen_train.objectives.nnclr",
+        "viewgen_train.objectives.cpc",
+        "viewgen_train.objectives.queue",
         "viewgen_train.objectives.assimilation",
     ),
     "Diagnosis": (

@@ -17,6 +17,7 @@ from viewgen_train.settings import COMPONENTS, TrainSettings
 __all__ = [
     "ASSIMILATIONS",
     "DEFAULTS",
+    "FORMAT_1_OBJECTIVES",
     "PLACES",
     "assimilation_name",
     "nested_record",
@@ -34,6 +35,8 @@ ASSIMILATIONS = {
     "A2-simsiam": ("A2", "simsiam"),
 }
 LOSSES = ("simclr", "infonce", "simsiam")
+# objectives for which the values of format 1 are meant
+FORMAT_1_OBJECTIVES = {*LOSSES, *(objective for _, objective in ASSIMILATIONS.values())}
 # name of format 1: view source; 0.1.0 called the images under the expert transform expert views
 VIEW_NAMES = {"expert": "original"}
 GENERATED = ("cache", "wperturb", "viewmaker", "online", "expert")

@@ -116,6 +116,12 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
     if plan.generator is not None:
         generator = load_model(plan.generator, "generator", device)
     source = build_source(settings, network, world, device, generator=generator, stored=stored)
+    if objective.head.one_sided and objective.num_expert and source.networks():
+        raise UsageError(
+            f"{settings.views.name} views learn from the gradient of the loss, and objective "
+            f"{settings.objective.name!r} has none to its keys, the generated views; set symmetric=true, or "
+            "choose another --objective"
+        )
     images = ImageMemory(dataset, plan.num_images, device, stored.left)
     return AssimilationTrainer(
         network,

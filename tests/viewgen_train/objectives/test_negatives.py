@@ -16,7 +16,7 @@ from viewgen_train.objectives.contrast import Contrast, info_nce_of
 from viewgen_train.objectives.hard_negatives import HardNegatives, annealed
 from viewgen_train.objectives.ifm import IFM
 from viewgen_train.objectives.infonce import InfoNCE, InfoNCESettings
-from viewgen_train.objectives.objective import Outputs
+from viewgen_train.objectives.objective import Allocated, Outputs, Widths
 from viewgen_train.objectives.simclr import SimCLR, SimCLRSettings
 from viewgen_train.objectives.simsiam import SimSiam, SimSiamSettings
 from viewgen_train.objectives.supcon import SupCon, SupConSettings
@@ -290,20 +290,53 @@ def test_assimilation_over_ifm_leaves_the_attraction_alone(kind):
     torch.testing.assert_close(found, expected)
 
 
+def built(name, **settings):
+    """Return an objective with its queue, if it has one, filled with unit vectors."""
+    entry = OBJECTIVES.entry(name)
+    objective = entry.build(entry.settings(**settings))
+    if isinstance(objective, Allocated):
+        objective.allocate(Widths(features=D, projections=D))
+        objective.double()
+    return objective
+
+
+def step(count=6, **more):
+    """Return outputs of two views with everything that an objective with negatives uses."""
+    z, p, target = (F.normalize(vectors(count=count, seed=seed), dim=2) for seed in (0, 5, 6))
+    return Outputs(z=z, p=p, target=target.detach(), **more)
+
+
 @pytest.mark.parametrize("name", HARD)
 def test_every_objective_with_negatives_weights_them(name):
     """More hardness, more loss: hard negatives are the similar ones."""
-    plain = train_settings("digits", {"assimilation": "none", "objective": name}).objective.build()
-    x, random = vectors(count=6).detach(), torch.Generator().manual_seed(4)
-    losses = [float(value(HardNegatives(plain, beta), x)) for beta in (0.0, 1.0, 2.0)]
-    assert losses[0] == pytest.approx(float(value(plain, x)))
+    plain, random = built(name), torch.Generator().manual_seed(4)
+    losses = [float(HardNegatives(plain, beta).loss(step())["loss"].detach()) for beta in (0.0, 1.0, 2.0)]
+    assert losses[0] == pytest.approx(float(plain.loss(step())["loss"].detach()))
     assert losses[0] < losses[1] < losses[2]
-    assert float(value(HardNegatives(plain, 0.0, 0.1), x)) != pytest.approx(losses[0])
+    assert float(HardNegatives(plain, 0.0, 0.1).loss(step())["loss"].detach()) != pytest.approx(losses[0])
     weights = torch.rand(2, 6, generator=random, dtype=torch.float64)
-    weighted = [
-        float(value(objective, x, weights=weights)) for objective in (HardNegatives(plain, 0.0), plain)
-    ]
-    assert weighted[0] == pytest.approx(weighted[1])
+    weighted = [each.loss(step(weights=weights))["loss"] for each in (HardNegatives(plain, 0.0), plain)]
+    torch.testing.assert_close(*weighted)
+    assert float(weighted[0].detach()) != pytest.approx(losses[0])
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_ifm_and_hard_negatives_over_mocos_queue(symmetric):
+    """The positive logit − ε and the queue's logits + ε, before the division by τ."""
+    moco = built("moco", temperature=TAU, queue_size=9, symmetric=symmetric)
+    out, queue = step(), moco.queue.keys
+    total, views = 0, (0, 1) if symmetric else (0,)
+    for view in views:
+        for q, k in zip(out.z[view], out.target[1 - view], strict=True):
+            positive, negatives = torch.exp((q @ k - EPSILON) / TAU), torch.exp((queue @ q + EPSILON) / TAU)
+            hard = (negatives**1.5 * negatives).sum() / (negatives**1.5).mean()
+            total = total - torch.log(positive / (positive + hard))
+    over = IFM(HardNegatives(moco, 1.5), EPSILON, only=True)
+    torch.testing.assert_close(over.loss(out)["loss"], total / (len(views) * 6))
+    before = moco.queue.keys.clone()
+    over.after_step(out.detach())
+    assert not torch.equal(moco.queue.keys, before)
+    assert {"base.base.queue.keys"} <= over.state_dict().keys()
 
 
 def test_hardness_is_annealed_in_nine_steps():
@@ -341,6 +374,9 @@ def test_an_objective_without_negatives_is_refused():
         ({"objective": "decoupled", "ifm_epsilon": 0.1}, "cannot bear IFM: its denominator has no positive"),
         ({"assimilation": "A2-full", "hardness": 1.0}, "hard negatives: its anchors have several positives"),
         ({"assimilation": "A2", "objective": "barlow-twins"}, "cannot bear A2: it compares dimensions"),
+        ({"objective": "nnclr", "assimilation": "A2"}, "cannot bear A2: its positives are nearest neigh"),
+        ({"objective": "cpc", "assimilation": "none", "hardness": 1.0}, "it compares vectors of any length"),
+        ({"objective": "byol", "ifm_epsilon": 0.1}, "'byol' cannot bear IFM: it has no negatives"),
         ({"objective": "simsiam", "ifm_only": True}, "cannot bear IFM"),
         ({"objective": "barlow-twins", "score": "density", "score_weight": 1.0}, "'barlow-twins' would ign"),
     ],

@@ -22,5 +22,9 @@ OBJECTIVES: Registry[ObjectiveEntry] = Registry(
         "linear": "viewgen_train.objectives.linear",
         "barlow-twins": "viewgen_train.objectives.barlow_twins",
         "vicreg": "viewgen_train.objectives.vicreg",
+        "moco": "viewgen_train.objectives.moco",
+        "byol": "viewgen_train.objectives.byol",
+        "nnclr": "viewgen_train.objectives.nnclr",
+        "cpc": "viewgen_train.objectives.cpc",
     },
 )

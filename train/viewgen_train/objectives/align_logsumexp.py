@@ -25,7 +25,7 @@ class AlignLogSumExpSettings(Settings):
 
     title = "align-logsumexp"
 
-    temperature: float = setting(0.5, "τ", gt=0)
+    temperature: float = setting(0.2, "τ", gt=0)
     logsumexp_weight: float | None = setting(None, "λ, weight of the log-sum-exp; by default 2τ", ge=0)
 
 

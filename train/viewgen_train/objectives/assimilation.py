@@ -94,7 +94,9 @@ def build_objective(settings: Any) -> Objective:
     Args:
         settings: settings of the training, a `viewgen_train.settings.TrainSettings`.
     """
-    base: Any = settings.objective.build()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # weights of its own are the same in every process
+        base: Any = settings.objective.build()
     how, negatives = settings.assimilation, settings.negatives
     if negatives.hardness or negatives.class_prior:
         base = HardNegatives(

@@ -1,7 +1,8 @@
 """Registry entries of objectives. This module does not import torch, which takes seconds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from viewgen.registry import Entry
 
@@ -18,13 +19,16 @@ CONSTANT_UNDER_IFM = {
 class ObjectiveEntry(Entry):
     """Registry entry of an objective; the argument of `build` is its settings.
 
-    `needs` names the outputs used besides projections: ``"features"``, ``"images"``, ``"views"``.
+    `needs` names the outputs used besides projections: ``"features"``, ``"patches"``, ``"images"``,
+    ``"views"``.
 
     Attributes:
         bears: combinators that support this objective, of `ALL_COMBINATORS`.
         weighted: True if A2 over this objective weights generated views by α.
         only_a2: settings that have an effect only in A2.
         pair_weights: True if it multiplies the loss of each pair by `Outputs.weights`.
+        check: function of the objective's settings and those of the optimiser, a
+            `viewgen_train.settings.OptimiserSettings`, that raises `UsageError` if they do not fit.
         reasons: reasons against the other combinators, by combinator, for error messages.
     """
 
@@ -32,4 +36,5 @@ class ObjectiveEntry(Entry):
     weighted: bool = True
     only_a2: frozenset[str] = frozenset()
     pair_weights: bool = False
+    check: Callable[[Any, Any], None] | None = None
     reasons: Mapping[str, str] = field(default_factory=lambda: NO_NEGATIVES)

@@ -1,15 +1,24 @@
 """Interface of objectives: a loss of the network's outputs on a step's views.
 
-Shape legend: K views, N images of the whole step (over all processes), D projection dimension, F feature
-dimension, C channels, H height, W width.
+Shape legend: K views, N images of the whole step (over all processes), P patches of an image, D projection
+dimension, F feature dimension, C channels, H height, W width.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
-__all__ = ["Combinator", "Head", "Objective", "Outputs", "PairObjective", "weighted_mean"]
+__all__ = [
+    "Allocated",
+    "Combinator",
+    "Head",
+    "Objective",
+    "Outputs",
+    "PairObjective",
+    "Widths",
+    "weighted_mean",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,17 +26,44 @@ class Head:
     """Head behind the backbone, as required by an objective.
 
     Attributes:
-        projector: ``"mlp"`` (two layers), ``"simsiam"`` (three layers with batch normalisation) or
-            ``"barlow"`` (the same without normalisation of the output).
+        projector: kind of projector, of `viewgen.networks.encoder.EncoderConfig`.
         predictor: True if a predictor follows the projector.
+        predictor_width: hidden width of the predictor, in multiples of the projections' width.
         unit: True if projections are normalised to unit length.
         momentum: decay per step of the target network's moving average; None for no target network.
+        final_momentum: decay at the end of the training, approached on a cosine; None for a constant decay.
+        one_sided: True if only the first view passes through the trained network, and only the others
+            through the target network. Outputs of the views left out are NaN.
+        key_groups: number of parts of a batch with batch statistics of their own in the target network.
+        shuffled: True if the trained network normalises in as many parts, to which other images belong.
+        patches: number of patches per side that an image is embedded in; 0 for the whole image.
+        norm: normalisation of the backbone, ``"batch"`` or ``"layer"``.
     """
 
-    projector: Literal["mlp", "simsiam", "barlow"] = "mlp"
+    projector: Literal["mlp", "simsiam", "barlow", "byol", "nnclr", "linear"] = "mlp"
     predictor: bool = False
+    predictor_width: float = 0.25
     unit: bool = True
     momentum: float | None = None
+    final_momentum: float | None = None
+    one_sided: bool = False
+    key_groups: int = 1
+    shuffled: bool = False
+    patches: int = 0
+    norm: Literal["batch", "layer"] = "batch"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Widths:
+    """Widths of the network's outputs.
+
+    Attributes:
+        features: feature dimension F.
+        projections: projection dimension D.
+    """
+
+    features: int
+    projections: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +75,8 @@ class Outputs:
         p: predictions, `(K, N, D)`, if the head has a predictor.
         target: projections of the target network, `(K, N, D)`, if the head has a momentum.
         features: features of the backbone, `(K, N, F)`, if the objective's entry needs them.
+        patches: features of the patches, `(K, N, P, F)`, if the objective's entry needs them.
+        patch_projections: their projections, `(K, N, P, D)`, likewise.
         images: untransformed model images, `(N, C, H, W)`, if the objective's entry needs them.
         views: model images of the views, `(K, N, C, H, W)`, if the objective's entry needs them.
         weights: weights of the generated views, `(m, N)`, if the training weights them by a score.
@@ -49,6 +87,8 @@ class Outputs:
     p: Tensor | None = None
     target: Tensor | None = None
     features: Tensor | None = None
+    patches: Tensor | None = None
+    patch_projections: Tensor | None = None
     images: Tensor | None = None
     views: Tensor | None = None
     weights: Tensor | None = None
@@ -104,6 +144,15 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class Allocated(Protocol):
+    """An objective with state whose shapes depend on the network."""
+
+    def allocate(self, widths: Widths) -> None:
+        """Create that state, once, before the training; random numbers come from torch's global generator."""
+        ...
+
+
 def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
     """Return the mean of losses `(..., N)`, weighted by `(N,)` where there are weights, scalar `()`."""
     return losses.mean() if weights is None else (losses * weights).mean()
@@ -141,3 +190,8 @@ class Combinator(nn.Module):
         self.base: Any = base
         self.num_expert, self.num_generated, self.head = num_expert, num_generated, base.head
         self.any_views = getattr(base, "any_views", False)
+
+    def allocate(self, widths: Widths) -> None:
+        """Create the base's state."""
+        if isinstance(self.base, Allocated):
+            self.base.allocate(widths)
