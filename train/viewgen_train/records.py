@@ -142,9 +142,9 @@ def _value(settings: TrainSettings, place: tuple[str, str, str | None]) -> Any:
 
 
 def nested_record(settings: TrainSettings) -> dict[str, Any]:
-    """Return the record of format 2."""
+    """Return the record of format 2, without components whose settings all came later and are at default."""
     parts = {name: getattr(settings, name).record() for name in ("views", "objective", *COMPONENTS)}
-    return {"format": 2, **parts}
+    return {"format": 2, **{name: part for name, part in parts.items() if part}}
 
 
 def read_record(document: Mapping[str, Any]) -> TrainSettings:
@@ -209,5 +209,5 @@ def _settings(
     found: dict[str, Any] = {
         name: Choice(entry, entry.settings.from_record(parts[name])) for name, entry in entries.items()
     }
-    found |= {name: cls.from_record(parts[name]) for name, cls in COMPONENTS.items()}
+    found |= {name: cls.from_record(parts.get(name, {})) for name, cls in COMPONENTS.items()}
     return TrainSettings.of_parts(found, dormant)

@@ -24,7 +24,7 @@ from viewgen_train.records import (
     VIEW_NAMES,
     placed,
 )
-from viewgen_train.settings import COMPONENTS, TrainSettings
+from viewgen_train.settings import COMPONENTS, NEGATIVES, TrainSettings
 
 __all__ = ["effective_settings", "train_settings"]
 
@@ -74,11 +74,7 @@ def train_settings(
         views_name = "expert" if kind == "none" else "cache"
     views = VIEWS.entry(VIEW_NAMES.get(views_name, views_name))
     objective = OBJECTIVES.entry(objective_name)
-    if kind not in {"none", *objective.bears}:
-        raise UsageError(
-            f"objective {objective_name!r} cannot bear {kind}: {objective.reason}; choose another "
-            "--objective or --assimilation"
-        )
+    _refuse_combinators(words, kind, objective)
     entries: dict[str, Any] = {"views": views, "objective": objective}
     parts, dormant = placed(values, entries)
     if objective.name not in FORMAT_1_OBJECTIVES:
@@ -209,6 +205,21 @@ def _assimilation(words: dict[str, Any], values: Mapping[str, Any]) -> tuple[str
     return "A2", implied
 
 
+def _refuse_combinators(words: Mapping[str, Any], kind: str, objective: ObjectiveEntry) -> None:
+    """Raise an error for a combinator that an objective does not bear, with the reason."""
+    combinators = {} if kind == "none" else {kind: "--assimilation"}
+    for setting, name in NEGATIVES.items():
+        if words.get(f"negatives.{setting}") not in (None, False, 0):
+            combinators.setdefault(name, setting)
+    for name, setting in combinators.items():
+        if name not in objective.bears:
+            reason = objective.reasons.get(name, "its entry does not name it")
+            raise UsageError(
+                f"objective {objective.name!r} cannot bear {name}: {reason}; choose another --objective or "
+                f"{setting}"
+            )
+
+
 def _refuse_ignored(words: dict[str, Any], kind: str, entries: Mapping[str, Any]) -> None:
     """Raise an error for settings without effect; move the others to their dotted names."""
     for name in list(words):
@@ -247,6 +258,7 @@ def _unused(kind: str, objective: ObjectiveEntry) -> set[str]:
     """Return the settings without effect for an assimilation over an objective."""
     unused = set() if kind == "A2" else {f"objective.{field}" for field in objective.only_a2}
     unused |= set() if kind == "A2" and objective.weighted else {"assimilation.alpha"}
+    unused |= {f"negatives.{name}" for name, owner in NEGATIVES.items() if owner not in objective.bears}
     return unused | ({"assimilation.views_per_step"} if kind == "none" else set())
 
 

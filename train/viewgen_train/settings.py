@@ -19,6 +19,7 @@ from viewgen.views.expert import ExpertConfig
 __all__ = [
     "AssimilationSettings",
     "DiagnosticsSettings",
+    "NegativesSettings",
     "NetworkSettings",
     "OptimiserSettings",
     "RunSettings",
@@ -43,6 +44,40 @@ class AssimilationSettings(Settings):
         "transform of a generated view: a flip, a flip and a crop of 0.9 to 1 of the area, or the whole "
         "expert transform",
     )
+
+
+class NegativesSettings(Settings):
+    """IFM and hard negatives, over every objective with negatives."""
+
+    title = "negatives"
+
+    ifm_epsilon: float = setting(
+        0.0, "IFM: ε, perturbation of positives and negatives; 0 turns IFM off", since=2, ge=0
+    )
+    ifm_alpha: float = setting(
+        1.0, "IFM: α, weight of the perturbed loss L_ε in (L + α·L_ε) / (1 + α)", since=2, ge=0
+    )
+    ifm_only: bool = setting(False, "IFM: the perturbed loss alone", since=2)
+    hardness: float = setting(
+        0.0, "β of hard negatives, which weigh exp(β·s/τ) at similarity s; 0 weighs all alike", since=2, ge=0
+    )
+    hardness_annealing: bool = setting(
+        False, "whether β falls to 0 over the training, in nine equal parts", since=2
+    )
+    class_prior: float = setting(
+        0.0, "τ⁺, assumed share of negatives of the anchor's class", since=2, ge=0, lt=1
+    )
+
+    def ignored(self) -> dict[str, str]:
+        """Return the settings without effect beside the others' values."""
+        found: dict[str, str] = {}
+        if not self.ifm_epsilon:
+            found |= dict.fromkeys(("ifm_alpha", "ifm_only"), "ifm_epsilon is 0")
+        elif self.ifm_only:
+            found["ifm_alpha"] = "ifm_only is true"
+        if not self.hardness:
+            found["hardness_annealing"] = "hardness is 0"
+        return found
 
 
 class NetworkSettings(Settings):
@@ -166,8 +201,18 @@ class RunSettings(Settings):
     seed: int = setting(0, "root of all random numbers")
 
 
+# settings of `NegativesSettings` → combinator; the first of each turns it on, and class_prior too
+NEGATIVES = {
+    "ifm_epsilon": "IFM",
+    "ifm_alpha": "IFM",
+    "ifm_only": "IFM",
+    "hardness": "hard negatives",
+    "hardness_annealing": "hard negatives",
+    "class_prior": "hard negatives",
+}
 COMPONENTS: dict[str, type[Settings]] = {
     "assimilation": AssimilationSettings,
+    "negatives": NegativesSettings,
     "network": NetworkSettings,
     "optimiser": OptimiserSettings,
     "diagnostics": DiagnosticsSettings,
@@ -184,6 +229,7 @@ class TrainSettings:
         views: source of the generated views, an entry of `viewgen.views.VIEWS`.
         objective: loss of a step, an entry of `viewgen_train.objectives.OBJECTIVES`.
         assimilation: role of generated views in the objective.
+        negatives: IFM and hard negatives.
         network, optimiser, diagnostics, run: settings of the components.
         expert: strength of the expert views.
         dormant: recipe values that this training does not use, by name in records of format 1.
@@ -192,6 +238,7 @@ class TrainSettings:
     views: Choice[Any]
     objective: Choice[Any]
     assimilation: AssimilationSettings = field(default_factory=AssimilationSettings)
+    negatives: NegativesSettings = field(default_factory=NegativesSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     diagnostics: DiagnosticsSettings = field(default_factory=DiagnosticsSettings)

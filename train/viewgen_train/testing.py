@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewgen.testing.entries import EntryContract
-from viewgen_train.objectives.entry import ObjectiveEntry
+from viewgen_train.objectives.entry import ALL_COMBINATORS, ObjectiveEntry
 from viewgen_train.objectives.objective import Allocated, Head, Objective, Outputs, Widths
 
 __all__ = ["ObjectiveContract"]
@@ -81,7 +81,7 @@ class ObjectiveContract(EntryContract):
         assert objective.num_expert + objective.num_generated >= 1
         assert isinstance(objective.head, Head)
         assert self.entry.needs <= {"features", "patches", "images", "views"}
-        assert self.entry.bears <= {"A1", "A2"}
+        assert self.entry.bears <= ALL_COMBINATORS
 
     def test_the_loss_is_one_finite_number(self, objective: Objective) -> None:
         losses = objective.loss(self.outputs(objective))

@@ -11,19 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from viewgen.datasets import ImageDataset
-from viewgen.diagnostics.features import Features, extract_features
-from viewgen.diagnostics.knn import knn_accuracies, knn_r_squared
-from viewgen.diagnostics.probe import linear_probe, probe_config
 from viewgen.images import to_model
 from viewgen.networks.branches import Branches
-from viewgen.randomness import addressed_generator, addressed_seed
+from viewgen.randomness import addressed_seed
 from viewgen.registry import Choice
 from viewgen.views.branched import BranchedEncoder, ImageEncoder
 from viewgen.views.expert import ExpertSource
 from viewgen.views.source import Images
 from viewgen_train.batch import StepDraws
 from viewgen_train.checkpoints import restore_weights, settle_weights, write_best, write_weights
+from viewgen_train.diagnostics import CollapseWatch, KnnSets, accuracies
 from viewgen_train.distributed import World, synchronise_batchnorm
 from viewgen_train.loader import Codes, ImageMemory
 from viewgen_train.loop import Trainer, TrainingDivergedError
@@ -36,28 +33,12 @@ from viewgen_train.sampler import RowOrder
 from viewgen_train.settings import TrainSettings
 from viewgen_train.transform import TransformedSource
 
-__all__ = ["AssimilationTrainer", "KnnSets"]
+__all__ = ["AssimilationTrainer"]
 
-# images whose features the 5-NN accuracy during training uses at most, of either split
-KNN_IMAGES = 50_000
-HELD_OUT_SHARE = 0.2
 # outputs that only some objectives need, with the word in their entry
 NEEDS = {"features": "features", "patches": "patches", "patch_projections": "patches"}
 # steps ahead of which a streamed shard is asked for
 LOOK_AHEAD = 8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class KnnSets:
-    """Data sets of the accuracy measurements during training.
-
-    Attributes:
-        train: labelled images, candidates for neighbours.
-        test: images to classify; None if the data set has no other split.
-    """
-
-    train: ImageDataset
-    test: ImageDataset | None
 
 
 class AssimilationTrainer(Trainer):
@@ -134,6 +115,7 @@ class AssimilationTrainer(Trainer):
             self._readout = BranchedEncoder(network.encoder, splitting)
         else:
             self._readout = network.encoder
+        self._collapse = CollapseWatch(self._readout, images, self.seed)
         self._best = -math.inf
         self._steps_done = 0
         # step of the checkpoint that this run began with, until it writes one
@@ -200,7 +182,8 @@ class AssimilationTrainer(Trainer):
         images = self.batch(step)
         views, scores = self._scored_views(images)
         weights = self._weights(scores)
-        out = dataclasses.replace(self._outputs(views, images, self._parallel), weights=weights)
+        context: dict[str, Any] = {"weights": weights, "progress": step / self.num_steps}
+        out = dataclasses.replace(self._outputs(views, images, self._parallel), **context)
         losses = self.losses(out)
         self.optimiser.zero_grad()
         losses["loss"].backward()
@@ -218,12 +201,12 @@ class AssimilationTrainer(Trainer):
 
         def loss_of(generated: Tensor) -> Tensor:
             changed = torch.cat([expert, generated])
-            out = dataclasses.replace(self._outputs(changed, images, self.network), weights=weights)
+            out = dataclasses.replace(self._outputs(changed, images, self.network), **context)
             return self.losses(out)["loss"]
 
         metrics |= self.generated.after_step(images, loss_of)
         self._steps_done = step + 1
-        return metrics | self._accuracy(step)
+        return metrics | self._diagnostics(step, out)
 
     def _weights(self, scores: Tensor | None) -> Tensor | None:
         """Return the weights of the generated views of all processes, `(m, N)`, if the settings use them."""
@@ -244,7 +227,7 @@ class AssimilationTrainer(Trainer):
     def _outputs(self, views: Tensor, images: Images, network: nn.Module) -> Outputs:
         needs = self.settings.objective.entry.needs
         gather = self.world.gather
-        found = {
+        found: dict[str, Any] = {
             name: gather(part).transpose(0, 1)
             for name, part in network(views, self._shuffle(images)).items()
             if NEEDS.get(name, name) in needs or name not in NEEDS
@@ -271,8 +254,8 @@ class AssimilationTrainer(Trainer):
         seconds = time.perf_counter() - self._started - self._evaluation_seconds
         return self._own_steps * self.settings.optimiser.batch_size / seconds if self._own_steps else math.nan
 
-    def _accuracy(self, step: int) -> dict[str, float]:
-        """Return the accuracies due after this step, and save the best weights."""
+    def _diagnostics(self, step: int, out: Outputs) -> dict[str, float]:
+        """Return accuracies and measures of collapse due after this step, and save the best weights."""
         done = step + 1
         knn = done == self.num_steps or self._is_due(done, self.settings.diagnostics.knn_every)
         probe = self._is_due(done, self.settings.diagnostics.probe_every)
@@ -282,40 +265,23 @@ class AssimilationTrainer(Trainer):
             # a loss that the session has not looked at yet says more than features that cannot be measured
             return {}
         started = time.perf_counter()
+        values: dict[str, float] = {}
         if self.world.is_main:
-            values = {} if self._knn is None else self._measure(self._knn, knn=knn, probe=probe)
+            if self._knn is not None:
+                values = accuracies(self._readout, self._knn, self.device, self.seed, knn=knn, probe=probe)
             unknown = 0.0 if done == self.num_steps else -math.inf
             score = values.get("knn5_heldout", values.get("knn5_r2_heldout", unknown))
             if score > self._best:
                 self._best = score
                 write_best(self.network.encoder, self.folder, done, self._notes)
-        else:
-            values = {}
+            if knn:
+                values |= self._collapse.measure(out.detach())
         self._evaluation_seconds += time.perf_counter() - started
         return values
 
     def _is_due(self, done: int, every: int) -> bool:
         """Return whether a measurement with a period of `every` epochs is due after `done` steps."""
         return every > 0 and done % (every * self.steps_per_epoch) == 0
-
-    def _measure(self, sets: KnnSets, *, knn: bool, probe: bool) -> dict[str, float]:
-        encoder = self._readout
-        order = torch.randperm(len(sets.train), generator=addressed_generator(self.seed, "knn"))[:KNN_IMAGES]
-        train = extract_features(encoder, sets.train, device=self.device, rows=order.numpy())
-        # the first rows of the random order are classified by the others
-        count = max(1, int(HELD_OUT_SHARE * len(train)))
-        parts = {"heldout": (train.part(slice(count, None)), train.part(slice(count)))}
-        if sets.test is not None:
-            rows = torch.arange(min(len(sets.test), KNN_IMAGES)).numpy()
-            parts["top1"] = (train, extract_features(encoder, sets.test, device=self.device, rows=rows))
-        values: dict[str, float] = {}
-        for name, pair in parts.items() if knn else ():
-            values |= _knn(name, *pair)
-        if probe and train.has_classes:
-            name = "top1" if "top1" in parts else "heldout"
-            config = probe_config(sets.train.name, num_seeds=1, augmentation="none")
-            values[f"probe_{name}"] = linear_probe(*parts[name], config, seed=self.seed).mean
-        return values
 
     def state(self) -> dict[str, Any]:
         """Return the state without the encoder's weights, which are stored beside the checkpoint."""
@@ -377,14 +343,3 @@ class AssimilationTrainer(Trainer):
 def finite(network: nn.Module) -> bool:
     """Return whether every tensor of a network is finite."""
     return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
-
-
-def _knn(name: str, train: Features, test: Features) -> dict[str, float]:
-    """Return the 5-NN accuracy, averaged over label attributes, and R², averaged over real numbers."""
-    neighbours = (min(5, len(train)),)
-    found = {}
-    if train.has_classes:
-        found[f"knn5_{name}"] = float(knn_accuracies(train, test, neighbours=neighbours)[0].mean())
-    if train.reals is not None:
-        found[f"knn5_r2_{name}"] = float(knn_r_squared(train, test, neighbours=neighbours)[0].mean())
-    return found

@@ -22,6 +22,7 @@ from viewgen.views.source import ViewScores
 from viewgen_train.caches import usable_rows
 from viewgen_train.checkpoints import CHECKPOINT
 from viewgen_train.curves import CurveWriter
+from viewgen_train.diagnostics import KnnSets
 from viewgen_train.distributed import World
 from viewgen_train.loader import MEMORY_SHARE, Codes, ImageMemory, ShardBuffer, ViewMemory
 from viewgen_train.loop import run_training
@@ -32,7 +33,7 @@ from viewgen_train.records import assimilation_name
 from viewgen_train.run import CONFIG
 from viewgen_train.sampler import BlockOrder, FullOrder, RowOrder
 from viewgen_train.settings import TrainSettings
-from viewgen_train.trainer import AssimilationTrainer, KnnSets
+from viewgen_train.trainer import AssimilationTrainer
 from viewgen_train.transform import TransformedSource
 from viewgen_train.view_scores import load_scores, scores_digest
 

@@ -43,16 +43,16 @@ class EncoderConfig(NetworkConfig):
     backbone: str = setting("resnet18", "residual network, resnet18 or resnet50")
     width: int = setting(64, "channels of the first stage; 64 is the standard network", ge=1, le=8192)
     projection_dim: int = setting(128, "width of the projector's output", ge=1, le=2**16)
-    projector: Literal["mlp", "simsiam", "byol", "nnclr", "linear"] = setting(
+    projector: Literal["mlp", "simsiam", "barlow", "byol", "nnclr", "linear"] = setting(
         "mlp",
         "layers of the projector: two (mlp; byol with batch normalisation between them), three with batch "
-        "normalisation (simsiam, nnclr), or one (linear)",
+        "normalisation (simsiam, nnclr; barlow without that of the output), or one (linear)",
         since=2,
     )
     projector_hidden: int | None = setting(
         None,
         "width of the projector's hidden layers; by default that of the features (mlp, byol) or of the "
-        "output (simsiam, nnclr)",
+        "output (simsiam, barlow, nnclr)",
         ge=1,
         le=2**16,
         since=2,
@@ -120,10 +120,12 @@ def _build_projector(config: EncoderConfig, dim: int) -> nn.Sequential:
     first = (nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU())
     if config.projector == "byol":
         return nn.Sequential(*first, nn.Linear(hidden, out))
+    affine = config.projector == "nnclr"
+    last = () if config.projector == "barlow" else (nn.BatchNorm1d(out, affine=affine),)
     return nn.Sequential(
         *first,
         *(nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()),
-        *(nn.Linear(hidden, out, bias=False), nn.BatchNorm1d(out, affine=config.projector == "nnclr")),
+        *(nn.Linear(hidden, out, bias=False), *last),
     )
 
 

@@ -94,10 +94,6 @@ class BYOL(PairObjective):
         assert out.target is not None
         return byol(out.p[None, 2:], out.target[:2, None], out.weights)
 
-    def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
-        """Return the loss of two expert views, with the attraction of the generated views."""
-        return {"loss": self.loss(out.of_views(slice(2)))["loss"] + alpha * self.attraction(out)}
-
 
 ENTRY = ObjectiveEntry(
     name="byol",

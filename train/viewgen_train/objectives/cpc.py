@@ -170,5 +170,14 @@ ENTRY = ObjectiveEntry(
     build=CPC,
     needs=frozenset({"patches"}),
     bears=frozenset(),
-    reason="it contrasts the patches of one view of an image, and an assimilation adds views",
+    reasons={
+        **dict.fromkeys(
+            ("A1", "A2"), "it contrasts the patches of one view of an image, and an assimilation adds views"
+        ),
+        **dict.fromkeys(
+            ("IFM", "hard negatives"),
+            "it compares vectors of any length, for which neither a perturbation of size ε nor a least "
+            "similarity is defined",
+        ),
+    },
 )

@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 from viewgen.errors import UsageError
 from viewgen.settings import Settings, setting
-from viewgen_train.objectives.assimilation import alignment
-from viewgen_train.objectives.entry import ObjectiveEntry
+from viewgen_train.objectives.alignment import alignment
+from viewgen_train.objectives.contrast import Contrast, info_nce_of
+from viewgen_train.objectives.entry import ALL_COMBINATORS, ObjectiveEntry
 from viewgen_train.objectives.objective import Head, Outputs, Widths, weighted_mean
 from viewgen_train.objectives.queue import Queue, check_queue
 
@@ -116,15 +117,27 @@ class MoCo(nn.Module):
             loss = (loss + moco(z[1], keys[0], queue, self.temperature, out.pair_weights)) / 2
         return {"loss": loss}
 
+    def contrast(self, out: Outputs) -> Contrast:
+        """Return the logits of the queries with their keys and the queue, A = N, or 2N if symmetric."""
+        assert out.target is not None
+        count = 2 if self.settings.symmetric else 1
+        queries, keys = out.z[:count].flatten(0, 1), out.target[:2].flip(0)[:count].flatten(0, 1)
+        return Contrast(
+            positives=(queries * keys).sum(dim=1, keepdim=True) / self.temperature,
+            negatives=queries @ self.queue.keys.T / self.temperature,
+            temperature=self.temperature,
+            weights=None if out.pair_weights is None else out.pair_weights.repeat(count),
+        )
+
+    def loss_of(self, contrast: Contrast) -> Tensor:
+        """Return the loss of logits."""
+        return info_nce_of(contrast)
+
     def attraction(self, out: Outputs) -> Tensor:
         """Return the negative alignment of queries of the expert views and keys of the generated ones."""
         assert out.target is not None
         second = out.z[1] if self.settings.symmetric else out.z[0]
         return -alignment(out.z[0], second, out.target[2:], self.temperature, out.weights)
-
-    def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
-        """Return the loss of two expert views, with the attraction of the generated views."""
-        return {"loss": self.loss(out.of_views(slice(2)))["loss"] + alpha * self.attraction(out)}
 
     def after_step(self, out: Outputs) -> None:
         """Put the step's keys into the queue."""
@@ -147,6 +160,7 @@ ENTRY = ObjectiveEntry(
     summary="MoCo v2: keys of a moving average, and a queue of them",
     settings=MoCoSettings,
     build=MoCo,
+    bears=ALL_COMBINATORS,
     pair_weights=True,
     check=_check,
 )

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewgen.settings import Settings, setting
+from viewgen_train.objectives.contrast import Contrast, info_nce_of
 from viewgen_train.objectives.entry import ObjectiveEntry
 from viewgen_train.objectives.objective import Head, Outputs, Widths, weighted_mean
 from viewgen_train.objectives.queue import Queue, check_queue
@@ -88,11 +89,27 @@ class NNCLR(nn.Module):
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
         """Return the loss of the two views."""
+        (first, second), p = self._compared(out)
+        loss = nnclr(first, p[0], self.temperature, out.pair_weights)
+        return {"loss": (loss + nnclr(second, p[1], self.temperature, out.pair_weights)) / 2}
+
+    def _compared(self, out: Outputs) -> tuple[list[Tensor], Tensor]:
+        """Return the neighbours of each view, and the predictions of the other view, `(2, N, D)`."""
         assert out.p is not None
         z, p = F.normalize(out.z[:2], dim=2), F.normalize(out.p[:2], dim=2)
-        found = [nearest(view, self.queue.keys) for view in z]
-        first = nnclr(found[0], p[1], self.temperature, out.pair_weights)
-        return {"loss": (first + nnclr(found[1], p[0], self.temperature, out.pair_weights)) / 2}
+        return [nearest(view, self.queue.keys) for view in z], p.flip(0)
+
+    def contrast(self, out: Outputs) -> Contrast:
+        """Return the logits of neighbours and predictions of the batch, A = 2N and M = N − 1."""
+        pairs = zip(*self._compared(out), strict=True)
+        logits = torch.cat([found @ p.T for found, p in pairs]) / self.temperature
+        positive = torch.arange(logits.shape[1], device=logits.device).repeat(2)
+        weights = None if out.pair_weights is None else out.pair_weights.repeat(2)
+        return Contrast.of_columns(logits, positive, self.temperature, weights)
+
+    def loss_of(self, contrast: Contrast) -> Tensor:
+        """Return the loss of logits."""
+        return info_nce_of(contrast)
 
     def after_step(self, out: Outputs) -> None:
         """Put the projections of the first view into the queue."""
@@ -108,9 +125,11 @@ ENTRY = ObjectiveEntry(
     summary="NNCLR: nearest neighbours in a queue as positives",
     settings=NNCLRSettings,
     build=NNCLR,
-    bears=frozenset({"A1"}),
+    bears=frozenset({"A1", "IFM", "hard negatives"}),
     pair_weights=True,
     check=_check,
-    reason="its positives are nearest neighbours, views of other images, so that nothing says where a "
-    "generated view of the same image belongs",
+    reasons={
+        "A2": "its positives are nearest neighbours, views of other images, so that nothing says where a "
+        "generated view of the same image belongs"
+    },
 )

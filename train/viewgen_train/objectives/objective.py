@@ -5,11 +5,20 @@ dimension, F feature dimension, C channels, H height, W width.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Allocated", "Head", "Objective", "Outputs", "PairObjective", "Widths", "weighted_mean"]
+__all__ = [
+    "Allocated",
+    "Combinator",
+    "Head",
+    "Objective",
+    "Outputs",
+    "PairObjective",
+    "Widths",
+    "weighted_mean",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +40,7 @@ class Head:
         norm: normalisation of the backbone, ``"batch"`` or ``"layer"``.
     """
 
-    projector: Literal["mlp", "simsiam", "byol", "nnclr", "linear"] = "mlp"
+    projector: Literal["mlp", "simsiam", "barlow", "byol", "nnclr", "linear"] = "mlp"
     predictor: bool = False
     predictor_width: float = 0.25
     unit: bool = True
@@ -71,6 +80,7 @@ class Outputs:
         images: untransformed model images, `(N, C, H, W)`, if the objective's entry needs them.
         views: model images of the views, `(K, N, C, H, W)`, if the objective's entry needs them.
         weights: weights of the generated views, `(m, N)`, if the training weights them by a score.
+        progress: share of the training that is done, in [0, 1).
     """
 
     z: Tensor
@@ -82,6 +92,7 @@ class Outputs:
     images: Tensor | None = None
     views: Tensor | None = None
     weights: Tensor | None = None
+    progress: float = 0.0
 
     @property
     def pair_weights(self) -> Tensor | None:
@@ -101,7 +112,7 @@ class Outputs:
         return replace(self._mapped(Tensor.detach), images=images)
 
     def _mapped(self, change: "_Change") -> Self:
-        apart = ("images", "weights")
+        apart = ("images", "weights", "progress")
         found = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
         changed: dict[str, Any] = {name: None if v is None else change(v) for name, v in found.items()}
         return replace(self, **changed)
@@ -152,12 +163,35 @@ class PairObjective:
 
     Attributes:
         temperature: temperature τ of the similarities; 1 without a temperature.
+        any_views: True if the loss takes any number of views; A2 then passes the generated views too.
     """
 
     num_expert = 0
     num_generated = 2
     head = Head()
     temperature = 1.0
+    any_views: ClassVar[bool] = False
 
     def after_step(self, out: Outputs) -> None:
         """Do nothing: the objective has no state."""
+
+
+class Combinator(nn.Module):
+    """An objective that wraps another and shares its state.
+
+    Args:
+        base: the wrapped objective.
+        num_expert: number of expert views per image in a step.
+        num_generated: number of generated views per image in a step.
+    """
+
+    def __init__(self, base: Any, num_expert: int, num_generated: int) -> None:
+        super().__init__()
+        self.base: Any = base
+        self.num_expert, self.num_generated, self.head = num_expert, num_generated, base.head
+        self.any_views = getattr(base, "any_views", False)
+
+    def allocate(self, widths: Widths) -> None:
+        """Create the base's state."""
+        if isinstance(self.base, Allocated):
+            self.base.allocate(widths)
