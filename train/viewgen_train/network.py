@@ -217,7 +217,7 @@ def group_shuffle(numbers: Tensor, num_groups: int) -> Tensor:
     Returns:
         positions, int64 `(B,)`.
     """
-    within = numbers.unflatten(0, (-1, num_groups)).argsort(dim=1)
+    within: Tensor = numbers.unflatten(0, (-1, num_groups)).argsort(dim=1)
     first = torch.arange(0, len(numbers), num_groups, device=numbers.device)
     return (first[:, None] + within).flatten()
 

@@ -95,7 +95,7 @@ class Optimiser:
 
     def _built(self, groups: Iterable[dict[str, Any]], *, fused: bool) -> torch.optim.Optimizer:
         settings = self.settings
-        common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+        common: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
         if settings.name == "lars":
             return LARS(
                 groups,

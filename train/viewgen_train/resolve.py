@@ -118,7 +118,7 @@ def train_settings(
 
 def _unused_by(head: Head) -> dict[str, str]:
     """Return the settings without effect beside a head, place → reason."""
-    unused = {}
+    unused: dict[str, str] = {}
     if not head.predictor:
         places = ("network.predictor_hidden", "optimiser.predictor_learning_rate")
         unused |= dict.fromkeys((*places, "optimiser.predictor_schedule"), "has no predictor")

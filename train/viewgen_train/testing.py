@@ -36,12 +36,13 @@ class ObjectiveContract(EntryContract):
     @pytest.fixture
     def objective(self) -> Objective:
         """The objective under test."""
-        return self.built()
+        built: Objective = self.built()
+        return built
 
     def built(self) -> Any:
         """Return the objective, with its state."""
         torch.manual_seed(0)
-        built: Objective = self.choice.build()
+        built = self.choice.build()
         if isinstance(built, Allocated):
             built.allocate(Widths(features=self.dim, projections=self.dim))
         return built

@@ -177,7 +177,8 @@ class Encoder(nn.Module):
         stride = images.shape[2] // (side + 1)
         windows = images.unfold(2, 2 * stride, stride).unfold(3, 2 * stride, stride)
         patches = windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
-        return cast(Tensor, self.backbone(laid_out_for(self, patches))).unflatten(0, (len(images), -1))
+        features: Tensor = self.backbone(laid_out_for(self, patches))
+        return features.unflatten(0, (len(images), -1))  # type: ignore[no-any-return]
 
     def in_bfloat16(self) -> Self:
         """Return a copy whose backbone computes in bfloat16."""
