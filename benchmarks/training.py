@@ -62,7 +62,7 @@ def stages(trainer: AssimilationTrainer) -> dict[str, Callable[[int], object]]:
         trainer.generated.transformed(generated, now)
 
     def forward_backward(_step: int) -> None:
-        trainer.optimiser.zero_grad(set_to_none=True)
+        trainer.optimiser.zero_grad()
         trainer.losses(trainer.outputs(views, batch))["loss"].backward()
         trainer.optimiser.step()
 

@@ -11,11 +11,14 @@ from viewgen.settings import Settings
 from viewgen.views import VIEWS
 from viewgen.views.expert import ExpertConfig
 from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
+from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.records import DEFAULTS, record
 from viewgen_train.resolve import train_settings
 
 TABLE = tomllib.loads(resources.files("viewgen").joinpath("recipes.toml").read_text("utf-8"))
-CONFIGS: dict[str, type[Settings]] = {name: VIEWS.entry(name).settings for name in VIEWS.built_in} | {
+CONFIGS: dict[str, type[Settings]] = {
+    **{name: VIEWS.entry(name).settings for name in VIEWS.built_in},
+    **{name: OBJECTIVES.entry(name).settings for name in OBJECTIVES.built_in},
     "generator": GeneratorTrainingConfig,
     "inverter": InverterTrainingConfig,
     "expert": ExpertConfig,

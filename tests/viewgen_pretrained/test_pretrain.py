@@ -23,8 +23,8 @@ from viewgen_pretrained.pretrain import (
     training_config,
 )
 from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
+from viewgen_train.optimiser import learning_rate
 from viewgen_train.resolve import train_settings
-from viewgen_train.trainer import learning_rate
 
 SETTINGS = {
     "encoder": {"width": 4, "projection_dim": 8, "batch_size": 8, "num_steps": 3},

@@ -64,6 +64,23 @@ def test_encoders_of_two_roles_have_the_gradients_of_one_process(ranks, alone, r
             torch.testing.assert_close(found[name], alone[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("name", ["moco", "byol"])
+def test_keys_queue_and_target_are_those_of_one_process(ranks, alone, name):
+    """Batch statistics in groups too; float32, whose sums in another order differ in the last digits."""
+    names = [key for key in alone if key.startswith(f"momentum {name} ") and "num_batches" not in key]
+    assert len(names) >= 100
+    for found in ranks:
+        for key in names:
+            torch.testing.assert_close(found[key], alone[key], rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_correlations_are_those_of_the_whole_batch(ranks, alone):
+    """Float64, so only sums in another order differ."""
+    for found in ranks:
+        for name in ("correlated loss", "correlated gradient"):
+            torch.testing.assert_close(found[name], alone[name], rtol=1e-9, atol=1e-12)
+
+
 def test_gradients_of_this_test_are_not_zero(alone):
     """Otherwise a gather without gradients would pass."""
     assert min(float(v.abs().max()) for name, v in alone.items() if name.startswith("gradient 0")) > 1e-6

@@ -116,6 +116,13 @@ def test_the_result_says_what_was_evaluated_and_is_kept(run, data_root):
     assert found["top1"] == pytest.approx(np.mean(found["top1_per_seed"]), abs=1e-5)
     assert found["top1_sd"] == pytest.approx(np.std(found["top1_per_seed"], ddof=1), abs=1e-5)
     assert found["probe"]["epochs"] == 3
+    assert found["weighted_knn"] == {"neighbours": 200, "temperature": 0.1}
+    assert 0 <= found["weighted_knn_top1"] <= 1
+    assert 0 <= found["centre_top1"] <= 1
+    assert found["collapse"].keys() == {
+        *("rankme", "effective_rank", "feature_sd", "projection_sd", "projection_rankme"),
+        *("alignment", "uniformity", "warning"),
+    }
     assert found["images_per_second"] > 0
     assert said[-1] == ("probe", 3, 3)
     assert ("features", 60, 60) in said

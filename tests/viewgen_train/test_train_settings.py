@@ -7,9 +7,9 @@ import pytest
 from viewgen.errors import (
     UsageError,
 )
+from viewgen_train.optimiser import learning_rate
 from viewgen_train.records import read_record, record
 from viewgen_train.resolve import effective_settings, train_settings
-from viewgen_train.trainer import learning_rate
 from viewgen_train.training import train
 
 pytestmark = pytest.mark.usefixtures("_no_pictures", "caches")

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,8 +13,11 @@ from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.roles import Role
 from viewgen_train.distributed import World, synchronise_batchnorm
-from viewgen_train.network import ContrastiveNetwork
-from viewgen_train.objectives.objective import Head
+from viewgen_train.network import ContrastiveNetwork, Predictor, group_shuffle
+from viewgen_train.objectives.barlow_twins import BarlowTwins, BarlowTwinsSettings
+from viewgen_train.objectives.byol import BYOL, BYOLSettings
+from viewgen_train.objectives.moco import MoCo, MoCoSettings
+from viewgen_train.objectives.objective import Head, Outputs, Widths
 from viewgen_train.objectives.simclr import simclr
 
 GLOBAL_BATCH = 12
@@ -91,8 +95,57 @@ def branched(world: World) -> dict[str, Tensor]:
     return {f"branched {name}": parameter.grad for name, parameter in encoder.named_parameters()}
 
 
+def momentum(world: World) -> dict[str, Tensor]:
+    """Train MoCo and BYOL for two steps, on networks with a target and batch statistics in groups."""
+    found = {}
+    for name, settings in (
+        ("moco", MoCoSettings(queue_size=17, target_momentum=0.5, key_groups=3, symmetric=True)),
+        ("byol", BYOLSettings(target_momentum=0.5)),
+    ):
+        torch.manual_seed(5)
+        objective: Any = MoCo(settings) if isinstance(settings, MoCoSettings) else BYOL(settings)
+        if isinstance(objective, MoCo):
+            objective.allocate(Widths(features=16, projections=4))
+        head = objective.head
+        encoder = Encoder(EncoderConfig(image_size=8, width=2, projection_dim=4, projector=head.projector))
+        predictor = Predictor(4, 8) if head.predictor else None
+        network = ContrastiveNetwork(encoder, head, predictor, separate=False, bf16=False)
+        parallel = world.data_parallel(synchronise_batchnorm(network, world))
+        optimiser = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
+        for step in range(2):
+            random = torch.Generator().manual_seed(6 + step)
+            images = torch.randn(2, GLOBAL_BATCH, 3, 8, 8, generator=random)
+            numbers = world.share(torch.rand(GLOBAL_BATCH, generator=random))
+            shuffle = group_shuffle(numbers, head.key_groups) if head.shuffled else None
+            parts = parallel(torch.stack([world.share(view) for view in images]), shuffle)
+            out = Outputs(**{key: world.gather(part).transpose(0, 1) for key, part in parts.items()})
+            loss = objective.loss(out)["loss"]
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            network.follow(step / 2)
+            objective.after_step(out.detach())
+            found[f"momentum {name} loss {step}"] = loss.detach()
+        found |= {f"momentum {name} {key}": value for key, value in network.state_dict().items()}
+        if isinstance(objective, MoCo):
+            found[f"momentum {name} queue"] = objective.queue.keys
+    return found
+
+
+def correlated(world: World) -> dict[str, Tensor]:
+    """Take the gradients of Barlow Twins, whose correlations are over the whole batch."""
+    x = torch.randn(GLOBAL_BATCH, 2, 5, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    part = world.share(x).clone().requires_grad_()
+    losses = BarlowTwins(BarlowTwinsSettings()).loss(Outputs(z=world.gather(part).transpose(0, 1)))
+    losses["loss"].backward()
+    assert part.grad is not None
+    gradient = world.gather(part.grad) / world.size
+    return {"correlated gradient": gradient, "correlated loss": losses["loss"].detach()}
+
+
 def everything(world: World) -> dict[str, Tensor]:
-    return train(world) | normalise(world) | apart(world) | branched(world)
+    found = train(world) | normalise(world) | apart(world) | branched(world) | momentum(world)
+    return found | correlated(world)
 
 
 if __name__ == "__main__":

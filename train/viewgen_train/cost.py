@@ -99,12 +99,14 @@ def estimate(
         raise MissingFileError("there is no image to train on")
     on_gpu = device.startswith("cuda")
     whole = settings.optimiser.batch_size
-    batch_size = whole if on_gpu else min(SMALLEST_BATCH, whole)
+    groups = settings.objective.build().head.key_groups
+    batch_size = whole if on_gpu else min(max(SMALLEST_BATCH, 2 * groups), whole)
     while True:
         seconds, step_bytes = _measure(settings, batch_size, image_size, device, splitting)
-        if on_gpu or seconds > ENOUGH_SECONDS or batch_size >= min(LARGEST_CPU_BATCH, whole):
+        larger = min(4 * batch_size, max(LARGEST_CPU_BATCH, batch_size), whole) // groups * groups
+        if on_gpu or seconds > ENOUGH_SECONDS or batch_size >= larger:
             break
-        batch_size = min(4 * batch_size, LARGEST_CPU_BATCH, whole)
+        batch_size = larger
     steps = settings.optimiser.num_steps or settings.optimiser.epochs * max(1, num_images // whole)
     needs = settings.views.entry.needs
     views = num_views if "cache" in needs else 0

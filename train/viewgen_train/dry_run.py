@@ -18,6 +18,7 @@ from viewgen_train.plan import (
     settled,
 )
 from viewgen_train.processes import check_workers, usable_device
+from viewgen_train.recipes import MethodRecipe, method_recipe
 from viewgen_train.records import record, view_name
 from viewgen_train.resolve import effective_settings, train_settings
 from viewgen_train.settings import TrainSettings
@@ -35,6 +36,7 @@ class Description:
         cache: URL of the cache that the training would use, or None.
         settings: resolved settings.
         roles: roles of the views; empty if they are interchangeable.
+        recipe: recipe of a method that the settings begin with, or None.
         estimate: estimated time and memory.
     """
 
@@ -45,6 +47,7 @@ class Description:
     cache: str | None
     settings: TrainSettings
     roles: tuple[Role, ...]
+    recipe: MethodRecipe | None
     estimate: TrainEstimate
 
     def to_json(self) -> dict[str, Any]:
@@ -56,6 +59,7 @@ class Description:
             "image_size": self.image_size,
             "cache": self.cache,
             "config": record(self.settings),
+            "recipe": None if self.recipe is None else self.recipe.to_json(),
             "estimate": self.estimate.to_json(),
         }
 
@@ -67,6 +71,7 @@ class Description:
             f"# {self.dataset} {self.split}: {self.num_images} images of {self.image_size} px, "
             f"{steps} steps an epoch",
             f"# views: {self.cache or view_name(self.settings)}",
+            *([] if self.recipe is None else [f"# {line}" for line in self.recipe.lines()]),
             *_tables(effective_settings(self.settings, self.roles)),
         ]
         lines += [
@@ -131,6 +136,7 @@ def describe(
         cache=url,
         settings=resolved,
         roles=() if splitting is None else splitting.entry.roles,
+        recipe=method_recipe(method, name) if (method := (given.settings or {}).get("recipe")) else None,
         estimate=estimate(
             resolved,
             num_images=num_images,

@@ -1,4 +1,4 @@
-"""Evaluation of a trained encoder on frozen features: linear probe and nearest neighbours."""
+"""Evaluation of a trained encoder on frozen features: probe, neighbours, class centres and collapse."""
 
 import csv
 import dataclasses
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.device import resolve_device
+from viewgen.diagnostics.collapse import Collapse, CollapseConfig, collapse_warning
 from viewgen.diagnostics.knn import Knn, KnnConfig
 from viewgen.diagnostics.measure import Subject
+from viewgen.diagnostics.nearest_centre import NearestCentre, NearestCentreConfig
 from viewgen.diagnostics.probe import LinearProbe, Probe, ProbeConfig, probe_config
+from viewgen.diagnostics.weighted_knn import WeightedKnn, WeightedKnnConfig
 from viewgen.errors import DataError, UsageError
 from viewgen.files import write_atomically
 from viewgen.networks.files import file_digest, read_header
@@ -43,6 +46,10 @@ class Evaluation:
         probe: trained linear probes; None if the images have no classes.
         neighbours: values of k, including 5.
         knn: metric → accuracies `(len(neighbours), A)`.
+        weighted: settings of the weighted vote of nearest neighbours.
+        weighted_knn: accuracies of that vote, `(A,)`.
+        centre: accuracies of the nearest class centre, `(A,)`.
+        collapse: measures of `viewgen.diagnostics.collapse`, by name.
         reals: name of a real-valued target → ``r2`` and ``rmse`` of a linear regression.
         knn_reals: metric → R² of the neighbours' mean, `(len(neighbours), R)`.
         images_per_second: throughput of the feature extraction.
@@ -54,6 +61,10 @@ class Evaluation:
     probe: LinearProbe | None
     neighbours: tuple[int, ...]
     knn: Mapping[str, NDArray[np.float64]]
+    weighted: WeightedKnnConfig
+    weighted_knn: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    collapse: Mapping[str, float]
     reals: Mapping[str, Mapping[str, float]]
     knn_reals: Mapping[str, NDArray[np.float64]]
     images_per_second: float
@@ -84,11 +95,14 @@ class Evaluation:
                 "top1_per_seed": [round(float(value), 6) for value in part.top1.mean(axis=1)],
                 "knn5_top1": knn["cosine"]["5"],
                 "knn": knn,
+                "weighted_knn_top1": round(float(self.weighted_knn[column].mean()), 6),
+                "centre_top1": round(float(self.centre[column].mean()), 6),
             }
 
         document = dict(self.about)
         if self.probe is not None:
             document |= accuracies(self.probe, slice(None))
+            document["weighted_knn"] = self.weighted.to_json()
         if self.probe is not None and len(self.attributes) > 1:
             document["attributes"] = {
                 name: accuracies(self.probe, slice(index, index + 1))
@@ -102,6 +116,8 @@ class Evaluation:
             }
         return {
             **document,
+            "collapse": {name: round(value, 6) for name, value in self.collapse.items()}
+            | {"warning": collapse_warning(self.collapse)},
             "images_per_second": round(self.images_per_second, 1),
             "seconds": round(self.seconds, 2),
         }
@@ -114,6 +130,7 @@ def measure(
     probe: ProbeConfig,
     *,
     neighbours: Sequence[int] = (5,),
+    weighted: WeightedKnnConfig | None = None,
     expert: ExpertConfig | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -153,6 +170,7 @@ def measure(
     )
     started = time.perf_counter()
     neighbours = tuple(sorted({5, *neighbours}))
+    weighted = weighted or WeightedKnnConfig()
     total = sum(map(len, subject.features))
     extracted = time.perf_counter()
     knn = Knn(KnnConfig(neighbours=neighbours))
@@ -165,6 +183,10 @@ def measure(
         probe=trained,
         neighbours=neighbours,
         knn=tables,
+        weighted=weighted,
+        weighted_knn=WeightedKnn(weighted).accuracies(subject),
+        centre=NearestCentre(NearestCentreConfig()).accuracies(subject),
+        collapse=Collapse(CollapseConfig()).values(subject, seed),
         reals=linear.regressed(subject, seed),
         knn_reals=real_tables,
         images_per_second=total / (extracted - started),
@@ -184,6 +206,8 @@ def evaluate(
     data_root: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     neighbours: Sequence[int] = (5,),
+    weighted_neighbours: int = 200,
+    knn_temperature: float = 0.1,
     seed: int = 0,
     device: str = "auto",
     batch_size: int = 512,
@@ -200,6 +224,8 @@ def evaluate(
         data_root: folder of data sets.
         settings: fields of `ProbeConfig` that differ from the data set's recipe.
         neighbours: values of k for the nearest neighbours; 5 is always added.
+        weighted_neighbours: k of the weighted vote.
+        knn_temperature: τ of the weighted vote.
         seed: root seed of the probes.
         device: torch device; ``"auto"`` selects a GPU if there is one.
         batch_size: number of images per forward pass.
@@ -232,6 +258,7 @@ def evaluate(
         test,
         probe,
         neighbours=neighbours,
+        weighted=WeightedKnnConfig(neighbours=weighted_neighbours, temperature=knn_temperature),
         expert=subject.expert if dataset is None else None,
         seed=seed,
         device=device,

@@ -46,13 +46,14 @@ class ImageMemory:
         memory_bytes: memory limit for held images, in bytes.
 
     Attributes:
+        num_images: number of images.
         held_bytes: memory in use, in bytes; 0 if images are read per batch.
     """
 
     def __init__(
         self, dataset: ImageDataset, num_images: int, device: torch.device, memory_bytes: int
     ) -> None:
-        self.dataset, self.device = dataset, device
+        self.dataset, self.num_images, self.device = dataset, num_images, device
         shape = (num_images, dataset.channels, dataset.image_size, dataset.image_size)
         size = math.prod(shape)
         self._held: Tensor | None = None

@@ -1,9 +1,23 @@
 """The trained network: encoders and the head of an objective, applied to all views of a step.
 
-Shape legend: K views, B images of this process, D projection dimension, F feature dimension.
+The target network can normalise the batch in groups: ShuffleBN and SplitBN of MoCo, which keep a query from
+recognising its key by their common batch statistics. Group r of the trained network holds the images at
+positions r, r + g, r + 2g, … of a batch. A shuffle permutes every g consecutive images at random, which puts
+one of them into each group, so that groups of several processes are those of one process.
+
+Shape legend: K views, B images of this process, P patches of an image, D projection dimension, F feature
+dimension, g groups.
+
+References:
+    Momentum Contrast for Unsupervised Visual Representation Learning, He et al., 2020, section 3.3
+    (ShuffleBN), https://arxiv.org/abs/1911.05722
+    Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, Grill et al., 2020, section 3.1 and
+    appendix J (moving average), https://arxiv.org/abs/2006.07733
 """
 
 import copy
+import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +30,20 @@ from viewgen.roles import Role
 from viewgen_train.objectives.objective import Head
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["ContrastiveNetwork", "Predictor", "build_network"]
+__all__ = ["ContrastiveNetwork", "Predictor", "build_network", "group_shuffle", "momentum"]
 
 
 class Predictor(nn.Module):
-    """Predictor of a head: an MLP with a bottleneck of a quarter of the width.
+    """Predictor of a head: an MLP of two layers.
 
     Args:
         dim: width of the projections.
+        hidden: width of the hidden layer; by default a bottleneck of a quarter of `dim`.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, hidden: int | None = None) -> None:
         super().__init__()
-        hidden = max(1, dim // 4)
+        hidden = hidden or max(1, dim // 4)
         self.layers = nn.Sequential(
             nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim)
         )
@@ -37,6 +52,10 @@ class Predictor(nn.Module):
         """Map projections `(B, D)` to predictions `(B, D)`."""
         predictions: Tensor = self.layers(projections)
         return predictions
+
+
+class _Pass(Protocol):
+    def __call__(self, images: Tensor, role: str, /) -> dict[str, Tensor]: ...
 
 
 class ContrastiveNetwork(nn.Module):
@@ -70,17 +89,58 @@ class ContrastiveNetwork(nn.Module):
         self.target = None if head.momentum is None else copy.deepcopy(encoder).requires_grad_(False)
         self.separate, self.bf16 = separate, bf16
 
-    def forward(self, views: Tensor) -> dict[str, Tensor]:
+    def forward(self, views: Tensor, shuffle: Tensor | None = None) -> dict[str, Tensor]:
         """Map views to the inputs of an objective.
 
         Args:
             views: model images, `(K, B, C, H, W)`.
+            shuffle: permutation of the images for the target network's groups, `(B,)`; see `group_shuffle`.
 
         Returns:
             float32 tensors, keyed by the fields of `Outputs`: ``z`` `(B, K, D)`, ``features`` `(B, K, F)`
-            and, if the head has them, ``p`` and ``target`` `(B, K, D)`.
+            and, if the head has them, ``p`` and ``target`` `(B, K, D)`, ``patches`` `(B, K, P, F)` and
+            ``patch_projections`` `(B, K, P, D)`.
         """
-        parts = [self._together(*part) for part in self._parts(views)]
+        head = self.head
+        seen = views[:1] if head.one_sided else views
+        found = self._in_groups(self._online, seen, head.key_groups if head.shuffled else 1)
+        if self.target is not None:
+            seen = views[1:] if head.one_sided else views
+            with torch.no_grad():
+                found |= self._in_groups(self._followed, seen, head.key_groups, shuffle)
+        if head.one_sided:
+            first, others = slice(0, 1), slice(1, None)
+            found = {
+                name: _placed(part, others if name == "target" else first, len(views))
+                for name, part in found.items()
+            }
+        return found
+
+    def _in_groups(
+        self, function: "_Pass", views: Tensor, num_groups: int, shuffle: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return a function's outputs on the views, computed for each group of images by itself."""
+        if num_groups == 1:
+            return self._of_parts(function, views)
+        if shuffle is not None:
+            views = views[:, shuffle]
+        groups = [self._of_parts(function, views[:, first::num_groups]) for first in range(num_groups)]
+        found = {}
+        for name in groups[0]:
+            # position r of each group in turn is the order of the images
+            whole = torch.stack([group[name] for group in groups], dim=1).flatten(0, 1)
+            found[name] = whole if shuffle is None else torch.empty_like(whole).index_copy(0, shuffle, whole)
+        return found
+
+    def _of_parts(self, function: "_Pass", views: Tensor) -> dict[str, Tensor]:
+        """Return a function's outputs on the views of each forward pass, joined: `(B, K, …)`."""
+        parts = [
+            {
+                name: tensor.float().unflatten(0, (len(part), -1)).transpose(0, 1)
+                for name, tensor in function(part.flatten(0, 1), role).items()
+            }
+            for part, role in self._parts(views)
+        ]
         return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
 
     def _parts(self, views: Tensor) -> list[tuple[Tensor, str]]:
@@ -92,34 +152,81 @@ class ContrastiveNetwork(nn.Module):
             return [(torch.cat([part for part, _ in parts]), self.roles[0].name)]
         return parts
 
-    def _together(self, views: Tensor, role: str) -> dict[str, Tensor]:
-        flat = views.flatten(0, 1)
+    def _online(self, images: Tensor, role: str) -> dict[str, Tensor]:
+        """Return the outputs of the trained network."""
         encoder = of_role(self.encoder, role)
-        with torch.autocast(flat.device.type, torch.bfloat16, enabled=self.bf16):
-            found = {"features": encoder.embed(flat)}
-            found["z"] = self._projected(encoder, found["features"])
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            if self.head.patches:
+                patches = encoder.embed_patches(images)
+                projected: Tensor = encoder.projector(patches)
+                found = {"features": patches.mean(dim=1), "z": projected.mean(dim=1)}
+                found |= {"patches": patches, "patch_projections": projected}
+            else:
+                found = {"features": encoder.embed(images)}
+                found["z"] = self._projected(encoder, found["features"])
             if self.predictor is not None:
                 found["p"] = self.predictor(found["z"])
-            if self.target is not None:
-                target = of_role(self.target, role)
-                with torch.no_grad():
-                    found["target"] = self._projected(target, target.embed(flat))
-        return {
-            name: tensor.float().unflatten(0, (len(views), -1)).transpose(0, 1)
-            for name, tensor in found.items()
-        }
+        return found
+
+    def _followed(self, images: Tensor, role: str) -> dict[str, Tensor]:
+        """Return the outputs of the target network."""
+        assert self.target is not None
+        target = of_role(self.target, role)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            return {"target": self._projected(target, target.embed(images))}
 
     def _projected(self, encoder: Encoder, features: Tensor) -> Tensor:
         z: Tensor = encoder.projector(features)
         return F.normalize(z, dim=1) if self.head.unit else z
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """Move the target network, if any, towards the encoder."""
+    def follow(self, progress: float = 0.0) -> None:
+        """Move the target network, if any, towards the encoder.
+
+        Args:
+            progress: share of the training's steps before this one.
+        """
         if self.target is None or self.head.momentum is None:
             return
+        decay = momentum(self.head, progress)
         for slow, fast in zip(self.target.parameters(), self.encoder.parameters(), strict=True):
-            slow.lerp_(fast, 1 - self.head.momentum)
+            slow.lerp_(fast, 1 - decay)
+
+
+def momentum(head: Head, progress: float) -> float:
+    """Return the decay m of the moving average: m₁ − (m₁ − m₀)·(cos πt + 1)/2 after a share t of the steps.
+
+    Args:
+        head: head with the decays m₀ at the beginning and m₁ at the end.
+        progress: t.
+    """
+    assert head.momentum is not None
+    if head.final_momentum is None:
+        return head.momentum
+    missing = (math.cos(math.pi * progress) + 1) / 2
+    return head.final_momentum - (head.final_momentum - head.momentum) * missing
+
+
+def group_shuffle(numbers: Tensor, num_groups: int) -> Tensor:
+    """Return a permutation of the images that permutes every `num_groups` consecutive ones.
+
+    Args:
+        numbers: uniform random numbers, `(B,)`.
+        num_groups: g, a divisor of B.
+
+    Returns:
+        positions, int64 `(B,)`.
+    """
+    within: Tensor = numbers.unflatten(0, (-1, num_groups)).argsort(dim=1)
+    first = torch.arange(0, len(numbers), num_groups, device=numbers.device)
+    return (first[:, None] + within).flatten()
+
+
+def _placed(part: Tensor, views: slice, num_views: int) -> Tensor:
+    """Return the outputs `(B, ·, …)` of some views among those of all, `(B, K, …)`, NaN for the others."""
+    whole = part.new_full((len(part), num_views, *part.shape[2:]), math.nan)
+    whole[:, views] = part
+    return whole
 
 
 def of_role(encoder: Encoder | Branches, role: str) -> Encoder:
@@ -155,7 +262,10 @@ def build_network(
             width=shape.width,
             projection_dim=shape.projection_dim,
             projector=head.projector,
+            projector_hidden=shape.projector_hidden,
             in_channels=in_channels,
+            patches=head.patches,
+            norm=head.norm,
         )
 
     with torch.random.fork_rng(devices=[]):
@@ -166,7 +276,8 @@ def build_network(
             encoder = Branches(BranchesConfig(branches=configs, shared=shape.branches == "shared"))
         else:
             encoder = Encoder(config(channels))
-        predictor = Predictor(shape.projection_dim) if head.predictor else None
+        hidden = shape.predictor_hidden or max(1, int(head.predictor_width * shape.projection_dim))
+        predictor = Predictor(shape.projection_dim, hidden) if head.predictor else None
     network = ContrastiveNetwork(
         encoder,
         head,

@@ -32,6 +32,8 @@ __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make
 
 log = logging.getLogger(__name__)
 
+# of 2ε/τ, above which a training with IFM warns
+LARGEST_SHIFT = 20
 # Its networks ship with viewgen, so that its cache can be made without further ado.
 EMBEDDED_DATASET = "digits"
 # what a training can give a view source
@@ -213,7 +215,21 @@ def settled(
     settings = train_settings(dataset, options.settings, cached_roles=known)
     splitting = splitting_views(settings, cache)
     check_roles(settings, () if splitting is None else splitting.entry.roles)
+    _warn_of_large_epsilon(settings)
     return resolved_precision(settings, options.device), splitting
+
+
+def _warn_of_large_epsilon(settings: TrainSettings) -> None:
+    """Warn if IFM's perturbation is so large that its loss no longer depends on how well views compare."""
+    epsilon = settings.negatives.ifm_epsilon
+    temperature = getattr(settings.objective.settings, "temperature", 1.0)
+    if 2 * epsilon / temperature > LARGEST_SHIFT:
+        log.warning(
+            "ifm_epsilon is %g at a temperature of %g: with 2ε/τ = %.0f, the perturbed loss is nearly linear "
+            "in the logits, and anchors that are solved pull as hard as all others; IFM's authors use 0.05 "
+            "to 0.2 at 0.2 and 0.5",
+            *(epsilon, temperature, 2 * epsilon / temperature),
+        )
 
 
 def _out(

@@ -33,12 +33,20 @@ def check_workers(settings: TrainSettings, gpus: int | None, workers: int | None
     """Return the number of processes.
 
     Raises:
-        UsageError: the batch size is not divisible by the number of processes.
+        UsageError: the batch size is not divisible by the number of processes, or their parts are not by the
+            objective's groups of batch statistics.
     """
     num_workers = gpus or workers or 1
     if settings.optimiser.batch_size % num_workers:
         raise UsageError(
             f"batch_size is {settings.optimiser.batch_size}, which {num_workers} workers cannot share "
             "equally; give a multiple (--batch-size)"
+        )
+    groups = settings.objective.build().head.key_groups
+    if settings.optimiser.batch_size // num_workers % groups:
+        raise UsageError(
+            f"batch_size is {settings.optimiser.batch_size}, and the part of each of {num_workers} workers "
+            f"does not divide into {groups} groups of batch statistics; change batch_size, key_groups or the "
+            "number of workers"
         )
     return num_workers

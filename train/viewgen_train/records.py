@@ -17,6 +17,7 @@ from viewgen_train.settings import COMPONENTS, TrainSettings
 __all__ = [
     "ASSIMILATIONS",
     "DEFAULTS",
+    "FORMAT_1_OBJECTIVES",
     "PLACES",
     "assimilation_name",
     "nested_record",
@@ -34,6 +35,8 @@ ASSIMILATIONS = {
     "A2-simsiam": ("A2", "simsiam"),
 }
 LOSSES = ("simclr", "infonce", "simsiam")
+# objectives for which the values of format 1 are meant
+FORMAT_1_OBJECTIVES = {*LOSSES, *(objective for _, objective in ASSIMILATIONS.values())}
 # name of format 1: view source; 0.1.0 called the images under the expert transform expert views
 VIEW_NAMES = {"expert": "original"}
 GENERATED = ("cache", "wperturb", "viewmaker", "online", "expert")
@@ -139,9 +142,9 @@ def _value(settings: TrainSettings, place: tuple[str, str, str | None]) -> Any:
 
 
 def nested_record(settings: TrainSettings) -> dict[str, Any]:
-    """Return the record of format 2."""
+    """Return the record of format 2, without components whose settings all came later and are at default."""
     parts = {name: getattr(settings, name).record() for name in ("views", "objective", *COMPONENTS)}
-    return {"format": 2, **parts}
+    return {"format": 2, **{name: part for name, part in parts.items() if part}}
 
 
 def read_record(document: Mapping[str, Any]) -> TrainSettings:
@@ -206,5 +209,5 @@ def _settings(
     found: dict[str, Any] = {
         name: Choice(entry, entry.settings.from_record(parts[name])) for name, entry in entries.items()
     }
-    found |= {name: cls.from_record(parts[name]) for name, cls in COMPONENTS.items()}
+    found |= {name: cls.from_record(parts.get(name, {})) for name, cls in COMPONENTS.items()}
     return TrainSettings.of_parts(found, dormant)

@@ -14,8 +14,17 @@ from viewgen.settings import Settings
 from viewgen.views import VIEWS
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.entry import ObjectiveEntry
-from viewgen_train.records import ASSIMILATIONS, DEFAULTS, PLACES, VIEW_NAMES, placed
-from viewgen_train.settings import COMPONENTS, TrainSettings
+from viewgen_train.objectives.objective import Head
+from viewgen_train.recipes import method_recipe
+from viewgen_train.records import (
+    ASSIMILATIONS,
+    DEFAULTS,
+    FORMAT_1_OBJECTIVES,
+    PLACES,
+    VIEW_NAMES,
+    placed,
+)
+from viewgen_train.settings import COMPONENTS, NEGATIVES, TrainSettings
 
 __all__ = ["effective_settings", "train_settings"]
 
@@ -26,7 +35,7 @@ OWNERS = {field: name for name, cls in COMPONENTS.items() if name != "expert" fo
 KINDS = ("none", "A1", *ASSIMILATIONS)
 # words that name an entry, not a value of its settings
 NAMES = {"generated": "views.name", "views": "views.name", "objective": "objective.name", "loss": "loss",
-         "assimilation": "assimilation.kind"}  # fmt: skip
+         "assimilation": "assimilation.kind", "optimiser": "optimiser.name"}  # fmt: skip
 
 
 def train_settings(
@@ -42,7 +51,8 @@ def train_settings(
         dataset: name of the data set.
         given: setting → value. A key is a dotted name (``"objective.temperature"``) or, if unique, the
             field's name (``"temperature"``). Tables may be nested. ``"assimilation"``, ``"objective"`` (or
-            ``"loss"``) and ``"views"`` (or ``"generated"``) select entries by name.
+            ``"loss"``), ``"views"`` (or ``"generated"``) and ``"optimiser"`` select by name; ``"recipe"``
+            selects a method's recipe (see `viewgen_train.recipes`), which the other values override.
         preset: values of a command that replace the recipe; given values override them.
         cached_roles: roles of the cache's views; None if no cache is known yet.
 
@@ -50,7 +60,10 @@ def train_settings(
         UsageError: a setting is unknown or would be ignored, or a value is invalid.
     """
     words = _places(given or {})
-    base = _places(preset or {})
+    method = words.pop("recipe", None)
+    base = _places(preset or {}) | (
+        {} if method is None else _places(method_recipe(method, dataset).settings)
+    )
     if "objective.name" in words:
         base.pop("loss", None)
     words = base | words
@@ -61,13 +74,11 @@ def train_settings(
         views_name = "expert" if kind == "none" else "cache"
     views = VIEWS.entry(VIEW_NAMES.get(views_name, views_name))
     objective = OBJECTIVES.entry(objective_name)
-    if kind not in {"none", *objective.bears}:
-        raise UsageError(
-            f"objective {objective_name!r} cannot bear {kind}: {objective.reason}; choose another "
-            "--objective or --assimilation"
-        )
+    _refuse_combinators(words, kind, objective)
     entries: dict[str, Any] = {"views": views, "objective": objective}
     parts, dormant = placed(values, entries)
+    if objective.name not in FORMAT_1_OBJECTIVES:
+        parts["objective"] = {}  # its own τ, not SimCLR's
     if kind == "A2":
         dormant["loss"] = values["loss"]
     transform = "expert" if views_name == "expert" else "flip" if kind == "A2" else "weak-crop"
@@ -99,7 +110,33 @@ def train_settings(
             f"score_weight is {found['views'].settings.score_weight}, which the loss of {objective.name!r} "
             "would ignore; choose an --objective that weights pairs (simclr, infonce, simsiam), or drop_below"
         )
+    _refuse_beside(found["objective"].build().head, objective.name, words)
+    if objective.check is not None:
+        objective.check(found["objective"].settings, found["optimiser"])
     return TrainSettings.of_parts(found, dormant)
+
+
+def _unused_by(head: Head) -> dict[str, str]:
+    """Return the settings without effect beside a head, place → reason."""
+    unused: dict[str, str] = {}
+    if not head.predictor:
+        places = ("network.predictor_hidden", "optimiser.predictor_learning_rate")
+        unused |= dict.fromkeys((*places, "optimiser.predictor_schedule"), "has no predictor")
+    if head.projector == "linear":
+        unused["network.projector_hidden"] = "has a projector without hidden layers"
+    if head.norm == "layer":
+        unused["network.batchnorm"] = "has layer normalisation"
+    return unused
+
+
+def _refuse_beside(head: Head, objective: str, words: Mapping[str, Any]) -> None:
+    """Raise an error for given settings without effect beside the head of an objective."""
+    for place, reason in _unused_by(head).items():
+        if place in words:
+            raise UsageError(
+                f"{place.partition('.')[2]} is {words[place]!r}, and objective {objective!r} {reason}; leave "
+                "it out, or choose another --objective"
+            )
 
 
 def _own(part: Any) -> Settings:
@@ -168,6 +205,21 @@ def _assimilation(words: dict[str, Any], values: Mapping[str, Any]) -> tuple[str
     return "A2", implied
 
 
+def _refuse_combinators(words: Mapping[str, Any], kind: str, objective: ObjectiveEntry) -> None:
+    """Raise an error for a combinator that an objective does not bear, with the reason."""
+    combinators = {} if kind == "none" else {kind: "--assimilation"}
+    for setting, name in NEGATIVES.items():
+        if words.get(f"negatives.{setting}") not in (None, False, 0):
+            combinators.setdefault(name, setting)
+    for name, setting in combinators.items():
+        if name not in objective.bears:
+            reason = objective.reasons.get(name, "its entry does not name it")
+            raise UsageError(
+                f"objective {objective.name!r} cannot bear {name}: {reason}; choose another --objective or "
+                f"{setting}"
+            )
+
+
 def _refuse_ignored(words: dict[str, Any], kind: str, entries: Mapping[str, Any]) -> None:
     """Raise an error for settings without effect; move the others to their dotted names."""
     for name in list(words):
@@ -206,6 +258,7 @@ def _unused(kind: str, objective: ObjectiveEntry) -> set[str]:
     """Return the settings without effect for an assimilation over an objective."""
     unused = set() if kind == "A2" else {f"objective.{field}" for field in objective.only_a2}
     unused |= set() if kind == "A2" and objective.weighted else {"assimilation.alpha"}
+    unused |= {f"negatives.{name}" for name, owner in NEGATIVES.items() if owner not in objective.bears}
     return unused | ({"assimilation.views_per_step"} if kind == "none" else set())
 
 
@@ -213,6 +266,7 @@ def effective_settings(settings: TrainSettings, roles: tuple[Role, ...] = ()) ->
     """Return the settings that have an effect on views of these roles, as tables of `train_settings`."""
     unused = _unused(settings.assimilation.kind, settings.objective.entry)
     unused |= set() if roles else {"network.branches"}
+    unused |= _unused_by(settings.objective.build().head).keys()
     tables: dict[str, dict[str, Any]] = {}
     for part in ("views", "objective", *COMPONENTS):
         chosen = getattr(settings, part)
@@ -238,6 +292,9 @@ def _owner(name: str, entries: Mapping[str, Any]) -> str:
     if owners:
         places = ", ".join(f"{part}.{name}" for part in owners)
         raise UsageError(f"{name} is a setting of several parts; name one: {places}")
+    for part, registry in (("views", VIEWS), ("objective", OBJECTIVES)):
+        if any(name in registry.entry(other).settings.model_fields for other in registry.built_in):
+            registry.resolve(entries[part].name, "", {name: None})  # names who has it
     fields = [field for cls in (*COMPONENTS.values(), *(entry.settings for entry in entries.values()))
               for field in cls.model_fields]  # fmt: skip
     raise UsageError(f"the training has no setting {name!r}{nearest_name(name, [*PLACES, *fields])}")

@@ -57,7 +57,13 @@ def check_roles(settings: TrainSettings, roles: tuple[Role, ...]) -> None:
             f"views of the roles {named} take the place of both views of the objective; assimilation {kind} "
             "adds views to them. Give --assimilation none"
         )
-    wanted = build_objective(settings).num_generated
+    objective = build_objective(settings)
+    if objective.head.one_sided:
+        raise UsageError(
+            f"objective {settings.objective.name!r} trains on the first view alone, and views of the roles "
+            f"{named} have an encoder each; set symmetric=true"
+        )
+    wanted = objective.num_generated
     if wanted != len(roles):
         raise UsageError(
             f"objective {settings.objective.name!r} takes {wanted} views of an image; the views have the "

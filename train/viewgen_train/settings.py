@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from viewgen.registry import Choice
 from viewgen.settings import Settings, setting
@@ -16,6 +19,7 @@ from viewgen.views.expert import ExpertConfig
 __all__ = [
     "AssimilationSettings",
     "DiagnosticsSettings",
+    "NegativesSettings",
     "NetworkSettings",
     "OptimiserSettings",
     "RunSettings",
@@ -42,6 +46,40 @@ class AssimilationSettings(Settings):
     )
 
 
+class NegativesSettings(Settings):
+    """IFM and hard negatives, over every objective with negatives."""
+
+    title = "negatives"
+
+    ifm_epsilon: float = setting(
+        0.0, "IFM: ε, perturbation of positives and negatives; 0 turns IFM off", since=2, ge=0
+    )
+    ifm_alpha: float = setting(
+        1.0, "IFM: α, weight of the perturbed loss L_ε in (L + α·L_ε) / (1 + α)", since=2, ge=0
+    )
+    ifm_only: bool = setting(False, "IFM: the perturbed loss alone", since=2)
+    hardness: float = setting(
+        0.0, "β of hard negatives, which weigh exp(β·s/τ) at similarity s; 0 weighs all alike", since=2, ge=0
+    )
+    hardness_annealing: bool = setting(
+        False, "whether β falls to 0 over the training, in nine equal parts", since=2
+    )
+    class_prior: float = setting(
+        0.0, "τ⁺, assumed share of negatives of the anchor's class", since=2, ge=0, lt=1
+    )
+
+    def ignored(self) -> dict[str, str]:
+        """Return the settings without effect beside the others' values."""
+        found: dict[str, str] = {}
+        if not self.ifm_epsilon:
+            found |= dict.fromkeys(("ifm_alpha", "ifm_only"), "ifm_epsilon is 0")
+        elif self.ifm_only:
+            found["ifm_alpha"] = "ifm_only is true"
+        if not self.hardness:
+            found["hardness_annealing"] = "hardness is 0"
+        return found
+
+
 class NetworkSettings(Settings):
     """Architecture and numerics of the trained network."""
 
@@ -60,23 +98,54 @@ class NetworkSettings(Settings):
     branches: Literal["separate", "shared"] = setting(
         "separate", "for views of different roles, an encoder of each role or one for all", since=2
     )
+    projector_hidden: int | None = setting(
+        None,
+        "width of the projector's hidden layers; by default that of the features, or of the projections for "
+        "heads of three layers",
+        since=2,
+        ge=1,
+    )
+    predictor_hidden: int | None = setting(
+        None, "width of the predictor's hidden layer; by default as the objective has it", since=2, ge=1
+    )
 
 
 class OptimiserSettings(Settings):
-    """Stochastic gradient descent and its learning-rate schedule."""
+    """Optimiser of the weights, and its learning-rate schedule."""
 
     title = "the optimiser"
 
+    name: Literal["sgd", "lars", "adamw"] = setting(
+        "sgd",
+        "momentum SGD, LARS (layer-wise adapted SGD) or AdamW; the latter two spare biases and "
+        "normalisations the weight decay",
+        since=2,
+    )
     batch_size: int = setting(512, "N, images of a step, over all workers", ge=2)
     epochs: int = setting(1000, "passes over the images; what does not fill a batch is left out", ge=1)
     num_steps: int | None = setting(
         None, "steps of the whole training, in the place of epochs", since=2, ge=1
     )
     learning_rate: float = setting(0.5, "highest learning rate", gt=0)
-    momentum: float = setting(0.9, "momentum", ge=0, lt=1)
+    momentum: float = setting(0.9, "momentum of SGD and LARS", ge=0, lt=1)
     weight_decay: float = setting(1e-4, "weight decay", ge=0)
-    schedule: Literal["cosine", "constant"] = setting(
-        "cosine", "after the warm-up, a cosine to 0 or a constant"
+    trust_coefficient: float = setting(
+        0.001, "η of LARS, a layer's step in proportion to its weights", since=2, gt=0
+    )
+    trust_clip: bool = setting(False, "LARS: whether a layer's rate is at most the learning rate", since=2)
+    schedule: Literal["cosine", "constant", "steps"] = setting(
+        "cosine", "after the warm-up, a cosine to the floor, a constant, or steps at the milestones"
+    )
+    learning_rate_floor: float = setting(
+        0.0, "lowest learning rate of a cosine or of steps, as a share of the highest", since=2, ge=0, le=1
+    )
+    milestones: tuple[float, ...] = setting((), "epochs at which a rate of steps falls", since=2)
+    step_factor: float = setting(0.1, "factor of the rate at a milestone", since=2, gt=0, lt=1)
+    predictor_learning_rate: float | None = setting(
+        None, "highest learning rate of the predictor; by default that of the encoder", since=2, gt=0
+    )
+    predictor_schedule: Literal["same", "constant"] = setting(
+        "same", "schedule of the predictor's learning rate: that of the encoder, or a constant", since=2
     )
     warm_up_epochs: float = setting(
         10.0, "epochs of a linear rise from 0; at most half of the training", ge=0
@@ -85,6 +154,34 @@ class OptimiserSettings(Settings):
     loss_scale: float = setting(
         1.0, "factor of the loss; recipes in the manner of SupContrast have τ / 0.07", gt=0
     )
+
+    @model_validator(mode="after")
+    def _milestones_in_order(self) -> Self:
+        if self.schedule == "steps" and not self.milestones:
+            raise ValueError("schedule is 'steps' without milestones; give the epochs, such as [60.0, 80.0]")
+        if any(later <= earlier for earlier, later in pairwise((0.0, *self.milestones))):
+            raise ValueError(f"milestones are {list(self.milestones)}; expected increasing epochs above 0")
+        if self.milestones and self.milestones[-1] >= self.epochs:
+            raise ValueError(
+                f"milestones are {list(self.milestones)}, and the last is not before the end of the "
+                f"{self.epochs} epochs"
+            )
+        return self
+
+    def ignored(self) -> dict[str, str]:
+        """Return the settings without effect beside the optimiser and the schedule, name → reason."""
+        ignored = {}
+        if self.name == "adamw":
+            ignored["momentum"] = "name is 'adamw', whose moments decay by 0.9 and 0.999"
+        if self.name != "lars":
+            for name in ("trust_coefficient", "trust_clip"):
+                ignored[name] = f"name is {self.name!r}, not 'lars'"
+        if self.schedule != "steps":
+            for name in ("milestones", "step_factor"):
+                ignored[name] = f"schedule is {self.schedule!r}, not 'steps'"
+        if self.schedule == "constant":
+            ignored["learning_rate_floor"] = "schedule is 'constant'"
+        return ignored
 
 
 class DiagnosticsSettings(Settings):
@@ -104,8 +201,18 @@ class RunSettings(Settings):
     seed: int = setting(0, "root of all random numbers")
 
 
+# settings of `NegativesSettings` → combinator; the first of each turns it on, and class_prior too
+NEGATIVES = {
+    "ifm_epsilon": "IFM",
+    "ifm_alpha": "IFM",
+    "ifm_only": "IFM",
+    "hardness": "hard negatives",
+    "hardness_annealing": "hard negatives",
+    "class_prior": "hard negatives",
+}
 COMPONENTS: dict[str, type[Settings]] = {
     "assimilation": AssimilationSettings,
+    "negatives": NegativesSettings,
     "network": NetworkSettings,
     "optimiser": OptimiserSettings,
     "diagnostics": DiagnosticsSettings,
@@ -122,6 +229,7 @@ class TrainSettings:
         views: source of the generated views, an entry of `viewgen.views.VIEWS`.
         objective: loss of a step, an entry of `viewgen_train.objectives.OBJECTIVES`.
         assimilation: role of generated views in the objective.
+        negatives: IFM and hard negatives.
         network, optimiser, diagnostics, run: settings of the components.
         expert: strength of the expert views.
         dormant: recipe values that this training does not use, by name in records of format 1.
@@ -130,6 +238,7 @@ class TrainSettings:
     views: Choice[Any]
     objective: Choice[Any]
     assimilation: AssimilationSettings = field(default_factory=AssimilationSettings)
+    negatives: NegativesSettings = field(default_factory=NegativesSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     diagnostics: DiagnosticsSettings = field(default_factory=DiagnosticsSettings)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewgen.testing.entries import EntryContract
-from viewgen_train.objectives.entry import ObjectiveEntry
-from viewgen_train.objectives.objective import Head, Objective, Outputs
+from viewgen_train.objectives.entry import ALL_COMBINATORS, ObjectiveEntry
+from viewgen_train.objectives.objective import Allocated, Head, Objective, Outputs, Widths
 
 __all__ = ["ObjectiveContract"]
 
@@ -36,8 +36,15 @@ class ObjectiveContract(EntryContract):
     @pytest.fixture
     def objective(self) -> Objective:
         """The objective under test."""
+        built: Objective = self.built()
+        return built
+
+    def built(self) -> Any:
+        """Return the objective, with its state."""
         torch.manual_seed(0)
-        built: Objective = self.choice.build()
+        built = self.choice.build()
+        if isinstance(built, Allocated):
+            built.allocate(Widths(features=self.dim, projections=self.dim))
         return built
 
     def outputs(self, objective: Objective, seed: int = 0) -> Outputs:
@@ -54,11 +61,16 @@ class ObjectiveContract(EntryContract):
             return (F.normalize(z, dim=2) if objective.head.unit else z).requires_grad_()
 
         needs = self.entry.needs
+        num_patches = objective.head.patches**2
         return Outputs(
             z=projections(),
             p=projections() if objective.head.predictor else None,
             target=projections().detach() if objective.head.momentum is not None else None,
             features=normal(views, count, self.dim).requires_grad_() if "features" in needs else None,
+            patches=normal(views, count, num_patches, self.dim).requires_grad_() if num_patches else None,
+            patch_projections=normal(views, count, num_patches, self.dim).requires_grad_()
+            if num_patches
+            else None,
             images=normal(count, *pixels).clamp(-1, 1) if "images" in needs else None,
             views=normal(views, count, *pixels).clamp(-1, 1) if "views" in needs else None,
         )
@@ -68,8 +80,8 @@ class ObjectiveContract(EntryContract):
         assert objective.num_generated >= 0
         assert objective.num_expert + objective.num_generated >= 1
         assert isinstance(objective.head, Head)
-        assert self.entry.needs <= {"features", "images", "views"}
-        assert self.entry.bears <= {"A1", "A2"}
+        assert self.entry.needs <= {"features", "patches", "images", "views"}
+        assert self.entry.bears <= ALL_COMBINATORS
 
     def test_the_loss_is_one_finite_number(self, objective: Objective) -> None:
         losses = objective.loss(self.outputs(objective))
@@ -80,7 +92,8 @@ class ObjectiveContract(EntryContract):
 
     def test_the_loss_has_gradients(self, objective: Objective) -> None:
         out = self.outputs(objective)
-        found = [tensor for tensor in (out.z, out.p, out.features) if tensor is not None]
+        outputs = (out.z, out.p, out.features, out.patches, out.patch_projections)
+        found = [tensor for tensor in outputs if tensor is not None]
         if isinstance(objective, nn.Module):
             found += [parameter for parameter in objective.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(objective.loss(out)["loss"], found, allow_unused=True)
@@ -102,6 +115,8 @@ class ObjectiveContract(EntryContract):
             p=turned(out.p),
             target=turned(out.target),
             features=turned(out.features),
+            patches=turned(out.patches),
+            patch_projections=turned(out.patch_projections),
             images=turned(out.images, 0),
             views=turned(out.views),
         )
@@ -123,7 +138,7 @@ class ObjectiveContract(EntryContract):
         if not isinstance(objective, nn.Module):
             pytest.skip("it has no state")
         objective.after_step(self.outputs(objective).detach())
-        other = self.choice.build()
+        other = self.built()
         other.load_state_dict(objective.state_dict())
         out = self.outputs(objective, 1)
         with torch.no_grad():

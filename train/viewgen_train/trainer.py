@@ -11,65 +11,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from viewgen.datasets import ImageDataset
-from viewgen.diagnostics.features import Features, extract_features
-from viewgen.diagnostics.knn import knn_accuracies, knn_r_squared
-from viewgen.diagnostics.probe import linear_probe, probe_config
 from viewgen.images import to_model
 from viewgen.networks.branches import Branches
-from viewgen.randomness import addressed_generator
+from viewgen.randomness import addressed_seed
 from viewgen.registry import Choice
 from viewgen.views.branched import BranchedEncoder, ImageEncoder
 from viewgen.views.expert import ExpertSource
 from viewgen.views.source import Images
 from viewgen_train.batch import StepDraws
 from viewgen_train.checkpoints import restore_weights, settle_weights, write_best, write_weights
+from viewgen_train.diagnostics import CollapseWatch, KnnSets, accuracies
 from viewgen_train.distributed import World, synchronise_batchnorm
 from viewgen_train.loader import Codes, ImageMemory
 from viewgen_train.loop import Trainer, TrainingDivergedError
-from viewgen_train.network import ContrastiveNetwork
-from viewgen_train.objectives.objective import Objective, Outputs
+from viewgen_train.network import ContrastiveNetwork, group_shuffle
+from viewgen_train.objectives.objective import Allocated, Objective, Outputs, Widths
 from viewgen_train.objectives.pair_weights import pair_weights
+from viewgen_train.optimiser import Optimiser
 from viewgen_train.records import nested_record, read_record, record
 from viewgen_train.sampler import RowOrder
-from viewgen_train.settings import OptimiserSettings, TrainSettings
+from viewgen_train.settings import TrainSettings
 from viewgen_train.transform import TransformedSource
 
-__all__ = ["AssimilationTrainer", "KnnSets", "learning_rate"]
+__all__ = ["AssimilationTrainer"]
 
-# images whose features the 5-NN accuracy during training uses at most, of either split
-KNN_IMAGES = 50_000
-HELD_OUT_SHARE = 0.2
+# outputs that only some objectives need, with the word in their entry
+NEEDS = {"features": "features", "patches": "patches", "patch_projections": "patches"}
 # steps ahead of which a streamed shard is asked for
 LOOK_AHEAD = 8
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class KnnSets:
-    """Data sets of the accuracy measurements during training.
-
-    Attributes:
-        train: labelled images, candidates for neighbours.
-        test: images to classify; None if the data set has no other split.
-    """
-
-    train: ImageDataset
-    test: ImageDataset | None
-
-
-def learning_rate(settings: OptimiserSettings, step: int, num_steps: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then a cosine to 0 or a constant."""
-    warm_up = min(round(settings.warm_up_epochs * num_steps / settings.epochs), num_steps // 2)
-    if step < warm_up:
-        return settings.learning_rate * (step + 1) / warm_up
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    progress = (step - warm_up) / max(1, num_steps - warm_up)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 class AssimilationTrainer(Trainer):
-    """SGD on an objective of expert and generated views.
+    """Training on an objective of expert and generated views.
 
     Args:
         network: encoder and head, on the training device.
@@ -119,25 +92,20 @@ class AssimilationTrainer(Trainer):
         self._expert = ExpertSource(settings.expert, name="expert")
         synchronise_batchnorm(network, world)
         self._parallel: nn.Module = world.data_parallel(network)
+        self.seed = settings.seed
+        self._allocate()
         # every process has the whole batch's outputs, and so the whole gradient of the objective's weights
         self._module = objective.to(self.device) if isinstance(objective, nn.Module) else nn.Module()
-        self.seed = settings.seed
         self.steps_per_epoch = order.steps_per_epoch
         optimiser = settings.optimiser
         self.num_steps = optimiser.num_steps or optimiser.epochs * self.steps_per_epoch
         self.identity = {**identity, "config": record(settings), **order.identity}
         self.settle_every = 20 if self.device.type == "cuda" else 1
-        self._parameters = [
-            parameter
-            for module in (network, self._module)
-            for parameter in module.parameters()
-            if parameter.requires_grad
-        ]
-        self.optimiser = torch.optim.SGD(
-            self._parameters,
-            lr=optimiser.learning_rate,
-            momentum=optimiser.momentum,
-            weight_decay=optimiser.weight_decay,
+        self.optimiser = Optimiser(
+            optimiser,
+            (network, self._module),
+            network.predictor,
+            self.num_steps,
             fused=self.device.type == "cuda",
         )
         self._knn, self._notes = knn, dict(notes)
@@ -147,12 +115,26 @@ class AssimilationTrainer(Trainer):
             self._readout = BranchedEncoder(network.encoder, splitting)
         else:
             self._readout = network.encoder
+        self._collapse = CollapseWatch(self._readout, images, self.seed)
         self._best = -math.inf
         self._steps_done = 0
         # step of the checkpoint that this run began with, until it writes one
         self._restored: int | None = None
         # of this process: when it began to train, spent on accuracy, and steps
         self._started, self._evaluation_seconds, self._own_steps = 0.0, 0.0, 0
+
+    def _allocate(self) -> None:
+        """Create the objective's state, equal in all processes."""
+        if not isinstance(self.objective, Allocated):
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(addressed_seed(self.seed, "objective"))
+            self.objective.allocate(
+                Widths(
+                    features=self.network.encoder.embedding_dim,
+                    projections=self.settings.network.projection_dim,
+                )
+            )
 
     def earlier_identity(self, found: dict[str, Any]) -> dict[str, Any]:
         """Return an identity of format 1, converted to the format of this training."""
@@ -190,44 +172,41 @@ class AssimilationTrainer(Trainer):
 
     def step(self, step: int) -> Mapping[str, float | Tensor]:
         """Train on one batch; measure accuracies after epochs in which they are due."""
-        settings = self.settings.optimiser
         if not self._own_steps:
             self._started = time.perf_counter()
         self._own_steps += 1
         if step + LOOK_AHEAD < self.num_steps:
             self.generated.expect(self.world.share(self.order.rows(step + LOOK_AHEAD)))
-        rate = learning_rate(settings, step, self.num_steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
         self.network.train()
         self._module.train()
         images = self.batch(step)
         views, scores = self._scored_views(images)
         weights = self._weights(scores)
-        out = dataclasses.replace(self._outputs(views, images, self._parallel), weights=weights)
+        context: dict[str, Any] = {"weights": weights, "progress": step / self.num_steps}
+        out = dataclasses.replace(self._outputs(views, images, self._parallel), **context)
         losses = self.losses(out)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         losses["loss"].backward()
         metrics: dict[str, float | Tensor] = {name: loss.detach() for name, loss in losses.items()}
-        metrics["learning_rate"] = rate
-        if settings.gradient_clip > 0:
-            metrics["gradient_norm"] = nn.utils.clip_grad_norm_(
-                self._parameters, settings.gradient_clip
-            ).detach()
+        metrics["learning_rate"] = self.optimiser.at(step)
+        clip = self.settings.optimiser.gradient_clip
+        if clip > 0:
+            norm = nn.utils.clip_grad_norm_(self.optimiser.parameters, clip)
+            metrics["gradient_norm"] = norm.detach()
         self.optimiser.step()
-        self.network.follow()
+        self.network.follow(step / self.num_steps)
         with torch.no_grad():
             self.objective.after_step(out.detach())
         expert = views[: self.objective.num_expert]
 
         def loss_of(generated: Tensor) -> Tensor:
             changed = torch.cat([expert, generated])
-            out = dataclasses.replace(self._outputs(changed, images, self.network), weights=weights)
+            out = dataclasses.replace(self._outputs(changed, images, self.network), **context)
             return self.losses(out)["loss"]
 
         metrics |= self.generated.after_step(images, loss_of)
         self._steps_done = step + 1
-        return metrics | self._accuracy(step)
+        return metrics | self._diagnostics(step, out)
 
     def _weights(self, scores: Tensor | None) -> Tensor | None:
         """Return the weights of the generated views of all processes, `(m, N)`, if the settings use them."""
@@ -248,16 +227,24 @@ class AssimilationTrainer(Trainer):
     def _outputs(self, views: Tensor, images: Images, network: nn.Module) -> Outputs:
         needs = self.settings.objective.entry.needs
         gather = self.world.gather
-        found = {
+        found: dict[str, Any] = {
             name: gather(part).transpose(0, 1)
-            for name, part in network(views).items()
-            if name != "features" or name in needs
+            for name, part in network(views, self._shuffle(images)).items()
+            if NEEDS.get(name, name) in needs or name not in NEEDS
         }
         if "views" in needs:
             found["views"] = gather(views.transpose(0, 1)).transpose(0, 1)
         if "images" in needs:
             found["images"] = gather(to_model(images.pixels))
         return Outputs(**found)
+
+    def _shuffle(self, images: Images) -> Tensor | None:
+        """Return the permutation of the images for the target network's batch statistics, `(B,)`, if any."""
+        head = self.objective.head
+        if not head.shuffled:
+            return None
+        numbers = images.draws.uniform("shuffle", 1)[:, 0]
+        return group_shuffle(numbers, head.key_groups).to(self.device)
 
     def images_per_second(self) -> float:
         """Return the training throughput in images per second, over all processes, since the first step.
@@ -267,8 +254,8 @@ class AssimilationTrainer(Trainer):
         seconds = time.perf_counter() - self._started - self._evaluation_seconds
         return self._own_steps * self.settings.optimiser.batch_size / seconds if self._own_steps else math.nan
 
-    def _accuracy(self, step: int) -> dict[str, float]:
-        """Return the accuracies due after this step, and save the best weights."""
+    def _diagnostics(self, step: int, out: Outputs) -> dict[str, float]:
+        """Return accuracies and measures of collapse due after this step, and save the best weights."""
         done = step + 1
         knn = done == self.num_steps or self._is_due(done, self.settings.diagnostics.knn_every)
         probe = self._is_due(done, self.settings.diagnostics.probe_every)
@@ -278,40 +265,23 @@ class AssimilationTrainer(Trainer):
             # a loss that the session has not looked at yet says more than features that cannot be measured
             return {}
         started = time.perf_counter()
+        values: dict[str, float] = {}
         if self.world.is_main:
-            values = {} if self._knn is None else self._measure(self._knn, knn=knn, probe=probe)
+            if self._knn is not None:
+                values = accuracies(self._readout, self._knn, self.device, self.seed, knn=knn, probe=probe)
             unknown = 0.0 if done == self.num_steps else -math.inf
             score = values.get("knn5_heldout", values.get("knn5_r2_heldout", unknown))
             if score > self._best:
                 self._best = score
                 write_best(self.network.encoder, self.folder, done, self._notes)
-        else:
-            values = {}
+            if knn:
+                values |= self._collapse.measure(out.detach())
         self._evaluation_seconds += time.perf_counter() - started
         return values
 
     def _is_due(self, done: int, every: int) -> bool:
         """Return whether a measurement with a period of `every` epochs is due after `done` steps."""
         return every > 0 and done % (every * self.steps_per_epoch) == 0
-
-    def _measure(self, sets: KnnSets, *, knn: bool, probe: bool) -> dict[str, float]:
-        encoder = self._readout
-        order = torch.randperm(len(sets.train), generator=addressed_generator(self.seed, "knn"))[:KNN_IMAGES]
-        train = extract_features(encoder, sets.train, device=self.device, rows=order.numpy())
-        # the first rows of the random order are classified by the others
-        count = max(1, int(HELD_OUT_SHARE * len(train)))
-        parts = {"heldout": (train.part(slice(count, None)), train.part(slice(count)))}
-        if sets.test is not None:
-            rows = torch.arange(min(len(sets.test), KNN_IMAGES)).numpy()
-            parts["top1"] = (train, extract_features(encoder, sets.test, device=self.device, rows=rows))
-        values: dict[str, float] = {}
-        for name, pair in parts.items() if knn else ():
-            values |= _knn(name, *pair)
-        if probe and train.has_classes:
-            name = "top1" if "top1" in parts else "heldout"
-            config = probe_config(sets.train.name, num_seeds=1, augmentation="none")
-            values[f"probe_{name}"] = linear_probe(*parts[name], config, seed=self.seed).mean
-        return values
 
     def state(self) -> dict[str, Any]:
         """Return the state without the encoder's weights, which are stored beside the checkpoint."""
@@ -321,7 +291,7 @@ class AssimilationTrainer(Trainer):
             more["target"] = target.state_dict()
         return {
             "step": self._steps_done,
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimiser.state(),
             "predictor": None if predictor is None else predictor.state_dict(),
             "generated": {name: part.state_dict() for name, part in self.generated.networks().items()},
             # an infinity would look like a diverged training
@@ -333,7 +303,7 @@ class AssimilationTrainer(Trainer):
         """Load a state returned by `state`, and the weights beside the checkpoint."""
         restore_weights(self.network.encoder, self.folder, state["step"])
         self._restored = int(state["step"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.restore(state["optimiser"])
         if self.network.predictor is not None:
             self.network.predictor.load_state_dict(state["predictor"])
         if self.network.target is not None:
@@ -373,14 +343,3 @@ class AssimilationTrainer(Trainer):
 def finite(network: nn.Module) -> bool:
     """Return whether every tensor of a network is finite."""
     return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
-
-
-def _knn(name: str, train: Features, test: Features) -> dict[str, float]:
-    """Return the 5-NN accuracy, averaged over label attributes, and R², averaged over real numbers."""
-    neighbours = (min(5, len(train)),)
-    found = {}
-    if train.has_classes:
-        found[f"knn5_{name}"] = float(knn_accuracies(train, test, neighbours=neighbours)[0].mean())
-    if train.reals is not None:
-        found[f"knn5_r2_{name}"] = float(knn_r_squared(train, test, neighbours=neighbours)[0].mean())
-    return found

@@ -22,6 +22,7 @@ from viewgen.views.source import ViewScores
 from viewgen_train.caches import usable_rows
 from viewgen_train.checkpoints import CHECKPOINT
 from viewgen_train.curves import CurveWriter
+from viewgen_train.diagnostics import KnnSets
 from viewgen_train.distributed import World
 from viewgen_train.loader import MEMORY_SHARE, Codes, ImageMemory, ShardBuffer, ViewMemory
 from viewgen_train.loop import run_training
@@ -32,7 +33,7 @@ from viewgen_train.records import assimilation_name
 from viewgen_train.run import CONFIG
 from viewgen_train.sampler import BlockOrder, FullOrder, RowOrder
 from viewgen_train.settings import TrainSettings
-from viewgen_train.trainer import AssimilationTrainer, KnnSets
+from viewgen_train.trainer import AssimilationTrainer
 from viewgen_train.transform import TransformedSource
 from viewgen_train.view_scores import load_scores, scores_digest
 
@@ -115,6 +116,12 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
     if plan.generator is not None:
         generator = load_model(plan.generator, "generator", device)
     source = build_source(settings, network, world, device, generator=generator, stored=stored)
+    if objective.head.one_sided and objective.num_expert and source.networks():
+        raise UsageError(
+            f"{settings.views.name} views learn from the gradient of the loss, and objective "
+            f"{settings.objective.name!r} has none to its keys, the generated views; set symmetric=true, or "
+            "choose another --objective"
+        )
     images = ImageMemory(dataset, plan.num_images, device, stored.left)
     return AssimilationTrainer(
         network,

@@ -1,4 +1,4 @@
-"""``viewgen eval``: linear probe and nearest neighbours of a trained encoder."""
+"""``viewgen eval``: probe, nearest neighbours, class centres and collapse of a trained encoder."""
 
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,14 @@ __all__ = ["eval"]
 @click.option(
     "-k", "--neighbours", multiple=True, type=click.IntRange(min=1), metavar="K",
     help="Nearest neighbours that vote, repeatable; 5 is always measured.",
+)  # fmt: skip
+@click.option(
+    "--weighted-neighbours", type=click.IntRange(min=1), default=200, show_default=True, metavar="K",
+    help="Neighbours of the weighted vote, in which a cosine s has the weight exp(s/τ).",
+)  # fmt: skip
+@click.option(
+    "--knn-temperature", type=click.FloatRange(min=0, min_open=True), default=0.1, show_default=True,
+    help="τ of the weighted vote.",
 )  # fmt: skip
 @click.option(
     "--augmentation", type=click.Choice(["none", "crop", "expert"]), default=None,
@@ -55,13 +63,14 @@ def eval(
     """Evaluate RUN, the folder of a `viewgen train` or an encoder file.
 
     Linear probe (mean ± standard deviation over its seeds, after its last epoch) and nearest neighbours on
-    the frozen backbone's features, learned from the train split and measured on the test split. The result
-    is written to evaluation.json in RUN.
+    the frozen backbone's features, learned from the train split and measured on the test split: a majority
+    vote, a weighted vote, and the nearest class centre. Ranks and deviations tell whether the features have
+    collapsed. The result is written to evaluation.json in RUN.
 
     \b
     Examples:
       viewgen eval runs/digits-A2
-      viewgen eval runs/digits-A2 --weights best -k 20 --json
+      viewgen eval runs/digits-A2 --weights best -k 20 --knn-temperature 0.07 --json
       viewgen eval runs/cifar10/encoder.safetensors --dataset cifar100
     """
     from viewgen.progress import Progress
@@ -96,6 +105,15 @@ def _print_table(document: dict[str, Any]) -> None:
             f"probe: {probe['epochs']} epochs of SGD, {rate}, batch {probe['batch_size']}, "
             f"{seeds}{augmentation}"
         )
+    collapse = document["collapse"]
+    names = {
+        "rankme": "RankMe", "effective_rank": "effective rank", "feature_sd": "deviation of features",
+        "projection_sd": "of projections",
+        "alignment": "alignment", "uniformity": "uniformity",
+    }  # fmt: skip
+    click.echo(", ".join(f"{text} {collapse[name]:.3g}" for name, text in names.items() if name in collapse))
+    if collapse["warning"] is not None:
+        click.echo(f"warning: {collapse['warning']}")
     click.echo(f"{document['images_per_second']:,.0f} images/s embedded, {document['seconds']:.1f} s in all")
 
 
@@ -118,6 +136,13 @@ def _print_classes(document: dict[str, Any]) -> None:
         for k in accuracies:
             row = (f"{100 * part['knn'][metric][k]:.2f} %" for part in columns.values())
             table.add_row(f"{k}-NN {metric}", *row)
+    vote = document["weighted_knn"]
+    rows = {
+        "weighted_knn_top1": f"{vote['neighbours']}-NN weighted, τ {vote['temperature']:g}",
+        "centre_top1": "nearest centre",
+    }
+    for key, title in rows.items():
+        table.add_row(title, *(f"{100 * part[key]:.2f} %" for part in columns.values()))
     click.echo()
     console(width=max(80, 24 + 22 * len(columns))).print(table)
     click.echo()

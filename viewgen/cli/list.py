@@ -42,7 +42,7 @@ WIDEST = 100
 
 
 @click.command()
-@click.argument("noun", type=click.Choice([*REGISTRIES, "settings"]), metavar="NOUN")
+@click.argument("noun", type=click.Choice([*REGISTRIES, "recipes", "settings"]), metavar="NOUN")
 @click.argument("name", required=False)
 @click.option(
     "--of", type=click.Choice([*REGISTRIES]), metavar="NOUN", help="Of settings: where NAME is looked for."
@@ -51,13 +51,15 @@ WIDEST = 100
 def list(noun: str, name: str | None, of: str | None, as_json: bool) -> None:
     """List what can be chosen by name, or the settings of NAME: default, what is allowed, meaning.
 
-    NOUN is views, objectives, diagnostics, datasets, generators, estimators or settings. The package that
+    NOUN is views, objectives, diagnostics, datasets, generators, estimators, recipes (of published trainings,
+    with the number that each reached) or settings. The package that
     adds a name stands in brackets behind it; the others are built in. NAME is one of those names, or train,
     generator or inverter for the settings of these trainings.
 
     \b
     Examples:
       viewgen list views
+      viewgen list recipes
       viewgen list settings wsearch
       viewgen list settings wsearch --json
       viewgen list settings train
@@ -71,7 +73,9 @@ def list(noun: str, name: str | None, of: str | None, as_json: bool) -> None:
         )
     if of is not None and name is None:
         raise click.UsageError(f"--of {of} is an option of: viewgen list settings NAME")
-    if name is None:
+    if noun == "recipes":
+        _list_recipes(as_json)
+    elif name is None:
         _list_names(noun, as_json)
     elif name in TRAININGS and of is None:
         _list_training(name, as_json)
@@ -102,6 +106,23 @@ def _list_names(noun: str, as_json: bool) -> None:
         origin = "" if row["origin"] == "built-in" else f" [{row['origin']}]"
         _echo(f"{row['name']:{width}}  ", summary + origin, width + 2)
     click.echo(f"\nviewgen list settings {rows[0]['name']}  shows what can be set.", err=True)
+
+
+def _list_recipes(as_json: bool) -> None:
+    """Show the recipes of methods, with their numbers."""
+    if importlib.util.find_spec("viewgen_train") is None:
+        raise UsageError("this installation has no recipes of trainings")
+    from viewgen_train.recipes import method_recipes
+
+    found = method_recipes()
+    if as_json:
+        print_json({"recipes": [recipe.to_json() for recipe in found]})
+        return
+    for recipe in found:
+        click.echo(f"{recipe.dataset} {recipe.name}")
+        for line in (recipe.summary, *recipe.lines()[1:]):
+            _echo("    ", line, 4)
+    click.echo("\nviewgen train --dataset D --recipe R  trains with one of them.", err=True)
 
 
 def _described(registry: Registry[Any], name: str) -> dict[str, Any]:

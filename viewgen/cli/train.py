@@ -21,8 +21,17 @@ _OPTIONS = (
             help="none, A1 or A2 over an objective; A2-simclr, A2-full and A2-simsiam are A2 over simclr, "
             "supcon and simsiam.  [default: A2]"),
     _option("--objective", metavar="O",
-            help="simclr, infonce, simsiam, supcon, or one of a plug-in.  [default: the recipe's; infonce "
+            help="One of `viewgen list objectives`: simclr, moco, byol ...  [default: the recipe's; infonce "
             "for A2]"),
+    _option("--ifm-epsilon", type=float, metavar="F",
+            help="IFM over an objective with negatives: ε, perturbation of positives and negatives; --set "
+            "ifm_alpha=… and ifm_only=true weigh it.  [default: 0, off]"),
+    _option("--hardness", type=float, metavar="F",
+            help="Hard negatives over an objective with negatives: β, with --set class_prior=… and "
+            "hardness_annealing=true.  [default: 0, off]"),
+    _option("--recipe", metavar="R",
+            help="Settings of a published training, one of `viewgen list recipes`, which other flags "
+            "override."),
     _option("--generated", metavar="G",
             help="Where generated views come from: cache, wperturb, viewmaker, online, expert, or a "
             "plug-in's view source.  [default: cache; expert for none]"),
@@ -74,6 +83,9 @@ def train(
     config: dict[str, Any],
     assimilation: str | None,
     objective: str | None,
+    ifm_epsilon: float | None,
+    hardness: float | None,
+    recipe: str | None,
     generated: str | None,
     epochs: int | None,
     batch_size: int | None,
@@ -90,11 +102,16 @@ def train(
       viewgen train --assimilation A2
       viewgen train --dataset cifar100 --assimilation A1 --cache views.zarr --out runs/a1
       viewgen train --assimilation A2 --objective supcon --set objective.temperature=0.2
+      viewgen train --assimilation A2 --objective simclr --ifm-epsilon 0.1 --hardness 1
+      viewgen train --dataset cifar10 --recipe solo-learn-moco --out runs/moco
       viewgen train --dataset cifar10 --assimilation A2 --set alpha=1.0 --dry-run
     """
     named = {
         "assimilation": assimilation,
         "objective": objective,
+        "ifm_epsilon": ifm_epsilon,
+        "hardness": hardness,
+        "recipe": recipe,
         "generated": generated,
         "epochs": epochs,
         "batch_size": batch_size,

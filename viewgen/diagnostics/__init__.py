@@ -21,7 +21,10 @@ DIAGNOSTICS: Registry[Entry] = Registry(
     "viewgen.diagnostics",
     {
         "knn": "viewgen.diagnostics.knn",
+        "weighted_knn": "viewgen.diagnostics.weighted_knn",
+        "nearest_centre": "viewgen.diagnostics.nearest_centre",
         "probe": "viewgen.diagnostics.probe",
+        "collapse": "viewgen.diagnostics.collapse",
         "calibration": "viewgen.diagnostics.calibration",
         "alignment": "viewgen.diagnostics.alignment",
         "mutual_information": "viewgen.diagnostics.mutual_information.diagnostic",

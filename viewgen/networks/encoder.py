@@ -1,11 +1,16 @@
 """The contrastive encoder f: a residual backbone with a CIFAR stem, a projection head, a normalised output.
 
 Backbones are torchvision's residual networks with a 3×3 first convolution and no max-pooling, as in SimCLR
-for small images.
+for small images. An encoder of patches embeds overlapping patches of an image one by one and averages their
+features, as in contrastive predictive coding.
+
+Shape legend: B images, C channels, H height, W width, P patches per image, s their side.
 
 References:
     A Simple Framework for Contrastive Learning of Visual Representations, Chen, Kornblith, Norouzi and
     Hinton, 2020, https://arxiv.org/abs/2002.05709
+    Data-Efficient Image Recognition with Contrastive Predictive Coding, Hénaff et al., 2020,
+    https://arxiv.org/abs/1905.09272
 """
 
 import copy
@@ -38,10 +43,27 @@ class EncoderConfig(NetworkConfig):
     backbone: str = setting("resnet18", "residual network, resnet18 or resnet50")
     width: int = setting(64, "channels of the first stage; 64 is the standard network", ge=1, le=8192)
     projection_dim: int = setting(128, "width of the projector's output", ge=1, le=2**16)
-    projector: Literal["mlp", "simsiam"] = setting(
-        "mlp", "two layers, or three with batch normalisation", since=2
+    projector: Literal["mlp", "simsiam", "barlow", "byol", "nnclr", "linear"] = setting(
+        "mlp",
+        "layers of the projector: two (mlp; byol with batch normalisation between them), three with batch "
+        "normalisation (simsiam, nnclr; barlow without that of the output), or one (linear)",
+        since=2,
+    )
+    projector_hidden: int | None = setting(
+        None,
+        "width of the projector's hidden layers; by default that of the features (mlp, byol) or of the "
+        "output (simsiam, barlow, nnclr)",
+        ge=1,
+        le=2**16,
+        since=2,
     )
     in_channels: int = setting(3, "channels of the images", ge=1, le=4096, since=2)
+    patches: int = setting(
+        0, "patches per side, which overlap by half; 0 for the whole image", ge=0, le=256, since=2
+    )
+    norm: Literal["batch", "layer"] = setting(
+        "batch", "batch normalisation, or layer normalisation of each image or patch", since=2
+    )
 
     @model_validator(mode="after")
     def _known_backbone(self) -> Self:
@@ -52,18 +74,33 @@ class EncoderConfig(NetworkConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _patches_fill_the_image(self) -> Self:
+        if self.patches and self.image_size % (self.patches + 1):
+            raise ModelError(
+                f"{self.patches} patches per side do not fill images of {self.image_size} px: patches that "
+                f"overlap by half need a side that is a multiple of {self.patches + 1}"
+            )
+        return self
+
+
+def _layer_norm(channels: int) -> nn.GroupNorm:
+    """Return the normalisation of all channels and pixels of an image together."""
+    return nn.GroupNorm(1, channels)
+
 
 def _build_backbone(config: EncoderConfig) -> tuple[nn.Module, int]:
     """Return the backbone and the width of its features."""
     resnet: Any = import_torchvision("models.resnet")
     block_name, blocks = BACKBONES[config.backbone]
     block = getattr(resnet, block_name)
-    network = resnet.ResNet(block, list(blocks))
+    norm = nn.BatchNorm2d if config.norm == "batch" else _layer_norm
+    network = resnet.ResNet(block, list(blocks), norm_layer=norm)
     width = config.width
     network.conv1 = nn.Conv2d(config.in_channels, width, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     if width != 64:
-        network.bn1 = nn.BatchNorm2d(width)
+        network.bn1 = norm(width)
         network.inplanes = width
         for stage, num_blocks in enumerate(blocks):
             layer = network._make_layer(block, width * 2**stage, num_blocks, stride=1 if stage == 0 else 2)
@@ -74,13 +111,21 @@ def _build_backbone(config: EncoderConfig) -> tuple[nn.Module, int]:
 
 
 def _build_projector(config: EncoderConfig, dim: int) -> nn.Sequential:
-    if config.projector == "mlp":
-        return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, config.projection_dim))
     out = config.projection_dim
+    if config.projector == "linear":
+        return nn.Sequential(nn.Linear(dim, out))
+    hidden = config.projector_hidden or (dim if config.projector in ("mlp", "byol") else out)
+    if config.projector == "mlp":
+        return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, out))
+    first = (nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU())
+    if config.projector == "byol":
+        return nn.Sequential(*first, nn.Linear(hidden, out))
+    affine = config.projector == "nnclr"
+    last = () if config.projector == "barlow" else (nn.BatchNorm1d(out, affine=affine),)
     return nn.Sequential(
-        *(nn.Linear(dim, out, bias=False), nn.BatchNorm1d(out), nn.ReLU()),
-        *(nn.Linear(out, out, bias=False), nn.BatchNorm1d(out), nn.ReLU()),
-        *(nn.Linear(out, out, bias=False), nn.BatchNorm1d(out, affine=False)),
+        *first,
+        *(nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()),
+        *(nn.Linear(hidden, out, bias=False), *last),
     )
 
 
@@ -101,7 +146,9 @@ class Encoder(nn.Module):
         self.projector = _build_projector(config, self.embedding_dim)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Map model images `(B, C, H, W)` to backbone features `(B, embedding_dim)`.
+        """Map model images `(B, C, H, W)` to features of the backbone, `(B, embedding_dim)`.
+
+        Those of an encoder of patches are the mean over the patches.
 
         Raises:
             ModelError: the images have another number of channels.
@@ -111,7 +158,27 @@ class Encoder(nn.Module):
                 f"images have shape {tuple(images.shape)}; this encoder takes (B, {self.config.in_channels}, "
                 "H, W)"
             )
+        if self.config.patches:
+            return self.embed_patches(images).mean(dim=1)
         return cast(Tensor, self.backbone(laid_out_for(self, images)))
+
+    def embed_patches(self, images: Tensor) -> Tensor:
+        """Map model images `(B, C, H, W)` to features of their patches, `(B, P, embedding_dim)`, row by row.
+
+        Raises:
+            ModelError: this is no encoder of patches, or a side is not a multiple of the stride.
+        """
+        side = self.config.patches
+        if not side or images.shape[2] % (side + 1) or images.shape[3] != images.shape[2]:
+            raise ModelError(
+                f"images have shape {tuple(images.shape)}; patches need an encoder with patches (it has "
+                f"{side} per side) and square images whose side is a multiple of {side + 1}"
+            )
+        stride = images.shape[2] // (side + 1)
+        windows = images.unfold(2, 2 * stride, stride).unfold(3, 2 * stride, stride)
+        patches = windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        features: Tensor = self.backbone(laid_out_for(self, patches))
+        return features.unflatten(0, (len(images), -1))  # type: ignore[no-any-return]
 
     def in_bfloat16(self) -> Self:
         """Return a copy whose backbone computes in bfloat16."""

@@ -55,6 +55,19 @@ class TestKnn(_OfAnEncoder):
     entry = DIAGNOSTICS.entry("knn")
 
 
+class TestWeightedKnn(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("weighted_knn")
+
+
+class TestNearestCentre(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("nearest_centre")
+
+
+class TestCollapse(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("collapse")
+    settings = entry.settings(num_images=10)
+
+
 class TestProbe(_OfAnEncoder):
     entry = DIAGNOSTICS.entry("probe")
     settings = entry.settings(epochs=2, num_seeds=2, batch_size=8)

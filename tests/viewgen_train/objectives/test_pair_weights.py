@@ -7,8 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from viewgen.errors import UsageError
-from viewgen_train.objectives.assimilation import A1, A2, alignment
+from viewgen_train.objectives.align_logsumexp import AlignLogSumExp, AlignLogSumExpSettings
+from viewgen_train.objectives.alignment import alignment
+from viewgen_train.objectives.assimilation import A1, A2
+from viewgen_train.objectives.decoupled import Decoupled, DecoupledSettings
+from viewgen_train.objectives.hard_negatives import HardNegatives
+from viewgen_train.objectives.ifm import IFM
 from viewgen_train.objectives.infonce import InfoNCE, InfoNCESettings
+from viewgen_train.objectives.linear import Linear, LinearSettings
 from viewgen_train.objectives.objective import Outputs
 from viewgen_train.objectives.pair_weights import pair_weights
 from viewgen_train.objectives.simclr import SimCLR, SimCLRSettings
@@ -16,7 +22,15 @@ from viewgen_train.objectives.simsiam import SimSiam, SimSiamSettings
 from viewgen_train.resolve import train_settings
 
 N, D = 6, 5
-BASES = [SimCLR(SimCLRSettings()), InfoNCE(InfoNCESettings()), SimSiam(SimSiamSettings())]
+BASES = [
+    SimCLR(SimCLRSettings()),
+    InfoNCE(InfoNCESettings()),
+    SimSiam(SimSiamSettings()),
+    Decoupled(DecoupledSettings()),
+    AlignLogSumExp(AlignLogSumExpSettings()),
+    Linear(LinearSettings()),
+    IFM(HardNegatives(InfoNCE(InfoNCESettings()), 1.0), 0.1),
+]
 
 
 def outputs(num_views, weights=None):

@@ -8,55 +8,21 @@ References:
 """
 
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from viewgen.errors import UsageError
-from viewgen_train.objectives.objective import Objective, Outputs
+from viewgen_train.objectives.alignment import Assimilable, attraction
+from viewgen_train.objectives.hard_negatives import HardNegatives
+from viewgen_train.objectives.ifm import IFM
+from viewgen_train.objectives.objective import Combinator, Objective, Outputs
 
-__all__ = ["A1", "A2", "Assimilable", "alignment", "build_objective"]
-
-
-def alignment(
-    z1: Tensor, z2: Tensor, generated: Tensor, temperature: float, weights: Tensor | None = None
-) -> Tensor:
-    """Return L_align (eq. 3) without its weight: mean of z_i·z_p / τ over both expert views i and all p.
-
-    Args:
-        z1, z2: unit vectors of the expert views, `(N, D)`.
-        generated: unit vectors of the generated views, `(m, N, D)`.
-        temperature: τ.
-        weights: weight of each generated view, `(m, N)`; None for 1.
-
-    Returns:
-        scalar `()`.
-    """
-    if weights is not None:
-        generated = weights[:, :, None] * generated
-    return ((z1 + z2) * generated.mean(dim=0)).sum(dim=1).mean() / (2 * temperature)
+__all__ = ["A1", "A2", "build_objective"]
 
 
-@runtime_checkable
-class Assimilable(Protocol):
-    """An objective with its own form of A2."""
-
-    def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
-        """Return the loss of two expert views followed by the generated views."""
-        ...
-
-
-class _Combinator(nn.Module):
-    """An objective that wraps another and shares its state."""
-
-    def __init__(self, base: Objective, num_expert: int, num_generated: int) -> None:
-        super().__init__()
-        self.base: Any = base
-        self.num_expert, self.num_generated, self.head = num_expert, num_generated, base.head
-
-
-class A1(_Combinator):
+class A1(Combinator):
     """Assimilation by positives: the base loss of an expert and a generated view.
 
     Args:
@@ -82,11 +48,13 @@ class A1(_Combinator):
         self.base.after_step(out.of_views(slice(2)))
 
 
-class A2(_Combinator):
-    """Assimilation by alignment (eq. 3): base loss of two expert views − α · alignment.
+class A2(Combinator):
+    """Assimilation by alignment (eq. 3): base loss of two expert views + α · attraction of generated views.
+
+    A base that takes any number of views gets all of them instead, without α (eq. 6).
 
     Args:
-        base: objective of two views, with unit projections or its own form of A2.
+        base: objective of two views, with unit projections or an attraction of its own.
         num_generated: number m of generated views per image.
         alpha: weight α of the alignment.
     """
@@ -94,36 +62,51 @@ class A2(_Combinator):
     def __init__(self, base: Objective, num_generated: int, alpha: float) -> None:
         super().__init__(base, 2, num_generated)
         self.alpha = alpha
-        if not base.head.unit and not isinstance(base, Assimilable):
+        if not base.head.unit and not isinstance(_innermost(base), Assimilable):
             raise UsageError(
                 f"A2 aligns unit vectors, and {type(base).__name__} has projections of any length; "
                 "choose another --objective, or --assimilation A1"
             )
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
-        """Return the loss and the alignment."""
-        if isinstance(self.base, Assimilable):
-            return self.base.assimilated(out, self.alpha)
+        """Return the loss with the attraction, and the base's metrics."""
+        if self.any_views:
+            found: dict[str, Tensor] = self.base.loss(out)
+            return found
         losses = self.base.loss(out.of_views(slice(2)))
-        temperature = getattr(self.base, "temperature", 1.0)
-        aligned = alignment(out.z[0], out.z[1], out.z[2:], temperature, out.weights)
-        return {**losses, "loss": losses["loss"] - self.alpha * aligned}
+        return {**losses, "loss": losses["loss"] + self.alpha * attraction(self.base, out)}
 
     def after_step(self, out: Outputs) -> None:
         """Call the base's `after_step` with the expert views."""
         self.base.after_step(out.of_views(slice(2)))
 
 
+def _innermost(objective: Any) -> Any:
+    """Return the objective under all combinators."""
+    while isinstance(objective, Combinator):
+        objective = objective.base
+    return objective
+
+
 def build_objective(settings: Any) -> Objective:
-    """Return the objective of a training.
+    """Return the objective of a training: hard negatives, then IFM, then A1 or A2, over the base.
 
     Args:
         settings: settings of the training, a `viewgen_train.settings.TrainSettings`.
     """
-    base: Objective = settings.objective.build()
-    how = settings.assimilation
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # weights of its own are the same in every process
+        base: Any = settings.objective.build()
+    how, negatives = settings.assimilation, settings.negatives
+    if negatives.hardness or negatives.class_prior:
+        base = HardNegatives(
+            base, negatives.hardness, negatives.class_prior, annealing=negatives.hardness_annealing
+        )
+    if negatives.ifm_epsilon:
+        base = IFM(base, negatives.ifm_epsilon, negatives.ifm_alpha, only=negatives.ifm_only)
     if how.kind == "A1":
         return A1(base, how.views_per_step)
     if how.kind == "A2":
         return A2(base, how.views_per_step, how.alpha)
-    return base
+    built: Objective = base
+    return built

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from viewgen.settings import Settings, setting
-from viewgen_train.objectives.entry import ObjectiveEntry
-from viewgen_train.objectives.objective import Outputs, PairObjective, weighted_mean
+from viewgen_train.objectives.contrast import Contrast, ContrastiveObjective
+from viewgen_train.objectives.entry import ALL_COMBINATORS, ObjectiveEntry
+from viewgen_train.objectives.objective import Outputs, weighted_mean
 
 __all__ = ["ENTRY", "InfoNCE", "InfoNCESettings", "info_nce"]
 
@@ -47,7 +48,7 @@ def info_nce(z1: Tensor, z2: Tensor, temperature: float, weights: Tensor | None 
     return weighted_mean(both, weights)
 
 
-class InfoNCE(PairObjective):
+class InfoNCE(ContrastiveObjective):
     """InfoNCE of two views.
 
     Args:
@@ -61,11 +62,19 @@ class InfoNCE(PairObjective):
         """Return the loss of the two views."""
         return {"loss": info_nce(out.z[0], out.z[1], self.temperature, out.pair_weights)}
 
+    def contrast(self, out: Outputs) -> Contrast:
+        """Return the logits of each view with the other views of the batch, A = 2N and M = N − 1."""
+        logits = out.z[0] @ out.z[1].T / self.temperature
+        positive = torch.arange(len(logits), device=logits.device).repeat(2)
+        weights = None if out.pair_weights is None else out.pair_weights.repeat(2)
+        return Contrast.of_columns(torch.cat([logits, logits.T]), positive, self.temperature, weights)
+
 
 ENTRY = ObjectiveEntry(
     name="infonce",
     summary="InfoNCE across two views",
     settings=InfoNCESettings,
     build=InfoNCE,
+    bears=ALL_COMBINATORS,
     pair_weights=True,
 )

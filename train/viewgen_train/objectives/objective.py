@@ -1,15 +1,24 @@
 """Interface of objectives: a loss of the network's outputs on a step's views.
 
-Shape legend: K views, N images of the whole step (over all processes), D projection dimension, F feature
-dimension, C channels, H height, W width.
+Shape legend: K views, N images of the whole step (over all processes), P patches of an image, D projection
+dimension, F feature dimension, C channels, H height, W width.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Head", "Objective", "Outputs", "PairObjective", "weighted_mean"]
+__all__ = [
+    "Allocated",
+    "Combinator",
+    "Head",
+    "Objective",
+    "Outputs",
+    "PairObjective",
+    "Widths",
+    "weighted_mean",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,16 +26,44 @@ class Head:
     """Head behind the backbone, as required by an objective.
 
     Attributes:
-        projector: ``"mlp"`` (two layers) or ``"simsiam"`` (three layers with batch normalisation).
+        projector: kind of projector, of `viewgen.networks.encoder.EncoderConfig`.
         predictor: True if a predictor follows the projector.
+        predictor_width: hidden width of the predictor, in multiples of the projections' width.
         unit: True if projections are normalised to unit length.
         momentum: decay per step of the target network's moving average; None for no target network.
+        final_momentum: decay at the end of the training, approached on a cosine; None for a constant decay.
+        one_sided: True if only the first view passes through the trained network, and only the others
+            through the target network. Outputs of the views left out are NaN.
+        key_groups: number of parts of a batch with batch statistics of their own in the target network.
+        shuffled: True if the trained network normalises in as many parts, to which other images belong.
+        patches: number of patches per side that an image is embedded in; 0 for the whole image.
+        norm: normalisation of the backbone, ``"batch"`` or ``"layer"``.
     """
 
-    projector: Literal["mlp", "simsiam"] = "mlp"
+    projector: Literal["mlp", "simsiam", "barlow", "byol", "nnclr", "linear"] = "mlp"
     predictor: bool = False
+    predictor_width: float = 0.25
     unit: bool = True
     momentum: float | None = None
+    final_momentum: float | None = None
+    one_sided: bool = False
+    key_groups: int = 1
+    shuffled: bool = False
+    patches: int = 0
+    norm: Literal["batch", "layer"] = "batch"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Widths:
+    """Widths of the network's outputs.
+
+    Attributes:
+        features: feature dimension F.
+        projections: projection dimension D.
+    """
+
+    features: int
+    projections: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,18 +75,24 @@ class Outputs:
         p: predictions, `(K, N, D)`, if the head has a predictor.
         target: projections of the target network, `(K, N, D)`, if the head has a momentum.
         features: features of the backbone, `(K, N, F)`, if the objective's entry needs them.
+        patches: features of the patches, `(K, N, P, F)`, if the objective's entry needs them.
+        patch_projections: their projections, `(K, N, P, D)`, likewise.
         images: untransformed model images, `(N, C, H, W)`, if the objective's entry needs them.
         views: model images of the views, `(K, N, C, H, W)`, if the objective's entry needs them.
         weights: weights of the generated views, `(m, N)`, if the training weights them by a score.
+        progress: share of the training that is done, in [0, 1).
     """
 
     z: Tensor
     p: Tensor | None = None
     target: Tensor | None = None
     features: Tensor | None = None
+    patches: Tensor | None = None
+    patch_projections: Tensor | None = None
     images: Tensor | None = None
     views: Tensor | None = None
     weights: Tensor | None = None
+    progress: float = 0.0
 
     @property
     def pair_weights(self) -> Tensor | None:
@@ -69,7 +112,7 @@ class Outputs:
         return replace(self._mapped(Tensor.detach), images=images)
 
     def _mapped(self, change: "_Change") -> Self:
-        apart = ("images", "weights")
+        apart = ("images", "weights", "progress")
         found = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
         changed: dict[str, Any] = {name: None if v is None else change(v) for name, v in found.items()}
         return replace(self, **changed)
@@ -101,6 +144,15 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class Allocated(Protocol):
+    """An objective with state whose shapes depend on the network."""
+
+    def allocate(self, widths: Widths) -> None:
+        """Create that state, once, before the training; random numbers come from torch's global generator."""
+        ...
+
+
 def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
     """Return the mean of losses `(..., N)`, weighted by `(N,)` where there are weights, scalar `()`."""
     return losses.mean() if weights is None else (losses * weights).mean()
@@ -111,12 +163,35 @@ class PairObjective:
 
     Attributes:
         temperature: temperature τ of the similarities; 1 without a temperature.
+        any_views: True if the loss takes any number of views; A2 then passes the generated views too.
     """
 
     num_expert = 0
     num_generated = 2
     head = Head()
     temperature = 1.0
+    any_views: ClassVar[bool] = False
 
     def after_step(self, out: Outputs) -> None:
         """Do nothing: the objective has no state."""
+
+
+class Combinator(nn.Module):
+    """An objective that wraps another and shares its state.
+
+    Args:
+        base: the wrapped objective.
+        num_expert: number of expert views per image in a step.
+        num_generated: number of generated views per image in a step.
+    """
+
+    def __init__(self, base: Any, num_expert: int, num_generated: int) -> None:
+        super().__init__()
+        self.base: Any = base
+        self.num_expert, self.num_generated, self.head = num_expert, num_generated, base.head
+        self.any_views = getattr(base, "any_views", False)
+
+    def allocate(self, widths: Widths) -> None:
+        """Create the base's state."""
+        if isinstance(self.base, Allocated):
+            self.base.allocate(widths)

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from viewgen.settings import Settings, setting
-from viewgen_train.objectives.entry import ObjectiveEntry
-from viewgen_train.objectives.objective import Outputs, PairObjective, weighted_mean
+from viewgen_train.objectives.contrast import ContrastiveObjective, without_diagonal
+from viewgen_train.objectives.entry import ALL_COMBINATORS, ObjectiveEntry
+from viewgen_train.objectives.objective import Outputs, weighted_mean
 
-__all__ = ["ENTRY", "SimCLR", "SimCLRSettings", "simclr", "without_diagonal"]
+__all__ = ["ENTRY", "SimCLR", "SimCLRSettings", "simclr"]
 
 
 class SimCLRSettings(Settings):
@@ -24,12 +25,6 @@ class SimCLRSettings(Settings):
     title = "simclr"
 
     temperature: float = setting(0.5, "τ", gt=0)
-
-
-def without_diagonal(logits: Tensor) -> Tensor:
-    """Return square logits `(M, M)` with −∞ on the diagonal."""
-    diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    return logits.masked_fill(diagonal, float("-inf"))
 
 
 def simclr(z1: Tensor, z2: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
@@ -51,7 +46,7 @@ def simclr(z1: Tensor, z2: Tensor, temperature: float, weights: Tensor | None = 
     return weighted_mean(F.cross_entropy(logits, positives, reduction="none"), weights.repeat(2))
 
 
-class SimCLR(PairObjective):
+class SimCLR(ContrastiveObjective):
     """NT-Xent loss of two views.
 
     Args:
@@ -71,5 +66,6 @@ ENTRY = ObjectiveEntry(
     summary="SimCLR's NT-Xent",
     settings=SimCLRSettings,
     build=SimCLR,
+    bears=ALL_COMBINATORS,
     pair_weights=True,
 )

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from viewgen.settings import Settings
-from viewgen_train.objectives.entry import ObjectiveEntry
+from viewgen_train.objectives.entry import NO_NEGATIVES, ObjectiveEntry
 from viewgen_train.objectives.objective import Head, Outputs, PairObjective, weighted_mean
 
-__all__ = ["ENTRY", "SimSiam", "SimSiamSettings", "a2_simsiam", "simsiam"]
+__all__ = ["ENTRY", "SimSiam", "SimSiamSettings", "attraction", "simsiam"]
 
 
 class SimSiamSettings(Settings):
@@ -45,30 +45,19 @@ def simsiam(z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor, weights: Tensor | No
     return (weighted_mean(first, weights) + weighted_mean(second, weights)) / 2
 
 
-def a2_simsiam(
-    z1: Tensor,
-    z2: Tensor,
-    p1: Tensor,
-    p2: Tensor,
-    generated_predictions: Tensor,
-    alpha: float,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """Return A2-SimSiam (eq. 8): SimSiam + α · negative cosines of generated predictions and each z_i.
+def attraction(z1: Tensor, z2: Tensor, generated: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the second term of A2-SimSiam (eq. 8): negative cosines of generated predictions and each z_i.
 
     Args:
         z1, z2: projections of the expert views, `(N, D)`.
-        p1, p2: predictions of the same views, `(N, D)`.
-        generated_predictions: predictions of the generated views, `(m, N, D)`.
-        alpha: weight α of the generated views.
+        generated: predictions of the generated views, `(m, N, D)`.
         weights: weight of each generated view, `(m, N)`; None for 1.
 
     Returns:
-        mean over the 2N anchors, `()`.
+        mean over the 2N anchors and m views, `()`.
     """
     towards = torch.stack([z1, z2])[:, None]
-    aligned = weighted_mean(_negative_cosine(generated_predictions[None], towards), weights)
-    return simsiam(z1, z2, p1, p2) + alpha * aligned
+    return weighted_mean(_negative_cosine(generated[None], towards), weights)
 
 
 class SimSiam(PairObjective):
@@ -88,11 +77,10 @@ class SimSiam(PairObjective):
         assert out.p is not None
         return {"loss": simsiam(out.z[0], out.z[1], out.p[0], out.p[1], out.pair_weights)}
 
-    def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
-        """Return the loss of eq. 8 for two expert views followed by the generated views."""
+    def attraction(self, out: Outputs) -> Tensor:
+        """Return the attraction of the generated views in eq. 8."""
         assert out.p is not None
-        z, p = out.z, out.p
-        return {"loss": a2_simsiam(z[0], z[1], p[0], p[1], p[2:], alpha, out.weights)}
+        return attraction(out.z[0], out.z[1], out.p[2:], out.weights)
 
 
 ENTRY = ObjectiveEntry(
@@ -101,4 +89,5 @@ ENTRY = ObjectiveEntry(
     settings=SimSiamSettings,
     build=SimSiam,
     pair_weights=True,
+    reasons=NO_NEGATIVES,
 )

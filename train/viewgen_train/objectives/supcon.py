@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from viewgen.settings import Settings, setting
+from viewgen_train.objectives.contrast import Contrast, ContrastiveObjective, without_diagonal
 from viewgen_train.objectives.entry import ObjectiveEntry
-from viewgen_train.objectives.objective import Outputs, PairObjective
-from viewgen_train.objectives.simclr import without_diagonal
+from viewgen_train.objectives.objective import Outputs
 
 __all__ = ["ENTRY", "SupCon", "SupConSettings", "a2_full"]
 
@@ -66,12 +66,14 @@ def a2_full(
     return (denominator - mean_positive).mean()
 
 
-class SupCon(PairObjective):
+class SupCon(ContrastiveObjective):
     """SupCon of the views of an image, without class labels.
 
     Args:
         settings: temperature τ and anchors.
     """
+
+    any_views = True
 
     def __init__(self, settings: SupConSettings) -> None:
         self.settings, self.temperature = settings, settings.temperature
@@ -80,9 +82,27 @@ class SupCon(PairObjective):
         """Return the loss of two or more views."""
         return {"loss": a2_full(out.z[0], out.z[1], out.z[2:], self.temperature, self.settings.anchors)}
 
-    def assimilated(self, out: Outputs, alpha: float) -> dict[str, Tensor]:
-        """Return the loss of eq. 6 for two expert views followed by the generated views; α is unused."""
-        return self.loss(out)
+    def contrast(self, out: Outputs) -> Contrast:
+        """Return the logits of the anchors; the first positive of each is an expert view in A2."""
+        num_images = out.z.shape[1]
+        views = out.z.flatten(0, 1)
+        num_anchors = len(views) if self.settings.anchors == "all" else 2 * num_images
+        logits = views[:num_anchors] @ views.T / self.temperature
+        image = torch.arange(len(views), device=views.device) % num_images
+        same_image = image[:num_anchors, None] == image
+        positive = same_image.clone().fill_diagonal_(False)
+        return Contrast(
+            positives=logits[positive].view(num_anchors, -1),
+            negatives=logits.masked_fill(same_image, float("-inf"))[:, :num_anchors],
+            temperature=self.temperature,
+        )
+
+    def loss_of(self, contrast: Contrast) -> Tensor:
+        """Return the mean over positives, and over anchors, of −log softmax."""
+        positives = contrast.positives
+        compared = positives if self.settings.anchors == "all" else positives[:, :1]
+        denominator = torch.logaddexp(torch.logsumexp(compared, dim=1), contrast.log_negatives())
+        return (denominator - positives.mean(dim=1)).mean()
 
 
 ENTRY = ObjectiveEntry(
@@ -90,6 +110,8 @@ ENTRY = ObjectiveEntry(
     summary="SupCon over all views of an image (with A2: A2-full)",
     settings=SupConSettings,
     build=SupCon,
+    bears=frozenset({"A1", "A2", "IFM"}),
     weighted=False,
     only_a2=frozenset({"anchors"}),
+    reasons={"hard negatives": "its anchors have several positives, for which they are not defined"},
 )

@@ -1,0 +1,120 @@
+"""Diagnostics during a training: accuracies of the encoder at hand, and measures of collapse."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from viewgen.datasets import ImageDataset
+from viewgen.diagnostics.collapse import collapse_warning, feature_measures, projection_measures
+from viewgen.diagnostics.features import Features, evaluation_mode, extract_features
+from viewgen.diagnostics.knn import knn_accuracies, knn_r_squared
+from viewgen.diagnostics.probe import linear_probe, probe_config
+from viewgen.images import to_model
+from viewgen.randomness import addressed_generator
+from viewgen.views.branched import ImageEncoder
+from viewgen_train.loader import ImageMemory
+from viewgen_train.objectives.objective import Outputs
+
+__all__ = ["CollapseWatch", "KnnSets", "accuracies"]
+
+log = logging.getLogger(__name__)
+
+# images whose features the 5-NN accuracy during training uses at most, of either split
+KNN_IMAGES = 50_000
+HELD_OUT_SHARE = 0.2
+# training images whose features tell a collapse
+COLLAPSE_IMAGES, EMBEDDED_AT_ONCE = 2048, 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnnSets:
+    """Data sets of the accuracy measurements during training.
+
+    Attributes:
+        train: labelled images, candidates for neighbours.
+        test: images to classify; None if the data set has no other split.
+    """
+
+    train: ImageDataset
+    test: ImageDataset | None
+
+
+def accuracies(
+    encoder: ImageEncoder, sets: KnnSets, device: torch.device, seed: int, *, knn: bool, probe: bool
+) -> dict[str, float]:
+    """Return accuracies on test images, and on training images that are held out from the neighbours.
+
+    Args:
+        encoder: encoder on `device`; its training mode is restored.
+        sets: data sets of the measurement.
+        device: device of the encoder.
+        seed: root seed of the training.
+        knn: True for 5-NN accuracies.
+        probe: True for a linear probe.
+    """
+    order = torch.randperm(len(sets.train), generator=addressed_generator(seed, "knn"))[:KNN_IMAGES]
+    train = extract_features(encoder, sets.train, device=device, rows=order.numpy())
+    # the first rows of the random order are classified by the others
+    count = max(1, int(HELD_OUT_SHARE * len(train)))
+    parts = {"heldout": (train.part(slice(count, None)), train.part(slice(count)))}
+    if sets.test is not None:
+        rows = torch.arange(min(len(sets.test), KNN_IMAGES)).numpy()
+        parts["top1"] = (train, extract_features(encoder, sets.test, device=device, rows=rows))
+    values: dict[str, float] = {}
+    for name, pair in parts.items() if knn else ():
+        values |= _knn(name, *pair)
+    if probe and train.has_classes:
+        name = "top1" if "top1" in parts else "heldout"
+        config = probe_config(sets.train.name, num_seeds=1, augmentation="none")
+        values[f"probe_{name}"] = linear_probe(*parts[name], config, seed=seed).mean
+    return values
+
+
+def _knn(name: str, train: Features, test: Features) -> dict[str, float]:
+    """Return the 5-NN accuracy, averaged over label attributes, and R², averaged over real numbers."""
+    neighbours = (min(5, len(train)),)
+    found = {}
+    if train.has_classes:
+        found[f"knn5_{name}"] = float(knn_accuracies(train, test, neighbours=neighbours)[0].mean())
+    if train.reals is not None:
+        found[f"knn5_r2_{name}"] = float(knn_r_squared(train, test, neighbours=neighbours)[0].mean())
+    return found
+
+
+class CollapseWatch:
+    """Measures of collapse during a training, with a warning at the first one.
+
+    Args:
+        encoder: encoder in training, on the device of the images.
+        images: training images, of which at most 2048 are embedded.
+        seed: root seed of the training.
+    """
+
+    def __init__(self, encoder: ImageEncoder, images: ImageMemory, seed: int) -> None:
+        self.encoder, self.images = encoder, images
+        order = torch.randperm(images.num_images, generator=addressed_generator(seed, "knn"))
+        self._rows = order[:COLLAPSE_IMAGES]
+        self._warned = False
+
+    @torch.no_grad()
+    def measure(self, out: Outputs) -> dict[str, float]:
+        """Return measures of features in evaluation mode, and of the projections of a step's first two views.
+
+        Args:
+            out: outputs of the step.
+        """
+        with evaluation_mode(self.encoder):
+            features: list[Tensor] = [
+                self.encoder.embed(to_model(self.images.read(rows.numpy())))
+                for rows in self._rows.split(EMBEDDED_AT_ONCE)
+            ]
+        values = feature_measures(torch.cat(features))
+        if len(out.z) > 1:
+            values |= projection_measures(out.z[0], out.z[1] if out.target is None else out.target[1])
+        warning = collapse_warning(values)
+        if warning is not None and not self._warned:
+            log.warning("%s", warning)
+            self._warned = True
+        return values
