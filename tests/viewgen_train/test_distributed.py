@@ -74,6 +74,13 @@ def test_keys_queue_and_target_are_those_of_one_process(ranks, alone, name):
             torch.testing.assert_close(found[key], alone[key], rtol=1e-3, atol=1e-4, msg=key)
 
 
+def test_correlations_are_those_of_the_whole_batch(ranks, alone):
+    """Float64, so only sums in another order differ."""
+    for found in ranks:
+        for name in ("correlated loss", "correlated gradient"):
+            torch.testing.assert_close(found[name], alone[name], rtol=1e-9, atol=1e-12)
+
+
 def test_gradients_of_this_test_are_not_zero(alone):
     """Otherwise a gather without gradients would pass."""
     assert min(float(v.abs().max()) for name, v in alone.items() if name.startswith("gradient 0")) > 1e-6

@@ -14,6 +14,7 @@ from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.roles import Role
 from viewgen_train.distributed import World, synchronise_batchnorm
 from viewgen_train.network import ContrastiveNetwork, Predictor, group_shuffle
+from viewgen_train.objectives.barlow_twins import BarlowTwins, BarlowTwinsSettings
 from viewgen_train.objectives.byol import BYOL, BYOLSettings
 from viewgen_train.objectives.moco import MoCo, MoCoSettings
 from viewgen_train.objectives.objective import Head, Outputs, Widths
@@ -131,8 +132,20 @@ def momentum(world: World) -> dict[str, Tensor]:
     return found
 
 
+def correlated(world: World) -> dict[str, Tensor]:
+    """Take the gradients of Barlow Twins, whose correlations are over the whole batch."""
+    x = torch.randn(GLOBAL_BATCH, 2, 5, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    part = world.share(x).clone().requires_grad_()
+    losses = BarlowTwins(BarlowTwinsSettings()).loss(Outputs(z=world.gather(part).transpose(0, 1)))
+    losses["loss"].backward()
+    assert part.grad is not None
+    gradient = world.gather(part.grad) / world.size
+    return {"correlated gradient": gradient, "correlated loss": losses["loss"].detach()}
+
+
 def everything(world: World) -> dict[str, Tensor]:
-    return train(world) | normalise(world) | apart(world) | branched(world) | momentum(world)
+    found = train(world) | normalise(world) | apart(world) | branched(world) | momentum(world)
+    return found | correlated(world)
 
 
 if __name__ == "__main__":

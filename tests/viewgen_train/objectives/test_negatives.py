@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from scipy.special import gammaln, ive
 
+from viewgen.cli.train import train
 from viewgen.errors import UsageError
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.assimilation import A2, build_objective
@@ -20,6 +21,7 @@ from viewgen_train.objectives.objective import Allocated, Outputs, Widths
 from viewgen_train.objectives.simclr import SimCLR, SimCLRSettings
 from viewgen_train.objectives.simsiam import SimSiam, SimSiamSettings
 from viewgen_train.objectives.supcon import SupCon, SupConSettings
+from viewgen_train.plan import TrainOptions, settled
 from viewgen_train.records import nested_record, read_record, record
 from viewgen_train.resolve import effective_settings, train_settings
 
@@ -399,3 +401,26 @@ def test_records_of_earlier_versions_are_untouched_and_new_ones_come_back():
     assert train_settings("digits", tables) == settings
     assert tables["negatives"].keys() == {"ifm_epsilon", "ifm_alpha", "ifm_only", "hardness", "class_prior"}
     assert effective_settings(train_settings("digits", {"assimilation": "A2-simsiam"}))["negatives"] == {}
+
+
+def test_the_flags_are_the_settings(monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        "viewgen_train.dry_run.describe", lambda **options: found.append(options) or FakeText()
+    )
+    arguments = ["--objective", "simclr", "--ifm-epsilon", "0.1", "--hardness", "2"]
+    train.main([*arguments, "--set", "class_prior=0.1", "--dry-run"], standalone_mode=False)
+    settings = train_settings("digits", found[0]["settings"]).negatives
+    assert (settings.ifm_epsilon, settings.hardness, settings.class_prior) == (0.1, 2.0, 0.1)
+
+
+class FakeText:
+    def lines(self):
+        return []
+
+
+@pytest.mark.parametrize(("temperature", "warned"), [(0.05, True), (0.2, False)])
+def test_a_large_epsilon_warns(temperature, warned, caplog):
+    given = {"assimilation": "none", "objective": "simclr", "temperature": temperature, "ifm_epsilon": 1.0}
+    settled("digits", TrainOptions(settings=given), None)
+    assert ("2ε/τ = 40" in caplog.text) == warned
