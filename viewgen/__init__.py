@@ -4,23 +4,37 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-__all__ = ["__version__", "cache", "evaluate", "inspect", "measure", "mi", "train"]
+__all__ = [
+    "ViewDataset",
+    "ViewStream",
+    "__version__",
+    "cache",
+    "evaluate",
+    "inspect",
+    "measure",
+    "mi",
+    "open",
+    "train",
+]
 
 __version__ = version("viewgen")
 
 # The front door: name → module, imported when it is asked for, since torch takes seconds.
 _FRONT_DOOR = {
+    "ViewDataset": "viewgen.view_dataset",
+    "ViewStream": "viewgen.view_stream",
     "cache": "viewgen_pipelines.cache",
     "evaluate": "viewgen_train.evaluate",
     "inspect": "viewgen_pipelines.inspecting",
     "measure": "viewgen_pipelines.measure",
     "mi": "viewgen_pipelines.mutual_information",
+    "open": "viewgen.opening",
     "train": "viewgen_train.training",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Return a function of the front door."""
+    """Return a function or class of the front door."""
     if name not in _FRONT_DOOR:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_FRONT_DOOR[name]), name)

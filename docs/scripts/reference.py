@@ -23,7 +23,15 @@ MODULES = {
         "viewgen.views.viewmaker.ViewmakerSettings",
         "viewgen.inversion.settings.InvertConfig",
     ),
-    "Caches": ("viewgen.store.reader", "viewgen.store.spec", "viewgen.store.storage"),
+    "Caches": (
+        "viewgen.opening",
+        "viewgen.view_samples",
+        "viewgen.view_dataset",
+        "viewgen.view_stream",
+        "viewgen.store.reader",
+        "viewgen.store.spec",
+        "viewgen.store.storage",
+    ),
     "Data sets and networks": (
         "viewgen.datasets.registry",
         "viewgen.datasets.dataset.ImageDataset",

@@ -12,11 +12,11 @@ from viewgen.status import Status
 from viewgen.store import CacheReader, open_storage
 from viewgen.store.quality import write_scores
 from viewgen.views.cached import CachedConfig, SampledSource
+from viewgen.views.scores import load_scores, scores_digest
 from viewgen.views.source import ViewScores
 from viewgen_train.batch import StepDraws
 from viewgen_train.distributed import World
 from viewgen_train.training import train
-from viewgen_train.view_scores import load_scores, scores_digest
 from viewgen_train.worker import build_trainer
 
 pytestmark = pytest.mark.usefixtures("no_flushing", "_no_pictures")

@@ -19,6 +19,7 @@ from viewgen.registry import Choice
 from viewgen.roles import Role
 from viewgen.store import CacheReader, CacheSpec, cache_folder
 from viewgen.views.cached import check_num_views
+from viewgen.views.scores import load_scores
 from viewgen_train.caches import check_cache, find_cache, no_cache, num_unconverged, usable_rows
 from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.objectives.assimilation import build_objective
@@ -26,7 +27,6 @@ from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
 from viewgen_train.roles import check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
-from viewgen_train.view_scores import load_scores
 
 __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
 

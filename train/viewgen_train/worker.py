@@ -18,6 +18,7 @@ from viewgen.networks.generator import Generator
 from viewgen.store import CacheReader
 from viewgen.views.branched import VIEWS_NOTE
 from viewgen.views.entry import TrainingResources
+from viewgen.views.scores import load_scores, scores_digest
 from viewgen.views.source import ViewScores
 from viewgen_train.caches import usable_rows
 from viewgen_train.checkpoints import CHECKPOINT
@@ -35,7 +36,6 @@ from viewgen_train.sampler import BlockOrder, FullOrder, RowOrder
 from viewgen_train.settings import TrainSettings
 from viewgen_train.trainer import AssimilationTrainer
 from viewgen_train.transform import TransformedSource
-from viewgen_train.view_scores import load_scores, scores_digest
 
 __all__ = ["Stored", "build_source", "build_trainer", "train_worker", "write_config"]
 

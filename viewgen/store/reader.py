@@ -104,6 +104,25 @@ class CacheReader:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        spec = self.spec
+        size = "×".join(map(str, self._image_shape))
+        made_of = " ".join(str(spec.dataset[key]) for key in ("name", "split") if key in spec.dataset)
+        return (
+            f"<CacheReader {self.url}: {spec.method} views of {made_of or 'images'}, {len(self):,} of "
+            f"{spec.num_images:,} images × {spec.num_views} views, {size}, "
+            f"{len(self.committed)} of {spec.num_shards} shards>"
+        )
+
+    @property
+    def is_local(self) -> bool:
+        """True if the cache is memory-mapped."""
+        return self._source.mappable
+
+    def reopened(self) -> "CacheReader":
+        """Return a new reader with the same arguments."""
+        return self._reopen()
+
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return self._reopen, ()
 
@@ -145,15 +164,18 @@ class CacheReader:
 
         Args:
             name: name of the array: "distance", "label", a column of the method …
-            rows: int `(B,)`; by default `self.rows`.
+            rows: an integer or int `(B,)`; by default `self.rows`.
 
         Returns:
-            `(B, *row_shape)` of the array's dtype.
+            `(B, *row_shape)` of the array's dtype; without the B for a single row.
         """
         if name not in self._layouts:
             raise UsageError(
                 f"no array {name!r}{nearest_name(name, self._layouts)}; has {list(self._layouts)}"
             )
+        if isinstance(rows, int | np.integer):
+            one: _Array = self.array(name, np.array([rows]))[0]
+            return one
         rows = self.rows if rows is None else self._checked(rows)
         layout = self._layouts[name]
         out = np.empty((len(rows), *layout.row_shape), layout.dtype)

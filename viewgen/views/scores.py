@@ -1,4 +1,4 @@
-"""Scores of a cache's views for a training: which views it draws, and with what weight.
+"""Scores of a cache's views: which views are drawn, and with what weight.
 
 Shape legend: N images, V views of each.
 """
@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from viewgen.errors import MissingFileError, UsageError, nearest_name
-from viewgen.store import CacheReader, open_storage
+from viewgen.store import CacheReader, Storage, open_storage
 from viewgen.store.quality import read_scores
 from viewgen.views.cached import CachedConfig
 from viewgen.views.source import ViewScores
 
-__all__ = ["load_scores", "scores_digest"]
+__all__ = ["load_scores", "score_values", "scores_digest"]
 
 
 def load_scores(
@@ -36,13 +37,30 @@ def load_scores(
     if not isinstance(config, CachedConfig) or config.score is None:
         return None
     name, sign = config.score.removeprefix("-"), -1 if config.score.startswith("-") else 1
+    values = score_values(reader, name, open_storage(reader.url, storage_options))
+    return _settled(torch.from_numpy(sign * values), config.drop_below)
+
+
+def score_values(reader: CacheReader, name: str, storage: Storage) -> NDArray[np.float32]:
+    """Return a score of all views, float32 `(N, V)`; NaN where unknown.
+
+    Args:
+        reader: the cache; only its readable rows count.
+        name: ``"distance"``, another array with a number for each view, or a score that `viewgen measure
+            --write-columns` has written.
+        storage: storage of the cache.
+
+    Raises:
+        MissingFileError: the cache has no such scores yet.
+        UsageError: it has scores, but none of that name.
+    """
     spec = reader.spec
     values = np.full((spec.num_images, spec.num_views), np.nan, np.float32)
     own = ["distance", *(c.name for c in spec.columns if c.per_view and not c.codes and not c.shape)]
     if name in own:
         values[reader.rows] = reader.array(name)
     else:
-        kept = read_scores(open_storage(reader.url, storage_options), spec)
+        kept = read_scores(storage, spec)
         if not kept:
             raise MissingFileError(
                 f"the cache at {reader.url} has no scores of its views yet; compute them with\n"
@@ -51,10 +69,10 @@ def load_scores(
         if name not in kept:
             known = (*own, *kept)
             raise UsageError(
-                f"score is {config.score!r}{nearest_name(name, known)}; the cache has {', '.join(known)}"
+                f"score is {name!r}{nearest_name(name, known)}; the cache has {', '.join(known)}"
             )
         values[reader.rows] = kept[name][reader.rows]
-    return _settled(torch.from_numpy(sign * values), config.drop_below)
+    return values
 
 
 def _settled(values: Tensor, drop_below: float) -> ViewScores:
