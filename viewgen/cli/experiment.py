@@ -24,9 +24,9 @@ class _Seeds(click.ParamType[tuple[int, ...]]):
             first, mark, last = part.strip().partition("-")
             if not first.isdigit() or (mark and not last.isdigit()):
                 self.fail(f"{value!r} is no list of seeds; expected such as 0-4 or 0,2,7", param, ctx)
+            if int(last or first) < int(first):
+                self.fail(f"{value!r} counts backwards; expected such as 0-4 or 0,2,7", param, ctx)
             found += range(int(first), int(last or first) + 1)
-        if not found:
-            self.fail(f"{value!r} names no seed; expected such as 0-4 or 0,2,7", param, ctx)
         return tuple(found)
 
 
@@ -78,7 +78,7 @@ def experiment(source: str | None, as_json: bool, as_list: bool, **options: Any)
         _list(as_json)
         return
     if source is None:
-        raise click.UsageError("name an experiment, or a TOML file; --list shows those that ship with viewgen")
+        raise click.UsageError("name an experiment or a TOML file; --list shows those that ship with viewgen")
     from viewgen_train.experiment import ExperimentResult
     from viewgen_train.experiment import experiment as run
 

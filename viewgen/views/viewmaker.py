@@ -29,7 +29,7 @@ class ViewmakerSettings(Settings):
     budget: float = setting(0.05, "mean absolute change of a pixel, as a share of its range", gt=0, le=1)
     learning_rate: float = setting(1e-3, "learning rate of the Viewmaker's Adam", gt=0)
     width: int = setting(
-        32, "channels after the first convolution; later layers have two and four times as many", since=2, ge=1
+        32, "channels after the first layer; later layers have two or four times as many", since=2, ge=1
     )
 
 

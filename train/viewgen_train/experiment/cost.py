@@ -1,7 +1,7 @@
 """Cost of an experiment before it is run: hours and gigabytes, from steps and views measured here."""
 
 import dataclasses
-import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from viewgen.errors import ViewgenError
 from viewgen.views import VIEWS
 from viewgen_pipelines.cache import cache
 from viewgen_train.cost import USUAL_CACHED_VIEWS, estimate, image_counts
+from viewgen_train.dry_run import duration_text
 from viewgen_train.experiment.plan import CacheTask, ExperimentPlan
 from viewgen_train.network import build_network
 from viewgen_train.objectives.assimilation import build_objective
@@ -92,7 +93,7 @@ class ExperimentCost:
         width = max((len(task.name) for task in self.tasks), default=0)
         lines = [self.title]
         for task in self.tasks:
-            time = "not measured" if task.seconds is None else _duration(task.seconds)
+            time = "not measured" if task.seconds is None else duration_text(task.seconds)
             lines.append(
                 f"  {task.kind:8}  {task.name:{width}}  {task.count:3} × {time:>12}, "
                 f"{task.num_bytes / 1e6:,.1f} MB each" + (f"  ({task.note})" if task.note else "")
@@ -270,10 +271,10 @@ def _per_view(plan: ExperimentPlan, options: Mapping[str, Any]) -> tuple[float |
     for name in ("out", "quality", "limit", "strength", "encoder"):
         given.pop(name, None)
     dataset, given["views"] = given.pop("dataset"), VIEWS.entry(given["method"]).num_views or 2
-    out = f"memory://viewgen-cost-{os.getpid()}/{given['method']}.zarr"
-    run = {"executor": "local", "data_root": plan.data_root, "quiet": True, "overwrite": True}
+    run: dict[str, Any] = {"executor": "local", "data_root": plan.data_root, "quiet": True}
     try:
-        found = cache(dataset, out=out, limit=NUM_MEASURED, **run, **given)
+        with tempfile.TemporaryDirectory() as folder:
+            found = cache(dataset, out=f"{folder}/views.zarr", limit=NUM_MEASURED, **run, **given)
     except ViewgenError as error:
         return None, str(error).splitlines()[0]
     return (None if found.views_per_second is None else 1 / found.views_per_second), ""

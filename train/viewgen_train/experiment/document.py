@@ -154,9 +154,13 @@ class Document(Settings):
     scatter: tuple[Scatter, ...] = setting((), "plots of one measure over another")
 
 
-TABLES = {"experiment": ExperimentTable, "measure": MeasureTable, "cache": CacheDefaults}
-NAMED = {"encoders": EncoderTable, "caches": CacheTable, "rows": RowTable}
-LISTS = {"questions": Question, "scatter": Scatter}
+TABLES: dict[str, type[Settings]] = {
+    "experiment": ExperimentTable,
+    "measure": MeasureTable,
+    "cache": CacheDefaults,
+}
+NAMED: dict[str, type[Settings]] = {"encoders": EncoderTable, "caches": CacheTable, "rows": RowTable}
+LISTS: dict[str, type[Settings]] = {"questions": Question, "scatter": Scatter}
 
 
 def presets() -> dict[str, str]:
@@ -316,5 +320,3 @@ def _built(kind: type[Settings], given: Any, place: str) -> Settings:
         return kind(**values)
     except UsageError as error:
         raise UsageError(f"{place}: {str(error).removeprefix(f'{kind.title}: ')}") from None
-
-

@@ -62,8 +62,8 @@ def rows_and_caches(document: Document) -> tuple[dict[str, Row], dict[str, Cache
         place = f"[rows.{group}]"
         if table.cache is not None and table.cache not in document.caches:
             raise UsageError(
-                f"{place}: cache is {table.cache!r}{nearest_name(table.cache, document.caches)}; expected one "
-                f"of [caches]: {', '.join(document.caches) or 'there is none'}"
+                f"{place}: cache is {table.cache!r}{nearest_name(table.cache, document.caches)}; expected "
+                f"one of [caches]: {', '.join(document.caches) or 'there is none'}"
             )
         for axes in _places(table, place):
             row, cache = _row(document, group, table, axes)

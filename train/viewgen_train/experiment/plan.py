@@ -11,18 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.diagnostics import DIAGNOSTICS
-from viewgen.diagnostics.probe import ProbeConfig, probe_config
-from viewgen.errors import UsageError, nearest_name
+from viewgen.diagnostics.probe import ProbeConfig
+from viewgen.errors import UsageError
 from viewgen.networks.files import KINDS
-from viewgen.store import CacheReader
 from viewgen.views import VIEWS
 from viewgen_pipelines.names import absolute_url
-from viewgen_train.caches import check_cache
+from viewgen_train.experiment.checks import (
+    check_cache_settings,
+    check_data,
+    check_encoders,
+    check_references,
+    resolved,
+    resolved_probe,
+    row_settings,
+    selected_rows,
+)
 from viewgen_train.experiment.document import CacheTable, Document
 from viewgen_train.experiment.grid import Row, file_part, rows_and_caches
 from viewgen_train.records import record
-from viewgen_train.resolve import effective_settings, train_settings
+from viewgen_train.resolve import effective_settings
 from viewgen_train.settings import TrainSettings
 
 __all__ = ["CacheTask", "EncoderTask", "ExperimentPlan", "TrainTask", "make_plan", "shown_settings"]
@@ -143,20 +150,20 @@ def make_plan(
     if not about.dataset:
         raise UsageError("[experiment] names no data set; give dataset = NAME, or --dataset NAME")
     rows, tables = rows_and_caches(document)
-    _check_references(document, rows, tables)
-    selected = _selected(rows, only)
+    check_references(document, rows, tables)
+    selected = selected_rows(rows, only)
     if seeds is not None and (not seeds or len(set(seeds)) != len(seeds)):
         raise UsageError(f"--seeds {','.join(map(str, seeds))}: expected different seeds, at least one")
-    settings = {name: _settings(about.dataset, row, tables) for name, row in rows.items()}
-    _check_encoders(document, tables)
+    settings = {name: row_settings(about.dataset, row, tables) for name, row in rows.items()}
+    check_encoders(document, tables)
     for name, table in tables.items():
-        _check_cache_settings(about.dataset, name, table)
-    probe = _probe(about.dataset, document)
+        check_cache_settings(about.dataset, name, table)
+    probe = resolved_probe(about.dataset, document)
     dataset = load_dataset(about.dataset, about.split, data_root=data_root) if with_data else None
     if dataset is not None:
-        _check_data(dataset, document, tables)
+        check_data(dataset, document, tables)
     order = _cache_order(tables)
-    used = {rows[name].cache for name in selected} if only else set(tables)
+    used: set[str | None] = {rows[name].cache for name in selected} if only else {*tables}
     needed = _needed(used, tables)
     taken = seeds or about.seeds
     caches = tuple(_cache_task(document, name, tables, folder, taken) for name in order if name in needed)
@@ -189,124 +196,8 @@ def make_plan(
         trainings=tuple(task for _, task in trainings),
         settings=settings,
         probe=probe,
-        identity={}
-        if dataset is None
-        else _identity(document, dataset, rows, tables, settings, probe),
+        identity={} if dataset is None else _identity(document, dataset, rows, tables, settings, probe),
     )
-
-
-def _check_data(dataset: ImageDataset, document: Document, tables: Mapping[str, CacheTable]) -> None:
-    """Check the number of images, and that caches that are there already are of these images."""
-    limit = document.experiment.limit
-    if limit is not None and limit > len(dataset):
-        raise UsageError(f"[experiment]: limit is {limit}; {dataset.name} has {len(dataset)} images")
-    for table in tables.values():
-        if table.url is not None:
-            check_cache(CacheReader(table.url), dataset, inversions=_is_inversions(table))
-
-
-def _selected(rows: Mapping[str, Row], only: Sequence[str]) -> tuple[str, ...]:
-    groups = {row.group for row in rows.values()}
-    for name in only:
-        if name not in rows and name not in groups:
-            known = dict.fromkeys([*groups, *rows])
-            raise UsageError(f"--only {name}: no such row{nearest_name(name, known)} ({', '.join(rows)})")
-    return tuple(name for name, row in rows.items() if not only or {name, row.group} & set(only))
-
-
-def _check_references(
-    document: Document, rows: Mapping[str, Row], tables: Mapping[str, CacheTable]
-) -> None:
-    """Check that every name of a row, cache, encoder or diagnostic is one."""
-    about = document.experiment
-    if not rows and not tables:
-        raise UsageError("the experiment has neither [rows] nor [caches]; there is nothing to do")
-    named = [("[experiment]: baseline", about.baseline)] if about.baseline else []
-    for number, one in enumerate(document.questions, 1):
-        named += [(f"[[questions]] {number}: row", one.row), (f"[[questions]] {number}: against", one.against)]
-    for place, name in named:
-        if name not in rows:
-            raise UsageError(
-                f"{place} is {name!r}{nearest_name(name, rows)}; expected a row: {', '.join(rows)}"
-            )
-    for name in (*document.measure.caches, *document.measure.trainings):
-        DIAGNOSTICS.entry(name)
-    for group, table in document.rows.items():
-        if table.seeds is not None and len(set(table.seeds)) != len(table.seeds):
-            raise UsageError(f"[rows.{group}]: seeds {list(table.seeds)} has one twice")
-    if len(set(about.seeds)) != len(about.seeds):
-        raise UsageError(f"[experiment]: seeds {list(about.seeds)} has one twice")
-
-
-def _check_encoders(document: Document, tables: Mapping[str, CacheTable]) -> None:
-    """Check that encoders can be trained before there is any cache."""
-    for name, encoder in document.encoders.items():
-        found = _resolved(
-            document.experiment.dataset, {**document.train, **encoder.train}, f"[encoders.{name}]"
-        )
-        if needs := found.views.entry.needs & {"cache", "inversions"}:
-            raise UsageError(
-                f"[encoders.{name}]: its training needs {', '.join(sorted(needs))}, which is made after it; "
-                'give train = {assimilation = "none"}'
-            )
-
-
-def _resolved(dataset: str, given: Mapping[str, Any], place: str) -> TrainSettings:
-    """Return a row's settings with seed 0; errors name the row."""
-    if "seed" in given or "run.seed" in given:
-        raise UsageError(f"{place}: seed is a setting of the experiment; give seeds in its table")
-    try:
-        return train_settings(dataset, given)
-    except UsageError as error:
-        raise UsageError(f"{place}: {error}") from None
-
-
-def _settings(dataset: str, row: Row, tables: Mapping[str, CacheTable]) -> TrainSettings:
-    place = f"[rows.{row.group}]"
-    found = _resolved(dataset, row.train, place)
-    needs = found.views.entry.needs & {"cache", "inversions"}
-    if needs and row.cache is None:
-        raise UsageError(f"{place}: {found.views.name} views need a cache; name one of [caches]")
-    if row.cache is not None and not needs:
-        raise UsageError(
-            f"{place}: cache is {row.cache!r}, which {found.views.name} views would ignore; leave it out, or "
-            "choose another assimilation or generated"
-        )
-    if row.cache is not None and ("inversions" in needs) != _is_inversions(tables[row.cache]):
-        kind = "a cache of method invert" if "inversions" in needs else "a cache of views"
-        raise UsageError(f"{place}: {found.views.name} views need {kind}, and {row.cache!r} is none")
-    return found
-
-
-def _is_inversions(table: CacheTable) -> bool:
-    return table.method == "invert"
-
-
-def _check_cache_settings(dataset: str, name: str, table: CacheTable) -> None:
-    """Check the settings of a cache's method; networks and data are not needed."""
-    place = f"[caches.{name}]"
-    if table.url is not None:
-        if given := table.model_fields_set - {"url", "method", "models", "views", "seed"} - (
-            set() if table.settings else {"settings"}
-        ):
-            raise UsageError(f"{place}: url names a cache that is there, so {', '.join(sorted(given))} would "
-                             "be ignored; leave one out")  # fmt: skip
-        return
-    own = {one: value for one, value in table.settings.items() if not one.startswith("invert.")}
-    before = {one.removeprefix("invert."): v for one, v in table.settings.items() if one not in own}
-    try:
-        VIEWS.resolve(table.method, dataset, own)
-        if before:
-            VIEWS.resolve("invert", dataset, before)
-    except UsageError as error:
-        raise UsageError(f"{place}: {error}") from None
-
-
-def _probe(dataset: str, document: Document) -> ProbeConfig:
-    try:
-        return probe_config(dataset, **document.measure.probe)
-    except UsageError as error:
-        raise UsageError(f"[measure.probe]: {error}") from None
 
 
 def _before(table: CacheTable, tables: Mapping[str, CacheTable]) -> str | None:
@@ -416,14 +307,12 @@ def _identity(
         "encoders": {
             name: {
                 "seed": encoder.seed,
-                "train": record(_resolved(about.dataset, {**document.train, **encoder.train}, name)),
+                "train": record(resolved(about.dataset, {**document.train, **encoder.train}, name)),
             }
             for name, encoder in document.encoders.items()
         },
         "caches": {name: table.to_json() for name, table in tables.items()},
-        "rows": {
-            name: {"cache": row.cache, "train": record(settings[name])} for name, row in rows.items()
-        },
+        "rows": {name: {"cache": row.cache, "train": record(settings[name])} for name, row in rows.items()},
     }
 
 

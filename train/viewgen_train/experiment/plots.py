@@ -162,9 +162,7 @@ def heat_maps(summary: Summary) -> dict[str, tuple[str, str]]:
     found = {}
     for group in dict.fromkeys(row.row.group for row in summary.rows.values()):
         rows = [row for row in summary.rows.values() if row.row.group == group]
-        axes = [
-            axis for axis in rows[0].row.axes if len({str(one.row.axes[axis]) for one in rows}) > 1
-        ]
+        axes = [axis for axis in rows[0].row.axes if len({str(one.row.axes[axis]) for one in rows}) > 1]
         if len(axes) == 2 and _is_grid(rows, axes):
             found[group] = (axes[0], axes[1])
     return found

@@ -56,8 +56,8 @@ NOTES = (
     "± is the standard deviation over trainings, which differ in their seed: initial weights, order of the "
     "images, expert views and which cached view a step takes.",
     "Differences are paired by seed. Their intervals are 95 %, by Student's t over the trainings.",
-    "All trainings of a row share one cache of views: what another cache, generator or encoder f would change "
-    "is in no interval.",
+    "All trainings of a row share one cache of views: what another cache, generator or encoder f would "
+    "change is in no interval.",
     "Accuracies are those of the last epoch on the test images.",
 )
 
@@ -194,15 +194,11 @@ def _wanted_pictures(plan: ExperimentPlan, summary: Summary) -> list[tuple[str, 
 
 
 def _draw(plan: ExperimentPlan, summary: Summary, folder: Any) -> list[tuple[str, str]]:
-    return [
-        (file, text) for file, text, draw in _wanted_pictures(plan, summary) if draw(folder / file)
-    ]
+    return [(file, text) for file, text, draw in _wanted_pictures(plan, summary) if draw(folder / file)]
 
 
 def _drawn_before(plan: ExperimentPlan, summary: Summary, folder: Any) -> list[tuple[str, str]]:
-    return [
-        (file, text) for file, text, _ in _wanted_pictures(plan, summary) if (folder / file).is_file()
-    ]
+    return [(file, text) for file, text, _ in _wanted_pictures(plan, summary) if (folder / file).is_file()]
 
 
 def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
@@ -300,9 +296,7 @@ def accuracy_table(plan: ExperimentPlan, summary: Summary) -> TableBlock:
             if summary.baseline is not None:
                 gap = row.against(summary.baseline, measure)
                 cells.append(
-                    "baseline"
-                    if row is summary.baseline
-                    else difference_cell(gap, points=is_share(measure))
+                    "baseline" if row is summary.baseline else difference_cell(gap, points=is_share(measure))
                 )
         cells += [f"{row.row.published[name]:.2f}" if name in row.row.published else "" for name in published]
         rows.append(cells)

@@ -118,9 +118,7 @@ class ResultFolder:
         path = self.path / IDENTITY
         make_folder(self.path)
         there = read_object(path) if path.is_file() else {}
-        grown = {
-            table: {**there.get(table, {}), **self.identity[table]} for table in GROWING
-        }
+        grown = {table: {**there.get(table, {}), **self.identity[table]} for table in GROWING}
         text = json.dumps({**self.identity, **grown}, indent=1, ensure_ascii=False) + "\n"
         write_atomically(path, text.encode(), sole_writer=True)
 

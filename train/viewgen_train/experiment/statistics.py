@@ -107,9 +107,7 @@ def _student_within(t: float, degrees: int) -> float:
 def spread(values: Sequence[float]) -> Spread:
     """Return mean, deviation and interval of the values of one measure, one for each training."""
     if len(values) < 2:
-        return Spread(
-            mean=fmean(values), deviation=math.nan, count=len(values), low=math.nan, high=math.nan
-        )
+        return Spread(mean=fmean(values), deviation=math.nan, count=len(values), low=math.nan, high=math.nan)
     mean, deviation = fmean(values), stdev(values)
     half = student_quantile(len(values) - 1) * deviation / math.sqrt(len(values))
     return Spread(mean=mean, deviation=deviation, count=len(values), low=mean - half, high=mean + half)

@@ -33,8 +33,8 @@ def answer(found: Paired | None, row: str, against: str, measure: str, *, points
     record = _record(found)
     if found.count < 2:
         return (
-            f"Not known: one training of each. {row} is {_signed(found.mean * scale)}{unit} from {against} in "
-            f"{measure}, and what another seed would change was not measured."
+            f"Not known: one training of each. {row} is {_signed(found.mean * scale)}{unit} from {against} "
+            f"in {measure}, and what another seed would change was not measured."
         )
     few = f" {found.count} trainings are few." if found.count < FEW else ""
     if found.low > 0 or found.high < 0:
@@ -96,9 +96,8 @@ def correlation_words(found: Correlation, x: str, y: str) -> str:
     if math.isnan(found.low):
         return f"{x} and {y}: r = {found.r:.2f} over {found.count} rows, too few for an interval."
     shown = "" if found.low > 0 or found.high < 0 else ", which holds 0: no correlation is shown"
-    return (
-        f"{x} and {y}: r = {found.r:.2f} ({found.low:.2f} to {found.high:.2f}) over {found.count} rows{shown}."
-    )
+    interval = f"{found.low:.2f} to {found.high:.2f}"
+    return f"{x} and {y}: r = {found.r:.2f} ({interval}) over {found.count} rows{shown}."
 
 
 def _record(found: Paired) -> str:
