@@ -110,6 +110,7 @@ class MadeUp:
             measures=() if found else tuple(Measure(name=name, value=one) for name, one in measures.items()),
             seconds=1.0,
             identity=task.identity,
+            about={"measurements": list(task.diagnostics)},
             curves={"knn5_top1": [(1.0, 0.2), (2.0, value / 2)]},
         )
 
@@ -128,7 +129,10 @@ class MadeUp:
             measures=() if found else (Measure(name="label_kept", value=0.9),),
             seconds=1.0,
             identity=task.identity,
-            about={"identity": "sha256:made-up", "method": "original", "num_views": 2},
+            about={
+                **{"identity": "sha256:made-up", "method": "original", "num_views": 2},
+                "measurements": ["quality"] if task.quality else [],
+            },
         )
 
 

@@ -136,6 +136,17 @@ def test_it_continues_when_the_file_grows(run_toy, made_up, toy_text, out):
     assert (out / "results/training/a2-alpha=1.0/seed-1.json").exists()
 
 
+def test_measurements_that_are_added_are_made(run_toy, made_up, toy_text):
+    run_toy(seeds=(0,))
+    made_up.done.clear()
+    run_toy(toy_text.replace("quality = false", 'quality = true\ntrainings = ["knn"]'), seeds=(0,))
+    assert made_up.done == ["cache same", *(f"{row} 0" for row in ROWS)]
+    made_up.done.clear()
+    # fewer again: nothing is lost, nothing is done
+    run_toy(seeds=(0,))
+    assert made_up.done == []
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -142,6 +142,7 @@ class Document(Settings):
     title = "the experiment"
 
     name: str = setting("", "name", min_length=1)
+    source: str = setting("", "name of the preset, or the file as it was given")
     scale: str = setting("", "scale")
     experiment: ExperimentTable = setting(ExperimentTable(), "data and seeds")
     train: dict[str, Any] = setting({}, "settings of every training")
@@ -199,7 +200,7 @@ def load_document(source: str, *, scale: str | None = None, dataset: str | None 
         tables = _over(tables, layer.get("scales", {}).get(scale, {}).get(dataset, {}))
     if dataset is not None:
         tables = _over(tables, {"experiment": {"dataset": dataset}})
-    return _document(name, scale, tables)
+    return _document({"name": name, "source": source, "scale": scale}, tables)
 
 
 def _read(source: str) -> tuple[str, list[dict[str, Any]]]:
@@ -278,7 +279,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _document(name: str, scale: str, tables: Mapping[str, Any]) -> Document:
+def _document(about: Mapping[str, str], tables: Mapping[str, Any]) -> Document:
     values: dict[str, Any] = dict(tables)
     for table, kind in TABLES.items():
         if table in values:
@@ -295,7 +296,7 @@ def _document(name: str, scale: str, tables: Mapping[str, Any]) -> Document:
             _built(kind, one, f"[[{table}]] {number}") for number, one in enumerate(given, 1)
         )
     _check_table(values.get("train", {}), "[train]")
-    return Document(**{**values, "name": name, "scale": scale})
+    return Document(**{**values, **about})
 
 
 def _check_table(given: Any, place: str) -> None:

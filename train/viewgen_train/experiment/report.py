@@ -270,7 +270,7 @@ def page(
 def command(plan: ExperimentPlan) -> str:
     """Return the command line that makes the experiment."""
     document = plan.document
-    words = ["viewgen", "experiment", document.name]
+    words = ["viewgen", "experiment", document.source]
     if document.scale:
         words += ["--scale", document.scale, "--dataset", document.experiment.dataset]
     return shlex.join(words)

@@ -14,6 +14,7 @@ from viewgen_train.experiment.plan import CacheTask, ExperimentPlan, TrainTask
 from viewgen_train.experiment.report import write_report
 from viewgen_train.experiment.results import Record, ResultFolder
 from viewgen_train.experiment.work import (
+    QUALITY,
     CacheWork,
     DiagnosticWork,
     TrainWork,
@@ -31,18 +32,33 @@ REPORT_SECONDS = 30.0
 def pending_counts(plan: ExperimentPlan, results: ResultFolder | None) -> dict[tuple[str, str], int]:
     """Return (kind, name) → number of tasks without a result."""
     counts: dict[tuple[str, str], int] = {}
+    wanted = wanted_measurements(plan)
     tasks = [("encoder", one.name, 0) for one in plan.encoders]
     tasks += [("cache", one.name, 0) for one in plan.caches]
     tasks += [("training", one.row.name, one.seed) for one in plan.trainings]
     for kind, name, seed in tasks:
-        if results is None or not _is_done(results.read(kind, name, seed)):
+        if results is None or not is_done(results.read(kind, name, seed), wanted[kind]):
             counts[kind, name] = counts.get((kind, name), 0) + 1
     return counts
 
 
-def _is_done(record: Record | None) -> bool:
-    # what failed for want of views may succeed when they are there
-    return record is not None and record.status != "failed"
+def wanted_measurements(plan: ExperimentPlan) -> dict[str, frozenset[str]]:
+    """Return kind of task → names of the measurements that its record must have."""
+    measure = plan.document.measure
+    return {
+        "encoder": frozenset(),
+        "cache": frozenset({QUALITY} if measure.quality else ()),
+        "diagnostics": frozenset(measure.caches),
+        "training": frozenset(measure.trainings),
+    }
+
+
+def is_done(record: Record | None, wanted: frozenset[str]) -> bool:
+    """Return whether a task has its result, with all measurements that the experiment has by now."""
+    if record is None or record.status == "failed":
+        # what failed for want of views may succeed when they are there
+        return False
+    return record.status == "diverged" or wanted <= set(record.about.get("measurements", ()))
 
 
 class Runner:
@@ -66,7 +82,11 @@ class Runner:
     ) -> None:
         self.plan, self.results, self.execution = plan, results, execution
         self.checkpoint_seconds, self.progress = checkpoint_seconds, progress
+        self._wanted = wanted_measurements(plan)
         self._reported = time.monotonic()
+
+    def _is_done(self, kind: str, name: str, seed: int) -> bool:
+        return is_done(self.results.read(kind, name, seed), self._wanted[kind])
 
     def run(self) -> None:
         """Do what has no result."""
@@ -112,7 +132,7 @@ class Runner:
         tasks = [
             self._train_work("encoder", one.name, 0, one.train, one.out)
             for one in self.plan.encoders
-            if not _is_done(self.results.read("encoder", one.name, 0))
+            if not self._is_done("encoder", one.name, 0)
         ]
         if not tasks:
             return
@@ -125,7 +145,7 @@ class Runner:
 
     def _caches(self) -> None:
         for task in self.plan.caches:
-            if _is_done(self.results.read("cache", task.name, 0)):
+            if self._is_done("cache", task.name, 0):
                 continue
             work = CacheWork(
                 name=task.name,
@@ -133,6 +153,7 @@ class Runner:
                 options=task.options,
                 execution=self.execution,
                 data_root=self.plan.data_root,
+                quality=self.plan.document.measure.quality,
                 identity=self.results.digest("cache", task.name),
             )
             self._weighed.start(("cache", task.name))
@@ -147,7 +168,7 @@ class Runner:
         lost = {one.name: one.reason for one in self.results.records("cache") if one.status != "finished"}
         trainings = []
         for task in self.plan.trainings:
-            if _is_done(self.results.read("training", task.row.name, task.seed)):
+            if self._is_done("training", task.row.name, task.seed):
                 continue
             if task.cache in lost:
                 self._without_cache(task, lost[str(task.cache)])
@@ -222,7 +243,7 @@ class Runner:
             self._diagnostic(task, seed)
             for task in self.plan.caches
             for seed in task.seeds
-            if not _is_done(self.results.read("diagnostics", task.name, seed))
+            if not self._is_done("diagnostics", task.name, seed)
         ]
 
     def _diagnostic(self, task: CacheTask, seed: int) -> DiagnosticWork:

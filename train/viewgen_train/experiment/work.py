@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from viewgen.device import resolve_device
 from viewgen.diagnostics.measure import Measure
+from viewgen.diagnostics.subjects import SubjectArguments
 from viewgen.errors import DataError, IncompleteError, UsageError
 from viewgen.progress import ToldProgress
 from viewgen.store import CacheReader
@@ -19,6 +21,7 @@ from viewgen_pipelines.cache import cache as make_cache
 from viewgen_pipelines.executors.executor import Place, Tell
 from viewgen_pipelines.executors.process import configure_process
 from viewgen_pipelines.measure import measure
+from viewgen_pipelines.quality import view_quality
 from viewgen_pipelines.versions import versions
 from viewgen_train.curves import read_series
 from viewgen_train.evaluate import evaluate
@@ -27,8 +30,18 @@ from viewgen_train.loop import TrainingDivergedError
 from viewgen_train.run import read_config
 from viewgen_train.training import train
 
-__all__ = ["CacheWork", "DiagnosticWork", "TrainWork", "run_cache", "run_diagnostics", "run_training_task"]
+__all__ = [
+    "QUALITY",
+    "CacheWork",
+    "DiagnosticWork",
+    "TrainWork",
+    "run_cache",
+    "run_diagnostics",
+    "run_training_task",
+]
 
+# measurement of a cache that is none of the diagnostics by name
+QUALITY = "quality"
 # curves of a training that a record keeps
 CURVES = ("knn5_top1", "probe_top1", "knn5_heldout", "probe_heldout", "knn5_r2_top1", "loss")
 # of the loss, a point in so many epochs is enough
@@ -89,7 +102,12 @@ def run_training_task(task: TrainWork, place: Place, tell: Tell) -> Record:
         seed=task.seed,
         identity=task.identity,
     )
-    about: dict[str, Any] = {"device": place.device, "threads": num_threads, "versions": versions()}
+    about: dict[str, Any] = {
+        "device": place.device,
+        "threads": num_threads,
+        "versions": versions(),
+        "measurements": list(task.diagnostics),
+    }
     try:
         result = train(
             task.dataset,
@@ -218,6 +236,7 @@ class CacheWork:
         options: options of `viewgen_pipelines.cache.cache`; None for a cache that is there already.
         execution: executor and workers that make it.
         data_root: folder of the data sets.
+        quality: True if its views are measured.
         identity: digest of what it depends on.
     """
 
@@ -226,6 +245,7 @@ class CacheWork:
     options: Mapping[str, Any] | None
     execution: Mapping[str, Any]
     data_root: str | None
+    quality: bool
     identity: str
 
 
@@ -240,7 +260,16 @@ def run_cache(task: CacheWork, seed: int, tell: Callable[[float], object]) -> Re
     started = time.perf_counter()
     new = partial(Record, kind="cache", name=task.name, seed=seed, identity=task.identity)
     measures: list[Measure] = []
-    about: dict[str, Any] = {"url": task.url, "versions": versions()}
+    about: dict[str, Any] = {
+        "url": task.url,
+        "versions": versions(),
+        "measurements": [QUALITY] if task.quality else [],
+    }
+    if task.options is None and task.quality:
+        arguments = SubjectArguments(kind="cache", subject=task.url, data_root=task.data_root)
+        found = view_quality(arguments.open(device=resolve_device()))
+        measures = [one.measure for one in found.measured]
+        about |= {"verdict": list(found.verdict), "notes": list(found.notes)}
     if task.options is not None:
         target = task.options["method"]
 
@@ -322,5 +351,5 @@ def run_diagnostics(task: DiagnosticWork, place: Place, tell: Tell) -> Record:
     except DataError as error:
         return new(status="failed", reason=str(error), seconds=time.perf_counter() - started)
     tell(1.0)
-    about = {"versions": versions(), "device": place.device}
+    about = {"versions": versions(), "device": place.device, "measurements": list(task.diagnostics)}
     return new(measures=tuple(measures), seconds=time.perf_counter() - started, about=about)
