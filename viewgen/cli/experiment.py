@@ -51,7 +51,7 @@ _OPTIONS = (
     _option("--gpus-per-worker", type=float, metavar="F",
             help="GPUs of each training.  [default: 1 where there are GPUs]"),
     _option("--ray-address", metavar="HOST:PORT", help="Join a cluster; auto: the one of this machine."),
-    _option("--checkpoint-seconds", type=float, default=60.0, show_default=True, metavar="SECONDS",
+    _option("--checkpoint-seconds", type=float, default=300.0, show_default=True, metavar="SECONDS",
             help="Pause between the checkpoints of a training."),
 )  # fmt: skip
 

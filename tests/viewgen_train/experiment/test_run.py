@@ -76,6 +76,18 @@ def test_seed_by_seed_and_each_task_once(run_toy, made_up, out):
     assert made_up.done == []
 
 
+def test_what_tasks_take_is_measured_once(run_toy, made_up, out, monkeypatch):
+    made_up.broken["same", 0] = Killed()
+    with pytest.raises(Killed):
+        run_toy()
+    monkeypatch.setattr("viewgen_train.experiment.runner.measure_cost", None)
+    made_up.broken.clear()
+    for damage in (None, "{", '{"training": 3, "cache": {"same": "long"}}'):
+        if damage is not None:
+            (out / "expected-seconds.json").write_text(damage)
+        assert run_toy().complete
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing in the packages catches it."""
 

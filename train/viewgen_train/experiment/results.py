@@ -25,6 +25,7 @@ __all__ = ["Record", "ResultFolder", "differences"]
 
 IDENTITY = "experiment.json"
 RESULTS = "results"
+EXPECTED = "expected-seconds.json"
 # tables of the identity that grow with the file
 GROWING = ("encoders", "caches", "rows")
 # kind of a record: table of its name
@@ -180,6 +181,27 @@ class ResultFolder:
                 record = self.read(kind, name, seed)
                 if record is not None:
                     yield record
+
+    def expected(self) -> dict[tuple[str, str], float]:
+        """Return (kind, name) → seconds of a task, as an earlier call measured them for its progress."""
+        try:
+            document = read_object(self.path / EXPECTED)
+        except (OSError, CorruptDataError):
+            return {}
+        return {
+            (kind, name): seconds
+            for kind, table in document.items()
+            if isinstance(table, dict)
+            for name, seconds in table.items()
+            if isinstance(seconds, float) and seconds > 0
+        }
+
+    def expect(self, seconds: Mapping[tuple[str, str], float]) -> None:
+        """Keep the expected seconds of tasks for later calls."""
+        document: dict[str, dict[str, float]] = {}
+        for (kind, name), value in seconds.items():
+            document.setdefault(kind, {})[name] = float(value)
+        write_atomically(self.path / EXPECTED, json.dumps(document).encode(), sole_writer=True)
 
     def _place(self, kind: str, name: str, seed: int) -> Path:
         return self.path / RESULTS / kind / file_part(name) / f"seed-{seed}.json"

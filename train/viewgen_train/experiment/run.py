@@ -73,7 +73,7 @@ def experiment(
     gpus_per_worker: float | None = None,
     ray_address: str | None = None,
     data_root: str | None = None,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: float = 300.0,
     quiet: bool = False,
 ) -> ExperimentResult | ExperimentCost:
     """Run an experiment, or go on with it, and write its tables and plots.

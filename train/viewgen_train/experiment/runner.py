@@ -107,7 +107,7 @@ class Runner:
 
     def _seconds(self, pending: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], float]:
         """Return (kind, name) → expected seconds, of earlier results or measured steps."""
-        known: dict[tuple[str, str], float] = {}
+        known = self.results.expected()
         for kind in ("encoder", "cache", "training"):
             for record in self.results.records(kind):
                 if record.status == "finished" and record.seconds > 0:
@@ -117,6 +117,7 @@ class Runner:
             with self.progress.steps() as tell:
                 cost = measure_cost(self.plan, unknown, workers=1, tell=tell)
             known |= {(task.kind, task.name): task.seconds or 1.0 for task in cost.tasks}
+            self.results.expect(known)
         return {key: known[key] for key in pending}
 
     @contextlib.contextmanager
