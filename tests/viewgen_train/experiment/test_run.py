@@ -14,6 +14,7 @@ from viewgen.errors import (
     UsageError,
     ViewgenError,
 )
+from viewgen_train.experiment.results import ResultFolder
 from viewgen_train.loop import only_run
 
 pytestmark = pytest.mark.usefixtures("_free_cost")
@@ -82,10 +83,12 @@ def test_what_tasks_take_is_measured_once(run_toy, made_up, out, monkeypatch):
         run_toy()
     monkeypatch.setattr("viewgen_train.experiment.runner.measure_cost", None)
     made_up.broken.clear()
-    for damage in (None, "{", '{"training": 3, "cache": {"same": "long"}}'):
-        if damage is not None:
-            (out / "expected-seconds.json").write_text(damage)
-        assert run_toy().complete
+    assert run_toy().complete
+    folder = ResultFolder(out, {})
+    assert folder.expected()["training", "plain"] == 1.0
+    for damage in ("{", "[]", '{"training": 3, "cache": {"same": "long"}}'):
+        (out / "expected-seconds.json").write_text(damage)
+        assert folder.expected() == {}
 
 
 class Killed(BaseException):
