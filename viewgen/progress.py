@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from viewgen.messages import above, shown
 
-__all__ = ["Bar", "Progress"]
+__all__ = ["Bar", "Progress", "ToldProgress"]
 
 SECONDS_BETWEEN_LINES = 10.0
 SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -129,6 +129,23 @@ class Progress:
             return False
         text = "  ".join(part for part in (bar.rate_text, bar.note) if part)
         self._shown.update(bar.row, completed=bar.done, count=bar.count, text=text)
+        return True
+
+
+class ToldProgress(Progress):
+    """Progress of a task that is part of a larger one: silent, its shares go to a function.
+
+    Args:
+        tell: callback with (title of the bar, share of it that is done, 0 to 1).
+    """
+
+    def __init__(self, tell: Callable[[str, float], object]) -> None:
+        super().__init__(quiet=True)
+        self._tell = tell
+
+    def draw(self, bar: "Bar") -> bool:
+        """Tell the share, in place of drawing."""
+        self._tell(bar.title, min(1.0, bar.done / max(bar.total, 1e-9)))
         return True
 
 

@@ -54,6 +54,8 @@ MODULES = {
         "viewgen_train.lars",
         "viewgen_train.training",
         "viewgen_train.evaluate",
+        "viewgen_train.experiment.run",
+        "viewgen_train.experiment.document",
         "viewgen_train.export",
         "viewgen_train.run",
         "viewgen_train.objectives.objective",

@@ -62,6 +62,7 @@ def cache(
     quality: bool = False,
     strict: bool = False,
     quiet: bool = False,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> CacheResult:
     """Make the views of a data set, or resume an earlier run of the same configuration.
@@ -99,6 +100,7 @@ def cache(
         quality: measure the views of a sample of the images at the end, and give a verdict.
         strict: give the verdict that views cannot be trusted where none of them could be measured, too.
         quiet: write nothing to standard error.
+        progress: display of the progress; by default messages and bars on standard error.
         settings: settings of the method, by name (`viewgen list settings METHOD`); ``invert.NAME`` is a
             setting of the inversion that precedes it.
 
@@ -114,7 +116,7 @@ def cache(
         CorruptDataError: a cache is damaged beyond repair by making shards again.
     """
     start = time.monotonic()
-    progress = Progress(quiet=quiet, logger=__name__)
+    progress = progress or Progress(quiet=quiet, logger=__name__)
     options = CacheOptions(
         dataset=dataset,
         method=method,

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from viewgen import progress as progress_module
-from viewgen.progress import Progress
+from viewgen.progress import Progress, ToldProgress
 
 
 class Terminal(io.StringIO):
@@ -112,3 +112,15 @@ def test_steps_on_a_terminal_are_one_bar_after_the_other():
         tell("probe", 3, 10)
     assert "features" in shown(stream)
     assert "probe" in shown(stream)
+
+
+def test_progress_that_is_part_of_another_goes_to_a_function(capsys):
+    told: list[tuple[str, float]] = []
+    progress = ToldProgress(lambda what, share: told.append((what, share)))
+    progress.say("a line")
+    with progress.bar("training", 4, done=1, unit="steps") as bar:
+        bar.advance(1)
+        bar.update(4)
+    assert told == [("training", 0.5), ("training", 1.0)]
+    assert not progress.is_terminal
+    assert capsys.readouterr().err == ""

@@ -23,7 +23,7 @@ from viewgen_train.records import record, view_name
 from viewgen_train.resolve import effective_settings, train_settings
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["Description", "describe"]
+__all__ = ["Description", "describe", "duration_text"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +77,8 @@ class Description:
         lines += [
             "",
             f"# measured on {found.device} with {found.measured_batch} images a step, on random images:",
-            f"# time    {_duration(found.seconds)} at {found.images_per_second:.0f} images/s, without the "
-            "accuracy on the way",
+            f"# time    {duration_text(found.seconds)} at {found.images_per_second:.0f} images/s, without "
+            "the accuracy on the way",
             f"# memory  {found.step_bytes / 1e9:.2f} GB in a step, {found.data_bytes / 1e9:.2f} GB of images "
             "and views (streamed if they do not fit)",
         ]
@@ -194,7 +194,8 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """Return ``"3 min"``, with a unit that fits."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 2 * 3600:

@@ -202,6 +202,7 @@ def run_training(
     log_every: int = 20,
     picture_seconds: float = 120.0,
     stop_after: int | None = None,
+    progress: Progress | None = None,
 ) -> float:
     """Run or resume a training in the folder `out/<kind>-training`.
 
@@ -216,6 +217,7 @@ def run_training(
         log_every: number of steps averaged in a row of ``metrics.csv``.
         picture_seconds: seconds between sample grids (``samples.png``).
         stop_after: step after which to stop as if interrupted.
+        progress: display of the progress; by default a bar on standard error.
 
     Returns:
         training time in seconds, including earlier parts of a resumed run.
@@ -240,6 +242,7 @@ def run_training(
             log_every=log_every,
             picture_seconds=picture_seconds,
             last_step=trainer.num_steps if stop_after is None else min(stop_after, trainer.num_steps),
+            progress=progress or Progress(quiet=not writes, logger=__name__),
         )
 
 
@@ -254,6 +257,7 @@ def _run(
     log_every: int,
     picture_seconds: float,
     last_step: int,
+    progress: Progress,
 ) -> float:
     checkpoint_path = folder / CHECKPOINT
     if overwrite:
@@ -319,7 +323,6 @@ def _run(
         if observer is not None:
             observer.checkpoint()
 
-    progress = Progress(quiet=not writes, logger=__name__)
     title = f"training {trainer.kind}"
     with (
         closing(observer) if observer is not None else nullcontext(),

@@ -11,6 +11,7 @@ from typing import Any
 
 from viewgen.errors import DataError, UsageError
 from viewgen.messages import shown
+from viewgen.progress import Progress
 from viewgen_train.checkpoints import BEST, CHECKPOINT, LAST, PREVIOUS, PREVIOUS_WEIGHTS, use_previous
 from viewgen_train.curves import TENSORBOARD
 from viewgen_train.loop import only_run
@@ -100,6 +101,7 @@ def train(
     previous_checkpoint: bool = False,
     evaluate: bool = True,
     quiet: bool = False,
+    progress: Progress | None = None,
 ) -> TrainResult:
     """Train an encoder, or resume an earlier call with the same options.
 
@@ -128,6 +130,7 @@ def train(
         previous_checkpoint: True to go on from the checkpoint before the last one, which is discarded.
         evaluate: True to measure linear probes and nearest neighbours at the end.
         quiet: True to suppress messages about resolved options.
+        progress: display of the progress of one process, and no messages; by default a bar on standard error.
 
     Returns:
         result of the training. The folder holds ``last.safetensors``, ``best.safetensors``, ``config.json``,
@@ -164,7 +167,7 @@ def train(
         use_unconverged=use_unconverged,
         overwrite=overwrite,
     )
-    with shown(quiet=quiet):
+    with shown(quiet=quiet or progress is not None):
         plan = make_plan(options)
         num_workers = check_workers(plan.settings, gpus, workers)
         folder = Path(plan.out)
@@ -186,7 +189,7 @@ def train(
                 train_worker, arguments, num_workers=num_workers, folder=folder, use_gpu=bool(gpus)
             )
         else:
-            speed = train_worker(plan, device, checkpoint_seconds=checkpoint_seconds)
+            speed = train_worker(plan, device, checkpoint_seconds=checkpoint_seconds, progress=progress)
         return _result(plan, speed, evaluate=evaluate, device=device)
 
 

@@ -15,6 +15,7 @@ from viewgen.memory import free_gpu_bytes
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import Models, load_model
 from viewgen.networks.generator import Generator
+from viewgen.progress import Progress
 from viewgen.store import CacheReader
 from viewgen.views.branched import VIEWS_NOTE
 from viewgen.views.entry import TrainingResources
@@ -50,6 +51,7 @@ def train_worker(
     *,
     checkpoint_seconds: float = 60.0,
     stop_after: int | None = None,
+    progress: Progress | None = None,
 ) -> float:
     """Run one process of a training, in `World.current()`; all processes need the same arguments.
 
@@ -58,6 +60,7 @@ def train_worker(
         device: torch device of this process.
         checkpoint_seconds: seconds between checkpoints.
         stop_after: step after which to stop as if interrupted.
+        progress: display of the progress; by default a bar on standard error.
 
     Returns:
         training throughput in images per second, over all processes, without evaluation; NaN if no steps
@@ -77,6 +80,7 @@ def train_worker(
         checkpoint_seconds=checkpoint_seconds,
         log_every=min(LOG_EVERY, trainer.steps_per_epoch),
         stop_after=stop_after,
+        progress=progress,
     )
     return trainer.images_per_second()
 

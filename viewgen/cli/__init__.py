@@ -28,6 +28,7 @@ COMMANDS = {
     "datasets": ("viewgen.cli.datasets", "List the data sets and whether they are present."),
     "doctor": ("viewgen.cli.doctor", "Check the environment."),
     "eval": ("viewgen.cli.eval", "Linear probe and nearest neighbours of a trained encoder."),
+    "experiment": ("viewgen.cli.experiment", "Run a grid of trainings with several seeds: a table."),
     "export": ("viewgen.cli.export", "Write the encoder of a training with a model card."),
     "inspect": ("viewgen.cli.inspect", "Look at a cache in a browser: a gallery on the Ray dashboard."),
     "list": ("viewgen.cli.list", "List view sources, data sets …, and the settings of each."),

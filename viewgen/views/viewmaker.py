@@ -28,6 +28,9 @@ class ViewmakerSettings(Settings):
 
     budget: float = setting(0.05, "mean absolute change of a pixel, as a share of its range", gt=0, le=1)
     learning_rate: float = setting(1e-3, "learning rate of the Viewmaker's Adam", gt=0)
+    width: int = setting(
+        32, "channels after the first layer; later layers have two or four times as many", since=2, ge=1
+    )
 
 
 class ViewmakerSource:
@@ -48,7 +51,7 @@ class ViewmakerSource:
 
         from viewgen.networks.viewmaker import Viewmaker, ViewmakerConfig
 
-        self.viewmaker = Viewmaker(ViewmakerConfig(budget=settings.budget)).to(device)
+        self.viewmaker = Viewmaker(ViewmakerConfig(budget=settings.budget, width=settings.width)).to(device)
         self.optimiser = torch.optim.Adam(self.viewmaker.parameters(), lr=settings.learning_rate)
         self._average_gradients = average_gradients
         self._num_views = 1

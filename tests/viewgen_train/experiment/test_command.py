@@ -1,0 +1,101 @@
+"""`viewgen experiment` on the command line, and its cost before it is run."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from viewgen.cli import cli
+from viewgen.errors import UsageError
+from viewgen_train.experiment.cost import NUM_MEASURED
+
+
+def run(*words: str):
+    return CliRunner().invoke(cli, ["experiment", *words], catch_exceptions=False)
+
+
+@pytest.fixture
+def words(toy_text, tiny_root, tmp_path):
+    path = tmp_path / "toy.toml"
+    path.write_text(toy_text)
+    return [str(path), "--data-root", tiny_root, "--executor", "local", "--out", str(tmp_path / "out")]
+
+
+def test_it_lists_what_ships():
+    names = [entry["name"] for entry in json.loads(run("--list", "--json").stdout)["experiments"]]
+    assert names == [
+        "ablation-alpha", "ablation-epsilon", "ablation-lambda", "ablation-sigma", "losses", "mi-table",
+        "objectives", "table1", "views-per-image",
+    ]  # fmt: skip
+    assert "Table 1 of Constructive Assimilation" in run("--list").stdout
+    assert run().exit_code == 2
+
+
+def test_it_runs_and_tells_the_words(words, made_up, tmp_path):
+    result = run(*words, "--seeds", "0-1,4", "--only", "plain", "--only", "a2", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found.keys() == {"folder", "table", "num_done", "num_trainings", "diverged", "words"}
+    assert (found["num_done"], found["num_trainings"]) == (9, 9)
+    assert [name for name in made_up.done if name.startswith("plain")] == ["plain 0", "plain 1", "plain 4"]
+    again = run(*words, "--seeds", "0-1,4")
+    assert again.stdout == f"{tmp_path}/out/table.md\n"
+    assert "Is it more? A2, α 0.5 is lower than SimCLR" in again.stderr
+    assert run(*words, "--report").exit_code == 0
+
+
+@pytest.mark.parametrize("seeds", ["a", "1-", "", "1-b", "3-1"])
+def test_seeds_that_are_none(words, seeds):
+    result = run(*words, "--seeds", seeds)
+    assert result.exit_code == 2
+    assert "expected such as 0-4 or 0,2,7" in result.output
+
+
+def test_options_that_contradict(words):
+    with pytest.raises(UsageError, match="--dry-run and --report"):
+        run(*words, "--dry-run", "--report")
+    with pytest.raises(UsageError, match="--executor local has one worker"):
+        run(*words, "--workers", "2")
+
+
+def test_the_cost_is_measured_and_nothing_written(words, tmp_path, monkeypatch):
+    timed = []
+
+    def estimate(settings, *, num_images, **_):
+        from viewgen_train.cost import TrainEstimate
+
+        timed.append(settings.assimilation.kind)
+        return TrainEstimate(
+            seconds=0.0,
+            images_per_second=8.0,
+            step_bytes=1,
+            data_bytes=1,
+            measured_batch=8,
+            device="cpu",
+            without="",
+        )
+
+    monkeypatch.setattr("viewgen_train.experiment.cost.estimate", estimate)
+    found = json.loads(run(*words, "--dry-run", "--json").stdout)
+    # the steps of A2 with another α take as long
+    assert timed == ["none", "A2"]
+    tasks = {task["name"]: task for task in found["tasks"]}
+    assert tasks.keys() == {"same", "plain", "a2[alpha=0.25]", "a2[alpha=0.5]"}
+    # 21 images, 2 epochs of 2 steps of 8 at 8 images a second
+    assert (tasks["plain"]["count"], tasks["plain"]["seconds"]) == (3, pytest.approx(4.0))
+    assert tasks["same"]["num_bytes"] == 21 * 2 * 3 * 8 * 8
+    assert tasks["same"]["seconds"] > 0
+    assert NUM_MEASURED < 21
+    assert found["worker_hours"] == pytest.approx((9 * 4.0 + tasks["same"]["seconds"]) / 3600)
+    assert (found["workers"], found["hours"]) == (1, found["worker_hours"])
+    assert not (tmp_path / "out").exists()
+    text = run(*words, "--dry-run", "--seeds", "0").stdout
+    assert "4 tasks, 0.00 hours of one worker on cpu" in text
+
+
+def test_the_cost_of_what_is_left(words, made_up, monkeypatch):
+    run(*words, "--seeds", "0")
+    found = json.loads(run(*words, "--dry-run", "--json").stdout)
+    assert {task["name"]: task["count"] for task in found["tasks"]} == {
+        "plain": 2, "a2[alpha=0.25]": 2, "a2[alpha=0.5]": 2,
+    }  # fmt: skip

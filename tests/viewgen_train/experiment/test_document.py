@@ -1,0 +1,243 @@
+"""The file of an experiment: what it builds on, what a scale lays over it, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from viewgen.errors import MissingFileError, UsageError
+from viewgen_train.experiment.document import load_document, presets
+from viewgen_train.experiment.grid import rows_and_caches
+from viewgen_train.experiment.plan import make_plan
+from viewgen_train.records import record
+
+BASE = """
+[experiment]
+seeds = [7]
+[train]
+width = 2
+epochs = 3
+[scales.small.digits.train]
+epochs = 1
+[scales.paper.cifar10.train]
+width = 64
+"""
+OWN = """
+extends = "base.toml"
+[experiment]
+baseline = "plain"
+[train]
+width = 3
+[rows.plain]
+train = {assimilation = "none"}
+[scales.small.digits.rows.plain.train]
+loss = "infonce"
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "base.toml").write_text(BASE)
+    path = tmp_path / "own.toml"
+    path.write_text(OWN)
+    return path
+
+
+def test_what_is_nearer_comes_first(file):
+    found = load_document(str(file))
+    assert (found.name, found.scale, found.experiment.dataset) == ("own", "small", "digits")
+    # its own width before that of what it extends, the scale's epochs before both, seeds of what it extends
+    assert found.train == {"width": 3, "epochs": 1}
+    assert found.experiment.seeds == (7,)
+    assert found.rows["plain"].train == {"assimilation": "none", "loss": "infonce"}
+    paper = load_document(str(file), scale="paper")
+    assert (paper.experiment.dataset, paper.train["width"]) == ("cifar10", 3)
+
+
+def plan(path: Path, text: str = "", **options):
+    if text:
+        path.write_text(text)
+    return make_plan(load_document(str(path)), path.parent / "out", with_data=False, **options)
+
+
+A2 = """
+[experiment]
+dataset = "digits"
+[caches.views]
+method = "wperturb"
+[rows.plain]
+train = {assimilation = "none"}
+[rows.a2]
+cache = "views"
+train = {assimilation = "A2"}
+"""
+
+
+def test_a_grid_has_a_row_and_a_cache_for_every_place(file):
+    text = A2 + '[rows.a2.grid]\n"cache.sigma" = [0.1, 0.2]\n"train.alpha" = [0.5, 1.0]\n'
+    found = plan(file, text)
+    assert [*found.rows] == ["plain", *(
+        f"a2[sigma={s},alpha={a}]" for s in (0.1, 0.2) for a in (0.5, 1.0)
+    )]  # fmt: skip
+    assert [task.name for task in found.caches] == ["views[sigma=0.1]", "views[sigma=0.2]"]
+    assert found.caches[1].options is not None
+    assert found.caches[1].options["sigma"] == 0.2
+    assert found.settings["a2[sigma=0.2,alpha=1.0]"].assimilation.alpha == 1.0
+    joint = A2 + '[rows.a2.grid]\n"cache.sigma+train.alpha" = [[0.1, 0.5], [0.2, 1.0]]\n'
+    assert [*plan(file, joint).rows] == ["plain", "a2[sigma=0.1,alpha=0.5]", "a2[sigma=0.2,alpha=1.0]"]
+
+
+def test_trainings_are_ordered_seed_by_seed(file):
+    found = plan(file, A2, seeds=(3, 1))
+    assert [task.name for task in found.trainings] == [
+        "plain, seed 3", "a2, seed 3", "plain, seed 1", "a2, seed 1",
+    ]  # fmt: skip
+    assert found.trainings[1].settings["seed"] == 3
+
+
+def test_rows_may_be_chosen_with_the_caches_that_they_need(file):
+    text = (
+        A2
+        + '[caches.matched]\nmethod = "wperturb"\nstrength = "match:views"\n[rows.other]\ncache = "matched"\n'
+    )
+    found = plan(file, text, only=("other",))
+    assert found.selected == ("other",)
+    assert [task.name for task in found.caches] == ["views", "matched"]
+    assert found.caches[1].options is not None
+    assert found.caches[1].options["strength"] == f"match:{found.caches[0].url}"
+    assert plan(file, text, only=("plain",)).caches == ()
+
+
+def test_an_encoder_is_trained_where_a_cache_needs_it(file):
+    text = A2 + '[encoders.mine]\ntrain = {assimilation = "none"}\n'
+    assert plan(file, text).encoders == ()
+    found = plan(file, text.replace('method = "wperturb"', 'method = "wperturb"\nencoder = "mine"'))
+    assert [task.name for task in found.encoders] == ["mine"]
+    assert found.caches[0].options is not None
+    assert found.caches[0].options["encoder"] == f"{found.encoders[0].out}/last.safetensors"
+
+
+B = '[rows.b]\ncache = "views"\n'
+GRID = B + "[rows.b.grid]\n"
+CACHE = '[caches.c]\nmethod = "wperturb"\n'
+WRONG = {
+    "an unknown table": ("[rowz.a]\n", "no setting 'rowz'; did you mean 'rows'"),
+    "an unknown setting of a training": (
+        '[rows.b]\ntrain = {alhpa = 1.0, assimilation = "none"}\n',
+        r"\[rows.b\]: the training has no setting 'alhpa'; did you mean 'alpha'",
+    ),
+    "an ignored setting": (
+        '[rows.b]\ntrain = {alpha = 1.0, assimilation = "none"}\n',
+        r"\[rows.b\]: alpha .*ignore",
+    ),
+    "an unknown setting of a cache": (CACHE + "sigmo = 1\n", r"\[caches.c\]: .*sigmo"),
+    "a setting of another method": (
+        CACHE + "uniformity_weight = 1.0\n",
+        r"\[caches.c\]: uniformity_weight is a setting of wsearch",
+    ),
+    "a value of another type": ("[rows.b]\nlabel = 3\n", r"\[rows.b\]: label is 3; expected a valid string"),
+    "an empty axis": (GRID + '"train.alpha" = []\n', r"\[rows.b\]: the axis 'train.alpha' is empty"),
+    "an axis of nothing": (GRID + "alpha = [1.0]\n", "neither train.NAME nor cache.NAME"),
+    "an axis of an unknown setting": (
+        GRID + '"cache.sigmo" = [0.1]\n',
+        r"\[caches.views\[sigmo=0.1\]\]: .*sigmo",
+    ),
+    "a place twice": (GRID + '"train.alpha" = [1.0, 1.0]\n', "twice"),
+    "a pair that is none": (GRID + '"train.alpha+train.epochs" = [[1.0]]\n', "expected a list of 2"),
+    "an unknown cache": ('[rows.b]\ncache = "view"\n', r"cache is 'view'; did you mean 'views'"),
+    "a cache that would be ignored": (B + 'train = {assimilation = "none"}\n', "would ignore"),
+    "a missing cache": (
+        '[rows.b]\ntrain = {assimilation = "A1"}\n',
+        r"\[rows.b\]: cache views need a cache",
+    ),
+    "an unknown row": (
+        '[[questions]]\nask = "?"\nrow = "a2"\nagainst = "plane"\n',
+        "did you mean 'plain'",
+    ),
+    "a seed among the settings": ("[rows.b]\ntrain = {seed = 1}\n", "give seeds"),
+    "caches in a circle": (
+        CACHE + 'strength = "match:d"\n[caches.d]\nmethod = "wperturb"\nstrength = "match:c"\n',
+        "need each other",
+    ),
+    "an unknown diagnostic": ('[measure]\ncaches = ["alignmentt"]\n', "did you mean 'alignment'"),
+    "an encoder after a cache": (
+        '[encoders.e]\ntrain = {assimilation = "A2"}\n',
+        r"\[encoders.e\]: its training needs cache",
+    ),
+    "an unknown probe setting": (
+        "[measure.probe]\nepoch = 3\n",
+        r"\[measure.probe\]: .*'epoch'; did you mean 'epochs'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_refused(file, name):
+    more, message = WRONG[name]
+    with pytest.raises(UsageError, match=message):
+        plan(file, A2 + more)
+
+
+def test_refused_files(file, tmp_path):
+    with pytest.raises(UsageError, match="no experiment 'table'; did you mean 'table1'"):
+        load_document("table")
+    with pytest.raises(MissingFileError, match="no such file"):
+        load_document(str(tmp_path / "none.toml"))
+    with pytest.raises(UsageError, match=r"--scale smal; did you mean 'small'"):
+        load_document(str(file), scale="smal")
+    with pytest.raises(UsageError, match="cifar10 has no settings at scale 'small'"):
+        load_document(str(file), dataset="cifar10")
+    file.write_text("[rows")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_document(str(file))
+    file.write_text(A2)
+    with pytest.raises(UsageError, match="the file has no"):
+        load_document(str(file), scale="small")
+    with pytest.raises(UsageError, match="--only a3: no such row; did you mean 'a2'"):
+        plan(file, only=("a3",))
+
+
+def places() -> list[tuple[str, str, str]]:
+    """Return every shipped experiment at every scale and data set."""
+    found = []
+    for name in presets():
+        document_scales = {
+            "small": ("digits", "fashion-mnist"),
+            "paper": ("cifar10", "cifar100", "tinyimagenet"),
+        }
+        found += [(name, scale, one) for scale, datasets in document_scales.items() for one in datasets]
+    return found
+
+
+@pytest.mark.parametrize(("name", "scale", "dataset"), places())
+def test_shipped_experiments_can_be_planned(name, scale, dataset, tmp_path):
+    document = load_document(name, scale=scale, dataset=dataset)
+    found = make_plan(document, tmp_path, with_data=False)
+    assert document.experiment.description
+    assert len({task.name for task in found.trainings}) == len(found.trainings)
+    assert {row.cache for row in found.rows.values()} - {None} <= {task.name for task in found.caches}
+    if scale == "paper":
+        # the recipe of the data set as it is
+        assert {one.network.width for one in found.settings.values()} <= {64}
+
+
+def test_table1_has_the_papers_rows_in_its_settings(tmp_path):
+    found = make_plan(load_document("table1", scale="paper", dataset="cifar10"), tmp_path, with_data=False)
+    published = {
+        name: row.published["cifar10"] for name, row in found.rows.items() if "cifar10" in row.published
+    }
+    assert sorted(published.values()) == [80.07, 82.91, 83.59, 91.09, 91.46, 91.86, 92.04, 92.38, 92.90]
+    best = found.settings["a2-wsearch"]
+    told = record(best)
+    assert (told["assimilation"], told["alpha"], told["temperature"]) == ("A2", 0.5, 0.5)
+    assert (told["batch_size"], told["epochs"], told["learning_rate"]) == (128, 800, 0.015)
+    assert found.settings["simclr"].objective.name == "simclr"
+    # f is a baseline of its own, another than that of the control
+    encoders = {task.name: task.train["seed"] for task in found.encoders}
+    assert encoders.keys() == {"f", "other", "random"}
+    assert len(set(encoders.values())) == 3
+
+
+def test_published_numbers_of_a_grid_stand_at_their_place():
+    rows, _ = rows_and_caches(load_document("ablation-epsilon", scale="paper", dataset="cifar10"))
+    assert rows["epsilon[epsilon_boundary=0.3,epsilon_uniformity=0.5]"].published == {"cifar10": 92.898}
+    assert len([row for row in rows.values() if row.published]) == 10

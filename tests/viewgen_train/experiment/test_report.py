@@ -1,0 +1,151 @@
+"""Tables and plots of made-up results."""
+
+import csv
+import html.parser
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from viewgen.diagnostics.measure import Measure
+from viewgen_train.experiment.grid import Row
+from viewgen_train.experiment.page import (
+    Heading,
+    Items,
+    Paragraph,
+    Picture,
+    TableBlock,
+    html_text,
+    markdown_text,
+)
+from viewgen_train.experiment.plots import (
+    draw_bars,
+    draw_curves,
+    draw_heat_map,
+    draw_scatter,
+    heat_maps,
+    mean_curve,
+)
+from viewgen_train.experiment.results import Record
+from viewgen_train.experiment.summary import CacheSummary, RowSummary, Summary
+
+
+def test_the_table_can_be_computed_from_the_csv(run_toy, made_up, tmp_path):
+    made_up.accuracies = {"plain": 0.51, "a2[alpha=0.25]": 0.62, "a2[alpha=0.5]": 0.47}
+    run_toy()
+    with open(tmp_path / "results/results.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "training" and row["measure"] == "top1"]
+    table = (tmp_path / "results/table.md").read_text()
+    for label in ("SimCLR", "A2, α 0.25", "A2, α 0.5"):
+        values = [100 * float(row["value"]) for row in rows if row["label"] == label]
+        assert len(values) == 3
+        assert f"| {label} | 3 | {fmean(values):.2f} ± {stdev(values):.2f} |" in table
+
+
+BLOCKS = [
+    Heading("A <title>", 1),
+    Paragraph("a & b"),
+    Paragraph("viewgen experiment x", code=True),
+    Items(["one", "two"]),
+    TableBlock(["row", "value"], [["a | b", "1"], ["c", "−2"]]),
+    Picture("bars.png", 'the "bars"'),
+]
+
+
+def test_a_page_as_markdown_and_as_html():
+    assert markdown_text(BLOCKS).split("\n\n") == [
+        "# A <title>",
+        "a & b",
+        "```console\nviewgen experiment x\n```",
+        "- one\n- two",
+        "| row | value |\n| --- | ---: |\n| a \\| b | 1 |\n| c | −2 |",
+        '![the "bars"](bars.png)\n',
+    ]
+    seen: list[str] = []
+    tags: list[str] = []
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            tags.append(tag)
+            if tag == "img":
+                assert dict(attrs) == {"src": "bars.png", "alt": 'the "bars"'}
+
+        def handle_data(self, data):
+            seen.extend(data.split())
+
+    Reader().feed(html_text(BLOCKS, "x"))
+    assert (tags.count("td"), tags.count("th"), tags.count("li")) == (4, 2, 2)
+    assert {"<title>", "&", "−2"} <= set(seen)
+
+
+def row(name, accuracy, *, group="", axes=None, cache=None, curve=()):
+    return RowSummary(
+        row=Row(
+            name=name, label=name, group=group or name, axes=axes or {}, train={}, cache=cache, seeds=(0, 1)
+        ),
+        values={"top1": {0: accuracy, 1: accuracy + 0.02}},
+        lost={},
+        curves={"knn5_top1": {0: list(curve), 1: list(curve)}} if curve else {},
+        seconds=1.0,
+    )
+
+
+@pytest.fixture
+def summary():
+    grid = [
+        row(f"g{a}{b}", 0.5 + a / 10 + b / 100, group="g", axes={"cache.x": a, "train.y": b}, cache=f"c{a}")
+        for a in (0, 1)
+        for b in (0, 1, 2)
+    ]
+    rows = [row("plain", 0.4, curve=[(1, 0.2), (2, 0.3)]), *grid]
+    caches = {
+        f"c{a}": CacheSummary(
+            name=f"c{a}",
+            values={("label_kept", ""): {0: 0.8 + a / 10}},
+            record=Record(kind="cache", name=f"c{a}", seed=0),
+        )
+        for a in (0, 1)
+    }
+    return Summary(rows={one.row.name: one for one in rows}, caches=caches, baseline=rows[0])
+
+
+def test_plots(summary, tmp_path):
+    assert draw_bars(summary, ["top1", "nothing"], tmp_path / "bars.png")
+    assert draw_curves(summary, tmp_path / "curves.png")
+    assert draw_scatter(summary, "label_kept", "top1", tmp_path / "scatter.png")
+    assert heat_maps(summary) == {"g": ("cache.x", "train.y")}
+    assert draw_heat_map(summary, "g", ("cache.x", "train.y"), "top1", tmp_path / "grid.png")
+    for name in ("bars", "curves", "scatter", "grid"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert np.asarray(picture).std() > 1
+    assert not draw_bars(summary, ["nothing"], tmp_path / "no.png")
+    assert not draw_scatter(summary, "nothing", "top1", tmp_path / "no.png")
+    assert not (tmp_path / "no.png").exists()
+
+
+def test_pairs_of_values_are_no_grid(summary):
+    pairs = [row(f"p{a}", 0.5, group="p", axes={"cache.x": a, "cache.y": 2 * a}) for a in (0, 1, 2)]
+    found = Summary(rows={one.row.name: one for one in pairs}, caches={}, baseline=None)
+    assert heat_maps(found) == {}
+
+
+def test_a_mean_curve_has_the_epochs_of_all_trainings():
+    assert mean_curve({0: [(1, 0.2), (2, 0.4)], 1: [(2, 0.6), (3, 1.0)]}) == [(2, pytest.approx(0.5))]
+    assert mean_curve({}) == []
+
+
+def test_a_measure_that_is_no_number_is_left_out(run_toy, made_up, tmp_path, monkeypatch):
+    train = made_up.train
+
+    def with_nan(task, place, tell):
+        from dataclasses import replace
+
+        found = train(task, place, tell)
+        return replace(found, measures=(*found.measures, Measure(name="loss", value=float("nan"))))
+
+    monkeypatch.setattr(made_up, "train", with_nan)
+    run_toy(seeds=(0,))
+    with open(tmp_path / "results/results.csv", newline="") as file:
+        losses = {row["value"] for row in csv.DictReader(file) if row["measure"] == "loss"}
+    assert losses == {""}

@@ -1,0 +1,144 @@
+"""Checks of an experiment's tables against each other and against the registries; errors name the table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from viewgen.datasets import ImageDataset
+from viewgen.diagnostics import DIAGNOSTICS
+from viewgen.diagnostics.probe import ProbeConfig, probe_config
+from viewgen.errors import UsageError, nearest_name
+from viewgen.store import CacheReader
+from viewgen.views import VIEWS
+from viewgen_train.caches import check_cache
+from viewgen_train.experiment.document import CacheTable, Document
+from viewgen_train.experiment.grid import Row
+from viewgen_train.resolve import train_settings
+from viewgen_train.settings import TrainSettings
+
+__all__ = [
+    "check_cache_settings",
+    "check_data",
+    "check_encoders",
+    "check_references",
+    "resolved",
+    "resolved_probe",
+    "row_settings",
+    "selected_rows",
+]
+
+
+def check_data(dataset: ImageDataset, document: Document, tables: Mapping[str, CacheTable]) -> None:
+    """Check the number of images, and that caches that are there already are of these images."""
+    limit = document.experiment.limit
+    if limit is not None and limit > len(dataset):
+        raise UsageError(f"[experiment]: limit is {limit}; {dataset.name} has {len(dataset)} images")
+    for table in tables.values():
+        if table.url is not None:
+            check_cache(CacheReader(table.url), dataset, inversions=is_inversions(table))
+
+
+def selected_rows(rows: Mapping[str, Row], only: Sequence[str]) -> tuple[str, ...]:
+    groups = {row.group for row in rows.values()}
+    for name in only:
+        if name not in rows and name not in groups:
+            known = dict.fromkeys([*groups, *rows])
+            raise UsageError(f"--only {name}: no such row{nearest_name(name, known)} ({', '.join(rows)})")
+    return tuple(name for name, row in rows.items() if not only or {name, row.group} & set(only))
+
+
+def check_references(document: Document, rows: Mapping[str, Row], tables: Mapping[str, CacheTable]) -> None:
+    """Check that every name of a row, cache, encoder or diagnostic is one."""
+    about = document.experiment
+    if not rows and not tables:
+        raise UsageError("the experiment has neither [rows] nor [caches]; there is nothing to do")
+    named = [("[experiment]: baseline", about.baseline)] if about.baseline else []
+    for number, one in enumerate(document.questions, 1):
+        named += [
+            (f"[[questions]] {number}: row", one.row),
+            (f"[[questions]] {number}: against", one.against),
+        ]
+    for place, name in named:
+        if name not in rows:
+            raise UsageError(
+                f"{place} is {name!r}{nearest_name(name, rows)}; expected a row: {', '.join(rows)}"
+            )
+    for name in (*document.measure.caches, *document.measure.trainings):
+        DIAGNOSTICS.entry(name)
+    for group, table in document.rows.items():
+        if table.seeds is not None and len(set(table.seeds)) != len(table.seeds):
+            raise UsageError(f"[rows.{group}]: seeds {list(table.seeds)} has one twice")
+    if len(set(about.seeds)) != len(about.seeds):
+        raise UsageError(f"[experiment]: seeds {list(about.seeds)} has one twice")
+
+
+def check_encoders(document: Document, tables: Mapping[str, CacheTable]) -> None:
+    """Check that encoders can be trained before there is any cache."""
+    for name, encoder in document.encoders.items():
+        found = resolved(
+            document.experiment.dataset, {**document.train, **encoder.train}, f"[encoders.{name}]"
+        )
+        if needs := found.views.entry.needs & {"cache", "inversions"}:
+            raise UsageError(
+                f"[encoders.{name}]: its training needs {', '.join(sorted(needs))}, which is made after it; "
+                'give train = {assimilation = "none"}'
+            )
+
+
+def resolved(dataset: str, given: Mapping[str, Any], place: str) -> TrainSettings:
+    """Return a row's settings with seed 0; errors name the row."""
+    if "seed" in given or "run.seed" in given:
+        raise UsageError(f"{place}: seed is a setting of the experiment; give seeds in its table")
+    try:
+        return train_settings(dataset, given)
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from None
+
+
+def row_settings(dataset: str, row: Row, tables: Mapping[str, CacheTable]) -> TrainSettings:
+    place = f"[rows.{row.group}]"
+    found = resolved(dataset, row.train, place)
+    needs = found.views.entry.needs & {"cache", "inversions"}
+    if needs and row.cache is None:
+        raise UsageError(f"{place}: {found.views.name} views need a cache; name one of [caches]")
+    if row.cache is not None and not needs:
+        raise UsageError(
+            f"{place}: cache is {row.cache!r}, which {found.views.name} views would ignore; leave it out, or "
+            "choose another assimilation or generated"
+        )
+    if row.cache is not None and ("inversions" in needs) != is_inversions(tables[row.cache]):
+        kind = "a cache of method invert" if "inversions" in needs else "a cache of views"
+        raise UsageError(f"{place}: {found.views.name} views need {kind}, and {row.cache!r} is none")
+    return found
+
+
+def is_inversions(table: CacheTable) -> bool:
+    return table.method == "invert"
+
+
+def check_cache_settings(dataset: str, name: str, table: CacheTable) -> None:
+    """Check the settings of a cache's method; networks and data are not needed."""
+    place = f"[caches.{name}]"
+    if table.url is not None:
+        if (
+            given := table.model_fields_set
+            - {"url", "method", "models", "views", "seed"}
+            - (set() if table.settings else {"settings"})
+        ):
+            raise UsageError(f"{place}: url names a cache that is there, so {', '.join(sorted(given))} would "
+                             "be ignored; leave one out")  # fmt: skip
+        return
+    own = {one: value for one, value in table.settings.items() if not one.startswith("invert.")}
+    before = {one.removeprefix("invert."): v for one, v in table.settings.items() if one not in own}
+    try:
+        VIEWS.resolve(table.method, dataset, own)
+        if before:
+            VIEWS.resolve("invert", dataset, before)
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from None
+
+
+def resolved_probe(dataset: str, document: Document) -> ProbeConfig:
+    try:
+        return probe_config(dataset, **document.measure.probe)
+    except UsageError as error:
+        raise UsageError(f"[measure.probe]: {error}") from None

@@ -1,0 +1,382 @@
+"""Files of an experiment's results: CSV, Markdown, HTML, plots, provenance."""
+
+import csv
+import io
+import json
+import math
+import shlex
+from collections.abc import Iterable
+from typing import Any
+
+from viewgen.files import write_atomically
+from viewgen_train.experiment.page import (
+    Block,
+    Heading,
+    Items,
+    Paragraph,
+    Picture,
+    TableBlock,
+    html_text,
+    markdown_text,
+)
+from viewgen_train.experiment.plan import ExperimentPlan, shown_settings
+from viewgen_train.experiment.plots import (
+    draw_bars,
+    draw_curves,
+    draw_heat_map,
+    draw_scatter,
+    heat_maps,
+    scatter_points,
+)
+from viewgen_train.experiment.results import Record, ResultFolder
+from viewgen_train.experiment.statistics import correlation
+from viewgen_train.experiment.summary import (
+    CacheSummary,
+    RowSummary,
+    Summary,
+    is_share,
+    measure_label,
+    summarise,
+)
+from viewgen_train.experiment.wording import answer, correlation_words, difference_cell, summary_lines
+
+__all__ = ["CSV_COLUMNS", "write_report"]
+
+CSV_COLUMNS = (
+    *("kind", "row", "label", "axes", "seed", "status", "measure", "group", "value", "low", "high", "on"),
+    *("reason", "dataset", "split", "num_images", "scale", "cache", "cache_identity", "num_steps"),
+    *("seconds", "device", "threads", "viewgen", "torch", "identity"),
+)
+# measures of a cache that the page shows, of those that were measured
+CACHE_MEASURES = (
+    *("reconstruction_to_view", "spread", "label_kept", "images_with_foreign_view", "distinct_views"),
+    *("pixel_diversity", "converged_share"),
+)
+NOTES = (
+    "± is the standard deviation over trainings, which differ in their seed: initial weights, order of the "
+    "images, expert views and which cached view a step takes.",
+    "Differences are paired by seed. Their intervals are 95 %, by Student's t over the trainings.",
+    "All trainings of a row share one cache of views: what another cache, generator or encoder f would "
+    "change is in no interval.",
+    "Accuracies are those of the last epoch on the test images.",
+)
+
+
+def write_report(plan: ExperimentPlan, results: ResultFolder, *, pictures: bool = True) -> list[str]:
+    """Write tables, plots and provenance of all records, and return the sentences about them.
+
+    Args:
+        plan: the experiment.
+        results: its folder.
+        pictures: draw the plots too.
+    """
+    folder = results.path
+    records = [one for kind in ("training", "cache", "diagnostics") for one in results.records(kind)]
+    summary = summarise(plan, results)
+    write_atomically(folder / "results.csv", csv_text(plan, records, summary).encode())
+    write_atomically(folder / "curves.csv", _curves_text(summary).encode())
+    write_atomically(folder / "provenance.json", _provenance(plan, results, records).encode())
+    drawn = _draw(plan, summary, folder) if pictures else _drawn_before(plan, summary, folder)
+    words = sentences(plan, summary)
+    blocks = page(plan, summary, words, drawn)
+    write_atomically(folder / "table.md", markdown_text(blocks).encode())
+    write_atomically(folder / "table.html", html_text(blocks, plan.document.name).encode())
+    return words
+
+
+def csv_text(plan: ExperimentPlan, records: Iterable[Record], summary: Summary) -> str:
+    """Return a line for every record and measure; a record without numbers has one line."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    data = plan.identity["dataset"]
+    for record in records:
+        row = plan.rows.get(record.name) if record.kind == "training" else None
+        cache = row.cache if row is not None else record.name if record.kind != "training" else None
+        made = None if cache is None or cache not in summary.caches else summary.caches[cache].record
+        about = record.about
+        common: dict[str, Any] = {
+            "kind": record.kind,
+            "row": record.name,
+            "label": "" if row is None else row.label,
+            "axes": "" if row is None or not row.axes else json.dumps(dict(row.axes), ensure_ascii=False),
+            "seed": record.seed,
+            "status": record.status,
+            "reason": record.reason,
+            "dataset": data["name"],
+            "split": data["split"],
+            "num_images": data["num_images"],
+            "scale": plan.document.scale,
+            "cache": cache,
+            "cache_identity": None if made is None else made.about.get("identity"),
+            "num_steps": about.get("num_steps"),
+            "seconds": round(record.seconds, 2),
+            "device": about.get("device"),
+            "threads": about.get("threads"),
+            "viewgen": about.get("versions", {}).get("viewgen"),
+            "torch": about.get("versions", {}).get("torch"),
+            "identity": record.identity,
+        }
+        for measure in record.measures:
+            numbers = {"value": measure.value, "low": measure.low, "high": measure.high}
+            finite = {name: repr(one) for name, one in numbers.items() if one is not None and one == one}
+            writer.writerow(common | finite | {
+                "measure": measure.name, "group": measure.group, "on": measure.on
+            })  # fmt: skip
+        if not record.measures:
+            writer.writerow(common)
+    return text.getvalue()
+
+
+def _curves_text(summary: Summary) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("row", "seed", "measure", "epoch", "value"))
+    for name, row in summary.rows.items():
+        for measure, seeds in row.curves.items():
+            for seed, points in sorted(seeds.items()):
+                writer.writerows((name, seed, measure, epoch, repr(value)) for epoch, value in points)
+    return text.getvalue()
+
+
+def _provenance(plan: ExperimentPlan, results: ResultFolder, records: Iterable[Record]) -> str:
+    """Return settings, versions and digests of everything, as JSON."""
+    runs: dict[str, dict[str, Any]] = {}
+    for record in records:
+        about = {name: value for name, value in record.about.items() if name not in ("config", "url")}
+        if record.kind == "cache":
+            about["config"] = record.about.get("config")
+        if isinstance(about.get("cache"), dict):
+            about["cache"] = {name: about["cache"][name] for name in ("identity", "method")}
+        runs[f"{record.kind} {record.name} seed {record.seed}"] = about
+    document = {
+        **results.identity,
+        "settings": {name: shown_settings(one) for name, one in plan.settings.items()},
+        "results": runs,
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _wanted_pictures(plan: ExperimentPlan, summary: Summary) -> list[tuple[str, str, Any]]:
+    """Return (file, description, function of a path that draws it) of all plots."""
+    document = plan.document
+    measures = document.experiment.measures
+    wanted: list[tuple[str, str, Any]] = [
+        (
+            "bars.png",
+            "Mean of each row with its 95 % interval; dots are trainings",
+            lambda path: draw_bars(summary, measures, path),
+        ),
+        (
+            "curves.png",
+            "Accuracy on the test images during training, mean over trainings",
+            lambda path: draw_curves(summary, path),
+        ),
+    ]
+    for number, one in enumerate(document.scatter, 1):
+        text = f"{measure_label(one.y)} over {measure_label(one.x)}, one point a row"
+        wanted.append(
+            (f"scatter-{number}.png", text, lambda path, one=one: draw_scatter(summary, one.x, one.y, path))
+        )
+    for group, axes in heat_maps(summary).items():
+        for measure in measures:
+            text = f"{measure_label(measure)} of {group}"
+            wanted.append(
+                (
+                    f"grid-{group}-{measure}.png",
+                    text,
+                    lambda path, group=group, axes=axes, measure=measure: draw_heat_map(
+                        summary, group, axes, measure, path
+                    ),
+                )
+            )
+    return wanted
+
+
+def _draw(plan: ExperimentPlan, summary: Summary, folder: Any) -> list[tuple[str, str]]:
+    return [(file, text) for file, text, draw in _wanted_pictures(plan, summary) if draw(folder / file)]
+
+
+def _drawn_before(plan: ExperimentPlan, summary: Summary, folder: Any) -> list[tuple[str, str]]:
+    return [(file, text) for file, text, _ in _wanted_pictures(plan, summary) if (folder / file).is_file()]
+
+
+def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
+    """Return what the numbers say: answers to the experiment's questions, then each measure over all rows."""
+    document, lines = plan.document, []
+    for one in document.questions:
+        row, other = summary.rows.get(one.row), summary.rows.get(one.against)
+        found = None if row is None else row.against(other, one.measure)
+        labels = (plan.rows[one.row].label, plan.rows[one.against].label)
+        told = answer(found, *labels, measure_label(one.measure), points=is_share(one.measure))
+        lines.append(f"{one.ask} {told}")
+    if summary.baseline is not None:
+        for measure in document.experiment.measures:
+            differences = [
+                (row.row.label, row.against(summary.baseline, measure))
+                for row in summary.rows.values()
+                if row is not summary.baseline
+            ]
+            lines += summary_lines(differences, summary.baseline.row.label, measure_label(measure))
+    for pair in document.scatter:
+        points = scatter_points(summary, pair.x, pair.y)
+        if len(points) >= 3:
+            found_r = correlation([one[1] for one in points], [one[2] for one in points])
+            lines.append(correlation_words(found_r, measure_label(pair.x), measure_label(pair.y)))
+    return lines
+
+
+def page(
+    plan: ExperimentPlan, summary: Summary, words: list[str], pictures: list[tuple[str, str]]
+) -> list[Block]:
+    """Return the blocks of the page."""
+    document, data = plan.document, plan.identity["dataset"]
+    about = document.experiment
+    scale = f", scale {document.scale}" if document.scale else ""
+    blocks: list[Block] = [Heading(f"{document.name}: {about.dataset}{scale}", 1)]
+    if about.description:
+        blocks.append(Paragraph(about.description))
+    blocks += [
+        Paragraph(f"{data['num_images']:,} images of {data['name']} ({data['split']}). Made by"),
+        Paragraph(command(plan), code=True),
+    ]
+    if summary.rows:
+        blocks += [Heading("Accuracy"), accuracy_table(plan, summary), Items(NOTES)]
+        if about.source:
+            blocks.append(Paragraph(f"Published numbers: {about.source}"))
+    if words:
+        blocks += [Heading("What the numbers say"), Items(words)]
+    blocks += [Picture(file, text) for file, text in pictures]
+    if summary.caches:
+        blocks += [Heading("Views"), *_cache_blocks(summary)]
+    lost = [
+        f"{row.row.label}, seed {seed}: {reason}"
+        for row in summary.rows.values()
+        for seed, reason in sorted(row.lost.items())
+    ]
+    if lost:
+        blocks += [Heading("Trainings without numbers"), Items(lost)]
+    missing = _missing(plan, summary)
+    if missing:
+        blocks += [Heading("Not run yet"), Items(missing)]
+    seconds = sum(row.seconds for row in summary.rows.values())
+    made = sum(cache.record.seconds for cache in summary.caches.values() if cache.record is not None)
+    blocks.append(
+        Paragraph(f"Trainings took {seconds / 3600:.2f} hours in sum, caches {made / 3600:.2f} hours.")
+    )
+    return blocks
+
+
+def command(plan: ExperimentPlan) -> str:
+    """Return the command line that makes the experiment."""
+    document = plan.document
+    words = ["viewgen", "experiment", document.source]
+    if document.scale:
+        words += ["--scale", document.scale, "--dataset", document.experiment.dataset]
+    return shlex.join(words)
+
+
+def accuracy_table(plan: ExperimentPlan, summary: Summary) -> TableBlock:
+    """Return the table of rows: mean ± deviation, difference to the baseline, published numbers."""
+    about = plan.document.experiment
+    measures = [one for one in about.measures if any(row.values.get(one) for row in summary.rows.values())]
+    published = _published_of(plan, summary)
+    titles = ["row", "trainings"]
+    for measure in measures:
+        titles.append(measure_label(measure) + (", %" if is_share(measure) else ""))
+        if summary.baseline is not None:
+            titles.append("less the baseline (95 % interval), higher in")
+    titles += [f"published, {name}" for name in published]
+    rows = []
+    for row in summary.rows.values():
+        count = max((len(seeds) for seeds in row.values.values()), default=0)
+        cells = [row.row.label, str(count) + (f" + {len(row.lost)} lost" if row.lost else "")]
+        for measure in measures:
+            cells.append(_mean_cell(row, measure))
+            if summary.baseline is not None:
+                gap = row.against(summary.baseline, measure)
+                cells.append(
+                    "baseline" if row is summary.baseline else difference_cell(gap, points=is_share(measure))
+                )
+        cells += [f"{row.row.published[name]:.2f}" if name in row.row.published else "" for name in published]
+        rows.append(cells)
+    return TableBlock(titles, rows)
+
+
+def _mean_cell(row: RowSummary, measure: str) -> str:
+    found = row.spread(measure)
+    if found is None:
+        return ""
+    scale, digits = (100, 2) if is_share(measure) else (1, 4)
+    mean = f"{scale * found.mean:.{digits}f}"
+    return mean if math.isnan(found.deviation) else f"{mean} ± {scale * found.deviation:.{digits}f}"
+
+
+def _published_of(plan: ExperimentPlan, summary: Summary) -> list[str]:
+    """Return the data sets whose published numbers are shown: that of the experiment, or else all."""
+    known = dict.fromkeys(name for row in summary.rows.values() for name in row.row.published)
+    own = plan.document.experiment.dataset
+    return [own] if own in known else [*known]
+
+
+def _cache_blocks(summary: Summary) -> list[Block]:
+    caches = [*summary.caches.values()]
+    shown = [one for one in CACHE_MEASURES if any(cache.mean(one) is not None for cache in caches)]
+    titles = ["cache", "method", "views", *(measure_label(m) + (", %" if is_share(m) else "") for m in shown)]
+    rows = [[*_cache_start(cache), *(_cache_cell(cache, one) for one in shown)] for cache in caches]
+    blocks: list[Block] = [TableBlock(titles, rows)]
+    groups = sorted({key for cache in caches for key in cache.values if key[1]})
+    diagnosed = [key for key in groups if any(len(cache.values.get(key, {})) > 0 for cache in caches)]
+    estimates = [key for key in diagnosed if key[0].endswith("_nats")]
+    if estimates:
+        lines = [
+            [f"{cache.name}: {key[1]}", key[0].removesuffix("_nats"), _seeds_cell(cache.values[key])]
+            for cache in caches
+            for key in estimates
+            if key in cache.values
+        ]
+        blocks.append(TableBlock(["pair of views", "estimator", "mutual information, nats"], lines))
+    notes = [
+        f"{cache.name}: {reason}"
+        for cache in caches
+        if cache.record is not None
+        for reason in cache.record.about.get("verdict", [])
+    ]
+    lost = [
+        f"{cache.name} {cache.record.status}: {cache.record.reason}"
+        for cache in caches
+        if cache.record is not None and cache.record.status != "finished"
+    ]
+    return [*blocks, *([Items([*notes, *lost])] if notes or lost else [])]
+
+
+def _seeds_cell(values: Any) -> str:
+    numbers = [*values.values()]
+    mean = sum(numbers) / len(numbers)
+    if len(numbers) < 2:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ({min(numbers):.2f} to {max(numbers):.2f}, {len(numbers)} seeds)"
+
+
+def _cache_start(cache: CacheSummary) -> list[str]:
+    about = {} if cache.record is None else cache.record.about
+    return [cache.name, str(about.get("method", "")), str(about.get("num_views", ""))]
+
+
+def _cache_cell(cache: CacheSummary, measure: str) -> str:
+    value = cache.mean(measure)
+    if value is None:
+        return ""
+    return f"{100 * value:.1f}" if is_share(measure) else f"{value:.3g}"
+
+
+def _missing(plan: ExperimentPlan, summary: Summary) -> list[str]:
+    """Return the rows and seeds of the experiment that have no record."""
+    lines = []
+    for name, row in plan.rows.items():
+        found = summary.rows.get(name)
+        done = set() if found is None else {*found.lost, *(s for v in found.values.values() for s in v)}
+        lacking = [str(seed) for seed in row.seeds if seed not in done]
+        if lacking:
+            lines.append(f"{row.label}: seed{'s' * (len(lacking) > 1)} {', '.join(lacking)}")
+    return lines

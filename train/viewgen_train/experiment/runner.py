@@ -1,0 +1,336 @@
+"""The run of an experiment's plan: what has no result is done, and kept as soon as it is there."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from viewgen.errors import ViewgenError
+from viewgen.progress import Bar, Progress
+from viewgen_pipelines.executors import Executor, open_executor
+from viewgen_train.experiment.cost import measure_cost
+from viewgen_train.experiment.plan import CacheTask, ExperimentPlan, TrainTask
+from viewgen_train.experiment.report import write_report
+from viewgen_train.experiment.results import Record, ResultFolder
+from viewgen_train.experiment.work import (
+    QUALITY,
+    CacheWork,
+    DiagnosticWork,
+    TrainWork,
+    run_cache,
+    run_diagnostics,
+    run_training_task,
+)
+
+__all__ = ["Runner", "pending_counts"]
+
+# seconds between tables that are written while trainings run
+REPORT_SECONDS = 30.0
+
+
+def pending_counts(plan: ExperimentPlan, results: ResultFolder | None) -> dict[tuple[str, str], int]:
+    """Return (kind, name) → number of tasks without a result."""
+    counts: dict[tuple[str, str], int] = {}
+    wanted = wanted_measurements(plan)
+    tasks = [("encoder", one.name, 0) for one in plan.encoders]
+    tasks += [("cache", one.name, 0) for one in plan.caches]
+    tasks += [("training", one.row.name, one.seed) for one in plan.trainings]
+    for kind, name, seed in tasks:
+        if results is None or not is_done(results.read(kind, name, seed), wanted[kind]):
+            counts[kind, name] = counts.get((kind, name), 0) + 1
+    return counts
+
+
+def wanted_measurements(plan: ExperimentPlan) -> dict[str, frozenset[str]]:
+    """Return kind of task → names of the measurements that its record must have."""
+    measure = plan.document.measure
+    return {
+        "encoder": frozenset(),
+        "cache": frozenset({QUALITY} if measure.quality else ()),
+        "diagnostics": frozenset(measure.caches),
+        "training": frozenset(measure.trainings),
+    }
+
+
+def is_done(record: Record | None, wanted: frozenset[str]) -> bool:
+    """Return whether a task has its result, with all measurements that the experiment has by now."""
+    if record is None or record.status == "failed":
+        # what failed for want of views may succeed when they are there
+        return False
+    return record.status == "diverged" or wanted <= set(record.about.get("measurements", ()))
+
+
+class Runner:
+    """Runs a plan: encoders, caches, then diagnostics and trainings side by side.
+
+    Args:
+        plan: the experiment.
+        results: its folder.
+        execution: executor, workers, GPUs of each and address of a cluster.
+        checkpoint_seconds: pause between the checkpoints of a training.
+        progress: display of the progress.
+    """
+
+    def __init__(
+        self,
+        plan: ExperimentPlan,
+        results: ResultFolder,
+        execution: Mapping[str, Any],
+        checkpoint_seconds: float,
+        progress: Progress,
+    ) -> None:
+        self.plan, self.results, self.execution = plan, results, execution
+        self.checkpoint_seconds, self.progress = checkpoint_seconds, progress
+        self._wanted = wanted_measurements(plan)
+        self._reported = time.monotonic()
+
+    def _is_done(self, kind: str, name: str, seed: int) -> bool:
+        return is_done(self.results.read(kind, name, seed), self._wanted[kind])
+
+    def run(self) -> None:
+        """Do what has no result."""
+        pending = pending_counts(self.plan, self.results)
+        work = self._diagnostics()
+        if not pending and not work:
+            self.progress.say("nothing is missing; writing the tables")
+            return
+        seconds = self._seconds(pending)
+        about = self.plan.document.experiment
+        title = f"{self.plan.document.name} on {about.dataset}"
+        total = sum(seconds[key] * count for key, count in pending.items()) + len(work)
+        with self.progress.bar(title, total, unit="%") as bar:
+            self._weighed = _Weighed(bar, seconds, sum(pending.values()) + len(work))
+            self._encoders()
+            self._caches()
+            self._rest()
+
+    def _seconds(self, pending: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], float]:
+        """Return (kind, name) → expected seconds, of earlier results or measured steps."""
+        known = self.results.expected()
+        for kind in ("encoder", "cache", "training"):
+            for record in self.results.records(kind):
+                if record.status == "finished" and record.seconds > 0:
+                    known[kind, record.name] = record.seconds
+        unknown = {key: count for key, count in pending.items() if key not in known}
+        if unknown:
+            with self.progress.steps() as tell:
+                cost = measure_cost(self.plan, unknown, workers=1, tell=tell)
+            known |= {(task.kind, task.name): task.seconds or 1.0 for task in cost.tasks}
+            self.results.expect(known)
+        return {key: known[key] for key in pending}
+
+    @contextlib.contextmanager
+    def _executor(self, num_tasks: int) -> Iterator[Executor]:
+        options = {name: value for name, value in self.execution.items() if name != "executor"}
+        with open_executor(
+            self.execution["executor"], max_workers=num_tasks, say=self.progress.say, **options
+        ) as executor:
+            yield executor
+
+    def _encoders(self) -> None:
+        document = self.plan.document
+        tasks = [
+            self._train_work("encoder", one.name, 0, one.train, one.out)
+            for one in self.plan.encoders
+            if not self._is_done("encoder", one.name, 0)
+        ]
+        if not tasks:
+            return
+        with self._executor(len(tasks)) as executor:
+            self._each(executor, run_training_task, tasks)
+        for name in document.encoders:
+            record = self.results.read("encoder", name, 0)
+            if record is not None and record.status != "finished":
+                raise ViewgenError(f"[encoders.{name}]: its training {record.status}: {record.reason}")
+
+    def _caches(self) -> None:
+        for task in self.plan.caches:
+            if self._is_done("cache", task.name, 0):
+                continue
+            work = CacheWork(
+                name=task.name,
+                url=task.url,
+                options=task.options,
+                execution=self.execution,
+                data_root=self.plan.data_root,
+                quality=self.plan.document.measure.quality,
+                identity=self.results.digest("cache", task.name),
+            )
+            self._weighed.start(("cache", task.name))
+            record = run_cache(work, 0, partial(self._weighed.tell, 0))
+            self.results.write(record)
+            self._weighed.finish(0)
+            self._weighed.forget()
+            self._say(record, f"cache {task.name}")
+
+    def _rest(self) -> None:
+        """Run the diagnostics of caches, and the trainings."""
+        lost = {one.name: one.reason for one in self.results.records("cache") if one.status != "finished"}
+        trainings = []
+        for task in self.plan.trainings:
+            if self._is_done("training", task.row.name, task.seed):
+                continue
+            if task.cache in lost:
+                self._without_cache(task, lost[str(task.cache)])
+            else:
+                trainings.append(self._training(task))
+        diagnostics = [one for one in self._diagnostics() if one.name not in lost]
+        if not trainings and not diagnostics:
+            return
+        with self._executor(len(trainings) + len(diagnostics)) as executor:
+            self._each(executor, run_diagnostics, diagnostics)
+            self._each(executor, run_training_task, trainings)
+
+    def _without_cache(self, task: TrainTask, reason: str) -> None:
+        self.results.write(
+            Record(
+                kind="training",
+                name=task.row.name,
+                seed=task.seed,
+                status="failed",
+                reason=f"its cache {task.cache} could not be made: {reason}",
+                identity=self.results.digest("training", task.row.name),
+            )
+        )
+
+    def _training(self, task: TrainTask) -> TrainWork:
+        tables = {one.name: one for one in self.plan.caches}
+        url = None if task.cache is None else tables[task.cache].url
+        source = {} if url is None else {task.source: url}
+        return self._train_work("training", task.row.name, task.seed, task.settings, task.out, **source)
+
+    def _train_work(
+        self,
+        kind: str,
+        name: str,
+        seed: int,
+        settings: Mapping[str, Any],
+        out: str,
+        *,
+        cache: str | None = None,
+        inversions: str | None = None,
+    ) -> TrainWork:
+        document = self.plan.document
+        about, measure = document.experiment, document.measure
+        models = document.cache.models if inversions is not None else None
+        return TrainWork(
+            kind=kind,
+            name=name,
+            seed=seed,
+            dataset=about.dataset,
+            split=about.split,
+            limit=about.limit,
+            data_root=self.plan.data_root,
+            settings=settings,
+            cache=cache,
+            inversions=inversions,
+            models=models,
+            out=out,
+            threads=about.threads,
+            probe=measure.probe,
+            diagnostics=measure.trainings if kind == "training" else (),
+            diagnostic_settings=_of(measure.settings, measure.trainings),
+            identity=self.results.digest(kind, name),
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
+
+    def _diagnostics(self) -> list[DiagnosticWork]:
+        """Return the diagnostics of caches that have no result."""
+        measure = self.plan.document.measure
+        if not measure.caches:
+            return []
+        return [
+            self._diagnostic(task, seed)
+            for task in self.plan.caches
+            for seed in task.seeds
+            if not self._is_done("diagnostics", task.name, seed)
+        ]
+
+    def _diagnostic(self, task: CacheTask, seed: int) -> DiagnosticWork:
+        measure, options = self.plan.document.measure, task.options or {}
+        encoder = options.get("encoder")
+        return DiagnosticWork(
+            name=task.name,
+            url=task.url,
+            seed=seed,
+            diagnostics=measure.caches,
+            settings=_of(measure.settings, measure.caches),
+            data_root=self.plan.data_root,
+            limit=measure.limit,
+            models=options.get("models"),
+            networks={} if encoder is None else {"encoder": encoder},
+            identity=self.results.digest("diagnostics", task.name),
+        )
+
+    def _each(self, executor: Executor, work: Callable[..., Record], tasks: Sequence[Any]) -> None:
+        """Run tasks on an executor, and keep every result as soon as it is there."""
+        kind = {"run_diagnostics": "diagnostics"}.get(work.__name__)
+        for task in tasks:
+            self._weighed.start((kind or task.kind, task.name))
+        for number, record in executor.each(work, tasks, self._weighed.tell):
+            self.results.write(record)
+            self._weighed.finish(number)
+            self._say(record, f"{record.name}, seed {record.seed}")
+            self._report_sometimes()
+        self._weighed.forget()
+
+    def _say(self, record: Record, name: str) -> None:
+        if record.status != "finished":
+            self.progress.say(f"{name} {record.status}: {record.reason.splitlines()[0]}")
+        elif not self.progress.is_terminal:
+            shown = ", ".join(
+                f"{measure} {record.value(measure):.4f}"
+                for measure in self.plan.document.experiment.measures
+                if record.value(measure) is not None
+            )
+            self.progress.say(f"{name} finished in {record.seconds:.0f} s" + (f": {shown}" if shown else ""))
+
+    def _report_sometimes(self) -> None:
+        if time.monotonic() - self._reported > REPORT_SECONDS:
+            write_report(self.plan, self.results, pictures=False)
+            self._reported = time.monotonic()
+
+
+class _Weighed:
+    """The one bar of an experiment: tasks count by their expected seconds."""
+
+    def __init__(self, bar: Bar, seconds: Mapping[tuple[str, str], float], num_tasks: int) -> None:
+        self._bar, self._seconds, self._num_tasks = bar, seconds, num_tasks
+        self._done, self._num_done = 0.0, 0
+        self._weights: list[float] = []
+        self._shares: list[float] = []
+
+    def start(self, key: tuple[str, str]) -> None:
+        """Add a task; its number is the count of those before it."""
+        self._weights.append(self._seconds.get(key, 1.0))
+        self._shares.append(0.0)
+
+    def tell(self, number: int, share: float) -> None:
+        """Set the share of a task that is done."""
+        self._shares[number] = max(self._shares[number], min(1.0, share))
+        self._show()
+
+    def finish(self, number: int) -> None:
+        """Count a task as done."""
+        self._shares[number] = 1.0
+        self._num_done += 1
+        self._show()
+
+    def forget(self) -> None:
+        """End the numbering of tasks that are all done."""
+        self._done += sum(w * s for w, s in zip(self._weights, self._shares, strict=True))
+        self._weights, self._shares = [], []
+
+    def _show(self) -> None:
+        under_way = sum(w * s for w, s in zip(self._weights, self._shares, strict=True))
+        self._bar.update(self._done + under_way, f"{self._num_done} of {self._num_tasks} tasks")
+
+
+def _of(settings: Mapping[str, Any], diagnostics: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that belong to one of the diagnostics, or to all."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if "." not in name or name.partition(".")[0] in diagnostics
+    }

@@ -1,0 +1,151 @@
+"""Statistics of an experiment: means over trainings, and paired differences with intervals.
+
+The unit is a training. The seeds of a probe, and the images of a test set, say how well one encoder was
+measured, not what another training would give.
+
+References:
+    Handbook of Mathematical Functions, Abramowitz and Stegun, 1964, 26.7.3 and 26.7.4 (Student's t)
+    Accounting for Variance in Machine Learning Benchmarks, Bouthillier et al., 2021,
+    https://arxiv.org/abs/2103.03098
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, stdev
+
+__all__ = ["Correlation", "Paired", "Spread", "correlation", "paired", "spread", "student_quantile"]
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spread:
+    """Mean and standard deviation over trainings.
+
+    Attributes:
+        mean: mean.
+        deviation: standard deviation with n − 1; NaN for one training.
+        count: number n of trainings.
+        low, high: 95 % interval of the mean by Student's t; NaN for one training.
+    """
+
+    mean: float
+    deviation: float
+    count: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paired:
+    """Differences of two rows, seed by seed.
+
+    Attributes:
+        mean: mean difference.
+        low, high: 95 % interval of the mean difference by Student's t; NaN for one pair.
+        wins: number of pairs in which the first row is higher.
+        ties: number of equal pairs.
+        count: number n of pairs.
+    """
+
+    mean: float
+    low: float
+    high: float
+    wins: int
+    ties: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Correlation:
+    """Pearson's correlation of two measures over rows.
+
+    Attributes:
+        r: correlation; NaN if a measure does not vary.
+        low, high: 95 % interval by Fisher's transformation; NaN below four rows.
+        count: number of rows.
+    """
+
+    r: float
+    low: float
+    high: float
+    count: int
+
+
+def student_quantile(degrees: int, level: float = LEVEL) -> float:
+    """Return the t with P(|T| ≤ t) = `level` for Student's distribution.
+
+    Args:
+        degrees: degrees of freedom, at least 1.
+        level: probability, in (0, 1).
+    """
+    low, high = 0.0, 1.0
+    while _student_within(high, degrees) < level:
+        high *= 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_within(middle, degrees) < level else (low, middle)
+    return high
+
+
+def _student_within(t: float, degrees: int) -> float:
+    """Return P(|T| ≤ t), a finite sum for whole degrees of freedom."""
+    angle = math.atan(t / math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    if degrees == 1:
+        return 2 * angle / math.pi
+    odd = degrees % 2
+    term = cosine if odd else 1.0
+    total = term
+    for k in range(3 if odd else 2, degrees - 1, 2):
+        term *= cosine**2 * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return mean, deviation and interval of the values of one measure, one for each training."""
+    if len(values) < 2:
+        return Spread(mean=fmean(values), deviation=math.nan, count=len(values), low=math.nan, high=math.nan)
+    mean, deviation = fmean(values), stdev(values)
+    half = student_quantile(len(values) - 1) * deviation / math.sqrt(len(values))
+    return Spread(mean=mean, deviation=deviation, count=len(values), low=mean - half, high=mean + half)
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | None:
+    """Return the differences first − second over the seeds that both have; None if they share none.
+
+    Args:
+        first, second: seed → value.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return None
+    gaps = [first[seed] - second[seed] for seed in seeds]
+    found = spread(gaps)
+    return Paired(
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        wins=sum(gap > 0 for gap in gaps),
+        ties=sum(gap == 0 for gap in gaps),
+        count=len(gaps),
+    )
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
+    """Return Pearson's correlation of pairs of values."""
+    count = len(x)
+    mean_x, mean_y = fmean(x), fmean(y)
+    spread_x = math.sqrt(sum((one - mean_x) ** 2 for one in x))
+    spread_y = math.sqrt(sum((one - mean_y) ** 2 for one in y))
+    if count < 2 or spread_x == 0 or spread_y == 0:
+        return Correlation(r=math.nan, low=math.nan, high=math.nan, count=count)
+    r = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / (spread_x * spread_y)
+    r = max(-1.0, min(1.0, r))
+    if count < 4 or abs(r) == 1:
+        return Correlation(r=r, low=math.nan, high=math.nan, count=count)
+    half = NormalDist().inv_cdf((1 + LEVEL) / 2) / math.sqrt(count - 3)
+    centre = math.atanh(r)
+    return Correlation(r=r, low=math.tanh(centre - half), high=math.tanh(centre + half), count=count)

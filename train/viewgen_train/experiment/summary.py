@@ -1,0 +1,150 @@
+"""Summary of an experiment's records: per row and measure, the trainings, their spread and differences."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from viewgen_train.experiment.grid import Row
+from viewgen_train.experiment.plan import ExperimentPlan
+from viewgen_train.experiment.results import Record, ResultFolder
+from viewgen_train.experiment.statistics import Paired, Spread, paired, spread
+
+__all__ = ["CacheSummary", "RowSummary", "Summary", "is_share", "measure_label", "summarise"]
+
+LABELS = {
+    "top1": "linear probe",
+    "knn5_top1": "5-NN",
+    "label_kept": "label kept",
+    "images_with_foreign_view": "images with a view of another class",
+    "distinct_views": "distinct views",
+    "reconstruction_to_view": "distance from the anchor",
+    "image_to_view": "distance from the image",
+    "pixel_diversity": "pixel diversity",
+    "spread": "spread",
+    "converged_share": "converged",
+    "loss": "loss",
+}
+# measures in [0, 1] that are told in percent
+SHARES = {
+    *("top1", "knn5_top1", "label_kept", "images_with_foreign_view", "converged_share", "views_near_epsilon"),
+    *("images_without_step", "classifier_accuracy", "reconstruction_misread", "duplicate_views"),
+    *("probe_top1", "probe_heldout", "knn5_heldout"),
+}
+
+
+def measure_label(name: str) -> str:
+    """Return the name of a measure in tables and plots."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def is_share(name: str) -> bool:
+    """Return whether a measure is a share, told in percent."""
+    return name in SHARES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowSummary:
+    """A row's trainings.
+
+    Attributes:
+        row: the row.
+        values: measure → seed → value.
+        lost: seed → status and reason of the trainings without numbers.
+        curves: measure → seed → (epoch, value) pairs.
+        seconds: time of all trainings.
+    """
+
+    row: Row
+    values: Mapping[str, Mapping[int, float]]
+    lost: Mapping[int, str]
+    curves: Mapping[str, Mapping[int, list[tuple[float, float]]]]
+    seconds: float
+
+    def spread(self, measure: str) -> Spread | None:
+        """Return mean and deviation over the trainings, or None without one."""
+        values = list(self.values.get(measure, {}).values())
+        return spread(values) if values else None
+
+    def against(self, other: "RowSummary | None", measure: str) -> Paired | None:
+        """Return the paired differences to another row."""
+        if other is None or other is self:
+            return None
+        return paired(self.values.get(measure, {}), other.values.get(measure, {}))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheSummary:
+    """A cache's measures.
+
+    Attributes:
+        name: name of the cache.
+        values: (measure, group) → seed → value.
+        record: the record of the cache, or None if it is not made.
+    """
+
+    name: str
+    values: Mapping[tuple[str, str], Mapping[int, float]]
+    record: Record | None
+
+    def mean(self, measure: str) -> float | None:
+        """Return the mean over seeds of a measure without a group, or None."""
+        values = list(self.values.get((measure, ""), {}).values())
+        return sum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """Everything that tables and plots show.
+
+    Attributes:
+        rows: rows with at least one record, in the experiment's order.
+        caches: caches with a record, by name.
+        baseline: the row that others are compared with, or None.
+    """
+
+    rows: Mapping[str, RowSummary]
+    caches: Mapping[str, CacheSummary]
+    baseline: RowSummary | None
+
+
+def summarise(plan: ExperimentPlan, results: ResultFolder) -> Summary:
+    """Return the summary of all records that belong to the experiment."""
+    trainings: dict[str, list[Record]] = {}
+    for record in results.records("training"):
+        trainings.setdefault(record.name, []).append(record)
+    rows = {name: _row(row, trainings[name]) for name, row in plan.rows.items() if name in trainings}
+    caches: dict[str, CacheSummary] = {}
+    made = {record.name: record for record in results.records("cache")}
+    diagnosed: dict[str, list[Record]] = {}
+    for record in results.records("diagnostics"):
+        diagnosed.setdefault(record.name, []).append(record)
+    for name in results.identity["caches"]:
+        records = [made[name], *diagnosed.get(name, [])] if name in made else []
+        if records:
+            caches[name] = CacheSummary(name=name, values=_values(records), record=made.get(name))
+    return Summary(rows=rows, caches=caches, baseline=rows.get(plan.document.experiment.baseline))
+
+
+def _values(records: Iterable[Record]) -> dict[tuple[str, str], dict[int, float]]:
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for record in records:
+        for measure in record.measures:
+            if math.isfinite(measure.value):
+                found.setdefault((measure.name, measure.group), {})[record.seed] = measure.value
+    return found
+
+
+def _row(row: Row, records: Iterable[Record]) -> RowSummary:
+    records = [*records]
+    curves: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for record in records:
+        for name, points in record.curves.items():
+            curves.setdefault(name, {})[record.seed] = points
+    finished = [record for record in records if record.status == "finished"]
+    return RowSummary(
+        row=row,
+        values={name: seeds for (name, group), seeds in _values(finished).items() if not group},
+        lost={one.seed: f"{one.status}: {one.reason}" for one in records if one.status != "finished"},
+        curves=curves,
+        seconds=sum(record.seconds for record in records),
+    )
