@@ -203,9 +203,11 @@ def test_an_image_gets_the_same_views_in_any_company(models, image_batch, found,
         assert np.array_equal(array, found[key][rows], equal_nan=True), key
 
 
-def test_a_poisoned_anchor_fails_alone(models, image_batch, found):
+@pytest.mark.parametrize("value", [np.nan, np.finfo(np.float32).max])
+def test_a_poisoned_anchor_fails_alone(models, image_batch, found, value):
+    """The second is a float32 beyond the largest number of bfloat16, which it overflows to infinity."""
     poisoned = {name: array.copy() for name, array in image_batch.items()}
-    poisoned["anchor_w_plus"][4, 1, 7] = np.nan
+    poisoned["anchor_w_plus"][4, 1, 7] = value
     out = run(models, CONFIG, poisoned)
     others = np.arange(12) != 4
     assert out["status"][4] == Status.FAILED

@@ -91,3 +91,17 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_blames_no_shard(tmp_path, 
     faults()
     assert rerun(url, max_attempts=1).complete
     assert_every_image_once(url, num_images=20)
+
+
+def test_a_shard_that_needs_too_much_memory_is_tried_so_often_and_no_more(tmp_path, faults):
+    """The shards before and after it are made in the same process, whose memory was never gone."""
+    url = str(tmp_path / "c.zarr")
+    faults(memory=[17])
+    result = rerun(url, limit=50, max_attempts=2)
+    assert [(item["shard"], item["rows"]) for item in result.quarantined] == [(1, [16, 31])]
+    assert "raised in attempt 2: " in result.quarantined[0]["reason"]
+    assert "MemoryError" in result.quarantined[0]["reason"]
+    assert_every_image_once(url, num_images=50, missing=tuple(range(16, 32)))
+    faults()
+    assert rerun(url, limit=50, max_attempts=3).complete
+    assert_every_image_once(url, num_images=50)
