@@ -1,8 +1,8 @@
 """Addresses that a URL must not lead to: services for the machine itself, by name, number or redirect.
 
-A URL may come from somebody else: a run's record names the cache that it was trained on, a page of results
-names another. The metadata services of clouds hand credentials to any process of the machine that asks, so they
-are refused, however the address is written. A redirect must not lead from elsewhere into a private network.
+A URL may come from somebody else: the record of a training names the cache that it was trained on. The
+metadata services of clouds hand credentials to any process of the machine that asks, so they are refused,
+however the address is written. A redirect must not lead from elsewhere into a private network.
 """
 
 import contextlib
@@ -45,8 +45,8 @@ def check_url(url: str) -> None:
     """
     if "::" in url:
         raise StorageError(
-            f"{public_url(url)} chains protocols, as a::b does; give the URL of the cache itself, with a name "
-            "for a host of IPv6: whether an object is there already is a question to its own store"
+            f"{public_url(url)} chains protocols (a::b); give the URL of the cache itself, and a name for a "
+            "host of IPv6: only its own store can tell whether an object is there already"
         )
     _check_host(url)
 
@@ -120,7 +120,7 @@ def _is_refused(address: Address) -> bool:
 
 
 async def guarded_client(**settings: Any) -> Any:
-    """Return an aiohttp session for fsspec that refuses metadata services at every connection and redirect."""
+    """Return an aiohttp session for fsspec that refuses these addresses at every connection and redirect."""
     import aiohttp
     from aiohttp.abc import AbstractResolver
     from aiohttp.resolver import ThreadedResolver

@@ -33,7 +33,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("tally")
     for outcome in ("passed", "failed", "skipped"):
         for report in terminalreporter.getreports(outcome):
-            if outcome == "skipped" and report.when == "setup" or report.when == "call":
+            if (outcome == "skipped" and report.when == "setup") or report.when == "call":
                 name = report.nodeid.rpartition("/")[2]
                 terminalreporter.line(f"{outcome} {name} ({report.duration:.0f} s)")
                 for kind, line in report.user_properties:

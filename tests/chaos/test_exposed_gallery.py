@@ -108,7 +108,14 @@ def test_other_hosts_and_routes_are_refused(served, tally):
 
 
 def test_an_address_that_others_reach_needs_the_word(tmp_path):
-    words = [sys.executable, str(PIPELINE_TESTS / "faulty_cli.py"), "inspect", str(tmp_path), "--host", "0.0.0.0"]
+    words = [
+        sys.executable,
+        str(PIPELINE_TESTS / "faulty_cli.py"),
+        "inspect",
+        str(tmp_path),
+        "--host",
+        "0.0.0.0",
+    ]
     ended = subprocess.run(words, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "--expose" in ended.stderr

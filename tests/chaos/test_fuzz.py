@@ -26,6 +26,7 @@ with atheris.instrument_imports(include=["viewgen"]):
     from viewgen.store.metadata import metadata_problem
     from viewgen.testing.caches import small_spec
 
+seconds = sys.argv.pop()
 file = Path(tempfile.mkdtemp(), "x.safetensors")
 layout = small_spec().array_layout()["views"]
 
@@ -41,7 +42,7 @@ def read(data):
     with contextlib.suppress(ViewgenError):
         read_header(file)
 
-atheris.Setup([*sys.argv, f"-max_total_time={sys.argv.pop()}", "-rss_limit_mb=1024", "-timeout=5"], read)
+atheris.Setup([*sys.argv, f"-max_total_time={seconds}", "-rss_limit_mb=1024", "-timeout=5"], read)
 atheris.Fuzz()
 """
 

@@ -1,7 +1,7 @@
-"""A stateful model of a cache: hypothesis writes, crashes, resumes, cleans up, damages and reads in any order.
+"""A stateful model of a cache: writes, crashes, resumed runs, cleaning, damage and reads in any order.
 
-The model is a dict of what was committed. In `make test` the storage is in memory; in `make chaos` it is an S3
-server that answers with 409, 412, 500 after the write, 503, slowly, or with half of an object.
+The model is a dict of what was committed. In `make test` the storage is in memory; in `make chaos` it is an
+S3 server that answers with 409, 412 or 500 after the write, 503, slowly, or with half of an object.
 """
 
 import time
@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from viewgen.errors import CorruptDataError, StorageError
 from viewgen.store import (
@@ -192,9 +198,7 @@ class _Mortal:
         return mortal
 
 
-OPTIONS = settings(
-    deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
-)
+OPTIONS = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
 
 def test_any_history_of_a_cache_in_memory(monkeypatch):
@@ -292,8 +296,7 @@ def test_any_history_of_a_cache_on_a_faulty_s3(server, monkeypatch, tally):
         def plan(self, faults: list[str]) -> None:
             server.plan[:] = faults
 
-    run_state_machine_as_test(
-        OnS3, settings=settings(OPTIONS, max_examples=25, stateful_step_count=12)
-    )
+    run_state_machine_as_test(OnS3, settings=settings(OPTIONS, max_examples=25, stateful_step_count=12))
     assert len(server.struck) >= 5, server.struck
-    tally(f"25 histories on S3 in {time.monotonic() - started:.0f} s, faults {dict(sorted(server.struck.items()))}")
+    seconds = time.monotonic() - started
+    tally(f"25 histories on S3 in {seconds:.0f} s, faults {dict(sorted(server.struck.items()))}")

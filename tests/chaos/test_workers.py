@@ -1,6 +1,6 @@
-"""Workers of one Ray session whose object store has 80 MiB: killed at named moments, short of memory, in any order.
+"""Workers of one Ray session: killed at named moments, short of memory, in any number and order.
 
-The session has four workers, whatever the machine has.
+The session has four workers, whatever the machine has, and an object store of 80 MiB.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ MOMENTS = ("before", "half", "after")
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
-    """A Ray session of four workers, and a function that sets their faults and returns the folder of deaths."""
+    """Start the session; return a function that sets its workers' faults and returns the folder of deaths."""
     folder = tmp_path_factory.mktemp("workers")
     path, deaths = folder / "faults.json", folder / "deaths"
     deaths.mkdir()
@@ -173,9 +173,9 @@ def test_any_number_of_workers_and_any_batch_gives_the_same_views(make, models, 
         assert steps.max() <= 1
         if batch_size == 1:
             assert all(np.array_equal(arrays[name], first[name], equal_nan=True) for name in first)
-    assert all(
-        np.array_equal(made[2, 7][name], made[4, 7][name], equal_nan=True) for name in first
-    ), "equal batches"
+    assert all(np.array_equal(made[2, 7][name], made[4, 7][name], equal_nan=True) for name in first), (
+        "equal batches"
+    )
     largest = max(int(np.abs(a["views"].astype(np.int16) - first["views"]).max()) for a in made.values())
     tally(f"wsearch by 1, 2 and 4 workers with batches of 1, 7 and 32: at most {largest} grey levels apart")
 

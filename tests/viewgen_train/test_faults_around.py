@@ -28,9 +28,7 @@ def assert_equal_results(found, expected):
     assert metrics[0] == metrics[1]
 
 
-def test_a_full_disk_ends_a_training_that_goes_on_once_there_is_space(
-    make_tiny_plan, monkeypatch, tmp_path
-):
+def test_a_full_disk_ends_a_training_that_goes_on_once_there_is_space(make_tiny_plan, monkeypatch, tmp_path):
     whole = make_tiny_plan(knn_every=0, out=tmp_path / "whole")
     run(whole)
     plan = make_tiny_plan(knn_every=0)
@@ -61,7 +59,7 @@ def test_a_checkpoint_that_does_not_fit_says_why(tmp_path, monkeypatch):
             raise AssertionError("nothing is flushed")
 
     monkeypatch.setattr(Path, "open", lambda *_: Full())
-    with pytest.raises(StorageError, match="No space left on device; .* bytes are free"):
+    with pytest.raises(StorageError, match=r"No space left on device; .* bytes are free"):
         checkpoints.write_checkpoint(tmp_path / "checkpoint.pt", {"step": 1, "weights": torch.zeros(9)})
 
 
@@ -81,7 +79,9 @@ def change(url, how):
             other.replace(path)
 
 
-def test_a_cache_that_changes_meanwhile_or_between_two_runs(tiny, cache_of, make_tiny_plan, monkeypatch, tmp_path):
+def test_a_cache_that_changes_meanwhile_or_between_two_runs(
+    tiny, cache_of, make_tiny_plan, monkeypatch, tmp_path
+):
     """The store replaces files and never writes into them: a training goes on with what it has mapped.
 
     The next run finds the change and names the file; with the file restored it comes to the same end.

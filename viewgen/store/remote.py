@@ -127,10 +127,17 @@ class FsspecStorage(Storage):
         return False
 
     def _holds(self, path: str, data: bytes, unless_told: StorageError) -> bool:
-        """Return True if an object has exactly these bytes; raise the given error if that cannot be told."""
+        """Return True if an object has exactly these bytes; raise an error if that cannot be told.
+
+        That the object exists then says nothing of who wrote it, and is not what is raised.
+        """
         try:
             return self.size(path) == len(data) and self.read(path) == data
-        except (StorageError, MissingFileError):
+        except (StorageError, MissingFileError) as error:
+            if isinstance(unless_told, ObjectExistsError):
+                raise StorageError(
+                    f"{self.url}/{path} exists, and it cannot be told who wrote it: {error}"
+                ) from None
             raise unless_told from None
 
     def write(self, path: str, data: bytes) -> None:

@@ -1,9 +1,9 @@
 """The end of the processes that outlive a driver that is killed.
 
-The kernel ends GCS, raylet and dashboard of a local Ray session with the driver. The raylet's agents notice it
-themselves and then try for a minute to tell the GCS, which has ended too; a worker that is just starting takes
-half a minute. A watcher, a process of its own that sleeps, ends them: it knows the driver's end by the end of a
-pipe, whatever the driver died of.
+The kernel ends GCS, raylet and dashboard of a local Ray session with the driver. The raylet's agents notice
+it themselves and then try for a minute to tell the GCS, which has ended too; a worker that is just starting
+takes half a minute. A watcher, a process of its own that sleeps, ends them: it knows the driver's end by the
+end of a pipe, whatever the driver died of.
 """
 
 import contextlib

@@ -13,8 +13,9 @@ from viewgen_pipelines.executors.orphans import GRACE_SECONDS, below, children_n
 DRIVER = """
 import subprocess, sys, time
 from viewgen_pipelines.executors.orphans import ended_with_this_process
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-CHILD = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}]); time.sleep(60)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+STARTS = f"subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}])"
+CHILD = f"import subprocess, sys, time; {STARTS}; time.sleep(60)"
 child = subprocess.Popen([sys.executable, "-S", "-c", CHILD])
 bystander = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
 with ended_with_this_process([child.pid]):
@@ -33,7 +34,7 @@ def alive(pid, start):
 
 def tree_of(driver):
     """Return the processes of the driver's child once all are there, and the bystander."""
-    child, bystander = map(int, next(line for line in iter(driver.stdout.readline, "") if " " in line).split())
+    child, bystander = map(int, driver.stdout.readline().split())
     while len(found := below({child})) < 2:
         time.sleep(0.01)
     time.sleep(1.3)  # the watcher looks once a second
@@ -66,9 +67,9 @@ def test_nothing_below_the_roots_outlives_a_driver_that_is_killed():
 def test_on_leaving_nothing_is_left_either():
     with start("leaves") as driver:
         out, _ = driver.communicate(timeout=GRACE_SECONDS + 20)
-        child = int(out.split()[0] if out.split()[0] != "up" else out.split()[1])
-        assert out.split()[-1] == "left"
-        assert below({child}) == {}
+        child, _, last = out.split()
+        assert last == "left"
+        assert below({int(child)}) == {}
 
 
 def test_children_are_found_by_the_name_of_their_program():
