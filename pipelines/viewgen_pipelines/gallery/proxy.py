@@ -1,8 +1,8 @@
 """What Ray Serve's proxy answers by itself, before any application is asked.
 
 Its ``/-/routes`` tells the names and paths of all applications to whoever asks, under any host name and
-without a token. A session that viewgen starts has the proxy load this middleware, by the name of `middlewares`
-in an environment variable of Serve's.
+without a token. A session that viewgen starts has the proxy load this middleware: an environment variable of
+Serve's names the function `middlewares`.
 """
 
 from typing import Any

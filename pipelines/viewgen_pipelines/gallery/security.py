@@ -84,7 +84,7 @@ def _means_all(host: str) -> bool:
 
 def has_one_host(scope: Scope) -> bool:
     """Return True if a request has one Host header; of several, somebody on the way may take another one."""
-    return sum(name.lower() == b"host" for name, _ in scope["headers"]) == 1
+    return len([name for name, _ in scope["headers"] if name.lower() == b"host"]) == 1
 
 
 class Guard:
