@@ -14,6 +14,10 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
 	touch $@
 
+$(VENV)/installed-chaos: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[chaos]"
+	touch $(VENV)/installed-test $@
+
 # has what the tests need
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
@@ -39,7 +43,7 @@ test-avx2: $(VENV)/installed-test
 		$(PYTEST) -m "not slow" tests/viewgen tests/viewgen_train tests/viewgen_pretrained tests/contracts tests/pins
 
 # The long fault-injection campaign, which ends with a tally. One test with Ray at a time.
-chaos: $(VENV)/installed-test
+chaos: $(VENV)/installed-chaos
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m chaos tests/chaos
 
 check: $(VENV)/installed-dev
