@@ -42,7 +42,7 @@ def read(data):
     with contextlib.suppress(ViewgenError):
         read_header(file)
 
-atheris.Setup([*sys.argv, f"-max_total_time={seconds}", "-rss_limit_mb=1024", "-timeout=5"], read)
+atheris.Setup([*sys.argv, f"-max_total_time={seconds}", "-rss_limit_mb=1024", "-timeout=30"], read)
 atheris.Fuzz()
 """
 
