@@ -15,24 +15,27 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["GRACE_SECONDS", "below", "children_named", "ended_with_this_process"]
+__all__ = ["below", "children_named", "ended_with_this_process"]
 
 # The watcher runs this file alone, without the package: standard library only.
 LOOK_SECONDS = 1.0
 GRACE_SECONDS = 3.0
-"""Seconds that processes have to end by themselves after their driver."""
 
 
 @contextlib.contextmanager
-def ended_with_this_process(roots: list[int]) -> Iterator[None]:
+def ended_with_this_process(roots: list[int], grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:
     """While entered, let all processes below `roots` end with this process, whatever ends it.
 
-    On leaving, what is still there of them gets `GRACE_SECONDS`. Without ``/proc`` this does nothing.
+    On leaving they end too. Without ``/proc`` this does nothing.
+
+    Args:
+        roots: ids of processes.
+        grace_seconds: time that they have to end by themselves.
     """
     if not roots or not Path("/proc/self/stat").exists():
         yield
         return
-    words = [sys.executable, "-I", "-S", __file__, *map(str, roots)]
+    words = [sys.executable, "-I", "-S", __file__, str(grace_seconds), *map(str, roots)]
     # signals of the terminal, and of whoever ends this process's group, must not reach it
     watcher = subprocess.Popen(
         words,
@@ -83,7 +86,7 @@ def _processes() -> dict[int, tuple[int, str]]:
     return found
 
 
-def _watch(roots: set[int]) -> None:
+def _watch(roots: set[int], grace_seconds: float) -> None:
     """Note what runs below `roots` until standard input ends; then end what is left of it."""
     import select
 
@@ -92,7 +95,7 @@ def _watch(roots: set[int]) -> None:
         known |= below({pid for pid, start in known.items() if _start(pid) == start})
         if select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
             break
-    end = time.monotonic() + GRACE_SECONDS
+    end = time.monotonic() + grace_seconds
     while left := [pid for pid, start in known.items() if _start(pid) == start]:
         if time.monotonic() >= end:
             for pid in left:
@@ -111,4 +114,4 @@ def _start(pid: int) -> str | None:
 
 
 if __name__ == "__main__":
-    _watch({int(word) for word in sys.argv[1:]})
+    _watch({int(word) for word in sys.argv[2:]}, float(sys.argv[1]))

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from viewgen_pipelines.executors.orphans import GRACE_SECONDS, below, children_named
+from viewgen_pipelines.executors.orphans import below, children_named
 
 # A driver whose child has a child that ignores everything but SIGKILL, as Ray's agents do.
 DRIVER = """
@@ -18,7 +18,7 @@ STARTS = f"subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}])"
 CHILD = f"import subprocess, sys, time; {STARTS}; time.sleep(60)"
 child = subprocess.Popen([sys.executable, "-S", "-c", CHILD])
 bystander = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
-with ended_with_this_process([child.pid]):
+with ended_with_this_process([child.pid], grace_seconds=0.3):
     print(child.pid, bystander.pid, flush=True)
     if sys.argv[1] == "killed":
         time.sleep(60)
@@ -58,7 +58,7 @@ def test_nothing_below_the_roots_outlives_a_driver_that_is_killed():
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         try:
-            assert wait_for_the_end(processes, GRACE_SECONDS + 5) == []
+            assert wait_for_the_end(processes, 20) == []
             assert bystander in below({bystander}), "what the driver started otherwise is not touched"
         finally:
             os.kill(bystander, signal.SIGKILL)
@@ -66,7 +66,7 @@ def test_nothing_below_the_roots_outlives_a_driver_that_is_killed():
 
 def test_on_leaving_nothing_is_left_either():
     with start("leaves") as driver:
-        out, _ = driver.communicate(timeout=GRACE_SECONDS + 20)
+        out, _ = driver.communicate(timeout=60)
         child, _, last = out.split()
         assert last == "left"
         assert below({int(child)}) == {}
