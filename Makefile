@@ -14,6 +14,10 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
 	touch $@
 
+$(VENV)/installed-chaos: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[chaos]"
+	touch $(VENV)/installed-test $@
+
 # has what the tests need
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
@@ -38,9 +42,9 @@ test-avx2: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=Haswell \
 		$(PYTEST) -m "not slow" tests/viewgen tests/viewgen_train tests/viewgen_pretrained tests/contracts tests/pins
 
-# The long fault-injection campaign: random moments, dozens of kills, a tally.
-chaos: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q -s -m chaos tests/chaos
+# The long fault-injection campaign, which ends with a tally. One test with Ray at a time.
+chaos: $(VENV)/installed-chaos
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m chaos tests/chaos
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from viewgen.errors import CorruptDataError
+from viewgen.errors import CorruptDataError, StorageError
 
 __all__ = [
     "TEMPORARY_SUFFIX",
@@ -59,8 +59,8 @@ def write_atomically(
 
     Raises:
         FileExistsError: the file exists and `create_only` is set.
-        OSError: the file cannot be written; only the old file remains. The message of a full device has the
-            free bytes.
+        StorageError: the device is full; only the old file remains. The message has the free bytes.
+        OSError: the file cannot be written for another reason; only the old file remains.
     """
     target = Path(path)
     make_folder(target.parent)
@@ -81,7 +81,7 @@ def write_atomically(
         if error.errno not in _FULL:
             raise
         reason = f"{os.strerror(error.errno)}; {free_text(target.parent)}"
-        raise OSError(error.errno, reason, str(target)) from error
+        raise StorageError(error.errno, reason, str(target)) from error
     finally:
         temporary.unlink(missing_ok=True)
     _flush_folder(target.parent)

@@ -210,14 +210,15 @@ class Driver:
                 )
         self.pid = self.process.pid
         self.attempts = campaign.url / "run/attempts"
-        self.began = self._num_attempts()
+        self.earlier = self._attempts()
 
     def is_working(self) -> bool:
         """Say whether a worker of this driver has begun a shard."""
-        return self._num_attempts() > self.began
+        # by name: the markers of finished shards are deleted meanwhile
+        return not self._attempts() <= self.earlier
 
-    def _num_attempts(self) -> int:
-        return len(list(self.attempts.glob("*-started.json")))
+    def _attempts(self) -> set[str]:
+        return {path.name for path in self.attempts.glob("*-started.json")}
 
     def poll(self) -> int | None:
         code: int | None = (

@@ -28,8 +28,9 @@ def cluster_and_store() -> Iterator[tuple[Cluster, S3Server]]:
 
 
 @pytest.mark.chaos
+@pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(1200)
-def test_a_job_outlives_a_node_and_uses_one_that_joins(cluster_and_store):
+def test_a_job_outlives_a_node_and_uses_one_that_joins(cluster_and_store, tally):
     cluster, store = cluster_and_store
     cluster.start_all(one=1, two=2)
     job = cluster.submit(
@@ -77,3 +78,4 @@ def test_a_job_outlives_a_node_and_uses_one_that_joins(cluster_and_store):
     # two workers on one node, and again for the second stage: still once per node
     nodes = [name for name in ("one", "two", "three") if list(cluster.data_root(name).glob("inputs/*"))]
     assert max(store.num_downloads[digest] for digest in copies) <= len(nodes)
+    tally(f"{NUM_IMAGES} images on three nodes, of which one was killed and another joined")

@@ -7,12 +7,19 @@ runs without changing the cache's configuration::
 
 Lists hold source indices; "seconds" is slept in every call. "once": DIR has "exit" and "hang" happen only
 once. "disk_full" has every later write of this process fail, "build": TEXT the setting-up of a worker.
+"memory" has an allocation fail, "killed" is the kernel's answer to too many of them.
+
+Where VIEWGEN_TEST_DEATHS names a folder, "die_at": {"commits/00000003.json": "half"} ends the process at the
+write of that object: "before" it, with "half" of it in its temporary file, or "after" it. Each happens once
+and leaves a file there.
 """
 
 import ctypes
 import errno
 import json
 import os
+import resource
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -58,7 +65,7 @@ class FaultySource:
             os.fsync = _no_space
         elif os.fsync is _no_space:
             os.fsync = _fsync
-        for kind, act in (("segfault", _segfault), ("exit", _exit), ("hang", _hang)):
+        for kind, act in ENDS.items():
             for index in set(faults.get(kind, ())) & set(source.tolist()):
                 if not _done_once(faults, kind, index):
                     act()
@@ -109,6 +116,21 @@ def _done_once(faults: dict[str, Any], kind: str, index: int) -> bool:
     return False
 
 
+def _allocate_too_much() -> None:
+    """Allocate more than this process may have, for a moment."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, limits[1]))
+    try:
+        np.ones(2**30, np.uint8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 _fsync = os.fsync
 
 
@@ -127,6 +149,43 @@ def _exit() -> None:
 def _hang() -> None:
     time.sleep(3600)
 
+
+ENDS = {
+    "segfault": _segfault,
+    "exit": _exit,
+    "hang": _hang,
+    "memory": _allocate_too_much,
+    "killed": _kill,
+}
+
+
+def _die_at_writes(marks: Path) -> None:
+    """Let this process die at the writes that the file of faults names."""
+    from viewgen.store import storage
+
+    write = storage.write_atomically
+
+    def mortal(target: Path, data: bytes, **options: bool) -> None:
+        deaths = _faults().get("die_at", {})
+        name = next((name for name in deaths if str(target).endswith(f"/{name}")), None)
+        mark = marks / (name or "").replace("/", "_")
+        if name is None or mark.exists():
+            write(target, data, **options)
+            return
+        mark.touch()
+        if deaths[name] == "half":
+            target.parent.mkdir(parents=True, exist_ok=True)
+            torn = target.with_name(f".{target.name}.{os.getpid()}.torn.viewgen-tmp")
+            torn.write_bytes(data[: len(data) // 2])
+        elif deaths[name] == "after":
+            write(target, data, **options)
+        _kill()
+
+    storage.write_atomically = mortal  # type: ignore[assignment]
+
+
+if "VIEWGEN_TEST_DEATHS" in os.environ:
+    _die_at_writes(Path(os.environ["VIEWGEN_TEST_DEATHS"]))
 
 if "faulty" not in VIEWS:
     VIEWS.register(ViewEntry(name="faulty", summary="for tests", settings=FaultyConfig, build=build_faulty))

@@ -67,7 +67,11 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
 
     def write(file: IO[bytes]) -> None:
         hashing = _Hashing(file)
-        torch.save({**checkpoint, "digest": "sha256"}, cast(IO[bytes], hashing))
+        try:
+            torch.save({**checkpoint, "digest": "sha256"}, cast(IO[bytes], hashing))
+        except RuntimeError as error:
+            # of a file that cannot be written, torch's writer tells its own position only
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.write(_TRAILER % hashing.sha256.hexdigest().encode())
 
     write_atomically(path, write, sole_writer=True)

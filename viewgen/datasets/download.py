@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from viewgen.addresses import check_redirect
 from viewgen.datasets.lock import directory_lock
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError, ViewgenError
 from viewgen.progress import Progress
@@ -160,7 +162,9 @@ def _transfer(file: RemoteFile, url: str, part: Path, have: int, report: Callabl
 
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        with requests.get(
+            url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS, hooks={"response": _check_redirect}
+        ) as response:
             if response.status_code not in (200, 206):
                 if response.status_code == 416 and have:
                     part.unlink()
@@ -183,6 +187,14 @@ def _transfer(file: RemoteFile, url: str, part: Path, have: int, report: Callabl
         raise _TransferError(f"{url}: {_reason(error)}") from error
     if have != file.num_bytes:
         raise _TransferError(f"{url} ended after {have} of {file.num_bytes} bytes")
+
+
+def _check_redirect(response: Any, *_: object, **__: object) -> None:
+    if "location" in response.headers:
+        try:
+            check_redirect(response.url, response.headers["location"])
+        except StorageError as error:
+            raise _TransferError(str(error)) from error
 
 
 def _reason(error: Exception) -> str:

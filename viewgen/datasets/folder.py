@@ -34,7 +34,7 @@ __all__ = ["ENTRY", "FolderSettings"]
 
 MAX_IMAGE_SIZE = 1024
 MAX_FILE_BYTES = 256 << 20
-MOST_LISTED = 50
+MOST_LISTED = 10_000
 
 
 class FolderSettings(Settings):

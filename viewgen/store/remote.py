@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 from fsspec.core import url_to_fs
 
+from viewgen.addresses import check_options, check_url, guarded_client
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError, nearest_name
 from viewgen.redaction import public_url, redacted
 from viewgen.store.storage import PROBE, ObjectExistsError, Storage, most_bytes
@@ -36,7 +37,8 @@ class FsspecStorage(Storage):
     leave a partial object, which its digest reveals.
 
     Raises:
-        StorageError: the protocol is unknown, its package is missing, or it refuses the options.
+        StorageError: the protocol is unknown, its package is missing, it refuses the options, or the URL is
+            one of those that `addresses` refuses.
     """
 
     parallel_reads = 32
@@ -44,8 +46,11 @@ class FsspecStorage(Storage):
     def __init__(self, url: str, storage_options: dict[str, Any] | None = None) -> None:
         self.url = public_url(url)
         protocol = url.partition("://")[0]
+        check_url(url)
+        check_options(storage_options or {})
+        client = {"get_client": guarded_client} if protocol in ("http", "https") else {}
         try:
-            self._fs, root = url_to_fs(url, **(storage_options or {}))
+            self._fs, root = url_to_fs(url, **(client | (storage_options or {})))
         except ImportError as error:
             package = "pip install 'viewgen[s3]'" if protocol in ("s3", "s3a") else str(error)
             raise StorageError(f"{protocol}:// needs a package that is not installed: {package}") from error
@@ -122,10 +127,17 @@ class FsspecStorage(Storage):
         return False
 
     def _holds(self, path: str, data: bytes, unless_told: StorageError) -> bool:
-        """Return True if an object has exactly these bytes; raise the given error if that cannot be told."""
+        """Return True if an object has exactly these bytes; raise an error if that cannot be told.
+
+        That the object exists then says nothing of who wrote it, and is not what is raised.
+        """
         try:
             return self.size(path) == len(data) and self.read(path) == data
-        except (StorageError, MissingFileError):
+        except (StorageError, MissingFileError) as error:
+            if isinstance(unless_told, ObjectExistsError):
+                raise StorageError(
+                    f"{self.url}/{path} exists, and it cannot be told who wrote it: {error}"
+                ) from None
             raise unless_told from None
 
     def write(self, path: str, data: bytes) -> None:

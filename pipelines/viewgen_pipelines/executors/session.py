@@ -3,7 +3,8 @@
 A local session listens on the loopback address only: GCS, raylet, workers, agents, dashboard and driver.
 Other users of the machine reach these ports, so a local session without Ray's token authentication is
 refused; a client without the token of ``~/.ray/auth_token`` is turned away. A session sends no usage
-statistics and needs little memory: only shard numbers travel through its object store.
+statistics and needs little memory: only shard numbers travel through its object store. Its processes end with
+the driver, however that ends.
 
 Ray takes an explicit loopback address of a node for a mistake and replaces it. It keeps to the loopback
 address by itself where clusters are switched off, which is its default on macOS and Windows.
@@ -28,6 +29,7 @@ from typing import Any, TextIO
 from viewgen.device import available_cores
 from viewgen.errors import UsageError, ViewgenError
 from viewgen.extras import need
+from viewgen_pipelines.executors.orphans import children_named, ended_with_this_process
 from viewgen_pipelines.executors.process import private_folder
 
 __all__ = ["RaySession", "check_address", "ray_session", "sweep_sessions"]
@@ -44,6 +46,8 @@ _ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DEDUP_LOGS": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # read by Serve's proxy; see `ProxyGuard`
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "viewgen_pipelines.gallery.proxy:middlewares",
 }
 
 
@@ -91,13 +95,16 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
 
     joined = ray.is_initialized()
     handler = signal.getsignal(signal.SIGTERM)
-    with _quiet():
+    own = address is None and not joined
+    # left last: it waits for what `ray.shutdown` ends
+    with _quiet(), contextlib.ExitStack() as watched:
         try:
             if not joined:
                 _start(ray, address, num_workers)
                 _restore_sigterm(handler)
+            if own:
+                watched.enter_context(ended_with_this_process(children_named("raylet")))
             there = ray.cluster_resources()
-            own = address is None and not joined
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             yield RaySession(
                 dashboard=_dashboard(ray),

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlencode
 
 from viewgen_pipelines.gallery.templating import message_page
 
-__all__ = ["HEADERS", "Guard", "is_loopback", "known_hosts", "new_token"]
+__all__ = ["HEADERS", "Guard", "has_one_host", "is_loopback", "known_hosts", "new_token"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -82,6 +82,11 @@ def _means_all(host: str) -> bool:
         return False
 
 
+def has_one_host(scope: Scope) -> bool:
+    """Return True if a request has one Host header; of several, somebody on the way may take another one."""
+    return len([name for name, _ in scope["headers"] if name.lower() == b"host"]) == 1
+
+
 class Guard:
     """ASGI middleware in front of the gallery.
 
@@ -108,9 +113,7 @@ class Guard:
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
         }
-        # of several Host headers, somebody on the way may have taken another one
-        num_hosts = sum(name.lower() == b"host" for name, _ in scope["headers"])
-        if num_hosts != 1 or _host_name(headers.get("host", "")) not in self.hosts:
+        if not has_one_host(scope) or _host_name(headers.get("host", "")) not in self.hosts:
             await _answer(
                 send, 421, message_page("Unknown host", "This gallery is not served under that name.")
             )

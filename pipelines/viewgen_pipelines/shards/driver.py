@@ -251,6 +251,8 @@ class _StageRun:
             finally:
                 _close(reports)
             self.lease.check()
+            # the log alone says what is finished, whatever workers report
+            finished.clear()
             finished |= set(list_commits(self.storage, self.spec))
             self.log.add(finished)
             if len(finished) == before and not failed:

@@ -25,7 +25,7 @@ from fractions import Fraction
 from typing import Any
 
 from viewgen.documents import parse_json
-from viewgen.errors import MissingFileError, StorageError
+from viewgen.errors import CorruptDataError, MissingFileError
 from viewgen.redaction import redacted
 from viewgen.store import RUN_FOLDER, Storage
 from viewgen_pipelines.shards.lease import process_is_alive, this_process
@@ -159,7 +159,11 @@ class AttemptLedger:
             self.storage.write_new(attempt.path(outcome), json.dumps(record).encode())
 
     def started(self, attempt: Attempt) -> dict[str, Any]:
-        """Read the start marker: run id, worker, time; empty if it is missing or truncated."""
+        """Read the start marker: run id, worker, time; empty if it is missing or truncated.
+
+        Raises:
+            StorageError: it cannot be read, which tells nothing about the attempt.
+        """
         return self._read(attempt.path("started"))
 
     def quarantined(self, histories: dict[int, ShardHistory] | None = None) -> dict[int, str]:
@@ -228,7 +232,7 @@ class AttemptLedger:
     def _read(self, path: str) -> dict[str, Any]:
         try:
             record = parse_json(self.storage.read(path), path)
-        except (MissingFileError, StorageError, ValueError):
+        except (MissingFileError, CorruptDataError):
             return {}
         return record if isinstance(record, dict) else {}
 

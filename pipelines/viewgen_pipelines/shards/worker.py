@@ -135,13 +135,22 @@ class ShardWorker:
             with Watchdog(self.job.hang_seconds, self.trace, self._timeout_action(attempt)):
                 self._make(shard_id, attempt.number, start)
             return report("committed")
-        except ObjectExistsError:
-            return report("present")
+        except ObjectExistsError as error:
+            return report(**self._present(shard_id, error, attempt))
         except Exception as error:
             return report(**self._judge(error, attempt))
         except BaseException:
             self._end(attempt, "interrupted", "the process was asked to stop")
             raise
+
+    def _present(self, shard_id: int, error: Exception, attempt: Attempt | None) -> dict[str, Any]:
+        """Report a shard that another process has committed, or whose attempt another has begun meanwhile."""
+        try:
+            if read_commit(self.storage, self.job.spec.identity, shard_id) is not None:
+                return {"outcome": "present"}
+        except Exception as unreadable:
+            error = unreadable
+        return self._judge(error, attempt)
 
     def _check_place(self) -> None:
         if not self.storage.exists("zarr.json"):

@@ -260,13 +260,19 @@ def test_bad_pictures_are_left_out_where_that_is_asked_for(
     assert load(spoilt, suffix="?size=8&damaged=skip").image_size == 8
 
 
-def test_many_bad_pictures_are_counted(tmp_path: Path) -> None:
-    for number in range(60):
-        (tmp_path / "x" / "a").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "x" / "a" / f"{number}.png").write_bytes(b"no")
-    with pytest.raises(CorruptDataError, match="60 pictures") as error:
+def test_all_of_many_bad_pictures_are_listed_and_of_very_many_the_rest_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x" / "a").mkdir(parents=True)
+    names = [f"{number}.png" for number in range(200)]
+    for name in names:
+        (tmp_path / "x" / "a" / name).write_bytes(b"no")
+    with pytest.raises(CorruptDataError, match="200 pictures") as error:
         load(tmp_path / "x")
-    assert "… and 10 more" in str(error.value)
+    assert all(sum(f"/{name} " in line for line in str(error.value).splitlines()) == 1 for name in names)
+    monkeypatch.setattr("viewgen.datasets.folder.MOST_LISTED", 190)
+    with pytest.raises(CorruptDataError, match="… and 10 more"):
+        load(tmp_path / "x")
 
 
 def test_a_pipe_is_no_picture(flowers: Path) -> None:

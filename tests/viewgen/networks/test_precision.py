@@ -203,12 +203,15 @@ def test_an_image_gets_the_same_views_in_any_company(models, image_batch, found,
         assert np.array_equal(array, found[key][rows], equal_nan=True), key
 
 
-def test_a_poisoned_anchor_fails_alone(models, image_batch, found):
+@pytest.mark.parametrize("value", [np.nan, np.inf, np.finfo(np.float32).max])
+def test_a_poisoned_anchor_fails_alone(models, image_batch, found, value):
+    """The last overflows bfloat16, whose largest number is a little smaller, if it is not normalised."""
     poisoned = {name: array.copy() for name, array in image_batch.items()}
-    poisoned["anchor_w_plus"][4, 1, 7] = np.nan
+    poisoned["anchor_w_plus"][4, 1, 7] = value
     out = run(models, CONFIG, poisoned)
     others = np.arange(12) != 4
-    assert out["status"][4] == Status.FAILED
+    expected = {Status.FAILED} if not np.isfinite(value) else {Status.FAILED, Status.NOT_CONVERGED}
+    assert out["status"][4] in expected
     assert np.array_equal(out["views"][others], found["views"][others])
 
 

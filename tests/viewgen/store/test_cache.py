@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from viewgen.store import (
     create_cache,
     drop_commits,
     list_commits,
+    open_storage,
     pending_shards,
     read_commit,
     read_spec,
@@ -119,6 +121,22 @@ def test_the_same_command_resumes_and_keeps_what_is_there(tmp_path, make_spec, w
     create_cache(storage, make_spec(versions={"torch": "2"}))
     assert read_spec(storage) == spec
     assert verify_cache(str(tmp_path)).ok
+
+
+def test_a_cache_that_is_moved_or_touched_stays_what_it_is(tmp_path, make_spec, write_cache):
+    """Identity and checks are of contents: neither the place nor the times of files count."""
+    storage = open_storage(str(tmp_path / "c.zarr"))
+    contents = write_cache(storage, make_spec())
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "c.zarr").rename(tmp_path / "elsewhere/d.zarr")
+    for file in moved.rglob("*"):
+        os.utime(file, (10, 2_000_000_000))
+    storage = open_storage(str(moved))
+    create_cache(storage, make_spec())
+    assert pending_shards(storage, make_spec()) == []
+    assert verify_cache(str(moved)).ok
+    reader = CacheReader(str(moved), check="digest")
+    np.testing.assert_array_equal(reader.views(reader.rows), contents["views"])
 
 
 def test_another_configuration_is_refused_with_a_diff(tmp_path, make_spec):

@@ -241,6 +241,23 @@ def test_whoever_creates_an_object_finds_it_whatever_became_of_the_answer(bucket
     assert bucket.storage.read("a") == b"mine"
 
 
+@pytest.mark.parametrize("answer", ["sent again", "lost"])
+def test_an_object_that_cannot_be_read_back_is_nobodys(bucket, monkeypatch, answer):
+    """The answer to the write went astray, and so does the one to the look at what stands there."""
+    bucket.answers = [answer]
+    looks = []
+
+    def size(path):
+        looks.append(path)
+        if len(looks) > 1:
+            raise StorageError("503")
+
+    monkeypatch.setattr(bucket.storage, "size", size)
+    with pytest.raises(StorageError, match=r"cannot be told|no answer") as caught:
+        bucket.storage.write_new("a", b"mine")
+    assert not isinstance(caught.value, FileExistsError), "it would count as somebody else's"
+
+
 def test_conflicts_are_tried_again_with_longer_and_longer_waits_and_not_for_ever(bucket):
     bucket.answers = ["409"] * 9
     with pytest.raises(StorageError, match="ConditionalRequestConflict"):

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 
@@ -21,6 +23,23 @@ ray_warnings = pytest.mark.filterwarnings("ignore")  # Ray's own code warns
 def fetch(url, **headers):
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
         return answer.read().decode()
+
+
+def status(url, **headers):
+    try:
+        fetch(url, **headers)
+    except urllib.error.HTTPError as error:
+        return error.code
+    return 200
+
+
+def status_of_hosts(url, *hosts):
+    """Return the status of the answer to a request with these Host headers."""
+    place = urlsplit(url)
+    lines = [f"GET {place.path} HTTP/1.1", *(f"Host: {host}" for host in hosts), "Connection: close", "", ""]
+    with socket.create_connection((place.hostname, place.port), timeout=30) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        return int(connection.makefile("rb").readline().split()[1])
 
 
 class Visitor(threading.Thread):
@@ -50,10 +69,12 @@ class Visitor(threading.Thread):
                 fetch(f"{dashboard}/api/serve/applications/", Authorization=f"Bearer {token}")
             )
             self.found["gallery"] = gallery
-            try:
-                fetch(gallery, Host="evil.example")
-            except urllib.error.HTTPError as error:
-                self.found["evil"] = error.code
+            self.found["evil"] = status(gallery, Host="evil.example")
+            self.found["routes"] = status(urljoin(gallery, "/-/routes"))
+            self.found["health"] = status(urljoin(gallery, "/-/healthz"))
+            self.found["two hosts"] = [
+                status_of_hosts(gallery, *hosts) for hosts in (("evil", "127.0.0.1"), ("127.0.0.1", "evil"))
+            ]
         except Exception as error:
             self.problem = error
         finally:
@@ -80,6 +101,8 @@ def test_a_run_under_ray_has_a_gallery_on_the_serve_tab(ray_faults, tmp_path, mo
     assert found["gallery"].endswith(application["route_prefix"] + "/")
     assert found["gallery"].startswith("http://127.0.0.1:")
     assert found["evil"] == 421
+    assert (found["routes"], found["health"]) == (404, 200)
+    assert set(found["two hosts"]) <= {400, 421}
     with pytest.raises((urllib.error.URLError, ConnectionError)):  # nothing listens, or just not any more
         fetch(found["gallery"])
     assert any("ray get-auth-token" in line for line in visitor.lines), "how to log in"
@@ -89,8 +112,6 @@ def test_a_run_under_ray_has_a_gallery_on_the_serve_tab(ray_faults, tmp_path, mo
 def test_an_address_that_is_taken_is_said():
     port = choose_port("127.0.0.1")
     assert 1024 < port < 65536
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(UsageError, match="--port"):
             choose_port("127.0.0.1", taken.getsockname()[1])

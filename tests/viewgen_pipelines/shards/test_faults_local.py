@@ -9,7 +9,7 @@ from dying_driver import run_driver
 from expected_cache import assert_every_image_once
 
 from viewgen.errors import StorageError
-from viewgen.store import open_storage
+from viewgen.store import ObjectExistsError, open_storage
 from viewgen_pipelines.cache import cache
 from viewgen_pipelines.shards.ledger import AttemptLedger
 
@@ -91,3 +91,33 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_blames_no_shard(tmp_path, 
     faults()
     assert rerun(url, max_attempts=1).complete
     assert_every_image_once(url, num_images=20)
+
+
+def test_a_shard_that_needs_too_much_memory_is_tried_so_often_and_no_more(tmp_path, faults):
+    """The shards before and after it are made in the same process, whose memory was never gone."""
+    url = str(tmp_path / "c.zarr")
+    faults(memory=[17])
+    result = rerun(url, limit=50, max_attempts=2)
+    assert [(item["shard"], item["rows"]) for item in result.quarantined] == [(1, [16, 31])]
+    assert "raised in attempt 2: " in result.quarantined[0]["reason"]
+    assert "MemoryError" in result.quarantined[0]["reason"]
+    assert_every_image_once(url, num_images=50, missing=tuple(range(16, 32)))
+    faults()
+    assert rerun(url, limit=50, max_attempts=3).complete
+    assert_every_image_once(url, num_images=50)
+
+
+def test_an_attempt_that_somebody_else_began_leaves_its_shard_to_be_made(tmp_path, faults, monkeypatch):
+    """What exists is the marker of an attempt, not a commit."""
+    url, begin, met = str(tmp_path / "c.zarr"), AttemptLedger.begin, []
+
+    def meets_another(ledger, shard_id):
+        if shard_id == 1 and not met:
+            met.append(shard_id)
+            raise ObjectExistsError("run/attempts/00000001-01-started.json exists already")
+        return begin(ledger, shard_id)
+
+    monkeypatch.setattr(AttemptLedger, "begin", meets_another)
+    assert rerun(url, limit=50).complete
+    assert met
+    assert_every_image_once(url, num_images=50)

@@ -14,6 +14,7 @@ from expected_cache import assert_every_image_once
 from viewgen.errors import StorageError
 from viewgen.store import open_storage
 from viewgen_pipelines.cache import cache
+from viewgen_pipelines.executors.orphans import below
 from viewgen_pipelines.shards.ledger import AttemptLedger
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own code warns
@@ -101,6 +102,9 @@ def test_drivers_that_are_killed_or_told_to_stop_are_continued(finish, url, faul
     killed = start("cache", *words, "--shard-images", "16", "--workers", "2", "--out", url)
     wait_for(Path(url) / "commits/00000001.json")
     faults(seconds=100)
+    left = below({killed.pid})
+    assert len(left) > 8, "GCS, raylet, dashboard, agents, workers"
+    died = time.monotonic()
     killed.send_signal(signal.SIGKILL)
     assert killed.wait(timeout=30) == -signal.SIGKILL
 
@@ -118,6 +122,10 @@ def test_drivers_that_are_killed_or_told_to_stop_are_continued(finish, url, faul
     assert "Traceback" not in err
     assert open_storage(url).paths("run/lease") == []
     assert not (Path(url) / "commits/00000008.json").exists(), "it was stopped in the middle"
+    # Ray's agents alone would take a minute
+    while alive := {pid for pid, start in left.items() if below({pid}).get(pid) == start}:
+        assert time.monotonic() < died + 30, alive
+        time.sleep(0.5)
 
     faults()
     assert finish(limit=130, max_attempts=1).complete, "the end of a driver blames no shard"

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from viewgen.errors import StorageError
 from viewgen.store import open_storage
 from viewgen_pipelines.shards.lease import this_process
 from viewgen_pipelines.shards.ledger import AttemptLedger
@@ -165,6 +166,32 @@ def test_markers_that_were_cut_short_or_are_foreign_do_no_harm(ledger, storage):
     storage.write("run/attempts/notes.txt", b"")
     ledger.judge_earlier_runs(committed=())
     assert outcomes(ledger) == ["interrupted"]
+
+
+def test_a_marker_that_cannot_be_read_is_no_absent_one(ledger, storage, monkeypatch):
+    """Its attempt is judged by nobody: it may be a live worker's, or the shard's third crash."""
+    ledger.begin(0)
+    ledger.end(ledger.begin(1), "raised", "a reason")
+    read = type(storage).read_document
+
+    def fail(self, path, most):
+        if "attempts" in path:
+            raise StorageError(f"cannot read {path}: Input/output error")
+        return read(self, path, most)
+
+    monkeypatch.setattr(type(storage), "read_document", fail)
+    other = AttemptLedger(storage, "other", 1)
+    for judge in (
+        lambda: other.judge_earlier_runs(committed=()),
+        lambda: ledger.interrupt_own((), "the run ended"),
+        lambda: ledger.begin(0),
+        lambda: other.quarantined(),
+    ):
+        with pytest.raises(StorageError, match="Input/output error"):
+            judge()
+    monkeypatch.undo()
+    assert outcomes(ledger) == [None]
+    assert other.quarantined() == {1: "raised in attempt 1: a reason"}
 
 
 def test_traces_are_private_and_swept():
