@@ -62,6 +62,7 @@ class Models:
     """The networks of one job, in evaluation mode, without parameter gradients, on one device.
 
     A network that the job does not need is None. `execution` holds their execution settings.
+    `further_encoders` take part in a search beside the encoder.
     """
 
     device: torch.device
@@ -69,6 +70,7 @@ class Models:
     discriminator: Discriminator | None = None
     inverter: Inverter | None = None
     encoder: Encoder | None = None
+    further_encoders: tuple[Encoder, ...] = ()
     execution: Execution = field(default_factory=Execution)
 
     def inverting(self) -> Generator:
@@ -395,6 +397,13 @@ def _refuse(path: str | Path, problems: list[str]) -> None:
 
 
 def load_models(paths: Mapping[str, str | Path], device: Device = "cpu") -> Models:
-    """Load the networks named by `paths`, kind → file, onto `device`."""
-    loaded = {kind: load_model(path, cast(Kind, kind), device) for kind, path in paths.items()}
-    return Models(device=torch.device(device), **cast(dict[str, Any], loaded))
+    """Load the networks named by `paths`, kind → file, onto `device`.
+
+    ``encoder:2``, ``encoder:3``, … are further encoders (`viewgen.views.entry.further_encoder`).
+    """
+    loaded = {
+        kind: load_model(path, cast(Kind, kind.partition(":")[0]), device) for kind, path in paths.items()
+    }
+    further = sorted((kind for kind in loaded if ":" in kind), key=lambda kind: int(kind.partition(":")[2]))
+    encoders = tuple(loaded.pop(kind) for kind in further)
+    return Models(device=torch.device(device), further_encoders=encoders, **cast(dict[str, Any], loaded))
