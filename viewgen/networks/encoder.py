@@ -6,6 +6,9 @@ for small images.
 References:
     A Simple Framework for Contrastive Learning of Visual Representations, Chen, Kornblith, Norouzi and
     Hinton, 2020, https://arxiv.org/abs/2002.05709
+    Exploring Simple Siamese Representation Learning, Chen and He, 2021, https://arxiv.org/abs/2011.10566
+    Equivariant Contrastive Learning, Dangovski et al., 2022 (the projector ``mlp-bn``, 2048 → 2048 on
+    CIFAR-10), https://arxiv.org/abs/2111.00899
 """
 
 import copy
@@ -38,8 +41,8 @@ class EncoderConfig(NetworkConfig):
     backbone: str = setting("resnet18", "residual network, resnet18 or resnet50")
     width: int = setting(64, "channels of the first stage; 64 is the standard network", ge=1, le=8192)
     projection_dim: int = setting(128, "width of the projector's output", ge=1, le=2**16)
-    projector: Literal["mlp", "simsiam"] = setting(
-        "mlp", "two layers, or three with batch normalisation", since=2
+    projector: Literal["mlp", "mlp-bn", "simsiam"] = setting(
+        "mlp", "two layers, two with batch normalisation, or three with it", since=2
     )
     in_channels: int = setting(3, "channels of the images", ge=1, le=4096, since=2)
 
@@ -77,11 +80,11 @@ def _build_projector(config: EncoderConfig, dim: int) -> nn.Sequential:
     if config.projector == "mlp":
         return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, config.projection_dim))
     out = config.projection_dim
-    return nn.Sequential(
-        *(nn.Linear(dim, out, bias=False), nn.BatchNorm1d(out), nn.ReLU()),
-        *(nn.Linear(out, out, bias=False), nn.BatchNorm1d(out), nn.ReLU()),
-        *(nn.Linear(out, out, bias=False), nn.BatchNorm1d(out, affine=False)),
-    )
+    hidden = [dim, *([out] * (1 if config.projector == "mlp-bn" else 2))]
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += (nn.Linear(width, out, bias=False), nn.BatchNorm1d(out), nn.ReLU())
+    return nn.Sequential(*layers[:-2], nn.BatchNorm1d(out, affine=False))
 
 
 class Encoder(nn.Module):

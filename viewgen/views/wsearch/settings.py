@@ -66,7 +66,11 @@ class WSearchConfig(Settings):
         20.0, "updates t after which Adam's rate is divided by 1 + t / decay_steps", gt=0
     )
     max_steps: int = setting(
-        1000, "updates of an image, after which it counts as not converged", ge=1, flag=True
+        1000,
+        "updates of an image by this method, after which it counts as not converged; those of the inversion "
+        "before it are --set invert.max_steps=N",
+        ge=1,
+        flag=True,
     )
     tolerance: float = setting(0.03, "distance from ε₁ that a view of a converged image may have", gt=0, le=2)
     spread_share: float = setting(0.85, "share of the feasible spread that ends the search", ge=0, le=1)
