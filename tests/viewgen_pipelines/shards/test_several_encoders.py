@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from viewgen.errors import MissingFileError, ModelError, UsageError
+from viewgen.images import to_model
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import file_digest, load_models, save_model
 from viewgen.networks.weights import find_models
@@ -36,13 +37,8 @@ def test_a_further_encoder_takes_part_and_is_known_by_its_digest(other, tmp_path
     inversions = CacheReader(str(next(tmp_path.glob("inversions-*.zarr"))))
     distances = []
     for encoder in (models.encoder, *models.further_encoders):
-        anchors, views = (
-            encoder(torch.from_numpy(pixels).float() / 127.5 - 1)
-            for pixels in (
-                inversions.views(reader.rows)[:, 0],
-                reader.views(reader.rows).reshape(-1, 3, 32, 32),
-            )
-        )
+        anchors = encoder(to_model(torch.from_numpy(inversions.views(reader.rows)[:, 0])))
+        views = encoder(to_model(torch.from_numpy(reader.views(reader.rows)).flatten(0, 1)))
         distances.append((views.unflatten(0, (2, 2)) - anchors[:, None]).norm(dim=2))
     np.testing.assert_allclose(reader.distance, torch.stack(distances).amax(dim=0).numpy(), atol=1e-4)
     # the same file under another name is the same cache

@@ -69,7 +69,8 @@ class SideBySide(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map model images `(B, C, H, W)` to `(B, K)`, of unit length."""
         parts = [encoder(images) for encoder in self.encoders]
-        return torch.cat(parts, dim=1) / len(parts) ** 0.5
+        together: Tensor = torch.cat(parts, dim=1) / len(parts) ** 0.5
+        return together
 
 
 def search_features(encoders: Sequence[Encoder], config: WSearchConfig) -> Encoder:
