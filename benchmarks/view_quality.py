@@ -242,16 +242,26 @@ def cell(title: str, value: Any) -> str:
     type=click.Path(dir_okay=False, exists=True),
     help="Encoder of digits of another seed, for `seen`; repeatable.",
 )
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    default=tuple(IMAGES),
+    type=click.Choice(list(IMAGES)),
+    show_default=True,
+)
 @click.option("--page", type=click.Path(path_type=Path), help="Replace the tables of this page.")
-def main(work: Path, out: Path, encoders: tuple[str, ...], page: Path | None) -> None:
+def main(
+    work: Path, out: Path, encoders: tuple[str, ...], datasets: tuple[str, ...], page: Path | None
+) -> None:
     """Measure what is missing, write the result after every row, print the tables."""
     keep_freed_memory()
     torch.set_num_threads(1)
     document: dict[str, Any] = {"machine": machine("torch"), "num_images": IMAGES, "datasets": {}}
     if out.exists():
         document["datasets"] = json.loads(out.read_text("utf-8"))["datasets"]
-    order = [(row, dataset) for dataset in IMAGES for row in QUICK]
-    order += [(row, dataset) for row in SLOW for dataset in row.datasets]
+    order = [(row, dataset) for dataset in datasets for row in QUICK]
+    order += [(row, dataset) for row in SLOW for dataset in row.datasets if dataset in datasets]
     for row, dataset in order:
         rows = document["datasets"].setdefault(dataset, {})
         if row.name in rows:
