@@ -12,8 +12,6 @@ What the result's file already has is not made again.
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,13 @@ import click
 import numpy as np
 import torch
 from measure import machine
-from torch import Tensor, nn
+from passes import Passes
 
 from viewgen.datasets import load_dataset
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.measure import Subject
 from viewgen.files import write_atomically
 from viewgen.memory import keep_freed_memory
-from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import load_model
 from viewgen.networks.weights import find_models
 from viewgen.store import CacheReader
@@ -100,27 +97,6 @@ COLUMNS = {
 SHARES = {"label kept", "images with a foreign view", "converged"}
 
 
-@contextmanager
-def counted_passes() -> Iterator[dict[str, int]]:
-    """Count the images that pass through any encoder of this process, forwards and backwards."""
-    counts = {"forward": 0, "backward": 0}
-
-    def back(gradient: Tensor) -> None:
-        counts["backward"] += len(gradient)
-
-    def count(module: nn.Module, _inputs: object, output: Any) -> None:
-        if isinstance(module, Encoder):
-            counts["forward"] += len(output)
-            if output.requires_grad:
-                output.register_hook(back)
-
-    handle = nn.modules.module.register_module_forward_hook(count)
-    try:
-        yield counts
-    finally:
-        handle.remove()
-
-
 def made(dataset: str, row: Row, work: Path) -> dict[str, Any]:
     """Make the views of a row; return what they cost."""
     num_images = row.num_images[dataset]
@@ -131,7 +107,7 @@ def made(dataset: str, row: Row, work: Path) -> dict[str, Any]:
     # before the clock starts
     if row.method != "expert":
         more = {"inversions": inversions(dataset, num_images, work), "keep_latents": True}
-    with counted_passes() as counts:
+    with Passes() as passes:
         start = time.process_time()
         result = cache(
             dataset, method=row.method, views=NUM_VIEWS, limit=num_images,
@@ -142,8 +118,7 @@ def made(dataset: str, row: Row, work: Path) -> dict[str, Any]:
     views = num_images * NUM_VIEWS
     return {
         "num_images": num_images,
-        "passes": sum(counts.values()) / views,
-        "backward_passes": counts["backward"] / views,
+        **passes.per_view(views),
         "views_per_second": views / seconds,
         "converged": result.converged_share,
     }
