@@ -18,7 +18,7 @@ def test_a_row_has_its_numbers_intervals_and_what_it_lacks():
     assert lines[2] == "| | distance | label kept | rms in code space | converged | passes |"
     first, second = lines[4], lines[5]
     assert first.replace("\u00a0", "") == (
-        "| W-search (newton) | 0.301 | 96.2% (94.4% to 97.9%) | 0.0241 | 99.2% | 14.4 |"
+        "| W-search (newton) | 0.301 | 96.2% (94.4 to 97.9%) | 0.0241 | 99.2% | 14.4 |"
     )
     assert second.replace("\u00a0", "") == "| expert, 32 images | 0.1 | 75.0% | – | – | 1.2 |"
     assert lines[7] == "| | distance under f | under other | survives other |"
