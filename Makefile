@@ -27,7 +27,8 @@ $(VENV)/installed-docs: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	touch $@
 
-# Options such as DEMO="--limit 128" shorten it.
+# Four views of an image, so that two cores are done in minutes; the default is eight. DEMO="--limit 128" is shorter.
+DEMO ?= --views 4
 demo: $(VENV)/installed
 	$(BIN)/viewgen cache --dataset digits --method wsearch --out demo/digits-train-wsearch.zarr $(DEMO)
 

@@ -29,7 +29,7 @@ from viewgen.diagnostics.distances import kernel_distance
 from viewgen.diagnostics.knn import knn_accuracy
 from viewgen.errors import MissingFileError
 from viewgen.images import to_model
-from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
+from viewgen.inversion.perceptual import build_perceptual
 from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
 from viewgen.memory import keep_freed_memory
@@ -79,10 +79,8 @@ class Images:
         rows = torch.arange(min(num_images, len(self.test))) * len(self.test) // num_images
         self.images = to_model(torch.from_numpy(self.test.images(rows.numpy())))
         self.targets = torch.from_numpy(self.test.labels(rows.numpy()))
-        values = recipe(dataset, "invert")
-        name = resolve_perceptual(values.get("perceptual", "auto"), has_discriminator=True)
-        self.config = InvertConfig(**{**values, "perceptual": name})
-        self.perceptual = build_perceptual(name, self.models.discriminator, self.models.device)
+        self.config = config = InvertConfig(**recipe(dataset, "invert"))
+        self.perceptual = build_perceptual(config.perceptual, self.models.discriminator, self.models.device)
 
     def invert(self, config: InvertConfig, problem_class: type[InversionProblem] = InversionProblem) -> Any:
         """Return codes `(N, L, D)` and the mean number of steps."""

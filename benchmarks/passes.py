@@ -1,6 +1,9 @@
 """Passes through the networks, counted where they end: at the encoder."""
 
-from torch import Tensor
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from viewgen.networks.encoder import Encoder
 
@@ -10,22 +13,30 @@ __all__ = ["Passes"]
 class Passes:
     """Counts what passes through an encoder, and so through the generator before it.
 
+    Args:
+        encoder: the encoder; None for all encoders of this process.
+
     Attributes:
         forward, backward: images.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder | None = None) -> None:
         self.encoder = encoder
         self.forward = self.backward = 0
 
     def __enter__(self) -> "Passes":
-        self._handle = self.encoder.register_forward_hook(self._count)
+        if self.encoder is None:
+            self._handle = register_module_forward_hook(self._count)
+        else:
+            self._handle = self.encoder.register_forward_hook(self._count)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
 
-    def _count(self, _encoder: object, _inputs: object, output: Tensor) -> None:
+    def _count(self, module: nn.Module, _inputs: object, output: Any) -> None:
+        if not isinstance(module, Encoder):
+            return
         self.forward += len(output)
         if output.requires_grad:
             output.register_hook(self._count_backward)

@@ -27,7 +27,7 @@ HEADINGS = {
     "commit_log": "Commit log",
 }
 # long measurements that `make bench` does not repeat and that have pages of their own
-ELSEWHERE = ("inversion", "mutual_information")
+ELSEWHERE = ("inversion", "mutual_information", "view_quality")
 WITHOUT_RATIOS = ("growth", "profile_step")
 INTRODUCTION = """---
 hide: [toc]

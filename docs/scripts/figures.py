@@ -19,7 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 FIGURES = Path(__file__).parents[1] / "figures"
-NUM_IMAGES = 256
+NUM_IMAGES = 128
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.4)
 EPSILON = 0.3
 COLOURS = {"wsearch": "#0072b2", "wperturb": "#d55e00", "expert": "#009e73"}

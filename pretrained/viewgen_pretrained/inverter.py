@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from viewgen.datasets import ImageDataset
 from viewgen.errors import DataError, ModelError
 from viewgen.images import to_model, to_storage
-from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
+from viewgen.inversion.perceptual import build_perceptual, check_perceptual
 from viewgen.networks.generator import class_labels
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Discriminator, Generator
@@ -69,17 +69,16 @@ class InverterTrainer(Trainer):
         self.device = device
         self.seed = config.seed
         self.num_steps = config.num_steps
-        perceptual = resolve_perceptual(config.perceptual, has_discriminator=True)
+        check_perceptual(config.perceptual, has_discriminator=True)
         self.identity = {
             "dataset": dataset.digest,
             **config.to_json(),
-            "perceptual": perceptual,
             "generator": depends["generator"],
             "discriminator": depends["discriminator"],
         }
         torch.manual_seed(config.seed)
         self.generator = generator
-        self.perceptual = build_perceptual(perceptual, discriminator, device)
+        self.perceptual = build_perceptual(config.perceptual, discriminator, device)
         self.critic = copy.deepcopy(discriminator).train().requires_grad_(True)
         channels = config.channels[: int(math.log2(size)) - 1]
         self.inverter = Inverter(

@@ -94,8 +94,9 @@ class InverterTrainingConfig(Settings):
     learning_rate: float = setting(
         1e-3, "learning rate of Adam (betas 0.9, 0.99); a cosine to 0 over the second half", gt=0
     )
-    perceptual: Literal["auto", "lpips", "discriminator", "none"] = setting(
-        "auto", "perceptual term; auto is the first of lpips and discriminator whose weights are there"
+    perceptual: Literal["lpips", "discriminator", "none"] = setting(
+        "discriminator",
+        "perceptual term: LPIPS, the like of it on the activations of the generator's discriminator, or none",
     )
     perceptual_weight: float = setting(
         0.2, "weight of the perceptual term, relative to the mean squared pixel error", ge=0

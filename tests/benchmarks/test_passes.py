@@ -20,5 +20,18 @@ def test_every_image_counts_forwards_and_with_every_gradient_backwards():
     encoder(images)
     with passes:
         encoder(images[:1])
+        encoder.backbone(images)
     assert (passes.forward, passes.backward) == (2 + 3 + 1, 3 + 3)
     assert passes.per_view(2) == {"forward_passes": 3.0, "backward_passes": 3.0, "passes": 6.0}
+
+
+def test_all_encoders_of_the_process_count_and_nothing_else():
+    config = EncoderConfig(image_size=8, width=4, projection_dim=4)
+    first, second = (Encoder(config).eval().requires_grad_(False) for _ in range(2))
+    images = torch.randn(3, 3, 8, 8, requires_grad=True)
+    with Passes() as passes:
+        with torch.no_grad():
+            first(images)
+        torch.autograd.grad(second(images[:2]).sum(), images)
+    first(images)
+    assert (passes.forward, passes.backward) == (5, 2)

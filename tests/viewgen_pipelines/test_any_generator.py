@@ -97,7 +97,7 @@ def test_a_file_says_which_generator_it_holds(generator, weights):
 
 
 def test_from_inversion_to_gallery(weights, tmp_path, monkeypatch):
-    short = {"invert": {"max_steps": 3}}
+    short = {"invert": {"max_steps": 3, "perceptual": "none"}}
     monkeypatch.setattr("viewgen.registry.recipe", lambda dataset, section: short.get(section, {}))
     shared = {"views": 2, "limit": 4, "executor": "local", "quiet": True, "generator": weights}
     spread = {}

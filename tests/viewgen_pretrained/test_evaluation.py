@@ -114,7 +114,7 @@ def test_lpips_is_measured_where_its_weights_are(folder, dataset, data_root, mon
             return first[0] - second[0]
 
     monkeypatch.setattr(reconstruction, "LpipsDistance", Brightness)
-    monkeypatch.setattr(reconstruction, "resolve_perceptual", lambda *_, **__: "lpips")
+    monkeypatch.setattr(reconstruction, "check_perceptual", lambda *_, **__: None)
     found = evaluate(["e"], dataset.name, models_dir=folder, data_root=str(data_root), num_refined=0)
     models = load_models({kind: folder / f"{kind}.safetensors" for kind in ("generator", "inverter")})
     test = load_dataset(dataset.name, "test", data_root=data_root)

@@ -26,7 +26,9 @@ OF_0_1_0 = """{"assimilation": "A2-simsiam", "generated": "online", "views_per_s
 
 
 def test_a_record_of_0_1_0_is_written_again_byte_for_byte():
-    settings = train_settings("cifar10", {"assimilation": "A2-simsiam", "generated": "online"})
+    # it had the objective's own projector alone
+    given = {"assimilation": "A2-simsiam", "generated": "online", "projector": "objective"}
+    settings = train_settings("cifar10", given)
     assert json.dumps(record(settings)) == json.dumps(json.loads(OF_0_1_0))
     assert read_record(json.loads(OF_0_1_0)) == settings
 

@@ -18,7 +18,7 @@ SMALL = {"width": 2, "projection_dim": 4, "batch_size": 8, "epochs": 1, "warm_up
 
 def test_recipes_are_table_2():
     rows = {
-        name: record(train_settings(name))
+        name: record(train_settings(name, {"projector": "objective"}))
         for name in ("cifar10", "cifar100", "tinyimagenet", "fashion-mnist", "digits", "trifeature:32")
     }
     cifar10, cifar100, tiny_imagenet = (rows[name] for name in ("cifar10", "cifar100", "tinyimagenet"))
@@ -34,6 +34,13 @@ def test_recipes_are_table_2():
         assert values["loss_scale"] == pytest.approx(0.5 / 0.07)
     viewmaker = record(train_settings("cifar10", {"generated": "viewmaker"}))
     assert [viewmaker[name] for name in ("temperature", "alpha", "schedule")] == [0.07, 0.14, "constant"]
+
+
+def test_cifar10_has_the_head_of_e_ssl():
+    assert train_settings("cifar10").network.projector == "mlp-bn"
+    assert train_settings("cifar10", {"assimilation": "A2-simsiam"}).network.projector == "mlp-bn"
+    others = [train_settings("cifar100"), train_settings("cifar10", {"generated": "viewmaker"})]
+    assert [settings.network.projector for settings in others] == ["objective", "objective"]
 
 
 def test_every_setting_can_be_given(tiny):

@@ -57,6 +57,17 @@ def test_bf16_gives_the_same_to_its_precision(make_settings):
     torch.testing.assert_close(half, full, atol=0.1, rtol=0)
 
 
+def test_the_projector_of_e_ssl_has_two_layers_each_with_batch_normalisation(make_settings):
+    for assimilation in ("A2", "A2-simsiam"):
+        network = network_of(make_settings(assimilation=assimilation, projector="mlp-bn"))
+        layers = list(network.encoder.projector)
+        names = [type(layer).__name__ for layer in layers]
+        assert names == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+        assert [layers[place].bias is None for place in (0, 3)] == [True, True]
+        assert [layers[place].affine for place in (1, 4)] == [True, False]
+        assert [layers[place].out_features for place in (0, 3)] == [8, 8]
+
+
 def test_simsiam_gives_projections_and_predictions(make_settings):
     network = network_of(make_settings(assimilation="A2-simsiam")).train()
     out = network(views())

@@ -261,7 +261,7 @@ def build_network(
             backbone=shape.backbone,
             width=shape.width,
             projection_dim=shape.projection_dim,
-            projector=head.projector,
+            projector=head.projector if shape.projector == "objective" else shape.projector,
             projector_hidden=shape.projector_hidden,
             in_channels=in_channels,
             patches=head.patches,

@@ -31,7 +31,9 @@ if TYPE_CHECKING:  # it imports torch, which takes seconds
 __all__ = ["effective_settings", "train_settings"]
 
 # settings that the data set's [*.encoder] recipe gives: one network, whatever trains it
-NETWORK_NAMES = ("backbone", "width", "projection_dim")
+NETWORK_NAMES = ("backbone", "width", "projection_dim", "projector")
+# those among them that format 1 had not
+LATER_NETWORK_NAMES = ("projector",)
 # settings of the components by their own name
 OWNERS = {field: name for name, cls in COMPONENTS.items() if name != "expert" for field in cls.model_fields}
 KINDS = ("none", "A1", *ASSIMILATIONS)
@@ -83,6 +85,7 @@ def train_settings(
         parts["objective"] = {}  # its own τ, not SimCLR's
     if kind == "A2":
         dormant["loss"] = values["loss"]
+    parts["network"] |= {name: values[name] for name in LATER_NETWORK_NAMES if name in values}
     transform = "expert" if views_name == "expert" else "flip" if kind == "A2" else "weak-crop"
     parts["assimilation"] |= {"kind": kind, "transform": transform}
     parts["expert"] = recipe(dataset, "expert")

@@ -95,6 +95,12 @@ class NetworkSettings(Settings):
     batchnorm: Literal["concatenated", "separate"] = setting(
         "concatenated", "batch statistics over all views together, or view by view"
     )
+    projector: Literal["objective", "mlp", "mlp-bn"] = setting(
+        "objective",
+        "layers between features and projections: mlp two, mlp-bn two with batch normalisation after both "
+        "(E-SSL's, on CIFAR-10), objective those of the objective",
+        since=2,
+    )
     branches: Literal["separate", "shared"] = setting(
         "separate", "for views of different roles, an encoder of each role or one for all", since=2
     )

@@ -18,7 +18,7 @@ from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.view_sample import NUM_IMAGES, ViewSample, by_images, view_sample
 from viewgen.errors import MissingFileError
 from viewgen.images import to_model
-from viewgen.inversion.perceptual import LpipsDistance, resolve_perceptual
+from viewgen.inversion.perceptual import LpipsDistance, check_perceptual
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
 
@@ -70,7 +70,7 @@ class Diversity:
 
     def _lpips(self, subject: Subject, sample: ViewSample, seed: int) -> list[Measure]:
         try:
-            resolve_perceptual("lpips", has_discriminator=False)
+            check_perceptual("lpips", has_discriminator=False)
         except MissingFileError as error:
             subject.note(f"LPIPS was not measured: {error}")
             return []

@@ -13,13 +13,12 @@ from torch import Tensor
 from viewgen.datasets import ImageDataset
 from viewgen.diagnostics.feature_nets import FeatureNet
 from viewgen.diagnostics.measure import Subject
-from viewgen.errors import DataError
+from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.images import to_model, to_storage
-from viewgen.inversion.perceptual import resolve_perceptual
+from viewgen.inversion.perceptual import check_perceptual
 from viewgen.networks.files import Models
 from viewgen.networks.generator import SamplingGenerator, class_labels
 from viewgen.randomness import addressed_normal
-from viewgen.recipes import recipe
 from viewgen.views import VIEWS
 from viewgen.views.entry import Resources
 from viewgen.views.offline import offline_step
@@ -109,11 +108,13 @@ def _reconstructions(subject: Subject, rows: NDArray[np.int64]) -> NDArray[np.ui
 def refined(subject: Subject, rows: NDArray[np.int64], seed: int) -> NDArray[Any]:
     """Return reconstructions of held-out images from refined codes, by the data set's recipe."""
     models = networks(subject)
-    values = recipe(subject.test.name, "invert")
-    name = resolve_perceptual(
-        values.get("perceptual", "auto"), has_discriminator=models.discriminator is not None
-    )
+    choice = VIEWS.resolve("invert", subject.test.name, {})
+    try:
+        check_perceptual(choice.settings.perceptual, has_discriminator=models.discriminator is not None)
+    except (UsageError, MissingFileError) as error:
+        subject.note(f"codes were refined without the perceptual term of the recipe: {error}")
+        choice = VIEWS.resolve("invert", subject.test.name, {"perceptual": "none"})
     resources = Resources(models=models)
-    source = VIEWS.resolve("invert", subject.test.name, {"perceptual": name}).build(resources)
+    source = choice.build(resources)
     step = offline_step(source, resources, seed=seed, num_views=1)
     return np.asarray(step(subject.test.batch(rows))["views"][:, 0])

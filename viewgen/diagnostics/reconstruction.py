@@ -15,7 +15,7 @@ from viewgen.diagnostics.generated import BATCH, networks, reconstructions, refi
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.errors import MissingFileError
 from viewgen.images import to_model
-from viewgen.inversion.perceptual import LpipsDistance, resolve_perceptual
+from viewgen.inversion.perceptual import LpipsDistance, check_perceptual
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
 
@@ -80,7 +80,7 @@ class Reconstruction:
 
     def _lpips(self, subject: Subject) -> LpipsDistance | None:
         try:
-            resolve_perceptual("lpips", has_discriminator=False)
+            check_perceptual("lpips", has_discriminator=False)
         except MissingFileError as error:
             subject.note(f"LPIPS was not measured: {error}")
             return None

@@ -15,13 +15,11 @@ __all__ = ["ENTRY"]
 
 
 def settle(settings: InvertConfig, situation: Situation) -> InvertConfig:
-    """Replace ``perceptual="auto"`` by the distance it selects here, so that the record names it."""
-    from viewgen.inversion.perceptual import resolve_perceptual
+    """Check that the perceptual distance is available before anything is made."""
+    from viewgen.inversion.perceptual import check_perceptual
 
-    has_discriminator = "discriminator" in situation.networks
-    return settings.replace(
-        perceptual=resolve_perceptual(settings.perceptual, has_discriminator=has_discriminator)
-    )
+    check_perceptual(settings.perceptual, has_discriminator="discriminator" in situation.networks)
+    return settings
 
 
 def optional(settings: InvertConfig) -> frozenset[str]:

@@ -1,7 +1,6 @@
 """Perceptual distance between images.
 
-LPIPS where the package and its trunk's weights are available; otherwise a distance of the same form on the
-activations of the generator's discriminator.
+LPIPS, or a distance of the same form on the activations of the generator's discriminator.
 
 References:
     The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, Zhang, Isola, Efros, Shechtman and
@@ -12,7 +11,7 @@ import importlib.util
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -25,11 +24,11 @@ __all__ = [
     "DiscriminatorDistance",
     "PerceptualDistance",
     "build_perceptual",
-    "resolve_perceptual",
+    "check_perceptual",
 ]
 
-PERCEPTUAL = ("auto", "lpips", "discriminator", "none")
-Resolved = Literal["lpips", "discriminator", "none"]
+PERCEPTUAL = ("lpips", "discriminator", "none")
+Perceptual = Literal["lpips", "discriminator", "none"]
 LPIPS_TRUNK = "vgg16-397923af.pth"
 
 
@@ -58,26 +57,28 @@ def lpips_trunk() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_TRUNK
 
 
-def resolve_perceptual(name: str, *, has_discriminator: bool) -> Resolved:
-    """Select the perceptual distance for ``"auto"``, or check that the named one is available.
+def check_perceptual(name: str, *, has_discriminator: bool) -> None:
+    """Check that a perceptual distance is available.
 
     Raises:
         UsageError: an unknown name, or ``"discriminator"`` without one.
-        MissingFileError: LPIPS was asked for but its package or weights are missing.
+        MissingFileError: the package of LPIPS or its weights are missing.
     """
     if name not in PERCEPTUAL:
         raise UsageError(f"perceptual is {name!r}; expected one of {', '.join(PERCEPTUAL)}")
     has_lpips = importlib.util.find_spec("lpips") is not None and lpips_trunk().is_file()
     if name == "lpips" and not has_lpips:
         raise MissingFileError(
-            f"LPIPS needs the package lpips (pip install 'viewgen[lpips]') and its trunk's weights at "
-            f"{lpips_trunk()} (from https://download.pytorch.org/models/{LPIPS_TRUNK})"
+            f"perceptual is 'lpips', which needs the package lpips (pip install 'viewgen[lpips]') and its "
+            f"trunk's weights at {lpips_trunk()} (from https://download.pytorch.org/models/{LPIPS_TRUNK}); "
+            "get them, or choose perceptual=discriminator (before another method: "
+            "--set invert.perceptual=discriminator)"
         )
     if name == "discriminator" and not has_discriminator:
-        raise UsageError("perceptual is 'discriminator', but no discriminator was given")
-    if name == "auto":
-        return "lpips" if has_lpips else "discriminator" if has_discriminator else "none"
-    return cast(Resolved, name)
+        raise UsageError(
+            "perceptual is 'discriminator', but no discriminator was given; give one (--discriminator), or "
+            "choose perceptual=lpips or none (before another method: --set invert.perceptual=none)"
+        )
 
 
 class DiscriminatorDistance:
@@ -140,9 +141,9 @@ class LpipsDistance:
 
 
 def build_perceptual(
-    name: Resolved, discriminator: Activations | None, device: torch.device
+    name: Perceptual, discriminator: Activations | None, device: torch.device
 ) -> PerceptualDistance | None:
-    """Return the distance selected by `resolve_perceptual`, or None for ``"none"``."""
+    """Return the distance of that name, or None for ``"none"``."""
     if name == "none":
         return None
     if name == "lpips":

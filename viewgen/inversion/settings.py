@@ -15,9 +15,15 @@ class InvertConfig(Settings):
     title = "invert"
 
     learning_rate: float = setting(0.01, "learning rate of Adam", gt=0)
-    max_steps: int = setting(200, "updates after which an image keeps the best code so far", ge=0, flag=True)
-    perceptual: Literal["auto", "lpips", "discriminator", "none"] = setting(
-        "auto", "perceptual term; auto is the first of lpips and discriminator whose weights are there"
+    max_steps: int = setting(
+        200,
+        "updates after which an image keeps the best code so far",
+        ge=0,
+        flag=True,
+    )
+    perceptual: Literal["lpips", "discriminator", "none"] = setting(
+        "discriminator",
+        "perceptual term: LPIPS, the like of it on the activations of the generator's discriminator, or none",
     )
     perceptual_weight: float = setting(0.2, "λ_p, relative to the mean squared pixel error", ge=0)
     domain_weight: float = setting(2.0, "λ_d, weight of the code's distance from that of its image", ge=0)

@@ -4,7 +4,7 @@ import torch
 
 from viewgen.errors import ModelError
 from viewgen.images import to_model
-from viewgen.inversion.perceptual import build_perceptual, resolve_perceptual
+from viewgen.inversion.perceptual import build_perceptual, check_perceptual
 from viewgen.inversion.refine import InversionProblem, invert_images
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.batched import images_at_once, render
@@ -32,8 +32,8 @@ class InversionSource:
         models = resources.models
         self.generator = resources.inverting()
         self.searched = resources.inverting(config.precision)
-        chosen = resolve_perceptual(config.perceptual, has_discriminator=models.discriminator is not None)
-        self.perceptual = build_perceptual(chosen, models.discriminator, models.device)
+        check_perceptual(config.perceptual, has_discriminator=models.discriminator is not None)
+        self.perceptual = build_perceptual(config.perceptual, models.discriminator, models.device)
         self.num_classes = self.generator.num_classes
         self.at_once = images_at_once(self.generator.image_size, models.device)
         self.runner = models.execution.slots(

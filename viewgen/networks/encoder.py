@@ -11,6 +11,9 @@ References:
     Hinton, 2020, https://arxiv.org/abs/2002.05709
     Data-Efficient Image Recognition with Contrastive Predictive Coding, Hénaff et al., 2020,
     https://arxiv.org/abs/1905.09272
+    Exploring Simple Siamese Representation Learning, Chen and He, 2021, https://arxiv.org/abs/2011.10566
+    Equivariant Contrastive Learning, Dangovski et al., 2022 (the projector ``mlp-bn``, 2048 → 2048 on
+    CIFAR-10), https://arxiv.org/abs/2111.00899
 """
 
 import copy
@@ -43,16 +46,16 @@ class EncoderConfig(NetworkConfig):
     backbone: str = setting("resnet18", "residual network, resnet18 or resnet50")
     width: int = setting(64, "channels of the first stage; 64 is the standard network", ge=1, le=8192)
     projection_dim: int = setting(128, "width of the projector's output", ge=1, le=2**16)
-    projector: Literal["mlp", "simsiam", "barlow", "byol", "nnclr", "linear"] = setting(
+    projector: Literal["mlp", "mlp-bn", "simsiam", "barlow", "byol", "nnclr", "linear"] = setting(
         "mlp",
-        "layers of the projector: two (mlp; byol with batch normalisation between them), three with batch "
+        "layers of the projector: two (mlp; byol with batch normalisation between them, mlp-bn after both), three with batch "
         "normalisation (simsiam, nnclr; barlow without that of the output), or one (linear)",
         since=2,
     )
     projector_hidden: int | None = setting(
         None,
         "width of the projector's hidden layers; by default that of the features (mlp, byol) or of the "
-        "output (simsiam, barlow, nnclr)",
+        "output (mlp-bn, simsiam, barlow, nnclr)",
         ge=1,
         le=2**16,
         since=2,
@@ -120,12 +123,15 @@ def _build_projector(config: EncoderConfig, dim: int) -> nn.Sequential:
     first = (nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU())
     if config.projector == "byol":
         return nn.Sequential(*first, nn.Linear(hidden, out))
+    if config.projector == "mlp-bn":
+        last = (nn.Linear(hidden, out, bias=False), nn.BatchNorm1d(out, affine=False))
+        return nn.Sequential(*first, *last)
     affine = config.projector == "nnclr"
-    last = () if config.projector == "barlow" else (nn.BatchNorm1d(out, affine=affine),)
+    end = () if config.projector == "barlow" else (nn.BatchNorm1d(out, affine=affine),)
     return nn.Sequential(
         *first,
         *(nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()),
-        *(nn.Linear(hidden, out, bias=False), *last),
+        *(nn.Linear(hidden, out, bias=False), *end),
     )
 
 

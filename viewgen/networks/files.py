@@ -59,9 +59,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Models:
-    """The networks of one job, in evaluation mode, without parameter gradients, on one device.
+    """The networks of one job, in evaluation mode, without parameter gradients, and their execution settings.
 
-    A network that the job does not need is None. `execution` holds their execution settings.
+    A network that the job does not need is None. `further_encoders` are those of a search beside the encoder.
     """
 
     device: torch.device
@@ -69,6 +69,7 @@ class Models:
     discriminator: Discriminator | None = None
     inverter: Inverter | None = None
     encoder: Encoder | None = None
+    further_encoders: tuple[Encoder, ...] = ()
     execution: Execution = field(default_factory=Execution)
 
     def inverting(self) -> Generator:
@@ -189,8 +190,7 @@ def save_model(
         key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in _stored_state(network).items()
     }
-    broken = sorted(key for key, value in state.items() if not _is_finite(value))
-    if broken:
+    if broken := sorted(key for key, value in state.items() if not _is_finite(value)):
         raise ModelError(f"the {kind} is not stored: {broken[0]} holds values that are not finite as {dtype}")
     header["digest"] = _digest(header, state)
     write_atomically(path, save(state, metadata={"viewgen": json.dumps(header, sort_keys=True)}))
@@ -200,10 +200,9 @@ def _digest(header: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     """Return ``"sha256:…"`` of a header without its digest, and of the names, shapes, types and bytes."""
     rest = {key: value for key, value in header.items() if key != "digest"}
     found = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
-    for key in sorted(state):
-        value = state[key].contiguous()
+    for key, value in sorted(state.items()):
         found.update(f"\n{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return "sha256:" + found.hexdigest()
 
 
@@ -287,8 +286,7 @@ def load_encoder(path: str | Path, device: Device = "cpu") -> Encoder | Branches
 
 def _header_of(path: str | Path, kind: Kind) -> dict[str, Any]:
     """Return the header of a file; `ModelError` if it holds another kind of network."""
-    header = read_header(path)
-    if header["kind"] != kind:
+    if (header := read_header(path))["kind"] != kind:
         raise ModelError(f"{path} holds a network of kind {header['kind']!r}; a {kind} is needed here")
     return header
 
@@ -301,8 +299,7 @@ def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if isinstance(network, stylegan2.Generator):
         network.latent_avg.copy_(state.pop(LATENT_AVG))
-    network.load_state_dict(state, strict=True)
-    network.eval()
+    network.eval().load_state_dict(state, strict=True)
     if isinstance(network, Encoder | Branches | Inverter):
         fold_batch_norms(network)
     return channels_last(network).to(device).eval().requires_grad_(False)
@@ -395,6 +392,9 @@ def _refuse(path: str | Path, problems: list[str]) -> None:
 
 
 def load_models(paths: Mapping[str, str | Path], device: Device = "cpu") -> Models:
-    """Load the networks named by `paths`, kind → file, onto `device`."""
-    loaded = {kind: load_model(path, cast(Kind, kind), device) for kind, path in paths.items()}
-    return Models(device=torch.device(device), **cast(dict[str, Any], loaded))
+    """Load the networks named by `paths`, kind → file, onto `device`; ``encoder:2`` … are further ones."""
+    loaded: dict[str, Any] = {}
+    for kind, path in paths.items():
+        loaded[kind] = load_model(path, cast(Kind, kind.partition(":")[0]), device)
+    encoders = tuple(loaded.pop(kind) for kind in sorted(loaded) if ":" in kind)
+    return Models(device=torch.device(device), further_encoders=encoders, **loaded)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from viewgen.networks.precision import Precision
     from viewgen.views.source import ViewMemory, ViewScores
 
-__all__ = ["Resources", "Situation", "TrainingResources", "ViewEntry", "in_training"]
+__all__ = ["Resources", "Situation", "TrainingResources", "ViewEntry", "further_encoder", "in_training"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +64,14 @@ class Resources:
         if found is None:
             raise ModelError(f"the method needs a network of kind {kind!r}, and none was given")
         return self._run(kind, found, precision)
+
+    def encoders(self, precision: Precision = "float32") -> list[Any]:
+        """Return f and the further encoders of the job, for execution."""
+        more = self.models.further_encoders
+        return [
+            self.network("encoder", precision),
+            *(self._run(further_encoder(place), one, precision) for place, one in enumerate(more)),
+        ]
 
     def inverting(self, precision: Precision = "float32") -> Any:
         """Return the generator with the start of its codes, for execution."""
@@ -116,6 +124,15 @@ def _nothing(settings: Any) -> frozenset[str]:
     return frozenset()
 
 
+def _no_files(settings: Any) -> tuple[str, ...]:
+    return ()
+
+
+def further_encoder(place: int) -> str:
+    """Return the name of a further encoder among a job's networks and a cache's digests: ``encoder:2`` …"""
+    return f"encoder:{place + 2}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewEntry(Entry):
     """Registry entry of a view source; `build` takes its settings and `Resources`.
@@ -131,6 +148,7 @@ class ViewEntry(Entry):
         keeps_codes: True if the codes of its views can be stored as its column ``w_plus``.
         settle: settings and situation → settings without open values such as ``"auto"``.
         optional: settings → needs that the source does not use with them.
+        further: settings, as they were given → files of further encoders that the source needs.
     """
 
     num_views: int | None = None
@@ -139,6 +157,7 @@ class ViewEntry(Entry):
     keeps_codes: bool = False
     settle: Callable[[Any, Situation], Any] = field(default=_as_given)
     optional: Callable[[Any], frozenset[str]] = field(default=_nothing)
+    further: Callable[[Any], tuple[str, ...]] = field(default=_no_files)
 
     def __post_init__(self) -> None:
         if self.roles and self.num_views not in (None, len(self.roles)):

@@ -23,7 +23,7 @@ from viewgen.store import (
 )
 from viewgen.store.columns import W_PLUS, real_target
 from viewgen.views import VIEWS
-from viewgen.views.entry import Situation, ViewEntry
+from viewgen.views.entry import Situation, ViewEntry, further_encoder
 from viewgen_pipelines.names import absolute_url
 from viewgen_pipelines.shards.driver import Stage
 from viewgen_pipelines.shards.inputs import download
@@ -90,8 +90,8 @@ def make_plan(options: CacheOptions, say: Callable[[str], object]) -> CachePlan:
         raise UsageError(f"--limit {options.limit}: at least one image is needed")
     own, inversion = _settings_of_stages(entry, options)
     # impossible settings show before data sets and networks are looked for
-    VIEWS.resolve(entry.name, options.dataset, own)
-    dataset, paths = _inputs(entry, options)
+    given = VIEWS.resolve(entry.name, options.dataset, own).settings
+    dataset, paths = _inputs(entry, options, entry.further(given))
     num_images = min(options.limit or len(dataset), len(dataset))
     shard_images = options.shard_images
     if shard_images is None:
@@ -162,7 +162,8 @@ class _SpecMaker:
     def paths_of(self, method: Choice[ViewEntry]) -> dict[str, str]:
         """Return kind → file of the networks that the method uses with these settings."""
         used = method.entry.uses(method.settings)
-        return {kind: str(path.absolute()) for kind, path in self.paths.items() if kind in used}
+        further = {further_encoder(place) for place in range(len(method.entry.further(method.settings)))}
+        return {kind: str(path.absolute()) for kind, path in self.paths.items() if kind in used | further}
 
     def spec(
         self,
@@ -289,8 +290,16 @@ def _all_needs(method: ViewEntry) -> frozenset[str]:
     return frozenset(needs & set(KINDS))
 
 
-def _inputs(method: ViewEntry, options: CacheOptions) -> tuple[ImageDataset, dict[str, Path]]:
-    """Load the data set and find the networks; refuse networks for images of another size."""
+def _inputs(
+    method: ViewEntry, options: CacheOptions, further: tuple[str, ...]
+) -> tuple[ImageDataset, dict[str, Path]]:
+    """Load the data set and find the networks; refuse networks for images of another size.
+
+    Args:
+        method: the method.
+        options: options of `cache`.
+        further: files of further encoders.
+    """
     load = functools.partial(load_dataset, options.dataset, options.split, data_root=options.data_root)
     try:
         dataset = load(download=False)
@@ -299,8 +308,9 @@ def _inputs(method: ViewEntry, options: CacheOptions) -> tuple[ImageDataset, dic
         _model_paths(method, options, options.dataset)
         dataset = load()
     paths = _model_paths(method, options, dataset.name)
-    for kind, path in paths.items():
-        header = read_header(path)
+    paths |= {further_encoder(place): Path(file).expanduser() for place, file in enumerate(further)}
+    for name, path in paths.items():
+        header, kind = read_header(path), name.partition(":")[0]
         if header["kind"] != kind:
             raise ModelError(f"{path} holds a network of kind {header['kind']!r}; it was given as the {kind}")
         size = header["config"].get("image_size")

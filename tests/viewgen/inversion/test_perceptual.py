@@ -18,10 +18,12 @@ from viewgen.inversion.perceptual import (
     LpipsDistance,
     PerceptualDistance,
     build_perceptual,
+    check_perceptual,
     lpips_trunk,
-    resolve_perceptual,
 )
+from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.torchvision_import import import_torchvision
+from viewgen.recipes import recipe
 
 CPU = torch.device("cpu")
 
@@ -155,24 +157,54 @@ def test_a_damaged_trunk_is_named(hub):
         path.write_bytes(whole)
 
 
-def test_auto_takes_lpips_then_the_discriminator_then_nothing(hub, tmp_path):
-    assert resolve_perceptual("auto", has_discriminator=True) == "lpips"
-    assert resolve_perceptual("lpips", has_discriminator=False) == "lpips"
+def test_missing_weights_of_lpips_are_an_error_that_says_where_they_are(hub, tmp_path):
+    check_perceptual("lpips", has_discriminator=False)
     torch.hub.set_dir(tmp_path)
     try:
-        assert resolve_perceptual("auto", has_discriminator=True) == "discriminator"
-        assert resolve_perceptual("auto", has_discriminator=False) == "none"
-        with pytest.raises(MissingFileError, match=f"(?s){tmp_path}.*download.pytorch.org"):
-            resolve_perceptual("lpips", has_discriminator=True)
+        # a discriminator does not take their place
+        with pytest.raises(MissingFileError, match=f"(?s){tmp_path}.*download.pytorch.org.*perceptual="):
+            check_perceptual("lpips", has_discriminator=True)
     finally:
         torch.hub.set_dir(hub)
 
 
+def test_every_recipe_names_its_perceptual_term_and_weight():
+    found = {}
+    for name in ("digits", "fashion-mnist", "cifar10", "cifar100", "tinyimagenet", "folder:pictures"):
+        values = recipe(name, "invert")
+        assert "perceptual_weight" in values
+        found[name] = InvertConfig(**values).perceptual
+    assert found == {
+        "digits": "none",
+        "fashion-mnist": "discriminator",
+        "cifar10": "lpips",
+        "cifar100": "lpips",
+        "tinyimagenet": "lpips",
+        "folder:pictures": "discriminator",
+    }
+
+
+def test_inversions_of_0_1_0_keep_their_identity():
+    """0.1.0 recorded the term that its "auto" had come to."""
+    before = {
+        "learning_rate": 0.02,
+        "max_steps": 100,
+        "perceptual": "discriminator",
+        "perceptual_weight": 0.2,
+        "domain_weight": 2.0,
+        "patience": 20,
+        "precision": "float32",
+    }
+    assert InvertConfig(**recipe("fashion-mnist", "invert")).record() == before
+    assert InvertConfig.from_record(before).record() == before
+
+
 def test_what_cannot_be_had_is_refused(small_models):
-    with pytest.raises(UsageError, match=r"'vgg'.*auto, lpips"):
-        resolve_perceptual("vgg", has_discriminator=True)
-    with pytest.raises(UsageError, match="no discriminator"):
-        resolve_perceptual("discriminator", has_discriminator=False)
+    with pytest.raises(UsageError, match=r"'vgg'.*lpips, discriminator"):
+        check_perceptual("vgg", has_discriminator=True)
+    with pytest.raises(UsageError, match=r"no discriminator.*perceptual=lpips or none"):
+        check_perceptual("discriminator", has_discriminator=False)
+    check_perceptual("none", has_discriminator=False)
     with pytest.raises(UsageError, match="no discriminator"):
         build_perceptual("discriminator", None, CPU)
     assert build_perceptual("none", small_models.discriminator, CPU) is None

@@ -251,15 +251,16 @@ def test_read_only_arrays_are_taken(small_models, image_batch, outputs, name):
     assert np.array_equal(run(small_models, name, locked)["views"], outputs[name]["views"][:2])
 
 
-def test_invert_resolves_auto_to_what_is_at_hand(small_models, image_batch, monkeypatch):
-    monkeypatch.setattr("viewgen.inversion.perceptual.importlib.util.find_spec", lambda name: None)
+def test_the_perceptual_term_changes_the_codes_and_none_takes_its_place(small_models, image_batch):
     two = taken(image_batch, [0, 1])
-    results = {}
-    for perceptual in ("auto", "discriminator", "none"):
+    codes = {}
+    for perceptual in ("discriminator", "none"):
         config = InvertConfig(max_steps=3, perceptual=perceptual)
-        results[perceptual] = run(small_models, "invert", two, config=config)
-    assert np.array_equal(results["auto"]["anchor_w_plus"], results["discriminator"]["anchor_w_plus"])
-    assert not np.array_equal(results["auto"]["anchor_w_plus"], results["none"]["anchor_w_plus"])
+        codes[perceptual] = run(small_models, "invert", two, config=config)["anchor_w_plus"]
+    assert not np.array_equal(codes["discriminator"], codes["none"])
+    alone = dataclasses.replace(small_models, discriminator=None)
+    with pytest.raises(UsageError, match=r"no discriminator was given.*perceptual=none"):
+        run(alone, "invert", two, config=InvertConfig())
 
 
 @pytest.mark.parametrize(

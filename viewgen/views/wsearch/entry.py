@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from viewgen.views.entry import Resources, Situation, ViewEntry
+from viewgen.views.entry import Resources, Situation, ViewEntry, further_encoder
 from viewgen.views.wsearch.settings import WSearchConfig
 
 if TYPE_CHECKING:
@@ -36,6 +36,22 @@ def settle(settings: Any, situation: Situation) -> Any:
     return settings.replace(epsilon_boundary=round(measured, 3))
 
 
+def settle_search(settings: WSearchConfig, situation: Situation) -> WSearchConfig:
+    """Measure ε₁ where it is ``"auto"``; replace the files of further encoders by their digests."""
+    found: WSearchConfig = settle(settings, situation)
+    if not settings.encoders:
+        return found
+    from viewgen.networks.files import file_digest
+
+    files = [situation.networks[further_encoder(place)] for place in range(len(settings.encoders))]
+    return found.replace(encoders=tuple(file_digest(file) for file in files))
+
+
+def further(settings: WSearchConfig) -> tuple[str, ...]:
+    """Return the files of the further encoders."""
+    return settings.encoders
+
+
 def build(settings: WSearchConfig, resources: Resources) -> ViewSource:
     """Return W-search over the resources' networks."""
     from viewgen.views.wsearch.source import WSearchSource
@@ -50,5 +66,6 @@ ENTRY = ViewEntry(
     needs=frozenset({"generator", "encoder", "inversions"}),
     build=build,
     keeps_codes=True,
-    settle=settle,
+    settle=settle_search,
+    further=further,
 )

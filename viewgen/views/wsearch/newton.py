@@ -39,8 +39,9 @@ from torch import Tensor
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.generator import Generator
 from viewgen.optimise.slots import Evaluation, Tensors, equal_parts, expanded
-from viewgen.views.distances import mean_pairwise_distance
+from viewgen.views.distances import EUCLIDEAN, Metric, mean_pairwise_distance
 from viewgen.views.source import Draws
+from viewgen.views.wsearch.code_range import EVERYWHERE, CodeRange
 from viewgen.views.wsearch.loss import eq2_target, spread_goal
 from viewgen.views.wsearch.settings import WSearchConfig
 
@@ -62,6 +63,8 @@ PATIENCE, LITTLE_PROGRESS = 3, 0.9
 # Beginnings after which a view goes on from the place of another one that has reached its distance, and the
 # length of its own noise there.
 TURNS_BEFORE_HOP, HOP_NOISE = 1, 5.0
+# Root mean square of an update below which a view is held by its range of codes.
+SHORTEST = 1e-5
 # Directions whose response is below this share of the strongest are not aimed at.
 WEAK = 0.1
 # Iterations of `eq2_target` in an update of views that have reached the boundary.
@@ -183,12 +186,16 @@ class NewtonSteps:
         anchor_codes: codes of all images' anchors, `(N, ...)`.
         response: directions and Jacobians of all images.
         scale: the generator's `code_scale`.
+        metric: distance between projections.
+        range: limits of the change of a code.
     """
 
     config: WSearchConfig
     anchor_codes: Tensor
     response: Response
     scale: Tensor
+    metric: Metric = EUCLIDEAN
+    range: CodeRange = EVERYWHERE
     needs_gradients: bool = False
 
     def fresh(self, codes: Tensor, rows: Tensor) -> Tensors:
@@ -214,6 +221,7 @@ class NewtonSteps:
             "stuck": torch.zeros_like(each),
             "turns": torch.zeros_like(each, dtype=torch.long),
             "hopped": torch.zeros_like(each, dtype=torch.bool),
+            "held": torch.zeros_like(each, dtype=torch.bool),
         }
 
     @property
@@ -250,10 +258,30 @@ class NewtonSteps:
         change = change * (state["limit"] / length).clamp_max(1.0)[..., None]
         # a view that has hopped is evaluated where it is
         change = change.masked_fill(state["hopped"][..., None], 0.0)
+        if self.range.limits:
+            change = self._within_range(change, state)
+            held = change.norm(dim=2) < SHORTEST * math.sqrt(self.response.directions.shape[2])
+            change = change.masked_fill(held[..., None], 0.0)
+            state["held"] = held & ~state["hopped"]
         state["change"] = change
         moved = (change @ self.response.directions[state["rows"]]).unflatten(2, codes.shape[2:])
         after: Tensor = state["codes"] + self.scale * moved
         return after
+
+    def _within_range(self, change: Tensor, state: Tensors) -> Tensor:
+        """Return changes `(A, n, m)` along the directions that end at the nearest place in the range.
+
+        What of a view's change of code lies across the directions stays: its length counts, its part along
+        them is drawn back.
+        """
+        directions = self.response.directions[state["rows"]]
+        offset = (state["codes"] - self.anchor_codes[state["rows"]][:, None]) / self.scale
+        now = offset.flatten(2) @ directions.transpose(1, 2)
+        across = offset.flatten(2).square().sum(dim=2) - now.square().sum(dim=2)
+        after = now + change
+        factor = self.range.factor(after.norm(dim=2), directions.shape[2], across.clamp_min(0))
+        # what is inside moves exactly as it would without a range
+        return torch.where((factor == 1)[..., None], change, factor[..., None] * after - now)
 
     def _turn(self, state: Tensors) -> None:
         """Let views that are stuck begin again: against their direction, then along those of other views.
@@ -287,12 +315,16 @@ class NewtonSteps:
         first_near = near[:, following].to(torch.uint8).argmax(dim=2, keepdim=True)
         place = torch.take_along_dim(following.expand(len(near), -1, -1), first_near, dim=2)[..., 0]
         hopped = stuck & (turns > TURNS_BEFORE_HOP) & near.any(dim=1, keepdim=True)
-        noise = state["begun"] - self.anchor_codes[state["rows"]][:, None]
+        share = min(1.0, self.config.init_noise / max(self.config.least_step, 1e-12))
+        noise = share * (state["begun"] - self.anchor_codes[state["rows"]][:, None])
         there = torch.take_along_dim(state["codes"], expanded(place, state["codes"]), dim=1)
         theirs = torch.take_along_dim(state["jacobian"], place[..., None, None], dim=1)
         for name, values in anew.items():
             state[name] = torch.where(expanded(stuck, values), values, state[name])
-        state["codes"] = torch.where(expanded(hopped, there), there + HOP_NOISE * noise, state["codes"])
+        landed = there + HOP_NOISE * noise
+        if self.range.limits:
+            landed = self.range.drawn_back(landed, self.anchor_codes[state["rows"]], self.scale)
+        state["codes"] = torch.where(expanded(hopped, there), landed, state["codes"])
         state["jacobian"] = torch.where(hopped[..., None, None], theirs, state["jacobian"])
         state["hopped"] = hopped
 
@@ -312,7 +344,8 @@ class NewtonSteps:
         tolerance = self.config.tolerance
         kept = gap <= torch.where(state["since"] == 1, before, before.clamp_min(tolerance))
         little = (gap > tolerance) & (~kept | (gap > LITTLE_PROGRESS * before))
-        state["stuck"] = torch.where(stepped & little, state["stuck"] + 1, torch.zeros_like(gap))
+        tried = stepped | state["held"]
+        state["stuck"] = torch.where(tried & little, state["stuck"] + 1, torch.zeros_like(gap))
         damping, limit = state["damping"], state["limit"]
         better = torch.where(fit < GOOD_FIT, DAMPING_DECAY * damping, damping)
         wider = torch.where(fit < VERY_GOOD_FIT, LIMIT_GROWTH * limit, limit)
@@ -324,16 +357,16 @@ class NewtonSteps:
     def _target(self, offset: Tensor, first: Tensor, begins: Tensor) -> Tensor:
         """Return the offsets to go to; images that are spread enough only correct their distance."""
         config = self.config
-        beside = begins & (offset.norm(dim=2) < config.boundary_distance / 2)
+        beside = begins & (self.metric.length(offset) < config.boundary_distance / 2)
         begun = torch.where(beside[..., None], config.boundary_distance * first, offset)
         goal = spread_goal(config, offset.shape[1])
-        wide = mean_pairwise_distance(offset).mean(dim=1) >= goal
+        wide = self.metric.mean_pairwise(offset).mean(dim=1) >= goal
         rest = eq2_target(offset, config, num_steps=0)
         apart = torch.where(wide[:, None, None], rest, eq2_target(offset, config, num_steps=LATER_STEPS))
-        return torch.where(beside[..., None], eq2_target(begun, config), apart)
+        return self.metric.reaching(torch.where(beside[..., None], eq2_target(begun, config), apart))
 
     def _gap(self, offset: Tensor) -> Tensor:
         """Return how far views are from the distance at which eq. 2 would have them, `(A, n)`."""
         target = eq2_target(offset + 1e-12, self.config, num_steps=0)
-        gap: Tensor = (offset.norm(dim=2) - target.norm(dim=2)).abs()
+        gap: Tensor = (self.metric.length(offset) - target.norm(dim=2)).abs()
         return gap

@@ -23,9 +23,10 @@ from viewgen.networks.generator import Generator, code_unit
 from viewgen.optimise.adam import Adam
 from viewgen.optimise.slots import Aim, Evaluation, SlotOptions, SlotResult, UpdateRule, expanded, optimise
 from viewgen.views.boundary_start import boundary_scales
-from viewgen.views.distances import mean_pairwise_distance
+from viewgen.views.distances import EUCLIDEAN, Metric
 from viewgen.views.source import Draws
 from viewgen.views.wsearch.boundary_steps import BoundarySteps, boundary_aims
+from viewgen.views.wsearch.code_range import Confined, code_range
 from viewgen.views.wsearch.loss import (
     boundary_uniformity_loss,
     feasible_spread,
@@ -105,6 +106,17 @@ def clamp_to_range(images: Tensor) -> Tensor:
 class WSearchProblem:
     """Eq. 2 for the images of one shard, as a `viewgen.optimise.slots.Problem`.
 
+    Args:
+        generator: g.
+        encoder: f, or the features of several encoders (`viewgen.views.wsearch.features`).
+        anchor_features: f(x₀), `(N, K)`.
+        anchor_codes: codes of the anchors, `(N, ...)`.
+        draws: random numbers of the images.
+        num_views: n.
+        config: settings.
+        batch_size: exact number of codes per evaluation before the first update.
+        metric: distance between the projections.
+
     Attributes:
         distance: anchor distances at the last evaluation of each image, `(N, n)`.
         spread: mean pairwise distance at the last evaluation of each image, `(N,)`.
@@ -121,8 +133,10 @@ class WSearchProblem:
         num_views: int,
         config: WSearchConfig,
         batch_size: int,
+        metric: Metric = EUCLIDEAN,
     ) -> None:
         self.generator, self.encoder, self.config = generator, encoder, config
+        self.metric, self.range = metric, code_range(config)
         self.anchor_features = anchor_features
         self.anchor_codes = anchor_codes
         self.draws = draws
@@ -153,7 +167,10 @@ class WSearchProblem:
         """Return the first codes of the images `rows`."""
         self.best_spread[rows] = 0
         self.best_step[rows] = 0
-        return self._codes(rows, self.noise[rows])
+        codes = self._codes(rows, self.noise[rows])
+        if not self.range.limits:
+            return codes
+        return self.range.drawn_back(codes, self.anchor_codes[rows], self.generator.code_scale)
 
     def _codes(self, rows: Tensor, noise: float | Tensor) -> Tensor:
         anchors, draws = self.anchor_codes[rows], self.draws.of(rows)
@@ -192,8 +209,7 @@ class WSearchProblem:
         images = clamp_to_range(self.generator.decode(codes.flatten(0, 1)))
         z = self.encoder(images).unflatten(0, (-1, self.num_views))
         difference = z - self.anchor_features[rows][:, None]
-        distance = difference.square().sum(dim=2).clamp_min(1e-12).sqrt()
-        pairwise = mean_pairwise_distance(z)
+        distance, pairwise = self.metric.norm(difference), self.metric.mean_pairwise(z)
         loss = boundary_uniformity_loss(distance, pairwise, config)
         with torch.no_grad():
             self.distance[rows] = distance.detach()
@@ -231,11 +247,17 @@ def update_rule(problem: WSearchProblem) -> UpdateRule:
             anchor_codes=problem.anchor_codes,
             response=problem.response,
             scale=problem.generator.code_scale,
+            metric=problem.metric,
+            range=problem.range,
         )
     if config.solver == "boundary":
         return BoundarySteps(tolerance=config.tolerance, unit=unit)
     rate = config.truncation * config.learning_rate * unit
-    return Adam(learning_rate=rate, betas=BETAS, decay_steps=config.decay_steps)
+    adam = Adam(learning_rate=rate, betas=BETAS, decay_steps=config.decay_steps)
+    if not problem.range.limits:
+        return adam
+    anchors, scale = problem.anchor_codes, problem.generator.code_scale
+    return Confined(rule=adam, range=problem.range, anchor_codes=anchors, scale=scale)
 
 
 def search_views(problem: WSearchProblem, num_slots: int, group_size: int | None = None) -> SlotResult:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from viewgen.settings import Settings, setting
 
@@ -65,7 +66,11 @@ class WSearchConfig(Settings):
         20.0, "updates t after which Adam's rate is divided by 1 + t / decay_steps", gt=0
     )
     max_steps: int = setting(
-        1000, "updates of an image, after which it counts as not converged", ge=1, flag=True
+        1000,
+        "updates of an image by this method, after which it counts as not converged; those of the inversion "
+        "before it are --set invert.max_steps=N",
+        ge=1,
+        flag=True,
     )
     tolerance: float = setting(0.03, "distance from ε₁ that a view of a converged image may have", gt=0, le=2)
     spread_share: float = setting(0.85, "share of the feasible spread that ends the search", ge=0, le=1)
@@ -73,7 +78,7 @@ class WSearchConfig(Settings):
     precision: Literal["float32", "bfloat16"] = setting(
         "float32", "precision of the networks while they search; what is stored is float32's", flag=True
     )
-    truncation: float = truncation_setting("the initial noise and Adam's rate")
+    truncation: float = truncation_setting("the initial noise, Adam's rate, the radius and the least step")
     stop_loss: float | None = setting(
         None,
         "value of eq. 2 at which an image's search ends, 0.001 as the authors' (theirs is the mean of a "
@@ -81,6 +86,47 @@ class WSearchConfig(Settings):
         since=2,
         gt=0,
     )
+
+    radius: float | None = setting(
+        None,
+        "largest change of a view's code, root mean square of its elements; a view that does not reach ε₁ "
+        "within it tries other directions. none: no limit",
+        since=2,
+        gt=0,
+    )
+    least_step: float = setting(
+        0.0, "smallest change of a view's code, root mean square of its elements", since=2, ge=0
+    )
+    encoders: tuple[str, ...] = setting(
+        (),
+        "weights files of further encoders, separated by commas, whose distances count as much as f's",
+        since=2,
+    )
+    combine: Literal["mean", "max"] = setting(
+        "mean", "a distance under several encoders: the mean of each one's, or the largest", since=2
+    )
+    crops: int = setting(
+        0,
+        "random crops, the same of every image, over which an encoder's features are averaged; 0: none, the "
+        "whole image is looked at",
+        since=2,
+        ge=0,
+    )
+    crop_area: float = setting(0.5, "smallest share of the image that a crop keeps", since=2, gt=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _separated(cls, values: Any) -> Any:
+        """Split names of encoders that are separated by commas, as a command line gives them."""
+        if isinstance(values, Mapping) and isinstance(names := values.get("encoders"), str):
+            return {**values, "encoders": tuple(name.strip() for name in names.split(",") if name.strip())}
+        return values
+
+    @model_validator(mode="after")
+    def _room(self) -> Self:
+        if self.radius is not None and self.least_step >= self.radius:
+            raise ValueError(f"least_step is {self.least_step} and radius {self.radius}; expected less")
+        return self
 
     @property
     def boundary_distance(self) -> float:
@@ -102,6 +148,15 @@ class WSearchConfig(Settings):
             found |= dict.fromkeys(("tolerance", "spread_share", "patience"), unused)
         if self.uniformity_weight == 0:
             found |= dict.fromkeys(("epsilon_uniformity", "spread_share"), "λ is 0, so nothing pushes apart")
+        if not self.encoders:
+            found["combine"] = "there is one encoder"
+        if not self.crops:
+            found["crop_area"] = "crops is 0"
+        if self.start == "boundary":
+            found["radius"] = "the start boundary follows its directions as far as ε₁ takes"
+            found["least_step"] = found["radius"]
         if self.solver == "boundary":
             found["stop_loss"] = "the steps of 0.1.0 do not approach the minimum of eq. 2"
+            cures = ("radius", "least_step", "encoders", "combine", "crops", "crop_area")
+            found |= dict.fromkeys(cures, "the steps of 0.1.0 stay as they were")
         return found

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from viewgen.errors import ModelError
 from viewgen.memory import SlotRunner
 from viewgen.networks.batched import images_at_once, project, render
 from viewgen.networks.encoder import Encoder
@@ -25,6 +26,7 @@ from viewgen.status import Status
 from viewgen.views.distances import view_distances
 from viewgen.views.entry import Resources
 from viewgen.views.source import Images, Views, required_codes
+from viewgen.views.wsearch.features import search_features, search_metric
 from viewgen.views.wsearch.loss import near_boundary
 from viewgen.views.wsearch.problem import WSearchProblem, search_views
 from viewgen.views.wsearch.settings import WSearchConfig
@@ -87,16 +89,29 @@ class WSearchSource:
 
     Args:
         config: settings, with ε₁ a number.
-        resources: generator, encoder, and their execution settings.
+        resources: generator, encoder, the further encoders that the settings name, and their execution
+            settings.
+
+    Raises:
+        ModelError: the resources have another number of further encoders than the settings.
     """
 
     roles: tuple[str, ...] = ("view",)
 
     def __init__(self, config: WSearchConfig, resources: Resources) -> None:
         self.config, self.resources = config, resources
-        self.networks = (resources.network("generator"), resources.network("encoder"))
-        kinds = ("generator", "encoder")
-        self.searched: Any = tuple(resources.network(kind, config.precision) for kind in kinds)
+        encoders = resources.encoders()
+        if len(encoders) != 1 + len(config.encoders):
+            raise ModelError(
+                f"wsearch: the settings name {len(config.encoders)} further encoders, and "
+                f"{len(encoders) - 1} were loaded"
+            )
+        self.metric = search_metric(encoders, config)
+        self.networks = (resources.network("generator"), search_features(encoders, config))
+        self.searched: Any = (
+            resources.network("generator", config.precision),
+            search_features(resources.encoders(config.precision), config),
+        )
         self.at_once = images_at_once(self.networks[0].image_size, resources.models.device)
         self._runners: dict[int, SlotRunner] = {}
 
@@ -150,7 +165,7 @@ class _Search:
                 views[again], found = self._stored(further, again)
                 for name, values in found.items():
                     columns[name][again] = values
-        columns["anchor_distance"] = (self.features - self.image_features).norm(dim=1)
+        columns["anchor_distance"] = self.source.metric.length(self.features - self.image_features)
         return Views(pixels=views.transpose(0, 1), status=columns["status"], columns=columns)
 
     def _problem(self, rows: Tensor) -> dict[str, Any]:
@@ -161,6 +176,7 @@ class _Search:
             "draws": self.images.draws.of(rows),
             "num_views": self.num_views,
             "batch_size": self.at_once,
+            "metric": self.source.metric,
         }
 
     def _search(self, num_slots: int) -> SlotResult:
@@ -198,5 +214,5 @@ class _Search:
             "steps": result.steps,
             "status": result.status,
             "w_plus": result.codes,
-            **view_distances(self.encoder, views, self.targets[rows], self.at_once),
+            **view_distances(self.encoder, views, self.targets[rows], self.at_once, self.source.metric),
         }
