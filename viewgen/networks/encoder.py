@@ -48,8 +48,8 @@ class EncoderConfig(NetworkConfig):
     projection_dim: int = setting(128, "width of the projector's output", ge=1, le=2**16)
     projector: Literal["mlp", "mlp-bn", "simsiam", "barlow", "byol", "nnclr", "linear"] = setting(
         "mlp",
-        "layers of the projector: two (mlp; byol with batch normalisation between them, mlp-bn after both), three with batch "
-        "normalisation (simsiam, nnclr; barlow without that of the output), or one (linear)",
+        "layers of the projector: two (mlp; byol with batch normalisation between them, mlp-bn after both), "
+        "three with batch normalisation (simsiam, nnclr; barlow without that of the output), or one (linear)",
         since=2,
     )
     projector_hidden: int | None = setting(
