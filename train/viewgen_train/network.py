@@ -261,7 +261,9 @@ def build_network(
             backbone=shape.backbone,
             width=shape.width,
             projection_dim=shape.projection_dim,
-            projector=head.projector if shape.projector == "objective" else shape.projector,
+            projector=shape.projector
+            if head.projector == "mlp" and shape.projector != "objective"
+            else head.projector,
             projector_hidden=shape.projector_hidden,
             in_channels=in_channels,
             patches=head.patches,

@@ -85,7 +85,8 @@ def train_settings(
         parts["objective"] = {}  # its own τ, not SimCLR's
     if kind == "A2":
         dormant["loss"] = values["loss"]
-    parts["network"] |= {name: values[name] for name in LATER_NETWORK_NAMES if name in values}
+    if method is None:  # a method has a head of its own
+        parts["network"] |= {name: values[name] for name in LATER_NETWORK_NAMES if name in values}
     transform = "expert" if views_name == "expert" else "flip" if kind == "A2" else "weak-crop"
     parts["assimilation"] |= {"kind": kind, "transform": transform}
     parts["expert"] = recipe(dataset, "expert")
@@ -127,6 +128,8 @@ def _unused_by(head: "Head") -> dict[str, str]:
     if not head.predictor:
         places = ("network.predictor_hidden", "optimiser.predictor_learning_rate")
         unused |= dict.fromkeys((*places, "optimiser.predictor_schedule"), "has no predictor")
+    if head.projector != "mlp":
+        unused["network.projector"] = "has a projector of its own"
     if head.projector == "linear":
         unused["network.projector_hidden"] = "has a projector without hidden layers"
     if head.norm == "layer":
