@@ -262,7 +262,7 @@ def build_network(
             width=shape.width,
             projection_dim=shape.projection_dim,
             projector=shape.projector
-            if head.projector == "mlp" and shape.projector != "objective"
+            if head.any_projector and shape.projector != "objective"
             else head.projector,
             projector_hidden=shape.projector_hidden,
             in_channels=in_channels,

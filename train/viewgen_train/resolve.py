@@ -128,7 +128,7 @@ def _unused_by(head: "Head") -> dict[str, str]:
     if not head.predictor:
         places = ("network.predictor_hidden", "optimiser.predictor_learning_rate")
         unused |= dict.fromkeys((*places, "optimiser.predictor_schedule"), "has no predictor")
-    if head.projector != "mlp":
+    if not head.any_projector:
         unused["network.projector"] = "has a projector of its own"
     if head.projector == "linear":
         unused["network.projector_hidden"] = "has a projector without hidden layers"

@@ -52,6 +52,11 @@ class Head:
     patches: int = 0
     norm: Literal["batch", "layer"] = "batch"
 
+    @property
+    def any_projector(self) -> bool:
+        """Whether the training's `projector` may take the place of this one: others belong to the objective."""
+        return self.projector in ("mlp", "simsiam")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Widths:
