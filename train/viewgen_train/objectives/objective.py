@@ -54,7 +54,7 @@ class Head:
 
     @property
     def any_projector(self) -> bool:
-        """Whether the training's `projector` may take the place of this one: others belong to the objective."""
+        """Whether the training's `projector` may take the place of this one; others are the objective's."""
         return self.projector in ("mlp", "simsiam")
 
 
