@@ -155,7 +155,9 @@ def test_the_predictor_has_a_rate_of_its_own(settings, highest, constant):
     optimiser.step()
     expected = highest if constant else highest * rate
     assert predictor_learning_rate(config, 15, 20) == pytest.approx(expected)
-    moved = [float((old - new).mean()) for old, new in zip(before, network.parameters(), strict=True)]
+    moved = [
+        float((old - new).detach().mean()) for old, new in zip(before, network.parameters(), strict=True)
+    ]
     # a gradient of 1, and the weight decay of 1e-4 of weights below 1
     assert moved[:4] == pytest.approx([rate] * 4, rel=1e-3)
     assert moved[4:] == pytest.approx([expected] * 2, rel=1e-3)

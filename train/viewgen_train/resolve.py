@@ -4,7 +4,7 @@ Unknown settings, and settings that the training would ignore, are errors raised
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from viewgen.errors import UsageError, nearest_name
 from viewgen.recipes import recipe
@@ -14,7 +14,6 @@ from viewgen.settings import Settings
 from viewgen.views import VIEWS
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.entry import ObjectiveEntry
-from viewgen_train.objectives.objective import Head
 from viewgen_train.recipes import method_recipe
 from viewgen_train.records import (
     ASSIMILATIONS,
@@ -25,6 +24,9 @@ from viewgen_train.records import (
     placed,
 )
 from viewgen_train.settings import COMPONENTS, NEGATIVES, TrainSettings
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds
+    from viewgen_train.objectives.objective import Head
 
 __all__ = ["effective_settings", "train_settings"]
 
@@ -116,7 +118,7 @@ def train_settings(
     return TrainSettings.of_parts(found, dormant)
 
 
-def _unused_by(head: Head) -> dict[str, str]:
+def _unused_by(head: "Head") -> dict[str, str]:
     """Return the settings without effect beside a head, place → reason."""
     unused: dict[str, str] = {}
     if not head.predictor:
@@ -129,7 +131,7 @@ def _unused_by(head: Head) -> dict[str, str]:
     return unused
 
 
-def _refuse_beside(head: Head, objective: str, words: Mapping[str, Any]) -> None:
+def _refuse_beside(head: "Head", objective: str, words: Mapping[str, Any]) -> None:
     """Raise an error for given settings without effect beside the head of an objective."""
     for place, reason in _unused_by(head).items():
         if place in words:
