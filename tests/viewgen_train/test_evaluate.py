@@ -116,7 +116,8 @@ def test_the_result_says_what_was_evaluated_and_is_kept(run, data_root):
     assert found["top1"] == pytest.approx(np.mean(found["top1_per_seed"]), abs=1e-5)
     assert found["top1_sd"] == pytest.approx(np.std(found["top1_per_seed"], ddof=1), abs=1e-5)
     assert found["probe"]["epochs"] == 3
-    assert found["weighted_knn"] == {"neighbours": 200, "temperature": 0.1}
+    assert found["weighted_knn"] == {"neighbours": 40, "temperature": 0.1}
+    assert found["notes"] == ["all 40 training images vote, fewer than 200"]
     assert 0 <= found["weighted_knn_top1"] <= 1
     assert 0 <= found["centre_top1"] <= 1
     assert found["collapse"].keys() == {

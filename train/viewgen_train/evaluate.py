@@ -46,7 +46,7 @@ class Evaluation:
         probe: trained linear probes; None if the images have no classes.
         neighbours: values of k, including 5.
         knn: metric → accuracies `(len(neighbours), A)`.
-        weighted: settings of the weighted vote of nearest neighbours.
+        weighted: settings of the weighted vote of nearest neighbours, of as many as there are.
         weighted_knn: accuracies of that vote, `(A,)`.
         centre: accuracies of the nearest class centre, `(A,)`.
         collapse: measures of `viewgen.diagnostics.collapse`, by name.
@@ -54,6 +54,7 @@ class Evaluation:
         knn_reals: metric → R² of the neighbours' mean, `(len(neighbours), R)`.
         images_per_second: throughput of the feature extraction.
         seconds: duration of the whole evaluation.
+        notes: quantities that could not be measured as asked, with the reason.
         about: JSON values that describe the encoder: run, weights, data set, epochs, loss, recipe and others.
     """
 
@@ -69,6 +70,7 @@ class Evaluation:
     knn_reals: Mapping[str, NDArray[np.float64]]
     images_per_second: float
     seconds: float
+    notes: tuple[str, ...] = ()
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -118,6 +120,7 @@ class Evaluation:
             **document,
             "collapse": {name: round(value, 6) for name, value in self.collapse.items()}
             | {"warning": collapse_warning(self.collapse)},
+            "notes": list(self.notes),
             "images_per_second": round(self.images_per_second, 1),
             "seconds": round(self.seconds, 2),
         }
@@ -178,19 +181,21 @@ def measure(
     linear = Probe(probe)
     trained = linear.trained(subject, seed) if subject.features[0].has_classes else None
     count = 0 if trained is None else trained.top1.shape[1]
+    voted = WeightedKnn(weighted).accuracies(subject)
     return Evaluation(
         attributes=train.attribute_names or tuple(map(str, range(count))),
         probe=trained,
         neighbours=neighbours,
         knn=tables,
-        weighted=weighted,
-        weighted_knn=WeightedKnn(weighted).accuracies(subject),
+        weighted=weighted.replace(neighbours=min(weighted.neighbours, len(train))),
+        weighted_knn=voted,
         centre=NearestCentre(NearestCentreConfig()).accuracies(subject),
         collapse=Collapse(CollapseConfig()).values(subject, seed),
         reals=linear.regressed(subject, seed),
         knn_reals=real_tables,
         images_per_second=total / (extracted - started),
         seconds=time.perf_counter() - started,
+        notes=tuple(subject.notes),
     )
 
 

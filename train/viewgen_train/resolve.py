@@ -114,7 +114,7 @@ def train_settings(
     if getattr(found["views"].settings, "score_weight", 0) and not objective.pair_weights:
         raise UsageError(
             f"score_weight is {found['views'].settings.score_weight}, which the loss of {objective.name!r} "
-            "would ignore; choose an --objective that weights pairs (simclr, infonce, simsiam), or drop_below"
+            "would ignore; choose an --objective that weights pairs, such as simclr or infonce, or drop_below"
         )
     _refuse_beside(found["objective"].build().head, objective.name, words)
     if objective.check is not None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewgen.testing.entries import EntryContract
+from viewgen_train.objectives.contrast import Contrastive
 from viewgen_train.objectives.entry import ALL_COMBINATORS, ObjectiveEntry
 from viewgen_train.objectives.objective import Allocated, Head, Objective, Outputs, Widths
 
@@ -122,6 +123,15 @@ class ObjectiveContract(EntryContract):
         )
         with torch.no_grad():
             expected, found = objective.loss(out)["loss"], objective.loss(other)["loss"]
+        torch.testing.assert_close(found, expected)  # float32, another order of sums
+
+    def test_its_contrast_is_its_loss(self, objective: Objective) -> None:
+        if not self.entry.bears & {"IFM", "hard negatives"}:
+            pytest.skip("it has no negatives that a combinator acts on")
+        assert isinstance(objective, Contrastive)
+        out = self.outputs(objective)
+        with torch.no_grad():
+            expected, found = objective.loss(out)["loss"], objective.loss_of(objective.contrast(out))
         torch.testing.assert_close(found, expected)  # float32, another order of sums
 
     def test_equal_outputs_give_equal_losses(self, objective: Objective) -> None:

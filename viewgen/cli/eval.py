@@ -112,6 +112,8 @@ def _print_table(document: dict[str, Any]) -> None:
         "alignment": "alignment", "uniformity": "uniformity",
     }  # fmt: skip
     click.echo(", ".join(f"{text} {collapse[name]:.3g}" for name, text in names.items() if name in collapse))
+    for note in document["notes"]:
+        click.echo(f"note: {note}")
     if collapse["warning"] is not None:
         click.echo(f"warning: {collapse['warning']}")
     click.echo(f"{document['images_per_second']:,.0f} images/s embedded, {document['seconds']:.1f} s in all")

@@ -14,6 +14,7 @@ from viewgen.errors import UsageError
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.assimilation import A2, build_objective
 from viewgen_train.objectives.contrast import Contrast, info_nce_of
+from viewgen_train.objectives.entry import ALL_COMBINATORS
 from viewgen_train.objectives.hard_negatives import HardNegatives, annealed
 from viewgen_train.objectives.ifm import IFM
 from viewgen_train.objectives.infonce import InfoNCE, InfoNCESettings
@@ -355,6 +356,12 @@ def test_an_objective_without_negatives_is_refused():
     for combinator in (lambda base: IFM(base, 0.1), lambda base: HardNegatives(base, 1.0)):
         with pytest.raises(UsageError, match=r"SimSiam has no negatives; choose another --objective"):
             combinator(SimSiam(SimSiamSettings()))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES.built_in)
+def test_every_objective_bears_a_combinator_or_says_why_not(name):
+    entry = OBJECTIVES.entry(name)
+    assert ALL_COMBINATORS - entry.bears <= entry.reasons.keys()
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,10 @@ def test_a_dimension_without_variance_is_no_nan():
     x = vectors(count=6).detach()
     x[:, :, 2] = 0.25
     x.requires_grad_()
-    loss = loss_of("barlow-twins", off_diagonal_weight=0.0)(x)
+    entry = OBJECTIVES.entry("barlow-twins")
+    losses = entry.build(entry.settings(off_diagonal_weight=0.0)).loss(Outputs(z=x))
+    loss = losses["loss"]
+    assert float(losses["constant_dimensions"]) == 1
     assert float(loss.detach()) >= 1, "its place on the diagonal is 0"
     (gradient,) = torch.autograd.grad(loss, x)
     assert bool(torch.isfinite(gradient).all())

@@ -62,13 +62,14 @@ class BarlowTwins(PairObjective):
         self.settings = settings
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
-        """Return Σ (1 − C_ii)² + λ·Σ_{i≠j} C_ij², and both sums."""
+        """Return Σ (1 − C_ii)² + λ·Σ_{i≠j} C_ij², both sums, and the number of constant dimensions."""
         matrix = cross_correlation(out.z[0], out.z[1], center=self.settings.center)
         diagonal = torch.diagonal(matrix)
         on = (1 - diagonal).square().sum()
         off = matrix.square().sum() - diagonal.square().sum()
         loss = on + self.settings.off_diagonal_weight * off
-        return {"loss": loss, "on_diagonal": on, "off_diagonal": off}
+        still = (out.z[:2].std(dim=1, correction=0) < SMALLEST_DEVIATION).any(dim=0).sum()
+        return {"loss": loss, "on_diagonal": on, "off_diagonal": off, "constant_dimensions": still.to(on)}
 
 
 ENTRY = ObjectiveEntry(
