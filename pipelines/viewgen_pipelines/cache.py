@@ -62,6 +62,7 @@ def cache(
     quality: bool = False,
     strict: bool = False,
     quiet: bool = False,
+    augment: str | None = None,
     **settings: Any,
 ) -> CacheResult:
     """Make the views of a data set, or resume an earlier run of the same configuration.
@@ -99,6 +100,8 @@ def cache(
         quality: measure the views of a sample of the images at the end, and give a verdict.
         strict: give the verdict that views cannot be trusted where none of them could be measured, too.
         quiet: write nothing to standard error.
+        augment: for expert views, a combination of operations (see `viewgen.views.compositions`) in the place
+            of the data set's recipe.
         settings: settings of the method, by name (`viewgen list settings METHOD`); ``invert.NAME`` is a
             setting of the inversion that precedes it.
 
@@ -136,6 +139,7 @@ def cache(
         keep_latents=keep_latents,
         shard_images=shard_images,
         storage_options=storage_options or {},
+        augment=augment,
     )
     execution: dict[str, Any] = {
         "workers": workers,

@@ -12,6 +12,7 @@ from viewgen.registry import Choice
 from viewgen.roles import Role
 from viewgen.settings import Settings
 from viewgen.views import VIEWS
+from viewgen.views.compositions import expert_values
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.entry import ObjectiveEntry
 from viewgen_train.records import ASSIMILATIONS, DEFAULTS, PLACES, VIEW_NAMES, placed
@@ -42,7 +43,8 @@ def train_settings(
         dataset: name of the data set.
         given: setting → value. A key is a dotted name (``"objective.temperature"``) or, if unique, the
             field's name (``"temperature"``). Tables may be nested. ``"assimilation"``, ``"objective"`` (or
-            ``"loss"``) and ``"views"`` (or ``"generated"``) select entries by name.
+            ``"loss"``) and ``"views"`` (or ``"generated"``) select entries by name. ``"augment"`` names a
+            combination of expert operations (see `viewgen.views.compositions`) in the place of the recipe's.
         preset: values of a command that replace the recipe; given values override them.
         cached_roles: roles of the cache's views; None if no cache is known yet.
 
@@ -56,6 +58,7 @@ def train_settings(
     words = base | words
     values = _recipe(dataset, viewmaker=words.get("views.name") == "viewmaker")
     kind, objective_name = _assimilation(words, values)
+    augment = words.pop("augment", None)
     views_name = words.pop("views.name", "auto")
     if views_name == "auto":
         views_name = "expert" if kind == "none" else "cache"
@@ -72,7 +75,7 @@ def train_settings(
         dormant["loss"] = values["loss"]
     transform = "expert" if views_name == "expert" else "flip" if kind == "A2" else "weak-crop"
     parts["assimilation"] |= {"kind": kind, "transform": transform}
-    parts["expert"] = recipe(dataset, "expert")
+    parts["expert"] = recipe(dataset, "expert") if augment is None else expert_values(augment)
     for part, entry in entries.items():
         parts[part] |= recipe(dataset, entry.name)
     _refuse_ignored(words, kind, entries)
