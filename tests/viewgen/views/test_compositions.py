@@ -7,9 +7,6 @@ from viewgen.datasets import load_dataset
 from viewgen.errors import UsageError
 from viewgen.views.compositions import LETTERS, PRESETS, composition, expert_values, refuse_colorless
 from viewgen.views.expert import ExpertConfig
-from viewgen_pipelines.shards.plan import make_plan
-from viewgen_train.records import read_record, record
-from viewgen_train.resolve import train_settings
 
 
 def test_letters_are_the_printed_operations():
@@ -100,59 +97,6 @@ def test_c_is_refused_for_grey_images():
     for name in ("abde", "simclr", None):
         refuse_colorless(name, digits)
     refuse_colorless("abcde", load_dataset("trifeature:32"))
-
-
-def test_a_training_takes_a_combination_and_single_settings_over_it():
-    given = {"assimilation": "none", "augment": "abde:0.25", "expert.hue": 0.0}
-    settings = train_settings("digits", given)
-    assert settings.expert == ExpertConfig(**{**expert_values("abde:0.25"), "hue": 0.0})
-    assert read_record(record(settings)) == settings
-    assert record(settings)["format"] == 2  # 0.1.0 had no blur
-    with pytest.raises(UsageError, match="hue is given and has no effect"):
-        train_settings("digits", {**given, "augment": "ab"})
-
-
-def test_settings_of_the_first_version_keep_its_record():
-    """A combination without later settings is written as 0.1.0 wrote it."""
-    settings = train_settings("cifar10", {"assimilation": "none", "augment": "acde"})
-    document = record(settings)
-    assert "format" not in document
-    assert set(document["expert"]) == set(ExpertConfig().record())
-    assert read_record(document) == settings
-
-
-def test_a_cache_of_expert_views_takes_a_combination(tmp_path, cache_options):
-    plan = make_plan(cache_options(method="expert", augment="abde", settings={"hue": 0.05}), print)
-    assert plan.target.spec.config == ExpertConfig(**{**expert_values("abde"), "hue": 0.05}).record()
-    with pytest.raises(UsageError, match="method 'invert' ignores it"):
-        make_plan(cache_options(method="invert", augment="abde", settings={}), print)
-    with pytest.raises(UsageError, match="c drops the colour"):
-        make_plan(cache_options(method="expert", augment="abcde", settings={}), print)
-
-
-@pytest.fixture
-def cache_options(tmp_path):
-    from viewgen_pipelines.shards.plan import CacheOptions
-
-    def options(**changes):
-        values = {
-            "dataset": "digits",
-            "views": 2,
-            "out": str(tmp_path / "views.zarr"),
-            "split": "train",
-            "limit": 8,
-            "seed": 0,
-            "data_root": None,
-            "models": None,
-            "networks": {},
-            "inversions": None,
-            "keep_latents": False,
-            "shard_images": None,
-            "storage_options": {},
-        }
-        return CacheOptions(**(values | changes))
-
-    return options
 
 
 def test_views_of_a_source_do_not_move_when_an_operation_is_added():
