@@ -38,3 +38,23 @@ def test_a_cache_of_expert_views_takes_a_combination(cache_options):
         make_plan(cache_options(method="invert", views=None, augment="abde", settings={}), print)
     with pytest.raises(UsageError, match="c drops the colour"):
         make_plan(cache_options(method="expert", augment="abcde", settings={}), print)
+
+
+def test_mutual_information_is_of_the_named_views(monkeypatch, tmp_path):
+    from viewgen_pipelines import mutual_information
+
+    tasks = []
+
+    class Planned(BaseException):
+        pass
+
+    def look(planned, *_, **__):
+        tasks.extend(planned)
+        raise Planned
+
+    monkeypatch.setattr(mutual_information, "_measure", look)
+    with pytest.raises(Planned):
+        mutual_information.mi(
+            "digits", limit=600, augment="abd", executor="local", out=str(tmp_path), quiet=True
+        )
+    assert [task.expert for task in tasks] == [ExpertConfig(**expert_values("abd"))]

@@ -4,8 +4,16 @@ import pytest
 import torch
 
 from viewgen.datasets import load_dataset
+from viewgen.diagnostics.subjects import SubjectArguments
 from viewgen.errors import UsageError
-from viewgen.views.compositions import LETTERS, PRESETS, composition, expert_values, refuse_colorless
+from viewgen.views.compositions import (
+    LETTERS,
+    PRESETS,
+    composition,
+    dataset_expert,
+    expert_values,
+    refuse_colorless,
+)
 from viewgen.views.expert import ExpertConfig
 
 
@@ -112,3 +120,11 @@ def test_views_of_a_source_do_not_move_when_an_operation_is_added():
     blurred = ExpertSource(ExpertConfig(blur_probability=0.5)).views(images, 3).pixels
     equal = (plain == blurred).flatten(2).all(dim=2).float().mean()
     assert 0.2 < float(equal) < 0.8
+
+
+def test_calibration_and_other_measurements_take_a_combination():
+    arguments = SubjectArguments(kind="dataset", subject="digits", augment="ad:1")
+    assert arguments.open().expert == ExpertConfig(**expert_values("ad:1"))
+    recipe = SubjectArguments(kind="dataset", subject="digits").open().expert
+    assert recipe == dataset_expert("digits")
+    assert recipe.flip_probability == 0
