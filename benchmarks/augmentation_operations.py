@@ -74,11 +74,8 @@ def by_torchvision(x: Tensor, share: Tensor) -> dict[str, Callable[[], object]]:
     def each(function: Callable[[Tensor, float], Tensor], images: Tensor = x) -> Callable[[], object]:
         return lambda: torch.stack([function(*pair) for pair in zip(images, values, strict=True)])
 
-    def move(
-        angle: float = 0, shift: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)
-    ) -> Any:
-        return {"angle": angle, "translate": list(shift), "scale": 1.0, "shear": list(shear),
-                "interpolation": bilinear, "fill": 0.5}  # fmt: skip
+    def move(y: Tensor, shift: list[float], shear: list[float]) -> Any:
+        return functional.affine(y, 0, shift, 1.0, shear, interpolation=bilinear, fill=0.5)
 
     def factor(m: float) -> float:
         return 0.1 + 1.8 * m

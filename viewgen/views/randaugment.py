@@ -102,20 +102,17 @@ def affine(x: Tensor, matrix_R23: Tensor, fill: tuple[float, float, float]) -> T
             half numbers.
         fill: colour, red, green, blue.
     """
-    height, width = x.shape[2:]
+    size_HW = x.shape[2:]
     matrix = matrix_R23.to(x.device, x.dtype)
-    rows, columns = (torch.arange(size, device=x.device, dtype=x.dtype) + 0.5 for size in (height, width))
-    at = (
-        matrix[:, None, None]
-        @ torch.stack(
-            [columns.expand(height, -1), rows[:, None].expand(-1, width), torch.ones_like(x[0, 0])], dim=-1
-        )[..., None]
-    )
-    at_RHW2 = at[..., 0]
-    size = torch.tensor([width, height], device=x.device, dtype=x.dtype)
-    inside = ((at_RHW2 >= 0) & (at_RHW2 < size)).all(dim=-1)[:, None]
-    moved = F.grid_sample(x, 2 * at_RHW2 / size - 1, padding_mode="border", align_corners=False)
-    return torch.where(inside, moved, torch.tensor(fill, device=x.device, dtype=x.dtype)[:, None, None])
+    y_H, x_W = (torch.arange(size, device=x.device, dtype=x.dtype) + 0.5 for size in size_HW)
+    x_x, x_y, x_1, y_x, y_y, y_1 = matrix.flatten(1)[:, :, None, None].unbind(dim=1)
+    at_x = x_x * x_W + (x_y * y_H[:, None] + x_1)
+    at_y = y_x * x_W + (y_y * y_H[:, None] + y_1)
+    inside = (at_x >= 0) & (at_x < size_HW[1]) & (at_y >= 0) & (at_y < size_HW[0])
+    grid = torch.stack([2 * at_x / size_HW[1] - 1, 2 * at_y / size_HW[0] - 1], dim=-1)
+    moved = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    outside = torch.tensor(fill, device=x.device, dtype=x.dtype)[:, None, None]
+    return torch.where(inside[:, None], moved, outside)
 
 
 def _rotation(degrees: Tensor, size: torch.Size) -> Tensor:
@@ -194,25 +191,28 @@ def _solarize_add(x: Tensor, added: Tensor) -> Tensor:
 
 
 def _color(x: Tensor, factor: Tensor) -> Tensor:
-    return _blend(to_gray(x).expand_as(x), x, factor)
+    return _blend(to_gray(x), x, factor)
 
 
 def _contrast(x: Tensor, factor: Tensor) -> Tensor:
-    return _blend(to_gray(x).mean(dim=(1, 2, 3), keepdim=True).expand_as(x), x, factor)
+    # the mean of the grey image is the grey of the mean
+    return _blend(to_gray(x.mean(dim=(2, 3), keepdim=True)), x, factor)
 
 
 def _brightness(x: Tensor, factor: Tensor) -> Tensor:
-    return _blend(torch.zeros_like(x), x, factor)
+    return (x * factor[:, None, None, None]).clamp(0, 1)
 
 
 def _sharpness(x: Tensor, factor: Tensor) -> Tensor:
     """Blend with a smoothed image, whose border of one pixel is not smoothed."""
     if min(x.shape[2:]) < 3:
         return x
-    smooth = x.clone()
     centre = x[:, :, 1:-1, 1:-1]
-    smooth[:, :, 1:-1, 1:-1] = (9 * F.avg_pool2d(x, 3, stride=1) + 4 * centre) / 13
-    return _blend(smooth, x, factor)
+    rows = x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]
+    smooth = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * centre) / 13
+    sharpened = x.clone()
+    sharpened[:, :, 1:-1, 1:-1] = _blend(smooth, centre, factor)
+    return sharpened
 
 
 def _blend(start: Tensor, end: Tensor, factor: Tensor) -> Tensor:
