@@ -3,7 +3,9 @@
 All make SimCLR's views of the same 32-pixel images, on one core: random-resized-crop, flip, colour jitter
 with p 0.8, grayscale with p 0.2, from uint8 to float. Every round times every contender once, in seconds of
 processor time, so that other work on the machine counts little; ratios are taken within a round and given
-with their tenth and ninetieth percentile.
+with their tenth and ninetieth percentile. The presets (simclr with blur, infomin with RandAugment) are timed
+beside them, then each operation beside torchvision's and kornia's. A library that is not installed is left
+out, and the output says so.
 
 "colour matrix" is a candidate that viewgen does not have: brightness, contrast, saturation and hue as one
 3 × 4 matrix per image, hue as a rotation in YIQ space and nothing clamped in between. It is here to see
@@ -22,6 +24,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from augmentation_operations import measure_operations, without
 from measure import peak_bytes, row, write_result
 from PIL import Image
 from torch import Tensor
@@ -29,8 +32,9 @@ from torch import Tensor
 from viewgen.images import to_model
 from viewgen.memory import keep_freed_memory
 from viewgen.networks.torchvision_import import import_torchvision
-from viewgen.views import expert
-from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.augmentation import NUM_UNIFORMS, crop_boxes, expert_views, num_uniforms, resized_crop
+from viewgen.views.color_jitter import ORDERS
+from viewgen.views.compositions import PRESETS, expert_values
 from viewgen.views.expert import ExpertConfig
 from viewgen_train.network import build_network
 from viewgen_train.objectives.assimilation import build_objective
@@ -107,12 +111,12 @@ def by_matrix(images: np.ndarray[Any, Any]) -> Callable[[], Tensor]:
 def matrix_views(images: Tensor, u: Tensor, config: ExpertConfig) -> Tensor:
     """As `expert_views`, with all colour operations of an image in one matrix."""
     crops, position, flip, jitter, strengths, order, gray = u.split([20, 2, 1, 1, 4, 1, 1], dim=1)
-    box = expert.crop_boxes(crops, position, SIZE, SIZE, config)
-    x = (expert.resized_crop(images, box, flip[:, 0] < config.flip_probability) + 1) / 2
+    box = crop_boxes(crops, position, SIZE, SIZE, config)
+    x = (resized_crop(images, box, flip[:, 0] < config.flip_probability) + 1) / 2
     means = x.mean(dim=(2, 3))
     # homogeneous 4 × 4 matrices; the contrast's grey mean follows the colours through the chain
     steps = _colour_steps(strengths, config)
-    permutation = expert.ORDERS[(order[:, 0] * len(expert.ORDERS)).long()]
+    permutation = ORDERS[(order[:, 0] * len(ORDERS)).long()]
     total = torch.eye(4).repeat(len(x), 1, 1)
     homogeneous = torch.cat([means, torch.ones(len(x), 1)], dim=1)[:, :, None]
     span = config.contrast
@@ -150,6 +154,12 @@ def _colour_steps(strengths: Tensor, config: ExpertConfig) -> Tensor:
     rotation[:, 1, 2], rotation[:, 2, 1] = angle.sin(), -angle.sin()
     steps[:, 3, :3, :3] = torch.linalg.inv(TO_YIQ) @ rotation @ TO_YIQ
     return steps
+
+
+def by_preset(images: np.ndarray[Any, Any], name: str) -> Callable[[], Tensor]:
+    """viewgen's transform with a combination of operations (see `viewgen.views.compositions`)."""
+    tensor, config = torch.from_numpy(images), ExpertConfig(**expert_values(name))
+    return lambda: expert_views(to_model(tensor), torch.rand(len(tensor), num_uniforms(config)), config)
 
 
 def training_step(images: np.ndarray[Any, Any]) -> Callable[[], object]:
@@ -231,7 +241,11 @@ def main(images: int, rounds: int, memory: bool) -> None:
     keep_freed_memory()
     torch.manual_seed(0)
     batch = smooth_images(images)
-    contenders = {name: build(batch) for name, build in BUILDERS.items()}
+    absent: list[str] = []
+    built = {name: without(lambda build=build: build(batch), absent) for name, build in BUILDERS.items()}
+    contenders = {name: run for name, run in built.items() if run is not None}
+    for name in PRESETS:
+        contenders[name] = by_preset(batch, name)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     statistic: dict[str, list[Tensor]] = {name: [] for name in contenders}
     for round_number in range(rounds + 1):
@@ -253,7 +267,7 @@ def main(images: int, rounds: int, memory: bool) -> None:
         name: compare_statistics(torch.cat(statistic["viewgen"]), torch.cat(values))
         for name, values in statistic.items()
     }
-    peaks = {name: peak_bytes(one_call, name, images) for name in contenders if memory}
+    peaks = {name: peak_bytes(one_call, name, images) for name in contenders if memory and name in BUILDERS}
     ratios = {
         f"{name} / viewgen": row(
             times,
@@ -262,10 +276,12 @@ def main(images: int, rounds: int, memory: bool) -> None:
             memory={key: peaks.get(key) for key in (name, "viewgen")},
         )
         for name, times in seconds.items()
-        if name not in ("viewgen", "colour matrix")
+        if name not in ("viewgen", "colour matrix", *PRESETS)
     }
+    for name in PRESETS:
+        ratios[f"{name} / viewgen"] = row(seconds[name], seconds["viewgen"], quality="other operations")
     off = float(difference.mean())
-    for name in ("PIL", "viewgen"):
+    for name in [name for name in ("PIL", "viewgen") if name in contenders]:
         ratios[f"{name} / colour matrix"] = row(
             seconds[name],
             seconds["colour matrix"],
@@ -283,16 +299,21 @@ def main(images: int, rounds: int, memory: bool) -> None:
             "per image, 90th percentile": float(difference.mean(dim=(1, 2, 3)).quantile(0.9)),
         },
     }
-    write_result("augmentation", document, ("torch", "torchvision", "kornia", "pillow"))
+    document |= {"absent": absent, **measure_operations(torch.from_numpy(batch), rounds)}
+    libraries = [name for name in ("torch", "torchvision", "kornia", "pillow") if name not in absent]
+    write_result("augmentation", document, tuple(libraries))
     for name, times in seconds.items():
         against = ratios.get(f"{name} / viewgen")
         text = (
-            f"   viewgen is {against['median']:6.2f} × ({against['low']:.2f} … {against['high']:.2f})"
+            f"   {against['median']:6.2f} × ({against['low']:.2f} … {against['high']:.2f}) of viewgen's time"
             if against
             else ""
         )
         click.echo(f"{name:14} {images / statistics.median(times):10,.0f} views/s{text}")
-        click.echo(f"               {equal[name]}")
+        if name not in PRESETS:
+            click.echo(f"               {equal[name]}")
+    for name in absent:
+        click.echo(f"{name} is not installed and left out (pip install {name})")
     click.echo(f"a view takes {100 * share:.2f} % of a ResNet18's forward and backward pass on it")
     click.echo(f"the colour matrix is {off:.1f} grey levels off on average")
 

@@ -141,13 +141,20 @@ class Registry(Generic[E]):
             f"no {self.noun} {name!r}{nearest_name(name, self.names)} (known: {', '.join(self.names)})"
         )
 
-    def resolve(self, name: str, dataset: str, given: Mapping[str, Any]) -> Choice[E]:
+    def resolve(
+        self,
+        name: str,
+        dataset: str,
+        given: Mapping[str, Any],
+        preset: Mapping[str, Any] | None = None,
+    ) -> Choice[E]:
         """Return the entry with its settings: defaults, then the data set's recipe, then given values.
 
         Args:
             name: name of the entry.
             dataset: name of the data set, whose recipe has a table of the entry's name.
             given: setting → value, merged from the configuration file and the command line.
+            preset: values in the place of the recipe's.
 
         Raises:
             UsageError: no such entry or setting, an impossible value, or a given setting without effect.
@@ -159,7 +166,7 @@ class Registry(Generic[E]):
                 raise UsageError(
                     f"{unknown} is a setting of {', '.join(users)}; {self.noun} {name!r} ignores it"
                 )
-        settings = entry.settings(**{**recipe(dataset, name), **given})
+        settings = entry.settings(**{**(recipe(dataset, name) if preset is None else preset), **given})
         settings.refuse_ignored(given)
         return Choice(entry, settings)
 

@@ -12,7 +12,8 @@ import torch
 from viewgen.datasets import load_dataset
 from viewgen.images import to_model
 from viewgen.networks.torchvision_import import import_torchvision
-from viewgen.views.augmentation import CROP_ATTEMPTS, NUM_UNIFORMS, ORDERS, crop_boxes, expert_views
+from viewgen.views.augmentation import CROP_ATTEMPTS, NUM_UNIFORMS, crop_boxes, expert_views
+from viewgen.views.color_jitter import ORDERS
 from viewgen.views.expert import ExpertConfig
 
 matplotlib.use("Agg")

@@ -63,6 +63,7 @@ def cache(
     strict: bool = False,
     quiet: bool = False,
     progress: Progress | None = None,
+    augment: str | None = None,
     **settings: Any,
 ) -> CacheResult:
     """Make the views of a data set, or resume an earlier run of the same configuration.
@@ -101,6 +102,8 @@ def cache(
         strict: give the verdict that views cannot be trusted where none of them could be measured, too.
         quiet: write nothing to standard error.
         progress: display of the progress; by default messages and bars on standard error.
+        augment: for expert views, a combination of operations (see `viewgen.views.compositions`) in the place
+            of the data set's recipe.
         settings: settings of the method, by name (`viewgen list settings METHOD`); ``invert.NAME`` is a
             setting of the inversion that precedes it.
 
@@ -138,6 +141,7 @@ def cache(
         keep_latents=keep_latents,
         shard_images=shard_images,
         storage_options=storage_options or {},
+        augment=augment,
     )
     execution: dict[str, Any] = {
         "workers": workers,

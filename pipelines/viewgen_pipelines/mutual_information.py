@@ -19,7 +19,7 @@ from viewgen.networks.weights import find_models
 from viewgen.progress import Progress
 from viewgen.recipes import recipe
 from viewgen.store import CacheReader, Storage, cache_folder, file_name, open_storage
-from viewgen.views.expert import ExpertConfig
+from viewgen.views.compositions import dataset_expert, refuse_colorless
 from viewgen_pipelines.executors import check_executor, open_executor
 from viewgen_pipelines.mi_report import caveat_lines, write_reports
 from viewgen_pipelines.names import absolute_url, cache_name
@@ -100,6 +100,7 @@ def mi(
     storage_options: dict[str, Any] | None = None,
     data_root: str | None = None,
     quiet: bool = False,
+    augment: str | None = None,
 ) -> MIResult:
     """Estimate the mutual information of the views of a data set, pair by pair.
 
@@ -131,6 +132,8 @@ def mi(
         storage_options: options of the fsspec file system of `cache` and `out`.
         data_root: folder of the data sets.
         quiet: write nothing to standard error.
+        augment: combination of operations of the expert views (see `viewgen.views.compositions`) in the place
+            of the data set's recipe.
 
     Raises:
         UsageError: an option is wrong.
@@ -144,7 +147,9 @@ def mi(
         "ray_address": ray_address,
     }
     check_executor(executor, **execution)
+    expert = dataset_expert(dataset, augment)
     images = load_dataset(dataset, split, data_root=data_root)
+    refuse_colorless(augment, images)
     settings: dict[str, Any] = {"estimator": estimator, "num_steps": steps, "batch_size": batch_size}
     given = {name: value for name, value in settings.items() if value is not None}
     config = MIConfig(
@@ -163,7 +168,7 @@ def mi(
         "data_root": data_root,
         "source_index": chosen_images,
         "config": config,
-        "expert": ExpertConfig(**recipe(dataset, "expert")),
+        "expert": expert,
         "encoder": None if weights is None else str(weights),
         "encoder_digest": None if weights is None else file_digest(weights),
         "seed": seed,

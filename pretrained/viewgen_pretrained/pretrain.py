@@ -17,6 +17,7 @@ from viewgen.networks.stylegan2 import Generator
 from viewgen.networks.weights import network_file
 from viewgen.recipes import recipe
 from viewgen.settings import Settings
+from viewgen.views.compositions import refuse_colorless
 from viewgen_pretrained import quality
 from viewgen_pretrained.generator import GeneratorTrainer
 from viewgen_pretrained.inverter import InverterTrainer
@@ -178,6 +179,7 @@ def pretrain_encoder(
         model card.
     """
     images = load_dataset(dataset, split, data_root=data_root)
+    refuse_colorless((settings or {}).get("augment"), images)
     found = resolved_precision(encoder_settings(images, settings or {}), device)
     out = Path(out)
     plan = TrainPlan(

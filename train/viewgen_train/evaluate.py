@@ -26,8 +26,8 @@ from viewgen.diagnostics.weighted_knn import WeightedKnn, WeightedKnnConfig
 from viewgen.errors import DataError, UsageError
 from viewgen.files import write_atomically
 from viewgen.networks.files import file_digest, read_header
-from viewgen.recipes import recipe
 from viewgen.views.branched import ImageEncoder, load_image_encoder
+from viewgen.views.compositions import dataset_expert
 from viewgen.views.expert import ExpertConfig
 from viewgen_train.run import open_run
 
@@ -350,8 +350,3 @@ def _named(result: Path, dataset: str) -> Path:
     # the end of a long path tells more than its start, and file names have an end too
     slug = re.sub(r"[^A-Za-z0-9]+", "-", dataset).strip("-")[-80:]
     return result.with_name(f"{result.stem}-{slug}.json")
-
-
-def dataset_expert(dataset: str) -> ExpertConfig:
-    """Return the expert transform of a data set's recipe."""
-    return ExpertConfig(**recipe(dataset, "expert"))

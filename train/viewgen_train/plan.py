@@ -19,6 +19,7 @@ from viewgen.registry import Choice
 from viewgen.roles import Role
 from viewgen.store import CacheReader, CacheSpec, cache_folder
 from viewgen.views.cached import check_num_views
+from viewgen.views.compositions import refuse_colorless
 from viewgen.views.scores import load_scores
 from viewgen_train.caches import check_cache, find_cache, no_cache, num_unconverged, usable_rows
 from viewgen_train.loader import MEMORY_SHARE
@@ -149,6 +150,7 @@ def make_plan(options: TrainOptions) -> TrainPlan:
             f"{view_name(settings)} views are in no cache that would say"
         )
     dataset = load_dataset(name, options.split, data_root=options.data_root)
+    refuse_colorless((options.settings or {}).get("augment"), dataset)
     reader = None if url is None else CacheReader(url, options.storage_options)
     settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec)
     cache, num_images, generator = None, len(dataset), None

@@ -10,6 +10,7 @@ from typing import Any
 
 from viewgen.errors import CorruptDataError, UsageError
 from viewgen.registry import Choice, Entry, Registry
+from viewgen.settings import facts
 from viewgen.views import VIEWS
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.settings import COMPONENTS, TrainSettings
@@ -128,7 +129,12 @@ def record(settings: TrainSettings) -> dict[str, Any]:
     values["generated"], values["assimilation"] = view_name(settings), assimilation_name(settings)
     if settings.assimilation.kind != "A2":
         values["loss"] = settings.objective.name
-    values["expert"] = settings.expert.to_json()
+    expert = settings.expert
+    values["expert"] = {
+        name: value
+        for name, value in expert.record().items()
+        if facts(type(expert).model_fields[name])["since"] == 1
+    }
     try:
         same = nested_record(read_record(values)) == nested_record(settings)
     except (CorruptDataError, UsageError):

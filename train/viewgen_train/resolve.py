@@ -12,6 +12,7 @@ from viewgen.registry import Choice
 from viewgen.roles import Role
 from viewgen.settings import Settings
 from viewgen.views import VIEWS
+from viewgen.views.compositions import expert_values
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.entry import ObjectiveEntry
 from viewgen_train.recipes import method_recipe
@@ -56,7 +57,9 @@ def train_settings(
         given: setting → value. A key is a dotted name (``"objective.temperature"``) or, if unique, the
             field's name (``"temperature"``). Tables may be nested. ``"assimilation"``, ``"objective"`` (or
             ``"loss"``), ``"views"`` (or ``"generated"``) and ``"optimiser"`` select by name; ``"recipe"``
-            selects a method's recipe (see `viewgen_train.recipes`), which the other values override.
+            selects a method's recipe (see `viewgen_train.recipes`), which the other values override;
+            ``"augment"`` names a combination of expert operations (see `viewgen.views.compositions`) in the
+            place of the data set's.
         preset: values of a command that replace the recipe; given values override them.
         cached_roles: roles of the cache's views; None if no cache is known yet.
 
@@ -70,9 +73,12 @@ def train_settings(
     )
     if "objective.name" in words:
         base.pop("loss", None)
+    if "augment" in words:
+        base = {place: value for place, value in base.items() if not place.startswith("expert.")}
     words = base | words
     values = _recipe(dataset, viewmaker=words.get("views.name") == "viewmaker")
     kind, objective_name = _assimilation(words, values)
+    augment = words.pop("augment", None)
     views_name = words.pop("views.name", "auto")
     if views_name == "auto":
         views_name = "expert" if kind == "none" else "cache"
@@ -89,7 +95,7 @@ def train_settings(
         parts["network"] |= {name: values[name] for name in LATER_NETWORK_NAMES if name in values}
     transform = "expert" if views_name == "expert" else "flip" if kind == "A2" else "weak-crop"
     parts["assimilation"] |= {"kind": kind, "transform": transform}
-    parts["expert"] = recipe(dataset, "expert")
+    parts["expert"] = recipe(dataset, "expert") if augment is None else expert_values(augment)
     for part, entry in entries.items():
         parts[part] |= recipe(dataset, entry.name)
     _refuse_ignored(words, kind, entries)

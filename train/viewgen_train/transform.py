@@ -15,7 +15,7 @@ from torch import Tensor
 
 from viewgen.errors import DataError
 from viewgen.images import to_model, to_storage
-from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.augmentation import expert_uniforms, expert_views
 from viewgen.views.expert import ExpertConfig, ExpertSource
 from viewgen.views.source import Images, LearnedSource, Status, Views, ViewSource
 
@@ -51,13 +51,7 @@ class TransformedSource:
         self.transform = transform
         self.roles = source.roles
         self._instead = ExpertSource(expert, name="missing")
-        self._weak = ExpertConfig(
-            crop_scale=WEAK_CROP_SCALE,
-            crop_ratio=WEAK_CROP_RATIO,
-            flip_probability=expert.flip_probability,
-            jitter_probability=0.0,
-            grayscale_probability=0.0,
-        )
+        self._weak = expert.crop_only().replace(crop_scale=WEAK_CROP_SCALE, crop_ratio=WEAK_CROP_RATIO)
 
     def views(self, images: Images, num_views: int) -> Views:
         """Return model images `(V, B, C, H, W)` in [−1, 1].
@@ -122,16 +116,17 @@ class TransformedSource:
     def transformed(self, views: Tensor, images: Images) -> Tensor:
         """Return transformed model images `(V, B, C, H, W)`, differentiable in the views."""
         alike = self.roles != ("view",)
-        uniforms = images.draws.uniform("generated transform", 1 if alike else len(views), NUM_UNIFORMS)
+        config = self.expert if self.transform == "expert" else self._weak
+        num_drawn = 1 if alike else len(views)
+        uniforms = expert_uniforms(
+            lambda name, count: images.draws.uniform(name, num_drawn, count), "generated transform", config
+        )
         if alike:
             uniforms = uniforms.expand(-1, len(views), -1)
         uniforms, flat = uniforms.transpose(0, 1).flatten(0, 1), views.flatten(0, 1)
-        flip = self.expert.flip_probability
-        if self.transform == "expert":
-            flat = expert_views(flat, uniforms, self.expert)
-        elif self.transform == "weak-crop":
-            flat = expert_views(flat, uniforms, self._weak)
-        elif flip > 0:
-            flipped = (uniforms[:, 0] < flip).to(flat.device)
+        if self.transform != "flip":
+            flat = expert_views(flat, uniforms, config)
+        elif config.flip_probability > 0:
+            flipped = (uniforms[:, 0] < config.flip_probability).to(flat.device)
             flat = torch.where(flipped[:, None, None, None], flat.flip(3), flat)
         return flat.reshape(views.shape)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import add_options
+from viewgen.cli.options import add_options, augment_option
 from viewgen.cli.setting_options import (
     config_option,
     given_settings,
@@ -53,6 +53,7 @@ _OPTIONS = (
     _option("--data-root", envvar="VIEWGEN_DATA", metavar="DIR", help="Where data sets are."),
     # the views
     *setting_flags(VIEWS),
+    augment_option("expert: operations"),
     set_option("A setting of the method, or invert.NAME of the inversion before it; repeatable.  "
                "`viewgen list settings METHOD` lists them."),
     config_option(),
@@ -105,12 +106,13 @@ def cache(as_json: bool, config: dict[str, Any], settings: dict[str, Any], **opt
     Examples:
       viewgen cache --dataset digits --method wsearch
       viewgen cache --dataset digits --method wperturb --sigma 0.1 --out views.zarr
+      viewgen cache --dataset cifar10 --method expert --augment simclr:0.5
       viewgen cache --dataset cifar10 --out s3://bucket/views.zarr --gpus-per-worker 1 --json
     """
     from viewgen.errors import IncompleteError, ViewgenError
     from viewgen_pipelines.cache import cache as make_cache
 
-    flags = {name: options.pop(name) for name in setting_names(VIEWS)}
+    flags = {name: options.pop(name) for name in (*setting_names(VIEWS), "augment")}
     try:
         result = make_cache(**options, **given_settings(config, settings, flags))
     except (KeyboardInterrupt, SystemExit) as ending:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from viewgen.cli import print_json
+from viewgen.cli.options import augment_option
 
 __all__ = ["calibrate"]
 
@@ -30,6 +31,7 @@ __all__ = ["calibrate"]
     type=click.IntRange(min=1),
     help="Expert views of every image.",
 )
+@augment_option("Operations of the expert views")
 @click.option("--seed", default=0, show_default=True, help="Of the sample and the views.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def calibrate(
@@ -40,6 +42,7 @@ def calibrate(
     models: Path | None,
     num_images: int,
     num_views: int,
+    augment: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -56,6 +59,7 @@ def calibrate(
     from viewgen.diagnostics.calibration import CalibrationConfig, CalibrationOfEpsilon
     from viewgen.diagnostics.subjects import SubjectArguments
     from viewgen.networks.files import file_digest
+    from viewgen.views.compositions import refuse_colorless
 
     arguments = SubjectArguments(
         kind="dataset",
@@ -64,10 +68,12 @@ def calibrate(
         data_root=data_root,
         models=None if models is None else str(models),
         networks={"encoder": encoder} if encoder else {},
+        augment=augment,
     )
     path = arguments.find("encoder")
     subject = arguments.open(device=resolve_device())
     images = subject.train
+    refuse_colorless(augment, images)
     config = CalibrationConfig(num_images=num_images, num_views=num_views)
     measured = CalibrationOfEpsilon(config).found(subject, seed)
     if as_json:
@@ -86,6 +92,7 @@ def calibrate(
                 "seed": seed,
                 "encoder": str(path),
                 "encoder_digest": file_digest(path),
+                **({} if augment is None else {"augment": augment}),
             }
         )
         return
@@ -96,6 +103,7 @@ def calibrate(
         ("two different images", f"{measured.different_images:.3f}"),
         ("measured", f"{measured.num_images:,} images × {measured.num_views} views of {images.name} {split}"),
         ("encoder", str(path)),
+        *(() if augment is None else (("augment", augment),)),
     )
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

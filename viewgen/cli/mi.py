@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import add_options
+from viewgen.cli.options import add_options, augment_option
 from viewgen.cli.storage_option import storage_option
 from viewgen.diagnostics import ESTIMATORS
 
@@ -27,6 +27,7 @@ _OPTIONS = (
     _option("--split", default="train", show_default=True, help="Split of the data set."),
     _option("--limit", type=int, metavar="N", help="Only the first N images."),
     _option("--data-root", envvar="VIEWGEN_DATA", metavar="DIR", help="Where data sets are."),
+    augment_option("Operations of the expert views"),
     _option("--steps", type=int, metavar="N", help="Updates of the statistics network.  [default: 400]"),
     _option("--batch-size", type=int, metavar="N",
             help="Images per update; InfoNCE ends at its logarithm.  [default: 128]"),

@@ -6,7 +6,9 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["add_options", "parse_settings"]
+from viewgen.views.compositions import PRESETS
+
+__all__ = ["add_options", "augment_option", "parse_settings"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -20,6 +22,20 @@ def add_options(options: Sequence[Callable[[Command], Command]]) -> Callable[[Co
         return command
 
     return decorate
+
+
+def augment_option(what: str) -> Callable[[Command], Command]:
+    """Return the option ``--augment NAME[:S]``, a combination of expert operations.
+
+    Args:
+        what: start of its help.
+    """
+    return click.option(
+        "--augment",
+        metavar="NAME[:S]",
+        help=f"{what}: {', '.join(PRESETS)}, or letters of a crop, b blur, c grayscale, d jitter, e flip "
+        "(abcde, for example); S is the strength of the jitter.  [default: the data set's recipe]",
+    )
 
 
 def parse_settings(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:

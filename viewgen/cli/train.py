@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import add_options
+from viewgen.cli.options import add_options, augment_option
 from viewgen.cli.setting_options import config_option, given_settings, set_option
 from viewgen.cli.storage_option import storage_option
 
@@ -41,6 +41,7 @@ _OPTIONS = (
     _option("--out", metavar="RUN", help="Folder of the run.  [default: runs/...]"),
     _option("--epochs", type=int, metavar="N", help="Passes over the images.  [default: the recipe's]"),
     _option("--batch-size", type=int, metavar="N", help="Images of a step, over all workers."),
+    augment_option("Operations of the expert views"),
     set_option("A setting that differs from the data set's recipe; repeatable. --dry-run lists them all."),
     config_option(),
     _option("--seed", type=int, metavar="N", help="Root of all random numbers.  [default: 0]"),
@@ -90,6 +91,7 @@ def train(
     epochs: int | None,
     batch_size: int | None,
     seed: int | None,
+    augment: str | None,
     **options: Any,
 ) -> None:
     """Train an encoder on expert and generated views.
@@ -104,6 +106,7 @@ def train(
       viewgen train --assimilation A2 --objective supcon --set objective.temperature=0.2
       viewgen train --assimilation A2 --objective simclr --ifm-epsilon 0.1 --hardness 1
       viewgen train --dataset cifar10 --recipe solo-learn-moco --out runs/moco
+      viewgen train --dataset cifar10 --assimilation none --augment abcde
       viewgen train --dataset cifar10 --assimilation A2 --set alpha=1.0 --dry-run
     """
     named = {
@@ -116,6 +119,7 @@ def train(
         "epochs": epochs,
         "batch_size": batch_size,
         "seed": seed,
+        "augment": augment,
     }
     config = {name.removeprefix("train."): value for name, value in config.items()}
     options["settings"] = given_settings(config, settings, named)

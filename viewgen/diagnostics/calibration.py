@@ -6,6 +6,7 @@ References:
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from viewgen.networks.encoder import Encoder
 from viewgen.randomness import addressed_generator
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
-from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.augmentation import expert_uniforms, expert_views
 from viewgen.views.draws import ImageDraws
 from viewgen.views.expert import ExpertConfig
 
@@ -90,8 +91,8 @@ def calibrate(
     for part in np.array_split(rows, max(1, len(rows) // BATCH)):
         images = to_model(dataset.images(part), device)
         draws = ImageDraws(seed, torch.from_numpy(part))
-        uniforms = draws.uniform("expert", num_views, NUM_UNIFORMS).flatten(0, 1)
-        views = expert_views(images.repeat_interleave(num_views, dim=0), uniforms, expert)
+        uniforms = expert_uniforms(partial(_uniform, draws, num_views), "expert", expert)
+        views = expert_views(images.repeat_interleave(num_views, dim=0), uniforms.flatten(0, 1), expert)
         z0 = encoder(images)
         z = encoder(views).unflatten(0, (-1, num_views))
         distances.append((z - z0[:, None]).norm(dim=2).flatten().cpu())
@@ -108,6 +109,10 @@ def calibrate(
         num_images=len(rows),
         num_views=num_views,
     )
+
+
+def _uniform(draws: ImageDraws, num_views: int, name: str, count: int) -> torch.Tensor:
+    return draws.uniform(name, num_views, count)
 
 
 class CalibrationConfig(Settings):

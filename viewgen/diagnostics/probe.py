@@ -13,6 +13,7 @@ References:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ from viewgen.randomness import addressed_generator
 from viewgen.recipes import recipe
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
-from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+from viewgen.views.augmentation import expert_uniforms, expert_views
 from viewgen.views.branched import ImageEncoder
 from viewgen.views.expert import ExpertConfig
 
@@ -247,8 +248,7 @@ class AugmentedFeatures:
         seed: int,
         device: torch.device | str,
     ) -> None:
-        crop = expert.replace(jitter_probability=0.0, grayscale_probability=0.0)
-        self.expert = expert if probe.augmentation == "expert" else crop
+        self.expert = expert if probe.augmentation == "expert" else expert.crop_only()
         self.encoder, self.dataset, self.seed, self.device = encoder, dataset, seed, device
         self._uniforms: dict[int, tuple[int, Tensor]] = {}
 
@@ -256,13 +256,16 @@ class AugmentedFeatures:
     def __call__(self, probe_seed: int, epoch: int, rows: Tensor) -> Tensor:
         drawn_for, uniforms = self._uniforms.get(probe_seed, (-1, torch.empty(0)))
         if drawn_for != epoch:
-            generator = addressed_generator(self.seed, "probe view", probe_seed, epoch)
-            uniforms = torch.rand(len(self.dataset), NUM_UNIFORMS, generator=generator)
+            uniforms = expert_uniforms(partial(self._uniform, probe_seed, epoch), "probe view", self.expert)
             self._uniforms[probe_seed] = (epoch, uniforms)
         rows = rows.cpu()
         images = to_model(self.dataset.images(rows.numpy()), self.device)
         views = expert_views(images, uniforms[rows], self.expert)
         return self.encoder.embed(views)
+
+    def _uniform(self, probe_seed: int, epoch: int, name: str, count: int) -> Tensor:
+        generator = addressed_generator(self.seed, name, probe_seed, epoch)
+        return torch.rand(len(self.dataset), count, generator=generator)
 
 
 class Probe:

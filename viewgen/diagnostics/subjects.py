@@ -23,9 +23,9 @@ from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError
 from viewgen.networks.files import load_model, load_models, networks_beside, read_header
 from viewgen.networks.weights import find_models
-from viewgen.recipes import recipe
 from viewgen.store import CacheReader, inversions_url
 from viewgen.views.branched import load_image_encoder
+from viewgen.views.compositions import dataset_expert
 from viewgen.views.expert import ExpertConfig
 
 __all__ = ["SubjectArguments", "subject_kind"]
@@ -72,6 +72,8 @@ class SubjectArguments:
         limit: number of leading images whose views are compared.
         inversions: URL of the inversions that a cache's views start from; None for the default beside it.
         storage_options: options of the cache's file system.
+        augment: combination of expert operations (see `viewgen.views.compositions`) in the place of the
+            training's or the data set's.
     """
 
     kind: Kind
@@ -85,6 +87,7 @@ class SubjectArguments:
     limit: int | None = None
     inversions: str | None = field(default=None, repr=False)
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    augment: str | None = None
 
     def described(self) -> dict[str, Any]:
         """Return the data set's name and split, and for a training its record.
@@ -176,7 +179,7 @@ class SubjectArguments:
         return dataset
 
     def _expert(self) -> ExpertConfig:
-        if self.kind == "training" and self.dataset is None:
+        if self.kind == "training" and self.dataset is None and self.augment is None:
             record = self._training()["config"].get("expert")
             if not isinstance(record, dict):
                 raise CorruptDataError(
@@ -184,7 +187,7 @@ class SubjectArguments:
                     "training's expert views"
                 )
             return ExpertConfig.from_record(record)
-        return ExpertConfig(**recipe(self.described()["name"], "expert"))
+        return dataset_expert(self.described()["name"], self.augment)
 
     def _pairs(self) -> list[ViewPair]:
         dataset = self._train()

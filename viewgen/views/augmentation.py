@@ -1,33 +1,72 @@
-"""Expert transform: the hand-made augmentations of SimCLR, batched, on the images' device.
+"""Expert transform: the hand-made augmentations of SimCLR, InfoMin and BYOL, batched, on the images' device.
 
-random-resized-crop(0.2, 1) · horizontal flip · colour jitter (0.4, 0.4, 0.4, 0.1) with p 0.8 · grayscale with
-p 0.2. The parameters of each image come from one row of uniform numbers, so a view is a pure function of
-(image, row). The row comes from a batch generator in training and from an address in a cache. Every operation
-equals torchvision's with the same parameters.
+random-resized-crop · horizontal flip · colour jitter · Gaussian blur · RandAugment · grayscale · solarise, of
+which blur, RandAugment and solarise are off by default. The parameters of each image come from one row of
+uniform numbers, so a view is a pure function of (image, row). The row comes from a batch generator in
+training and from an address in a cache. Every operation equals torchvision's or Pillow's with the same
+parameters.
+
+Blur and grayscale commute, so this order is SimCLR's (colours, then blur), BYOL's (… blur, solarise) and
+InfoMin's (… blur, RandAugment, grayscale).
 
 Shape legend: B batch, C colour channels, H, W space.
 
 References:
     A Simple Framework for Contrastive Learning of Visual Representations, Chen, Kornblith, Norouzi and
     Hinton, 2020, https://arxiv.org/abs/2002.05709
+    What Makes for Good Views for Contrastive Learning?, Tian, Sun, Poole, Krishnan, Schmid and Isola, 2020,
+    https://arxiv.org/abs/2005.10243
+    Bootstrap Your Own Latent, Grill et al., 2020, https://arxiv.org/abs/2006.07733
 """
 
-import itertools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from viewgen.views.blur import gaussian_blur
+from viewgen.views.color_jitter import ORDERS, color_jitter, to_gray
 from viewgen.views.expert_settings import ExpertConfig
+from viewgen.views.randaugment import NUM_DRAWN, randaugment, solarize
+from viewgen.views.rows import change_rows
 
-__all__ = ["NUM_UNIFORMS", "expert_views"]
+__all__ = ["NUM_UNIFORMS", "expert_uniforms", "expert_views", "num_uniforms"]
 
 CROP_ATTEMPTS = 10
 # crop attempts (area, ratio), crop position (2), flip, jitter?, four jitter strengths, order, grayscale
 NUM_UNIFORMS = 2 * CROP_ATTEMPTS + 2 + 1 + 1 + 4 + 1 + 1
-GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
-ORDERS = torch.tensor(list(itertools.permutations(range(4))))
+
+
+def _optional(config: ExpertConfig) -> dict[str, int]:
+    """Return operation → uniform numbers of a view, for the operations outside of `NUM_UNIFORMS`."""
+    counts = {
+        "blur": 2 if config.blur_probability else 0,  # applied?, σ
+        "randaugment": NUM_DRAWN * config.randaugment_ops,
+        "solarize": 1 if config.solarize_probability else 0,
+    }
+    return {operation: count for operation, count in counts.items() if count}
+
+
+def num_uniforms(config: ExpertConfig) -> int:
+    """Return how many uniform numbers a view takes; `NUM_UNIFORMS` without blur, RandAugment and solarise."""
+    return NUM_UNIFORMS + sum(_optional(config).values())
+
+
+def expert_uniforms(draw: Callable[[str, int], Tensor], name: str, config: ExpertConfig) -> Tensor:
+    """Return the uniform numbers of views, `(..., num_uniforms(config))`.
+
+    Blur, RandAugment and solarise have addresses of their own: none of them changes the others' numbers.
+
+    Args:
+        draw: address, count → numbers in [0, 1), `(..., count)`.
+        name: address of the crop's, flip's, jitter's and grayscale's numbers.
+        config: strength of the transform.
+    """
+    parts = [draw(name, NUM_UNIFORMS)]
+    parts += [draw(f"{name} {operation}", count) for operation, count in _optional(config).items()]
+    return torch.cat(parts, dim=-1)
 
 
 def expert_views(images: Tensor, uniforms: Tensor, config: ExpertConfig) -> Tensor:
@@ -35,14 +74,16 @@ def expert_views(images: Tensor, uniforms: Tensor, config: ExpertConfig) -> Tens
 
     Args:
         images: model images `(B, 3, H, W)` in [−1, 1].
-        uniforms: numbers in [0, 1), `(B, NUM_UNIFORMS)`.
+        uniforms: numbers in [0, 1), `(B, num_uniforms(config))`, as from `expert_uniforms`.
         config: strength of the transform.
 
     Returns:
         views, `(B, 3, H, W)` in [−1, 1].
     """
     # what is drawn on the CPU is decided there: no branch waits for the images' device
-    u = uniforms.to(torch.float32)
+    optional = _optional(config)
+    parts = uniforms.to(torch.float32).split([NUM_UNIFORMS, *optional.values()], dim=1)
+    u, extra = parts[0], dict(zip(optional, parts[1:], strict=True))
     device = images.device
     crops, position, flip, jitter, strengths, order, gray = u.split(
         [2 * CROP_ATTEMPTS, 2, 1, 1, 4, 1, 1], dim=1
@@ -51,17 +92,23 @@ def expert_views(images: Tensor, uniforms: Tensor, config: ExpertConfig) -> Tens
     box_B4 = crop_boxes(crops, position, height, width, config)
     x = resized_crop(images, box_B4.to(device), (flip[:, 0] < config.flip_probability).to(device))
     x = (x + 1) / 2
-    jittered = (jitter[:, 0] < config.jitter_probability).nonzero()[:, 0]
-    if len(jittered):
-        permutation = ORDERS.to(u.device)[(order[jittered, 0] * len(ORDERS)).long()]
-        rows = jittered.to(device)
-        x = x.index_copy(
-            0, rows, color_jitter(x.index_select(0, rows), strengths[jittered], permutation, config)
-        )
-    grayed = (gray[:, 0] < config.grayscale_probability).nonzero()[:, 0]
-    if len(grayed):
-        rows = grayed.to(device)
-        x = x.index_copy(0, rows, to_gray(x.index_select(0, rows)).expand(-1, 3, -1, -1))
+    jittered = jitter[:, 0] < config.jitter_probability
+    permutation = ORDERS.to(u.device)[(order[:, 0] * len(ORDERS)).long()]
+    x = change_rows(x, jittered, lambda y, i: color_jitter(y, strengths[i], permutation[i], config))
+    if "blur" in extra:
+        applied, strength = extra["blur"].unbind(dim=1)
+        low, high = config.blur_sigma
+        sigma = low + (high - low) * strength
+        num_taps = config.blur_taps(height, width)
+        blurred = applied < config.blur_probability
+        x = change_rows(x, blurred, lambda y, i: gaussian_blur(y, sigma[i], num_taps))
+    if "randaugment" in extra:
+        x = randaugment(x, extra["randaugment"], config)
+    grayed = gray[:, 0] < config.grayscale_probability
+    x = change_rows(x, grayed, lambda y, _: to_gray(y).expand(-1, 3, -1, -1))
+    if "solarize" in extra:
+        solarized = extra["solarize"][:, 0] < config.solarize_probability
+        x = change_rows(x, solarized, lambda y, _: solarize(y, config.solarize_threshold))
     return x * 2 - 1
 
 
@@ -119,61 +166,3 @@ def resized_crop(images: Tensor, box_B4: Tensor, flipped: Tensor) -> Tensor:
     return F.grid_sample(
         images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False
     )
-
-
-def to_gray(x: Tensor) -> Tensor:
-    """Luma of images `(B, 3, H, W)`, `(B, 1, H, W)`."""
-    weights = torch.tensor(GRAY_WEIGHTS, device=x.device, dtype=x.dtype)
-    return torch.einsum("bchw,c->bhw", x, weights)[:, None]
-
-
-def color_jitter(x: Tensor, strengths: Tensor, permutation: Tensor, config: ExpertConfig) -> Tensor:
-    """Change brightness, contrast, saturation and hue, in a separate order for each image.
-
-    Args:
-        x: images in [0, 1], `(B, 3, H, W)`.
-        strengths: uniform numbers, `(B, 4)`.
-        permutation: order of the four operations for each image, `(B, 4)`.
-        config: ranges of the parameters.
-    """
-    span = torch.tensor([config.brightness, config.contrast, config.saturation], device=strengths.device)
-    low = (1 - span).clamp_min(0)
-    factors = low + (1 + span - low) * strengths[:, :3]
-    turns = (2 * strengths[:, 3] - 1) * config.hue
-    x = x.clone()
-    for place in range(4):
-        for operation in range(4):
-            chosen = (permutation[:, place] == operation).nonzero()[:, 0]
-            if not len(chosen):
-                continue
-            rows = chosen.to(x.device)
-            y = x.index_select(0, rows)
-            factor = factors[chosen, min(operation, 2)][:, None, None, None].to(x.device)
-            if operation == 0:
-                y = y * factor
-            elif operation == 1:
-                y = torch.lerp(to_gray(y).mean(dim=(1, 2, 3), keepdim=True), y, factor)
-            elif operation == 2:
-                y = torch.lerp(to_gray(y), y, factor)
-            else:
-                y = rotate_hue(y, turns[chosen].to(x.device))
-            x.index_copy_(0, rows, y.clamp(0, 1))
-    return x
-
-
-def rotate_hue(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotate the hue of images in [0, 1], `(B, 3, H, W)`, in HSV space by `turns`, `(B,)`."""
-    value, argmax = x.max(dim=1)
-    chroma = value - x.amin(dim=1)
-    safe = chroma.clamp_min(1e-12)
-    red, green, blue = x.unbind(dim=1)
-    hue = torch.where(
-        argmax == 0,
-        (green - blue) / safe,
-        torch.where(argmax == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    hue = hue + 6 * turns[:, None, None]
-    # channel n of HSV → RGB: V − C·max(0, min(k, 4 − k, 1)), k = (n + H/60°) mod 6, n = 5, 3, 1
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device)[None, :, None, None]
-    k = (offsets + hue[:, None]) % 6
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)

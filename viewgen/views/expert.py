@@ -1,4 +1,4 @@
-"""Expert views: the hand-made transforms of SimCLR, with separate random numbers for each image.
+"""Expert views: hand-made transforms, by default SimCLR's, with separate random numbers for each image.
 
 References:
     A Simple Framework for Contrastive Learning of Visual Representations, Chen et al., 2020,
@@ -37,13 +37,16 @@ class ExpertSource:
         import torch
 
         from viewgen.images import to_model
-        from viewgen.views.augmentation import NUM_UNIFORMS, expert_views
+        from viewgen.views.augmentation import expert_uniforms, expert_views
         from viewgen.views.source import Views
 
         pixels = to_model(images.pixels)
         if num_views == 0:
             return Views(pixels=pixels.new_empty(0, *pixels.shape))
-        uniforms = images.draws.uniform(self.name, num_views, NUM_UNIFORMS).transpose(0, 1).flatten(0, 1)
+        uniforms = expert_uniforms(
+            lambda name, count: images.draws.uniform(name, num_views, count), self.name, self.config
+        )
+        uniforms = uniforms.transpose(0, 1).flatten(0, 1)
         repeated = pixels.repeat(num_views, 1, 1, 1)
         size = self.at_once or len(repeated)
         pairs = zip(repeated.split(size), uniforms.split(size), strict=True)
@@ -62,7 +65,7 @@ def build(settings: ExpertConfig, resources: Resources) -> ExpertSource:
 
 ENTRY = ViewEntry(
     name="expert",
-    summary="random crop, flip, colour jitter and grayscale (SimCLR's transforms)",
+    summary="random crop, flip, colour jitter, grayscale and, if asked for, blur, RandAugment, solarise",
     settings=ExpertConfig,
     needs=frozenset({"encoder"}),
     build=build,

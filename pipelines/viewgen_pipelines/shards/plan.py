@@ -23,6 +23,7 @@ from viewgen.store import (
 )
 from viewgen.store.columns import W_PLUS, real_target
 from viewgen.views import VIEWS
+from viewgen.views.compositions import expert_values, refuse_colorless
 from viewgen.views.entry import Situation, ViewEntry, further_encoder
 from viewgen_pipelines.names import absolute_url
 from viewgen_pipelines.shards.driver import Stage
@@ -56,6 +57,12 @@ class CacheOptions:
     keep_latents: bool
     shard_images: int | None
     storage_options: dict[str, Any] = field(repr=False)
+    augment: str | None = None
+
+    @property
+    def preset(self) -> dict[str, Any] | None:
+        """Values of the method's settings in the place of the data set's recipe."""
+        return None if self.augment is None else expert_values(self.augment)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +97,9 @@ def make_plan(options: CacheOptions, say: Callable[[str], object]) -> CachePlan:
         raise UsageError(f"--limit {options.limit}: at least one image is needed")
     own, inversion = _settings_of_stages(entry, options)
     # impossible settings show before data sets and networks are looked for
-    given = VIEWS.resolve(entry.name, options.dataset, own).settings
+    given = VIEWS.resolve(entry.name, options.dataset, own, options.preset).settings
     dataset, paths = _inputs(entry, options, entry.further(given))
+    refuse_colorless(options.augment, dataset)
     num_images = min(options.limit or len(dataset), len(dataset))
     shard_images = options.shard_images
     if shard_images is None:
@@ -107,7 +115,7 @@ def make_plan(options: CacheOptions, say: Callable[[str], object]) -> CachePlan:
         before = maker.inversion_stage(inversion)
         stages.append(before)
         inversions_url, digests = before.url, {"inversions": before.spec.identity}
-    method = maker.settled(entry.name, own)
+    method = maker.settled(entry.name, own, options.preset)
     spec = maker.spec(method, num_views, keep_latents=options.keep_latents, more_digests=digests)
     stages.append(
         Stage(
@@ -154,9 +162,11 @@ class _SpecMaker:
         self.shard_images = shard_images
         self.digests = {kind: file_digest(path) for kind, path in self.paths.items()}
 
-    def settled(self, name: str, given: Mapping[str, Any]) -> Choice[ViewEntry]:
+    def settled(
+        self, name: str, given: Mapping[str, Any], preset: Mapping[str, Any] | None = None
+    ) -> Choice[ViewEntry]:
         """Return a method with all its settings resolved."""
-        choice = VIEWS.resolve(name, self.dataset.name, given)
+        choice = VIEWS.resolve(name, self.dataset.name, given, preset)
         return Choice(choice.entry, choice.entry.settle(choice.settings, self.situation))
 
     def paths_of(self, method: Choice[ViewEntry]) -> dict[str, str]:
@@ -280,6 +290,8 @@ def _refuse_ignored(method: ViewEntry, options: CacheOptions) -> None:
         raise UsageError(f"--inversions: method {method.name!r} does not start from inversions")
     if options.keep_latents and not method.keeps_codes:
         raise UsageError(f"--keep-latents: method {method.name!r} makes no codes of views")
+    if options.augment is not None and method.name != "expert":
+        raise UsageError(f"--augment combines operations of expert views; method {method.name!r} ignores it")
 
 
 def _all_needs(method: ViewEntry) -> frozenset[str]:

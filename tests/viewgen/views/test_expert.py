@@ -5,16 +5,8 @@ import torch
 
 from viewgen.errors import UsageError
 from viewgen.networks.torchvision_import import import_torchvision
-from viewgen.views.augmentation import (
-    NUM_UNIFORMS,
-    ORDERS,
-    color_jitter,
-    crop_boxes,
-    expert_views,
-    resized_crop,
-    rotate_hue,
-    to_gray,
-)
+from viewgen.views.augmentation import NUM_UNIFORMS, crop_boxes, expert_views, resized_crop
+from viewgen.views.color_jitter import ORDERS, color_jitter, rotate_hue, to_gray
 from viewgen.views.expert import ExpertConfig
 
 functional = import_torchvision("transforms.v2.functional")

@@ -24,13 +24,12 @@ def settle(settings: Any, situation: Situation) -> Any:
         return settings
     from viewgen.diagnostics.calibration import calibrate
     from viewgen.networks.files import load_models
-    from viewgen.recipes import recipe
-    from viewgen.views.expert import ExpertConfig
+    from viewgen.views.compositions import dataset_expert
 
     situation.say("calibrating ε₁")
     encoder = load_models({"encoder": situation.networks["encoder"]}).encoder
     assert encoder is not None
-    expert = ExpertConfig(**recipe(situation.dataset.name, "expert"))
+    expert = dataset_expert(situation.dataset.name)
     measured = calibrate(encoder, situation.dataset, expert, seed=situation.seed).epsilon_boundary
     situation.say(f"ε₁ = {round(measured, 3)}")
     return settings.replace(epsilon_boundary=round(measured, 3))
