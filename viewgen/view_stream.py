@@ -86,7 +86,7 @@ class ViewStream(ViewSamples, IterableDataset[Sample]):
             place = int(generator.integers(len(held)))
             held[place], sample = sample, held[place]
             yield sample
-        generator.shuffle(held)  # type: ignore[arg-type]
+        generator.shuffle(held)
         yield from held
 
     def _span(self, first: int, stop: int, generator: np.random.Generator) -> Iterator[Sample]:
