@@ -152,3 +152,18 @@ def test_the_learning_rate_rises_and_follows_a_cosine():
     constant = train_settings("digits", {"learning_rate": 1.0, "epochs": 2, "schedule": "constant"}).optimiser
     # the warm-up of a short training is cut to its half
     assert [learning_rate(constant, step, 4) for step in range(4)] == [0.5, 1, 1, 1]
+
+
+def test_the_viewmakers_width_is_used_and_recorded_where_it_differs():
+    import torch
+
+    from viewgen.views.viewmaker import ViewmakerSource
+
+    chosen = train_settings("digits", {"generated": "viewmaker", "views.width": 4})
+    source = ViewmakerSource(chosen.views.settings, torch.device("cpu"), lambda _: None)
+    assert source.viewmaker.config.width == 4
+    assert read_record(record(chosen)) == chosen
+    usual = train_settings("digits", {"generated": "viewmaker", "views.width": 32})
+    # at the width of 0.1.0 the record is its own
+    assert record(usual) == record(train_settings("digits", {"generated": "viewmaker"}))
+    assert "format" not in record(usual)

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from viewgen.cli import cli
 from viewgen.errors import UsageError
-from viewgen_train.experiment.cost import NUM_MEASURED
+from viewgen_train.experiment.cost import NUM_MEASURED, ExperimentCost, TaskCost
 
 
 def run(*words: str):
@@ -89,8 +89,23 @@ def test_the_cost_is_measured_and_nothing_written(words, tmp_path, monkeypatch):
     assert found["worker_hours"] == pytest.approx((9 * 4.0 + tasks["same"]["seconds"]) / 3600)
     assert (found["workers"], found["hours"]) == (1, found["worker_hours"])
     assert not (tmp_path / "out").exists()
-    text = run(*words, "--dry-run", "--seeds", "0").stdout
-    assert "4 tasks, 0.00 hours of one worker on cpu" in text
+
+
+def test_the_cost_as_text():
+    tasks = (
+        TaskCost(
+            kind="cache", name="wsearch", count=1, seconds=None, num_bytes=2_000_000, note="no generator"
+        ),
+        TaskCost(kind="training", name="a2", count=5, seconds=7200.0, num_bytes=200_000_000),
+    )
+    cost = ExperimentCost(title="table1 digits small", tasks=tasks, device="cpu", workers=2)
+    assert cost.lines() == [
+        "table1 digits small",
+        "  cache     wsearch    1 × not measured, 2.0 MB each  (no generator)",
+        "  training  a2         5 ×        2.0 h, 200.0 MB each",
+        "6 tasks, 10.00 hours of one worker on cpu, 5.00 hours with 2; 1.00 GB",
+        "not included: accuracy on the way, the evaluation at the end, measurements of the caches",
+    ]
 
 
 def test_the_cost_of_what_is_left(words, made_up, monkeypatch):

@@ -186,7 +186,9 @@ def test_results_of_other_settings_are_refused(run_toy, made_up, toy_text, old, 
 
 def test_a_folder_of_something_else_is_refused(run_toy, made_up, out):
     out.mkdir()
-    (out / "notes.txt").write_text("mine")
+    (out / ".lock").touch()  # of a call that was killed at once
+    run_toy(seeds=(0,))
+    (out / "experiment.json").rename(out / "notes.txt")
     with pytest.raises(UsageError, match="holds other files and no experiment"):
         run_toy()
 

@@ -101,7 +101,9 @@ class ResultFolder:
         """
         path = self.path / IDENTITY
         if not path.is_file():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            # a killed run may have left its lock, or a temporary file
+            there_is = [one.name for one in self.path.iterdir()] if self.path.is_dir() else []
+            if any(not name.startswith(".") for name in there_is):
                 raise UsageError(
                     f"{self.path} holds other files and no experiment; give another --out, or an empty folder"
                 )
