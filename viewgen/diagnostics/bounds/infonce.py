@@ -29,8 +29,8 @@ from viewgen.randomness import addressed_generator
 
 __all__ = ["infonce_parts", "sampled_infonce", "sharper_product_bound", "theorem3"]
 
-HALVINGS = 60
-RESOLUTION = 4096
+STEPS = 100
+ROUNDING = 1e-12
 
 
 def infonce_parts(
@@ -107,13 +107,15 @@ def sharper_product_bound(uniform_part: float, shares: Tensor, first: int, secon
 
     if least(1.0) <= uniform_part:
         return 1.0
-    # convex in x, so the largest x is where the last rise passes L₂
-    grid = [-1 + 2 * place / RESOLUTION for place in range(RESOLUTION + 1)]
-    fitting = [x for x in grid if least(x) <= uniform_part]
-    if not fitting:
+    # convex in x: the largest x lies above the minimum, where the left side rises again
+    low, high = -1.0, 1.0
+    for _ in range(STEPS):
+        third = (high - low) / 3
+        low, high = (low, high - third) if least(low + third) <= least(high - third) else (low + third, high)
+    low, high = (low + high) / 2, 1.0
+    if least(low) > uniform_part + ROUNDING:
         return None
-    low, high = fitting[-1], fitting[-1] + 2 / RESOLUTION
-    for _ in range(HALVINGS):
+    for _ in range(STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if least(middle) <= uniform_part else (low, middle)
     return high

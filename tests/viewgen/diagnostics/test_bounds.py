@@ -1,0 +1,446 @@
+"""The theorems on thousands of random finite worlds, closed forms, and what is refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from constructed_caches import IMAGES, LABELS, dataset_of
+from finite_worlds import Worlds, random_worlds
+
+from viewgen.diagnostics import DIAGNOSTICS
+from viewgen.diagnostics.bounds.centres import class_centres, divergence, nearest_centre
+from viewgen.diagnostics.bounds.correlation import cross_correlation, standardised
+from viewgen.diagnostics.bounds.embedding import Embedded, one_norm
+from viewgen.diagnostics.bounds.infonce import infonce_parts, sharper_product_bound, theorem3
+from viewgen.diagnostics.bounds.theorem import lemma1, rho_allowed, rho_terms, theorem2, threshold
+from viewgen.diagnostics.bounds.tightness import (
+    alignment_of_views,
+    diameters,
+    lipschitz,
+    loose_share,
+    loose_share_bound,
+    sharper_loose_share_bound,
+)
+from viewgen.diagnostics.measure import Subject
+from viewgen.errors import DataError, ModelError, UsageError
+from viewgen.views.expert import ExpertConfig
+
+ROUNDING = 1e-9
+SHAPES = [
+    {"num_classes": 2, "num_images": 6, "num_views": 3, "seed": 0},
+    {"num_classes": 3, "num_images": 6, "num_views": 2, "seed": 1},
+    {"num_classes": 4, "num_images": 5, "num_views": 3, "seed": 2},
+]
+WORLDS_OF_A_SHAPE = 1500
+
+
+@pytest.fixture(scope="module")
+def worlds() -> list[Worlds]:
+    return [random_worlds(WORLDS_OF_A_SHAPE, **shape) for shape in SHAPES]
+
+
+def grids(found: Worlds) -> tuple[np.ndarray, np.ndarray]:
+    """Return values of δ `(W, T)` and of ε `(W, E)`: 0 and all scales that occur."""
+    levels = np.linspace(0, 1, 6)
+    count = len(found.views)
+    delta = np.quantile(found.distance.reshape(count, -1), levels, axis=1).T
+    epsilon = np.quantile(found.diameter.reshape(count, -1), levels, axis=1).T
+    return delta, epsilon
+
+
+def measured(found: Worlds) -> dict[str, np.ndarray]:
+    """Return σ, R_ε, 1 − σ + R_ε and the premise of Lemma 1, `(W, T, E)` each, and the error `(W, 1, 1)`."""
+    delta, epsilon = grids(found)
+    parts = found.main_parts(delta)
+    sigma = parts.mean(axis=3).min(axis=1)
+    loose = found.diameter[:, :, None] > epsilon[:, None, :, None]
+    rest = (found.weights[:, :, None] * loose).sum(axis=(1, 3))
+    misread = parts[:, :, :, None] & ~loose[:, :, None] & found.wrong[:, :, None, None]
+    return {
+        "delta": delta[:, :, None],
+        "epsilon": epsilon[:, None],
+        "sigma": sigma[:, :, None],
+        "rest": rest[:, None],
+        "bound": 1 - sigma[:, :, None] + rest[:, None],
+        "premise": ~misread.any(axis=(1, 4)),
+        "error": (found.weights * found.wrong).sum(axis=(1, 2))[:, None, None],
+    }
+
+
+def test_theorem_2_holds_wherever_its_condition_is_met(worlds):
+    met = worlds_met = with_errors = unmet = without_distance = 0
+    for found in worlds:
+        value = measured(found)
+        terms = rho_terms(
+            value["sigma"],
+            value["delta"],
+            value["epsilon"],
+            value["rest"],
+            smallest_share=found.shares.min(axis=1)[:, None, None],
+            lipschitz=found.lipschitz[:, None, None],
+            radius=found.radius[:, None, None],
+        )
+
+        def condition(rho, found=found):
+            return found.largest[:, None, None] < threshold(rho, found.delta_mu[:, None, None])
+
+        holds = condition(terms.total)
+        wrong = value["error"] > value["bound"] + ROUNDING
+        assert not (holds & wrong).any()
+        met += int(holds.sum())
+        worlds_met += int(holds.any(axis=(1, 2)).sum())
+        with_errors += int((holds & (value["error"] > 0)).sum())
+        unmet += int((~holds & wrong).sum())
+        without_distance += int((condition(terms.total - terms.distance) & wrong).sum())
+    # of 162,000 settings; a count too small would prove little
+    assert met > 8000
+    assert worlds_met > 1800
+    assert with_errors > 150
+    # without the condition, or with a weaker one, the bound fails: the worlds would show an error in it
+    assert unmet > 2000
+    assert without_distance > 500
+
+
+def test_the_summands_of_rho():
+    sigma, delta, epsilon, rest = (np.array(one) for one in (0.9, 0.4, 0.05, 0.01))
+    found = rho_terms(sigma, delta, epsilon, rest, smallest_share=0.1, lipschitz=3.0, radius=2.0)
+    assert found.concentration == pytest.approx(0.2)
+    assert found.loose == pytest.approx(0.1)
+    assert found.distance == pytest.approx(0.9 * 3 * 0.4 / 2)
+    assert found.tightness == pytest.approx(0.9 * 2 * 0.05 / 2)
+    assert found.total == pytest.approx(0.2 + 0.1 + 0.54 + 0.045)
+    assert threshold(np.array(0.08), 0.1) == pytest.approx(1 - 0.08 - 0.4 - 0.05)
+
+
+def test_lemma_1_holds_wherever_its_premise_does(worlds):
+    held = 0
+    for found in worlds:
+        value = measured(found)
+        assert (value["error"] <= value["bound"] + ROUNDING)[value["premise"]].all()
+        held += int((value["premise"] & (value["bound"] < 1)).sum())
+    assert held > 3000
+
+
+def embedded(found: Worlds, number: int) -> Embedded:
+    z = torch.from_numpy(found.z[number])
+    labels = torch.arange(z.shape[0]).repeat_interleave(z.shape[1])
+    return Embedded(z=z.flatten(0, 1), labels=labels, shares=torch.from_numpy(found.shares[number]))
+
+
+def test_every_function_agrees_with_the_worlds_and_theorem_1_holds(worlds):
+    binding = 0
+    for found in worlds:
+        delta, epsilon = grids(found)
+        value = measured(found)
+        parts = found.main_parts(delta)
+        for number in range(100):
+            sample = embedded(found, number)
+            radius = float(found.radius[number])
+            assert one_norm(sample.z) == pytest.approx(radius)
+            centres = class_centres(sample)
+            assert centres.numpy() == pytest.approx(found.centres[number])
+            apart = divergence(centres, radius)
+            assert apart.largest == pytest.approx(found.largest[number])
+            assert apart.delta_mu == pytest.approx(found.delta_mu[number])
+            diameter = diameters(sample.z)
+            assert diameter.numpy() == pytest.approx(found.diameter[number].ravel())
+            aligned = alignment_of_views(sample.z, sample.weights)
+            assert aligned == pytest.approx(found.alignment[number])
+            rest = loose_share(diameter, sample.weights, torch.from_numpy(epsilon[number])).numpy()
+            wrong = (nearest_centre(sample.z[:, 0], centres) != sample.labels).numpy()
+            assert np.array_equal(wrong, found.wrong[number].ravel())
+            for limit, share in zip(epsilon[number], rest, strict=True):
+                num_views = sample.z.shape[1]
+                assert share <= loose_share_bound(aligned, limit, num_views) + ROUNDING
+                sharper = sharper_loose_share_bound(aligned, limit, num_views)
+                assert share <= sharper + ROUNDING
+                binding += sharper < 1
+            sigma = value["sigma"][number, :, 0]
+            best = theorem2(
+                delta[number],
+                sigma,
+                epsilon[number],
+                rest,
+                largest=apart.largest,
+                delta_mu=apart.delta_mu,
+                smallest_share=float(sample.shares.min()),
+                lipschitz=float(found.lipschitz[number]),
+                radius=radius,
+            )
+            error = float(value["error"][number, 0, 0])
+            assert best.holds == (best.threshold > apart.largest)
+            assert best.holds == (best.rho_max < rho_allowed(apart.largest, apart.delta_mu))
+            assert not best.holds or error <= best.bound + ROUNDING
+            members = parts[number].transpose(1, 0, 2).reshape(len(sigma), -1)
+            lemma = lemma1(
+                delta[number],
+                sigma,
+                members,
+                epsilon[number],
+                diameter.numpy(),
+                wrong,
+                sample.weights.numpy(),
+            )
+            if lemma is not None:
+                assert error <= lemma.sharper + ROUNDING <= lemma.bound + 2 * ROUNDING
+                assert not best.holds or lemma.bound <= best.bound + ROUNDING
+    assert binding > 100
+
+
+def test_the_perfect_case_has_no_error():
+    """Any two images of a class share a view, and all views of an image fall on one point."""
+    one, zero = np.ones(1), np.zeros(1)
+    for largest, holds in ((0.999, True), (1.0, False)):
+        found = theorem2(
+            zero, one, zero, zero, largest=largest, delta_mu=0, smallest_share=0.1, lipschitz=5.0
+        )
+        assert found.rho_max == found.bound == 0
+        assert found.threshold == 1
+        assert found.holds == holds
+
+
+def test_the_rho_that_a_condition_allows():
+    assert rho_allowed(0, 0) == pytest.approx(2 - math.sqrt(3))
+    assert rho_allowed(-1 / 9, 0) == pytest.approx(0.316, abs=5e-4)
+    assert rho_allowed(1, 0) == rho_allowed(0.5, 1.5) == 0
+    for largest, delta_mu in ((0.3, 0.2), (-0.5, 0.0)):
+        limit = threshold(np.array(rho_allowed(largest, delta_mu)), delta_mu)
+        assert float(limit) == pytest.approx(largest)
+
+
+# centres, tightness
+
+
+def random_sample(seed: int, *, num_classes: int, num_images: int, num_views: int, dim: int) -> Embedded:
+    random = torch.Generator().manual_seed(seed)
+    z = torch.randn(num_images, num_views, dim, generator=random, dtype=torch.float64)
+    labels = torch.arange(num_images) % num_classes
+    centre = torch.randn(num_classes, dim, generator=random, dtype=torch.float64)
+    spread = 10 ** float(torch.rand(1, generator=random) * 3 - 2)
+    shares = torch.rand(num_classes, generator=random, dtype=torch.float64) + 0.2
+    image = torch.randn(num_images, 1, dim, generator=random, dtype=torch.float64)
+    z = centre[labels][:, None] + spread * image + spread * z
+    return Embedded(z=z, labels=labels, shares=shares / shares.sum())
+
+
+def test_centres_do_not_depend_on_blocks_and_the_classifier_is_linear():
+    sample = random_sample(0, num_classes=3, num_images=11, num_views=4, dim=5)
+    direct = torch.stack([sample.z[sample.labels == k].mean(dim=(0, 1)) for k in range(3)])
+    for size in (1, 4, 100):
+        torch.testing.assert_close(class_centres(sample, size), direct)
+    probes = torch.randn(50, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(nearest_centre(probes, direct), torch.cdist(probes, direct).argmin(dim=1))
+    assert sample.weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+def test_the_divergence_of_a_simplex(num_classes):
+    corners = F.normalize(torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes, dim=1)
+    found = divergence(3 * corners, 3.0)
+    assert found.largest == pytest.approx(-1 / (num_classes - 1))
+    assert found.mean == pytest.approx(-1 / (num_classes - 1))
+    assert found.delta_mu == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("views_at_once", [3, 1000])
+def test_the_lipschitz_constant_is_the_largest_ratio_of_all_pairs(views_at_once):
+    views = np.random.default_rng(0).integers(0, 256, (4, 2, 3, 2, 2), np.uint8)
+    views[1, 1] = views[0, 0]  # equal pixels have no ratio
+    z = torch.randn(4, 2, 6, generator=torch.Generator().manual_seed(0))
+    x, f = views.reshape(8, -1) / 255, z.reshape(8, -1).double().numpy()
+    ratios = [
+        np.linalg.norm(f[i] - f[j]) / np.linalg.norm(x[i] - x[j])
+        for i in range(8)
+        for j in range(i)
+        if (x[i] != x[j]).any()
+    ]
+    assert lipschitz(views, z, views_at_once) == pytest.approx(max(ratios))
+
+
+# cross-correlation
+
+
+def test_lemma_2_and_theorem_4_hold_and_the_sharper_form_is_never_above_the_printed_one():
+    ratios = []
+    for seed in range(300):
+        num_classes, dim = 2 + seed % 3, 1 + seed % 7
+        raw = random_sample(seed, num_classes=num_classes, num_images=14, num_views=3, dim=dim)
+        found = cross_correlation(standardised(raw, center=seed % 2 == 0))
+        assert found.alignment <= found.lemma2 + ROUNDING
+        assert found.largest <= found.sharper + 1e-6
+        assert found.sharper <= found.theorem4 / math.sqrt(2) + ROUNDING
+        ratios.append(found.largest / found.sharper)
+    # some come near, so that a bound that is too small would fail
+    assert max(ratios) > 0.5
+
+
+def test_lemma_2_is_an_equality_where_all_dimensions_agree():
+    """Opposite views in a tenth of the images."""
+    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    z = corners.repeat(5, 1)[:, None].repeat(1, 2, 1)
+    z[:4, 1] *= -1
+    labels = torch.arange(20) % 2
+    shares = torch.full((2,), 0.5, dtype=torch.float64)
+    sample = Embedded(z=z, labels=labels, shares=shares)
+    found = cross_correlation(standardised(sample, center=False))
+    assert found.alignment == pytest.approx(found.lemma2)
+    assert found.alignment > 0
+
+
+def test_the_perfect_case_loses_no_factor():
+    """One point per class: C is Σ p μ μᵀ, so the sharper bound is √((L₂ − (d − K)) / 2pp)."""
+    random = torch.Generator().manual_seed(0)
+    points = torch.randn(3, 3, dtype=torch.float64, generator=random)
+    labels = torch.arange(12) % 3
+    shares = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    raw = Embedded(z=points[labels][:, None].repeat(1, 2, 1), labels=labels, shares=shares)
+    found = cross_correlation(standardised(raw, center=False))
+    assert found.class_error == pytest.approx(0, abs=1e-20)
+    assert found.alignment == pytest.approx(0, abs=1e-20)
+    expected = math.sqrt((found.identity - 0) / (2 * found.pair_share))
+    assert found.sharper == pytest.approx(expected, rel=1e-6)
+    assert found.largest <= found.sharper
+
+
+def test_standardised_outputs_have_unit_moments_whatever_their_scale_and_collapse_is_told():
+    raw = random_sample(3, num_classes=2, num_images=10, num_views=3, dim=4)
+    found = standardised(raw, center=True)
+    moved = raw.with_outputs(raw.z * torch.tensor([2.0, -1.0, 5.0, 0.1]) + 3)
+    flipped = torch.tensor([1.0, -1.0, 1.0, 1.0])
+    torch.testing.assert_close(standardised(moved, center=True).z * flipped, found.z)
+    moment = (raw.weights[:, None] * found.z.square().mean(dim=1)).sum(dim=0)
+    torch.testing.assert_close(moment, torch.ones(4, dtype=torch.float64))
+    raw.z[..., 2] = 0.7
+    with pytest.raises(DataError, match=r"1 of 4 output dimensions are constant \(dimension 2"):
+        standardised(raw, center=True)
+
+
+# InfoNCE
+
+
+def test_the_parts_of_infonce_are_a_double_loop_and_add_up_to_it():
+    random = torch.Generator().manual_seed(0)
+    first, second, negative = F.normalize(torch.randn(3, 7, 4, generator=random).double(), dim=2)
+    weights = torch.rand(7, generator=random, dtype=torch.float64)
+    weights /= weights.sum()
+    for temperature in (1.0, 0.3):
+        aligned, uniform = infonce_parts(first, second, negative, weights, temperature)
+        direct = 0.0
+        for i in range(7):
+            for j in range(7):
+                positive = float(first[i] @ second[i]) / temperature
+                other = float(first[i] @ negative[j]) / temperature
+                share = math.exp(positive) / (math.exp(positive) + math.exp(other))
+                direct -= float(weights[i] * weights[j]) * math.log(share)
+        assert aligned + uniform == pytest.approx(direct)
+        squared = float(weights @ (first - second).square().sum(dim=1))
+        assert aligned == pytest.approx((squared / 2 - 1) / temperature)
+
+
+def perfect_infonce(centres: torch.Tensor, shares: torch.Tensor) -> float:
+    both = torch.log(math.e + torch.exp(centres @ centres.T))
+    return float(shares @ both @ shares)
+
+
+def test_the_sharper_bound_of_a_product_holds_and_the_printed_one_never_binds():
+    gaps = []
+    for seed in range(300):
+        random = torch.Generator().manual_seed(seed)
+        num_classes = 2 + seed % 4
+        centres = F.normalize(torch.randn(num_classes, 3, generator=random).double(), dim=1)
+        shares = torch.rand(num_classes, generator=random, dtype=torch.float64) + 0.1
+        shares /= shares.sum()
+        uniform = perfect_infonce(centres, shares)
+        first, second = divergence(centres).pair
+        product = float(centres[first] @ centres[second])
+        sharper = sharper_product_bound(uniform, shares, first, second)
+        assert sharper is not None
+        assert product <= sharper + ROUNDING
+        gaps.append(sharper - product)
+        assert theorem3(uniform, float(shares[first]), float(shares[second])) >= 4.47
+    assert min(gaps) < 0.01
+
+
+@pytest.mark.parametrize(("num_classes", "expected"), [(2, -1.0), (10, -0.1104)])
+def test_the_sharper_bound_is_tight_at_simplices(num_classes, expected):
+    corners = F.normalize(torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes, dim=1)
+    shares = torch.full((num_classes,), 1 / num_classes, dtype=torch.float64)
+    found = sharper_product_bound(perfect_infonce(corners, shares), shares, 0, 1)
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_loss_below_that_of_the_perfect_case_has_no_bound_and_none_overflows():
+    assert sharper_product_bound(1.0, torch.full((10,), 0.1, dtype=torch.float64), 0, 1) is None
+    assert theorem3(1.3, 0.001, 0.001) == pytest.approx(1.3e6)
+    assert theorem3(math.log(math.e + 1 / math.e), 0.5, 0.5) == pytest.approx(4.477, abs=1e-3)
+
+
+# the diagnostic
+
+
+def subject_with(encoder, *, test: bool = True) -> Subject:
+    dataset = dataset_of(IMAGES, LABELS)
+    parts = {"train": lambda: dataset, "encoder": lambda: encoder, "expert": ExpertConfig}
+    if test:
+        parts["test"] = lambda: dataset
+    subject = Subject(parts, name="bars")
+    subject.files = {}
+    return subject
+
+
+FEW = {"num_per_class": 8, "num_views": 2, "num_deltas": 6, "num_epsilons": 5}
+
+
+def values_of(subject: Subject, **settings) -> dict[str, float]:
+    found = DIAGNOSTICS.resolve("bounds", "bars", FEW | settings).build().measure(subject, 0)
+    return {" ".join(filter(None, (row.name, row.group))): row.value for row in found}
+
+
+def test_measured_terms_fit_together(small_models):
+    subject = subject_with(small_models.encoder)
+    found = values_of(subject)
+    summands = [value for name, value in found.items() if name.startswith("rho: ")]
+    assert len(summands) == 4
+    assert found["rho_max"] == pytest.approx(sum(summands))
+    assert found["rho: 2(1 − σ)"] == pytest.approx(2 * (1 - found["sigma"]))
+    assert found["rho: 2σε/r"] == pytest.approx(2 * found["sigma"] * found["epsilon"])
+    expected = found["sigma"] * found["lipschitz"] * found["delta"]
+    assert found["rho: σLδ/r"] == pytest.approx(expected)
+    assert found["theorem2_bound"] == pytest.approx(1 - found["sigma"] + found["loose_share"])
+    assert found["theorem2_holds"] == (found["rho_max"] < found["rho_allowed"])
+    assert found["error_train"] <= found["lemma1_sharper"] + ROUNDING <= found["lemma1_bound"] + 2 * ROUNDING
+    assert found["infonce_alignment"] == pytest.approx(found["alignment"] / 2 - 1, abs=0.05)
+    assert found["correlation_divergence"] <= found["theorem4_sharper"] + ROUNDING
+    assert list(subject.files) == ["terms.json", "terms.png"]
+    assert subject.files["terms.png"].startswith(b"\x89PNG")
+    features = values_of(subject_with(small_models.encoder), space="features")
+    assert features["alignment"] != found["alignment"]
+
+
+def test_what_the_bounds_need_is_said(small_models, monkeypatch):
+    without = subject_with(small_models.encoder, test=False)
+    assert "error_test" not in values_of(without)
+    assert without.notes == ["the held-out error was not measured: there is no test split"]
+    with pytest.raises(UsageError, match=r"norms from .* give --set normalise=true"):
+        values_of(subject_with(small_models.encoder), normalise=False)
+    with pytest.raises(UsageError, match=r"temperature is 0\.0; expected greater than 0"):
+        values_of(without, temperature=0.0)
+    monkeypatch.setattr(small_models.encoder, "config", small_models.encoder.config.replace(image_size=16))
+    with pytest.raises(ModelError, match="trained on 16-px images, these have 8 px"):
+        values_of(without)
+
+
+def test_a_collapsed_encoder_has_no_correlation_and_no_nan(small_models, monkeypatch):
+    constant = torch.nn.functional.one_hot(torch.tensor(1), small_models.encoder.config.projection_dim)
+    monkeypatch.setattr(
+        small_models.encoder, "project", lambda x: constant.float().expand(len(x), -1), raising=True
+    )
+    subject = subject_with(small_models.encoder)
+    found = values_of(subject)
+    assert "theorem4_bound" not in found
+    assert any("Theorem 4 were not evaluated" in note and "collapsed" in note for note in subject.notes)
+    assert all(map(math.isfinite, found.values()))
+    assert found["divergence_largest"] == pytest.approx(1)
+    assert found["theorem2_holds"] == 0
