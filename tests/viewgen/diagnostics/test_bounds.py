@@ -359,7 +359,9 @@ def test_the_sharper_bound_of_a_product_holds_and_the_printed_one_never_binds():
         assert sharper is not None
         assert product <= sharper + ROUNDING
         gaps.append(sharper - product)
-        assert theorem3(uniform, float(shares[first]), float(shares[second])) >= 4.47
+        printed = theorem3(uniform, float(shares[first]), float(shares[second]))
+        assert printed is not None
+        assert printed >= 4.47
     assert min(gaps) < 0.01
 
 
@@ -373,6 +375,7 @@ def test_the_sharper_bound_is_tight_at_simplices(num_classes, expected):
 
 def test_a_loss_below_that_of_the_perfect_case_has_no_bound_and_none_overflows():
     assert sharper_product_bound(1.0, torch.full((10,), 0.1, dtype=torch.float64), 0, 1) is None
+    assert theorem3(-0.3, 0.5, 0.5) is None
     assert theorem3(1.3, 0.001, 0.001) == pytest.approx(1.3e6)
     assert theorem3(math.log(math.e + 1 / math.e), 0.5, 0.5) == pytest.approx(4.477, abs=1e-3)
 

@@ -291,12 +291,15 @@ class Bounds:
             if temperature == 1:
                 p_k, p_l = (float(unit.shares[place]) for place in (first, second))
                 perfect = "estimated: perfect case"
-                measures.append(
-                    Measure(name="theorem3_bound", value=theorem3(parts[1], p_k, p_l), on=perfect)
-                )
-                sharper = sharper_product_bound(parts[1], unit.shares, first, second)
-                if sharper is not None:
-                    measures.append(Measure(name="theorem3_sharper", value=sharper, on=perfect))
+                bounds = {
+                    "theorem3_bound": theorem3(parts[1], p_k, p_l),
+                    "theorem3_sharper": sharper_product_bound(parts[1], unit.shares, first, second),
+                }
+                measures += [
+                    Measure(name=name, value=value, on=perfect)
+                    for name, value in bounds.items()
+                    if value is not None
+                ]
         return measures
 
     def _correlation(self, subject: Subject, sample: ClassViews, raw: Embedded) -> list[Measure]:

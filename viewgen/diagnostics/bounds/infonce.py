@@ -72,8 +72,13 @@ def sampled_infonce(
     return tuple(torch.tensor(found, dtype=torch.float64).mean(dim=0).tolist())
 
 
-def theorem3(uniform_part: float, first_share: float, second_share: float, epsilon: float = 0.0) -> float:
-    """Return Theorem 3's bound of μ_k·μ_ℓ as printed, with τ_c = 0; infinite beyond floating point.
+def theorem3(
+    uniform_part: float, first_share: float, second_share: float, epsilon: float = 0.0
+) -> float | None:
+    """Return Theorem 3's bound of μ_k·μ_ℓ as printed, with τ_c = 0.
+
+    None where L₂ is so small that the logarithm has no argument: views of an image are then opposite, and τ_c
+    is far from 0.
 
     Args:
         uniform_part: L₂ at temperature 1.
@@ -82,6 +87,8 @@ def theorem3(uniform_part: float, first_share: float, second_share: float, epsil
         epsilon: ε.
     """
     exponent = uniform_part / (first_share * second_share)
+    if exponent <= 1 - epsilon:
+        return None
     # log(e^a − e^b) without e^a
     return exponent + math.log1p(-math.exp(1 - epsilon - exponent))
 

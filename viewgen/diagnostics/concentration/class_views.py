@@ -34,6 +34,7 @@ ADDRESS = "concentration"
 NUM_VIEWS = 8
 IMAGES_AT_ONCE = 256
 MEMORY_SHARE = 0.8
+KEPT_BYTES = 1 << 28
 INVERT = "invert"
 
 # rows of the data set (N,) and m → views, uint8 (N, m, C, H, W)
@@ -62,6 +63,7 @@ class ClassViews:
     num_views: int
     kind: str
     _make: MakeViews = field(repr=False)
+    _kept: dict[int, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -85,14 +87,22 @@ class ClassViews:
         return self.dataset.images(self.rows[label])
 
     def views(self, label: int, count: int | None = None) -> NDArray[np.uint8]:
-        """Return the images of a class, or the first `count` of them, with their views, `(N, M, C, H, W)`."""
+        """Return the images of a class, or the first `count` of them, with their views, `(N, M, C, H, W)`.
+
+        A small sample is made once and kept.
+        """
+        if label in self._kept:
+            return self._kept[label][:count]
         rows = self.rows[label][:count]
         parts = []
         for start in range(0, len(rows), IMAGES_AT_ONCE):
             part = rows[start : start + IMAGES_AT_ONCE]
             images = self.dataset.images(part)[:, None]
             parts.append(np.concatenate([images, self._make(part, self.num_views)], axis=1))
-        return np.concatenate(parts)
+        found = np.concatenate(parts)
+        if count is None and self.num_images * found[0].nbytes <= KEPT_BYTES:
+            self._kept[label] = found
+        return found
 
 
 def labels_of(dataset: ImageDataset, attribute: str | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
