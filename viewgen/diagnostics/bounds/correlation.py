@@ -18,6 +18,7 @@ References:
     2021, https://arxiv.org/abs/2103.03230
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -61,20 +62,20 @@ class CrossCorrelation:
     @property
     def lemma2(self) -> float:
         """Bound of alignment."""
-        return 2 * (self.num_dims * self.diagonal) ** 0.5
+        return 2 * math.sqrt(self.num_dims * self.diagonal)
 
     @property
     def theorem4(self) -> float:
         """Bound of the largest product, as printed."""
         inside = self.identity + self.class_error - (self.num_dims - self.num_classes) / 2
-        return (2 * max(0.0, inside) / self.pair_share) ** 0.5
+        return math.sqrt(2 * max(0.0, inside) / self.pair_share)
 
     @property
     def sharper(self) -> float:
         """Sharper bound of the largest product."""
-        whole = (self.identity**0.5 + self.class_error**0.5) ** 2
+        whole = (math.sqrt(self.identity) + math.sqrt(self.class_error)) ** 2
         inside = whole - (self.num_dims - self.num_classes)
-        return (max(0.0, inside) / (2 * self.pair_share)) ** 0.5
+        return math.sqrt(max(0.0, inside) / (2 * self.pair_share))
 
 
 def standardised(sample: Embedded, *, center: bool) -> Embedded:

@@ -123,11 +123,11 @@ class ConcentrationOfViews:
     def _areas(self, found: Concentration, seed: int) -> list[Measure]:
         sample = found.sample
         measures = []
-        for count, curve in reversed(found.curves.items()):
+        for count in sorted(found.curves, reverse=True):
             group = {sample.num_views: sample.kind, 0: "images alone"}.get(
                 count, f"{sample.kind}, {count} of {sample.num_views} views"
             )
-            area = curve.area(seed)
+            area = found.curves[count].area(seed)
             on = f"{sample.on}; at most" if count else sample.on
             measures.append(
                 Measure(name="area", value=area.value, low=area.low, high=area.high, on=on, group=group)
