@@ -14,9 +14,7 @@ from viewgen.diagnostics.bounds.correlation import cross_correlation, standardis
 from viewgen.diagnostics.bounds.embedding import Embedded
 from viewgen.diagnostics.bounds.infonce import infonce_parts, sharper_product_bound, theorem3
 from viewgen.diagnostics.bounds.theorem import rho_allowed, rho_terms, theorem2, threshold
-from viewgen.diagnostics.bounds.tightness import (
-    lipschitz,
-)
+from viewgen.diagnostics.bounds.tightness import lipschitz
 from viewgen.diagnostics.measure import Subject
 from viewgen.errors import DataError, ModelError, UsageError
 from viewgen.views.expert import ExpertConfig
@@ -45,6 +43,19 @@ def test_the_perfect_case_has_no_error():
         assert found.rho_max == found.bound == 0
         assert found.threshold == 1
         assert found.holds == holds
+
+
+def test_where_the_condition_fails_the_summands_tell_what_is_in_the_way():
+    """At δ 0 nothing is concentrated; of the others the nearest main part that would do is reported."""
+    delta, sigma = np.array([0.0, 1.0, 2.0]), np.array([0.1, 0.9, 1.0])
+    epsilon, rest = np.array([0.01, 0.5]), np.array([0.0, 0.0])
+    common = {"delta_mu": 0.0, "smallest_share": 0.5, "lipschitz": 3.0}
+    found = theorem2(delta, sigma, epsilon, rest, largest=0.0, **common)
+    assert not found.holds
+    assert (found.delta, found.epsilon) == (1.0, 0.01)
+    assert max(found.terms, key=found.terms.get) == "distance"
+    # nothing is allowed to parallel centres, and the whole class is reported
+    assert theorem2(delta, sigma, epsilon, rest, largest=1.0, **common).sigma == 1
 
 
 def test_the_rho_that_a_condition_allows():
@@ -90,9 +101,11 @@ def test_the_divergence_of_a_simplex(num_classes):
     assert found.delta_mu == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("views_at_once", [3, 1000])
-def test_the_lipschitz_constant_is_the_largest_ratio_of_all_pairs(views_at_once):
+@pytest.mark.parametrize(("views_at_once", "grey"), [(3, False), (1000, False), (1000, True)])
+def test_the_lipschitz_constant_is_the_largest_ratio_of_all_pairs(views_at_once, grey):
     views = np.random.default_rng(0).integers(0, 256, (4, 2, 3, 2, 2), np.uint8)
+    if grey:
+        views = np.repeat(views[:, :, :1], 3, axis=2)
     views[1, 1] = views[0, 0]  # equal pixels have no ratio
     z = torch.randn(4, 2, 6, generator=torch.Generator().manual_seed(0))
     x, f = views.reshape(8, -1) / 255, z.reshape(8, -1).double().numpy()

@@ -136,7 +136,7 @@ class Bounds:
         measures += self._errors(subject, sample, unit, centres, wrong, seed)
         found = self._error_bounds(sample, unit, curve, apart, wrong, radius)
         measures += found
-        measures += self._infonce(sample, unit, apart, radius, seed)
+        measures += self._infonce(subject, sample, unit, apart, radius, seed)
         measures += self._correlation(subject, sample, raw)
         document = {measure.name: measure.value for measure in measures if not measure.group}
         subject.keep_file("terms.json", lambda: json.dumps(document, allow_nan=False).encode())
@@ -276,7 +276,13 @@ class Bounds:
         return max(found)
 
     def _infonce(
-        self, sample: ClassViews, unit: Embedded, apart: Divergence, radius: float, seed: int
+        self,
+        subject: Subject,
+        sample: ClassViews,
+        unit: Embedded,
+        apart: Divergence,
+        radius: float,
+        seed: int,
     ) -> list[Measure]:
         """Return InfoNCE's parts at temperature 1 and at the chosen one, and Theorem 3."""
         unit = unit.with_outputs(unit.z / radius)
@@ -295,6 +301,11 @@ class Bounds:
                     "theorem3_bound": theorem3(parts[1], p_k, p_l),
                     "theorem3_sharper": sharper_product_bound(parts[1], unit.shares, first, second),
                 }
+                if bounds["theorem3_sharper"] is None:
+                    subject.note(
+                        f"the sharper form of Theorem 3 has no solution: InfoNCE's second part, "
+                        f"{parts[1]:.4g}, is smaller than in any perfect case"
+                    )
                 measures += [
                     Measure(name=name, value=value, on=perfect)
                     for name, value in bounds.items()

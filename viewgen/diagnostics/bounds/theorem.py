@@ -3,7 +3,9 @@
 Lemma 1: a classifier that is right on every image that is in a main part and in S_ε has an error of at most
 (1 − σ) + R_ε. Theorem 2: G_f is such a classifier if the inner product of any two centres is below
 r²(1 − ρ_max − √(2ρ_max) − Δ_μ/2), where ρ_max = 2(1 − σ) + R_ε / min p + σ(Lδ + 2ε)/r. Any δ and ε may be
-chosen; taken are those of the smallest bound that holds, or those that come closest where none does.
+chosen; taken are those of the smallest bound that holds. Where none does, taken are those of the smallest
+ρ_max among the δ whose concentration alone the condition would allow, so that the summands tell what is in
+the way.
 
 An image counts among its own views, because nothing follows for f(x) otherwise.
 
@@ -166,7 +168,13 @@ def theorem2(
     limit = threshold(terms.total, delta_mu)
     holds = limit > largest
     bound = 1 - sigma[:, None] + loose_share[None]
-    best = np.where(holds, bound, np.inf).argmin() if holds.any() else limit.argmax()
+    if holds.any():
+        best = np.where(holds, bound, np.inf).argmin()
+    else:
+        allowed = terms.concentration < rho_allowed(largest, delta_mu)
+        if not allowed.any():
+            allowed = terms.concentration == terms.concentration.min()
+        best = np.where(allowed, terms.total, np.inf).argmin()
     t, e = np.unravel_index(int(best), limit.shape)
     return Theorem2(
         delta=float(delta[t]),

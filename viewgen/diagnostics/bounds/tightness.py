@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from viewgen.diagnostics.concentration.augmented_distance import flat_views
+
 __all__ = [
     "alignment_of_views",
     "diameters",
@@ -88,7 +90,8 @@ def lipschitz(views: NDArray[np.uint8], z: Tensor, views_at_once: int = VIEWS_AT
         z: their outputs, `(N, M, d)`.
         views_at_once: views on either side of a tile.
     """
-    flat = torch.from_numpy(views.reshape(views.shape[0] * views.shape[1], -1).copy())
+    per_image, repeats = flat_views(views)
+    flat = per_image.flatten(0, 1)
     outputs = z.flatten(0, 1).double()
     largest = 0.0
     for top in range(0, len(flat), views_at_once):
@@ -101,7 +104,7 @@ def lipschitz(views: NDArray[np.uint8], z: Tensor, views_at_once: int = VIEWS_AT
             if bool(apart.any()):
                 ratio = _squared(f_u, f_v)[apart].clamp_min(0) / pixels[apart]
                 largest = max(largest, float(ratio.max()))
-    return math.sqrt(largest) * LEVELS
+    return math.sqrt(largest / repeats) * LEVELS
 
 
 def _squared(u: Tensor, v: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["augmented_distances"]
+__all__ = ["augmented_distances", "flat_views"]
 
 VIEWS_AT_ONCE = 2048
 CANCELLING = 1e-3
@@ -45,7 +45,7 @@ def augmented_distances(
         device: device of the matrix products.
         tell: progress callback, called with the number of finished pairs of images.
     """
-    flat, repeats = _without_repeated_channels(views)
+    flat, repeats = flat_views(views)
     num_images, num_views = flat.shape[:2]
     centre = _mean(flat).to(device)
     squared = torch.zeros(num_images, num_images)
@@ -74,8 +74,8 @@ def augmented_distances(
     return squared.clamp_min_(0).mul_(repeats).sqrt_().div_(LEVELS)
 
 
-def _without_repeated_channels(views: NDArray[np.uint8]) -> tuple[Tensor, int]:
-    """Return the views as `(N, M, D)`; of equal channels only one, and how many there were."""
+def flat_views(views: NDArray[np.uint8]) -> tuple[Tensor, int]:
+    """Return views `(N, M, …)` as `(N, M, D)`; of equal channels only one, and how many there were."""
     if views.ndim == 5 and views.shape[2] > 1 and bool((views == views[:, :, :1]).all()):
         repeats = views.shape[2]
         views = views[:, :, :1]

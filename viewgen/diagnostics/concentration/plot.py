@@ -30,12 +30,12 @@ def draw_curves(document: Mapping[str, Any]) -> bytes:
     for number, (count, curve) in enumerate(by_views.items()):
         low, high = 1 - np.array(curve["sigma_high"]), 1 - np.array(curve["sigma_low"])
         whole = number == len(by_views) - 1
-        label = "images alone" if count == "0" else f"{count} views"
+        label = {"0": "images alone", "1": "1 view"}.get(count, f"{count} views")
         colour = "#999999" if count == "0" else COLOURS[number % len(COLOURS)]
         panels[0].step(delta, high, where="post", color=colour, linewidth=2 if whole else 1, label=label)
         panels[0].fill_between(delta, low, high, step="post", color=colour, alpha=0.25, linewidth=0)
     panels[0].set_ylabel("1 − σ(δ)")
-    panels[0].set_title(f"{document['views']}: largest part outside of a main part", fontsize=10)
+    panels[0].set_title(f"{document['views']}: images outside of the main part, worst class", fontsize=10)
     for number, one in enumerate(document["classes"]):
         low, high = 1 - np.array(one["sigma_high"]), 1 - np.array(one["sigma_low"])
         colour = COLOURS[number % len(COLOURS)]
