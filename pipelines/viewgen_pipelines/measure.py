@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from viewgen.diagnostics.report import Measured, to_json
 from viewgen.diagnostics.scores import view_scores
 from viewgen.diagnostics.subjects import SubjectArguments, subject_kind
 from viewgen.errors import DataError, UsageError, nearest_name
+from viewgen.files import write_atomically
 from viewgen.progress import Progress
 from viewgen.redaction import public_url
 from viewgen.registry import Choice, Entry
@@ -36,21 +38,24 @@ class MeasureResult:
         measured: all numbers, by diagnostic and seed.
         left_out: diagnostic → reason why the subject does not allow it.
         notes: quantities that could not be measured, with the reason.
+        files: paths of the written plots and documents.
     """
 
     subject: str
     measured: tuple[Measured, ...]
     left_out: dict[str, str]
     notes: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as a JSON object."""
-        return {
+        """Return everything as a JSON object; without files it has no key for them."""
+        found = {
             "subject": self.subject,
             "measures": to_json(self.measured),
             "left_out": self.left_out,
             "notes": list(self.notes),
         }
+        return found | ({"files": list(self.files)} if self.files else {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +69,7 @@ class MeasureTask:
         seed: root of all random numbers.
         batch_size: images embedded at once.
         by_name: True if the user named the diagnostic; of others, one that cannot measure is left out.
+        keep_files: True if plots are drawn.
     """
 
     arguments: SubjectArguments
@@ -71,6 +77,22 @@ class MeasureTask:
     seed: int
     batch_size: int
     by_name: bool = True
+    keep_files: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskResult:
+    """What one diagnostic found with one seed.
+
+    Attributes:
+        measures: the numbers.
+        notes: notes about them.
+        files: name → contents of plots and documents.
+    """
+
+    measures: list[Measure]
+    notes: list[str]
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
 # the subject that this process measured last: its features serve every diagnostic
@@ -84,11 +106,12 @@ def _open(arguments: SubjectArguments, device: str, batch_size: int) -> Subject:
     return _opened[0][1]
 
 
-def run_measure(task: MeasureTask, place: Place, tell: Tell) -> tuple[list[Measure], list[str]]:
-    """Return the measures of one diagnostic, and notes about them."""
+def run_measure(task: MeasureTask, place: Place, tell: Tell) -> TaskResult:
+    """Return the measures of one diagnostic, notes about them, and its files."""
     configure_process(place.num_threads)
     subject = _open(task.arguments, place.device, task.batch_size)
     subject.notes.clear()
+    subject.files = {} if task.keep_files else None
     # of several stages nobody knows how long each is: the bar shows the one under way
     subject.tell = lambda _what, done, total: tell(done / max(total, 1))
     try:
@@ -97,8 +120,9 @@ def run_measure(task: MeasureTask, place: Place, tell: Tell) -> tuple[list[Measu
         if task.by_name:
             raise
         # of diagnostics that nobody named, one that refuses these data costs the others nothing
-        return [], [*subject.notes, f"{task.choice.name} is left out: {error}"]
-    return measures, list(subject.notes)
+        notes = [*subject.notes, f"{task.choice.name} is left out: {error}"]
+        return TaskResult(measures=[], notes=notes)
+    return TaskResult(measures=measures, notes=list(subject.notes), files=subject.files or {})
 
 
 def measure(
@@ -116,6 +140,7 @@ def measure(
     inversions: str | None = None,
     limit: int | None = None,
     write_columns: bool = False,
+    plots: str | Path | None = None,
     batch_size: int = 512,
     executor: Literal["ray", "local"] = "local",
     workers: int | None = None,
@@ -142,6 +167,7 @@ def measure(
         limit: number of images whose views are compared, taken from the start; by default all.
         write_columns: compute scores of every view of a cache and keep them in it; without named diagnostics,
             nothing else is measured.
+        plots: folder for the plots of diagnostics that draw any, with the numbers behind them as JSON.
         batch_size: images embedded at once.
         executor: ``"local"``, one diagnostic after the other in this process, or ``"ray"``.
         workers: number of diagnostics at once; by default one per GPU, or one per core without GPUs.
@@ -185,6 +211,8 @@ def measure(
         raise UsageError(f"{flag} belongs to a cache, and {subject!r} is none")
     name = arguments.described()["name"]
     if write_columns:
+        if plots is not None and not diagnostics:
+            raise UsageError("--plots belongs to diagnostics, and with --write-columns none is run; name one")
         scored = _write_columns(arguments, batch_size, progress)
         if not diagnostics:
             return scored
@@ -201,11 +229,12 @@ def measure(
             seed=seed,
             batch_size=batch_size,
             by_name=bool(diagnostics),
+            keep_files=plots is not None,
         )
         for choice in choices
         for seed in seeds
     ]
-    results: dict[int, tuple[list[Measure], list[str]]] = {}
+    results: dict[int, TaskResult] = {}
     if tasks:
         names = [f"{task.choice.name}, seed {task.seed}" for task in tasks]
         with open_executor(executor, max_workers=len(tasks), say=progress.say, **execution) as opened:
@@ -223,12 +252,34 @@ def measure(
     measured = tuple(
         Measured(diagnostic=task.choice.name, seed=task.seed, measure=one)
         for number, task in enumerate(tasks)
-        for one in results[number][0]
+        for one in results[number].measures
     )
-    notes = dict.fromkeys(note for number in sorted(results) for note in results[number][1])
+    notes = dict.fromkeys(note for number in sorted(results) for note in results[number].notes)
+    files: list[str] = []
+    if plots is not None:
+        found = [(task, results[number].files) for number, task in enumerate(tasks)]
+        files = _write_files(found, Path(plots).expanduser(), several_seeds=len(seeds) > 1)
     return MeasureResult(
-        subject=public_url(subject), measured=measured, left_out=left_out, notes=tuple(notes)
+        subject=public_url(subject),
+        measured=measured,
+        left_out=left_out,
+        notes=tuple(notes),
+        files=tuple(files),
     )
+
+
+def _write_files(
+    found: Sequence[tuple[MeasureTask, Mapping[str, bytes]]], folder: Path, *, several_seeds: bool
+) -> list[str]:
+    """Write the files of all diagnostics into a folder, and return their paths."""
+    paths = []
+    for task, files in found:
+        prefix = f"{task.choice.name}-seed{task.seed}" if several_seeds else task.choice.name
+        for name, contents in files.items():
+            path = folder / f"{prefix}-{name}"
+            write_atomically(path, contents)
+            paths.append(str(path))
+    return paths
 
 
 def _refuse_ignored(

@@ -172,3 +172,33 @@ def test_on_a_narrow_terminal_words_wrap_and_numbers_stay_whole():
     console = Console(width=60, file=io.StringIO())
     console.print(measure_table([long]))
     assert "-0.001234" in console.file.getvalue()
+
+
+def test_plots_are_written_with_the_numbers_behind_them(tmp_path):
+    few = {"num_per_class": 8, "num_views": 2, "num_deltas": 6, "num_pooled": 40, "per_class": True}
+    found = measure("digits", diagnostics=["concentration"], settings=few, plots=tmp_path / "new", quiet=True)
+    rows = [row.measure for row in found.measured]
+    groups = [row.group for row in rows if row.name == "area"]
+    assert groups[:3] == ["expert", "expert, 1 of 2 views", "images alone"]
+    assert len(groups) == 13
+    names = ["curves.json", "curves.png", "main-parts.png"]
+    paths = [tmp_path / "new" / f"concentration-{name}" for name in names]
+    assert found.files == tuple(map(str, paths))
+    assert found.to_json()["files"] == list(found.files)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths[1:])
+    document = json.loads(paths[0].read_text())
+    assert len(document["delta"]) == len(document["sigma_low"]) == 6
+    assert document["area"]["value"] == rows[0].value
+    assert list(document["by_num_views"]) == ["0", "1", "2"]
+    part = document["classes"][3]["main_parts"]["0.5"]
+    assert len(part["members"]) >= 4
+    assert len(part["members"]) + len(part["outliers"]) == 8
+
+
+def test_no_file_is_written_unless_asked_for_and_plots_need_a_diagnostic(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"num_per_class": 3, "num_views": 1, "num_deltas": 3, "num_pooled": 0, "fewer_views": False}
+    found = measure("digits", diagnostics=["concentration"], settings=settings, quiet=True)
+    assert found.files == ()
+    assert "files" not in found.to_json()
+    assert not list(tmp_path.iterdir())

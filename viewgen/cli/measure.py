@@ -26,6 +26,8 @@ _OPTIONS = (
             help="Write all numbers as CSV."),
     _option("--tensorboard", type=click.Path(file_okay=False), metavar="DIR",
             help="Write all numbers as TensorBoard scalars."),
+    _option("--plots", type=click.Path(file_okay=False), metavar="DIR",
+            help="Write the plots of diagnostics that draw any, and the numbers behind them as JSON."),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
     _option("--dataset", metavar="D", help="Another data set than the subject's."),
     _option("--split", default="train", show_default=True,
@@ -71,6 +73,7 @@ def measure(
       viewgen measure wsearch.zarr -d alignment --json
       viewgen measure wsearch.zarr -d seen --set seen.encoders=other-seed.safetensors
       viewgen measure wsearch.zarr --write-columns
+      viewgen measure digits -d concentration --plots plots
       viewgen measure digits --csv digits.csv
     """
     from viewgen.diagnostics.report import csv_text, measure_table, over_seeds, write_tensorboard
@@ -90,3 +93,5 @@ def measure(
     console().print(measure_table(over_seeds(result.measured)))
     for note in result.notes:
         click.echo(f"note: {note}")
+    for path in result.files:
+        click.echo(path)

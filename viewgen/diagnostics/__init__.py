@@ -37,6 +37,8 @@ DIAGNOSTICS: Registry[Entry] = Registry(
         "realism": "viewgen.diagnostics.realism",
         "reach": "viewgen.diagnostics.reach",
         "seen": "viewgen.diagnostics.seen",
+        "concentration": "viewgen.diagnostics.concentration.diagnostic",
+        "bounds": "viewgen.diagnostics.bounds.diagnostic",
     },
 )
 

@@ -67,12 +67,19 @@ def mean_over_images(values: Tensor, weights: Tensor | None = None) -> Statistic
     return lambda counts: (counts @ values) / (counts @ weights)
 
 
-def mean_of_pairs(values: Tensor) -> Statistic:
-    """Return the statistic that averages `(B, B)` over all pairs of two different images."""
-    values = values.double().cpu().clone().fill_diagonal_(0)
+def mean_of_pairs(values: Tensor, chosen: Tensor | None = None) -> Statistic:
+    """Return the statistic that averages `(B, B)` over pairs of two different images.
+
+    Args:
+        values: one value for each pair, `(B, B)`.
+        chosen: pairs that count, bool `(B, B)`; by default all.
+    """
+    weights = torch.ones(values.shape, dtype=torch.float64)
+    weights = (weights if chosen is None else chosen.cpu() * weights).fill_diagonal_(0)
+    values = values.double().cpu() * weights
 
     def mean(counts: Tensor) -> Tensor:
         total = ((counts @ values) * counts).sum(dim=1)
-        return total / (counts.sum(dim=1).square() - counts.square().sum(dim=1))
+        return total / ((counts @ weights) * counts).sum(dim=1)
 
     return mean

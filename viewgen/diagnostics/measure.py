@@ -122,6 +122,17 @@ class Subject:
         self._makers = dict(parts)
         self._made: dict[str, Any] = {}
         self.notes: list[str] = []
+        self.files: dict[str, bytes] | None = None
+
+    def keep_file(self, name: str, make: Callable[[], bytes]) -> None:
+        """Keep a file of results, such as a plot, where the caller has asked for files.
+
+        Args:
+            name: name of the file.
+            make: function that returns its contents, called only if they are kept.
+        """
+        if self.files is not None:
+            self.files[name] = make()
 
     def note(self, text: str) -> None:
         """Record, once, a note for readers of the measures: what could not be measured, and why."""

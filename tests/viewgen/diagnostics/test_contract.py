@@ -105,6 +105,16 @@ class TestFidelity(_OfAnEncoder):
     settings = entry.settings(num_images=16, features="encoder")
 
 
+class TestConcentration(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("concentration")
+    settings = entry.settings(num_per_class=6, num_views=2, num_deltas=4)
+
+
+class TestBounds(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("bounds")
+    settings = entry.settings(num_per_class=6, num_views=2, num_deltas=4, num_epsilons=4)
+
+
 def test_every_built_in_one_is_held_to_it():
     classes = [found for found in globals().values() if isinstance(found, type)]
     held = {found.entry.name for found in classes if hasattr(found, "entry")}

@@ -1,0 +1,1 @@
+"""Bounds on the downstream error of a contrastive encoder, each with its terms."""

@@ -1,0 +1,1 @@
+"""Concentration of augmented data: how near the views of a class come to each other."""

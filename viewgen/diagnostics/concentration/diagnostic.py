@@ -1,0 +1,186 @@
+"""Concentration as a diagnostic: area under 1 − σ(δ), δ for a share, pairs within and between classes.
+
+The better augmented data are concentrated within classes, the sooner 1 − σ(δ) falls. Compared are numbers of
+the same images, of as many views each: the largest clique of a sample depends on both.
+
+References:
+    Towards the Generalization of Contrastive Self-Supervised Learning, Huang, Yi, Zhao and Jiang, 2021,
+    https://arxiv.org/abs/2111.00743
+"""
+
+import json
+from functools import partial
+from typing import Self
+
+import torch
+from pydantic import model_validator
+
+from viewgen.diagnostics.concentration.class_views import ViewsChoice, class_views
+from viewgen.diagnostics.concentration.measurement import (
+    Concentration,
+    concentration_json,
+    measure_concentration,
+    pooled_pairs,
+)
+from viewgen.diagnostics.concentration.pairs import pair_measures, pair_shares
+from viewgen.diagnostics.concentration.plot import draw_curves, draw_main_parts
+from viewgen.diagnostics.measure import Measure, Subject
+from viewgen.registry import Entry
+from viewgen.settings import Settings, setting
+
+__all__ = ["ENTRY", "ConcentrationConfig", "ConcentrationOfViews"]
+
+# shares of the largest δ at which σ is reported
+REPORTED = (0.25, 0.5, 0.75)
+
+
+class ConcentrationConfig(Settings):
+    """Images, views, and precision of the curve."""
+
+    title = "concentration"
+
+    views: ViewsChoice = setting(
+        "auto", "views: cache, expert, or auto, which is the cache of a subject that has one"
+    )
+    attribute: str | None = setting(None, "class attribute, where images have several")
+    num_per_class: int = setting(100, "images of each class, at most", ge=2)
+    num_views: int | None = setting(None, "views of each image; by default all of a cache, else 8", ge=1)
+    include_original: bool = setting(True, "whether an image is one of its own views")
+    fewer_views: bool = setting(True, "whether there is an area for 1, 2, 4 … views too")
+    num_deltas: int = setting(40, "values of δ on the curve", ge=2, le=1000)
+    shares: tuple[float, ...] = setting((0.5, 0.9), "shares σ of a class whose δ is searched")
+    num_pooled: int = setting(500, "images of all classes whose pairs are compared; 0 for none", ge=0)
+    exact_up_to: int = setting(
+        64, "images of a class up to which open intervals are closed by branch and bound", ge=0, le=150
+    )
+    per_class: bool = setting(False, "whether each class has an area too")
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        wrong = [share for share in self.shares if not 0 < share <= 1]
+        if wrong:
+            raise ValueError(f"shares has {wrong[0]:g}; expected shares of a class, above 0 and at most 1")
+        return self
+
+
+class ConcentrationOfViews:
+    """Concentration of the views of a cache, or of expert views.
+
+    Args:
+        config: images, views, and precision of the curve.
+    """
+
+    needs = frozenset({"train"})
+
+    def __init__(self, config: ConcentrationConfig) -> None:
+        self.config = config
+
+    def measure(self, subject: Subject, seed: int) -> list[Measure]:
+        """Return areas, δ and σ of the sample, and the areas of pairs."""
+        config = self.config
+        sample = class_views(
+            subject,
+            views=config.views,
+            num_per_class=config.num_per_class,
+            num_views=config.num_views,
+            attribute=config.attribute,
+            seed=seed,
+        )
+        found = measure_concentration(
+            sample,
+            num_deltas=config.num_deltas,
+            shares=config.shares,
+            exact_up_to=config.exact_up_to,
+            include_original=config.include_original,
+            fewer_views=config.fewer_views,
+            device=subject.device,
+            tell=partial(subject.tell, "concentration"),
+        )
+        if found.identical:
+            subject.note(
+                f"every {sample.kind} view equals its image: A(x) holds x alone, and the concentration is "
+                "that of the images"
+            )
+        document = concentration_json(found, seed)
+        measures = [*self._areas(found, seed), *self._deltas(found), *_sigmas(found)]
+        if config.num_pooled:
+            pooled = pooled_pairs(
+                sample,
+                config.num_pooled,
+                include_original=config.include_original,
+                device=subject.device,
+            )
+            on = f"pairs of {len(pooled.labels):,} images × {sample.num_views} views"
+            measures += pair_measures(pooled.distance, pooled.labels, found.delta_max, seed=seed, on=on)
+            delta = torch.from_numpy(found.curve.delta)
+            within, between = pair_shares(pooled.distance, pooled.labels, delta)
+            document["pairs"] = {"within": within.tolist(), "between": between.tolist()}
+        subject.keep_file("curves.json", lambda: json.dumps(document, allow_nan=False).encode())
+        subject.keep_file("curves.png", lambda: draw_curves(document))
+        subject.keep_file("main-parts.png", lambda: draw_main_parts(found))
+        return measures
+
+    def _areas(self, found: Concentration, seed: int) -> list[Measure]:
+        sample = found.sample
+        measures = []
+        for count in sorted(found.curves, reverse=True):
+            group = {sample.num_views: sample.kind, 0: "images alone"}.get(
+                count, f"{sample.kind}, {count} of {sample.num_views} views"
+            )
+            area = found.curves[count].area(seed)
+            on = f"{sample.on}; at most" if count else sample.on
+            measures.append(
+                Measure(name="area", value=area.value, low=area.low, high=area.high, on=on, group=group)
+            )
+        if self.config.per_class:
+            for one in found.curve.classes:
+                area = type(found.curve)(delta=found.curve.delta, classes=(one,)).area(seed)
+                on = f"{one.num_images:,} images × {sample.num_views} views; at most"
+                measures.append(
+                    Measure(
+                        name="area", value=area.value, low=area.low, high=area.high, on=on, group=one.name
+                    )
+                )
+        return measures
+
+    def _deltas(self, found: Concentration) -> list[Measure]:
+        sample = found.sample
+        scale = (sample.dataset.channels * sample.dataset.image_size**2) ** 0.5
+        on = f"{sample.on}; at most"
+        measures = [Measure(name="delta_max", value=found.delta_max, on="images alone", group=sample.kind)]
+        for share in found.main_parts:
+            low, high = found.delta_of(share)
+            for name, unit in (("delta", 1.0), ("delta_rms", scale)):
+                measures.append(
+                    Measure(
+                        name=f"{name}[σ = {share:g}]",
+                        value=high / unit,
+                        low=low / unit,
+                        high=high / unit,
+                        on=on,
+                        group=sample.kind,
+                    )
+                )
+        return measures
+
+
+def _sigmas(found: Concentration) -> list[Measure]:
+    curve, sample = found.curve, found.sample
+    measures = []
+    for part in REPORTED:
+        place = round(part * (len(curve.delta) - 1))
+        low, high = float(curve.sigma_low[place]), float(curve.sigma_high[place])
+        name = f"sigma[δ = {part:g} δ_max]"
+        measures.append(
+            Measure(name=name, value=low, low=low, high=high, on=f"{sample.on}; at least", group=sample.kind)
+        )
+    return measures
+
+
+ENTRY = Entry(
+    name="concentration",
+    summary="concentration of the views of each class: area under 1 − σ(δ), within and between classes",
+    settings=ConcentrationConfig,
+    needs=ConcentrationOfViews.needs,
+    build=ConcentrationOfViews,
+)
