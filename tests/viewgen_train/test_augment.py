@@ -21,7 +21,7 @@ def test_a_training_takes_a_combination_and_single_settings_over_it():
 
 def test_settings_of_the_first_version_keep_its_record():
     """A combination without later settings is written as 0.1.0 wrote it."""
-    settings = train_settings("cifar10", {"assimilation": "none", "augment": "acde"})
+    settings = train_settings("cifar100", {"assimilation": "none", "augment": "acde"})
     document = record(settings)
     assert "format" not in document
     assert set(document["expert"]) == set(ExpertConfig().record())

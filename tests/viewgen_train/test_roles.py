@@ -133,7 +133,7 @@ def test_a_run_in_pieces_equals_a_run_in_one(plan, trained):
     # once, of many runs, two losses differed in their last digit: networks of one and two input channels
     for one, other in zip(*(rows[1:] for rows in metrics), strict=True):
         numbers = [[float(cell or "nan") for cell in row.split(",")] for row in (one, other)]
-        assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, nan_ok=True)
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, nan_ok=True)
     a, b = (load_image_encoder(Path(one.out) / "last.safetensors") for one in (trained, pieces))
     for name, value in a.state_dict().items():
         torch.testing.assert_close(value, b.state_dict()[name], rtol=1e-3, atol=1e-4)

@@ -122,7 +122,10 @@ def train_settings(
             f"score_weight is {found['views'].settings.score_weight}, which the loss of {objective.name!r} "
             "would ignore; choose an --objective that weights pairs, such as simclr or infonce, or drop_below"
         )
-    _refuse_beside(found["objective"].build().head, objective.name, words)
+    head = found["objective"].build().head
+    _refuse_beside(head, objective.name, words)
+    if not head.any_projector:
+        found["network"] = found["network"].replace(projector="objective")
     if objective.check is not None:
         objective.check(found["objective"].settings, found["optimiser"])
     return TrainSettings.of_parts(found, dormant)

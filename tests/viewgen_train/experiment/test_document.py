@@ -8,7 +8,6 @@ from viewgen.errors import MissingFileError, UsageError
 from viewgen_train.experiment.document import load_document, presets
 from viewgen_train.experiment.grid import rows_and_caches
 from viewgen_train.experiment.plan import make_plan
-from viewgen_train.records import record
 
 BASE = """
 [experiment]
@@ -227,9 +226,10 @@ def test_table1_has_the_papers_rows_in_its_settings(tmp_path):
     }
     assert sorted(published.values()) == [80.07, 82.91, 83.59, 91.09, 91.46, 91.86, 92.04, 92.38, 92.90]
     best = found.settings["a2-wsearch"]
-    told = record(best)
-    assert (told["assimilation"], told["alpha"], told["temperature"]) == ("A2", 0.5, 0.5)
-    assert (told["batch_size"], told["epochs"], told["learning_rate"]) == (128, 800, 0.015)
+    assert (best.assimilation.kind, best.assimilation.alpha) == ("A2", 0.5)
+    assert best.objective.settings.temperature == 0.5
+    optimiser = best.optimiser
+    assert (optimiser.batch_size, optimiser.epochs, optimiser.learning_rate) == (128, 800, 0.015)
     assert found.settings["simclr"].objective.name == "simclr"
     # f is a baseline of its own, another than that of the control
     encoders = {task.name: task.train["seed"] for task in found.encoders}
