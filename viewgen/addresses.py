@@ -32,6 +32,8 @@ _NETWORKS = [
         "fd20:ce::254/128",
     )
 ]
+# their first part names a bucket, or a place in memory
+_BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "memory"}
 _NAMES = {"metadata", "metadata.google.internal", "metadata.goog", "instance-data"}
 
 
@@ -48,7 +50,8 @@ def check_url(url: str) -> None:
             f"{public_url(url)} chains protocols (a::b); give the URL of the cache itself, and a name for a "
             "host of IPv6: only its own store can tell whether an object is there already"
         )
-    _check_host(url)
+    if url.partition("://")[0].lower() not in _BUCKETS:
+        _check_host(url)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -144,7 +147,8 @@ async def guarded_client(**settings: Any) -> Any:
             await self._inner.close()
 
     async def redirected(_: Any, __: Any, request: Any) -> None:
-        location = request.response.headers.get("Location", "")
+        headers = request.response.headers  # aiohttp follows either
+        location = headers.get("Location") or headers.get("URI", "")
         check_redirect(str(request.response.url), location)
 
     trace = aiohttp.TraceConfig()

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from viewgen.errors import UsageError
@@ -33,6 +34,8 @@ class ViewDataset(ViewSamples, Dataset[Sample]):
         Raises:
             IndexError: a position is outside.
         """
+        if isinstance(index, Tensor) and index.ndim == 0:
+            index = index.item()
         if isinstance(index, int | np.integer):
             return self.__getitems__([int(index)])[0]
         if isinstance(index, slice):
@@ -45,7 +48,7 @@ class ViewDataset(ViewSamples, Dataset[Sample]):
 
     def __getitems__(self, indices: Any) -> list[Sample]:
         """Return the samples at some positions, read at once."""
-        return self.samples(self.reader.rows[self._checked(indices)])
+        return self.samples(self._rows[self._checked(indices)])
 
     def _checked(self, indices: Any) -> NDArray[np.int64]:
         if isinstance(indices, torch.Tensor):

@@ -89,6 +89,8 @@ class ViewSamples:
             self._keep = scores.keep.numpy()
             weight = torch.exp(score_weight * torch.nan_to_num(scores.standard, nan=0.0))
             self._columns["weight"] = (weight * scores.keep).numpy()
+        # what was committed when this was opened: a process that opens a growing cache anew finds more
+        self._rows, self._committed = self._reader.rows, list(self._reader.committed)
         self._labels = self._reader.labels
         self._source_index = self._reader.source_index
         self._position = np.full(spec.num_images, -1, np.int64)
@@ -151,7 +153,8 @@ class ViewSamples:
         found = []
         for number in range(len(rows)):
             sample: Sample = {
-                "views": self._transformed(torch.from_numpy(pixels[number])),
+                # of its own, so that a sample that is held does not hold its batch
+                "views": self._transformed(torch.from_numpy(pixels[number].copy())),
                 "label": torch.as_tensor(labels[number]),
                 "index": int(places[number]),
             }
@@ -191,12 +194,12 @@ class ViewSamples:
         there = self._reader.spec.num_views
         if views is None:
             return None
-        if isinstance(views, int):
+        if isinstance(views, int | np.integer):
             if not 1 <= views <= there:
                 raise UsageError(
                     f"views is {views}; the cache has {there} views of an image, expected 1 … {there}"
                 )
-            return views
+            return int(views)
         chosen = tuple(int(view) for view in views)
         if not chosen or not all(0 <= view < there for view in chosen):
             raise UsageError(f"views are {chosen}; expected some of 0 … {there - 1}")

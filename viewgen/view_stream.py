@@ -52,12 +52,24 @@ class ViewStream(ViewSamples, IterableDataset[Sample]):
             raise UsageError(f"rank is {rank} and world_size {world_size}; give both or neither")
         if rank is not None and world_size is not None and not 0 <= rank < world_size:
             raise UsageError(f"rank is {rank}; expected 0 … {world_size - 1}")
-        self.shuffle_buffer, self.seed, self.epoch = shuffle_buffer, seed, 0
+        self.shuffle_buffer, self.seed = shuffle_buffer, seed
+        # in memory that persistent workers of a loader share
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._given = None if rank is None or world_size is None else (rank, world_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch; call it before a loader begins one."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch whose order is read."""
+        return int(self._epoch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a loader's worker that is spawned belongs to no distributed training of its own
+        ranks = {"_given": self._world()} if _is_distributed() else {}
+        return super().__getstate__() | ranks
 
     def __len__(self) -> int:
         """Return the samples of this rank in an epoch."""
@@ -92,17 +104,17 @@ class ViewStream(ViewSamples, IterableDataset[Sample]):
     def _span(self, first: int, stop: int, generator: np.random.Generator) -> Iterator[Sample]:
         """Yield the samples from `first` to `stop` of the epoch's order."""
         reader = self.reader
-        shards = np.array(reader.committed, np.int64)
+        shards = np.array(self._committed, np.int64)
         if self.shuffle_buffer:
             generator.shuffle(shards)
         position = 0
         for shard_id in shards.tolist():
-            begin, end = np.searchsorted(reader.rows, _bounds(reader.spec.shard_rows(shard_id)))
+            begin, end = np.searchsorted(self._rows, _bounds(reader.spec.shard_rows(shard_id)))
             length = int(end - begin)
             low, high = max(first - position, 0), min(stop - position, length)
             position += length
             if low < high:
-                yield from self._shard(shard_id, reader.rows[begin:end], low, high)
+                yield from self._shard(shard_id, self._rows[begin:end], low, high)
 
     def _shard(self, shard_id: int, rows: NDArray[np.int64], low: int, high: int) -> Iterator[Sample]:
         stored = self.reader.shard(shard_id, ["views"])["views"]
@@ -114,10 +126,13 @@ class ViewStream(ViewSamples, IterableDataset[Sample]):
         """Return the rank and the number of ranks."""
         if self._given is not None:
             return self._given
-        distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank(), distributed.get_world_size()
+        if _is_distributed():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _bounds(rows: range) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.report import Measured, to_json
 from viewgen.diagnostics.scores import view_scores
 from viewgen.diagnostics.subjects import SubjectArguments, subject_kind
-from viewgen.errors import DataError, UsageError, nearest_name
+from viewgen.errors import DataError, OutOfMemoryError, UsageError, nearest_name
 from viewgen.files import write_atomically
 from viewgen.progress import Progress
 from viewgen.redaction import public_url
@@ -116,7 +116,7 @@ def run_measure(task: MeasureTask, place: Place, tell: Tell) -> TaskResult:
     subject.tell = lambda _what, done, total: tell(done / max(total, 1))
     try:
         measures = task.choice.build().measure(subject, task.seed)
-    except DataError as error:
+    except (DataError, OutOfMemoryError, UsageError) as error:
         if task.by_name:
             raise
         # of diagnostics that nobody named, one that refuses these data costs the others nothing

@@ -60,6 +60,11 @@ def test_other_hosts_pass(host):
     check_url(f"http://{host}:8000/c")
 
 
+def test_a_bucket_is_no_host():
+    for url in ("s3://metadata/views.zarr", "gs://instance-data/c.zarr", "memory://metadata/c"):
+        check_url(url)
+
+
 @pytest.mark.parametrize(
     ("location", "refused"),
     [

@@ -224,6 +224,41 @@ def test_ranks_and_workers_share_the_shards(cache, monkeypatch, world_size, num_
     assert len(shards) <= 3 + world_size * num_workers - 1, "a process shares its first and last shard alone"
 
 
+def test_a_stream_that_is_pickled_keeps_its_rank(cache, monkeypatch):
+    """A worker that is spawned belongs to no distributed training."""
+    stream = viewgen.ViewStream(cache[0], shuffle_buffer=0)
+    whole = [sample["index"] for sample in stream]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.distributed, "is_initialized", lambda: True)
+        patch.setattr(torch.distributed, "get_rank", lambda: 1)
+        patch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        pickled = pickle.dumps(stream)
+    there = pickle.loads(pickled)
+    assert len(there) == 9
+    assert [sample["index"] for sample in there] == whole[9:18]
+
+
+def test_persistent_workers_hear_of_the_next_epoch(cache):
+    stream = viewgen.ViewStream(cache[0], shuffle_buffer=4)
+    loader = DataLoader(stream, batch_size=None, num_workers=1, persistent_workers=True)
+    orders = []
+    for epoch in (0, 1):
+        stream.set_epoch(epoch)
+        orders.append([sample["index"] for sample in loader])
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == USED.tolist()
+
+
+def test_a_cache_that_grows_is_read_as_it_was(cache, tmp_path, monkeypatch):
+    """A process that opens it anew finds more rows than the labels that were read."""
+    dataset, stream = viewgen.ViewDataset(cache[0]), viewgen.ViewStream(cache[0], shuffle_buffer=0)
+    monkeypatch.setattr(dataset, "_rows", USED[:5])
+    monkeypatch.setattr(stream, "_rows", USED[:5])
+    monkeypatch.setattr(stream, "_labels", stream._labels[:5])
+    assert dataset[4]["index"] == USED[4]
+    assert [sample["index"] for sample in stream] == USED[:5].tolist()
+
+
 def test_a_stream_in_a_loader_with_workers(cache):
     url, _ = cache
     stream = viewgen.ViewStream(url, shuffle_buffer=4)

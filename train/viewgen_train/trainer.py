@@ -195,8 +195,6 @@ class AssimilationTrainer(Trainer):
             metrics["gradient_norm"] = norm.detach()
         self.optimiser.step()
         self.network.follow(step / self.num_steps)
-        with torch.no_grad():
-            self.objective.after_step(out.detach())
         expert = views[: self.objective.num_expert]
 
         def loss_of(generated: Tensor) -> Tensor:
@@ -204,7 +202,10 @@ class AssimilationTrainer(Trainer):
             out = dataclasses.replace(self._outputs(changed, images, self.network), **context)
             return self.losses(out)["loss"]
 
+        # before the objective's: learned views climb this step's loss, whose keys no queue must hold yet
         metrics |= self.generated.after_step(images, loss_of)
+        with torch.no_grad():
+            self.objective.after_step(out.detach())
         self._steps_done = step + 1
         return metrics | self._diagnostics(step, out)
 

@@ -30,6 +30,7 @@ from viewgen_train.loader import MEMORY_SHARE, Codes, ImageMemory, ShardBuffer, 
 from viewgen_train.loop import run_training
 from viewgen_train.network import ContrastiveNetwork, build_network
 from viewgen_train.objectives.assimilation import build_objective
+from viewgen_train.objectives.objective import Objective
 from viewgen_train.plan import TrainPlan
 from viewgen_train.records import assimilation_name
 from viewgen_train.run import CONFIG
@@ -120,12 +121,8 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
     if plan.generator is not None:
         generator = load_model(plan.generator, "generator", device)
     source = build_source(settings, network, world, device, generator=generator, stored=stored)
-    if objective.head.one_sided and objective.num_expert and source.networks():
-        raise UsageError(
-            f"{settings.views.name} views learn from the gradient of the loss, and objective "
-            f"{settings.objective.name!r} has none to its keys, the generated views; set symmetric=true, or "
-            "choose another --objective"
-        )
+    if source.networks():
+        _refuse_without_gradient(settings, objective)
     images = ImageMemory(dataset, plan.num_images, device, stored.left)
     return AssimilationTrainer(
         network,
@@ -204,6 +201,18 @@ def build_source(
     missing = None if codes is None else codes.missing
     before = bool(settings.views.entry.roles)
     return TransformedSource(source, settings.assimilation.transform, settings.expert, missing, before=before)
+
+
+def _refuse_without_gradient(settings: TrainSettings, objective: Objective) -> None:
+    """Refuse views that learn from the loss where it has no gradient to them: keys of MoCo have none."""
+    as_keys = settings.assimilation.kind == "A2" and settings.objective.name == "moco"
+    if as_keys or (objective.head.one_sided and objective.num_expert):
+        change = "choose A1 with symmetric=true" if as_keys else "set symmetric=true"
+        raise UsageError(
+            f"{settings.views.name} views learn from the gradient of the loss, and objective "
+            f"{settings.objective.name!r} has none to its keys, the generated views; {change}, or choose "
+            "another --objective"
+        )
 
 
 def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:

@@ -116,8 +116,8 @@ class CacheReader:
 
     @property
     def is_local(self) -> bool:
-        """True if the cache is memory-mapped."""
-        return self._source.mappable
+        """True if all of it is read from this machine's disk: no file system has connections."""
+        return self._source.storage.local_path("zarr.json") is not None
 
     def reopened(self) -> "CacheReader":
         """Return a new reader with the same arguments."""

@@ -20,6 +20,7 @@ __all__ = ["below", "children_named", "ended_with_this_process"]
 # The watcher runs this file alone, without the package: standard library only.
 LOOK_SECONDS = 1.0
 GRACE_SECONDS = 3.0
+WAIT_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -49,7 +50,12 @@ def ended_with_this_process(roots: list[int], grace_seconds: float = GRACE_SECON
         yield
     finally:
         watcher.stdin.close()
-        watcher.wait()
+        try:
+            watcher.wait(timeout=grace_seconds + WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            # a process forked meanwhile holds the pipe open
+            watcher.kill()
+            watcher.wait()
 
 
 def children_named(name: str, parent: int | None = None) -> list[int]:
@@ -75,14 +81,20 @@ def below(roots: set[int]) -> dict[int, str]:
 
 
 def _processes() -> dict[int, tuple[int, str]]:
-    """Return process → its parent and its start, in clock ticks since boot; without ended ones."""
-    found = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = Path(entry.path, "stat").read_text(errors="replace").rpartition(")")[2].split()
-                if fields[0] not in "ZX":
-                    found[int(entry.name)] = (int(fields[1]), fields[19])
+    """Return process → its parent and its start, in clock ticks since boot; without ended ones.
+
+    Nothing where there is no ``/proc``.
+    """
+    found: dict[int, tuple[int, str]] = {}
+    if not Path("/proc/self/stat").exists():
+        return found
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    fields = Path(entry.path, "stat").read_text(errors="replace").rpartition(")")[2].split()
+                    if fields[0] not in "ZX":
+                        found[int(entry.name)] = (int(fields[1]), fields[19])
     return found
 
 

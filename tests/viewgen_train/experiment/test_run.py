@@ -265,8 +265,9 @@ def test_an_encoder_that_is_not_trained_ends_it(run_toy, made_up, toy_text):
     text = toy_text.replace('method = "original"', 'method = "expert"\nencoder = "mine"')
     text += '[encoders.mine]\ntrain = {assimilation = "none"}\n'
     made_up.broken["mine", 0] = ("diverged", "loss is nan")
-    with pytest.raises(ViewgenError, match=r"\[encoders.mine\]: its training diverged: loss is nan"):
-        run_toy(text)
+    for _ in range(2):  # nor does the next call take what it left
+        with pytest.raises(ViewgenError, match=r"\[encoders.mine\]: its training diverged: loss is nan"):
+            run_toy(text)
 
 
 def test_a_cache_that_is_there(run_toy, made_up, toy_text, tiny_cache, tmp_path):

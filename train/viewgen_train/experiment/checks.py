@@ -62,8 +62,19 @@ def check_references(document: Document, rows: Mapping[str, Row], tables: Mappin
             raise UsageError(
                 f"{place} is {name!r}{nearest_name(name, rows)}; expected a row: {', '.join(rows)}"
             )
-    for name in (*document.measure.caches, *document.measure.trainings):
+    chosen = (*document.measure.caches, *document.measure.trainings)
+    for name in chosen:
         DIAGNOSTICS.entry(name)
+    for name, value in document.measure.settings.items():
+        owner, _, setting = name.partition(".")
+        if not setting:
+            continue  # of every diagnostic that has one of this name
+        if owner not in chosen:
+            raise UsageError(
+                f"[measure.settings]: {name} is a setting of {owner!r}, which is measured neither of caches "
+                f"nor of trainings ({', '.join(chosen) or 'nothing is'})"
+            )
+        DIAGNOSTICS.resolve(owner, "", {setting: value})
     for group, table in document.rows.items():
         if table.seeds is not None and len(set(table.seeds)) != len(table.seeds):
             raise UsageError(f"[rows.{group}]: seeds {list(table.seeds)} has one twice")
@@ -119,11 +130,7 @@ def check_cache_settings(dataset: str, name: str, table: CacheTable) -> None:
     """Check the settings of a cache's method; networks and data are not needed."""
     place = f"[caches.{name}]"
     if table.url is not None:
-        if (
-            given := table.model_fields_set
-            - {"url", "method", "models", "views", "seed"}
-            - (set() if table.settings else {"settings"})
-        ):
+        if given := table.model_fields_set - {"url", "method"} - (set() if table.settings else {"settings"}):
             raise UsageError(f"{place}: url names a cache that is there, so {', '.join(sorted(given))} would "
                              "be ignored; leave one out")  # fmt: skip
         return

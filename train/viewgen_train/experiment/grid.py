@@ -88,6 +88,8 @@ def _named(name: str, caches: Mapping[str, CacheTable]) -> bool:
 
 def _with_defaults(table: CacheTable, document: Document) -> CacheTable:
     given = {name: getattr(table, name) for name in table.model_fields_set}
+    if table.url is not None:  # it has been made
+        return CacheTable(**given)
     defaults = {name: getattr(document.cache, name) for name in document.cache.model_fields_set}
     return CacheTable(**{**defaults, **given})
 
@@ -133,7 +135,11 @@ def _row(
     if cache is not None and of_cache:
         cache = f"{cache}[{_told(of_cache)}]"
         made = (cache, _changed(_with_defaults(document.caches[table.cache or ""], document), of_cache))
-    shown = {name.partition(".")[2]: value for name, value in axes.items()}
+    short = [name.partition(".")[2] for name in axes]
+    # a setting of the cache and one of the training may share a name
+    shown = {
+        one if short.count(one) == 1 else name: axes[name] for one, name in zip(short, axes, strict=True)
+    }
     label = ", ".join([table.label or group, *(f"{SYMBOLS.get(n, n)} {_text(v)}" for n, v in shown.items())])
     row = Row(
         name=f"{group}[{_told(shown)}]" if shown else group,

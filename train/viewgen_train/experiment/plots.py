@@ -179,7 +179,9 @@ def draw_heat_map(summary: Summary, group: str, axes: tuple[str, str], measure: 
     rows = [row for row in summary.rows.values() if row.row.group == group and row.spread(measure)]
     if not rows:
         return False
-    first, second = ([*dict.fromkeys(row.row.axes[axis] for row in rows)] for axis in axes)
+    first, second = (
+        [*{str(value): value for row in rows for value in (row.row.axes[axis],)}.values()] for axis in axes
+    )
     table = np.full((len(first), len(second)), np.nan)
     for row in rows:
         found = row.spread(measure)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from viewgen.files import write_atomically
+from viewgen_train.experiment.grid import file_part
 from viewgen_train.experiment.page import (
     Block,
     Heading,
@@ -183,7 +184,7 @@ def _wanted_pictures(plan: ExperimentPlan, summary: Summary) -> list[tuple[str, 
             text = f"{measure_label(measure)} of {group}"
             wanted.append(
                 (
-                    f"grid-{group}-{measure}.png",
+                    f"grid-{file_part(group)}-{measure}.png",
                     text,
                     lambda path, group=group, axes=axes, measure=measure: draw_heat_map(
                         summary, group, axes, measure, path
@@ -272,7 +273,8 @@ def command(plan: ExperimentPlan) -> str:
     document = plan.document
     words = ["viewgen", "experiment", document.source]
     if document.scale:
-        words += ["--scale", document.scale, "--dataset", document.experiment.dataset]
+        words += ["--scale", document.scale]
+    words += ["--dataset", document.experiment.dataset]
     return shlex.join(words)
 
 

@@ -136,7 +136,7 @@ def experiment(
     return ExperimentResult(
         folder=str(folder),
         table=str(folder / "table.md"),
-        num_done=sum(one is not None for one in mine),
+        num_done=sum(one is not None and one.status != "failed" for one in mine),
         num_trainings=len(mine),
         diverged={
             f"{one.name}, seed {one.seed}": one.reason for one in mine if one is not None and one.reason

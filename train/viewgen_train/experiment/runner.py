@@ -129,20 +129,18 @@ class Runner:
             yield executor
 
     def _encoders(self) -> None:
-        document = self.plan.document
         tasks = [
             self._train_work("encoder", one.name, 0, one.train, one.out)
             for one in self.plan.encoders
             if not self._is_done("encoder", one.name, 0)
         ]
-        if not tasks:
-            return
-        with self._executor(len(tasks)) as executor:
-            self._each(executor, run_training_task, tasks)
-        for name in document.encoders:
-            record = self.results.read("encoder", name, 0)
+        if tasks:
+            with self._executor(len(tasks)) as executor:
+                self._each(executor, run_training_task, tasks)
+        for one in self.plan.encoders:
+            record = self.results.read("encoder", one.name, 0)
             if record is not None and record.status != "finished":
-                raise ViewgenError(f"[encoders.{name}]: its training {record.status}: {record.reason}")
+                raise ViewgenError(f"[encoders.{one.name}]: its training {record.status}: {record.reason}")
 
     def _caches(self) -> None:
         for task in self.plan.caches:

@@ -290,6 +290,8 @@ def run_cache(task: CacheWork, seed: int, tell: Callable[[float], object]) -> Re
             lost = "; ".join(str(one["reason"]) for one in result.quarantined[:3])
             about["quarantined"] = len(result.quarantined)
             about["notes"] = [lost]
+            if any("rows" in one for one in result.quarantined):  # whole shards: trainings need all of them
+                return new(status="failed", reason=lost, about=about)
         measures = [_of_quality(one) for one in result.quality or []]
         measures.append(
             Measure(name="converged_share", value=result.converged_share, on=f"{result.num_images:,} images")

@@ -146,7 +146,7 @@ class MoCo(nn.Module):
 
 
 def _check(settings: MoCoSettings, optimiser: Any) -> None:
-    check_queue(settings.queue_size, optimiser)
+    check_queue(settings.queue_size, optimiser, 2 if settings.symmetric else 1)
     groups = 1 if settings.key_batchnorm == "whole" else settings.key_groups
     if optimiser.batch_size % groups or optimiser.batch_size < 2 * groups:
         raise UsageError(

@@ -50,14 +50,15 @@ class Queue(nn.Module):
         self.next.copy_((self.next + len(kept)) % self.size)
 
 
-def check_queue(size: int, optimiser: OptimiserSettings) -> None:
-    """Check that a queue holds the keys of a step.
+def check_queue(size: int, optimiser: OptimiserSettings, keys: int = 1) -> None:
+    """Check that a queue holds the keys of a step, of which every image has `keys`.
 
     Raises:
         UsageError: it is shorter than a batch.
     """
-    if size < optimiser.batch_size:
+    if size < keys * optimiser.batch_size:
+        each = " with two keys each" if keys > 1 else ""
         raise UsageError(
-            f"queue_size is {size}, shorter than a batch of {optimiser.batch_size} images, so that keys "
-            "would be lost before any query meets them; give a larger queue_size, or a smaller batch_size"
+            f"queue_size is {size}, shorter than a batch of {optimiser.batch_size} images{each}, so that "
+            "keys would be lost before any query meets them; give a larger queue_size, or a smaller batch_size"
         )

@@ -114,7 +114,11 @@ class ConcentrationOfViews:
             measures += pair_measures(pooled.distance, pooled.labels, found.delta_max, seed=seed, on=on)
             delta = torch.from_numpy(found.curve.delta)
             within, between = pair_shares(pooled.distance, pooled.labels, delta)
-            document["pairs"] = {"within": within.tolist(), "between": between.tolist()}
+            shares = {"within": within, "between": between}
+            # of one class there are no pairs between classes
+            document["pairs"] = {
+                name: share.tolist() for name, share in shares.items() if bool(share.isfinite().all())
+            }
         subject.keep_file("curves.json", lambda: json.dumps(document, allow_nan=False).encode())
         subject.keep_file("curves.png", lambda: draw_curves(document))
         subject.keep_file("main-parts.png", lambda: draw_main_parts(found))
