@@ -75,6 +75,7 @@ def train_settings(
         base.pop("loss", None)
     if "augment" in words:
         base = {place: value for place, value in base.items() if not place.startswith("expert.")}
+    of_recipe = base.keys() - words.keys()
     words = base | words
     values = _recipe(dataset, viewmaker=words.get("views.name") == "viewmaker")
     kind, objective_name = _assimilation(words, values)
@@ -123,7 +124,8 @@ def train_settings(
             "would ignore; choose an --objective that weights pairs, such as simclr or infonce, or drop_below"
         )
     head = found["objective"].build().head
-    _refuse_beside(head, objective.name, words)
+    # what a recipe says of a head is for its own objective
+    _refuse_beside(head, objective.name, {place: words[place] for place in words.keys() - of_recipe})
     if not head.any_projector:
         found["network"] = found["network"].replace(projector="objective")
     if objective.check is not None:

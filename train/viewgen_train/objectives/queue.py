@@ -60,5 +60,6 @@ def check_queue(size: int, optimiser: OptimiserSettings, keys: int = 1) -> None:
         each = " with two keys each" if keys > 1 else ""
         raise UsageError(
             f"queue_size is {size}, shorter than a batch of {optimiser.batch_size} images{each}, so that "
-            "keys would be lost before any query meets them; give a larger queue_size, or a smaller batch_size"
+            "keys would be lost before any query meets them; give a larger queue_size, or a smaller "
+            "batch_size"
         )
