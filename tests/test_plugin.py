@@ -117,7 +117,9 @@ def test_names_are_listed_with_their_package(viewgen, noun):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_are_listed(viewgen, name):
-    schema = json.loads(viewgen("list", "settings", name, "--json").stdout)
+    # an objective has the name of the plug-in's generator
+    of = ("--of", "generators") if name == "linear" else ()
+    schema = json.loads(viewgen("list", "settings", name, *of, "--json").stdout)
     assert schema["properties"][SETTINGS[name]]["description"]
 
 

@@ -13,7 +13,7 @@ from viewgen.views.expert import ExpertConfig
 from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.records import DEFAULTS, record
-from viewgen_train.resolve import train_settings
+from viewgen_train.resolve import LATER_NETWORK_NAMES, train_settings
 
 TABLE = tomllib.loads(resources.files("viewgen").joinpath("recipes.toml").read_text("utf-8"))
 CONFIGS: dict[str, type[Settings]] = {
@@ -48,7 +48,7 @@ def test_every_entry_makes_a_configuration(dataset, section, tmp_path):
     if section in ("train", "train-viewmaker", "encoder"):
         views = "viewmaker" if section == "train-viewmaker" else "auto"
         record(train_settings(dataset, {"generated": views}))
-        assert values.keys() <= DEFAULTS.keys() | {"num_steps"}
+        assert values.keys() <= DEFAULTS.keys() | {"num_steps", *LATER_NETWORK_NAMES}
         return
     if section not in CONFIGS:
         pytest.skip("a section of another package")

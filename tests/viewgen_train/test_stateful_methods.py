@@ -16,7 +16,7 @@ from viewgen_train.worker import build_trainer, train_worker
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
 CPU = torch.device("cpu")
-MOCO = {"objective": "moco", "queue_size": 11, "key_groups": 2, "target_momentum": 0.9}
+MOCO = {"objective": "moco", "queue_size": 19, "key_groups": 2, "target_momentum": 0.9}
 METHODS = {
     "moco": MOCO,
     "moco-a2": MOCO | {"assimilation": "A2", "symmetric": True, "optimiser": "lars"},

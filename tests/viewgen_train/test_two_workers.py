@@ -1,100 +1,43 @@
-"""A training on two Ray Train workers on the processor, one of which dies."""
+"""A training on two Ray Train workers on the processor; tests/chaos has one whose worker dies."""
 
-import csv
-import os
-import signal
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 from ray import cloudpickle
-from safetensors.torch import load_file
+from two_workers import assert_equal_runs, run, write_pictures
 
 from viewgen.errors import UsageError
 from viewgen_train import training
-from viewgen_train.distributed import World
 from viewgen_train.launch import distribute
-from viewgen_train.training import train
 from viewgen_train.worker import train_worker
 
 # workers cannot import this file
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-SETTINGS = {
-    "generated": "expert",
-    "width": 2,
-    "projection_dim": 4,
-    "batch_size": 8,
-    "epochs": 3,
-    # small steps: rounding grows by a factor of ten each time a network this narrow takes a large one
-    "learning_rate": 0.001,
-    "warm_up_epochs": 0.0,
-    "precision": "float32",
-}
 
+def worker_without_curves(plan, device, *, checkpoint_seconds):
+    """Train as ever, but draw no curves, which takes longer than training."""
+    from viewgen_train import worker
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    random = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("pictures")
-    for split, count in (("train", 8), ("test", 4)):
-        for name in ("a", "b"):
-            (folder / split / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = random.integers(0, 256, (8, 8, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
-    return folder
-
-
-def losses(run: Path) -> list[float]:
-    with open(run / "metrics.csv", newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
-
-
-def dying_worker(plan, device, *, checkpoint_seconds):
-    """Train as ever, but rank 1 dies once, at step 3; draw no curves, which takes longer than training."""
-    from viewgen_train import trainer, worker
-
-    marker = Path(plan.out) / "died"
-    step = trainer.AssimilationTrainer.step
-
-    def dying_step(self, number):
-        if number == 3 and World.current() == World(1, 2) and not marker.exists():
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, number)
-
-    trainer.AssimilationTrainer.step = dying_step
     worker.CurveWriter = lambda _: None
     return train_worker(plan, device, checkpoint_seconds=checkpoint_seconds)
 
 
 @pytest.mark.usefixtures("shared_ray")
-def test_two_workers_are_one_even_if_one_dies(pictures, tmp_path, monkeypatch, capfd):
-    """Losses and weights differ by the rounding of sums in another order, through the killed worker too."""
-    options = {"settings": SETTINGS, "data_root": str(tmp_path / "data"), "evaluate": False}
-    options["checkpoint_seconds"] = 0.0
-    alone = train(f"folder:{pictures}", out=str(tmp_path / "alone"), **options)
-    monkeypatch.setattr(training, "train_worker", dying_worker)
+def test_two_workers_are_one(tmp_path, monkeypatch, capfd):
+    write_pictures(tmp_path / "pictures")
+    alone = run(tmp_path, "alone")
+    monkeypatch.setattr(training, "train_worker", worker_without_curves)
     capfd.readouterr()
-    both = train(f"folder:{pictures}", out=str(tmp_path / "both"), workers=2, **options)
+    both = run(tmp_path, "both", workers=2)
     out, error = capfd.readouterr()
-    assert (tmp_path / "both/died").exists()
-    assert losses(tmp_path / "alone") == pytest.approx(losses(tmp_path / "both"), rel=1e-4)
-    assert len(losses(tmp_path / "both")) == 3
-    assert both.loss == pytest.approx(alone.loss, rel=1e-4)
-    weights = [load_file(tmp_path / run / "last.safetensors") for run in ("alone", "both")]
-    assert weights[0].keys() == weights[1].keys()
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
-    # the user hears of the death, and nothing from Ray
+    assert_equal_runs(tmp_path / "alone", tmp_path / "both")
+    assert both == pytest.approx(alone, rel=1e-4)
+    # the user hears nothing from Ray
     assert out == ""
-    assert "a worker died; starting all again from the last checkpoint (1 of 3 restarts)" in error
     assert "ray" not in error.lower().replace("array", "")
-    assert not (tmp_path / "both/.ray-train").exists()
+    assert not Path(tmp_path / "both/.ray-train").exists()
 
 
 @pytest.mark.usefixtures("shared_ray")

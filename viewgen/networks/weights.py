@@ -163,7 +163,7 @@ def user_cards(root: str | Path | None = None) -> dict[str, Card]:
             entry = read_object(path)
             kind, dataset = str(entry["kind"]), str(entry["dataset"]["name"])
             file = str(entry["file"])
-            if Path(file).name != file or kind not in KINDS:
+            if not file or Path(file).name != file or kind not in KINDS:
                 raise ValueError(
                     f"file is {file!r} of kind {kind!r}; expected a file beside the card, of {KINDS}"
                 )

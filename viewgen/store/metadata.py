@@ -5,6 +5,7 @@ meaning. The only part defined by viewgen is the group's attribute ``viewgen``.
 """
 
 import hashlib
+import json
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,13 @@ from viewgen.errors import CorruptDataError
 from viewgen.store.spec import FORMAT_VERSION, ArrayLayout, CacheSpec, canonical_json
 
 __all__ = ["array_metadata", "group_attribute", "group_metadata", "metadata_problem"]
+
+# of an array's document; zarr-python passes over a codec's key that it does not know
+_KEYS = {
+    *("zarr_format", "node_type", "shape", "data_type", "fill_value", "attributes", "dimension_names"),
+    *("chunk_grid", "chunk_shape", "chunk_key_encoding", "separator", "codecs", "storage_transformers"),
+    *("name", "configuration", "must_understand", "endian", "index_codecs", "index_location"),
+}
 
 
 def group_attribute(spec: CacheSpec) -> dict[str, Any]:
@@ -76,7 +84,19 @@ def metadata_problem(layout: ArrayLayout, document: bytes) -> str | None:
         return f"zarr cannot read it: {type(error).__name__}: {error}"
     if found != _understood(array_metadata(layout)):
         return "differs from what the cache's specification asks for"
+    if unknown := sorted(_keys(json.loads(document)) - _KEYS):
+        return f"holds {unknown[0]!r}, which is no key of Zarr's"
     return None
+
+
+def _keys(document: Any) -> set[str]:
+    """Return all keys of a document, without those of its attributes."""
+    if isinstance(document, list):
+        return set().union(*map(_keys, document))
+    if not isinstance(document, dict):
+        return set()
+    inner = (_keys(value) for key, value in document.items() if key != "attributes")
+    return set(document).union(*inner)
 
 
 def _understood(document: bytes) -> bytes:

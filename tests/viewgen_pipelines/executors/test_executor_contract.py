@@ -151,7 +151,7 @@ class TestLocalExecutor(ExecutorContract):
 class TestRayExecutor(ExecutorContract):
     @pytest.fixture(scope="class")
     def executor(self, shared_ray_of_class):
-        with open_executor("ray", max_workers=2, workers=2) as opened:
+        with open_executor("ray", max_workers=1, workers=1) as opened:
             yield opened
 
 

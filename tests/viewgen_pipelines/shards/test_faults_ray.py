@@ -1,9 +1,9 @@
-"""Faults under Ray: workers that crash, hang or are killed, and drivers that are."""
+"""Faults under Ray: workers that crash or hang, and drivers that are killed.
 
-import json
-import os
+Workers that are killed at named moments are in tests/chaos/test_workers.py.
+"""
+
 import signal
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -66,22 +66,6 @@ def test_crashing_and_hanging_workers_cost_their_own_shard_only(make, finish, ur
     ray_faults()
     assert finish(limit=80, max_attempts=3).complete
     assert_every_image_once(url, num_images=80)
-
-
-def test_a_worker_killed_in_the_middle_of_a_shard_is_replaced(make, url, ray_faults):
-    ray_faults(seconds=0.7)
-    killer = threading.Thread(target=kill_worker_of, args=(url, 1))
-    killer.start()
-    assert make(limit=40, workers=1).complete
-    killer.join()
-    assert_every_image_once(url, num_images=40)
-    assert outcomes(url) == {0: [None], 1: ["crashed", None], 2: [None]}
-
-
-def kill_worker_of(url, shard_id):
-    marker = Path(url) / f"run/attempts/{shard_id:08d}-01-started.json"
-    wait_for(marker)
-    os.kill(json.loads(marker.read_text())["worker"]["pid"], signal.SIGKILL)
 
 
 def test_a_full_disk_under_ray_ends_the_run_and_blames_no_shard(make, finish, url, ray_faults):

@@ -250,7 +250,7 @@ def test_the_grid_goes_on_after_divergence_and_tells_others_apart(run_toy, made_
 def test_a_cache_without_views_costs_its_rows_only(run_toy, made_up, out):
     made_up.broken["same", 0] = ("failed", "no image converged")
     result = run_toy()
-    assert result.complete
+    assert not result.complete
     assert made_up.done == ["cache same", *(f"plain {seed}" for seed in (0, 1, 2))]
     assert result.diverged["a2[alpha=0.5], seed 2"] == "its cache same could not be made: no image converged"
     # it is tried again, and its rows with it
