@@ -43,6 +43,14 @@ def test_cifar10_has_the_head_of_e_ssl():
     assert [settings.network.projector for settings in others] == ["objective", "objective"]
 
 
+def test_a_scale_that_makes_up_for_simclrs_temperature_is_for_no_other_loss():
+    scales = [
+        train_settings("cifar100", {"assimilation": "none", "objective": name}).optimiser.loss_scale
+        for name in ("simclr", "byol", "barlow-twins")
+    ]
+    assert scales == [pytest.approx(0.5 / 0.07), 1.0, 1.0]
+
+
 def test_every_setting_can_be_given(tiny):
     given = {"alpha": 0.9, "expert.hue": 0.05, "channels_last": False, "epochs": 3}
     settings = train_settings(tiny.name, given)

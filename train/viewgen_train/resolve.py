@@ -89,7 +89,8 @@ def train_settings(
     entries: dict[str, Any] = {"views": views, "objective": objective}
     parts, dormant = placed(values, entries)
     if objective.name not in FORMAT_1_OBJECTIVES:
-        parts["objective"] = {}  # its own τ, not SimCLR's
+        parts["objective"] = {}  # its own τ, not SimCLR's, nor a scale that makes up for that
+        parts["optimiser"].pop("loss_scale", None)
     if kind == "A2":
         dormant["loss"] = values["loss"]
     if method is None:  # a method has a head of its own

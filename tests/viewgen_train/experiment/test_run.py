@@ -14,6 +14,7 @@ from viewgen.errors import (
     UsageError,
     ViewgenError,
 )
+from viewgen.store import CacheReader
 from viewgen_train.experiment.results import ResultFolder
 from viewgen_train.loop import only_run
 
@@ -272,7 +273,10 @@ def test_an_encoder_that_is_not_trained_ends_it(run_toy, made_up, toy_text):
 
 def test_a_cache_that_is_there(run_toy, made_up, toy_text, tiny_cache, tmp_path):
     text = toy_text.replace('method = "original"\nviews = 2', f'url = "{tiny_cache}"')
-    assert run_toy(text).complete
+    result = run_toy(text)
+    assert result.complete
+    document = json.loads((Path(result.folder) / "experiment.json").read_text())
+    assert CacheReader(tiny_cache).spec.identity in json.dumps(document["caches"])
     with pytest.raises(UsageError, match="would be ignored"):
         run_toy(text.replace("url =", "sigma = 0.1\nurl ="), out=str(tmp_path / "other"))
 

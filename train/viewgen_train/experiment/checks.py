@@ -16,6 +16,7 @@ from viewgen_train.resolve import train_settings
 from viewgen_train.settings import TrainSettings
 
 __all__ = [
+    "cache_identity",
     "check_cache_settings",
     "check_data",
     "check_encoders",
@@ -25,6 +26,11 @@ __all__ = [
     "row_settings",
     "selected_rows",
 ]
+
+
+def cache_identity(url: str) -> str:
+    """Return the identity of a cache that is there: what is made anew at its URL is another cache."""
+    return CacheReader(url).spec.identity
 
 
 def check_data(dataset: ImageDataset, document: Document, tables: Mapping[str, CacheTable]) -> None:

@@ -17,6 +17,7 @@ from viewgen.networks.files import KINDS
 from viewgen.views import VIEWS
 from viewgen_pipelines.names import absolute_url
 from viewgen_train.experiment.checks import (
+    cache_identity,
     check_cache_settings,
     check_data,
     check_encoders,
@@ -311,7 +312,10 @@ def _identity(
             }
             for name, encoder in document.encoders.items()
         },
-        "caches": {name: table.to_json() for name, table in tables.items()},
+        "caches": {
+            name: table.to_json() | ({} if table.url is None else {"identity": cache_identity(table.url)})
+            for name, table in tables.items()
+        },
         "rows": {name: {"cache": row.cache, "train": record(settings[name])} for name, row in rows.items()},
     }
 
