@@ -26,7 +26,6 @@ torch._C._set_print_stack_traces_on_fatal_signal(True)
 # Files that start Ray, browsers or whole trainings: marked slow.
 SLOW_FILES = {
     "test_commands_run",
-    "test_container_commands",
     "test_crashing_test",
     "test_docker_files",
     "test_executor_contract",

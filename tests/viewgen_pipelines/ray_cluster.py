@@ -166,9 +166,9 @@ class Cluster:
     def _sockets(self) -> list[Path]:
         return list(self.folder.glob("ray/session_2*/sockets/plasma_store*"))
 
-    def start_all(self, num_cpus: int = 0, **workers: int) -> None:
-        """Start a head with `num_cpus` cores and workers, name → cores, and wait until all are well."""
-        self.start("head", "head", num_cpus)
+    def start_all(self, **workers: int) -> None:
+        """Start a head without cores and workers, name → cores, and wait until all are well."""
+        self.start("head", "head", 0)
         for name, num_cpus in workers.items():
             self.start(name, "worker", num_cpus)
         for name in self.nodes:
