@@ -26,6 +26,8 @@ SHORTEST_USER = 12
 _PIECES = re.compile(r"[^\w.+=~-]+")
 # what `--generator URL#sha256:…` promises of its file
 _DIGEST = re.compile("#sha256:[0-9a-f]{64}$")
+# the URL of a service or of a proxy
+_ENDPOINT = re.compile(r"(https?|socks[45]h?)://[^/]")
 _secrets: set[str] = set()
 
 
@@ -58,8 +60,9 @@ def remember_options(options: Mapping[str, Any]) -> None:
     for text in _texts(options):
         if "://" in text:
             remember_url(text)
-        else:
-            _remember(text)
+        if not _ENDPOINT.match(text):
+            # a secret may hold what looks like a protocol
+            _remember(text, *(_PIECES.split(text) if "://" in text else ()))
 
 
 def redacted(text: str) -> str:

@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from viewgen import redaction
@@ -85,6 +85,8 @@ def test_no_part_of_a_url_is_repeated(form, secret):
 
 @settings(max_examples=100, deadline=None)
 @given(SECRETS, st.sampled_from(["key", "client_kwargs.endpoint", "headers.list"]))
+@example(f"{CANARY}://", "key")
+@example(f"x://{CANARY}", "key")
 def test_no_storage_option_is_repeated(secret, place):
     redaction._secrets.clear()
     *folders, last = place.split(".")
