@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 from ray import cloudpickle
-from two_workers import assert_equal_runs, run, write_pictures
 
 from viewgen.errors import UsageError
 from viewgen_train import training
 from viewgen_train.launch import distribute
 from viewgen_train.worker import train_worker
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from two_workers import assert_equal_runs, run, write_pictures
 
 # workers cannot import this file
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
