@@ -221,6 +221,15 @@ class Knn:
         ]
 
 
+def class_accuracies(subject: Subject, name: str, found: NDArray[np.float64]) -> list[Measure]:
+    """Return accuracies of held-out images `(A,)` as measures, one for each class attribute."""
+    on = f"{len(subject.test):,} {subject.test.split}, {len(subject.train):,} {subject.train.split}"
+    return [
+        Measure(name=name, value=float(value), on=on, group=attribute)
+        for attribute, value in zip(attributes(subject, len(found)), found, strict=True)
+    ]
+
+
 def attributes(subject: Subject, count: int) -> tuple[str, ...]:
     """Return the names of the label's attributes (numbers if unnamed); "" for a single attribute."""
     if count == 0:

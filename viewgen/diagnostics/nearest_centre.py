@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from viewgen.diagnostics.features import Features
-from viewgen.diagnostics.knn import attributes
+from viewgen.diagnostics.knn import class_accuracies
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.registry import Entry
 from viewgen.settings import Settings
@@ -68,12 +68,7 @@ class NearestCentre:
 
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
         """Return the accuracy of each attribute. No randomness is involved."""
-        on = f"{len(subject.test):,} {subject.test.split}, {len(subject.train):,} {subject.train.split}"
-        found = self.accuracies(subject)
-        return [
-            Measure(name="centre_top1", value=float(value), on=on, group=name)
-            for name, value in zip(attributes(subject, len(found)), found, strict=True)
-        ]
+        return class_accuracies(subject, "centre_top1", self.accuracies(subject))
 
 
 ENTRY = Entry(

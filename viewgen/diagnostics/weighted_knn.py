@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from viewgen.diagnostics.features import Features
-from viewgen.diagnostics.knn import attributes, nearest_neighbours
+from viewgen.diagnostics.knn import class_accuracies, nearest_neighbours
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
@@ -90,12 +90,7 @@ class WeightedKnn:
 
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
         """Return the accuracy of each attribute. No randomness is involved."""
-        on = f"{len(subject.test):,} {subject.test.split}, {len(subject.train):,} {subject.train.split}"
-        found = self.accuracies(subject)
-        return [
-            Measure(name="weighted_knn_top1", value=float(value), on=on, group=name)
-            for name, value in zip(attributes(subject, len(found)), found, strict=True)
-        ]
+        return class_accuracies(subject, "weighted_knn_top1", self.accuracies(subject))
 
 
 ENTRY = Entry(

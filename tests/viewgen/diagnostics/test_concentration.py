@@ -11,7 +11,7 @@ from viewgen.datasets import ImageDataset
 from viewgen.datasets.dataset import MemoryImages
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.concentration.augmented_distance import augmented_distances
-from viewgen.diagnostics.concentration.class_views import check_memory, class_views
+from viewgen.diagnostics.concentration.class_views import ClassViewsConfig, check_memory, class_views
 from viewgen.diagnostics.concentration.curve import class_curve, delta_of_share
 from viewgen.diagnostics.concentration.measurement import measure_concentration
 from viewgen.diagnostics.concentration.pairs import pair_measures, pair_shares
@@ -156,8 +156,8 @@ def test_nine_of_ten_images_are_a_share_of_nine_tenths():
 
 
 def sample_of(subject: Subject, **settings):
-    given = {"views": "auto", "num_per_class": 10, "num_views": None, "attribute": None, "seed": 0}
-    return class_views(subject, **(given | settings))
+    seed = settings.pop("seed", 0)
+    return class_views(subject, ClassViewsConfig(**({"num_per_class": 10} | settings)), seed)
 
 
 def concentration_of(subject: Subject, **settings):

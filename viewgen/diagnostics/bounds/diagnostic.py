@@ -42,7 +42,7 @@ from viewgen.diagnostics.bounds.tightness import (
 )
 from viewgen.diagnostics.concentration.class_views import (
     ClassViews,
-    ViewsChoice,
+    ClassViewsConfig,
     check_memory,
     class_views,
     labels_of,
@@ -53,22 +53,16 @@ from viewgen.diagnostics.generated import spread
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.errors import DataError
 from viewgen.registry import Entry
-from viewgen.settings import Settings, setting
+from viewgen.settings import setting
 
 __all__ = ["ENTRY", "Bounds", "BoundsConfig"]
 
 
-class BoundsConfig(Settings):
+class BoundsConfig(ClassViewsConfig):
     """Images, views, outputs, and precision of the search for δ and ε."""
 
     title = "bounds"
 
-    views: ViewsChoice = setting(
-        "auto", "views: cache, expert, or auto, which is the cache of a subject that has one"
-    )
-    attribute: str | None = setting(None, "class attribute, where images have several")
-    num_per_class: int = setting(100, "training images of each class, at most", ge=2)
-    num_views: int | None = setting(None, "views of each image; by default all of a cache, else 8", ge=1)
     space: Space = setting("projection", "outputs: projection, or features of the backbone")
     normalise: bool = setting(True, "whether outputs are scaled to norm 1 for all but cross-correlation")
     center: bool = setting(True, "whether outputs are centred for cross-correlation, as by Barlow Twins")
@@ -97,14 +91,7 @@ class Bounds:
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
         """Return alignment, divergence, errors, and the theorems with their terms."""
         config = self.config
-        sample = class_views(
-            subject,
-            views=config.views,
-            num_per_class=config.num_per_class,
-            num_views=config.num_views,
-            attribute=config.attribute,
-            seed=seed,
-        )
+        sample = class_views(subject, config, seed)
         if sample.num_classes < 2:
             raise DataError(f"{sample.dataset.name} has one class; divergence is one of at least 2 classes")
         encoder = subject.encoder

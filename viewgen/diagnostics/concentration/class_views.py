@@ -20,13 +20,14 @@ from viewgen.diagnostics.mutual_information.views import check_cache
 from viewgen.errors import DataError, OutOfMemoryError, UsageError
 from viewgen.memory import available_bytes
 from viewgen.randomness import addressed_generator
+from viewgen.settings import Settings, setting
 from viewgen.status import Status
 from viewgen.store import CacheReader
 from viewgen.views.draws import ImageDraws
 from viewgen.views.expert import ExpertConfig, ExpertSource
 from viewgen.views.source import Images
 
-__all__ = ["ClassViews", "ViewsChoice", "check_memory", "class_views", "labels_of"]
+__all__ = ["ClassViews", "ClassViewsConfig", "check_memory", "class_views", "labels_of"]
 
 ViewsChoice = Literal["auto", "cache", "expert"]
 
@@ -39,6 +40,17 @@ INVERT = "invert"
 
 # rows of the data set (N,) and m → views, uint8 (N, m, C, H, W)
 MakeViews = Callable[[NDArray[np.int64], int], NDArray[np.uint8]]
+
+
+class ClassViewsConfig(Settings):
+    """Images of each class, and their views."""
+
+    views: ViewsChoice = setting(
+        "auto", "views: cache, expert, or auto, which is the cache of a subject that has one"
+    )
+    attribute: str | None = setting(None, "class attribute, where images have several")
+    num_per_class: int = setting(100, "training images of each class, at most", ge=2)
+    num_views: int | None = setting(None, "views of each image; by default all of a cache, else 8", ge=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,23 +145,12 @@ def labels_of(dataset: ImageDataset, attribute: str | None) -> tuple[NDArray[np.
     return labels, values or tuple(f"class {number}" for number in range(count))
 
 
-def class_views(
-    subject: Subject,
-    *,
-    views: ViewsChoice,
-    num_per_class: int,
-    num_views: int | None,
-    attribute: str | None,
-    seed: int,
-) -> ClassViews:
+def class_views(subject: Subject, config: ClassViewsConfig, seed: int) -> ClassViews:
     """Return images of each class with their views.
 
     Args:
         subject: subject with training images, and a cache or the strength of the expert transform.
-        views: source of the views; ``"auto"`` is the cache of a subject that has one.
-        num_per_class: images of a class, at most; a random sample, the same for every source of views.
-        num_views: m; by default all of a cache, else 8.
-        attribute: class attribute where images have several.
+        config: views, and number of images; the sample of images is the same for every source of views.
         seed: seed of the sample and of expert views.
 
     Raises:
@@ -157,14 +158,15 @@ def class_views(
         UsageError: there is no cache, or it has fewer views than asked for.
     """
     dataset = subject.train
-    labels, names = labels_of(dataset, attribute)
+    labels, names = labels_of(dataset, config.attribute)
+    num_views = config.num_views
     usable = np.ones(len(dataset), np.bool_)
     reader: CacheReader | None = None
-    if views == "cache" or subject.has("cache"):
+    if config.views == "cache" or subject.has("cache"):
         reader = subject.part("cache")
         check_cache(reader, dataset)
         usable = np.isin(np.arange(len(dataset)), _converged(subject, reader))
-    if views != "expert" and reader is not None:
+    if config.views != "expert" and reader is not None:
         kind, make, there = reader.spec.method, _cached(reader), reader.spec.num_views
         if num_views is not None and num_views > there:
             raise UsageError(
@@ -181,7 +183,7 @@ def class_views(
         order = torch.randperm(len(members), generator=addressed_generator(seed, ADDRESS, label)).numpy()
         # drawn from all images and then restricted: caches with other gaps share most of their sample
         members = members[order]
-        members = members[usable[members]][:num_per_class]
+        members = members[usable[members]][: config.num_per_class]
         if len(members):
             rows.append(np.sort(members))
             kept.append(label)

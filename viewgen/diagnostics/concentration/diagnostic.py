@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from pydantic import model_validator
 
-from viewgen.diagnostics.concentration.class_views import ViewsChoice, class_views
+from viewgen.diagnostics.concentration.class_views import ClassViewsConfig, class_views
 from viewgen.diagnostics.concentration.measurement import (
     Concentration,
     concentration_json,
@@ -26,7 +26,7 @@ from viewgen.diagnostics.concentration.pairs import pair_measures, pair_shares
 from viewgen.diagnostics.concentration.plot import draw_curves, draw_main_parts
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.registry import Entry
-from viewgen.settings import Settings, setting
+from viewgen.settings import setting
 
 __all__ = ["ENTRY", "ConcentrationConfig", "ConcentrationOfViews"]
 
@@ -34,17 +34,11 @@ __all__ = ["ENTRY", "ConcentrationConfig", "ConcentrationOfViews"]
 REPORTED = (0.25, 0.5, 0.75)
 
 
-class ConcentrationConfig(Settings):
+class ConcentrationConfig(ClassViewsConfig):
     """Images, views, and precision of the curve."""
 
     title = "concentration"
 
-    views: ViewsChoice = setting(
-        "auto", "views: cache, expert, or auto, which is the cache of a subject that has one"
-    )
-    attribute: str | None = setting(None, "class attribute, where images have several")
-    num_per_class: int = setting(100, "images of each class, at most", ge=2)
-    num_views: int | None = setting(None, "views of each image; by default all of a cache, else 8", ge=1)
     include_original: bool = setting(True, "whether an image is one of its own views")
     fewer_views: bool = setting(True, "whether there is an area for 1, 2, 4 … views too")
     num_deltas: int = setting(40, "values of δ on the curve", ge=2, le=1000)
@@ -78,14 +72,7 @@ class ConcentrationOfViews:
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
         """Return areas, δ and σ of the sample, and the areas of pairs."""
         config = self.config
-        sample = class_views(
-            subject,
-            views=config.views,
-            num_per_class=config.num_per_class,
-            num_views=config.num_views,
-            attribute=config.attribute,
-            seed=seed,
-        )
+        sample = class_views(subject, config, seed)
         found = measure_concentration(
             sample,
             num_deltas=config.num_deltas,
