@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -355,6 +355,7 @@ CARD = {
 
 @LIMITS
 @given(document=mutated(CARD))
+@example(document=CARD | {"file": ""})
 def test_a_hostile_card(tmp_path, document):
     (tmp_path / "mine").mkdir(exist_ok=True)
     (tmp_path / "mine" / "encoder.card.json").write_bytes(text_of(document))

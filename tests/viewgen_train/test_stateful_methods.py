@@ -143,10 +143,32 @@ def test_what_has_no_gradient_and_what_does_not_divide_is_refused(make_tiny_plan
     plan = make_tiny_plan(**MOCO, assimilation="A1", generated="viewmaker")
     with pytest.raises(UsageError, match=r"viewmaker views learn from the gradient.*symmetric=true"):
         build_trainer(plan, World(), CPU)
+    # of A2 the generated views are keys in any case
+    plan = make_tiny_plan(**MOCO, assimilation="A2", generated="viewmaker", symmetric=True)
+    with pytest.raises(UsageError, match="choose A1 with symmetric=true, or choose another --objective"):
+        build_trainer(plan, World(), CPU)
     settings = make_settings(**given("moco"))
     assert check_workers(settings, None, 4) == 4
     with pytest.raises(UsageError, match="does not divide into 2 groups of batch statistics"):
         check_workers(settings, None, 8)
+
+
+def test_a_queue_holds_both_keys_of_a_batch(make_tiny_plan):
+    plan = make_tiny_plan(**MOCO | {"queue_size": 16}, symmetric=True, assimilation="none")
+    assert plan.settings.objective.settings.queue_size == 16
+    with pytest.raises(UsageError, match="queue_size is 15, shorter than a batch of 8 images with two keys"):
+        make_tiny_plan(**MOCO | {"queue_size": 15}, symmetric=True, assimilation="none")
+
+
+def test_views_that_learn_climb_the_loss_before_the_queue_knows_its_keys(make_tiny_plan, monkeypatch):
+    plan = make_tiny_plan(**MOCO, symmetric=True, assimilation="A1", generated="viewmaker")
+    trainer = build_trainer(plan, World(), CPU)
+    keys = trainer.objective.base.queue.keys
+    before, seen = keys.clone(), []
+    monkeypatch.setattr(trainer.generated, "after_step", lambda *_: seen.append(keys.clone()) or {})
+    trainer.step(0)
+    assert torch.equal(seen[0], before)
+    assert not torch.equal(keys, before)
 
 
 def test_patches_are_crops_that_overlap_by_half():

@@ -80,6 +80,18 @@ def test_any_flipped_bit_and_any_cut_is_a_fault(tmp_path_factory, make_spec, wri
     assert verify_cache(storage.url).ok
 
 
+def test_a_key_that_zarr_passes_over(storage):
+    """One bit: the endianness is no longer said, and zarr takes its default."""
+    path = "inversion_error/zarr.json"
+    sound = storage.read(path)
+    assert b"configuration" in sound
+    codec = sound.index(b'"configuration"', sound.index(b'"codecs"'))
+    storage.local_path(path).write_bytes(sound[:codec] + sound[codec:].replace(b"c", b"b", 1))
+    (fault,) = verify_cache(storage.url).faults
+    assert (fault.path, fault.kind) == (path, "metadata")
+    assert "holds 'bonfiguration', which is no key of Zarr's" in fault.detail
+
+
 def test_missing_shards_and_leftovers(storage, spec):
     drop_commits(storage, spec, [1])
     report = verify_cache(storage.url)

@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import numpy as np
@@ -108,6 +109,18 @@ def summary():
         for a in (0, 1)
     }
     return Summary(rows={one.row.name: one for one in rows}, caches=caches, baseline=rows[0])
+
+
+def test_a_heat_map_over_values_that_are_lists(summary, tmp_path):
+    rows = {
+        name: replace(
+            one, row=replace(one.row, axes={axis: [value, 1] for axis, value in one.row.axes.items()})
+        )
+        for name, one in summary.rows.items()
+    }
+    found = replace(summary, rows=rows)
+    assert heat_maps(found) == {"g": ("cache.x", "train.y")}
+    assert draw_heat_map(found, "g", ("cache.x", "train.y"), "top1", tmp_path / "grid.png")
 
 
 def test_plots(summary, tmp_path):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from viewgen.datasets import ImageDataset
+from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.probe import ProbeConfig, probe_config
 from viewgen.errors import UsageError, nearest_name
@@ -33,8 +33,18 @@ def cache_identity(url: str) -> str:
     return CacheReader(url).spec.identity
 
 
-def check_data(dataset: ImageDataset, document: Document, tables: Mapping[str, CacheTable]) -> None:
-    """Check the number of images, and that caches that are there already are of these images."""
+def check_data(
+    dataset: ImageDataset,
+    document: Document,
+    tables: Mapping[str, CacheTable],
+    data_root: str | None = None,
+) -> None:
+    """Check the splits and number of images, and that caches that are there already are of these images."""
+    if document.rows or document.encoders:
+        try:
+            load_dataset(document.experiment.dataset, "test", data_root=data_root)
+        except UsageError as error:
+            raise UsageError(f"[experiment]: every training is measured on the test split: {error}") from None
     limit = document.experiment.limit
     if limit is not None and limit > len(dataset):
         raise UsageError(f"[experiment]: limit is {limit}; {dataset.name} has {len(dataset)} images")

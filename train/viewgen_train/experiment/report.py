@@ -210,6 +210,9 @@ def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
         found = None if row is None else row.against(other, one.measure)
         labels = (plan.rows[one.row].label, plan.rows[one.against].label)
         told = answer(found, *labels, measure_label(one.measure), points=is_share(one.measure))
+        trained = [each for each in (row, other) if each is not None and each.values]
+        if trained and not any(each.values.get(one.measure) for each in trained):
+            told = f"Not known: no training of these rows has the measure {one.measure!r}."
         lines.append(f"{one.ask} {told}")
     if summary.baseline is not None:
         for measure in document.experiment.measures:
