@@ -102,8 +102,8 @@ def cache(
         strict: give the verdict that views cannot be trusted where none of them could be measured, too.
         quiet: write nothing to standard error.
         progress: display of the progress; by default messages and bars on standard error.
-        augment: for expert views, a combination of operations (see `viewgen.views.compositions`) in the place
-            of the data set's recipe.
+        augment: combination of expert operations (see `viewgen.views.compositions`), in the place of the data
+            set's recipe.
         settings: settings of the method, by name (`viewgen list settings METHOD`); ``invert.NAME`` is a
             setting of the inversion that precedes it.
 

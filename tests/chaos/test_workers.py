@@ -14,16 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 sys.path.insert(0, str(PIPELINE_TESTS := Path(__file__).parent.parent / "viewgen_pipelines"))
 
 from expected_cache import assert_every_image_once
+from small_networks import save_small_networks
 
-from viewgen.networks.encoder import Encoder, EncoderConfig
-from viewgen.networks.files import save_model
-from viewgen.networks.inverter import Inverter, InverterConfig
-from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from viewgen.store import CacheReader, open_storage
 from viewgen_pipelines.cache import CacheResult, cache
 from viewgen_pipelines.executors import session
@@ -140,20 +136,7 @@ def test_shards_in_any_order_made_by_any_number_of_workers(make, monkeypatch, ta
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with small untrained networks for 32-px images."""
-    folder = tmp_path_factory.mktemp("models")
-    shape = {"image_size": 32, "channels": (8, 8, 8, 8)}
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        networks = (
-            Generator(GeneratorConfig(**shape, num_mapping_layers=2, style_dim=16)),
-            Discriminator(DiscriminatorConfig(**shape)),
-            Inverter(InverterConfig(**shape, style_dim=16)),
-            Encoder(EncoderConfig(image_size=32, width=8, projection_dim=16)),
-        )
-    for network in networks:
-        save_model(network, folder / f"{type(network).__name__.lower()}.safetensors")
-    return str(folder)
+    return save_small_networks(tmp_path_factory.mktemp("models"))
 
 
 def test_any_number_of_workers_and_any_batch_gives_the_same_views(make, models, monkeypatch, tally):

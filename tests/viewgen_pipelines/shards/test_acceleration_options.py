@@ -4,14 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import torch
+from small_networks import save_small_networks
 
 from viewgen.cli import main
 from viewgen.errors import CacheMismatchError, UsageError
-from viewgen.networks.encoder import Encoder, EncoderConfig
-from viewgen.networks.files import save_model
-from viewgen.networks.inverter import Inverter, InverterConfig
-from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from viewgen.store import CacheReader
 from viewgen.views import VIEWS
 from viewgen.views.entry import ViewEntry
@@ -25,21 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_flushing")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> str:
-    """A folder with small untrained networks for 32-px images."""
-    folder = tmp_path_factory.mktemp("models")
-    channels = (8, 8, 8, 8)
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        shape = {"image_size": 32, "channels": channels}
-        networks = (
-            Generator(GeneratorConfig(**shape, num_mapping_layers=2, style_dim=16)),
-            Discriminator(DiscriminatorConfig(**shape)),
-            Inverter(InverterConfig(**shape, style_dim=16)),
-            Encoder(EncoderConfig(image_size=32, width=8, projection_dim=16)),
-        )
-    for network in networks:
-        save_model(network, folder / f"{type(network).__name__.lower()}.safetensors")
-    return str(folder)
+    return save_small_networks(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
