@@ -11,7 +11,14 @@ from viewgen.datasets.root import resolve_data_root
 from viewgen.errors import UsageError
 from viewgen.registry import Choice, Registry
 
-__all__ = ["DATASETS", "download_dataset", "list_datasets", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "chosen_dataset",
+    "download_dataset",
+    "known_side",
+    "list_datasets",
+    "load_dataset",
+]
 
 DATASETS: Registry[DatasetEntry] = Registry(
     "data set",
@@ -38,7 +45,7 @@ def load_dataset(
 
     Args:
         name: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``tinyimagenet``, ``stl10``,
-            ``folder:PATH``, ``folder:PATH?size=N``, ``trifeature``, ``trifeature:SIZE``, or a name that an
+            ``folder:PATH``, ``folder:PATH?size=N&test=0.2``, ``trifeature``, ``trifeature:SIZE``, or a name that an
             installed package adds, with its settings as ``NAME?setting=value``.
         split: ``train`` or ``test``; STL-10 also has ``unlabeled``.
         data_root: folder of the files; by default the environment's ``VIEWGEN_DATA``, then the platform's
@@ -52,8 +59,23 @@ def load_dataset(
         DataError: an image folder is empty or its pictures differ in size.
         StorageError: the data root cannot be written.
     """
-    dataset: ImageDataset = _chosen(name).build(split, resolve_data_root(data_root), download)
+    dataset: ImageDataset = chosen_dataset(name).build(split, resolve_data_root(data_root), download)
     return dataset
+
+
+def known_side(name: str, split: str = "train") -> int | None:
+    """Return the side of a data set's images in pixels, as far as it is known without decoding them.
+
+    Raises:
+        UsageError, MissingFileError, DataError: as `load_dataset`.
+    """
+    choice = chosen_dataset(name)
+    if choice.entry.raw_sizes is None:
+        return choice.entry.info.image_size if choice.settings == choice.entry.settings() else None
+    if choice.settings.size is not None:
+        return int(choice.settings.size)
+    sizes = choice.entry.raw_sizes(choice.settings, split, 1)
+    return sizes[0][0] if sizes and sizes[0][0] == sizes[0][1] else None
 
 
 def list_datasets(data_root: str | Path | None = None) -> list[DatasetInfo]:
@@ -69,10 +91,10 @@ def download_dataset(name: str, data_root: str | Path | None = None) -> list[Pat
     Raises:
         UsageError, MissingFileError, CorruptDataError, StorageError: as `load_dataset`.
     """
-    return _chosen(name).entry.download(resolve_data_root(data_root))
+    return chosen_dataset(name).entry.download(resolve_data_root(data_root))
 
 
-def _chosen(name: str) -> Choice[DatasetEntry]:
+def chosen_dataset(name: str) -> Choice[DatasetEntry]:
     """Return the entry and the settings that a name such as ``folder:PATH?size=64`` stands for."""
     base = re.split("[:?]", name, maxsplit=1)[0]
     entry, rest = DATASETS.entry(base), name[len(base) :]
