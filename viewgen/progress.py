@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from viewgen.messages import above, shown
 
-__all__ = ["Bar", "Progress", "ToldProgress"]
+__all__ = ["Bar", "Progress", "ToldProgress", "duration_text"]
 
 SECONDS_BETWEEN_LINES = 10.0
 SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -241,3 +241,12 @@ def left_text(seconds: float) -> str:
     """Return ``"3:07 left"``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d} left"
+
+
+def duration_text(seconds: float) -> str:
+    """Return ``"3 min"``, with a unit that fits."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"

@@ -22,7 +22,14 @@ from viewgen_train.cost import estimate, random_images, saved_bytes
 from viewgen_train.loop import Trainer
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["TrainingCost", "encoder_cost", "generator_cost", "inverter_cost", "mean_step_seconds"]
+__all__ = [
+    "TrainingCost",
+    "encoder_cost",
+    "generator_cost",
+    "inverter_cost",
+    "mean_step_seconds",
+    "random_networks",
+]
 
 CPU_BATCH = 4
 FLOAT_BYTES = 4
@@ -109,9 +116,30 @@ def inverter_cost(
     config: InverterTrainingConfig, generator: GeneratorTrainingConfig, image_size: int, device: str
 ) -> TrainingCost:
     """Return the cost of an inverter's training beside a generator of these settings."""
-    adversaries = _generator_trainer(generator, image_size, device, CPU_BATCH)
     batch_size = _measured_batch(config.batch_size, device)
-    trainer = InverterTrainer(
+    trainer = _inverter_trainer(config, generator, image_size, device, batch_size)
+    intervals = [config.r1_interval] * bool(config.r1_weight and config.adversarial_weight)
+    networks = [trainer.current, trainer.critic, trainer.generator]
+    return _cost(trainer, networks, intervals, config.batch_size, config.num_steps)
+
+
+def random_networks(
+    generator: GeneratorTrainingConfig, inverter: InverterTrainingConfig, image_size: int
+) -> dict[str, torch.nn.Module]:
+    """Return an untrained generator, discriminator and inverter, by kind."""
+    trainer = _inverter_trainer(inverter, generator, image_size, "cpu", CPU_BATCH)
+    return {"generator": trainer.generator, "discriminator": trainer.critic, "inverter": trainer.inverter}
+
+
+def _inverter_trainer(
+    config: InverterTrainingConfig,
+    generator: GeneratorTrainingConfig,
+    image_size: int,
+    device: str,
+    batch_size: int,
+) -> InverterTrainer:
+    adversaries = _generator_trainer(generator, image_size, device, CPU_BATCH)
+    return InverterTrainer(
         random_images(batch_size, image_size),
         config.replace(batch_size=batch_size),
         torch.device(device),
@@ -119,9 +147,6 @@ def inverter_cost(
         discriminator=adversaries.discriminator.requires_grad_(False),
         depends={"generator": "", "discriminator": ""},
     )
-    intervals = [config.r1_interval] * bool(config.r1_weight and config.adversarial_weight)
-    networks = [trainer.current, trainer.critic, trainer.generator]
-    return _cost(trainer, networks, intervals, config.batch_size, config.num_steps)
 
 
 def _measured_batch(batch_size: int, device: str) -> int:

@@ -8,11 +8,12 @@ from typing import Any, Literal
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.networks.files import read_header
 from viewgen.networks.weights import network_file
+from viewgen.progress import duration_text
 from viewgen.settings import Settings
 from viewgen_pretrained.cost import TrainingCost, encoder_cost, generator_cost, inverter_cost
 from viewgen_pretrained.pretrain import adversarial_images, encoder_settings, training_config
 from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
-from viewgen_train.dry_run import duration_text, settings_tables
+from viewgen_train.dry_run import settings_tables
 from viewgen_train.plan import resolved_precision
 from viewgen_train.resolve import effective_settings
 
@@ -97,9 +98,7 @@ def describe_pretraining(
     if kind == "encoder":
         images = load_dataset(dataset, split, data_root=data_root)
         found = resolved_precision(encoder_settings(images, given), device)
-        return _description(
-            kind, images, effective_settings(found), encoder_cost(found, images, device)
-        )
+        return _description(kind, images, effective_settings(found), encoder_cost(found, images, device))
     images = adversarial_images(dataset, split, data_root)
     if kind == "generator":
         own = training_config(GeneratorTrainingConfig, kind, dataset, given, images)

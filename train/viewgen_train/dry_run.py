@@ -6,6 +6,7 @@ from typing import Any
 
 from viewgen.config_file import toml_value
 from viewgen.errors import UsageError, ViewgenError
+from viewgen.progress import duration_text
 from viewgen.roles import Role
 from viewgen.store import CacheSpec, open_storage, read_spec
 from viewgen_train.caches import find_cache
@@ -24,7 +25,7 @@ from viewgen_train.records import record, view_name
 from viewgen_train.resolve import effective_settings, train_settings
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["Description", "describe", "duration_text", "settings_tables"]
+__all__ = ["Description", "describe", "settings_tables"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,12 +192,3 @@ def settings_tables(tables: Mapping[str, Mapping[str, Any]], prefix: str = "trai
         lines += ["", f"[{(prefix + name).strip('.')}] # --set {before}NAME=VALUE"]
         lines += [f"{field} = {toml_value(value)}" for field, value in table.items()]
     return lines
-
-
-def duration_text(seconds: float) -> str:
-    """Return ``"3 min"``, with a unit that fits."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"

@@ -46,6 +46,8 @@ _OPTIONS = (
             "$VIEWGEN_CACHE or the user's cache folder]"),
     _option("--overwrite", is_flag=True, help="Replace a cache of another configuration."),
     _option("--dry-run", is_flag=True, help="Check everything, say what would be made, write nothing."),
+    _option("--estimate/--no-estimate", default=True, envvar="VIEWGEN_ESTIMATE",
+            help="In a dry run: estimate the time, from a few images.  [default: estimate]"),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
     # the images
     _option("--split", default="train", show_default=True, help="Split of the data set."),

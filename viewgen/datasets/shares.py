@@ -33,9 +33,7 @@ def divide(files: list[File], root: Path, *, test: float, val: float) -> dict[st
         num_test = min(round(test * len(ranked)), len(ranked) - 1)
         num_val = min(round(val * len(ranked)), len(ranked) - 1 - num_test)
         for place, (_, path) in enumerate(ranked):
-            split_of[path] = (
-                "test" if place < num_test else "val" if place < num_test + num_val else "train"
-            )
+            split_of[path] = "test" if place < num_test else "val" if place < num_test + num_val else "train"
     found: dict[str, list[File]] = {"train": [], "test": [], "val": []}
     for file in files:
         found[split_of[file[0]]].append(file)
