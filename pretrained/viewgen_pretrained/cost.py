@@ -1,7 +1,7 @@
 """Cost of the trainings of encoder, generator and inverter, from a few measured steps on random images.
 
-A step is measured with a few images on a processor, and with the whole batch on a GPU; on the former, time
-and memory of activations are assumed to grow in proportion to the batch. R1 and the path-length penalty are
+A step is measured with the whole batch, or with a few images where that would take long; time and memory of
+activations are then assumed to grow in proportion to the batch. R1 and the path-length penalty are
 evaluated every so many steps only: every kind of step is timed once, and weighed by how often it occurs.
 """
 
@@ -10,7 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
@@ -32,9 +33,12 @@ __all__ = [
 ]
 
 CPU_BATCH = 4
+ENOUGH_SECONDS = 1.0
 FLOAT_BYTES = 4
 # weights, gradients and two moments of Adam
 STATES = 4
+
+T = TypeVar("T", GeneratorTrainer, InverterTrainer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,8 +105,7 @@ def encoder_cost(settings: TrainSettings, images: ImageDataset, device: str) -> 
 
 def generator_cost(config: GeneratorTrainingConfig, image_size: int, device: str) -> TrainingCost:
     """Return the cost of a generator's training with its discriminator."""
-    batch_size = _measured_batch(config.batch_size, device)
-    trainer = _generator_trainer(config, image_size, device, batch_size)
+    trainer = _measured_trainer(partial(_generator_trainer, config, image_size, device), config.batch_size)
     intervals = [config.r1_interval] * bool(config.r1_weight) + [config.path_interval] * bool(
         config.path_weight
     )
@@ -116,8 +119,8 @@ def inverter_cost(
     config: InverterTrainingConfig, generator: GeneratorTrainingConfig, image_size: int, device: str
 ) -> TrainingCost:
     """Return the cost of an inverter's training beside a generator of these settings."""
-    batch_size = _measured_batch(config.batch_size, device)
-    trainer = _inverter_trainer(config, generator, image_size, device, batch_size)
+    make = partial(_inverter_trainer, config, generator, image_size, device)
+    trainer = _measured_trainer(make, config.batch_size)
     intervals = [config.r1_interval] * bool(config.r1_weight and config.adversarial_weight)
     networks = [trainer.current, trainer.critic, trainer.generator]
     return _cost(trainer, networks, intervals, config.batch_size, config.num_steps)
@@ -149,8 +152,20 @@ def _inverter_trainer(
     )
 
 
-def _measured_batch(batch_size: int, device: str) -> int:
-    return batch_size if device.startswith("cuda") else min(CPU_BATCH, batch_size)
+def _measured_trainer(make: Callable[[int], T], batch_size: int) -> T:
+    """Return a trainer with the whole batch; with a few images where a step would take long.
+
+    Args:
+        make: function from the number of images of a step to a trainer.
+        batch_size: the whole batch.
+    """
+    few = make(min(CPU_BATCH, batch_size))
+    seconds = math.inf
+    for _ in range(2):  # the first step sets up more than the others
+        started = time.perf_counter()
+        few.step(1)
+        seconds = time.perf_counter() - started
+    return few if seconds * batch_size > CPU_BATCH * ENOUGH_SECONDS else make(batch_size)
 
 
 def _generator_trainer(

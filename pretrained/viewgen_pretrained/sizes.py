@@ -97,7 +97,8 @@ def check_side(dataset: str, side: int | None, *, resizable: bool) -> None:
         names = " or ".join(f'"{_at_size(dataset, int(one))}"' for one in sides.split(" or "))
         advice = f"name the data set {names}, which scales the pictures"
     raise ModelError(
-        f"{dataset} has images of {side} px; StyleGAN2 takes a power of two from 8 on, here {sides} px: {advice}"
+        f"{dataset} has images of {side} px; StyleGAN2 takes a power of two from 8 on, here {sides} px: "
+        f"{advice}"
     )
 
 

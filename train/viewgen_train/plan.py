@@ -302,7 +302,12 @@ def _cache_url(given: str | None, options: TrainOptions, inversions: bool) -> tu
         storage_options=options.storage_options,
     )
     if found is not None:
-        log.info("views from %s, the complete cache that changed last", found.url)
+        spec = found.spec
+        log.info(
+            "views from %s (%s, %d views of %d images of %s), the complete cache that changed last; --cache "
+            "names another",
+            *(found.url, spec.method, spec.num_views, spec.num_images, spec.dataset["name"]),
+        )
         return found.url, options.dataset or found.spec.dataset["name"]
     if options.dataset not in (None, EMBEDDED_DATASET) or options.split != "train":
         raise no_cache(options.dataset, options.split, inversions=inversions)

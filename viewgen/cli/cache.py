@@ -1,6 +1,9 @@
 """``viewgen cache``."""
 
+import os
+import shlex
 import signal
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,9 +18,10 @@ from viewgen.cli.setting_options import (
     setting_names,
 )
 from viewgen.cli.storage_option import storage_option
+from viewgen.terminal import program
 from viewgen.views import VIEWS
 
-__all__ = ["cache"]
+__all__ = ["cache", "say_what_comes_next"]
 
 
 class _BatchSize(click.ParamType[int | str]):
@@ -94,6 +98,16 @@ _OPTIONS = (
 )  # fmt: skip
 
 
+def say_what_comes_next(url: str) -> None:
+    """Print commands for the finished cache that work as printed in the same shell."""
+    here = os.path.relpath(url) if "://" not in url and Path(url).is_relative_to(Path.cwd()) else url
+    command, cache_url = program(), shlex.quote(here)
+    click.echo(
+        f"next:\n  {command} train --assimilation A2 --cache {cache_url}\n  {command} inspect {cache_url}",
+        err=True,
+    )
+
+
 @click.command()
 @add_options(_OPTIONS)
 @storage_option
@@ -124,5 +138,7 @@ def cache(as_json: bool, config: dict[str, Any], settings: dict[str, Any], **opt
         print_json(result.to_json())
     elif result.complete and not options["dry_run"]:
         click.echo(result.url)
+        if options["method"] != "invert":
+            say_what_comes_next(result.url)
     code = ViewgenError.exit_code if options["strict"] and result.verdict else 0
     click.get_current_context().exit(code if result.complete else IncompleteError.exit_code)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
+from viewgen.cli.cache import say_what_comes_next
 from viewgen.cli.options import add_options
 from viewgen.cli.setting_options import config_option, set_option
 
@@ -55,11 +56,11 @@ def prepare(
 ) -> None:
     """Train all networks that a data set's views need by one plan, then make the views.
 
-    Looks at the data, plans, says what it costs and asks. Then: encoder, ε₁, generator, inverter, cache, with a
-    gate behind each training. The same command goes on where an interrupted run ended. Every choice is in
+    Looks at the data, plans, says what it costs and asks. Then: encoder, ε₁, generator, inverter, cache, with
+    a gate behind each training. The same command goes on where an interrupted run ended. Every choice is in
     DIR/prepare.toml, which can be edited, or given to another run with --config.
-    Exit code 0: complete; 1: a gate was not passed, or with --strict the views cannot be trusted; 3: the folder
-    holds networks of another plan; 4: some images could not be made.
+    Exit code 0: complete; 1: a gate was not passed, or with --strict the views cannot be trusted; 3: the
+    folder holds networks of another plan; 4: some images could not be made.
 
     \b
     Examples:
@@ -89,6 +90,7 @@ def prepare(
         print_json(result.to_json())
     elif result.cache is not None:
         click.echo(result.cache)
+        say_what_comes_next(result.cache)
     code = ViewgenError.exit_code if options["strict"] and result.verdict else 0
     click.get_current_context().exit(code if result.complete else IncompleteError.exit_code)
 

@@ -36,8 +36,8 @@ _OPTIONS = (
             help="Where generated views come from: cache, wperturb, viewmaker, online, expert, or a "
             "plug-in's view source.  [default: cache; expert for none]"),
     _option("--cache", metavar="URL",
-            help="Cache of views.  [default: the complete one that changed last in $VIEWGEN_CACHE or the "
-            "user's cache folder]"),
+            help="Cache of views.  [default: the complete one that changed last in $VIEWGEN_CACHE, or, "
+            "without that, in the user's cache folder, the working directory and the folders in it]"),
     _option("--out", metavar="RUN", help="Folder of the run.  [default: runs/...]"),
     _option("--epochs", type=int, metavar="N", help="Passes over the images.  [default: the recipe's]"),
     _option("--batch-size", type=int, metavar="N", help="Images of a step, over all workers."),

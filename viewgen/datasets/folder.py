@@ -132,8 +132,8 @@ def _checked(settings: FolderSettings) -> Path:
         raise UsageError(f"?size= takes 8 to {MAX_IMAGE_SIZE} pixels, got {settings.size}")
     if settings.test + settings.val >= 1:
         raise UsageError(
-            f"?test={settings.test:g}&val={settings.val:g} leave nothing to train on; expected less than 1 in "
-            "sum"
+            f"?test={settings.test:g}&val={settings.val:g} leave nothing to train on; expected less than 1 "
+            "in sum"
         )
     if not settings.path:
         raise UsageError("folder: needs a path, for example folder:/data/flowers")

@@ -1,5 +1,6 @@
 """`viewgen prepare` as a function: from images to a cache of their views, stage by stage."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from viewgen.config_file import read_config
 from viewgen.datasets import load_dataset
 from viewgen.datasets.registry import chosen_dataset
-from viewgen.device import resolve_device
+from viewgen.device import available_cores, resolve_device
 from viewgen.errors import CacheMismatchError, UsageError, ViewgenError
 from viewgen.files import write_atomically
 from viewgen.progress import Progress
@@ -29,6 +30,8 @@ __all__ = ["CONFIG", "GateError", "Prepared", "default_out", "prepare"]
 CONFIG = "prepare.toml"
 VIEWS = "views.zarr"
 NUM_SHARDS = 12
+# load per core above which others compute here, too
+BUSY = 1.25
 
 
 class GateError(ViewgenError):
@@ -252,6 +255,11 @@ def _planned(work: Work, workers: int, progress: Progress) -> list[StagePlan]:
     done = work.done()
     progress.say(f"measuring a few steps of each stage on {work.device}")
     stages = plan_costs(work.plan, work.images, device=work.device, workers=workers, done=done)
+    load, cores = os.getloadavg()[0], available_cores()
+    if work.device == "cpu" and load > BUSY * cores:
+        progress.say(
+            f"this machine is busy (load {load:.1f} on {cores} cores): the times below are upper ends"
+        )
     progress.say(f"plan ({work.plan.networks}; --networks {'|'.join(SIZES)} is another), on {work.device}:")
     for stage in stages:
         progress.say(stage.line() + ("  (finished)" if stage.name in done else ""))
@@ -278,8 +286,8 @@ def _trained(work: Work, progress: Progress) -> list[Gate]:
             reasons = "\n".join(f"  {gate.text}\n  {gate.advice}" for gate in failed)
             raise GateError(
                 f"the {stage} is not good enough for the next stage:\n{reasons}\n"
-                f"Choices are in {work.out / CONFIG}: edit them and run the same command with --overwrite, or "
-                f"go on all the same with --set gates.stop=false"
+                f"Choices are in {work.out / CONFIG}: edit them and run the same command with --overwrite, "
+                "or go on all the same with --set gates.stop=false"
             )
     return gates
 

@@ -117,8 +117,8 @@ def _chance(measured: Mapping[str, float], settings: GateSettings) -> dict[str, 
         "value": value,
         "limit": limit,
         "passed": value > limit or chance == 1,
-        "text": f"5-NN accuracy {value:.1%} of {count:.0f} images (chance {chance:.1%}, more than {limit:.1%} "
-        "needed)",
+        "text": f"5-NN accuracy {value:.1%} of {count:.0f} images (chance {chance:.1%}; more than "
+        f"{limit:.1%} needed)",
         "advice": "the encoder sees no classes: train it longer (encoder.num_steps), check the labels, and "
         "whether the expert views hide what the classes differ in (encoder.expert.…)",
     }
@@ -132,8 +132,8 @@ def _spread(measured: Mapping[str, float], settings: GateSettings) -> dict[str, 
         "limit": settings.spread,
         "passed": value >= settings.spread,
         "text": f"two different images are {value:.3f} apart (at least {settings.spread:g} needed)",
-        "advice": "the encoder's projections have fallen together: lower encoder.learning_rate, or train with "
-        "a larger encoder.batch_size",
+        "advice": "the encoder's projections have fallen together: lower encoder.learning_rate, or train "
+        "with a larger encoder.batch_size",
     }
 
 
@@ -177,7 +177,8 @@ def _variety(measured: Mapping[str, float], settings: GateSettings) -> dict[str,
         "value": value,
         "limit": settings.variety,
         "passed": value >= settings.variety,
-        "text": f"two samples are {value:.2f} times as far apart as two images (at least {settings.variety:g})",
+        "text": f"two samples are {value:.2f} times as far apart as two images (at least "
+        f"{settings.variety:g})",
         "advice": "its samples are all alike: raise generator.r1_weight, or give generator.augment more "
         "transforms",
     }

@@ -102,8 +102,8 @@ class Plan:
     def toml(self) -> str:
         """Return the configuration file."""
         lines = [
-            "# Every choice of `viewgen prepare`. Edit it and run the same command again, or give it to another",
-            "# run with --config. A stage that is finished is made again only with --overwrite.",
+            "# Every choice of `viewgen prepare`. Edit it and run the same command again, or give it to",
+            "# another run with --config. What is trained already is trained again only with --overwrite.",
         ]
         table = ""
         for name, value in self.document().items():
@@ -216,7 +216,8 @@ def _at_hand(dataset: str, kind: str) -> dict[str, Path]:
 def _refuse_beside_file(kind: str, settings: Mapping[str, Any]) -> None:
     if settings:
         raise UsageError(
-            f"{kind}.{next(iter(settings))} is given beside {kind}.file, which needs no training; leave one out"
+            f"{kind}.{next(iter(settings))} is given beside {kind}.file, which needs no training; leave one "
+            "out"
         )
 
 

@@ -1,4 +1,4 @@
-"""Stages of `viewgen prepare`, each finished once: its record names what it was made of, and what it measured.
+"""Stages of `viewgen prepare`: the record of a finished one names what it was made of, and its numbers.
 
 OUT/prepare.toml            the plan
     prepared/STAGE.json     record of a finished stage
