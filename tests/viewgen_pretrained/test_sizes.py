@@ -69,7 +69,7 @@ def test_another_side_is_refused_with_those_that_work():
     with pytest.raises(ModelError) as error:
         check_side("folder:/x?size=48&test=0.2", 48, resizable=True)
     assert '"folder:/x?size=32&test=0.2" or "folder:/x?size=64&test=0.2"' in str(error.value)
-    with pytest.raises(ModelError, match="stl10 has images of 96 px.*here 64 or 128 px: make a folder"):
+    with pytest.raises(ModelError, match=r"stl10 has images of 96 px.*here 64 or 128 px: make a folder"):
         check_side("stl10", 96, resizable=False)
 
 

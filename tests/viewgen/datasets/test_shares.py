@@ -71,8 +71,8 @@ def test_a_folder_is_divided_by_its_name(photos, tmp_path):
     assert images.labels(range(4)).tolist() == [0, 0, 1, 1]
     again = load_dataset(f"folder:{photos}?val=0.125&size=16&test=0.25", "test", data_root=tmp_path / "other")
     assert (again.name, again.digest) == (name, images.digest)
-    with pytest.raises(UsageError, match="no split 'val'"):
-        load_dataset(f"folder:{photos}?size=16&test=0.25", "val", data_root=tmp_path / "data")
+    with pytest.raises(UsageError, match="no split 'test'"):
+        load_dataset(f"folder:{photos}?size=16&val=0.25", "test", data_root=tmp_path / "data")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`viewgen prepare` with tiny networks: all stages, their resumption, gates that stop, and the command line."""
+"""`viewgen prepare` with tiny networks: all stages, their resumption, gates, and the command line."""
 
 import json
 from pathlib import Path
@@ -116,7 +116,7 @@ def test_a_lost_network_is_made_again_and_another_plan_is_refused(prepared, phot
 
 def test_a_gate_that_is_not_passed_stops_and_the_command_goes_on_from_there(photos, root, tmp_path):
     strict = {"gates.stop": True, "gates.spread": 2.0}
-    with pytest.raises(GateError, match="epsilon is not good enough.*\n.*at least 2 needed"):
+    with pytest.raises(GateError, match=r"epsilon is not good enough.*\n.*at least 2 needed"):
         run(photos, root, tmp_path, settings=strict)
     assert digests(tmp_path).keys() == {"encoder.safetensors"}
     assert not (tmp_path / "views.zarr").exists()
