@@ -1,4 +1,4 @@
-"""Estimates of `viewgen cache --dry-run`: from images that are made, or a bound where that would take long."""
+"""Estimates of `viewgen cache --dry-run`: from images that are made, or a bound."""
 
 import json
 
