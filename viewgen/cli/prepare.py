@@ -27,6 +27,8 @@ _OPTIONS = (
     config_option(),
     _option("--yes", is_flag=True, help="Begin without asking."),
     _option("--dry-run", is_flag=True, help="Look at the data, print plan and cost, write nothing."),
+    _option("--estimate/--no-estimate", default=True, envvar="VIEWGEN_ESTIMATE",
+            help="Estimate the time, from a few steps.  [default: estimate]"),
     _option("--overwrite", is_flag=True, help="Train again what differs from the plan."),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
     # the images

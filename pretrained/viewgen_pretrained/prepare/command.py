@@ -110,6 +110,7 @@ def prepare(
     workers: int | None = None,
     confirm: Callable[[], bool] = lambda: True,
     dry_run: bool = False,
+    estimate: bool = True,
     overwrite: bool = False,
     quality: bool = True,
     strict: bool = False,
@@ -133,6 +134,7 @@ def prepare(
         executor, workers: of the cache, see `viewgen_pipelines.cache.cache`.
         confirm: asked once the plan is printed; a run ends there if it returns False.
         dry_run: look, plan and estimate, and write nothing.
+        estimate: measure a few steps of each stage to estimate the time.
         overwrite: train again what differs from the plan.
         quality: measure the views of a sample of the images at the end.
         strict: give the verdict that views cannot be trusted where none of them could be measured, too.
@@ -171,7 +173,8 @@ def prepare(
         overwrite=overwrite,
         command=command,
     )
-    stages = _planned(work, expected_workers(executor, workers, NUM_SHARDS), progress)
+    num_workers = expected_workers(executor, workers, NUM_SHARDS) if estimate else None
+    stages = _planned(work, num_workers, progress)
     result: dict[str, Any] = {
         "dataset": images.name,
         "out": str(folder),
@@ -250,20 +253,24 @@ def _canonical(name: str) -> str:
     return str(getattr(choice.settings, "name", name))
 
 
-def _planned(work: Work, workers: int, progress: Progress) -> list[StagePlan]:
-    """Print the stages with their cost."""
+def _planned(work: Work, workers: int | None, progress: Progress) -> list[StagePlan]:
+    """Print the stages, with their cost for a number of workers of the cache; None leaves the cost out."""
     done = work.done()
-    progress.say(f"measuring a few steps of each stage on {work.device}")
-    stages = plan_costs(work.plan, work.images, device=work.device, workers=workers, done=done)
+    if workers is None:
+        stages = stage_plans(work.plan, work.images)
+    else:
+        progress.say(f"measuring a few steps of each stage on {work.device}")
+        stages = plan_costs(work.plan, work.images, device=work.device, workers=workers, done=done)
     load, cores = os.getloadavg()[0], available_cores()
-    if work.device == "cpu" and load > BUSY * cores:
+    if workers is not None and work.device == "cpu" and load > BUSY * cores:
         progress.say(
             f"this machine is busy (load {load:.1f} on {cores} cores): the times below are upper ends"
         )
     progress.say(f"plan ({work.plan.networks}; --networks {'|'.join(SIZES)} is another), on {work.device}:")
     for stage in stages:
         progress.say(stage.line() + ("  (finished)" if stage.name in done else ""))
-    progress.say(f"  {total_text(stages)} in all; everything goes to {work.out}")
+    total = "" if workers is None else f"{total_text(stages)} in all; "
+    progress.say(f"  {total}everything goes to {work.out}")
     return stages
 
 

@@ -43,14 +43,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("root")
 
 
-def run(photos: Path, root: Path, out: Path, **options: Any) -> command.Prepared:
-    settings = TINY | options.pop("settings", {})
+def run(photos: Path, root: Path, out: Path, *, chosen: Any = TINY, **options: Any) -> command.Prepared:
+    """Prepare with tiny networks; without `chosen` by the file in the folder."""
+    settings = chosen | options.pop("settings", {})
     return prepare(
         f"folder:{photos}",
         out=out,
         data_root=str(root),
         device="cpu",
         quality=False,
+        estimate=False,
         settings=settings,
         **options,
     )
@@ -93,7 +95,7 @@ def test_the_same_call_keeps_what_is_finished(prepared, photos, root, monkeypatc
     for name in ("pretrain_encoder", "pretrain_generator", "pretrain_inverter", "calibrate"):
         monkeypatch.setattr(f"viewgen_pretrained.prepare.stages.{name}", never)
     # the file in the folder stands in for the choices
-    again = prepare(f"folder:{photos}", out=prepared.out, data_root=str(root), device="cpu", quality=False)
+    again = run(photos, root, Path(prepared.out), chosen={})
     assert again.plan == prepared.plan
     assert again.measured == prepared.measured
     assert (again.cache, digests(Path(again.out))) == (prepared.cache, before)
@@ -121,7 +123,7 @@ def test_a_gate_that_is_not_passed_stops_and_the_command_goes_on_from_there(phot
     assert digests(tmp_path).keys() == {"encoder.safetensors"}
     assert not (tmp_path / "views.zarr").exists()
     with pytest.raises(GateError):
-        prepare(f"folder:{photos}", out=tmp_path, data_root=str(root), device="cpu", quality=False)
+        run(photos, root, tmp_path, chosen={})
 
 
 def test_a_folder_of_other_images_is_refused(prepared, root, tmp_path):
@@ -145,7 +147,9 @@ def words(photos: Path, root: Path, out: Path) -> list[str]:
 
 
 def test_a_dry_run_prints_data_plan_and_cost_and_writes_nothing(photos, root, tmp_path, capsys):
-    code, out, err = call(*words(photos, root, tmp_path / "run"), "--dry-run", "--json", capsys=capsys)
+    code, out, err = call(
+        *words(photos, root, tmp_path / "run"), "--dry-run", "--json", "--estimate", capsys=capsys
+    )
     assert code == 0
     document = json.loads(out)
     assert document["report"]["num_images"] == 20
@@ -157,8 +161,7 @@ def test_a_dry_run_prints_data_plan_and_cost_and_writes_nothing(photos, root, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_without_a_terminal_it_begins_only_when_told(photos, root, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "plan_costs", lambda plan, images, **_: [])
+def test_without_a_terminal_it_begins_only_when_told(photos, root, tmp_path, capsys):
     code, _, err = call(*words(photos, root, tmp_path / "run"), capsys=capsys)
     assert code == 2
     assert "--yes" in err
