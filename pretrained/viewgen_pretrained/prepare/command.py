@@ -19,7 +19,7 @@ from viewgen_pipelines.cost import expected_workers
 from viewgen_pipelines.executors import check_executor
 from viewgen_pipelines.quality import check_strict
 from viewgen_pretrained.prepare.data import DataReport, chosen_side, held_out, look_at
-from viewgen_pretrained.prepare.estimate import StagePlan, plan_costs, total_text
+from viewgen_pretrained.prepare.estimate import StagePlan, plan_costs, stage_plans, total_text
 from viewgen_pretrained.prepare.gates import Gate, judge
 from viewgen_pretrained.prepare.plan import make_plan
 from viewgen_pretrained.prepare.stages import STAGES, Work, cache_settings
