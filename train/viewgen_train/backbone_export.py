@@ -107,7 +107,7 @@ def _config(config: EncoderConfig) -> dict[str, Any]:
 
 
 def _page(page: str, library: str, config: EncoderConfig, card: dict[str, Any]) -> str:
-    """Return the model card: what `export_encoder` says of the training, and the lines that load the weights."""
+    """Return the model card: what `export_encoder` says of the training, and how to load the weights."""
     about, _, own = page.partition("```python\n")
     made = {
         "torchvision": ("import torchvision", f"torchvision.models.{config.backbone}()", True),

@@ -20,7 +20,8 @@ __all__ = ["pull"]
 def pull(source: str, target: str, as_json: bool, **options: Any) -> None:
     """Copy SOURCE, a cache or a folder of weights, to TARGET, and check it on the way.
 
-    SOURCE is what `viewgen push` takes as its TARGET. The same command goes on where an interrupted one ended.
+    SOURCE is what `viewgen push` takes as its TARGET. The same command goes on where an interrupted one
+    ended.
 
     \b
     Examples:

@@ -101,8 +101,8 @@ def weights_card(cards: dict[str, dict[str, Any]]) -> str:
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     lines += [
         "",
-        "Each network's `.card.json` holds all settings of its training. The folder is what `viewgen cache --models` "
-        "and `viewgen train --models` take.",
+        "Each network's `.card.json` holds all settings of its training. The folder is what `viewgen cache "
+        "--models` and `viewgen train --models` take.",
         "",
         "## Licence",
         "",

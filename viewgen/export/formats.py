@@ -106,7 +106,7 @@ class WebDatasetWriter(Writer):
 class ParquetWriter(Writer):
     """A Parquet file per shard: encoded pictures as binary lists, labels, scores."""
 
-    folder, extra = "", "parquet"
+    folder, extra = "data/", "parquet"
 
     def write(self, shard_id: int) -> int:
         import pyarrow as pa
@@ -145,7 +145,7 @@ class ParquetWriter(Writer):
 
     def how_to_read(self) -> str:
         return (
-            "A Parquet file per shard of the cache. Columns: `row`, `index` (of the image in its data set), "
+            "A Parquet file per shard of the cache, in `data`. Columns: `row`, `index` (of the image in its data set), "
             f"`label`, `class`, `views` (a list of {self.picture} files) and the scores of the views, "
             f"{', '.join(f'`{name}`' for name in self.rows.score_names)}."
         )
@@ -154,7 +154,7 @@ class ParquetWriter(Writer):
 class HuggingFaceWriter(ParquetWriter):
     """Parquet files in the layout and with the types of Hugging Face's library."""
 
-    folder, extra = "data/", "hf"
+    extra = "hf"
 
     def _picture(self, data: bytes) -> Any:
         return {"bytes": data, "path": None}
@@ -182,8 +182,8 @@ class HuggingFaceWriter(ParquetWriter):
             'views = load_dataset("PATH_OR_NAME", split="train")\n'
             'views[0]["views"]  # pictures\n'
             "```\n\n"
-            "Columns: `row`, `index` (of the image in its data set), `label`, `class`, `views` and the scores "
-            f"of the views, {', '.join(f'`{name}`' for name in self.rows.score_names)}."
+            "Columns: `row`, `index` (of the image in its data set), `label`, `class`, `views` and the "
+            f"scores of the views, {', '.join(f'`{name}`' for name in self.rows.score_names)}."
         )
 
 

@@ -197,7 +197,7 @@ def _weights_card(source: Storage) -> dict[str, bytes]:
 
 
 def _check_weights(path: Path) -> None:
-    """Raise CorruptDataError or ModelError if a file of ours is damaged; others are left to their libraries."""
+    """Raise CorruptDataError or ModelError if a file of ours is damaged; others are not looked at."""
     try:
         read_header(path)
     except ModelError as error:

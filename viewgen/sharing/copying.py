@@ -91,7 +91,8 @@ def weight_files(source: Storage) -> list[str]:
     if not any(name.endswith(".safetensors") for name in names):
         raise MissingFileError(
             f"{source.url} is neither a cache (it has no zarr.json) nor a folder of weights (it has no "
-            ".safetensors files); give the URL of a cache, or the folder of a `viewgen export` or `viewgen pretrain`"
+            ".safetensors files); give the URL of a cache, or the folder of a `viewgen export` or "
+            "`viewgen pretrain`"
         )
     return names
 
