@@ -19,6 +19,8 @@ __all__ = ["Bar", "Progress", "ToldProgress"]
 SECONDS_BETWEEN_LINES = 10.0
 # a bar without a line in such a time gets one, whether it has moved or not
 HEARTBEAT_SECONDS = 15.0
+# of the work, before which nothing is said about the time that is left
+MIN_SHARE = 0.005
 SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -223,8 +225,8 @@ class Bar:
         """Print the state of the task as a line, regardless of the last output."""
         self._last_line, self._is_silent = time.monotonic(), False
         self.num_lines += 1
-        # nothing is known about the time left before the first step
-        left = "" if self.done >= self.total or self.done == self._first else left_text(self.seconds_left)
+        share = (self.done - self._first) / max(self.total - self._first, 1e-9)
+        left = left_text(self.seconds_left) if MIN_SHARE <= share < 1 else ""
         parts = (self.count, self.note, self.rate_text, left)
         self._progress.say(f"{self.title}: " + ", ".join(part for part in parts if part))
 
@@ -267,6 +269,7 @@ def size_text(num_bytes: float) -> str:
 
 
 def left_text(seconds: float) -> str:
-    """Return ``"3:07 left"``."""
+    """Return ``"3:07 left"``, or with hours ``"1:03:07 left"``."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} left"
+    hours, below = divmod(minutes, 60)
+    return f"{hours}:{below:02d}:{rest:02d} left" if hours else f"{minutes}:{rest:02d} left"

@@ -108,9 +108,10 @@ def test_inspect_names_what_is_missing(hide, capsys, tmp_path, module, message):
 
 def test_training_goes_on_without_tensorboard(hide, tmp_path, caplog):
     from viewgen_train.curves import CurveWriter
+    from viewgen_train.loggers import chosen_loggers
 
     hide("tensorboard")
-    writer = CurveWriter(steps_per_epoch=2)
+    writer = CurveWriter(steps_per_epoch=2, loggers=chosen_loggers(None))
     writer.start(tmp_path, 0)
     writer.log(0, {"loss": 1.0})
     writer.checkpoint()

@@ -1,8 +1,8 @@
 """Loggers of a training's metrics besides ``metrics.csv``: TensorBoard, Weights & Biases, MLflow.
 
 The services' own variables hold: ``WANDB_MODE=offline`` and ``WANDB_PROJECT``, ``MLFLOW_TRACKING_URI`` and
-``MLFLOW_EXPERIMENT_NAME``. Without ``MLFLOW_TRACKING_URI`` MLflow writes into the run's folder. A training that
-goes on continues the service's run, whose name is kept in the run's folder.
+``MLFLOW_EXPERIMENT_NAME``. Without ``MLFLOW_TRACKING_URI`` MLflow writes into the run's folder. A training
+that goes on continues the service's run, whose name is kept in the run's folder.
 """
 
 import json
