@@ -37,6 +37,8 @@ COMMANDS = {
     "models": ("viewgen.cli.models", "List, import and evaluate the networks that are at hand."),
     "prepare": ("viewgen.cli.prepare", "Train all networks of a data set by one plan, and cache views."),
     "pretrain": ("viewgen.cli.pretrain", "Train the generator, inverter and encoder that a cache needs."),
+    "pull": ("viewgen.cli.pull", "Copy a cache or weights from a bucket or a hub."),
+    "push": ("viewgen.cli.push", "Copy a cache or weights to a bucket or a hub, with a card."),
     "show": ("viewgen.cli.show", "Show a cache: contents, provenance, statistics."),
     "train": ("viewgen.cli.train", "Train an encoder on expert and generated views."),
     "verify": ("viewgen.cli.verify", "Check every shard of a cache against its commit record."),

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import add_options, augment_option
+from viewgen.cli.options import GroupedCommand, add_options, augment_option
 from viewgen.cli.setting_options import (
     config_option,
     given_settings,
@@ -53,11 +53,11 @@ _OPTIONS = (
     _option("--estimate/--no-estimate", default=True, envvar="VIEWGEN_ESTIMATE",
             help="In a dry run: estimate the time, from a few images.  [default: estimate]"),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
-    # the images
+    "Images",
     _option("--split", default="train", show_default=True, help="Split of the data set."),
     _option("--limit", type=int, metavar="N", help="Only the first N images."),
     _option("--data-root", envvar="VIEWGEN_DATA", metavar="DIR", help="Where data sets are."),
-    # the views
+    "Views",
     *setting_flags(VIEWS),
     augment_option("expert: operations"),
     set_option("A setting of the method, or invert.NAME of the inversion before it; repeatable.  "
@@ -65,7 +65,7 @@ _OPTIONS = (
     config_option(),
     _option("--keep-latents", is_flag=True, help="wsearch, wboundary, wperturb: store the views' codes too."),
     _option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers."),
-    # the networks
+    "Networks",
     _option("--models", metavar="DIR|NAME", help="Folder of a `viewgen pretrain` run, or name of a "
             "`viewgen models import`.  [default: the data set's own networks]"),
     _option("--generator", type=_FILE, help="Weights that replace the data set's own: a file, or a name."),
@@ -74,7 +74,7 @@ _OPTIONS = (
     _option("--discriminator", type=_FILE, help="The same for the discriminator."),
     _option("--inversions", metavar="URL",
             help="Cache of inversions, made there if missing.  [default: beside --out]"),
-    # the execution
+    "Execution",
     _option("--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True,
             help="local: one worker in this process, without Ray."),
     _option("--workers", type=int, metavar="N", help="Shards made at once.  [default: one per GPU, or core]"),
@@ -108,7 +108,7 @@ def say_what_comes_next(url: str) -> None:
     )
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @add_options(_OPTIONS)
 @storage_option
 def cache(as_json: bool, config: dict[str, Any], settings: dict[str, Any], **options: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
-from viewgen.datasets.decoded import Blocks, Labelling, load_decoded
+from viewgen.datasets.decoded import Blocks, Labelling, decoded_folder, load_decoded
 from viewgen.datasets.pictures import PICTURE_SUFFIXES, decode_blocks, decode_picture, picture_size
 from viewgen.datasets.shares import divide
 from viewgen.errors import (
@@ -71,11 +71,10 @@ def load(settings: FolderSettings, split: str, root: Path, download: bool) -> Im
     image_size, name = settings.size, settings.name
     split, class_names, files = _listed(settings, split)
     source = {"size": image_size, "classes": list(class_names), "listing": _fingerprint(files)}
-    key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return load_decoded(
         name,
         split,
-        root / "folder" / key / split,
+        decoded_folder(root, "folder", name, split),
         source,
         lambda: _blocks(files, class_names, image_size, skip=settings.damaged == "skip"),
         num_images=len(files),

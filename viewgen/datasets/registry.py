@@ -31,6 +31,9 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "tinyimagenet": "viewgen.datasets.tinyimagenet",
         "stl10": "viewgen.datasets.stl10",
         "folder": "viewgen.datasets.folder",
+        "hf": "viewgen.datasets.huggingface",
+        "webdataset": "viewgen.datasets.webdataset",
+        "npz": "viewgen.datasets.npz",
         "trifeature": "viewgen.datasets.trifeature",
     },
 )
@@ -45,8 +48,9 @@ def load_dataset(
 
     Args:
         name: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``tinyimagenet``, ``stl10``,
-            ``folder:PATH``, ``folder:PATH?size=N&test=0.2``, ``trifeature``, ``trifeature:SIZE``, or a name
-            that an installed package adds, with its settings as ``NAME?setting=value``.
+            ``folder:PATH``, ``folder:PATH?size=N&test=0.2``, ``hf:NAME_OR_PATH``, ``webdataset:URL``,
+            ``npz:URL``, ``trifeature``, ``trifeature:SIZE``, or a name that an installed package adds, with its
+            settings as ``NAME?setting=value``.
         split: ``train`` or ``test``; STL-10 also has ``unlabeled``.
         data_root: folder of the files; by default the environment's ``VIEWGEN_DATA``, then the platform's
             cache.
