@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.datasets import load_dataset
-from viewgen.diagnostics.mutual_information import MIConfig, MIEstimate
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.diagnostics.mutual_information import MIConfig, MIEstimate, Pairs
 from viewgen.diagnostics.mutual_information.views import (
     ViewKind,
     cached_kind,
     expert_kind,
     original_kind,
+    source_pair,
     view_pair,
 )
 from viewgen.errors import DataError
 from viewgen.store import CacheReader
+from viewgen.views import VIEWS
 from viewgen.views.expert import ExpertConfig
 from viewgen_pipelines.executors.executor import Place, Tell
 from viewgen_pipelines.executors.process import configure_process
@@ -35,7 +37,7 @@ class ViewRef:
     """A kind of view.
 
     Attributes:
-        label: name in tables: ``"original"``, ``"expert"`` or a cache's method.
+        label: name in tables: ``"original"``, ``"expert"``, a cache's method, or a role of a pair.
         url: URL of the cache; None for originals and expert views.
         identity: identity of the cache's specification; None for originals and expert views.
     """
@@ -54,6 +56,7 @@ class PairTask:
         dataset_digest: digest of the data set's content.
         data_root: folder of the data sets, None for the default.
         x, y: the two kinds of view.
+        pair: record of the view source that makes both, or None.
         source_index: source indices of the images, int64 `(N,)`.
         config: configuration of the estimate.
         expert: strength of the expert views.
@@ -69,6 +72,7 @@ class PairTask:
     data_root: str | None = None
     x: ViewRef
     y: ViewRef
+    pair: dict[str, Any] | None = None
     source_index: NDArray[np.int64] = field(repr=False)
     config: MIConfig
     expert: ExpertConfig
@@ -89,6 +93,7 @@ class PairTask:
             "expert": self.expert.record() if EXPERT in (self.x.label, self.y.label) else None,
             "encoder": self.encoder_digest,
             "seed": self.seed,
+            **({} if self.pair is None else {"pair": self.pair}),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -138,7 +143,7 @@ def run_pair(task: PairTask, place: Place, tell: Tell) -> PairResult:
     from viewgen.diagnostics.mutual_information import estimate_mutual_information
 
     dataset = load_dataset(task.dataset, task.split, data_root=task.data_root)
-    pairs = view_pair(_kind(task.x, task), _kind(task.y, task), dataset, task.source_index).views
+    pairs = _pairs(task, dataset)
     try:
         estimate = estimate_mutual_information(
             pairs,
@@ -164,6 +169,12 @@ def run_pair(task: PairTask, place: Place, tell: Tell) -> PairResult:
             uniformity_y=measured.uniformity_y,
         )
     return result
+
+
+def _pairs(task: PairTask, dataset: ImageDataset) -> Pairs:
+    if task.pair is not None:
+        return source_pair(VIEWS.read(task.pair), dataset, task.source_index).views
+    return view_pair(_kind(task.x, task), _kind(task.y, task), dataset, task.source_index).views
 
 
 def _kind(ref: ViewRef, task: PairTask) -> ViewKind:

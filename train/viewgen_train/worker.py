@@ -111,7 +111,7 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
     network = build_network(
         settings,
         objective.head,
-        dataset.image_size,
+        plan.view_size or dataset.image_size,
         device,
         channels=dataset.channels,
         roles=plan.roles,
@@ -135,7 +135,7 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
         world=world,
         folder=Path(plan.out),
         codes=stored.codes,
-        knn=_knn_sets(plan, dataset) if plan.measures else None,
+        knn=_knn_sets(plan, dataset) if plan.measures and plan.view_size is None else None,
         splitting=plan.splitting,
         notes={
             "dataset": plan.dataset,

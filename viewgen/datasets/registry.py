@@ -1,14 +1,10 @@
 """The data sets by name."""
 
-import json
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset
 from viewgen.datasets.root import resolve_data_root
-from viewgen.errors import UsageError
 from viewgen.registry import Choice, Registry
 
 __all__ = ["DATASETS", "download_dataset", "list_datasets", "load_dataset"]
@@ -27,8 +23,6 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "trifeature": "viewgen.datasets.trifeature",
     },
 )
-
-_QUERY = re.compile(r"\?(\w+=[^?&]*(?:&\w+=[^?&]*)*)$")
 
 
 def load_dataset(
@@ -74,30 +68,6 @@ def download_dataset(name: str, data_root: str | Path | None = None) -> list[Pat
 
 def _chosen(name: str) -> Choice[DatasetEntry]:
     """Return the entry and the settings that a name such as ``folder:PATH?size=64`` stands for."""
-    base = re.split("[:?]", name, maxsplit=1)[0]
-    entry, rest = DATASETS.entry(base), name[len(base) :]
-    fields = entry.settings.model_fields
-    given: dict[str, str] = {}
-    query = _QUERY.search(rest)
-    pairs = [pair.partition("=") for pair in query[1].split("&")] if query else []
-    # behind a colon a question mark may belong to the value, a path for example
-    if query and (query.start() == 0 or all(key in fields for key, _, _ in pairs)):
-        given = {key: text for key, _, text in pairs}
-        rest = rest[: query.start()]
-    if argument := rest[1:]:
-        if not fields:
-            raise UsageError(f"data set {base!r} takes nothing after a colon, got {name}")
-        given[next(iter(fields))] = argument
-    values = {
-        key: _value(fields[key].annotation if key in fields else str, text) for key, text in given.items()
-    }
-    return Choice(entry, entry.settings(**values))
-
-
-def _value(annotation: Any, text: str) -> Any:
-    if annotation is str:
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    base, given = DATASETS.parsed(name)
+    entry = DATASETS.entry(base)
+    return Choice(entry, entry.settings(**given))

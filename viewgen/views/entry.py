@@ -120,6 +120,10 @@ def _as_given(settings: Any, situation: Situation) -> Any:
     return settings
 
 
+def _as_fitted(settings: Any, dataset: ImageDataset) -> Any:
+    return settings
+
+
 def _nothing(settings: Any) -> frozenset[str]:
     return frozenset()
 
@@ -147,6 +151,10 @@ class ViewEntry(Entry):
         columns: arrays that it always adds to those of every cache.
         keeps_codes: True if the codes of its views can be stored as its column ``w_plus``.
         settle: settings and situation → settings without open values such as ``"auto"``.
+        fit: settings and source images → settings with the facts of the images that it uses, such as
+            their mean; refuses images that it cannot use.
+        view_size: settings and side of the images → side of the views, in pixels; None if it is the same.
+        random: False if it draws no random numbers, so that it has one view, or one of each role.
         optional: settings → needs that the source does not use with them.
         further: settings, as they were given → files of further encoders that the source needs.
     """
@@ -156,6 +164,9 @@ class ViewEntry(Entry):
     columns: tuple[Column, ...] = ()
     keeps_codes: bool = False
     settle: Callable[[Any, Situation], Any] = field(default=_as_given)
+    fit: Callable[[Any, ImageDataset], Any] = field(default=_as_fitted)
+    view_size: Callable[[Any, int], int] | None = None
+    random: bool = True
     optional: Callable[[Any], frozenset[str]] = field(default=_nothing)
     further: Callable[[Any], tuple[str, ...]] = field(default=_no_files)
 
@@ -164,6 +175,10 @@ class ViewEntry(Entry):
             raise UsageError(f"{self.name} has {len(self.roles)} roles and fixes {self.num_views} views")
         if self.roles:
             object.__setattr__(self, "num_views", len(self.roles))
+
+    def side(self, settings: Any, image_size: int) -> int:
+        """Return the side of the views of images with the given side, in pixels."""
+        return image_size if self.view_size is None else self.view_size(settings, image_size)
 
     def uses(self, settings: Any) -> frozenset[str]:
         """Return the needs that the source uses with the given settings."""
