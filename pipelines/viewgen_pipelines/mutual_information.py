@@ -39,7 +39,8 @@ class MIResult:
 
     Attributes:
         estimator: estimator that the statistics network was trained for.
-        pairs: results, in the order of the pairs by name, (original, expert), then per cache (original, method), (method, expert).
+        pairs: results: first the pairs by name, then (original, expert), then per cache (original, method)
+            and (method, expert), or its two views if they are a pair.
         url: URL of the folder with the results, the table (``mi.csv``) and the plot (``mi.png``).
         num_images: number of images whose views were compared.
     """
@@ -116,8 +117,8 @@ def mi(
         dataset: name of the data set.
         cache: URLs of caches of its views; without one and without a pair, only (original, expert) is
             measured.
-        pair: view sources that make two views of an image, such as ``"color:YDbDr"``, ``"frequency?sigma=1.0"``
-            or ``"expert"``: the two are measured. With pairs and no cache, nothing else is.
+        pair: view sources that make two views of an image, such as ``"color:YDbDr"``, ``"frequency:1.0"`` or
+            ``"expert"``: the two are measured. With pairs and no cache, nothing else is.
         estimator: estimator that the statistics network is trained for, ``"mine"``, ``"infonce"``, ``"nwj"``
             or ``"smile"``; the others are evaluated on the same network.
         critic: score of a pair of views: a network of both, or the product of unit vectors of either, as
@@ -268,10 +269,19 @@ def _made_together(
 
 
 def _pairs(urls: list[str], readers: list[CacheReader]) -> Iterator[tuple[ViewRef, ViewRef]]:
+    from viewgen.diagnostics.mutual_information.views import made_together
+
     original, expert = ViewRef(label=ORIGINAL), ViewRef(label=EXPERT)
     yield original, expert
     for label, url, reader in zip(_labels(urls, readers), urls, readers, strict=True):
         views = ViewRef(label=label, url=url, identity=reader.spec.identity)
+        if (names := made_together(reader)) is not None:
+            sides = [name.removeprefix(f"{reader.spec.method} ") for name in names]
+            x, y = (
+                dataclasses.replace(views, label=f"{label} {side}", view=i) for i, side in enumerate(sides)
+            )
+            yield x, y
+            continue
         yield original, views
         yield views, expert
 

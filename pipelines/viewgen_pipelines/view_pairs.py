@@ -40,11 +40,19 @@ class ViewRef:
         label: name in tables: ``"original"``, ``"expert"``, a cache's method, or a role of a pair.
         url: URL of the cache; None for originals and expert views.
         identity: identity of the cache's specification; None for originals and expert views.
+        view: index of the only view of the cache that counts; None for all.
     """
 
     label: str
     url: str | None = field(default=None, repr=False)
     identity: str | None = None
+    view: int | None = None
+
+    @property
+    def content(self) -> list[Any]:
+        """JSON values that determine the views, apart from the data set."""
+        view = [] if self.view is None else [self.view]
+        return [self.label if self.identity is None else "cache", self.identity, *view]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +95,7 @@ class PairTask:
         content = {
             "format": FORMAT,
             "dataset": [self.dataset, self.split, self.dataset_digest],
-            "views": [[ref.label if ref.identity is None else "cache", ref.identity] for ref in self.views],
+            "views": [ref.content for ref in self.views],
             "images": hashlib.sha256(self.source_index.astype("<i8").tobytes()).hexdigest(),
             "config": self.config.record(),
             "expert": self.expert.record() if EXPERT in (self.x.label, self.y.label) else None,
@@ -179,5 +187,5 @@ def _pairs(task: PairTask, dataset: ImageDataset) -> Pairs:
 
 def _kind(ref: ViewRef, task: PairTask) -> ViewKind:
     if ref.url is not None:
-        return cached_kind(CacheReader(ref.url, task.storage_options), ref.label)
+        return cached_kind(CacheReader(ref.url, task.storage_options), ref.label, ref.view)
     return original_kind() if ref.label == ORIGINAL else expert_kind(task.expert)

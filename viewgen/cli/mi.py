@@ -19,8 +19,8 @@ _OPTIONS = (
     _option("--cache", multiple=True, metavar="URL", help="Cache of its views; repeatable."),
     _option("--pair", multiple=True, metavar="SOURCE", help="Two views that one source makes of an image: "
             "color:YDbDr, frequency:0.7, patches:16, jigsaw, expert; repeatable."),
-    _option("--critic", type=click.Choice(["concatenated", "separable"]), help="Score of a pair: a network of "
-            "both views, or the product of unit vectors of either.  [default: concatenated]"),
+    _option("--critic", type=click.Choice(["concatenated", "separable"]), help="Score of a pair: "
+            "a network of both views, or the product of unit vectors of either.  [default: concatenated]"),
     _option("--estimator", type=click.Choice(ESTIMATORS.names), default="mine",
             show_default=True, help="What the network is trained for; the others are read off it."),
     _option("--out", metavar="URL", help="Folder of results, mi.csv and mi.png.  [default: in "

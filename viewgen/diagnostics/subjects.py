@@ -16,6 +16,7 @@ from viewgen.diagnostics.mutual_information.views import (
     cached_kind,
     check_cache,
     expert_kind,
+    made_together,
     original_kind,
     view_pair,
 )
@@ -198,9 +199,11 @@ class SubjectArguments:
         if reader is not None:
             check_cache(reader, dataset)
             rows = np.intersect1d(rows, reader.source_index)
-            if reader.spec.roles:
+            if len(reader.spec.roles) > 2:
                 sides = [cached_kind(reader, role.name, view) for view, role in enumerate(reader.spec.roles)]
                 kinds += list(combinations(sides, 2))
+            elif (names := made_together(reader)) is not None:
+                kinds.append((cached_kind(reader, names[0], 0), cached_kind(reader, names[1], 1)))
             else:
                 method = cached_kind(reader, reader.spec.method)
                 kinds += [(original, method), (method, expert)]

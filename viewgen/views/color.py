@@ -109,8 +109,8 @@ def fit(settings: ColorConfig, dataset: ImageDataset) -> ColorConfig:
     if constant:
         raise DataError(
             f"channel {constant[0] + 1} of 3 of {settings.space} is the same in all pixels of "
-            f"{dataset.name}: a view of it would be constant. Grey images have no colours to split; choose frequency "
-            "views, or another data set"
+            f"{dataset.name}: a view of it would be constant. Grey images have no colours to split; "
+            "choose frequency views, or another data set"
         )
     rounded = {
         name: tuple(float(f"{value:.{DIGITS}g}") for value in values.tolist())

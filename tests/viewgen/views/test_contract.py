@@ -20,6 +20,28 @@ class TestOriginal(ViewSourceContract):
     random = False
 
 
+class TestColor(ViewSourceContract):
+    entry = VIEWS.entry("color")
+    random = False
+    exact = False  # cube roots of another batch size differ in the last digit
+
+
+class TestFrequency(ViewSourceContract):
+    entry = VIEWS.entry("frequency")
+    random = False
+    exact = False  # sums of products
+
+
+class TestPatches(ViewSourceContract):
+    entry = VIEWS.entry("patches")
+
+
+class TestJigsaw(ViewSourceContract):
+    entry = VIEWS.entry("jigsaw")
+    image_size = 26
+    exact = False  # interpolation
+
+
 class _WithNetworks(ViewSourceContract):
     @pytest.fixture
     def models(self, small_models):

@@ -135,7 +135,7 @@ class Contrastive(Protocol):
 
 @runtime_checkable
 class Counted(Protocol):
-    """An objective whose loss is InfoNCE's among candidates of a fixed number K, so that ln K − loss is I_NCE.
+    """An objective whose loss is InfoNCE's among K candidates, so that ln K − loss is I_NCE.
 
     Attributes:
         temperature: temperature τ.

@@ -17,11 +17,12 @@ from viewgen.randomness import addressed_generator
 from viewgen.registry import Choice
 from viewgen.roles import Role
 from viewgen.store import CacheReader
+from viewgen.views import VIEWS
 from viewgen.views.cached import CachedSource
 from viewgen.views.entry import Resources, ViewEntry
 from viewgen.views.expert import ExpertConfig, ExpertSource
 from viewgen.views.original import OriginalSource
-from viewgen.views.source import Images, ViewSource
+from viewgen.views.source import Images, Views, ViewSource
 
 __all__ = [
     "PairDraws",
@@ -31,6 +32,7 @@ __all__ = [
     "cached_kind",
     "check_cache",
     "expert_kind",
+    "made_together",
     "original_kind",
     "source_pair",
     "view_pair",
@@ -208,9 +210,38 @@ def expert_kind(config: ExpertConfig) -> ViewKind:
 
 
 def cached_kind(reader: CacheReader, name: str, view: int | None = None) -> ViewKind:
-    """Return the views of a cache, or only the one of an index, such as that of a role."""
+    """Return the views of a cache, or only the one of an index; of a role, only its channels."""
     num_views = reader.spec.num_views if view is None else 1
-    return ViewKind(name=name, source=CachedSource(reader, view=view), num_views=num_views)
+    source: ViewSource = CachedSource(reader, view=view)
+    if view is not None and reader.spec.roles:
+        source = _OfRole(source, reader.spec.roles[view])
+    return ViewKind(name=name, source=source, num_views=num_views)
+
+
+class _OfRole:
+    """The channels of a role, out of another source's views."""
+
+    roles: tuple[str, ...] = ("view",)
+
+    def __init__(self, source: ViewSource, role: Role) -> None:
+        self.source, self.role = source, role
+
+    def views(self, images: Images, num_views: int) -> Views:
+        """Return views `(V, B, C', H, W)`."""
+        return Views(pixels=self.role.of(self.source.views(images, num_views).pixels))
+
+
+def made_together(reader: CacheReader) -> tuple[str, str] | None:
+    """Return names of the two views of an image in a cache, if they are a pair; None if they are not.
+
+    They are one if they have different roles, or if their source always makes two, such as two patches.
+    """
+    spec = reader.spec
+    if len(spec.roles) > 1:
+        return spec.roles[0].name, spec.roles[1].name
+    if spec.method in VIEWS and VIEWS.entry(spec.method).num_views == 2:
+        return f"{spec.method} 1", f"{spec.method} 2"
+    return None
 
 
 def view_pair(x: ViewKind, y: ViewKind, dataset: ImageDataset, source_index: NDArray[np.int64]) -> ViewPair:
@@ -264,7 +295,7 @@ def check_cache(reader: CacheReader, dataset: ImageDataset) -> None:
             f"{reader.url} holds views of {made_of[0]} {made_of[1]}, not of {dataset.name} {dataset.split}; "
             "give the data set and split that the cache was made of"
         )
-    if (spec.height, spec.width) != (dataset.image_size, dataset.image_size):
+    if made_together(reader) is None and (spec.height, spec.width) != (dataset.image_size,) * 2:
         raise DataError(
             f"{reader.url} holds views of {spec.height}×{spec.width} pixels, the images of {dataset.name} "
             f"have {dataset.image_size}×{dataset.image_size}; the views of a pair must have one size"
