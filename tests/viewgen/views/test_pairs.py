@@ -1,5 +1,7 @@
 """Frequency, patches and jigsaw against slices, SciPy and counts."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -100,7 +102,7 @@ def test_patches_share_less_the_farther_apart():
         return (log[0] + log[1] - log[2]) / 2
 
     values = [nats(distance) for distance in (4, 6, 8, 12, 24)]
-    assert all(near > far for near, far in zip(values, values[1:], strict=False))
+    assert all(near > far for near, far in pairwise(values))
 
 
 def test_impossible_patches_are_refused_with_the_largest_distance():
