@@ -23,7 +23,7 @@ from viewgen.diagnostics.measure import Subject
 from viewgen.diagnostics.nearest_centre import NearestCentre, NearestCentreConfig
 from viewgen.diagnostics.probe import LinearProbe, Probe, ProbeConfig, probe_config
 from viewgen.diagnostics.weighted_knn import WeightedKnn, WeightedKnnConfig
-from viewgen.errors import DataError, UsageError
+from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.files import write_atomically
 from viewgen.networks.files import file_digest, read_header
 from viewgen.views.branched import ImageEncoder, load_image_encoder
@@ -53,6 +53,7 @@ class Evaluation:
         centre: accuracies of the nearest class centre, `(A,)`.
         collapse: measures of `viewgen.diagnostics.collapse`, by name.
         reals: name of a real-valued target → ``r2`` and ``rmse`` of a linear regression.
+        distance: mean length of that regression's error over all targets, for two targets or more.
         knn_reals: metric → R² of the neighbours' mean, `(len(neighbours), R)`.
         images_per_second: throughput of the feature extraction.
         seconds: duration of the whole evaluation.
@@ -69,6 +70,7 @@ class Evaluation:
     centre: NDArray[np.float64]
     collapse: Mapping[str, float]
     reals: Mapping[str, Mapping[str, float]]
+    distance: float | None
     knn_reals: Mapping[str, NDArray[np.float64]]
     images_per_second: float
     seconds: float
@@ -118,6 +120,8 @@ class Evaluation:
                 | {"knn_r2": neighbours(self.knn_reals, slice(index, index + 1))}
                 for index, (name, values) in enumerate(self.reals.items())
             }
+        if self.distance is not None:
+            document["distance"] = round(self.distance, 6)
         return {
             **document,
             "collapse": {name: round(value, 6) for name, value in self.collapse.items()}
@@ -194,6 +198,7 @@ def measure(
         centre=NearestCentre(NearestCentreConfig()).accuracies(subject),
         collapse=Collapse(CollapseConfig()).values(subject, seed),
         reals=linear.regressed(subject, seed),
+        distance=linear.mean_distance(subject, seed),
         knn_reals=real_tables,
         images_per_second=total / (extracted - started),
         seconds=time.perf_counter() - started,
@@ -274,8 +279,10 @@ def evaluate(
         report=report,
     )
     i_nce = None
-    if subject.settings is not None and not other:
-        i_nce = held_out_i_nce(subject.settings, subject.encoder, test, seed=seed, device=device)
+    if subject.settings is not None:
+        own = _own_test(subject.dataset, data_root) if other else test
+        if own is not None:
+            i_nce = held_out_i_nce(subject.settings, subject.encoder, own, seed=seed, device=device)
     about = {
         "run": str(run),
         "weights": {"file": str(subject.weights), "digest": file_digest(subject.weights)},
@@ -291,6 +298,16 @@ def evaluate(
     result = subject.result if not other else _named(subject.result, train.name)
     write_atomically(result, (json.dumps(document, indent=1) + "\n").encode())
     return document
+
+
+def _own_test(name: str | None, data_root: str | Path | None) -> ImageDataset | None:
+    """Return the test images of the training's own data set, if they are there."""
+    if name is None:
+        return None
+    try:
+        return load_dataset(name, "test", data_root=data_root, download=False)
+    except (UsageError, DataError, MissingFileError):
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

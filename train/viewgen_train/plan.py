@@ -38,7 +38,7 @@ LARGEST_SHIFT = 20
 # Its networks ship with viewgen, so that its cache can be made without further ado.
 EMBEDDED_DATASET = "digits"
 # what a training can give a view source
-AT_HAND = {"cache", "inversions", "generator", "encoder", "training"}
+AT_HAND = {"cache", "inversions", "generator", "encoder", "clips", "training"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

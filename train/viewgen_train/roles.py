@@ -81,6 +81,11 @@ def _check_pair(settings: TrainSettings) -> None:
     """Check that a training takes as many views of an image as a source of interchangeable views fixes."""
     views = settings.views
     fixed, wanted = views.entry.num_views, build_objective(settings).num_generated
+    if "clips" in views.entry.needs and settings.assimilation.transform != "none":
+        raise UsageError(
+            f"transform is {settings.assimilation.transform!r}, which would move each frame of a clip by "
+            "itself; leave it out, or give none"
+        )
     if fixed is None or (fixed == wanted and settings.assimilation.kind == "none"):
         return
     kind = settings.assimilation.kind

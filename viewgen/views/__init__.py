@@ -19,6 +19,7 @@ VIEWS: Registry[ViewEntry] = Registry(
         "frequency": "viewgen.views.frequency",
         "patches": "viewgen.views.patches",
         "jigsaw": "viewgen.views.jigsaw",
+        "moving-digits": "viewgen.views.moving_digits",
         "viewmaker": "viewgen.views.viewmaker",
         "online": "viewgen.views.online",
         "invert": "viewgen.inversion.entry",

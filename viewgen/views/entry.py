@@ -92,12 +92,14 @@ class TrainingResources(Resources):
     Attributes:
         average_gradients: function that replaces gradients of parameters by their means over the training's
             processes.
+        dataset: images of the training.
         memory: views of a cache, if the source reads one.
         roles: roles of the cache's views.
         scores: scores of these views, if the training uses any.
     """
 
     average_gradients: Callable[[Iterable[Any]], None]
+    dataset: ImageDataset | None = None
     memory: ViewMemory | None = None
     roles: tuple[Role, ...] = ()
     scores: ViewScores | None = None
@@ -142,7 +144,8 @@ class ViewEntry(Entry):
     """Registry entry of a view source; `build` takes its settings and `Resources`.
 
     Its `needs` are networks by kind, ``"inversions"`` if it starts from refined codes, ``"cache"`` if it
-    reads views, and ``"training"`` if it requires an encoder in training.
+    reads views, ``"clips"`` if it renders frames of the data set, and ``"training"`` if it requires
+    an encoder in training.
 
     Attributes:
         num_views: number of views of an image, if the source fixes it; with `roles` their number.
@@ -154,6 +157,7 @@ class ViewEntry(Entry):
         fit: settings and source images → settings with the facts of the images that it uses, such as
             their mean; refuses images that it cannot use.
         view_size: settings and side of the images → side of the views, in pixels; None if it is the same.
+        transform: transform of its views in a training, unless another is given; empty for the usual one.
         random: False if it draws no random numbers, so that it has one view, or one of each role.
         optional: settings → needs that the source does not use with them.
         further: settings, as they were given → files of further encoders that the source needs.
@@ -166,6 +170,7 @@ class ViewEntry(Entry):
     settle: Callable[[Any, Situation], Any] = field(default=_as_given)
     fit: Callable[[Any, ImageDataset], Any] = field(default=_as_fitted)
     view_size: Callable[[Any, int], int] | None = None
+    transform: str = ""
     random: bool = True
     optional: Callable[[Any], frozenset[str]] = field(default=_nothing)
     further: Callable[[Any], tuple[str, ...]] = field(default=_no_files)

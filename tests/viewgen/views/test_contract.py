@@ -1,8 +1,12 @@
 """What every view source promises, held against those of a cache and the images themselves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from viewgen.datasets import load_dataset
+from viewgen.datasets.moving_digits import RenderedClips
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.generator import Generator
 from viewgen.testing import GeneratorContract, LearnedSourceContract, ViewSourceContract
@@ -40,6 +44,17 @@ class TestJigsaw(ViewSourceContract):
     entry = VIEWS.entry("jigsaw")
     image_size = 26
     exact = False  # interpolation
+
+
+class TestMovingDigits(ViewSourceContract):
+    entry = VIEWS.entry("moving-digits")
+    image_size = 64
+    num_images = 4
+
+    def resources(self, models, batch_size=None):
+        digits = load_dataset("digits")
+        clips = RenderedClips("train", digits, digits)
+        return replace(super().resources(models, batch_size), dataset=replace(digits, pixels=clips))
 
 
 class _WithNetworks(ViewSourceContract):
