@@ -111,13 +111,11 @@ def obtain_package(root: Path, *, download: bool) -> Path:
 
 
 def _blocks(archive: Path, split: str) -> Blocks:
-    images, labels = stratified(read_package(archive))
-    chosen = (np.arange(len(labels)) % FOLDS == FOLDS - 1) == (split == "test")
-    padded = PaddedGreyImages(images[chosen])
-    count = int(chosen.sum())
-    for start in range(0, count, BLOCK):
-        yield padded.read(np.arange(start, min(start + BLOCK, count)))
-    return Labelling(labels[chosen], CLASS_NAMES)
+    images, labels = split_digits(read_package(archive), split)
+    padded = PaddedGreyImages(images)
+    for start in range(0, len(labels), BLOCK):
+        yield padded.read(np.arange(start, min(start + BLOCK, len(labels))))
+    return Labelling(labels, CLASS_NAMES)
 
 
 def read_package(archive: Path) -> list[NDArray[np.uint8]]:
@@ -160,13 +158,17 @@ def digit_images(document: bytes, name: str) -> NDArray[np.uint8]:
     return levels.astype(np.uint8).reshape(-1, SIZE, SIZE)
 
 
-def stratified(digits: list[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return images of all digits `(N, 28, 28)` and labels `(N,)`, mixed such that every part is balanced."""
+def split_digits(digits: list[NDArray[np.uint8]], split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return images `(N, 28, 28)` and labels `(N,)` of a split, mixed such that every part is balanced.
+
+    Every fifth image, counted digit by digit, is one to test with.
+    """
     images = np.concatenate(digits)
     labels = np.concatenate([np.full(len(some), digit, np.int64) for digit, some in enumerate(digits)])
     places = np.concatenate([(np.arange(len(some)) + 0.5) / len(some) for some in digits])
     order = np.lexsort((labels, places))
-    return images[order], labels[order]
+    chosen = order[(order % FOLDS == FOLDS - 1) == (split == "test")]
+    return images[chosen], labels[chosen]
 
 
 ENTRY = DatasetEntry(

