@@ -81,7 +81,7 @@ def test_a_colour_split_is_trained_with_recorded_statistics(plan, colored):
     assert (note["name"], note["settings"]["deviation"]) == ("color", list(deviation))
     encoder = load_image_encoder(Path(found.out) / "last.safetensors")
     assert [encoder.branches[role].config.in_channels for role in ("first", "rest")] == [1, 2]
-    rows = list(csv.DictReader((Path(found.out) / "metrics.csv").open()))
+    rows = [*csv.DictReader((Path(found.out) / "metrics.csv").read_text().splitlines())]
     for row in rows:
         assert float(row["i_nce"]) == pytest.approx(math.log(8) - float(row["loss"]), abs=1e-5)
     document = evaluate(found.out, settings={"epochs": 1, "num_seeds": 1}, data_root=colored[1], device="cpu")
@@ -96,7 +96,7 @@ def test_a_colour_split_is_trained_with_recorded_statistics(plan, colored):
 
 def test_held_out_i_nce_is_that_of_a_loop(plan, colored):
     """Without a transform: the mean over whole batches of ln K minus the loss, both ways."""
-    found = plan(generated="frequency", sigma=0.8, transform="flip", **{"expert.flip_probability": 0.0})
+    found = plan(generated="frequency", transform="none", **{"views.sigma": 0.8})
     train_worker(found, "cpu", checkpoint_seconds=1e9)
     run = open_run(found.out)
     test = load_dataset(colored[0], "test", data_root=colored[1])

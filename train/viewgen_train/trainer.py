@@ -166,9 +166,11 @@ class AssimilationTrainer(Trainer):
 
     def _scored_views(self, images: Images) -> tuple[Tensor, Tensor | None]:
         """Return the views of a step, and the scores of the generated ones, `(B, m)`, if they have any."""
-        expert = self._expert.views(images, self.objective.num_expert).pixels
         with torch.no_grad():
             generated = self.generated.views(images, self.objective.num_generated)
+        if not self.objective.num_expert:  # generated ones may have another size
+            return generated.pixels, generated.columns.get("score")
+        expert = self._expert.views(images, self.objective.num_expert).pixels
         return torch.cat([expert, generated.pixels]), generated.columns.get("score")
 
     def step(self, step: int) -> Mapping[str, float | Tensor]:

@@ -16,9 +16,7 @@ class ColorConfig(Settings):
 
     title = "color"
 
-    space: Space = setting(
-        "Lab", "colour space: its first channel is one view, the other two are the second", flag=True
-    )
+    space: Space = setting("Lab", "colour space: its first channel is one view, the other two are the second")
     span: float = setting(
         4.0, "standard deviations of a channel that the range of a view holds on either side", gt=0
     )

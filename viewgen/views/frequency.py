@@ -30,7 +30,7 @@ class FrequencyConfig(Settings):
 
     title = "frequency"
 
-    sigma: float = setting(0.7, "σ, standard deviation of the blur in pixels", gt=0, flag=True)
+    sigma: float = setting(0.7, "σ, standard deviation of the blur in pixels", gt=0)
     scale: float = setting(
         2.0, "divisor of the high frequencies; 2 keeps all of them, a smaller one clips the largest", gt=0
     )

@@ -37,7 +37,7 @@ class JigsawConfig(Settings):
 
     title = "jigsaw"
 
-    grid: int = setting(3, "cells along each side of the image", ge=2, le=8, flag=True)
+    grid: int = setting(3, "cells along each side of the image", ge=2, le=8)
     patch_share: float = setting(
         0.75, "side of the patch that a cell keeps, as a share of the cell's; 1 keeps all of it", gt=0, le=1
     )

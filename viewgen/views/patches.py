@@ -30,12 +30,8 @@ class PatchesConfig(Settings):
 
     title = "patches"
 
-    distance: int = setting(
-        1, "d, shift of the second patch in pixels, to the right and down", ge=0, flag=True
-    )
-    size: int | None = setting(
-        None, "side of a patch in pixels; by default half of the image's side", ge=4, flag=True
-    )
+    distance: int = setting(1, "d, shift of the second patch in pixels, to the right and down", ge=0)
+    size: int | None = setting(None, "side of a patch in pixels; by default half of the image's side", ge=4)
 
 
 class PatchesSource:

@@ -66,15 +66,15 @@ def test_the_best_critic_of_a_shared_factor():
     assert np.mean(nats) == pytest.approx(best_shared(2, 3), abs=1e-6)
 
 
-@pytest.mark.parametrize("dimension", [1, 4])
-def test_a_separable_critic_reads_gaussians_as_the_other_does(dimension):
+def test_a_separable_critic_reads_gaussians_as_the_other_does():
+    dimension = 2
     rho = math.sqrt(1 - math.exp(-2 * 1.0 / dimension))  # 1 nat
     x, y = (side.float() for side in gaussian_pairs(rho, dimension, 6000, seed=1))
     pairs = ArrayPairs(x, y)
     found = {
         critic: estimate_mutual_information(
             pairs,
-            MIConfig(estimator="infonce", critic=critic, batch_size=64, num_steps=300, num_resamplings=40),
+            MIConfig(estimator="infonce", critic=critic, batch_size=64, num_steps=150, num_resamplings=40),
         )
         for critic in ("concatenated", "separable")
     }
