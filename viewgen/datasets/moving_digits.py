@@ -206,10 +206,10 @@ def load(settings: MovingDigitsSettings, split: str, root: Path, download: bool)
     chosen = [f"{key}={value}" for key, value in given if value != getattr(defaults, key)]
     name = "moving-digits" + ("?" + "&".join(chosen) if chosen else "")
     split = canonical_split(name, split, NUM_CLIPS)
-    for key, source in given:
-        if source.startswith("moving-digits"):
-            raise UsageError(f"moving-digits: {key} is {source!r}; expected a data set of pictures")
-    pictures, digits = (load_dataset(source, split, data_root=root, download=download) for _, source in given)
+    for key, value in given:
+        if value.startswith("moving-digits"):
+            raise UsageError(f"moving-digits: {key} is {value!r}; expected a data set of pictures")
+    pictures, digits = (load_dataset(value, split, data_root=root, download=download) for _, value in given)
     for source in (pictures, digits):
         if source.label_shape or not source.has_classes:
             raise DataError(f"moving-digits: {source.name} has no single class for every image")

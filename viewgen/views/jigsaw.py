@@ -106,7 +106,7 @@ class JigsawSource:
         which = torch.arange(len(flat), device=flat.device)[:, None, None]
         patches = flat[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
         scaled = F.interpolate(to_model(patches), size=(size, size), mode="bilinear", align_corners=False)
-        return to_storage(scaled).unflatten(0, cells.shape[:2])
+        return to_storage(scaled).reshape(cells.shape)
 
 
 def _cell(config: JigsawConfig, side: int) -> int:
