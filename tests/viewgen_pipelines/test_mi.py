@@ -270,11 +270,11 @@ def test_pairs_that_one_source_makes(out, measured, digits):
     document = found.to_json()["pairs"][0]
     assert document["ceiling"] == pytest.approx(np.log(16))
     assert document["low"] <= document["nats"] <= document["high"]
-    measured_once = len(measured)
+    measured_once = len(measured.pairs)
     assert mi("digits", pair=names[:1], **options).pairs == found.pairs[:1]
-    assert len(measured) == measured_once
+    assert len(measured.pairs) == measured_once
     assert len(mi("digits", pair=["frequency:0.9"], **options).pairs) == 1
-    assert len(measured) == measured_once + 1
+    assert len(measured.pairs) == measured_once + 1
     with pytest.raises(DataError, match="is the same in all pixels of digits"):
         mi("digits", pair=["color:YDbDr"], **options)
     with pytest.raises(UsageError, match=r"wsearch views need generator.*\(--cache\)"):
