@@ -94,9 +94,9 @@ def test_measures_of_one_attribute():
         ("sweep-crop", 7),
         ("sweep-jitter", 7),
         ("sweep-frequency", 9),
-        ("sweep-color", 8),
+        ("sweep-color", 6),
         ("sweep-patches", 6),
-        ("table4", 7),
+        ("shared-factors", 7),
     ],
 )
 def test_shipped_sweeps_have_their_grids(name, count, tmp_path):
