@@ -90,6 +90,9 @@ def test_a_colour_split_is_trained_with_recorded_statistics(plan, colored):
     assert (i_nce["candidates"], i_nce["images"]) == (8, 20)
     assert i_nce["low"] <= i_nce["nats"] <= i_nce["high"]
     assert i_nce["training"] == pytest.approx(float(rows[-1]["i_nce"]), abs=1e-6)
+    pair = SubjectArguments(kind="training", subject=found.out, data_root=colored[1]).open().pairs[-1]
+    x, y = pair.views.draw(np.arange(4), 0, 0)
+    assert (pair.title, x.shape[1], y.shape[1]) == ("first, rest", 1, 2)
     again = plan(generated="color", space="YDbDr", transform="flip")
     assert again.settings == found.settings
 
