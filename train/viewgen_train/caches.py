@@ -164,6 +164,10 @@ def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool 
         CorruptDataError: the order of labels differs, or an array holds values that are not finite.
     """
     spec = reader.spec
+    side = dataset.image_size
+    if spec.method in VIEWS and VIEWS.entry(spec.method).view_size is not None:
+        method = VIEWS.read({"name": spec.method, "settings": spec.config})
+        side = method.entry.side(method.settings, side)
     if inversions != (spec.method == INVERSIONS) and inversions:
         raise CacheMismatchError(
             f"{reader.url} holds {spec.method} views, where inversions are needed; make them with\n"
@@ -173,7 +177,7 @@ def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool 
         "data set": (spec.dataset.get("name"), dataset.name),
         "split": (spec.dataset.get("split"), dataset.split),
         "content": (spec.dataset.get("digest"), dataset.digest),
-        "image size": ((spec.height, spec.width), (dataset.image_size, dataset.image_size)),
+        "image size": ((spec.height, spec.width), (side, side)),
     }
     # one folder under two names is one data set: its content decides
     same_content = pairs["content"][0] == pairs["content"][1]

@@ -166,7 +166,8 @@ def random_trainer(
         settings = dataclasses.replace(settings, views=Choice(original, original.settings()))
     objective = build_objective(settings)
     roles = () if splitting is None else splitting.entry.roles
-    network = build_network(settings, objective.head, image_size, device, roles=roles)
+    side = settings.views.entry.side(settings.views.settings, image_size)
+    network = build_network(settings, objective.head, side, device, roles=roles)
     stored = Stored(order=order, left=0, memory=memory)
     return AssimilationTrainer(
         network,

@@ -32,7 +32,7 @@ from viewgen.errors import (
 from viewgen.files import open_regular, unless_absent
 from viewgen.settings import Settings, setting
 
-__all__ = ["ENTRY", "FolderSettings"]
+__all__ = ["ENTRY", "MAX_IMAGE_SIZE", "FolderSettings", "fingerprint", "picture_files", "read_picture"]
 
 MAX_IMAGE_SIZE = 1024
 MAX_FILE_BYTES = 256 << 20
@@ -70,7 +70,7 @@ def load(settings: FolderSettings, split: str, root: Path, download: bool) -> Im
     """
     image_size, name = settings.size, settings.name
     split, class_names, files = _listed(settings, split)
-    source = {"size": image_size, "classes": list(class_names), "listing": _fingerprint(files)}
+    source = {"size": image_size, "classes": list(class_names), "listing": fingerprint(files)}
     return load_decoded(
         name,
         split,
@@ -174,7 +174,7 @@ def _pictures(path: Path, class_names: tuple[str, ...], *, allow_empty: bool) ->
         raise DataError(f"{path} has the class {min(strangers)!r}, which the train split has not")
     files: list[tuple[Path, int]] = []
     for label, name in enumerate(class_names):
-        found = _picture_files(path / name)
+        found = picture_files(path / name)
         if not found and not allow_empty:
             suffixes = " ".join(sorted(PICTURE_SUFFIXES))
             raise DataError(
@@ -186,7 +186,7 @@ def _pictures(path: Path, class_names: tuple[str, ...], *, allow_empty: bool) ->
     return files
 
 
-def _picture_files(folder: Path) -> list[Path]:
+def picture_files(folder: Path) -> list[Path]:
     """Return the pictures below a folder; one that cannot be listed is an error, not an empty one."""
     found = []
     try:
@@ -198,7 +198,8 @@ def _picture_files(folder: Path) -> list[Path]:
     return found
 
 
-def _fingerprint(files: list[tuple[Path, int]]) -> str:
+def fingerprint(files: list[tuple[Path, int]]) -> str:
+    """Return a digest of the paths, labels, sizes and times of pictures."""
     found = hashlib.sha256()
     for file, label in files:
         status = file.stat()
@@ -223,7 +224,7 @@ def _blocks(
             return None
 
     def usable(file: Path) -> NDArray[np.uint8]:
-        image = _decode(file, image_size)
+        image = read_picture(file, image_size)
         _, height, width = image.shape
         if height != width or (height, width) != (first_height, first_width) or height > MAX_IMAGE_SIZE:
             raise DataError(
@@ -248,7 +249,7 @@ def _first_picture(files: list[tuple[Path, int]], image_size: int | None) -> tup
     problems: list[ViewgenError] = []
     for file, _ in files:
         try:
-            return file, _decode(file, image_size).shape
+            return file, read_picture(file, image_size).shape
         except (CorruptDataError, DataError) as error:
             problems.append(error)
     raise _all_problems(problems)
@@ -267,7 +268,13 @@ def _all_problems(problems: list[ViewgenError]) -> ViewgenError:
     return CorruptDataError(text) if damaged else DataError(text)
 
 
-def _decode(file: Path, image_size: int | None) -> NDArray[np.uint8]:
+def read_picture(file: Path, image_size: int | None) -> NDArray[np.uint8]:
+    """Read a picture as RGB, `(3, H, W)`, scaled and cropped to a size if one is given.
+
+    Raises:
+        CorruptDataError, DataError: it cannot be decoded, or is no 8-bit picture.
+        StorageError: the file cannot be read.
+    """
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise CorruptDataError(f"{file} has more than {MAX_FILE_BYTES} bytes; that is no picture")

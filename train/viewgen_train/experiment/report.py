@@ -39,6 +39,7 @@ from viewgen_train.experiment.summary import (
     measure_label,
     summarise,
 )
+from viewgen_train.experiment.sweep import draw_sweep, sweep_words
 from viewgen_train.experiment.wording import answer, correlation_words, difference_cell, summary_lines
 
 __all__ = ["CSV_COLUMNS", "write_report"]
@@ -179,6 +180,11 @@ def _wanted_pictures(plan: ExperimentPlan, summary: Summary) -> list[tuple[str, 
         wanted.append(
             (f"scatter-{number}.png", text, lambda path, one=one: draw_scatter(summary, one.x, one.y, path))
         )
+    for number, sweep in enumerate(document.sweeps, 1):
+        text = f"{measure_label(sweep.y)} over {measure_label(sweep.x)} along the sweep of {sweep.row}"
+        wanted.append(
+            (f"sweep-{number}.png", text, lambda path, sweep=sweep: draw_sweep(summary, sweep, path))
+        )
     for group, axes in heat_maps(summary).items():
         for measure in measures:
             text = f"{measure_label(measure)} of {group}"
@@ -222,6 +228,8 @@ def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
                 if row is not summary.baseline
             ]
             lines += summary_lines(differences, summary.baseline.row.label, measure_label(measure))
+    for sweep in document.sweeps:
+        lines += sweep_words(summary, sweep)
     for pair in document.scatter:
         points = scatter_points(summary, pair.x, pair.y)
         if len(points) >= 3:
