@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from viewgen.images import to_model
 from viewgen.networks.branches import Branches
+from viewgen.networks.encoder import Encoder
 from viewgen.randomness import addressed_seed
 from viewgen.registry import Choice
 from viewgen.views.branched import BranchedEncoder, ImageEncoder
@@ -25,8 +26,10 @@ from viewgen_train.distributed import World, synchronise_batchnorm
 from viewgen_train.loader import Codes, ImageMemory
 from viewgen_train.loop import Trainer, TrainingDivergedError
 from viewgen_train.network import ContrastiveNetwork, group_shuffle
+from viewgen_train.masking import Corrupted, Corruption, mean_color
 from viewgen_train.objectives.objective import Allocated, Objective, Outputs, Widths
 from viewgen_train.objectives.pair_weights import pair_weights
+from viewgen_train.objectives.reconstruction import Reconstruction
 from viewgen_train.optimiser import Optimiser
 from viewgen_train.records import nested_record, read_record, record
 from viewgen_train.sampler import RowOrder
@@ -108,6 +111,12 @@ class AssimilationTrainer(Trainer):
             self.num_steps,
             fused=self.device.type == "cuda",
         )
+        self._corruption: Corruption | None = None
+        if settings.reconstruction.active:
+            size = self.network.encoder.config.image_size
+            self._corruption = Corruption(settings.reconstruction, size, mean_color(images))
+        if isinstance(objective, Reconstruction):
+            objective.whole_graph = world.size > 1
         self._knn, self._notes = knn, dict(notes)
         self._readout: ImageEncoder
         if isinstance(network.encoder, Branches):
@@ -183,11 +192,15 @@ class AssimilationTrainer(Trainer):
         views, scores = self._scored_views(images)
         weights = self._weights(scores)
         context: dict[str, Any] = {"weights": weights, "progress": step / self.num_steps}
-        out = dataclasses.replace(self._outputs(views, images, self._parallel), **context)
+        corrupted = None if self._corruption is None else self._corruption(views, images)
+        out = dataclasses.replace(self._outputs(views, images, self._parallel, corrupted), **context)
         losses = self.losses(out)
         self.optimiser.zero_grad()
+        norms = self._gradient_norms(step, losses)
         losses["loss"].backward()
+        self._keep_head(out.progress)
         metrics: dict[str, float | Tensor] = {name: loss.detach() for name, loss in losses.items()}
+        metrics |= norms
         metrics["learning_rate"] = self.optimiser.at(step)
         clip = self.settings.optimiser.gradient_clip
         if clip > 0:
@@ -209,6 +222,47 @@ class AssimilationTrainer(Trainer):
         self._steps_done = step + 1
         return metrics | self._diagnostics(step, out)
 
+    def _gradient_norms(self, step: int, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the norms of the gradients of w·L_c and λ·L_r on the backbone, in steps where they are due.
+
+        With several processes these would be gradients of parts of the batch, and none are returned.
+        """
+        how, objective = self.settings.reconstruction, self.objective
+        due = how.active and how.gradients_every and step % how.gradients_every == 0
+        if not due or self.world.size > 1 or not isinstance(objective, Reconstruction):
+            return {}
+        assert isinstance(self.network.encoder, Encoder)
+        weights = list(self.network.encoder.backbone.parameters())
+        scale = self.settings.optimiser.loss_scale
+        terms = {"gradient_of_reconstruction": scale * losses["weighted_reconstruction"]}
+        if objective.contrasts(step / self.num_steps):
+            weight = scale * objective.contrastive_weight
+            terms["gradient_of_contrastive"] = weight * losses["contrastive_loss"]
+        found = {}
+        for name, term in terms.items():
+            gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
+            squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
+            found[name] = torch.stack(squares).sum().sqrt()
+        return found
+
+    def _keep_head(self, progress: float) -> None:
+        """Drop the gradients of all but backbone and decoder where the objective's loss does not count.
+
+        They are zeros in data-parallel processes, with which the weight decay would still act.
+        """
+        objective = self.objective
+        if self._corruption is None or not isinstance(objective, Reconstruction):
+            return
+        if objective.contrasts(progress):
+            return
+        assert isinstance(self.network.encoder, Encoder)
+        assert self.network.decoder is not None
+        trained = (self.network.encoder.backbone, self.network.decoder)
+        kept = {id(weight) for part in trained for weight in part.parameters()}
+        for weight in self.optimiser.parameters:
+            if id(weight) not in kept:
+                weight.grad = None
+
     def _weights(self, scores: Tensor | None) -> Tensor | None:
         """Return the weights of the generated views of all processes, `(m, N)`, if the settings use them."""
         gamma = getattr(self.settings.views.settings, "score_weight", 0.0)
@@ -225,12 +279,14 @@ class AssimilationTrainer(Trainer):
         """Return the network's outputs on views `(K, B, C, H, W)` of images, without data parallelism."""
         return self._outputs(views, images, self.network)
 
-    def _outputs(self, views: Tensor, images: Images, network: nn.Module) -> Outputs:
+    def _outputs(
+        self, views: Tensor, images: Images, network: nn.Module, corrupted: Corrupted | None = None
+    ) -> Outputs:
         needs = self.settings.objective.entry.needs
         gather = self.world.gather
         found: dict[str, Any] = {
             name: gather(part).transpose(0, 1)
-            for name, part in network(views, self._shuffle(images)).items()
+            for name, part in network(views, self._shuffle(images), corrupted).items()
             if NEEDS.get(name, name) in needs or name not in NEEDS
         }
         if "views" in needs:
@@ -286,8 +342,10 @@ class AssimilationTrainer(Trainer):
 
     def state(self) -> dict[str, Any]:
         """Return the state without the encoder's weights, which are stored beside the checkpoint."""
-        predictor, target = self.network.predictor, self.network.target
+        predictor, target, decoder = self.network.predictor, self.network.target, self.network.decoder
         more = {"objective": self._module.state_dict()}
+        if decoder is not None:
+            more["decoder"] = decoder.state_dict()
         if target is not None:
             more["target"] = target.state_dict()
         return {
@@ -309,6 +367,8 @@ class AssimilationTrainer(Trainer):
             self.network.predictor.load_state_dict(state["predictor"])
         if self.network.target is not None:
             self.network.target.load_state_dict(state["target"])
+        if self.network.decoder is not None:
+            self.network.decoder.load_state_dict(state["decoder"])
         self._module.load_state_dict(state.get("objective", {}))
         for name, part in self.generated.networks().items():
             part.load_state_dict(state["generated"][name])

@@ -25,6 +25,10 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "stl10": "viewgen.datasets.stl10",
         "folder": "viewgen.datasets.folder",
         "trifeature": "viewgen.datasets.trifeature",
+        "overlay": "viewgen.datasets.overlay",
+        "colorful-digits": "viewgen.datasets.overlay:COLORFUL_ENTRY",
+        "stl-digits": "viewgen.datasets.overlay:STL_ENTRY",
+        "garment-digits": "viewgen.datasets.overlay:GARMENT_ENTRY",
     },
 )
 
@@ -38,8 +42,10 @@ def load_dataset(
 
     Args:
         name: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``tinyimagenet``, ``stl10``,
-            ``folder:PATH``, ``folder:PATH?size=N``, ``trifeature``, ``trifeature:SIZE``, or a name that an
-            installed package adds, with its settings as ``NAME?setting=value``.
+            ``folder:PATH``, ``folder:PATH?size=N``, ``trifeature``, ``trifeature:SIZE``, ``overlay``,
+            ``colorful-digits``, ``stl-digits``, ``garment-digits`` (each with its background as
+            ``NAME:BACKGROUND``), or a name that an installed package adds, with its settings as
+            ``NAME?setting=value``.
         split: ``train`` or ``test``; STL-10 also has ``unlabeled``.
         data_root: folder of the files; by default the environment's ``VIEWGEN_DATA``, then the platform's
             cache.
