@@ -1,8 +1,8 @@
 """Inputs of a reconstruction: masked, grey, or unchanged views, and what must be rebuilt of them.
 
-Masks are squares, filled with the data set's mean colour. Their number is uniform in a range, and so are their
-side, in whole pixels, and their place inside of the image. All numbers are addressed by seed, step and image,
-so that two processes with half a batch each mask what one process with the whole batch masks.
+Masks are squares, filled with the data set's mean colour. Their number is uniform in a range, and so are
+their side, in whole pixels, and their place inside of the image. All numbers are addressed by seed, step and
+image, so that two processes with half a batch each mask what one process with the whole batch masks.
 
 Shape legend: R views, B images, C channels, H = W side, S squares.
 
@@ -118,7 +118,8 @@ class Corruption:
         if settings.task == "autoencoding":
             return Corrupted(inputs=targets, targets=targets)
         if settings.task == "colorization":
-            return Corrupted(inputs=to_gray(targets), targets=targets)
+            grey = to_gray(targets.flatten(0, 1)).unflatten(0, targets.shape[:2])
+            return Corrupted(inputs=grey.expand_as(targets), targets=targets)
         count, side = settings.mask_count, mask_sides(settings, self.image_size)
         numbers = images.draws.uniform("mask", len(targets), 1 + 3 * count[1]).transpose(0, 1)
         masks = square_masks(numbers, count, side, self.image_size).unsqueeze(2).to(targets.device)

@@ -145,13 +145,13 @@ def _check_reconstruction(
         return
     if head.patches:
         raise UsageError(
-            f"reconstruction is {how.task!r}, and objective {objective!r} embeds patches, of which no decoder "
-            "makes an image; choose another --objective"
+            f"reconstruction is {how.task!r}, and objective {objective!r} embeds patches, of which no "
+            "decoder makes an image; choose another --objective"
         )
     if roles:
         raise UsageError(
-            f"reconstruction is {how.task!r}, and the views have roles with an encoder each; choose views that "
-            "are interchangeable"
+            f"reconstruction is {how.task!r}, and the views have roles with an encoder each; choose views "
+            "that are interchangeable"
         )
     if how.reconstruction_epochs >= optimiser.epochs:
         raise UsageError(

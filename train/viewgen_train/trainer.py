@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from viewgen.images import to_model
 from viewgen.networks.branches import Branches
-from viewgen.networks.encoder import Encoder
 from viewgen.randomness import addressed_seed
 from viewgen.registry import Choice
 from viewgen.views.branched import BranchedEncoder, ImageEncoder
@@ -23,10 +22,11 @@ from viewgen_train.batch import StepDraws
 from viewgen_train.checkpoints import restore_weights, settle_weights, write_best, write_weights
 from viewgen_train.diagnostics import CollapseWatch, KnnSets, accuracies
 from viewgen_train.distributed import World, synchronise_batchnorm
+from viewgen_train.gradients import backbone_norms, drop_idle_gradients
 from viewgen_train.loader import Codes, ImageMemory
 from viewgen_train.loop import Trainer, TrainingDivergedError
-from viewgen_train.network import ContrastiveNetwork, group_shuffle
 from viewgen_train.masking import Corrupted, Corruption, mean_color
+from viewgen_train.network import ContrastiveNetwork, group_shuffle
 from viewgen_train.objectives.objective import Allocated, Objective, Outputs, Widths
 from viewgen_train.objectives.pair_weights import pair_weights
 from viewgen_train.objectives.reconstruction import Reconstruction
@@ -115,8 +115,9 @@ class AssimilationTrainer(Trainer):
         if settings.reconstruction.active:
             size = self.network.encoder.config.image_size
             self._corruption = Corruption(settings.reconstruction, size, mean_color(images))
-        if isinstance(objective, Reconstruction):
-            objective.whole_graph = world.size > 1
+        self._rebuilding = objective if isinstance(objective, Reconstruction) else None
+        if self._rebuilding is not None:
+            self._rebuilding.whole_graph = world.size > 1
         self._knn, self._notes = knn, dict(notes)
         self._readout: ImageEncoder
         if isinstance(network.encoder, Branches):
@@ -142,6 +143,7 @@ class AssimilationTrainer(Trainer):
                 Widths(
                     features=self.network.encoder.embedding_dim,
                     projections=self.settings.network.projection_dim,
+                    classes=self.images.classes,
                 )
             )
 
@@ -196,9 +198,10 @@ class AssimilationTrainer(Trainer):
         out = dataclasses.replace(self._outputs(views, images, self._parallel, corrupted), **context)
         losses = self.losses(out)
         self.optimiser.zero_grad()
-        norms = self._gradient_norms(step, losses)
+        norms = self._gradient_norms(step, out, losses)
         losses["loss"].backward()
-        self._keep_head(out.progress)
+        if self._rebuilding is not None and not self._rebuilding.contrasts(out.progress):
+            drop_idle_gradients(self.network, self.optimiser.parameters)
         metrics: dict[str, float | Tensor] = {name: loss.detach() for name, loss in losses.items()}
         metrics |= norms
         metrics["learning_rate"] = self.optimiser.at(step)
@@ -222,46 +225,12 @@ class AssimilationTrainer(Trainer):
         self._steps_done = step + 1
         return metrics | self._diagnostics(step, out)
 
-    def _gradient_norms(self, step: int, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the norms of the gradients of w·L_c and λ·L_r on the backbone, in steps where they are due.
-
-        With several processes these would be gradients of parts of the batch, and none are returned.
-        """
-        how, objective = self.settings.reconstruction, self.objective
-        due = how.active and how.gradients_every and step % how.gradients_every == 0
-        if not due or self.world.size > 1 or not isinstance(objective, Reconstruction):
+    def _gradient_norms(self, step: int, out: Outputs, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the norms of both terms' gradients in steps where they are due, of one process alone."""
+        every = self.settings.reconstruction.gradients_every
+        if self._rebuilding is None or self.world.size > 1 or not every or step % every:
             return {}
-        assert isinstance(self.network.encoder, Encoder)
-        weights = list(self.network.encoder.backbone.parameters())
-        scale = self.settings.optimiser.loss_scale
-        terms = {"gradient_of_reconstruction": scale * losses["weighted_reconstruction"]}
-        if objective.contrasts(step / self.num_steps):
-            weight = scale * objective.contrastive_weight
-            terms["gradient_of_contrastive"] = weight * losses["contrastive_loss"]
-        found = {}
-        for name, term in terms.items():
-            gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
-            squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
-            found[name] = torch.stack(squares).sum().sqrt()
-        return found
-
-    def _keep_head(self, progress: float) -> None:
-        """Drop the gradients of all but backbone and decoder where the objective's loss does not count.
-
-        They are zeros in data-parallel processes, with which the weight decay would still act.
-        """
-        objective = self.objective
-        if self._corruption is None or not isinstance(objective, Reconstruction):
-            return
-        if objective.contrasts(progress):
-            return
-        assert isinstance(self.network.encoder, Encoder)
-        assert self.network.decoder is not None
-        trained = (self.network.encoder.backbone, self.network.decoder)
-        kept = {id(weight) for part in trained for weight in part.parameters()}
-        for weight in self.optimiser.parameters:
-            if id(weight) not in kept:
-                weight.grad = None
+        return backbone_norms(self.network, self._rebuilding, losses, out.progress)
 
     def _weights(self, scores: Tensor | None) -> Tensor | None:
         """Return the weights of the generated views of all processes, `(m, N)`, if the settings use them."""
@@ -293,6 +262,8 @@ class AssimilationTrainer(Trainer):
             found["views"] = gather(views.transpose(0, 1)).transpose(0, 1)
         if "images" in needs:
             found["images"] = gather(to_model(images.pixels))
+        if "labels" in needs:
+            found["labels"] = gather(self.images.labels(images.source_index.numpy()))
         return Outputs(**found)
 
     def _shuffle(self, images: Images) -> Tensor | None:

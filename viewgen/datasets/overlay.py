@@ -80,6 +80,13 @@ class OverlaySettings(Settings):
         "background", "data set whose every image appears once; those of the other are drawn for them"
     )
 
+    images: int | None = setting(
+        None,
+        "images of the train split, of a test split a fifth as many; the data set that appears once is cut or "
+        "repeated. By default its own number",
+        ge=5,
+    )
+
     def ignored(self) -> dict[str, str]:
         """Return the settings without effect: the scale of a grid's cells."""
         return {"scale": "layout is 'grid', whose cells set the size"} if self.layout == "grid" else {}
@@ -235,11 +242,13 @@ def _load(entry: str, settings: OverlaySettings, split: str, root: Path, downloa
             "backgrounds"
         )
     count = len(parts[settings.once])
+    if settings.images is not None:
+        count = settings.images if split == "train" else settings.images // 5
     numbers = np.random.Generator(np.random.PCG64(addressed_seed("overlay", split)))
     draws = numbers.random((count, NUM_DRAWS))
     other = foreground if settings.once == "background" else background
     partner = np.floor(draws[:, PARTNER] * len(other)).astype(np.int64)
-    in_order = np.arange(count, dtype=np.int64)
+    in_order = np.arange(count, dtype=np.int64) % len(parts[settings.once])
     rows = (partner, in_order) if settings.once == "foreground" else (in_order, partner)
     attributes = [*_attributes(foreground, "foreground"), *_attributes(background, "background")]
     targets = np.concatenate([_labels(foreground)[rows[1]], _labels(background)[rows[0]]], axis=1)

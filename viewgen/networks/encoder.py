@@ -1,8 +1,9 @@
 """The contrastive encoder f: a backbone, a projection head, a normalised output.
 
 Backbones are torchvision's residual networks with a 3×3 first convolution and no max-pooling, as in SimCLR
-for small images, and ``convnet6``, six convolutions (see `viewgen.networks.convnet`). An encoder of patches embeds overlapping patches of an image one by one and averages their
-features, as in contrastive predictive coding.
+for small images, and ``convnet6``, six convolutions (see `viewgen.networks.convnet`). An encoder of patches
+embeds overlapping patches of an image one by one and averages their features, as in contrastive predictive
+coding.
 
 Shape legend: B images, C channels, H height, W width, P patches per image, s their side.
 

@@ -136,6 +136,15 @@ def test_once_says_which_images_appear_once():
     assert not np.array_equal(under.target("digit"), digits.targets)
 
 
+def test_a_given_number_of_images_cuts_or_repeats():
+    few, many = (load_dataset(f"{OVERLAY}&images={count}") for count in (50, 3000))
+    digits = load_dataset("digits")
+    assert (len(few), len(load_dataset(few.name, "test")), len(many)) == (50, 10, 3000)
+    assert np.array_equal(many.target("digit"), digits.targets[np.arange(3000) % len(digits)])
+    assert np.array_equal(many.images([7]), few.images([7]))
+    assert not np.array_equal(many.images([7]), many.images([7 + len(digits)]))
+
+
 def test_digests_tell_layouts_and_splits_apart():
     names = (OVERLAY, f"{OVERLAY}&copies=2", f"{OVERLAY}&tint=true", f"{OVERLAY}&scale=0.5")
     digests = {load_dataset(name, split).digest for name in names for split in ("train", "test")}

@@ -26,5 +26,6 @@ OBJECTIVES: Registry[ObjectiveEntry] = Registry(
         "byol": "viewgen_train.objectives.byol",
         "nnclr": "viewgen_train.objectives.nnclr",
         "cpc": "viewgen_train.objectives.cpc",
+        "supervised": "viewgen_train.objectives.supervised",
     },
 )

@@ -4,7 +4,8 @@ Shape legend: K views, N images of the whole step (over all processes), P patche
 dimension, F feature dimension, C channels, H height, W width.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
@@ -65,10 +66,12 @@ class Widths:
     Attributes:
         features: feature dimension F.
         projections: projection dimension D.
+        classes: class attribute of the images → number of classes, in the order of `Outputs.labels`.
     """
 
     features: int
     projections: int
+    classes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +126,7 @@ class Outputs:
 
     def _mapped(self, change: "_Change") -> Self:
         apart = ("images", "weights", "reconstruction", "labels", "progress")
-        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
+        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart}
         changed: dict[str, Any] = {name: None if v is None else change(v) for name, v in found.items()}
         return replace(self, **changed)
 

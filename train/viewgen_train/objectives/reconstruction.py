@@ -1,8 +1,8 @@
 """Reconstructive contrastive learning (RCL): an objective plus the error of a reconstruction.
 
-The loss is w·L_c + λ·L_r, with L_c the loss of the wrapped objective and L_r the mean over images of the error
-of a decoder that rebuilds a corrupted view from the same encoder. During the warm-up it is λ·L_r alone, so that
-the encoder has features of what a shortcut would suppress before instances are told apart.
+The loss is w·L_c + λ·L_r, with L_c the loss of the wrapped objective and L_r the mean over images of the
+error of a decoder that rebuilds a corrupted view from the same encoder. During the warm-up it is λ·L_r alone,
+so that the encoder has features of what a shortcut would suppress before instances are told apart.
 
 References:
     Making Contrastive Learning Robust to Shortcuts, Li et al., 2020, https://arxiv.org/abs/2012.09962
