@@ -82,8 +82,8 @@ class OverlaySettings(Settings):
 
     images: int | None = setting(
         None,
-        "images of the train split, of a test split a fifth as many; the data set that appears once is cut or "
-        "repeated. By default its own number",
+        "images of the train split, a fifth as many of the test split; the data set that appears once is cut "
+        "or repeated. By default its own number",
         ge=5,
     )
 

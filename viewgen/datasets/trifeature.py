@@ -64,14 +64,19 @@ def attribute_labels(num_images: int) -> NDArray[np.int64]:
     return _of_combinations(np.arange(num_images, dtype=np.int64) * MIXER % NUM_COMBINATIONS)
 
 
-def held_out_labels(split: str) -> NDArray[np.int64]:
-    """Return (shape, texture, color) of a split by combinations, `(N, 3)`: of 800, or of the other 200."""
+def held_out_labels(split: str, renderings: int) -> NDArray[np.int64]:
+    """Return (shape, texture, color) of a split by combinations, `(N, 3)`: of 800, or of the other 200.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        renderings: images of a combination.
+    """
     from viewgen.randomness import addressed_seed
 
     numbers = np.random.Generator(np.random.PCG64(addressed_seed("trifeature", "combinations")))
     drawn = np.argsort(numbers.random(NUM_COMBINATIONS), kind="stable")
     chosen = drawn[:NUM_HELD_OUT] if split == "test" else drawn[NUM_HELD_OUT:]
-    return _of_combinations(np.tile(chosen, INFO.num_images[split] // NUM_COMBINATIONS))
+    return _of_combinations(np.tile(chosen, renderings))
 
 
 def _of_combinations(combination: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -160,6 +165,9 @@ class TrifeatureSettings(Settings):
 
     title: ClassVar[str] = "trifeature"
     size: int = setting(DEFAULT_SIZE, "side of the images, in pixels", ge=MIN_SIZE, le=MAX_SIZE)
+    renderings: int = setting(
+        100, "train images of a combination; the test split has a tenth, at least one", ge=1, le=1000
+    )
     split: Literal["renderings", "combinations"] = setting(
         "renderings", "what only the test split has: other renderings, or 200 of the 1000 combinations"
     )
@@ -168,10 +176,16 @@ class TrifeatureSettings(Settings):
 def load(settings: TrifeatureSettings, split: str, root: Path, download: bool) -> ImageDataset:
     """Return one split; images are rendered when they are read."""
     name = "trifeature" if settings.size == DEFAULT_SIZE else f"trifeature:{settings.size}"
+    fields = type(settings).model_fields
+    chosen = {one: getattr(settings, one) for one in ("renderings", "split")}
+    told = [f"{one}={value}" for one, value in chosen.items() if value != fields[one].default]
+    name += "?" * bool(told) + "&".join(told)
     split = canonical_split(name, split, INFO.num_images)
-    targets = attribute_labels(INFO.num_images[split])
+    renderings = settings.renderings if split == "train" else max(1, settings.renderings // 10)
     if settings.split == "combinations":
-        name, targets = f"{name}?split=combinations", held_out_labels(split)
+        targets = held_out_labels(split, renderings)
+    else:
+        targets = attribute_labels(renderings * NUM_COMBINATIONS)
     return ImageDataset(
         name=name,
         split=split,

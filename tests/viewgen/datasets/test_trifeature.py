@@ -43,6 +43,14 @@ def test_a_split_by_combinations_shares_none() -> None:
     assert load_dataset("trifeature?split=combinations").name == "trifeature?split=combinations"
 
 
+def test_fewer_renderings_are_the_first_ones(train: ImageDataset) -> None:
+    few, test = (load_dataset("trifeature?renderings=2", split) for split in ("train", "test"))
+    assert (len(few), len(test), few.name) == (2000, 1000, "trifeature?renderings=2")
+    assert np.array_equal(few.images([1999]), train.images([1999]))
+    both = load_dataset("trifeature:16?renderings=2&split=combinations")
+    assert (len(both), both.name) == (1600, "trifeature:16?renderings=2&split=combinations")
+
+
 def test_labels_in_words(train: ImageDataset) -> None:
     assert train.attribute_names == ("shape", "texture", "color")
     assert [len(names) for names in train.attribute_values] == [10, 10, 10]

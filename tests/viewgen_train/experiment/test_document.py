@@ -198,11 +198,14 @@ def test_refused_files(file, tmp_path):
 def places() -> list[tuple[str, str, str]]:
     """Return every shipped experiment at every scale and data set."""
     found = []
+    shortcuts = {"small": ("overlay:trifeature:32?size=32&images=6000", "trifeature:32?renderings=6")}
     for name in presets():
         document_scales = {
             "small": ("digits", "fashion-mnist"),
             "paper": ("cifar10", "cifar100", "tinyimagenet"),
         }
+        if name.startswith(("rcl", "shortcut")) or name == "ifm-difficulty":
+            document_scales = shortcuts
         found += [(name, scale, one) for scale, datasets in document_scales.items() for one in datasets]
     return found
 
@@ -214,6 +217,8 @@ def test_shipped_experiments_can_be_planned(name, scale, dataset, tmp_path):
     assert document.experiment.description
     assert len({task.name for task in found.trainings}) == len(found.trainings)
     assert {row.cache for row in found.rows.values()} - {None} <= {task.name for task in found.caches}
+    for one in document.questions:
+        assert {one.row, one.against} <= found.rows.keys()
     if scale == "paper":
         # the recipe of the data set as it is
         assert {one.network.width for one in found.settings.values()} <= {64}
