@@ -148,7 +148,7 @@ def scatter_points(summary: Summary, pair: Scatter) -> list[tuple[str, float, fl
 
 
 def scatter_correlation(summary: Summary, pair: Scatter) -> Correlation | None:
-    """Return the correlation of a plot's two measures, with its interval; None for fewer than three points."""
+    """Return the correlation of a plot's two measures with its interval; None below three points."""
     points = scatter_points(summary, pair)
     if len(points) < 3:
         return None
