@@ -31,7 +31,7 @@ def test_a_crash_costs_one_test(tmp_path):
             "pytest",
             "-q",
             "-n",
-            "2",
+            "1",
             "--dist",
             "worksteal",
             "-p",

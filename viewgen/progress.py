@@ -16,6 +16,8 @@ from viewgen.messages import above, shown
 __all__ = ["Bar", "Progress", "ToldProgress"]
 
 SECONDS_BETWEEN_LINES = 10.0
+# of the work, before which nothing is said about the time that is left
+MIN_SHARE = 0.005
 SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -195,7 +197,8 @@ class Bar:
     def line(self) -> None:
         """Print the state of the task as a line, regardless of the last output."""
         self._last_line, self._is_silent = time.monotonic(), False
-        left = "" if self.done >= self.total else left_text(self.seconds_left)
+        share = (self.done - self._first) / max(self.total - self._first, 1e-9)
+        left = left_text(self.seconds_left) if MIN_SHARE <= share < 1 else ""
         parts = (self.count, self.note, self.rate_text, left)
         self._progress.say(f"{self.title}: " + ", ".join(part for part in parts if part))
 
@@ -238,6 +241,7 @@ def size_text(num_bytes: float) -> str:
 
 
 def left_text(seconds: float) -> str:
-    """Return ``"3:07 left"``."""
+    """Return ``"3:07 left"``, or with hours ``"1:03:07 left"``."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} left"
+    hours, below = divmod(minutes, 60)
+    return f"{hours}:{below:02d}:{rest:02d} left" if hours else f"{minutes}:{rest:02d} left"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from viewgen.errors import ModelError, UsageError
-from viewgen.registry import Entry
+from viewgen.registry import Choice, Entry
 from viewgen.roles import Role
 from viewgen.store.columns import Column
 
@@ -32,12 +32,14 @@ class Situation:
         networks: kind → file of the available networks.
         seed: root of all random numbers.
         say: callback for messages about slow work.
+        inversion: the inversion whose codes the method starts from; None for a method without.
     """
 
     dataset: ImageDataset
     networks: dict[str, Path]
     seed: int
     say: Callable[[str], object]
+    inversion: Choice[ViewEntry] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

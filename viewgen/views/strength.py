@@ -8,17 +8,19 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from viewgen.errors import DataError, UsageError
 from viewgen.images import to_model
 from viewgen.networks.batched import images_at_once
-from viewgen.networks.files import load_models
+from viewgen.networks.files import Models, load_models
 from viewgen.networks.generator import class_labels
 from viewgen.optimise.slots import equal_parts
 from viewgen.randomness import addressed_generator
 from viewgen.status import Status
 from viewgen.views.draws import ImageDraws
-from viewgen.views.entry import Situation
+from viewgen.views.entry import Resources, Situation
+from viewgen.views.source import Images
 
 __all__ = ["matching_sigma", "wanted_distance"]
 
@@ -61,33 +63,31 @@ def wanted_distance(strength: str) -> float:
 def matching_sigma(distance: float, truncation: float, situation: Situation) -> float:
     """Return the σ, to three digits, whose views lie at `distance` from their anchor in the mean.
 
-    It is measured on the first codes of a random sample of images, before their refinement.
+    It is measured on the codes of a random sample of images, refined as those of the cache are.
 
     Args:
         distance: mean of ‖f(g(c + ψσu)) − f(g(c))‖.
         truncation: ψ.
-        situation: data set, networks and seed.
+        situation: data set, networks, inversion and seed.
 
     Raises:
         UsageError: no σ between 0.001 and 10 has that distance.
+        DataError: no image of the sample has an inversion.
     """
     dataset = situation.dataset
-    kinds = ("generator", "inverter", "encoder")
+    kinds = ("generator", "inverter", "encoder", "discriminator")
     models = load_models({kind: path for kind, path in situation.networks.items() if kind in kinds}, "cpu")
     inverting, encoder = models.inverting(), models.encoder
     assert encoder is not None
     order = torch.randperm(len(dataset), generator=addressed_generator(situation.seed, "strength"))
     rows = order[:NUM_IMAGES].sort().values
-    images = to_model(torch.from_numpy(dataset.images(rows.numpy())))
-    labels = None
-    if inverting.num_classes:
-        labels = class_labels(torch.from_numpy(dataset.labels(rows.numpy())), inverting.num_classes)
-    codes = inverting.start(images, labels).repeat_interleave(NUM_VIEWS, dim=0)
+    codes, there = _codes(situation, models, rows)
+    codes, rows = codes.repeat_interleave(NUM_VIEWS, dim=0), rows[there]
     draws = ImageDraws(situation.seed, rows)
     noise = inverting.code_scale * draws.normal("strength", NUM_VIEWS, *codes.shape[1:]).flatten(0, 1)
     at_once = images_at_once(dataset.image_size, torch.device("cpu"))
 
-    def projected(codes: torch.Tensor) -> torch.Tensor:
+    def projected(codes: Tensor) -> Tensor:
         parts = equal_parts(codes, at_once)
         return torch.cat([encoder(inverting.decode(part).clamp(-1, 1))[:kept] for part, kept in parts])
 
@@ -109,3 +109,23 @@ def matching_sigma(distance: float, truncation: float, situation: Situation) -> 
         else:
             high = middle
     return float(f"{math.exp((low + high) / 2):.3g}")
+
+
+def _codes(situation: Situation, models: Models, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the codes of images `(n, *code_shape)` and the places of these images among `rows`."""
+    pixels = torch.from_numpy(situation.dataset.images(rows.numpy()))
+    labels = torch.from_numpy(situation.dataset.labels(rows.numpy()))
+    if situation.inversion is None:
+        inverting = models.inverting()
+        given = class_labels(labels, inverting.num_classes) if inverting.num_classes else None
+        return inverting.start(to_model(pixels), given), torch.arange(len(rows))
+    method = situation.inversion
+    source = method.entry.build(method.settings, Resources(models=models))
+    with torch.enable_grad():
+        draws = ImageDraws(situation.seed, rows)
+        views = source.views(Images(pixels=pixels, source_index=rows, labels=labels, draws=draws), 1)
+    assert views.status is not None
+    kept = torch.nonzero(views.status != Status.FAILED)[:, 0]
+    if not len(kept):
+        raise DataError(f"none of {len(rows)} images could be inverted, so that no strength can be measured")
+    return views.columns["anchor_w_plus"][kept], kept

@@ -1,22 +1,13 @@
-"""The Ray executor: a pool of actors under Ray Data, one row per task; or one Ray task for each task.
-
-The input is a task's number and the output a report; images and views never enter Ray's object store.
-
-Three settings answer Ray Data's defaults (2.60). Errored blocks are dropped silently unless
-`max_errored_blocks` is 0. A pool waits for ever for a worker that may not restart, so restarts stay unlimited
-and a ledger of attempts sets the limit. Tasks queued behind another on one actor would only wait there.
-"""
+"""The Ray executor: a pool of actors, or one Ray task for each task."""
 
 import contextlib
-import dataclasses
-import logging
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from viewgen.errors import ViewgenError
 from viewgen_pipelines.executors.executor import Place, PoolWorker, Work
+from viewgen_pipelines.executors.ray_pool import SECONDS_BETWEEN_LOOKS, RayPool, error_of, on_this_node
 from viewgen_pipelines.executors.session import RaySession
 from viewgen_pipelines.executors.workers import Workers
 
@@ -25,19 +16,8 @@ __all__ = ["RayExecutor"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-SECONDS_BETWEEN_LOOKS = 0.5
 # a task whose worker died is tried again so often
 MAX_RETRIES = 2
-
-
-class ViewgenWorker:
-    """The pool's actor; the dashboard shows its class name."""
-
-    def __init__(self, start: Callable[[Place], PoolWorker[Any]], place: Place) -> None:
-        self.worker = start(_placed(place)).__enter__()
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
-        return {"report": pickle.dumps(self.worker.run(int(row["number"])))}
 
 
 class RayExecutor:
@@ -60,45 +40,16 @@ class RayExecutor:
         numbers: Sequence[int],
         check: Callable[[], object] = lambda: None,
     ) -> Iterator[R]:
-        rows = iter(self._dataset(start, numbers).iter_rows())
+        if not numbers:
+            return
+        import ray
+
         try:
-            while True:
-                check()
-                try:
-                    row = next(rows)
-                except StopIteration:
-                    return
-                except ViewgenError:
-                    raise
-                except Exception as error:
-                    raise ViewgenError(f"Ray ended the run: {_last_line(error)}") from error
-                yield pickle.loads(row["report"])
-        finally:
-            # Closing the iterator ends Ray Data's executor, and with it the actors.
-            rows.close()
-
-    def _dataset(self, start: Callable[[Place], PoolWorker[Any]], numbers: Sequence[int]) -> Any:
-        import ray.data
-
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.enable_auto_log_stats = False
-        context.execution_no_progress_timeout_s = -1
-        context.max_errored_blocks = 0
-        dataset = ray.data.from_items(
-            [{"number": number} for number in numbers], override_num_blocks=len(numbers)
-        )
-        return dataset.map(
-            ViewgenWorker,
-            fn_constructor_args=(start, self.place),
-            compute=ray.data.ActorPoolStrategy(
-                size=min(self.workers.count, len(numbers)), max_tasks_in_flight_per_actor=1
-            ),
-            num_cpus=self.place.num_threads,
-            num_gpus=self.workers.gpus,
-        )
+            yield from RayPool(start, numbers, self.workers).results(check)
+        except ViewgenError:
+            raise
+        except ray.exceptions.RayError as error:
+            raise ViewgenError(f"Ray ended the run: {error_of(error)}") from error
 
     def each(
         self, work: Work[T, R], tasks: Sequence[T], on_progress: Callable[[int, float], object]
@@ -124,7 +75,7 @@ class RayExecutor:
         except ViewgenError:
             raise
         except ray.exceptions.RayError as error:
-            raise ViewgenError(f"Ray ended the run: {_last_line(error)}") from error
+            raise ViewgenError(f"Ray ended the run: {error_of(error)}") from error
         finally:
             for unfinished in running:
                 with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
@@ -155,22 +106,4 @@ def _run_task(work: Any, number: int, task: Any, place: Place, board: Any) -> tu
             last = now
             board.tell.remote(number, share)
 
-    return number, work(task, _placed(place), tell)
-
-
-def _placed(place: Place) -> Place:
-    import ray
-
-    node = ray.get_runtime_context().get_node_id()
-    return dataclasses.replace(place, node=node, node_is_lost=_node_is_lost)
-
-
-def _node_is_lost(node: str) -> bool:
-    import ray
-
-    return node not in {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return number, work(task, on_this_node(place), tell)

@@ -1,6 +1,7 @@
 """Resolves the options of `cache` into a plan; wrong options are refused before anything is written."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -114,6 +115,7 @@ def make_plan(options: CacheOptions, say: Callable[[str], object]) -> CachePlan:
     if "inversions" in entry.needs:
         before = maker.inversion_stage(inversion)
         stages.append(before)
+        maker.situation = dataclasses.replace(situation, inversion=before.method)
         inversions_url, digests = before.url, {"inversions": before.spec.identity}
     method = maker.settled(entry.name, own, options.preset)
     spec = maker.spec(method, num_views, keep_latents=options.keep_latents, more_digests=digests)

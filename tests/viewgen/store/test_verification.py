@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -89,7 +90,8 @@ def test_a_key_that_zarr_passes_over(storage):
     storage.local_path(path).write_bytes(sound[:codec] + sound[codec:].replace(b"c", b"b", 1))
     (fault,) = verify_cache(storage.url).faults
     assert (fault.path, fault.kind) == (path, "metadata")
-    assert "holds 'bonfiguration', which is no key of Zarr's" in fault.detail
+    # zarr 3.4 misses the key itself
+    assert re.search("holds 'bonfiguration', which is no key of Zarr's|`endian` configuration", fault.detail)
 
 
 def test_missing_shards_and_leftovers(storage, spec):

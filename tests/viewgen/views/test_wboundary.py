@@ -82,6 +82,7 @@ class _Situation:
     dataset: object
     networks: dict
     seed: int = 0
+    inversion: object = None
 
     def say(self, message: str) -> None:
         assert "σ" in message
@@ -118,6 +119,22 @@ def test_the_strength_is_that_of_the_views(digits, monkeypatch):
     assert float(distance.mean()) == pytest.approx(0.2, abs=0.05)
     settled = VIEWS.entry("wperturb").settle(WPerturbConfig(strength="distance:0.2"), digits)
     assert settled == WPerturbConfig(sigma=sigma)
+
+
+def test_the_strength_is_measured_on_refined_codes(digits):
+    from viewgen.images import to_model
+    from viewgen.networks.files import load_models
+    from viewgen.views.strength import _codes
+
+    models, rows = load_models(digits.networks, "cpu"), torch.arange(6)
+    inversion = VIEWS.resolve("invert", "digits", {"max_steps": 15, "perceptual": "none"})
+    images = to_model(torch.from_numpy(digits.dataset.images(rows.numpy())))
+    errors = []
+    for chosen in (None, inversion):
+        codes, there = _codes(dataclasses.replace(digits, inversion=chosen), models, rows)
+        assert there.tolist() == rows.tolist()
+        errors.append(float((to_model(render(models.generator, codes, 32)) - images).square().mean()))
+    assert errors[1] < 0.8 * errors[0]
 
 
 def test_the_strength_of_a_cache_is_its_mean_distance(write_cache, make_spec, tmp_path):

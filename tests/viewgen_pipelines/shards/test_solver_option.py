@@ -49,7 +49,8 @@ def test_a_cache_of_the_other_solver_is_another_cache(tmp_path):
 def test_a_strength_becomes_the_sigma_of_the_cache(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("viewgen.views.strength.NUM_IMAGES", 8)
     out = f"--out={tmp_path / 'c.zarr'}"
-    assert run(out, "--method=wperturb", "--strength=distance:0.2", "--dry-run") == 0
+    brief = "--set=invert.max_steps=1"
+    assert run(out, "--method=wperturb", "--strength=distance:0.2", brief, "--dry-run") == 0
     said = capsys.readouterr().err
     sigma = float(re.search(r"^σ = (\S+)$", said, re.MULTILINE)[1])
     assert f"sigma={sigma}" in said

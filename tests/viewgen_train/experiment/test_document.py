@@ -246,3 +246,10 @@ def test_published_numbers_of_a_grid_stand_at_their_place():
     rows, _ = rows_and_caches(load_document("ablation-epsilon", scale="paper", dataset="cifar10"))
     assert rows["epsilon[epsilon_boundary=0.3,epsilon_uniformity=0.5]"].published == {"cifar10": 92.898}
     assert len([row for row in rows.values() if row.published]) == 10
+
+
+def test_a_file_in_the_working_directory_is_not_taken_for_a_preset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("table1", "scales"):
+        (tmp_path / name).write_text("no TOML at all")
+    assert load_document("table1").name == "table1"

@@ -208,15 +208,15 @@ def _read(source: str) -> tuple[str, list[dict[str, Any]]]:
     """Return the name of an experiment, and the tables of its file after those that it extends."""
     path = Path(source).expanduser()
     shipped = resources.files(__package__).joinpath(PRESETS, f"{source}.toml")
-    if source.endswith(".toml") or path.is_file():
+    if "/" not in source and shipped.is_file():
+        text, name = shipped.read_text("utf-8"), source
+    elif source.endswith(".toml") or path.is_file():
         try:
             text, name = path.read_text("utf-8"), path.stem
         except FileNotFoundError as error:
             raise MissingFileError(f"{source}: there is no such file") from error
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{source} cannot be read: {error}") from error
-    elif "/" not in source and shipped.is_file():
-        text, name = shipped.read_text("utf-8"), source
     else:
         known = presets()
         raise UsageError(
