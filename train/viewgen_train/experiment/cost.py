@@ -206,6 +206,7 @@ def _cost_class(settings: TrainSettings) -> Any:
         settings.views.name,
         getattr(settings.views.settings, "width", None),
         settings.network,
+        settings.reconstruction,
         settings.optimiser.batch_size,
     )
 
