@@ -2,8 +2,8 @@
 
 Backbones are torchvision's residual networks with a 3×3 first convolution and no max-pooling, as in SimCLR
 for small images; ``convnet``, four strided convolutions (`viewgen.networks.convnet`); and ``convnet6``, six
-(`viewgen.networks.convnet6`). An encoder of patches embeds overlapping patches of an image one by one and averages their features, as in contrastive predictive
-coding.
+(`viewgen.networks.convnet6`). An encoder of patches embeds overlapping patches of an image one by one and
+averages their features, as in contrastive predictive coding.
 
 Shape legend: B images, C channels, H height, W width, P patches per image, s their side.
 
