@@ -155,8 +155,7 @@ def make_plan(options: TrainOptions) -> TrainPlan:
     dataset = load_dataset(name, options.split, data_root=options.data_root)
     refuse_colorless((options.settings or {}).get("augment"), dataset)
     reader = None if url is None else CacheReader(url, options.storage_options)
-    spec = None if reader is None else reader.spec
-    settings, splitting = settled(dataset.name, options, spec, dataset)
+    settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec, dataset)
     check_reconstruction(settings, dataset)
     cache, num_images, generator = None, len(dataset), None
     side = settings.views.entry.side(settings.views.settings, dataset.image_size)
@@ -178,9 +177,7 @@ def make_plan(options: TrainOptions) -> TrainPlan:
         if "generator" in needs:
             generator = _generator(dataset.name, reader, options)
         if num_images < len(dataset):
-            log.info(
-                "the cache covers the first %d of %d images; training on those", num_images, len(dataset)
-            )
+            log.info("the cache covers the first %d of %d images: training on these", num_images, len(dataset))
     num_images = _limited(options.limit, num_images, len(dataset))
     if settings.optimiser.batch_size > num_images:
         raise UsageError(
