@@ -177,7 +177,7 @@ def make_plan(options: TrainOptions) -> TrainPlan:
         if "generator" in needs:
             generator = _generator(dataset.name, reader, options)
         if num_images < len(dataset):
-            log.info("the cache covers the first %d of %d images: training on these", num_images, len(dataset))
+            log.info("the cache covers the first %d of %d images: training on them", num_images, len(dataset))
     num_images = _limited(options.limit, num_images, len(dataset))
     if settings.optimiser.batch_size > num_images:
         raise UsageError(
