@@ -146,8 +146,7 @@ class ParquetWriter(Writer):
     def how_to_read(self) -> str:
         return (
             "A Parquet file per shard of the cache, in `data`. Columns: `row`, `index` (of the image in its "
-            f"data set), `label`, `class`, `views` (a list of {self.picture} files) and the scores of the "
-            "views, "
+            f"data set), `label`, `class`, `views` (a list of {self.picture} files) and scores of the views, "
             f"{', '.join(f'`{name}`' for name in self.rows.score_names)}."
         )
 
