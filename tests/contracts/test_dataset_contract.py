@@ -16,6 +16,19 @@ class TestTrifeature(DatasetContract):
     settings = DATASETS.entry("trifeature").settings(size=16)
 
 
+class TestTrifeatureByCombinations(DatasetContract):
+    entry = DATASETS.entry("trifeature")
+    settings = DATASETS.entry("trifeature").settings(size=16, split="combinations")
+
+    def test_what_is_known_beforehand_holds(self, dataset, root):
+        assert len(dataset) == 80_000
+
+
+class TestOverlay(DatasetContract):
+    entry = DATASETS.entry("overlay")
+    settings = DATASETS.entry("overlay").settings(background="digits", size=32, tint=True)
+
+
 class TestFolder(DatasetContract):
     entry = DATASETS.entry("folder")
 

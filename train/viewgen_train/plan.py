@@ -23,6 +23,7 @@ from viewgen.views.compositions import refuse_colorless
 from viewgen.views.scores import load_scores
 from viewgen_train.caches import check_cache, find_cache, no_cache, num_unconverged, usable_rows
 from viewgen_train.loader import MEMORY_SHARE
+from viewgen_train.masking import check_reconstruction
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
@@ -156,6 +157,7 @@ def make_plan(options: TrainOptions) -> TrainPlan:
     reader = None if url is None else CacheReader(url, options.storage_options)
     spec = None if reader is None else reader.spec
     settings, splitting = settled(dataset.name, options, spec, dataset)
+    check_reconstruction(settings, dataset)
     cache, num_images, generator = None, len(dataset), None
     side = settings.views.entry.side(settings.views.settings, dataset.image_size)
     use_unconverged, unconverged = options.use_unconverged, 0
@@ -313,7 +315,12 @@ def _cache_url(given: str | None, options: TrainOptions, inversions: bool) -> tu
         storage_options=options.storage_options,
     )
     if found is not None:
-        log.info("views from %s, the complete cache that changed last", found.url)
+        spec = found.spec
+        log.info(
+            "views from %s (%s, %d views of %d images of %s), the complete cache that changed last; --cache "
+            "names another",
+            *(found.url, spec.method, spec.num_views, spec.num_images, spec.dataset["name"]),
+        )
         return found.url, options.dataset or found.spec.dataset["name"]
     if options.dataset not in (None, EMBEDDED_DATASET) or options.split != "train":
         raise no_cache(options.dataset, options.split, inversions=inversions)

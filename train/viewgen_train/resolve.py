@@ -40,7 +40,8 @@ OWNERS = {field: name for name, cls in COMPONENTS.items() if name != "expert" fo
 KINDS = ("none", "A1", *ASSIMILATIONS)
 # words that name an entry, not a value of its settings
 NAMES = {"generated": "views.name", "views": "views.name", "objective": "objective.name", "loss": "loss",
-         "assimilation": "assimilation.kind", "optimiser": "optimiser.name"}  # fmt: skip
+         "assimilation": "assimilation.kind", "optimiser": "optimiser.name",
+         "reconstruction": "reconstruction.task"}  # fmt: skip
 
 
 def train_settings(
@@ -129,9 +130,34 @@ def train_settings(
     _refuse_beside(head, objective.name, {place: words[place] for place in words.keys() - of_recipe})
     if not head.any_projector:
         found["network"] = found["network"].replace(projector="objective")
+    _check_reconstruction(found, head, objective.name, roles)
     if objective.check is not None:
         objective.check(found["objective"].settings, found["optimiser"])
     return TrainSettings.of_parts(found, dormant)
+
+
+def _check_reconstruction(
+    found: Mapping[str, Any], head: "Head", objective: str, roles: tuple[Role, ...] | None
+) -> None:
+    """Raise an error for a reconstruction that does not fit the objective, the views or the schedule."""
+    how, optimiser = found["reconstruction"], found["optimiser"]
+    if not how.active:
+        return
+    if head.patches:
+        raise UsageError(
+            f"reconstruction is {how.task!r}, and objective {objective!r} embeds patches, of which no "
+            "decoder makes an image; choose another --objective"
+        )
+    if roles:
+        raise UsageError(
+            f"reconstruction is {how.task!r}, and the views have roles with an encoder each; choose views "
+            "that are interchangeable"
+        )
+    if how.reconstruction_epochs >= optimiser.epochs:
+        raise UsageError(
+            f"reconstruction_epochs is {how.reconstruction_epochs:g} of {optimiser.epochs} epochs; expected "
+            "fewer, or contrastive_weight=0 for a reconstruction alone"
+        )
 
 
 def _unused_by(head: "Head") -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def train_worker(
     device: str,
     *,
     checkpoint_seconds: float = 60.0,
+    loggers: Sequence[str] = (),
     stop_after: int | None = None,
     progress: Progress | None = None,
 ) -> float:
@@ -60,6 +62,7 @@ def train_worker(
         plan: plan of the training.
         device: torch device of this process.
         checkpoint_seconds: seconds between checkpoints.
+        loggers: names of loggers, of `viewgen_train.loggers.LOGGERS`.
         stop_after: step after which to stop as if interrupted.
         progress: display of the progress; by default a bar on standard error.
 
@@ -77,7 +80,7 @@ def train_worker(
         folder,
         folder=folder,
         writes=world.is_main,
-        observer=CurveWriter(trainer.steps_per_epoch),
+        observer=CurveWriter(trainer.steps_per_epoch, loggers),
         checkpoint_seconds=checkpoint_seconds,
         log_every=min(LOG_EVERY, trainer.steps_per_epoch),
         stop_after=stop_after,

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import add_options, augment_option
+from viewgen.cli.options import GroupedCommand, add_options, augment_option
 from viewgen.cli.storage_option import storage_option
 from viewgen.diagnostics import ESTIMATORS
 
@@ -28,9 +28,11 @@ _OPTIONS = (
     _option("--overwrite", is_flag=True, help="Measure again what is there."),
     _option("--bits", is_flag=True, help="Table, CSV and plot in bits; JSON always holds nats."),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
+    "Images",
     _option("--split", default="train", show_default=True, help="Split of the data set."),
     _option("--limit", type=int, metavar="N", help="Only the first N images."),
     _option("--data-root", envvar="VIEWGEN_DATA", metavar="DIR", help="Where data sets are."),
+    "Estimate",
     augment_option("Operations of the expert views"),
     _option("--steps", type=int, metavar="N", help="Updates of the statistics network.  [default: 400]"),
     _option("--batch-size", type=int, metavar="N",
@@ -39,6 +41,7 @@ _OPTIONS = (
     _option("--encoder", type=click.Path(dir_okay=False), help="Weights for alignment and uniformity."),
     _option("--models", metavar="DIR", help="Folder of a `viewgen pretrain` run with the encoder."),
     _option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers."),
+    "Execution",
     _option("--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True,
             help="local: one pair after the other in this process, without Ray."),
     _option("--workers", type=int, metavar="N", help="Pairs at once.  [default: one per GPU, or core]"),
@@ -48,7 +51,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @add_options(_OPTIONS)
 @storage_option
 def mi(as_json: bool, **options: Any) -> None:

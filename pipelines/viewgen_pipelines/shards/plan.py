@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets import ImageDataset, load_dataset, resolve_data_root
+from viewgen.datasets.registry import chosen_dataset
 from viewgen.errors import CacheMismatchError, MissingFileError, ModelError, UsageError
 from viewgen.networks.files import KINDS, code_shape, file_digest, networks_beside, read_header
 from viewgen.networks.weights import find_models
@@ -319,6 +320,8 @@ def _inputs(
     try:
         dataset = load(download=False)
     except MissingFileError:
+        if chosen_dataset(options.dataset).entry.is_present(resolve_data_root(options.data_root)) is None:
+            raise  # a path of the user's, which nothing can be downloaded to
         # without networks there is no use in downloading images
         _model_paths(method, options, options.dataset)
         dataset = load()

@@ -214,6 +214,8 @@ def test_shipped_experiments_can_be_planned(name, scale, dataset, tmp_path):
     assert document.experiment.description
     assert len({task.name for task in found.trainings}) == len(found.trainings)
     assert {row.cache for row in found.rows.values()} - {None} <= {task.name for task in found.caches}
+    for one in document.questions:
+        assert {one.row, one.against} <= found.rows.keys()
     if scale == "paper" and name != "shared-factors":  # which has the published network
         # the recipe of the data set as it is
         assert {one.network.width for one in found.settings.values()} <= {64}

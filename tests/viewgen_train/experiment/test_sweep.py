@@ -83,8 +83,8 @@ def test_few_rows_are_no_sweep(tmp_path):
 
 
 def test_measures_of_one_attribute():
-    assert measure_label("top1:digit") == "linear probe of digit"
-    assert is_share("top1:digit")
+    assert measure_label("top1[digit]") == "linear probe, digit"
+    assert is_share("top1[digit]")
     assert not is_share("distance")
 
 

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from viewgen.errors import MissingFileError, UsageError, nearest_name
 from viewgen.settings import Settings, setting
@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 PRESETS = "presets"
-# a file of shared tables, no experiment
-SHARED = "scales"
+# files of shared tables, no experiments
+SHARED = ("scales", "shortcut-scales")
 
 
 class ExperimentTable(Settings):
@@ -130,12 +130,13 @@ class Question(Settings):
 
 
 class Scatter(Settings):
-    """A plot of the rows: one measure over another, with their correlation."""
+    """A plot of rows or trainings: one measure over another, with their correlation."""
 
     title = "[[scatter]]"
 
     x: str = setting("", "measure of a row's cache, or of its trainings", min_length=1)
     y: str = setting("top1", "measure of the trainings")
+    over: Literal["rows", "trainings"] = setting("rows", "points: the means of the rows, or every training")
 
 
 class Sweep(Settings):
@@ -182,7 +183,7 @@ def presets() -> dict[str, str]:
     found = {}
     for file in sorted(resources.files(__package__).joinpath(PRESETS).iterdir(), key=lambda one: one.name):
         name = file.name.removesuffix(".toml")
-        if file.name.endswith(".toml") and name != SHARED:
+        if file.name.endswith(".toml") and name not in SHARED:
             table = _parsed(file.read_text("utf-8"), file.name)
             found[name] = str(table.get("experiment", {}).get("description", ""))
     return found

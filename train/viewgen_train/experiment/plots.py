@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from viewgen.picture import write_png
+from viewgen_train.experiment.document import Scatter
 from viewgen_train.experiment.grid import SYMBOLS
-from viewgen_train.experiment.statistics import correlation
+from viewgen_train.experiment.statistics import Correlation, correlation, resampled_correlation
 from viewgen_train.experiment.summary import RowSummary, Summary, is_share, measure_label
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "row_value",
     "save_figure",
     "scaled",
+    "scatter_correlation",
 ]
 
 CURVES = ("knn5_top1", "probe_top1")
@@ -138,33 +140,48 @@ def row_value(summary: Summary, row: RowSummary, measure: str) -> float | None:
     return None if cache is None else cache.mean(measure)
 
 
-def scatter_points(summary: Summary, x: str, y: str) -> list[tuple[str, float, float]]:
-    """Return (label, x, y) of the rows that have both measures."""
-    found = []
-    for row in summary.rows.values():
-        pair = (row_value(summary, row, x), row_value(summary, row, y))
-        if pair[0] is not None and pair[1] is not None:
-            found.append((row.row.label, pair[0], pair[1]))
-    return found
+def scatter_points(summary: Summary, pair: Scatter) -> list[tuple[str, float, float]]:
+    """Return (label, x, y) of the rows, or trainings, that have both measures."""
+    if pair.over == "trainings":
+        found = []
+        for row in summary.rows.values():
+            x, y = row.values.get(pair.x, {}), row.values.get(pair.y, {})
+            found += [(row.row.label, x[seed], y[seed]) for seed in sorted(x.keys() & y.keys())]
+        return found
+    means = [
+        (row.row.label, row_value(summary, row, pair.x), row_value(summary, row, pair.y))
+        for row in summary.rows.values()
+    ]
+    return [(label, x, y) for label, x, y in means if x is not None and y is not None]
 
 
-def draw_scatter(summary: Summary, x: str, y: str, path: Path) -> bool:
-    """Draw one measure of the rows over another; False for fewer than three rows with both."""
-    points = scatter_points(summary, x, y)
+def scatter_correlation(summary: Summary, pair: Scatter) -> Correlation | None:
+    """Return the correlation of a plot's two measures with its interval; None below three points."""
+    points = scatter_points(summary, pair)
     if len(points) < 3:
+        return None
+    correlate = resampled_correlation if pair.over == "trainings" else correlation
+    return correlate([one[1] for one in points], [one[2] for one in points])
+
+
+def draw_scatter(summary: Summary, pair: Scatter, path: Path) -> bool:
+    """Draw one measure over another; False for fewer than three points with both."""
+    points, found = scatter_points(summary, pair), scatter_correlation(summary, pair)
+    if found is None:
         return False
     figure = new_figure(6.4, 4.4)
     panel = figure.subplots()
-    for label, at_x, at_y in points:
-        place = (float(scaled(x, at_x)), float(scaled(y, at_y)))
-        panel.plot(*place, "o", color="C0")
-        panel.annotate(label, place, xytext=(4, 3), textcoords="offset points", fontsize=7)
-    found = correlation([one[1] for one in points], [one[2] for one in points])
+    labels = [label for label, _, _ in points]
+    for place, (label, at_x, at_y) in enumerate(points):
+        where = (float(scaled(pair.x, at_x)), float(scaled(pair.y, at_y)))
+        panel.plot(*where, "o", color="C0")
+        if label not in labels[:place]:
+            panel.annotate(label, where, xytext=(4, 3), textcoords="offset points", fontsize=7)
     interval = "" if math.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
     panel.set(
-        xlabel=axis_label(x),
-        ylabel=axis_label(y),
-        title=f"r = {found.r:.2f}{interval}, {found.count} rows",
+        xlabel=axis_label(pair.x),
+        ylabel=axis_label(pair.y),
+        title=f"r = {found.r:.2f}{interval}, {found.count} {pair.over}",
     )
     panel.margins(0.15)
     panel.grid(alpha=0.3)

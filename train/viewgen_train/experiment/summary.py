@@ -32,19 +32,20 @@ SHARES = {
     *("top1", "knn5_top1", "label_kept", "images_with_foreign_view", "converged_share", "views_near_epsilon"),
     *("images_without_step", "classifier_accuracy", "reconstruction_misread", "duplicate_views"),
     *("probe_top1", "probe_heldout", "knn5_heldout"),
+    *("attribute_top1", "untrained_top1", "supervised_top1", "retained", "gain"),
 }
 
 
 def measure_label(name: str) -> str:
-    """Return the name of a measure in tables and plots, with its group if it has one."""
-    name, _, group = name.partition(":")
+    """Return the name of a measure in tables and plots; of an attribute's, ``top1[digit]``, with its name."""
+    name, _, group = name.partition("[")
     label = LABELS.get(name, name.replace("_", " "))
-    return f"{label} of {group}" if group else label
+    return f"{label}, {group.removesuffix(']')}" if group else label
 
 
 def is_share(name: str) -> bool:
     """Return whether a measure is a share, told in percent."""
-    return name.partition(":")[0] in SHARES
+    return name.partition("[")[0] in SHARES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ class RowSummary:
 
     Attributes:
         row: the row.
-        values: measure → seed → value; ``"MEASURE:GROUP"`` for one attribute.
+        values: measure → seed → value; of an attribute ``MEASURE[ATTRIBUTE]``.
         lost: seed → status and reason of the trainings without numbers.
         curves: measure → seed → (epoch, value) pairs.
         seconds: time of all trainings.
@@ -149,7 +150,7 @@ def _row(row: Row, records: Iterable[Record]) -> RowSummary:
     return RowSummary(
         row=row,
         values={
-            f"{name}:{group}" if group else name: seeds for (name, group), seeds in _values(finished).items()
+            f"{name}[{group}]" if group else name: seeds for (name, group), seeds in _values(finished).items()
         },
         lost={one.seed: f"{one.status}: {one.reason}" for one in records if one.status != "finished"},
         curves=curves,

@@ -27,5 +27,6 @@ OBJECTIVES: Registry[ObjectiveEntry] = Registry(
         "nnclr": "viewgen_train.objectives.nnclr",
         "cpc": "viewgen_train.objectives.cpc",
         "sequence": "viewgen_train.objectives.sequence",
+        "supervised": "viewgen_train.objectives.supervised",
     },
 )
