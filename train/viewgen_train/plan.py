@@ -155,8 +155,7 @@ def make_plan(options: TrainOptions) -> TrainPlan:
     dataset = load_dataset(name, options.split, data_root=options.data_root)
     refuse_colorless((options.settings or {}).get("augment"), dataset)
     reader = None if url is None else CacheReader(url, options.storage_options)
-    spec = None if reader is None else reader.spec
-    settings, splitting = settled(dataset.name, options, spec, dataset)
+    settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec, dataset)
     check_reconstruction(settings, dataset)
     cache, num_images, generator = None, len(dataset), None
     side = settings.views.entry.side(settings.views.settings, dataset.image_size)
