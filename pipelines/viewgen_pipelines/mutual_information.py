@@ -31,6 +31,8 @@ from viewgen_pipelines.view_pairs import EXPERT, ORIGINAL, PairResult, PairTask,
 __all__ = ["MIResult", "mi"]
 
 RESULTS = "pairs"
+# of views that are no images of the data set, or parts of one, an encoder of images says nothing
+NO_ENCODER: dict[str, Any] = {"encoder": None, "encoder_digest": None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +130,8 @@ def mi(
         steps: updates of the statistics network; 400 unless the data set's recipe says otherwise.
         batch_size: images per update, and K of InfoNCE; 128 unless the recipe says otherwise.
         separate_trunks: one trunk for each of the two views in place of a shared one.
-        encoder: weights for alignment and uniformity; by default the data set's own, if there are any.
+        encoder: weights for alignment and uniformity of views of whole images; by default the data set's
+            own, if there are any.
         models: folder of a `viewgen pretrain` run with the encoder.
         bits: tables, CSV and plot in bits; JSON always holds nats.
         out: URL of a folder for results, table and plot; by default ``mi-<dataset>-<split>`` in
@@ -191,7 +194,10 @@ def mi(
         PairTask(**common | task) for task in _made_together(pair, dataset, images, chosen_images, augment)
     ]
     if urls or not pair:
-        tasks += [PairTask(x=x, y=y, **common) for x, y in _pairs(urls, readers)]
+        tasks += [
+            PairTask(**common | {"x": x, "y": y} | (NO_ENCODER if x.view is not None else {}))
+            for x, y in _pairs(urls, readers)
+        ]
     storage = open_storage(out or _default_out(dataset, images.split), storage_options)
     results = _measure(tasks, storage, progress, {"executor": executor, **execution}, overwrite=overwrite)
     result = MIResult(
@@ -265,7 +271,8 @@ def _made_together(
         choice = Choice(choice.entry, choice.entry.fit(choice.settings, images))
         found = source_pair(choice, images, rows)
         x, y = (ViewRef(label=f"{text} {side.removeprefix(f'{name} ')}") for side in (found.x, found.y))
-        yield {"x": x, "y": y, "pair": choice.record()}
+        apart = choice.entry.roles or choice.entry.view_size is not None
+        yield {"x": x, "y": y, "pair": choice.record()} | (NO_ENCODER if apart else {})
 
 
 def _pairs(urls: list[str], readers: list[CacheReader]) -> Iterator[tuple[ViewRef, ViewRef]]:

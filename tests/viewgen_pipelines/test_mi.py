@@ -270,6 +270,7 @@ def test_pairs_that_one_source_makes(out, measured, digits):
     document = found.to_json()["pairs"][0]
     assert document["ceiling"] == pytest.approx(np.log(16))
     assert document["low"] <= document["nats"] <= document["high"]
+    assert document["alignment"] is None
     measured_once = len(measured.pairs)
     assert mi("digits", pair=names[:1], **options).pairs == found.pairs[:1]
     assert len(measured.pairs) == measured_once
