@@ -3,7 +3,9 @@
 - encoder: its nearest neighbours name the class more often than chance, its projections have not fallen
   together, and an image's expert views lie nearer to it than other images do;
 - generator: the kernel distance of its samples from real images is below a share of that of the same images
-  with shuffled pixels, which are noise with the colours of the data; its samples differ from one another;
+  with shuffled pixels, which are noise with the colours of the data, both in the encoder's features and in
+  those of patches (a hardly trained encoder takes noise for photos);
+  its samples differ from one another;
 - inverter: its reconstructions are nearer to their images than the mean image is, and refined ones lie within
   ε₁ of their images in most cases.
 
@@ -152,18 +154,24 @@ def _expert_views(measured: Mapping[str, float], settings: GateSettings) -> dict
 
 
 def _noise(measured: Mapping[str, float], settings: GateSettings) -> dict[str, Any] | None:
-    shuffled = measured.get("kernel_distance_shuffled", 0.0)
-    if "kernel_distance" not in measured or shuffled <= 0:
+    names = {"the encoder": "kernel_distance", "patches": "kernel_distance_patches"}
+    ratios = {
+        space: measured[name] / measured[f"{name}_shuffled"]
+        for space, name in names.items()
+        if measured.get(f"{name}_shuffled", 0.0) > 0
+    }
+    if not ratios:
         return None
-    value = measured["kernel_distance"] / shuffled
+    space = max(ratios, key=ratios.__getitem__)
+    value = ratios[space]
     return {
         "name": "noise",
         "value": value,
         "limit": settings.noise,
         "passed": value <= settings.noise,
-        "text": f"kernel distance of samples {value:.2g} times that of shuffled pixels (at most "
-        f"{settings.noise:g})",
-        "advice": "its samples are noise to the encoder: train it longer (generator.num_images), and look at "
+        "text": f"kernel distance of samples {value:.2g} times that of shuffled pixels, in the features of "
+        f"{space} (at most {settings.noise:g})",
+        "advice": "its samples are noise: train it longer (generator.num_images), and look at "
         "generator-training/samples.png in the run's folder",
     }
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from viewgen.datasets import ImageDataset
 from viewgen.diagnostics.calibration import Calibration
 from viewgen.diagnostics.distances import kernel_distance, psnr
-from viewgen.diagnostics.generated import reconstructions, samples, spread
+from viewgen.diagnostics.generated import net_features, reconstructions, samples, spread
 from viewgen.diagnostics.knn import knn_accuracy
 from viewgen.diagnostics.measure import Subject
+from viewgen.diagnostics.patches import PatchFeatures
 from viewgen.diagnostics.realism import shuffled_pixels
 from viewgen.images import to_model
 from viewgen.networks.encoder import Encoder
@@ -34,6 +35,7 @@ MOST_KNN = 5_000
 MOST_SAMPLES = 1_024
 MOST_RECONSTRUCTED = 256
 NUM_REFINED = 16
+NUM_FILTERS = 64
 BATCH = 256
 
 
@@ -84,6 +86,8 @@ def epsilon_numbers(found: Calibration) -> dict[str, float]:
 def generator_numbers(models: Models, images: ImageDataset, seed: int) -> dict[str, float]:
     """Return kernel distances of samples and of shuffled pixels from real images, and mean distances.
 
+    The former in the features of the encoder, and in those of patches, which no training has shaped.
+
     Args:
         models: generator and encoder.
         images: training images.
@@ -96,13 +100,18 @@ def generator_numbers(models: Models, images: ImageDataset, seed: int) -> dict[s
     rows = spread(len(images), MOST_SAMPLES)
     pixels = images.images(rows)
     made = samples(_subject(models, images), rows, len(rows), seed)
-    real, fake, noise = (
-        _embedded(encoder, some, device) for some in (pixels, made, shuffled_pixels(pixels, seed))
-    )
+    shuffled = shuffled_pixels(pixels, seed)
+    patches = PatchFeatures.of_images(pixels, num_filters=NUM_FILTERS).on(device)
+    patched = [net_features(patches, some) for some in (pixels, made, shuffled)]
+    real, fake, noise = (_embedded(encoder, some, device) for some in (pixels, made, shuffled))
     apart = [_mean_distance(_embedded(encoder, some, device, project=True)) for some in (made, pixels)]
     return {
         "kernel_distance": round(kernel_distance(fake, real), 5),
         "kernel_distance_shuffled": round(kernel_distance(noise, real), 5),
+        "kernel_distance_patches": round(kernel_distance(patched[1], patched[0], scaled=patches.scaled), 5),
+        "kernel_distance_patches_shuffled": round(
+            kernel_distance(patched[2], patched[0], scaled=patches.scaled), 5
+        ),
         "sample_spread": round(apart[0], 4),
         "image_spread": round(apart[1], 4),
     }

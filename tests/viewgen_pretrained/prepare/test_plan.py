@@ -200,6 +200,17 @@ GOOD = {
         ("epsilon", "spread", {"different_images": 0.1, "epsilon_boundary": 0.01}),
         ("epsilon", "expert_views", {"epsilon_boundary": 1.15}),
         ("generator", "noise", {"kernel_distance": 1.1}),
+        # a generator of 15 steps on photos, and an encoder of 12 that took its samples for them
+        (
+            "generator",
+            "noise",
+            {
+                "kernel_distance": -1.126,
+                "kernel_distance_shuffled": 4.755,
+                "kernel_distance_patches": 162.7,
+                "kernel_distance_patches_shuffled": 37.0,
+            },
+        ),
         ("generator", "variety", {"sample_spread": 0.1}),
         ("inverter", "gain_db", {"psnr_db": 12.5}),
         ("inverter", "beyond", {"refined_beyond_epsilon": 0.8}),
