@@ -66,8 +66,10 @@ def labelled_blocks(
 
     def decode(item: Labelled) -> NDArray[np.uint8]:
         picture, data, _ = item
-        made = array_picture if isinstance(data, np.ndarray) else decode_picture
-        image = made(data, picture, size)  # type: ignore[operator]
+        if isinstance(data, bytes):
+            image = decode_picture(data, picture, size)
+        else:
+            image = array_picture(data, picture, size)
         if not shapes:
             shapes.append((picture, image.shape))
         first, shape = shapes[0]
