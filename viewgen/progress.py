@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from viewgen.messages import above, shown
 
-__all__ = ["Bar", "Progress", "ToldProgress"]
+__all__ = ["Bar", "Progress", "ToldProgress", "duration_text"]
 
 SECONDS_BETWEEN_LINES = 10.0
 # a bar without a line in such a time gets one, whether it has moved or not
@@ -273,3 +273,12 @@ def left_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, below = divmod(minutes, 60)
     return f"{hours}:{below:02d}:{rest:02d} left" if hours else f"{minutes}:{rest:02d} left"
+
+
+def duration_text(seconds: float) -> str:
+    """Return ``"3 min"``, with a unit that fits."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"

@@ -86,6 +86,12 @@ MODULES = {
         "viewgen_train.objectives.ifm",
         "viewgen_train.objectives.hard_negatives",
     ),
+    "From images to a cache": (
+        "viewgen_pretrained.prepare.command",
+        "viewgen_pretrained.sizes",
+        "viewgen_pretrained.cost",
+        "viewgen_pipelines.cost",
+    ),
     "Diagnosis": (
         "viewgen_pipelines.measure",
         "viewgen.diagnostics.measure",

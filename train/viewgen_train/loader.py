@@ -71,6 +71,18 @@ class ImageMemory:
             return on_device(torch.from_numpy(self.dataset.images(rows)), self.device)
         return self._held.index_select(0, torch.tensor(rows).to(self.device))
 
+    @property
+    def classes(self) -> dict[str, int]:
+        """Class attribute → number of classes; empty if an image has none."""
+        if not self.dataset.has_classes:
+            return {}
+        return {one.name: one.num_classes or 0 for one in self.dataset.attributes if one.kind == "class"}
+
+    def labels(self, rows: _Rows) -> Tensor:
+        """Return the classes of images, int64 `(B, A)`, on the device."""
+        labels = torch.from_numpy(self.dataset.labels(rows)).reshape(len(rows), -1)
+        return on_device(labels, self.device)
+
 
 class ViewMemory:
     """All views of a cache as one uint8 tensor; unreadable rows are zeros.

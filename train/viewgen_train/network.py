@@ -27,6 +27,8 @@ from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.layout import channels_last
 from viewgen.roles import Role
+from viewgen_train.decoder import Decoder, build_decoder, image_errors
+from viewgen_train.masking import Corrupted
 from viewgen_train.objectives.objective import Head
 from viewgen_train.settings import TrainSettings
 
@@ -68,6 +70,8 @@ class ContrastiveNetwork(nn.Module):
         separate: True if each view has its own forward pass and batch statistics.
         bf16: True if convolutions and matrix products use bfloat16.
         roles: roles of the views in their order; empty if they are interchangeable.
+        decoder: decoder of a reconstruction, or None.
+        error: error of a rebuilt image, of `viewgen_train.decoder.image_errors`.
 
     Attributes:
         target: exponential moving average of the encoder, if the head has a momentum.
@@ -82,24 +86,30 @@ class ContrastiveNetwork(nn.Module):
         separate: bool,
         bf16: bool,
         roles: tuple[Role, ...] = (),
+        decoder: Decoder | None = None,
+        error: str = "mse",
     ) -> None:
         super().__init__()
         self.roles = roles
+        self.decoder, self.error = decoder, error
         self.encoder, self.head, self.predictor = encoder, head, predictor
         self.target = None if head.momentum is None else copy.deepcopy(encoder).requires_grad_(False)
         self.separate, self.bf16 = separate, bf16
 
-    def forward(self, views: Tensor, shuffle: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, views: Tensor, shuffle: Tensor | None = None, corrupted: Corrupted | None = None
+    ) -> dict[str, Tensor]:
         """Map views to the inputs of an objective.
 
         Args:
             views: model images, `(K, B, C, H, W)`.
             shuffle: permutation of the images for the target network's groups, `(B,)`; see `group_shuffle`.
+            corrupted: inputs of the reconstruction, in a forward pass of their own; None for none.
 
         Returns:
             float32 tensors, keyed by the fields of `Outputs`: ``z`` `(B, K, D)`, ``features`` `(B, K, F)`
             and, if the head has them, ``p`` and ``target`` `(B, K, D)`, ``patches`` `(B, K, P, F)` and
-            ``patch_projections`` `(B, K, P, D)`.
+            ``patch_projections`` `(B, K, P, D)`; ``reconstruction`` `(B, R)`, errors, of corrupted views.
         """
         head = self.head
         seen = views[:1] if head.one_sided else views
@@ -114,7 +124,20 @@ class ContrastiveNetwork(nn.Module):
                 name: _placed(part, others if name == "target" else first, len(views))
                 for name, part in found.items()
             }
+        if corrupted is not None:
+            found["reconstruction"] = self._rebuilt(corrupted)
         return found
+
+    def _rebuilt(self, corrupted: Corrupted) -> Tensor:
+        """Return the errors of the rebuilt views, float32 `(B, R)`."""
+        assert self.decoder is not None
+        assert isinstance(self.encoder, Encoder)
+        inputs, targets = corrupted.inputs.flatten(0, 1), corrupted.targets.flatten(0, 1)
+        weights = None if corrupted.weights is None else corrupted.weights.flatten(0, 1)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
+            rebuilt = self.decoder(self.encoder.feature_map(inputs))
+        errors = image_errors(rebuilt, targets, weights, self.error)
+        return errors.unflatten(0, corrupted.inputs.shape[:2]).T
 
     def _in_groups(
         self, function: "_Pass", views: Tensor, num_groups: int, shuffle: Tensor | None = None
@@ -280,6 +303,11 @@ def build_network(
             encoder = Encoder(config(channels))
         hidden = shape.predictor_hidden or max(1, int(head.predictor_width * shape.projection_dim))
         predictor = Predictor(shape.projection_dim, hidden) if head.predictor else None
+        rebuilding, decoder = settings.reconstruction, None
+        if rebuilding.active:
+            # last, so that the other weights are those of a training without it
+            assert isinstance(encoder, Encoder)
+            decoder = build_decoder(encoder, pooled=rebuilding.decoder_input == "pooled")
     network = ContrastiveNetwork(
         encoder,
         head,
@@ -287,6 +315,8 @@ def build_network(
         separate=shape.batchnorm == "separate",
         bf16=shape.precision == "bf16",
         roles=roles,
+        decoder=decoder,
+        error=rebuilding.reconstruction_loss,
     ).to(device)
     if shape.channels_last:
         channels_last(network)

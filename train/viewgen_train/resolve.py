@@ -40,7 +40,8 @@ OWNERS = {field: name for name, cls in COMPONENTS.items() if name != "expert" fo
 KINDS = ("none", "A1", *ASSIMILATIONS)
 # words that name an entry, not a value of its settings
 NAMES = {"generated": "views.name", "views": "views.name", "objective": "objective.name", "loss": "loss",
-         "assimilation": "assimilation.kind", "optimiser": "optimiser.name"}  # fmt: skip
+         "assimilation": "assimilation.kind", "optimiser": "optimiser.name",
+         "reconstruction": "reconstruction.task"}  # fmt: skip
 
 
 def train_settings(
@@ -96,7 +97,7 @@ def train_settings(
     if method is None:  # a method has a head of its own
         parts["network"] |= {name: values[name] for name in LATER_NETWORK_NAMES if name in values}
     transform = "expert" if views_name == "expert" else "flip" if kind == "A2" else "weak-crop"
-    parts["assimilation"] |= {"kind": kind, "transform": transform}
+    parts["assimilation"] |= {"kind": kind, "transform": views.transform or transform}
     parts["expert"] = recipe(dataset, "expert") if augment is None else expert_values(augment)
     for part, entry in entries.items():
         parts[part] |= recipe(dataset, entry.name)
@@ -129,9 +130,34 @@ def train_settings(
     _refuse_beside(head, objective.name, {place: words[place] for place in words.keys() - of_recipe})
     if not head.any_projector:
         found["network"] = found["network"].replace(projector="objective")
+    _check_reconstruction(found, head, objective.name, roles)
     if objective.check is not None:
         objective.check(found["objective"].settings, found["optimiser"])
     return TrainSettings.of_parts(found, dormant)
+
+
+def _check_reconstruction(
+    found: Mapping[str, Any], head: "Head", objective: str, roles: tuple[Role, ...] | None
+) -> None:
+    """Raise an error for a reconstruction that does not fit the objective, the views or the schedule."""
+    how, optimiser = found["reconstruction"], found["optimiser"]
+    if not how.active:
+        return
+    if head.patches:
+        raise UsageError(
+            f"reconstruction is {how.task!r}, and objective {objective!r} embeds patches, of which no "
+            "decoder makes an image; choose another --objective"
+        )
+    if roles:
+        raise UsageError(
+            f"reconstruction is {how.task!r}, and the views have roles with an encoder each; choose views "
+            "that are interchangeable"
+        )
+    if how.reconstruction_epochs >= optimiser.epochs:
+        raise UsageError(
+            f"reconstruction_epochs is {how.reconstruction_epochs:g} of {optimiser.epochs} epochs; expected "
+            "fewer, or contrastive_weight=0 for a reconstruction alone"
+        )
 
 
 def _unused_by(head: "Head") -> dict[str, str]:

@@ -22,6 +22,7 @@ __all__ = [
     "NegativesSettings",
     "NetworkSettings",
     "OptimiserSettings",
+    "ReconstructionSettings",
     "RunSettings",
     "TrainSettings",
 ]
@@ -39,10 +40,10 @@ class AssimilationSettings(Settings):
     )
     alpha: float = setting(0.5, "α, weight of the generated views in A2", ge=0)
     views_per_step: int = setting(1, "m, generated views of each image in a step of A1 or A2", ge=1)
-    transform: Literal["flip", "weak-crop", "expert"] = setting(
+    transform: Literal["none", "flip", "weak-crop", "expert"] = setting(
         "flip",
-        "transform of a generated view: a flip, a flip and a crop of 0.9 to 1 of the area, or the whole "
-        "expert transform",
+        "transform of a generated view: none, a flip, a flip and a crop of 0.9 to 1 of the area, or the "
+        "whole expert transform",
     )
 
 
@@ -80,12 +81,86 @@ class NegativesSettings(Settings):
         return found
 
 
+class ReconstructionSettings(Settings):
+    """Reconstruction (RCL) over every objective of whole images."""
+
+    title = "the reconstruction"
+
+    task: Literal["none", "inpainting", "colorization", "autoencoding"] = setting(
+        "none",
+        "what is rebuilt from a view: its masked squares, its colours, or the view itself",
+        since=2,
+    )
+    reconstruction_weight: float = setting(
+        10.0, "λ, weight of the reconstruction's error; 0 turns it off", since=2, ge=0
+    )
+    contrastive_weight: float = setting(
+        1.0, "weight of the objective's loss; 0 leaves the reconstruction alone", since=2, ge=0
+    )
+    reconstruction_epochs: float = setting(
+        0.0, "epochs at the start in which the reconstruction is the whole loss", since=2, ge=0
+    )
+    reconstruction_view: Literal["first", "all", "image"] = setting(
+        "first", "views that are rebuilt: the first, all, or the untransformed image", since=2
+    )
+    reconstruction_loss: Literal["mse", "rms", "l2"] = setting(
+        "mse",
+        "error of an image: mean squared error over pixels and channels, its root, or the root of the sum",
+        since=2,
+    )
+    reconstruction_pixels: Literal["all", "masked"] = setting("all", "inpainting: pixels that count", since=2)
+    decoder_input: Literal["map", "pooled"] = setting(
+        "map", "what the decoder reads: the backbone's last map, or the pooled features", since=2
+    )
+    mask_count: tuple[int, int] = setting((3, 5), "inpainting: range of the number of squares", since=2)
+    mask_side: tuple[int, int] | None = setting(
+        None,
+        "inpainting: range of the squares' side in pixels; by default 10 to 16 at 64 px, in proportion",
+        since=2,
+    )
+    gradients_every: int = setting(
+        20, "steps between logged norms of both terms' gradients on the backbone; 0 for none", since=2, ge=0
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for name in ("mask_count", "mask_side"):
+            low, high = getattr(self, name) or (1, 1)
+            if not 1 <= low <= high:
+                raise ValueError(f"{name} is ({low}, {high}); expected 1 ≤ low ≤ high")
+        if self.task != "none" and not self.reconstruction_weight and not self.contrastive_weight:
+            raise ValueError("reconstruction_weight and contrastive_weight are 0; expected one above 0")
+        if self.task != "none" and not self.reconstruction_weight and self.reconstruction_epochs:
+            raise ValueError(
+                f"reconstruction_epochs is {self.reconstruction_epochs} with a reconstruction_weight of 0; "
+                "expected a weight above 0, or no epochs"
+            )
+        return self
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a reconstruction; one of weight 0 is none."""
+        return self.task != "none" and self.reconstruction_weight > 0
+
+    def ignored(self) -> dict[str, str]:
+        """Return the settings without effect beside the task."""
+        if self.task == "none":
+            return dict.fromkeys(set(type(self).model_fields) - {"task"}, "reconstruction is 'none'")
+        if self.task != "inpainting":
+            names = ("mask_count", "mask_side", "reconstruction_pixels")
+            return dict.fromkeys(names, f"reconstruction is {self.task!r}")
+        return {}
+
+
 class NetworkSettings(Settings):
     """Architecture and numerics of the trained network."""
 
     title = "the network"
 
-    backbone: str = setting("resnet18", "residual network, resnet18 or resnet50")
+    backbone: str = setting(
+        "resnet18",
+        "residual network, resnet18 or resnet50, or four strided convolutions, convnet, or six, convnet6",
+    )
     width: int = setting(64, "channels of the first stage", ge=1)
     projection_dim: int = setting(128, "width of the projections", ge=1)
     precision: Literal["auto", "float32", "bf16"] = setting(
@@ -219,6 +294,7 @@ NEGATIVES = {
 COMPONENTS: dict[str, type[Settings]] = {
     "assimilation": AssimilationSettings,
     "negatives": NegativesSettings,
+    "reconstruction": ReconstructionSettings,
     "network": NetworkSettings,
     "optimiser": OptimiserSettings,
     "diagnostics": DiagnosticsSettings,
@@ -236,6 +312,7 @@ class TrainSettings:
         objective: loss of a step, an entry of `viewgen_train.objectives.OBJECTIVES`.
         assimilation: role of generated views in the objective.
         negatives: IFM and hard negatives.
+        reconstruction: reconstruction over the objective.
         network, optimiser, diagnostics, run: settings of the components.
         expert: strength of the expert views.
         dormant: recipe values that this training does not use, by name in records of format 1.
@@ -245,6 +322,7 @@ class TrainSettings:
     objective: Choice[Any]
     assimilation: AssimilationSettings = field(default_factory=AssimilationSettings)
     negatives: NegativesSettings = field(default_factory=NegativesSettings)
+    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     diagnostics: DiagnosticsSettings = field(default_factory=DiagnosticsSettings)

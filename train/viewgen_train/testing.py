@@ -45,7 +45,7 @@ class ObjectiveContract(EntryContract):
         torch.manual_seed(0)
         built = self.choice.build()
         if isinstance(built, Allocated):
-            built.allocate(Widths(features=self.dim, projections=self.dim))
+            built.allocate(Widths(features=self.dim, projections=self.dim, classes={"a": 3, "b": 2}))
         return built
 
     def outputs(self, objective: Objective, seed: int = 0) -> Outputs:
@@ -74,6 +74,7 @@ class ObjectiveContract(EntryContract):
             else None,
             images=normal(count, *pixels).clamp(-1, 1) if "images" in needs else None,
             views=normal(views, count, *pixels).clamp(-1, 1) if "views" in needs else None,
+            labels=torch.randint(0, 2, (count, 2), generator=random) if "labels" in needs else None,
         )
 
     def test_it_says_what_it_needs(self, objective: Objective) -> None:
@@ -81,7 +82,7 @@ class ObjectiveContract(EntryContract):
         assert objective.num_generated >= 0
         assert objective.num_expert + objective.num_generated >= 1
         assert isinstance(objective.head, Head)
-        assert self.entry.needs <= {"features", "patches", "images", "views"}
+        assert self.entry.needs <= {"features", "patches", "images", "views", "labels"}
         assert self.entry.bears <= ALL_COMBINATORS
 
     def test_the_loss_is_one_finite_number(self, objective: Objective) -> None:
@@ -120,6 +121,7 @@ class ObjectiveContract(EntryContract):
             patch_projections=turned(out.patch_projections),
             images=turned(out.images, 0),
             views=turned(out.views),
+            labels=turned(out.labels, 0),
         )
         with torch.no_grad():
             expected, found = objective.loss(out)["loss"], objective.loss(other)["loss"]

@@ -22,11 +22,15 @@ from viewgen_train.batch import StepDraws
 from viewgen_train.checkpoints import restore_weights, settle_weights, write_best, write_weights
 from viewgen_train.diagnostics import CollapseWatch, KnnSets, accuracies
 from viewgen_train.distributed import World, synchronise_batchnorm
+from viewgen_train.gradients import backbone_norms, drop_idle_gradients
 from viewgen_train.loader import Codes, ImageMemory
 from viewgen_train.loop import Trainer, TrainingDivergedError
+from viewgen_train.masking import Corrupted, Corruption, mean_color
 from viewgen_train.network import ContrastiveNetwork, group_shuffle
+from viewgen_train.objectives.contrast import Counted
 from viewgen_train.objectives.objective import Allocated, Objective, Outputs, Widths
 from viewgen_train.objectives.pair_weights import pair_weights
+from viewgen_train.objectives.reconstruction import Reconstruction
 from viewgen_train.optimiser import Optimiser
 from viewgen_train.records import nested_record, read_record, record
 from viewgen_train.sampler import RowOrder
@@ -108,6 +112,13 @@ class AssimilationTrainer(Trainer):
             self.num_steps,
             fused=self.device.type == "cuda",
         )
+        self._corruption: Corruption | None = None
+        if settings.reconstruction.active:
+            size = self.network.encoder.config.image_size
+            self._corruption = Corruption(settings.reconstruction, size, mean_color(images))
+        self._rebuilding = objective if isinstance(objective, Reconstruction) else None
+        if self._rebuilding is not None:
+            self._rebuilding.whole_graph = world.size > 1
         self._knn, self._notes = knn, dict(notes)
         self._readout: ImageEncoder
         if isinstance(network.encoder, Branches):
@@ -133,6 +144,7 @@ class AssimilationTrainer(Trainer):
                 Widths(
                     features=self.network.encoder.embedding_dim,
                     projections=self.settings.network.projection_dim,
+                    classes=self.images.classes,
                 )
             )
 
@@ -165,9 +177,11 @@ class AssimilationTrainer(Trainer):
 
     def _scored_views(self, images: Images) -> tuple[Tensor, Tensor | None]:
         """Return the views of a step, and the scores of the generated ones, `(B, m)`, if they have any."""
-        expert = self._expert.views(images, self.objective.num_expert).pixels
         with torch.no_grad():
             generated = self.generated.views(images, self.objective.num_generated)
+        if not self.objective.num_expert:  # generated ones may have another size
+            return generated.pixels, generated.columns.get("score")
+        expert = self._expert.views(images, self.objective.num_expert).pixels
         return torch.cat([expert, generated.pixels]), generated.columns.get("score")
 
     def step(self, step: int) -> Mapping[str, float | Tensor]:
@@ -183,11 +197,16 @@ class AssimilationTrainer(Trainer):
         views, scores = self._scored_views(images)
         weights = self._weights(scores)
         context: dict[str, Any] = {"weights": weights, "progress": step / self.num_steps}
-        out = dataclasses.replace(self._outputs(views, images, self._parallel), **context)
+        corrupted = None if self._corruption is None else self._corruption(views, images)
+        out = dataclasses.replace(self._outputs(views, images, self._parallel, corrupted), **context)
         losses = self.losses(out)
         self.optimiser.zero_grad()
+        norms = self._gradient_norms(step, out, losses)
         losses["loss"].backward()
+        if self._rebuilding is not None and not self._rebuilding.contrasts(out.progress):
+            drop_idle_gradients(self.network, self.optimiser.parameters)
         metrics: dict[str, float | Tensor] = {name: loss.detach() for name, loss in losses.items()}
+        metrics |= norms
         metrics["learning_rate"] = self.optimiser.at(step)
         clip = self.settings.optimiser.gradient_clip
         if clip > 0:
@@ -209,6 +228,13 @@ class AssimilationTrainer(Trainer):
         self._steps_done = step + 1
         return metrics | self._diagnostics(step, out)
 
+    def _gradient_norms(self, step: int, out: Outputs, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the norms of both terms' gradients in steps where they are due, of one process alone."""
+        every = self.settings.reconstruction.gradients_every
+        if self._rebuilding is None or self.world.size > 1 or not every or step % every:
+            return {}
+        return backbone_norms(self.network, self._rebuilding, losses, out.progress)
+
     def _weights(self, scores: Tensor | None) -> Tensor | None:
         """Return the weights of the generated views of all processes, `(m, N)`, if the settings use them."""
         gamma = getattr(self.settings.views.settings, "score_weight", 0.0)
@@ -219,24 +245,31 @@ class AssimilationTrainer(Trainer):
     def losses(self, out: Outputs) -> dict[str, Tensor]:
         """Return the scaled loss and the other metrics of the objective."""
         losses = self.objective.loss(out)
+        if isinstance(self.objective, Counted) and out.weights is None:
+            candidates = self.objective.num_candidates(out.z.shape[1])
+            losses = {**losses, "i_nce": math.log(candidates) - losses["loss"].detach()}
         return {**losses, "loss": self.settings.optimiser.loss_scale * losses["loss"]}
 
     def outputs(self, views: Tensor, images: Images) -> Outputs:
         """Return the network's outputs on views `(K, B, C, H, W)` of images, without data parallelism."""
         return self._outputs(views, images, self.network)
 
-    def _outputs(self, views: Tensor, images: Images, network: nn.Module) -> Outputs:
+    def _outputs(
+        self, views: Tensor, images: Images, network: nn.Module, corrupted: Corrupted | None = None
+    ) -> Outputs:
         needs = self.settings.objective.entry.needs
         gather = self.world.gather
         found: dict[str, Any] = {
             name: gather(part).transpose(0, 1)
-            for name, part in network(views, self._shuffle(images)).items()
+            for name, part in network(views, self._shuffle(images), corrupted).items()
             if NEEDS.get(name, name) in needs or name not in NEEDS
         }
         if "views" in needs:
             found["views"] = gather(views.transpose(0, 1)).transpose(0, 1)
         if "images" in needs:
             found["images"] = gather(to_model(images.pixels))
+        if "labels" in needs:
+            found["labels"] = gather(self.images.labels(images.source_index.numpy()))
         return Outputs(**found)
 
     def _shuffle(self, images: Images) -> Tensor | None:
@@ -286,8 +319,10 @@ class AssimilationTrainer(Trainer):
 
     def state(self) -> dict[str, Any]:
         """Return the state without the encoder's weights, which are stored beside the checkpoint."""
-        predictor, target = self.network.predictor, self.network.target
+        predictor, target, decoder = self.network.predictor, self.network.target, self.network.decoder
         more = {"objective": self._module.state_dict()}
+        if decoder is not None:
+            more["decoder"] = decoder.state_dict()
         if target is not None:
             more["target"] = target.state_dict()
         return {
@@ -309,6 +344,8 @@ class AssimilationTrainer(Trainer):
             self.network.predictor.load_state_dict(state["predictor"])
         if self.network.target is not None:
             self.network.target.load_state_dict(state["target"])
+        if self.network.decoder is not None:
+            self.network.decoder.load_state_dict(state["decoder"])
         self._module.load_state_dict(state.get("objective", {}))
         for name, part in self.generated.networks().items():
             part.load_state_dict(state["generated"][name])

@@ -114,7 +114,7 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
     network = build_network(
         settings,
         objective.head,
-        dataset.image_size,
+        plan.view_size or dataset.image_size,
         device,
         channels=dataset.channels,
         roles=plan.roles,
@@ -123,7 +123,9 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
     generator = None
     if plan.generator is not None:
         generator = load_model(plan.generator, "generator", device)
-    source = build_source(settings, network, world, device, generator=generator, stored=stored)
+    source = build_source(
+        settings, network, world, device, generator=generator, stored=stored, dataset=dataset
+    )
     if source.networks():
         _refuse_without_gradient(settings, objective)
     images = ImageMemory(dataset, plan.num_images, device, stored.left)
@@ -138,7 +140,7 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
         world=world,
         folder=Path(plan.out),
         codes=stored.codes,
-        knn=_knn_sets(plan, dataset) if plan.measures else None,
+        knn=_knn_sets(plan, dataset) if plan.measures and plan.view_size is None else None,
         splitting=plan.splitting,
         notes={
             "dataset": plan.dataset,
@@ -178,6 +180,7 @@ def build_source(
     *,
     generator: Generator | None = None,
     stored: Stored | None = None,
+    dataset: ImageDataset | None = None,
 ) -> TransformedSource:
     """Return the source of generated views, wrapped in the training's transform.
 
@@ -188,11 +191,13 @@ def build_source(
         device: device of the views.
         generator: generator g, if the source needs it.
         stored: cached views and codes, if the source needs them.
+        dataset: images of the training, if the source renders frames of them.
     """
     memory, codes = (None, None) if stored is None else (stored.memory, stored.codes)
     encoder = network.encoder if isinstance(network.encoder, Encoder) else None
     resources = TrainingResources(
         models=Models(device=device, generator=generator, encoder=encoder),
+        dataset=dataset,
         memory=memory,
         scores=None if stored is None else stored.scores,
         average_gradients=world.average_gradients,

@@ -35,6 +35,7 @@ COMMANDS = {
     "measure": ("viewgen.cli.measure", "Measure an encoder, a generator, or the views of a cache."),
     "mi": ("viewgen.cli.mi", "Estimate the mutual information of views."),
     "models": ("viewgen.cli.models", "List, import and evaluate the networks that are at hand."),
+    "prepare": ("viewgen.cli.prepare", "Train all networks of a data set by one plan, and cache views."),
     "pretrain": ("viewgen.cli.pretrain", "Train the generator, inverter and encoder that a cache needs."),
     "pull": ("viewgen.cli.pull", "Copy a cache or weights from a bucket or a hub."),
     "push": ("viewgen.cli.push", "Copy a cache or weights to a bucket or a hub, with a card."),

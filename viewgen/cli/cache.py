@@ -1,6 +1,9 @@
 """``viewgen cache``."""
 
+import os
+import shlex
 import signal
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,9 +18,10 @@ from viewgen.cli.setting_options import (
     setting_names,
 )
 from viewgen.cli.storage_option import storage_option
+from viewgen.terminal import program
 from viewgen.views import VIEWS
 
-__all__ = ["cache"]
+__all__ = ["cache", "say_what_comes_next"]
 
 
 class _BatchSize(click.ParamType[int | str]):
@@ -46,6 +50,8 @@ _OPTIONS: tuple[Any, ...] = (
             "$VIEWGEN_CACHE or the user's cache folder]"),
     _option("--overwrite", is_flag=True, help="Replace a cache of another configuration."),
     _option("--dry-run", is_flag=True, help="Check everything, say what would be made, write nothing."),
+    _option("--estimate/--no-estimate", default=True, envvar="VIEWGEN_ESTIMATE",
+            help="In a dry run: estimate the time, from a few images.  [default: estimate]"),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
     "Images",
     _option("--split", default="train", show_default=True, help="Split of the data set."),
@@ -92,6 +98,16 @@ _OPTIONS: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+def say_what_comes_next(url: str) -> None:
+    """Print commands for the finished cache that work as printed in the same shell."""
+    here = os.path.relpath(url) if "://" not in url and Path(url).is_relative_to(Path.cwd()) else url
+    command, cache_url = program(), shlex.quote(here)
+    click.echo(
+        f"next:\n  {command} train --assimilation A2 --cache {cache_url}\n  {command} inspect {cache_url}",
+        err=True,
+    )
+
+
 @click.command(cls=GroupedCommand)
 @add_options(_OPTIONS)
 @storage_option
@@ -122,5 +138,7 @@ def cache(as_json: bool, config: dict[str, Any], settings: dict[str, Any], **opt
         print_json(result.to_json())
     elif result.complete and not options["dry_run"]:
         click.echo(result.url)
+        if options["method"] != "invert":
+            say_what_comes_next(result.url)
     code = ViewgenError.exit_code if options["strict"] and result.verdict else 0
     click.get_current_context().exit(code if result.complete else IncompleteError.exit_code)

@@ -17,6 +17,10 @@ _option = click.option
 _OPTIONS = (
     _option("--dataset", required=True, metavar="D", help="Data set; `viewgen datasets` lists them."),
     _option("--cache", multiple=True, metavar="URL", help="Cache of its views; repeatable."),
+    _option("--pair", multiple=True, metavar="SOURCE", help="Two views that one source makes of an image: "
+            "color:YDbDr, frequency:0.7, patches:16, jigsaw, expert; repeatable."),
+    _option("--critic", type=click.Choice(["concatenated", "separable"]), help="Score of a pair: "
+            "a network of both views, or the product of unit vectors of either.  [default: concatenated]"),
     _option("--estimator", type=click.Choice(ESTIMATORS.names), default="mine",
             show_default=True, help="What the network is trained for; the others are read off it."),
     _option("--out", metavar="URL", help="Folder of results, mi.csv and mi.png.  [default: in "
@@ -53,12 +57,14 @@ _OPTIONS = (
 def mi(as_json: bool, **options: Any) -> None:
     """Estimate how much information views share, in nats, on images held out from training.
 
-    Measures (original, expert) and, for every cache, (original, method) and (method, expert). The same
-    command goes on where an interrupted run ended, pair by pair. Exit code 4: a pair was refused.
+    Measures (original, expert) and, for every cache, (original, method) and (method, expert); with --pair
+    the two views of a source, and the others only if a cache is named. The same command goes on
+    where an interrupted run ended, pair by pair. Exit code 4: a pair was refused.
 
     \b
     Examples:
       viewgen mi --dataset digits --cache wsearch.zarr
+      viewgen mi --dataset cifar10 --pair color:Lab --pair color:YDbDr --estimator infonce --critic separable
       viewgen mi --dataset cifar10 --cache s3://bucket/a.zarr --cache s3://bucket/b.zarr --json
     """
     from viewgen.errors import IncompleteError

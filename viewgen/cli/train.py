@@ -34,6 +34,9 @@ _OPTIONS = (
     _option("--hardness", type=float, metavar="F",
             help="Hard negatives over an objective with negatives: β, with --set class_prior=… and "
             "hardness_annealing=true.  [default: 0, off]"),
+    _option("--reconstruction", metavar="TASK",
+            help="RCL: inpainting, colorization or autoencoding beside the objective, with --set "
+            "reconstruction_weight=… and reconstruction_epochs=… (a warm-up).  [default: none]"),
     _option("--recipe", metavar="R",
             help="Settings of a published training, one of `viewgen list recipes`, which other flags "
             "override."),
@@ -41,8 +44,8 @@ _OPTIONS = (
             help="Where generated views come from: cache, wperturb, viewmaker, online, expert, or a "
             "plug-in's view source.  [default: cache; expert for none]"),
     _option("--cache", metavar="URL",
-            help="Cache of views.  [default: the complete one that changed last in $VIEWGEN_CACHE or the "
-            "user's cache folder]"),
+            help="Cache of views.  [default: the complete one that changed last in $VIEWGEN_CACHE, or, "
+            "without that, in the user's cache folder, the working directory and the folders in it]"),
     _option("--out", metavar="RUN", help="Folder of the run.  [default: runs/...]"),
     _option("--epochs", type=int, metavar="N", help="Passes over the images.  [default: the recipe's]"),
     _option("--batch-size", type=int, metavar="N", help="Images of a step, over all workers."),
@@ -94,6 +97,7 @@ def train(
     objective: str | None,
     ifm_epsilon: float | None,
     hardness: float | None,
+    reconstruction: str | None,
     recipe: str | None,
     generated: str | None,
     epochs: int | None,
@@ -113,6 +117,7 @@ def train(
       viewgen train --dataset cifar100 --assimilation A1 --cache views.zarr --out runs/a1
       viewgen train --assimilation A2 --objective supcon --set objective.temperature=0.2
       viewgen train --assimilation A2 --objective simclr --ifm-epsilon 0.1 --hardness 1
+      viewgen train --dataset overlay --assimilation none --reconstruction inpainting
       viewgen train --dataset cifar10 --recipe solo-learn-moco --out runs/moco
       viewgen train --dataset cifar10 --assimilation none --augment abcde
       viewgen train --dataset cifar10 --assimilation A2 --set alpha=1.0 --dry-run
@@ -122,6 +127,7 @@ def train(
         "objective": objective,
         "ifm_epsilon": ifm_epsilon,
         "hardness": hardness,
+        "reconstruction": reconstruction,
         "recipe": recipe,
         "generated": generated,
         "epochs": epochs,

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from viewgen.errors import CorruptDataError, DataError, ViewgenError
+from viewgen.files import open_regular
 
-__all__ = ["PICTURE_SUFFIXES", "array_picture", "decode_blocks", "decode_picture"]
+__all__ = ["PICTURE_SUFFIXES", "array_picture", "decode_blocks", "decode_picture", "picture_size"]
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 PICTURE_SUFFIXES = frozenset(
@@ -79,6 +81,15 @@ def decode_picture(data: bytes, name: str, image_size: int | None) -> NDArray[np
     if image_size is not None and picture.size != (image_size, image_size):
         picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(picture).transpose(2, 0, 1)
+
+
+def picture_size(file: Path) -> tuple[int, int] | None:
+    """Return width and height from the header of a file; None if it has none that can be read."""
+    try:
+        with open_regular(file) as opened, Image.open(opened, formats=FORMATS) as picture:
+            return picture.width, picture.height
+    except (ViewgenError, *DECODER_ERRORS):
+        return None
 
 
 def array_picture(array: NDArray[Any], name: str, image_size: int | None) -> NDArray[np.uint8]:

@@ -7,7 +7,9 @@ the ground (seen through the texture) is mid-grey. Images are rendered from sign
 32 pixels.
 
 Image i of a split has combination 619·i mod 1000: any 1000 consecutive images hold each combination once, and
-a short prefix already mixes all three attributes. Train has 100 images per combination, test 10.
+a short prefix already mixes all three attributes. Train has 100 images per combination, test 10. With
+``?split=combinations``, a fifth of the combinations, drawn once, is in the test split alone: train has 100
+images of each of the other 800, test 10 of each of these 200.
 
 References:
     What shapes feature representations? Exploring datasets, architectures, and training, Hermann and
@@ -18,7 +20,7 @@ References:
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,7 @@ COLORS = {
 GROUND = 128
 NUM_VALUES = 10
 NUM_COMBINATIONS = NUM_VALUES**3
+NUM_HELD_OUT = 200
 MIXER = 619
 DEFAULT_SIZE = 64
 MIN_SIZE, MAX_SIZE = 16, 512
@@ -58,7 +61,25 @@ CHUNK_PIXELS = 64 * 64 * 64
 
 def attribute_labels(num_images: int) -> NDArray[np.int64]:
     """Return (shape, texture, color) of the first `num_images` images, `(N, 3)`."""
-    combination = np.arange(num_images, dtype=np.int64) * MIXER % NUM_COMBINATIONS
+    return _of_combinations(np.arange(num_images, dtype=np.int64) * MIXER % NUM_COMBINATIONS)
+
+
+def held_out_labels(split: str, renderings: int) -> NDArray[np.int64]:
+    """Return (shape, texture, color) of a split by combinations, `(N, 3)`: of 800, or of the other 200.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        renderings: images of a combination.
+    """
+    from viewgen.randomness import addressed_seed
+
+    numbers = np.random.Generator(np.random.PCG64(addressed_seed("trifeature", "combinations")))
+    drawn = np.argsort(numbers.random(NUM_COMBINATIONS), kind="stable")
+    chosen = drawn[:NUM_HELD_OUT] if split == "test" else drawn[NUM_HELD_OUT:]
+    return _of_combinations(np.tile(chosen, renderings))
+
+
+def _of_combinations(combination: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.stack([combination // 100, combination // 10 % 10, combination % 10], axis=1)
 
 
@@ -140,17 +161,31 @@ def _coverage(distance: Array) -> Array:
 
 
 class TrifeatureSettings(Settings):
-    """Size of the images."""
+    """Size of the images, and the difference between train and test."""
 
     title: ClassVar[str] = "trifeature"
     size: int = setting(DEFAULT_SIZE, "side of the images, in pixels", ge=MIN_SIZE, le=MAX_SIZE)
+    renderings: int = setting(
+        100, "train images of a combination; the test split has a tenth, at least one", ge=1, le=1000
+    )
+    split: Literal["renderings", "combinations"] = setting(
+        "renderings", "what only the test split has: other renderings, or 200 of the 1000 combinations"
+    )
 
 
 def load(settings: TrifeatureSettings, split: str, root: Path, download: bool) -> ImageDataset:
     """Return one split; images are rendered when they are read."""
     name = "trifeature" if settings.size == DEFAULT_SIZE else f"trifeature:{settings.size}"
+    fields = type(settings).model_fields
+    chosen = {one: getattr(settings, one) for one in ("renderings", "split")}
+    told = [f"{one}={value}" for one, value in chosen.items() if value != fields[one].default]
+    name += "?" * bool(told) + "&".join(told)
     split = canonical_split(name, split, INFO.num_images)
-    targets = attribute_labels(INFO.num_images[split])
+    renderings = settings.renderings if split == "train" else max(1, settings.renderings // 10)
+    if settings.split == "combinations":
+        targets = held_out_labels(split, renderings)
+    else:
+        targets = attribute_labels(renderings * NUM_COMBINATIONS)
     return ImageDataset(
         name=name,
         split=split,

@@ -39,6 +39,8 @@ DIAGNOSTICS: Registry[Entry] = Registry(
         "seen": "viewgen.diagnostics.seen",
         "concentration": "viewgen.diagnostics.concentration.diagnostic",
         "bounds": "viewgen.diagnostics.bounds.diagnostic",
+        "suppression": "viewgen.diagnostics.suppression",
+        "shortcuts": "viewgen.diagnostics.shortcuts.diagnostic",
     },
 )
 

@@ -1,8 +1,9 @@
-"""The contrastive encoder f: a residual backbone with a CIFAR stem, a projection head, a normalised output.
+"""The contrastive encoder f: a backbone, a projection head, a normalised output.
 
 Backbones are torchvision's residual networks with a 3×3 first convolution and no max-pooling, as in SimCLR
-for small images. An encoder of patches embeds overlapping patches of an image one by one and averages their
-features, as in contrastive predictive coding.
+for small images; ``convnet``, four strided convolutions (`viewgen.networks.convnet`); and ``convnet6``, six
+(`viewgen.networks.convnet6`). An encoder of patches embeds overlapping patches of an image one by one and
+averages their features, as in contrastive predictive coding.
 
 Shape legend: B images, C channels, H height, W width, P patches per image, s their side.
 
@@ -17,7 +18,7 @@ References:
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ from torch import Tensor, nn
 
 from viewgen.errors import ModelError, nearest_name
 from viewgen.networks.config import NetworkConfig
+from viewgen.networks.convnet import convnet
+from viewgen.networks.convnet6 import ConvNet6
 from viewgen.networks.layout import laid_out_for, replace_strided
 from viewgen.networks.precision import Bfloat16
 from viewgen.networks.torchvision_import import import_torchvision
@@ -34,7 +37,8 @@ from viewgen.settings import setting
 __all__ = ["BACKBONES", "Encoder", "EncoderConfig"]
 
 # name: (torchvision block, blocks per stage)
-BACKBONES = {"resnet18": ("BasicBlock", (2, 2, 2, 2)), "resnet50": ("Bottleneck", (3, 4, 6, 3))}
+RESNETS = {"resnet18": ("BasicBlock", (2, 2, 2, 2)), "resnet50": ("Bottleneck", (3, 4, 6, 3))}
+BACKBONES = (*RESNETS, "convnet", "convnet6")
 
 
 class EncoderConfig(NetworkConfig):
@@ -43,7 +47,10 @@ class EncoderConfig(NetworkConfig):
     title: ClassVar[str] = "the encoder's shape"
 
     image_size: int = setting(..., "side of the images it was trained on, in pixels", ge=1, le=2**16)
-    backbone: str = setting("resnet18", "residual network, resnet18 or resnet50")
+    backbone: str = setting(
+        "resnet18",
+        "residual network, resnet18 or resnet50, or four strided convolutions, convnet, or six, convnet6",
+    )
     width: int = setting(64, "channels of the first stage; 64 is the standard network", ge=1, le=8192)
     projection_dim: int = setting(128, "width of the projector's output", ge=1, le=2**16)
     projector: Literal["mlp", "mlp-bn", "simsiam", "barlow", "byol", "nnclr", "linear"] = setting(
@@ -92,12 +99,23 @@ def _layer_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(1, channels)
 
 
+def _norm(config: EncoderConfig) -> Callable[[int], nn.Module]:
+    """Return the constructor of a normalisation of so many channels."""
+    return nn.BatchNorm2d if config.norm == "batch" else _layer_norm
+
+
 def _build_backbone(config: EncoderConfig) -> tuple[nn.Module, int]:
     """Return the backbone and the width of its features."""
+    norm = _norm(config)
+    if config.backbone == "convnet":
+        return convnet(config.in_channels, config.width, norm)
+    if config.backbone == "convnet6":
+        side = 2 * config.image_size // (config.patches + 1) if config.patches else config.image_size
+        network6 = ConvNet6(config.in_channels, config.width, side, norm=norm)
+        return network6, network6.channels[-1]
     resnet: Any = import_torchvision("models.resnet")
-    block_name, blocks = BACKBONES[config.backbone]
+    block_name, blocks = RESNETS[config.backbone]
     block = getattr(resnet, block_name)
-    norm = nn.BatchNorm2d if config.norm == "batch" else _layer_norm
     network = resnet.ResNet(block, list(blocks), norm_layer=norm)
     width = config.width
     network.conv1 = nn.Conv2d(config.in_channels, width, 3, padding=1, bias=False)
@@ -167,6 +185,25 @@ class Encoder(nn.Module):
         if self.config.patches:
             return self.embed_patches(images).mean(dim=1)
         return cast(Tensor, self.backbone(laid_out_for(self, images)))
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Map model images `(B, C, H, W)` to the backbone's last map, `(B, embedding_dim, h, w)`.
+
+        Its mean over the pixels are the features.
+
+        Raises:
+            ModelError: this is an encoder of patches, or one that was loaded to run in bfloat16.
+        """
+        backbone: Any = self.backbone
+        if self.config.patches or isinstance(backbone, Bfloat16):
+            raise ModelError("an encoder of patches, or in bfloat16, has no map of a whole image")
+        x = laid_out_for(self, images)
+        if isinstance(backbone, ConvNet6):
+            return backbone.maps(x)
+        x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(x))))
+        for stage in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
+            x = stage(x)
+        return cast(Tensor, x)
 
     def embed_patches(self, images: Tensor) -> Tensor:
         """Map model images `(B, C, H, W)` to features of their patches, `(B, P, embedding_dim)`, row by row.

@@ -32,6 +32,25 @@ def test_every_thousand_images_hold_each_combination_once(train: ImageDataset) -
     assert all(len(np.unique(labels[:20, attribute])) >= 4 for attribute in range(3))
 
 
+def test_a_split_by_combinations_shares_none() -> None:
+    train, test = (load_dataset("trifeature:16?split=combinations", split) for split in ("train", "test"))
+    seen, unseen = (np.unique(one.targets, axis=0) for one in (train, test))
+    assert (len(train), len(test), len(seen), len(unseen)) == (80_000, 2_000, 800, 200)
+    assert len(np.unique(np.concatenate([seen, unseen]), axis=0)) == 1000
+    assert all(len(np.unique(one[:, attribute])) == 10 for one in (seen, unseen) for attribute in range(3))
+    assert train.name == "trifeature:16?split=combinations"
+    assert load_dataset(train.name).digest == train.digest != load_dataset("trifeature:16").digest
+    assert load_dataset("trifeature?split=combinations").name == "trifeature?split=combinations"
+
+
+def test_fewer_renderings_are_the_first_ones(train: ImageDataset) -> None:
+    few, test = (load_dataset("trifeature?renderings=2", split) for split in ("train", "test"))
+    assert (len(few), len(test), few.name) == (2000, 1000, "trifeature?renderings=2")
+    assert np.array_equal(few.images([1999]), train.images([1999]))
+    both = load_dataset("trifeature:16?renderings=2&split=combinations")
+    assert (len(both), both.name) == (1600, "trifeature:16?renderings=2&split=combinations")
+
+
 def test_labels_in_words(train: ImageDataset) -> None:
     assert train.attribute_names == ("shape", "texture", "color")
     assert [len(names) for names in train.attribute_values] == [10, 10, 10]

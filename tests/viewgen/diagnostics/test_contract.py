@@ -115,6 +115,16 @@ class TestBounds(_OfAnEncoder):
     settings = entry.settings(num_per_class=6, num_views=2, num_deltas=4, num_epsilons=4)
 
 
+class TestSuppression(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("suppression")
+    settings = entry.settings(epochs=2, num_images=16, num_permutations=3)
+
+
+class TestShortcuts(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("shortcuts")
+    settings = entry.settings(num_images=12)
+
+
 def test_every_built_in_one_is_held_to_it():
     classes = [found for found in globals().values() if isinstance(found, type)]
     held = {found.entry.name for found in classes if hasattr(found, "entry")}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from viewgen.errors import MissingFileError, UsageError
-from viewgen_train.experiment.document import load_document, presets
+from viewgen_train.experiment.document import _read, load_document, presets
 from viewgen_train.experiment.grid import rows_and_caches
 from viewgen_train.experiment.plan import make_plan
 
@@ -199,11 +199,11 @@ def places() -> list[tuple[str, str, str]]:
     """Return every shipped experiment at every scale and data set."""
     found = []
     for name in presets():
-        document_scales = {
-            "small": ("digits", "fashion-mnist"),
-            "paper": ("cifar10", "cifar100", "tinyimagenet"),
-        }
-        found += [(name, scale, one) for scale, datasets in document_scales.items() for one in datasets]
+        scales = {}
+        for layer in _read(name)[1]:
+            for scale, datasets in layer.get("scales", {}).items():
+                scales[scale] = {**scales.get(scale, {}), **datasets}
+        found += [(name, scale, one) for scale, datasets in scales.items() for one in datasets]
     return found
 
 
@@ -214,7 +214,9 @@ def test_shipped_experiments_can_be_planned(name, scale, dataset, tmp_path):
     assert document.experiment.description
     assert len({task.name for task in found.trainings}) == len(found.trainings)
     assert {row.cache for row in found.rows.values()} - {None} <= {task.name for task in found.caches}
-    if scale == "paper":
+    for one in document.questions:
+        assert {one.row, one.against} <= found.rows.keys()
+    if scale == "paper" and name != "shared-factors":  # which has the published network
         # the recipe of the data set as it is
         assert {one.network.width for one in found.settings.values()} <= {64}
 

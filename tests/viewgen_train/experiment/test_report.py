@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from viewgen.diagnostics.measure import Measure
+from viewgen_train.experiment.document import Scatter
 from viewgen_train.experiment.grid import Row
 from viewgen_train.experiment.page import (
     Heading,
@@ -27,9 +28,11 @@ from viewgen_train.experiment.plots import (
     draw_scatter,
     heat_maps,
     mean_curve,
+    scatter_correlation,
+    scatter_points,
 )
 from viewgen_train.experiment.results import Record
-from viewgen_train.experiment.summary import CacheSummary, RowSummary, Summary
+from viewgen_train.experiment.summary import CacheSummary, RowSummary, Summary, is_share, measure_label
 
 
 def test_the_table_can_be_computed_from_the_csv(run_toy, made_up, tmp_path):
@@ -126,15 +129,33 @@ def test_a_heat_map_over_values_that_are_lists(summary, tmp_path):
 def test_plots(summary, tmp_path):
     assert draw_bars(summary, ["top1", "nothing"], tmp_path / "bars.png")
     assert draw_curves(summary, tmp_path / "curves.png")
-    assert draw_scatter(summary, "label_kept", "top1", tmp_path / "scatter.png")
+    assert draw_scatter(summary, Scatter(x="label_kept", y="top1"), tmp_path / "scatter.png")
     assert heat_maps(summary) == {"g": ("cache.x", "train.y")}
     assert draw_heat_map(summary, "g", ("cache.x", "train.y"), "top1", tmp_path / "grid.png")
     for name in ("bars", "curves", "scatter", "grid"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert np.asarray(picture).std() > 1
     assert not draw_bars(summary, ["nothing"], tmp_path / "no.png")
-    assert not draw_scatter(summary, "nothing", "top1", tmp_path / "no.png")
+    assert not draw_scatter(summary, Scatter(x="nothing", y="top1"), tmp_path / "no.png")
     assert not (tmp_path / "no.png").exists()
+
+
+def test_points_are_rows_or_trainings(summary):
+    rows = {
+        name: replace(one, values={**one.values, "top1[digit]": {0: place / 10, 1: place / 20}})
+        for place, (name, one) in enumerate(summary.rows.items())
+    }
+    found = replace(summary, rows=rows)
+    means = Scatter(x="top1", y="top1[digit]")
+    trainings = Scatter(x="top1", y="top1[digit]", over="trainings")
+    assert len(scatter_points(found, means)) == 7
+    assert len(scatter_points(found, trainings)) == 14
+    assert scatter_points(found, trainings)[3] == ("g00", pytest.approx(0.52), 0.05)
+    correlated = scatter_correlation(found, trainings)
+    assert correlated.count == 14
+    assert correlated.low < correlated.r < correlated.high
+    assert measure_label("top1[digit]") == "linear probe, digit"
+    assert is_share("top1[digit]")
 
 
 def test_pairs_of_values_are_no_grid(summary):

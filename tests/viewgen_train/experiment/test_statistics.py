@@ -6,7 +6,13 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from viewgen_train.experiment.statistics import correlation, paired, spread, student_quantile
+from viewgen_train.experiment.statistics import (
+    correlation,
+    paired,
+    resampled_correlation,
+    spread,
+    student_quantile,
+)
 
 # two-sided 95 %, from printed tables
 TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 10: 2.228, 29: 2.045, 120: 1.980}
@@ -57,3 +63,17 @@ def test_correlation_is_numpys_and_fishers():
     assert math.atanh(found.high) - math.atanh(found.low) == pytest.approx(2 * 1.959964 / 3)
     assert math.isnan(correlation([1, 1, 1, 1], [1, 2, 3, 4]).r)
     assert math.isnan(correlation([1, 2, 3], [1, 2, 4]).low)
+
+
+def test_a_resampled_interval_is_near_fishers_and_narrows_with_pairs():
+    random = np.random.default_rng(2)
+    x = random.normal(size=200)
+    y = x + random.normal(size=200)
+    many, few = (resampled_correlation(x[:n].tolist(), y[:n].tolist()) for n in (200, 12))
+    fisher = correlation(x.tolist(), y.tolist())
+    assert many.r == fisher.r
+    assert (many.low, many.high) == (
+        pytest.approx(fisher.low, abs=0.05), pytest.approx(fisher.high, abs=0.05),
+    )  # fmt: skip
+    assert few.high - few.low > many.high - many.low
+    assert math.isnan(resampled_correlation([1, 2, 3], [1, 2, 4]).low)

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from viewgen.errors import MissingFileError, UsageError, nearest_name
 from viewgen.settings import Settings, setting
@@ -25,13 +25,14 @@ __all__ = [
     "Question",
     "RowTable",
     "Scatter",
+    "Sweep",
     "load_document",
     "presets",
 ]
 
 PRESETS = "presets"
-# a file of shared tables, no experiment
-SHARED = "scales"
+# files of shared tables, no experiments
+SHARED = ("scales", "shortcut-scales")
 
 
 class ExperimentTable(Settings):
@@ -114,6 +115,7 @@ class MeasureTable(Settings):
     trainings: tuple[str, ...] = setting((), "diagnostics of every training")
     settings: dict[str, Any] = setting({}, "settings of the diagnostics: DIAGNOSTIC.NAME")
     limit: int | None = setting(None, "images whose views the diagnostics compare", ge=2)
+    readout: str = setting("", "data set of the probe and neighbours, in place of the experiment's own")
 
 
 class Question(Settings):
@@ -128,12 +130,23 @@ class Question(Settings):
 
 
 class Scatter(Settings):
-    """A plot of the rows: one measure over another, with their correlation."""
+    """A plot of rows or trainings: one measure over another, with their correlation."""
 
     title = "[[scatter]]"
 
     x: str = setting("", "measure of a row's cache, or of its trainings", min_length=1)
     y: str = setting("top1", "measure of the trainings")
+    over: Literal["rows", "trainings"] = setting("rows", "points: the means of the rows, or every training")
+
+
+class Sweep(Settings):
+    """A sweep of one grid: a measure over what its views share, with a quadratic through the trainings."""
+
+    title = "[[sweeps]]"
+
+    row: str = setting("", "name of the grid, one of [rows]", min_length=1)
+    x: str = setting("i_nce", "measure of the trainings, on the horizontal axis", min_length=1)
+    y: str = setting("top1", "measure of the trainings, whose highest mean is the sweet spot", min_length=1)
 
 
 class Document(Settings):
@@ -153,6 +166,7 @@ class Document(Settings):
     rows: dict[str, RowTable] = setting({}, "rows")
     questions: tuple[Question, ...] = setting((), "comparisons that are answered in words")
     scatter: tuple[Scatter, ...] = setting((), "plots of one measure over another")
+    sweeps: tuple[Sweep, ...] = setting((), "plots of accuracy over what views share")
 
 
 TABLES: dict[str, type[Settings]] = {
@@ -161,7 +175,7 @@ TABLES: dict[str, type[Settings]] = {
     "cache": CacheDefaults,
 }
 NAMED: dict[str, type[Settings]] = {"encoders": EncoderTable, "caches": CacheTable, "rows": RowTable}
-LISTS: dict[str, type[Settings]] = {"questions": Question, "scatter": Scatter}
+LISTS: dict[str, type[Settings]] = {"questions": Question, "scatter": Scatter, "sweeps": Sweep}
 
 
 def presets() -> dict[str, str]:
@@ -169,7 +183,7 @@ def presets() -> dict[str, str]:
     found = {}
     for file in sorted(resources.files(__package__).joinpath(PRESETS).iterdir(), key=lambda one: one.name):
         name = file.name.removesuffix(".toml")
-        if file.name.endswith(".toml") and name != SHARED:
+        if file.name.endswith(".toml") and name not in SHARED:
             table = _parsed(file.read_text("utf-8"), file.name)
             found[name] = str(table.get("experiment", {}).get("description", ""))
     return found

@@ -27,10 +27,9 @@ from viewgen_train.experiment.plots import (
     draw_heat_map,
     draw_scatter,
     heat_maps,
-    scatter_points,
+    scatter_correlation,
 )
 from viewgen_train.experiment.results import Record, ResultFolder
-from viewgen_train.experiment.statistics import correlation
 from viewgen_train.experiment.summary import (
     CacheSummary,
     RowSummary,
@@ -39,6 +38,7 @@ from viewgen_train.experiment.summary import (
     measure_label,
     summarise,
 )
+from viewgen_train.experiment.sweep import draw_sweep, sweep_words
 from viewgen_train.experiment.wording import answer, correlation_words, difference_cell, summary_lines
 
 __all__ = ["CSV_COLUMNS", "write_report"]
@@ -175,16 +175,19 @@ def _wanted_pictures(plan: ExperimentPlan, summary: Summary) -> list[tuple[str, 
         ),
     ]
     for number, one in enumerate(document.scatter, 1):
-        text = f"{measure_label(one.y)} over {measure_label(one.x)}, one point a row"
+        text = f"{measure_label(one.y)} over {measure_label(one.x)}, one point a {one.over.removesuffix('s')}"
+        wanted.append((f"scatter-{number}.png", text, lambda path, one=one: draw_scatter(summary, one, path)))
+    for number, sweep in enumerate(document.sweeps, 1):
+        text = f"{measure_label(sweep.y)} over {measure_label(sweep.x)} along the sweep of {sweep.row}"
         wanted.append(
-            (f"scatter-{number}.png", text, lambda path, one=one: draw_scatter(summary, one.x, one.y, path))
+            (f"sweep-{number}.png", text, lambda path, sweep=sweep: draw_sweep(summary, sweep, path))
         )
     for group, axes in heat_maps(summary).items():
         for measure in measures:
             text = f"{measure_label(measure)} of {group}"
             wanted.append(
                 (
-                    f"grid-{file_part(group)}-{measure}.png",
+                    f"grid-{file_part(group)}-{file_part(measure)}.png",
                     text,
                     lambda path, group=group, axes=axes, measure=measure: draw_heat_map(
                         summary, group, axes, measure, path
@@ -222,11 +225,13 @@ def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
                 if row is not summary.baseline
             ]
             lines += summary_lines(differences, summary.baseline.row.label, measure_label(measure))
+    for sweep in document.sweeps:
+        lines += sweep_words(summary, sweep)
     for pair in document.scatter:
-        points = scatter_points(summary, pair.x, pair.y)
-        if len(points) >= 3:
-            found_r = correlation([one[1] for one in points], [one[2] for one in points])
-            lines.append(correlation_words(found_r, measure_label(pair.x), measure_label(pair.y)))
+        found_r = scatter_correlation(summary, pair)
+        if found_r is not None:
+            names = (measure_label(pair.x), measure_label(pair.y))
+            lines.append(correlation_words(found_r, *names, over=pair.over))
     return lines
 
 

@@ -23,23 +23,29 @@ LABELS = {
     "spread": "spread",
     "converged_share": "converged",
     "loss": "loss",
+    "distance": "mean error of the position, px",
+    "i_nce": "I_NCE, nats",
+    "i_nce_training": "I_NCE in training, nats",
 }
 # measures in [0, 1] that are told in percent
 SHARES = {
     *("top1", "knn5_top1", "label_kept", "images_with_foreign_view", "converged_share", "views_near_epsilon"),
     *("images_without_step", "classifier_accuracy", "reconstruction_misread", "duplicate_views"),
     *("probe_top1", "probe_heldout", "knn5_heldout"),
+    *("attribute_top1", "untrained_top1", "supervised_top1", "retained", "gain"),
 }
 
 
 def measure_label(name: str) -> str:
-    """Return the name of a measure in tables and plots."""
-    return LABELS.get(name, name.replace("_", " "))
+    """Return the name of a measure in tables and plots; of an attribute's, ``top1[digit]``, with its name."""
+    name, _, group = name.partition("[")
+    label = LABELS.get(name, name.replace("_", " "))
+    return f"{label}, {group.removesuffix(']')}" if group else label
 
 
 def is_share(name: str) -> bool:
     """Return whether a measure is a share, told in percent."""
-    return name in SHARES
+    return name.partition("[")[0] in SHARES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +54,7 @@ class RowSummary:
 
     Attributes:
         row: the row.
-        values: measure → seed → value.
+        values: measure → seed → value; of an attribute ``MEASURE[ATTRIBUTE]``.
         lost: seed → status and reason of the trainings without numbers.
         curves: measure → seed → (epoch, value) pairs.
         seconds: time of all trainings.
@@ -143,7 +149,9 @@ def _row(row: Row, records: Iterable[Record]) -> RowSummary:
     finished = [record for record in records if record.status == "finished"]
     return RowSummary(
         row=row,
-        values={name: seeds for (name, group), seeds in _values(finished).items() if not group},
+        values={
+            f"{name}[{group}]" if group else name: seeds for (name, group), seeds in _values(finished).items()
+        },
         lost={one.seed: f"{one.status}: {one.reason}" for one in records if one.status != "finished"},
         curves=curves,
         seconds=sum(record.seconds for record in records),

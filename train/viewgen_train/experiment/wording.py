@@ -89,15 +89,15 @@ def summary_lines(differences: Sequence[tuple[str, Paired | None]], baseline: st
     return lines
 
 
-def correlation_words(found: Correlation, x: str, y: str) -> str:
-    """Return what a correlation over rows says."""
+def correlation_words(found: Correlation, x: str, y: str, *, over: str = "rows") -> str:
+    """Return what a correlation over rows, or trainings, says."""
     if math.isnan(found.r):
-        return f"{x} and {y}: no correlation, because one of them does not vary over the rows."
+        return f"{x} and {y}: no correlation, because one of them does not vary over the {over}."
     if math.isnan(found.low):
-        return f"{x} and {y}: r = {found.r:.2f} over {found.count} rows, too few for an interval."
+        return f"{x} and {y}: r = {found.r:.2f} over {found.count} {over}, too few for an interval."
     shown = "" if found.low > 0 or found.high < 0 else ", which holds 0: no correlation is shown"
     interval = f"{found.low:.2f} to {found.high:.2f}"
-    return f"{x} and {y}: r = {found.r:.2f} ({interval}) over {found.count} rows{shown}."
+    return f"{x} and {y}: r = {found.r:.2f} ({interval}) over {found.count} {over}{shown}."
 
 
 def _record(found: Paired) -> str:

@@ -18,6 +18,7 @@ from viewgen_train.objectives.alignment import Assimilable, attraction
 from viewgen_train.objectives.hard_negatives import HardNegatives
 from viewgen_train.objectives.ifm import IFM
 from viewgen_train.objectives.objective import Combinator, Objective, Outputs
+from viewgen_train.objectives.reconstruction import Reconstruction
 
 __all__ = ["A1", "A2", "build_objective"]
 
@@ -89,7 +90,7 @@ def _innermost(objective: Any) -> Any:
 
 
 def build_objective(settings: Any) -> Objective:
-    """Return the objective of a training: hard negatives, then IFM, then A1 or A2, over the base.
+    """Return the objective of a training: over the base hard negatives, IFM, A1 or A2, and a reconstruction.
 
     Args:
         settings: settings of the training, a `viewgen_train.settings.TrainSettings`.
@@ -105,8 +106,17 @@ def build_objective(settings: Any) -> Objective:
     if negatives.ifm_epsilon:
         base = IFM(base, negatives.ifm_epsilon, negatives.ifm_alpha, only=negatives.ifm_only)
     if how.kind == "A1":
-        return A1(base, how.views_per_step)
+        base = A1(base, how.views_per_step)
     if how.kind == "A2":
-        return A2(base, how.views_per_step, how.alpha)
+        base = A2(base, how.views_per_step, how.alpha)
+    rebuilding, optimiser = settings.reconstruction, settings.optimiser
+    if rebuilding.active:
+        base = Reconstruction(
+            base,
+            # the trainer scales the whole loss, and the scale belongs to the objective's
+            rebuilding.reconstruction_weight / optimiser.loss_scale,
+            rebuilding.contrastive_weight,
+            rebuilding.reconstruction_epochs / optimiser.epochs,
+        )
     built: Objective = base
     return built

@@ -20,7 +20,7 @@ class ObjectiveEntry(Entry):
     """Registry entry of an objective; the argument of `build` is its settings.
 
     `needs` names the outputs used besides projections: ``"features"``, ``"patches"``, ``"images"``,
-    ``"views"``.
+    ``"views"``, ``"labels"``.
 
     Attributes:
         bears: combinators that support this objective, of `ALL_COMBINATORS`.

@@ -4,7 +4,8 @@ Shape legend: K views, N images of the whole step (over all processes), P patche
 dimension, F feature dimension, C channels, H height, W width.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
@@ -65,10 +66,12 @@ class Widths:
     Attributes:
         features: feature dimension F.
         projections: projection dimension D.
+        classes: class attribute of the images → number of classes, in the order of `Outputs.labels`.
     """
 
     features: int
     projections: int
+    classes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +88,8 @@ class Outputs:
         images: untransformed model images, `(N, C, H, W)`, if the objective's entry needs them.
         views: model images of the views, `(K, N, C, H, W)`, if the objective's entry needs them.
         weights: weights of the generated views, `(m, N)`, if the training weights them by a score.
+        reconstruction: errors of rebuilt views, `(R, N)`, if the training has a reconstruction.
+        labels: classes of the images, int64 `(N, A)`, if the objective's entry needs them.
         progress: share of the training that is done, in [0, 1).
     """
 
@@ -97,6 +102,8 @@ class Outputs:
     images: Tensor | None = None
     views: Tensor | None = None
     weights: Tensor | None = None
+    reconstruction: Tensor | None = None
+    labels: Tensor | None = None
     progress: float = 0.0
 
     @property
@@ -113,12 +120,13 @@ class Outputs:
 
     def detach(self) -> Self:
         """Return the outputs without gradients."""
-        images = None if self.images is None else self.images.detach()
-        return replace(self._mapped(Tensor.detach), images=images)
+        apart = {"images": self.images, "reconstruction": self.reconstruction}
+        detached: dict[str, Any] = {name: None if v is None else v.detach() for name, v in apart.items()}
+        return replace(self._mapped(Tensor.detach), **detached)
 
     def _mapped(self, change: "_Change") -> Self:
-        apart = ("images", "weights", "progress")
-        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
+        apart = ("images", "weights", "reconstruction", "labels", "progress")
+        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart}
         changed: dict[str, Any] = {name: None if v is None else change(v) for name, v in found.items()}
         return replace(self, **changed)
 

@@ -1,0 +1,122 @@
+"""The limit of InfoNCE: a double loop, lifting, curvature against derivatives, and optimal values."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from viewgen.diagnostics.shortcuts.diagnostic import between_classes
+from viewgen.diagnostics.shortcuts.limit import lift, lifted_curvature, lim_nce, optimal_value
+from viewgen.errors import UsageError
+
+N, D, TAU = 12, 3, 0.3
+WAYS = ("pairs", "printed")
+
+
+@pytest.fixture
+def points():
+    random = torch.Generator().manual_seed(0)
+    return F.normalize(torch.randn(N, D, generator=random, dtype=torch.float64), dim=1)
+
+
+@pytest.fixture
+def positives():
+    label = torch.arange(N) % 4
+    return (label[:, None] == label).double()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_value_is_the_printed_double_loop(points, positives, way):
+    total = float(positives.sum()) if way == "pairs" else N * N
+    attraction = spread = 0.0
+    for i in range(N):
+        inner = 0.0
+        for j in range(N):
+            product = float(points[i] @ points[j])
+            attraction += float(positives[i, j]) * product / (TAU * total)
+            inner += math.exp(product / TAU) / N
+        spread += math.log(inner) / N
+    assert float(lim_nce(points, positives, TAU, way)) == pytest.approx(spread - attraction, rel=1e-12)
+
+
+@pytest.mark.parametrize("dim", [3, 4, 9])
+def test_lifting_keeps_value_and_gradient(points, positives, dim):
+    places = torch.randperm(dim, generator=torch.Generator().manual_seed(dim))[:D]
+    low = points.clone().requires_grad_()
+    high = lift(points, places, dim).requires_grad_()
+    values = [lim_nce(one, positives, TAU) for one in (low, high)]
+    gradients = [torch.autograd.grad(*pair)[0] for pair in zip(values, (low, high), strict=True)]
+    torch.testing.assert_close(values[1], values[0], rtol=0, atol=1e-14)
+    torch.testing.assert_close(gradients[1], lift(gradients[0], places, dim), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_curvature_is_half_the_hessian_along_a_new_coordinate(points, positives, way):
+    def moved(t):
+        shrunk = points * (1 - t.square()).sqrt()[:, None]
+        return lim_nce(torch.cat([shrunk, t[:, None]], dim=1), positives, TAU, way)
+
+    zero = torch.zeros(N, dtype=torch.float64)
+    hessian = torch.autograd.functional.hessian(moved, zero)
+    found = lifted_curvature(points, positives, TAU, way)
+    torch.testing.assert_close(found, hessian / 2, rtol=0, atol=1e-12)
+    t = 1e-3 * torch.randn(N, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert float(moved(t) - moved(zero)) == pytest.approx(float(t @ found @ t), rel=1e-4)
+
+
+def test_equal_points_are_a_saddle(positives):
+    points = F.normalize(torch.ones(N, D, dtype=torch.float64), dim=1)
+    values, vectors = torch.linalg.eigh(lifted_curvature(points, positives, TAU))
+    assert values[0] < -1e-3
+    # the way out parts classes, and no images of one class
+    assert between_classes(vectors[:, 0], torch.arange(N) % 4) == pytest.approx(1)
+
+
+def test_the_way_out_of_a_shortcut_is_the_suppressed_attribute():
+    """Points tell the shortcut's 8 values apart; positives share both attributes."""
+    shortcut, hidden = torch.arange(16) // 2, torch.arange(16) % 2
+    angle = 2 * math.pi * shortcut / 8
+    points = torch.stack([angle.cos(), angle.sin()], dim=1).double()
+    positives = torch.eye(16, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(lifted_curvature(points, positives, 0.2))
+    assert values[0] < 0
+    parted = vectors[:, 0].view(8, 2)
+    assert between_classes(vectors[:, 0], shortcut) < 1e-10 or between_classes(vectors[:, 0], hidden) > 0.5
+    # within every value of the shortcut the two hidden values move apart
+    assert bool((parted[:, 0] * parted[:, 1] <= 1e-12).all())
+
+
+@pytest.mark.parametrize(
+    ("tau", "values"),
+    [
+        (0.5, {2: -1.176, 8: -1.756, 32: -1.938, 128: -1.984}),
+        (0.1, {2: -2.057, 8: -5.564, 32: -8.502, 128: -9.611}),
+    ],
+)
+def test_optimal_values(tau, values):
+    for dim, value in values.items():
+        assert optimal_value(dim, tau) == pytest.approx(value, abs=5e-4)
+    # on S², E exp(z·u/τ) = τ·sinh(1/τ)
+    assert optimal_value(3, tau) == pytest.approx(math.log(tau * math.sinh(1 / tau)) - 1 / tau, rel=1e-12)
+    # the limit, and the order of the gap
+    gap = optimal_value(5_000, tau) + 1 / tau
+    assert gap == pytest.approx(1 / (2 * 5_000 * tau**2), rel=0.05)
+
+
+def test_the_optimal_value_is_that_of_uniform_points():
+    random = np.random.default_rng(0)
+    uniform = random.normal(size=(200_000, 8))
+    uniform /= np.linalg.norm(uniform, axis=1, keepdims=True)
+    values = np.exp(uniform[:, 0] / 0.5)
+    # five standard errors of the mean
+    error = 5 * values.std() / values.mean() / math.sqrt(len(values))
+    assert math.log(values.mean()) == pytest.approx(optimal_value(8, 0.5) + 2, abs=error)
+
+
+def test_bad_input(points):
+    with pytest.raises(UsageError, match="no positive pair"):
+        lim_nce(points, torch.zeros(N, N), TAU)
+    with pytest.raises(UsageError, match="temperature -1"):
+        optimal_value(3, -1)

@@ -1,0 +1,102 @@
+"""Suppression: silhouettes and energies against references, and encoders that ignore an attribute."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import silhouette_score
+
+from viewgen.datasets import ImageDataset
+from viewgen.datasets.dataset import MemoryImages
+from viewgen.diagnostics.measure import Subject
+from viewgen.diagnostics.suppression import Suppression, SuppressionConfig, energy_ratio, silhouette
+from viewgen.errors import UsageError
+from viewgen.networks.encoder import Encoder, EncoderConfig
+from viewgen.networks.files import save_model
+
+
+@pytest.fixture
+def features():
+    return torch.randn(60, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_the_silhouette_is_scikit_learns(features):
+    labels = torch.arange(60) % 4
+    moved = features + 2 * labels[:, None]
+    for one in (features, moved):
+        assert silhouette(one, labels) == pytest.approx(silhouette_score(one, labels), abs=1e-9)
+    labels[0] = 9  # alone in its class
+    assert silhouette(moved, labels) == pytest.approx(silhouette_score(moved, labels), abs=1e-9)
+    assert silhouette(moved, torch.zeros(60)) == 0
+
+
+def test_the_energy_ratio_is_one_without_dependence_and_large_with_it(features):
+    torch.manual_seed(0)
+    labels = torch.arange(60) % 3
+    # deviations of ratios of so few points are about a third
+    ratios = [energy_ratio(features, labels[torch.randperm(60)], num_permutations=50) for _ in range(20)]
+    assert sum(ratios) / 20 == pytest.approx(1, abs=0.25)
+    assert energy_ratio(features + labels[:, None], labels) > 4
+    x, y = features[labels == 0], features[labels == 1]
+    both = torch.cat([x, y])
+    distance = 2 * torch.cdist(x, y).mean() - torch.cdist(x, x).mean() - torch.cdist(y, y).mean()
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    first, second = both[order[:20]], both[order[20:]]
+    shuffled = 2 * torch.cdist(first, second).mean()
+    shuffled = shuffled - torch.cdist(first, first).mean() - torch.cdist(second, second).mean()
+    permuted = torch.zeros(40, dtype=torch.int64)
+    permuted[order[20:]] = 1
+    ratios = [energy_ratio(both, one, num_permutations=50) for one in (torch.arange(40) // 20, permuted)]
+    assert ratios[0] / ratios[1] == pytest.approx(float(distance / shuffled), rel=1e-9)
+
+
+def images(split: str) -> ImageDataset:
+    """Images whose brightness is one attribute; the other is not in the pixels."""
+    random = np.random.default_rng(len(split))
+    targets = np.stack([np.arange(120) % 2, random.integers(0, 3, 120)], axis=1)
+    pixels = random.integers(0, 60, (120, 3, 8, 8)) + 150 * targets[:, 0, None, None, None]
+    return ImageDataset(
+        name="shades", split=split, image_size=8, num_classes=3, class_names=(),
+        pixels=MemoryImages(pixels.astype(np.uint8)), targets=targets,
+        attribute_names=("shade", "nothing"), attribute_values=(("a", "b"), ("x", "y", "z")),
+    )  # fmt: skip
+
+
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(EncoderConfig(image_size=8, width=2)).eval().requires_grad_(False)
+
+
+def measured(**settings):
+    parts = {"train": lambda: images("train"), "test": lambda: images("test"), "encoder": encoder}
+    found = Suppression(SuppressionConfig(epochs=60, num_images=120, **settings)).measure(Subject(parts), 0)
+    return {(one.name, one.group): one.value for one in found}
+
+
+def test_an_ignored_attribute_retains_nothing(tmp_path):
+    save_model(encoder(), tmp_path / "last.safetensors")
+    found = measured(supervised=str(tmp_path))
+    assert found["attribute_top1", "shade"] == 1
+    assert found["chance", "shade"] == pytest.approx(0.5)
+    assert found["retained", "shade"] == pytest.approx(1)
+    assert found["attribute_top1", "nothing"] < found["chance", "nothing"] + 0.15
+    assert found["energy_ratio", "shade"] > 3
+    assert found["energy_ratio", "nothing"] < 2
+    assert found["silhouette", "shade"] > 0.3 > found["silhouette", "nothing"]
+    for group in ("shade", "nothing"):
+        gain = found["attribute_top1", group] - found["untrained_top1", group]
+        assert found["gain", group] == pytest.approx(gain)
+
+
+def test_references_are_asked_for():
+    assert not any(name in ("retained", "supervised_top1") for name, _ in measured())
+
+
+def test_images_without_classes_are_refused():
+    plain = images("train")
+    numbers = ImageDataset(
+        name="numbers", split="train", image_size=8, num_classes=0, class_names=(), pixels=plain.pixels,
+        targets=np.full(120, -1), real_targets=np.zeros((120, 1), np.float32), real_names=("x",),
+    )  # fmt: skip
+    subject = Subject({"train": lambda: numbers, "test": lambda: numbers, "encoder": encoder})
+    with pytest.raises(UsageError, match="no classes"):
+        Suppression(SuppressionConfig()).measure(subject, 0)

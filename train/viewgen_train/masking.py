@@ -1,0 +1,152 @@
+"""Inputs of a reconstruction: masked, grey, or unchanged views, and what must be rebuilt of them.
+
+Masks are squares, filled with the data set's mean colour. Their number is uniform in a range, and so are
+their side, in whole pixels, and their place inside of the image. All numbers are addressed by seed, step and
+image, so that two processes with half a batch each mask what one process with the whole batch masks.
+
+Shape legend: R views, B images, C channels, H = W side, S squares.
+
+References:
+    Making Contrastive Learning Robust to Shortcuts, Li et al., 2020, https://arxiv.org/abs/2012.09962
+    Context Encoders: Feature Learning by Inpainting, Pathak et al., 2016, https://arxiv.org/abs/1604.07379
+    Colorful Image Colorization, Zhang et al., 2016, https://arxiv.org/abs/1603.08511
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from viewgen.datasets import ImageDataset
+from viewgen.errors import UsageError
+from viewgen.images import to_model
+from viewgen.views.color_jitter import to_gray
+from viewgen.views.source import Images
+from viewgen_train.loader import ImageMemory
+from viewgen_train.settings import ReconstructionSettings, TrainSettings
+
+__all__ = ["Corrupted", "Corruption", "check_reconstruction", "mask_sides", "mean_color", "square_masks"]
+
+# of an image of 64 px, Colorful-MNIST's; in proportion at other sizes
+SIDES_AT_64 = (10, 16)
+# leading images whose colours are averaged, and looked at for any colour
+MEAN_IMAGES = 4096
+GREY_IMAGES = 64
+
+
+def mask_sides(settings: ReconstructionSettings, image_size: int) -> tuple[int, int]:
+    """Return the smallest and the largest side of a mask, in pixels."""
+    if settings.mask_side is not None:
+        return settings.mask_side
+    low, high = (max(1, round(side * image_size / 64)) for side in SIDES_AT_64)
+    return low, high
+
+
+def square_masks(numbers: Tensor, count: tuple[int, int], side: tuple[int, int], image_size: int) -> Tensor:
+    """Return masks of squares, bool `(…, H, W)`, True where an image is covered.
+
+    Args:
+        numbers: uniform numbers in [0, 1), `(…, 1 + 3·S)`: the number of squares, then side, top and left of
+            each of the S = `count[1]` squares.
+        count: smallest and largest number of squares.
+        side: smallest and largest side, in pixels.
+        image_size: H = W.
+    """
+    used = count[0] + (numbers[..., 0] * (count[1] - count[0] + 1)).floor()
+    drawn = numbers[..., 1:].unflatten(-1, (count[1], 3))
+    sides = side[0] + (drawn[..., 0] * (side[1] - side[0] + 1)).floor()
+    corners = (drawn[..., 1:] * (image_size - sides + 1)[..., None]).floor()
+    pixels = torch.arange(image_size, device=numbers.device)
+    inside = (pixels >= corners[..., None]) & (pixels < (corners + sides[..., None])[..., None])
+    chosen = torch.arange(count[1], device=numbers.device) < used[..., None]
+    squares = inside[..., 0, :, None] & inside[..., 1, None, :] & chosen[..., None, None]
+    return squares.any(dim=-3)
+
+
+def mean_color(images: ImageMemory) -> Tensor:
+    """Return the mean colour of the first 4,096 training images, model units, `(C,)`, on their device."""
+    total: Tensor | float = 0.0
+    count = min(MEAN_IMAGES, images.num_images)
+    for start in range(0, count, 512):
+        pixels = images.read(np.arange(start, min(start + 512, count)))
+        total = total + pixels.double().mean(dim=(2, 3)).sum(dim=0)
+    assert isinstance(total, Tensor)
+    return (total / count / 127.5 - 1).float()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corrupted:
+    """Views for the reconstruction.
+
+    Attributes:
+        inputs: corrupted model images, `(R, B, C, H, W)`.
+        targets: model images to rebuild, of the same shape.
+        weights: 1 for the pixels that count and 0 for the others, `(R, B, 1, H, W)`; None if all count.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor | None = None
+
+
+class Corruption:
+    """The corruption of a reconstruction task.
+
+    Args:
+        settings: settings of the reconstruction.
+        image_size: H = W.
+        fill: colour of the masks, model units, `(C,)`.
+    """
+
+    def __init__(self, settings: ReconstructionSettings, image_size: int, fill: Tensor) -> None:
+        self.settings, self.image_size, self.fill = settings, image_size, fill
+
+    def __call__(self, views: Tensor, images: Images) -> Corrupted:
+        """Return the corrupted views of a step.
+
+        Args:
+            views: model images of the views, expert views first, `(K, B, C, H, W)`.
+            images: their images, with the step's random numbers.
+        """
+        settings = self.settings
+        if settings.reconstruction_view == "image":
+            targets = to_model(images.pixels)[None]
+        else:
+            targets = views if settings.reconstruction_view == "all" else views[:1]
+        targets = targets.detach()
+        if settings.task == "autoencoding":
+            return Corrupted(inputs=targets, targets=targets)
+        if settings.task == "colorization":
+            grey = to_gray(targets.flatten(0, 1)).unflatten(0, targets.shape[:2])
+            return Corrupted(inputs=grey.expand_as(targets), targets=targets)
+        count, side = settings.mask_count, mask_sides(settings, self.image_size)
+        numbers = images.draws.uniform("mask", len(targets), 1 + 3 * count[1]).transpose(0, 1)
+        masks = square_masks(numbers, count, side, self.image_size).unsqueeze(2).to(targets.device)
+        inputs = torch.where(masks, self.fill.view(1, 1, -1, 1, 1), targets)
+        weights = masks.float() if settings.reconstruction_pixels == "masked" else None
+        return Corrupted(inputs=inputs, targets=targets, weights=weights)
+
+
+def check_reconstruction(settings: TrainSettings, dataset: ImageDataset) -> None:
+    """Check a reconstruction against its images.
+
+    Raises:
+        UsageError: masks are larger than the images, or grey images are to be coloured.
+    """
+    how = settings.reconstruction
+    if not how.active:
+        return
+    size = dataset.image_size
+    if how.task == "inpainting" and mask_sides(how, size)[1] > size:
+        raise UsageError(
+            f"mask_side is {list(mask_sides(how, size))}, and the images of {dataset.name} have {size} px; "
+            "expected sides up to that"
+        )
+    if how.task == "colorization":
+        images = dataset.images(np.arange(min(GREY_IMAGES, len(dataset))))
+        if bool((images == images[:, :1]).all()):
+            raise UsageError(
+                f"reconstruction is 'colorization', and the images of {dataset.name} are grey; choose "
+                "inpainting or autoencoding"
+            )

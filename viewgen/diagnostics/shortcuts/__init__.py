@@ -1,0 +1,1 @@
+"""Shortcuts of contrastive losses: limits, lifted optima and their curvature."""
