@@ -185,7 +185,7 @@ def train(
             log.info("going on from the checkpoint before the last one, of step %d", step)
         name = assimilation_name(plan.settings)
         log.info("%s, %s, %d steps; the run is in %s", plan.dataset, name, plan.num_steps, folder)
-        arguments = {
+        arguments: dict[str, Any] = {
             "plan": plan,
             "device": device,
             "checkpoint_seconds": checkpoint_seconds,

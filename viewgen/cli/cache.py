@@ -41,7 +41,7 @@ class _BatchSize(click.ParamType[int | str]):
 _METHODS = [name for name in VIEWS.built_in if not VIEWS.entry(name).needs & {"training", "cache"}]
 _FILE = click.Path(dir_okay=False)
 _option = click.option
-_OPTIONS = (
+_OPTIONS: tuple[Any, ...] = (
     _option("--dataset", required=True, metavar="D", help="Data set; `viewgen datasets` lists them."),
     _option("--method", default="wsearch", show_default=True, metavar="M",
             help=f"{', '.join(_METHODS)}, or one of a plug-in."),

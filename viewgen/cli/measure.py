@@ -15,7 +15,7 @@ __all__ = ["measure"]
 _FILE = click.Path(dir_okay=False)
 _KINDS = ("encoder", "generator", "inverter", "discriminator")
 _option = click.option
-_OPTIONS = (
+_OPTIONS: tuple[Any, ...] = (
     _option("-d", "--diagnostic", "diagnostics", multiple=True, metavar="NAME",
             help=f"{', '.join(DIAGNOSTICS.names)}; repeatable.  [default: all that the subject allows]"),
     _option("--set", "settings", multiple=True, metavar="[DIAGNOSTIC.]NAME=VALUE", callback=parse_settings,

@@ -14,7 +14,7 @@ __all__ = ["GroupedCommand", "add_options", "augment_option", "parse_settings"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def add_options(options: Sequence[Callable[[Command], Command] | str]) -> Callable[[Command], Command]:
+def add_options(options: Sequence[Callable[[Any], Any] | str]) -> Callable[[Command], Command]:
     """Return a decorator that adds the options to a command; `--help` lists them in this order.
 
     Args:

@@ -147,7 +147,7 @@ def _known(splits: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _aliases(splits: Mapping[str, Any]) -> dict[str, str]:
     """Return the names that stand for a split: test for whatever is held out, train for the only one."""
-    aliases = {}
+    aliases: dict[str, str] = {}
     held_out = next((name for name in HELD_OUT if name in splits), None)
     if held_out is not None:
         aliases |= {name: held_out for name in ("test", "val") if name not in splits}

@@ -59,21 +59,24 @@ def labelled_blocks(
     labels: list[Any] = []
     shapes: list[tuple[str, tuple[int, ...]]] = []
 
+    def decoded(item: Labelled) -> NDArray[np.uint8]:
+        picture, data, _ = item
+        if isinstance(data, bytes):
+            return decode_picture(data, picture, size)
+        return array_picture(data, picture, size)
+
     def kept() -> Iterator[Labelled]:
         for item in items:
             labels.append(item[2])
+            if not shapes:  # here, since threads decode in any order
+                shapes.append((item[0], decoded(item).shape))
             yield item
 
     def decode(item: Labelled) -> NDArray[np.uint8]:
-        picture, data, _ = item
-        made = array_picture if isinstance(data, np.ndarray) else decode_picture
-        image = made(data, picture, size)  # type: ignore[operator]
-        if not shapes:
-            shapes.append((picture, image.shape))
-        first, shape = shapes[0]
+        image, (first, shape) = decoded(item), shapes[0]
         if image.shape != shape or image.shape[1] != image.shape[2] or image.shape[1] > MAX_IMAGE_SIZE:
             raise DataError(
-                f"{picture} is {image.shape[2]}×{image.shape[1]} pixels, {first} {shape[2]}×{shape[1]}: "
+                f"{item[0]} is {image.shape[2]}×{image.shape[1]} pixels, {first} {shape[2]}×{shape[1]}: "
                 f"pictures must be square, of one size, at most {MAX_IMAGE_SIZE}. Add size=N to the name, "
                 f"as in '{name.partition('?')[0]}?size=64', to scale the shorter side to N and cut out the "
                 "centre"
