@@ -170,7 +170,11 @@ def test_images_with_real_numbers_only_have_no_accuracy(monkeypatch):
     assert measures("knn").keys() == {
         (f"knn5_r2[{m}]", name) for m in ("cosine", "euclidean") for name in "xy"
     }
-    assert measures("probe").keys() == {(f"probe_{key}", name) for key in ("r2", "rmse") for name in "xy"}
+    probe = measures("probe")
+    of_each = {(f"probe_{key}", name) for key in ("r2", "rmse") for name in "xy"}
+    assert probe.keys() == of_each | {("probe_distance", "")}
+    # the mean length of the error is below its root mean square
+    assert 0 < probe["probe_distance", ""] <= np.hypot(*(probe["probe_rmse", name] for name in "xy"))
     assert measures("probe") == measures("probe")
 
 
