@@ -18,6 +18,7 @@ from viewgen.testing.caches import Arrays, random_shard, small_spec, write_rando
 os.environ["VIEWGEN_GALLERY"] = "0"
 # Nor do they measure the views, which would take longer than to make them.
 os.environ["VIEWGEN_QUALITY"] = "0"
+os.environ["VIEWGEN_ESTIMATE"] = "0"
 
 # A crash prints the stack of the C code too, where it still can; pytest-xdist reports it as the failure of
 # its test and goes on with the others.

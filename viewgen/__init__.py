@@ -5,6 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 __all__ = [
+    "ResumableBatchSampler",
     "ViewDataset",
     "ViewStream",
     "__version__",
@@ -21,6 +22,7 @@ __version__ = version("viewgen")
 
 # The front door: name → module, imported when it is asked for, since torch takes seconds.
 _FRONT_DOOR = {
+    "ResumableBatchSampler": "viewgen.view_sampler",
     "ViewDataset": "viewgen.view_dataset",
     "ViewStream": "viewgen.view_stream",
     "cache": "viewgen_pipelines.cache",

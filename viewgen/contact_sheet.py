@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from viewgen.picture import write_png
+from viewgen.role_pictures import resized
 
 __all__ = ["contact_sheet", "write_contact_sheet"]
 
@@ -33,7 +34,7 @@ def contact_sheet(
     """Draw a contact sheet.
 
     Args:
-        originals: `(R, 3, H, W)`.
+        originals: `(R, 3, H, W)`; scaled to the size of the views.
         reconstructions: `(R, 3, H, W)`, or None.
         views: `(R, V, 3, H, W)`.
         distances: distances of the views from their anchors, `(R, V)`; NaN where unknown.
@@ -46,6 +47,7 @@ def contact_sheet(
         uint8 `(height, width, 3)`.
     """
     num_rows, num_views, _, side, _ = views.shape
+    originals = resized(originals, side)
     scale = max(1, -(-MIN_TILE // side))
     tile = side * scale
     lead = 1 if reconstructions is None else 2

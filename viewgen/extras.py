@@ -13,6 +13,11 @@ EXTRAS = {
     "lpips": ("lpips", ("lpips",)),
     "fid": ("torch-fidelity", ("torch_fidelity",)),
     "tensorboard": ("TensorBoard", ("tensorboard",)),
+    "xarray": ("xarray", ("xarray",)),
+    "hf": ("datasets and huggingface_hub", ("datasets", "huggingface_hub")),
+    "parquet": ("PyArrow", ("pyarrow",)),
+    "wandb": ("Weights & Biases", ("wandb",)),
+    "mlflow": ("MLflow", ("mlflow",)),
 }
 """Extra → what messages call it, and its modules."""
 

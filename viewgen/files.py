@@ -32,6 +32,8 @@ __all__ = [
 TEMPORARY_SUFFIX = ".viewgen-tmp"
 """Ending of the names of temporary files; a killed writer leaves one behind."""
 
+# Windows has none of the first two, and needs the last
+_OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 _PART_BYTES = 2**20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -128,7 +130,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
         CorruptDataError: it is a pipe, a device or a socket, which could block or never end.
         OSError: it cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
     file = os.fdopen(descriptor, "rb") if not stat.S_ISDIR(mode := os.fstat(descriptor).st_mode) else None
     if file is None:
         os.close(descriptor)

@@ -1,21 +1,24 @@
 """Progress on standard error: messages of `logging`, and one bar on a terminal.
 
-Without a terminal a bar becomes a line with rate and remaining time, at most every ten seconds, so that a log
-shows continuing progress.
+Without a terminal a bar becomes a line with rate and remaining time, at most every ten seconds while there is
+progress, and at least every thirty, so that a log shows what goes on.
 """
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, TextIO
 
 from viewgen.messages import above, shown
 
-__all__ = ["Bar", "Progress", "ToldProgress"]
+__all__ = ["Bar", "Progress", "ToldProgress", "duration_text"]
 
 SECONDS_BETWEEN_LINES = 10.0
+# a bar without a line in such a time gets one, whether it has moved or not
+HEARTBEAT_SECONDS = 15.0
 # of the work, before which nothing is said about the time that is left
 MIN_SHARE = 0.005
 SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -85,7 +88,8 @@ class Progress:
         if not self.is_terminal or done >= total:
             if not brief and done < total:
                 self.say(f"{title}: {bar.count} there")
-            yield bar
+            with nullcontext() if self._quiet or done >= total else _heartbeat(bar):
+                yield bar
             return
         from rich import progress as rich
 
@@ -151,6 +155,27 @@ class ToldProgress(Progress):
         return True
 
 
+@contextmanager
+def _heartbeat(bar: "Bar") -> Iterator[None]:
+    """Print a bar's line from time to time while its task is silent."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        before = bar.num_lines
+        while not ended.wait(HEARTBEAT_SECONDS):
+            if bar.num_lines == before and bar.done < bar.total:
+                bar.line()
+            before = bar.num_lines
+
+    thread = threading.Thread(target=beat, daemon=True, name="progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 class Bar:
     """A displayed task, created by `Progress.bar`.
 
@@ -160,6 +185,7 @@ class Bar:
         done: amount that is done.
         note: further text, for example a loss.
         row: place among the rows of a terminal's display.
+        num_lines: lines that were printed.
     """
 
     def __init__(
@@ -175,6 +201,7 @@ class Bar:
     ) -> None:
         self.title, self.total, self.done, self.note = title, total, done, ""
         self.row: Any = None
+        self.num_lines = 0
         self._progress, self._unit, self._rate, self._per_unit = progress, unit, rate, per_unit
         self._first, self._is_silent = done, brief
         self._start = self._last_line = time.monotonic()
@@ -197,6 +224,7 @@ class Bar:
     def line(self) -> None:
         """Print the state of the task as a line, regardless of the last output."""
         self._last_line, self._is_silent = time.monotonic(), False
+        self.num_lines += 1
         share = (self.done - self._first) / max(self.total - self._first, 1e-9)
         left = left_text(self.seconds_left) if MIN_SHARE <= share < 1 else ""
         parts = (self.count, self.note, self.rate_text, left)
@@ -245,3 +273,12 @@ def left_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, below = divmod(minutes, 60)
     return f"{hours}:{below:02d}:{rest:02d} left" if hours else f"{minutes}:{rest:02d} left"
+
+
+def duration_text(seconds: float) -> str:
+    """Return ``"3 min"``, with a unit that fits."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"

@@ -6,7 +6,7 @@ import tomllib
 from importlib import resources
 from typing import Any
 
-__all__ = ["recipe"]
+__all__ = ["has_recipe", "recipe"]
 
 
 @functools.cache
@@ -21,5 +21,13 @@ def recipe(dataset: str, section: str) -> dict[str, Any]:
     or ``"trifeature:32"`` uses the table of the part before the colon or question mark.
     """
     table = _table()
-    base = re.split("[:?]", dataset, maxsplit=1)[0]
-    return {**table["default"].get(section, {}), **table.get(base, {}).get(section, {})}
+    return {**table["default"].get(section, {}), **table.get(_base(dataset), {}).get(section, {})}
+
+
+def has_recipe(dataset: str) -> bool:
+    """Return True if there are defaults of this data set's own."""
+    return _base(dataset) in _table()
+
+
+def _base(dataset: str) -> str:
+    return re.split("[:?]", dataset, maxsplit=1)[0]

@@ -10,6 +10,8 @@ A plug-in's ``pyproject.toml``, for a module `my_views` with an entry called `EN
     swirl = "my_views:ENTRY"
 """
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,6 +72,9 @@ class Choice(Generic[E]):
     def build(self, *arguments: Any, **named: Any) -> Any:
         """Return the component built from the settings and the arguments of the noun."""
         return self.entry.build(self.settings, *arguments, **named)
+
+
+_QUERY = re.compile(r"\?(\w+=[^?&]*(?:&\w+=[^?&]*)*)$")
 
 
 class Registry(Generic[E]):
@@ -170,6 +175,32 @@ class Registry(Generic[E]):
         settings.refuse_ignored(given)
         return Choice(entry, settings)
 
+    def parsed(self, text: str) -> tuple[str, dict[str, Any]]:
+        """Return name and given settings of ``NAME``, ``NAME:VALUE`` or ``NAME?setting=value&…``.
+
+        The value behind the colon is that of the first setting. Values are JSON, or else text.
+
+        Raises:
+            UsageError: there is no such entry, or it takes nothing after a colon.
+        """
+        base = re.split("[:?]", text, maxsplit=1)[0]
+        entry, rest = self.entry(base), text[len(base) :]
+        fields = entry.settings.model_fields
+        given: dict[str, str] = {}
+        query = _QUERY.search(rest)
+        pairs = [pair.partition("=") for pair in query[1].split("&")] if query else []
+        # behind a colon a question mark may belong to the value, a path for example
+        if query and (query.start() == 0 or all(key in fields for key, _, _ in pairs)):
+            given = {key: value for key, _, value in pairs}
+            rest = rest[: query.start()]
+        if argument := rest[1:]:
+            if not fields:
+                raise UsageError(f"{self.noun} {base!r} takes nothing after a colon, got {text}")
+            given[next(iter(fields))] = argument
+        return base, {
+            key: _value(fields[key].annotation if key in fields else str, one) for key, one in given.items()
+        }
+
     def read(self, record: Mapping[str, Any]) -> Choice[E]:
         """Return the choice recorded by `Choice.record`."""
         entry = self.entry(record["name"])
@@ -194,6 +225,15 @@ class Registry(Generic[E]):
                 f"expected an entry of that name, got {found!r}"
             )
         return found  # type: ignore[return-value]
+
+
+def _value(annotation: Any, text: str) -> Any:
+    if annotation is str:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _package(point: EntryPoint) -> str:

@@ -16,10 +16,12 @@ class Role:
     Attributes:
         name: name of the role, a word; also the name of its encoder.
         channels: channels of the view that belong to the role, ascending; empty for all.
+        signed: whether mid-grey stands for zero, and pictures of the view are stretched around it.
     """
 
     name: str
     channels: tuple[int, ...] = ()
+    signed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
@@ -49,9 +51,12 @@ class Role:
 
     def to_json(self) -> dict[str, Any]:
         """Return the role as a JSON object; `from_json` is its inverse."""
-        return {"name": self.name, "channels": [*self.channels]}
+        signed = {"signed": True} if self.signed else {}
+        return {"name": self.name, "channels": [*self.channels], **signed}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Role":
         """Return the role from the result of `to_json`."""
-        return cls(name=document["name"], channels=tuple(document["channels"]))
+        return cls(
+            name=document["name"], channels=tuple(document["channels"]), signed=document.get("signed", False)
+        )

@@ -8,19 +8,33 @@ bars; it escapes the text between them.
 """
 
 import contextlib
+import os
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from viewgen.redaction import redacted
 
-__all__ = ["Escaped", "boundary", "console", "escaped", "json_text", "plain", "unescaped"]
+__all__ = ["Escaped", "boundary", "console", "escaped", "json_text", "plain", "program", "unescaped"]
 
 # C0 without tab and line feed, DEL, C1; separators of lines; marks of direction; halves of a character
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+
+
+def program() -> str:
+    """Return how this command was called, as it can be typed again in the same shell."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m viewgen"
+    if called.name != "viewgen" or shutil.which("viewgen") == str(called.absolute()):
+        return "viewgen"
+    return shlex.quote(os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called))
 
 
 def escaped(text: str) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+from viewgen.device import resolve_device
 from viewgen.errors import MissingFileError, UsageError
 from viewgen.extras import installed
 from viewgen.memory import BatchSize
@@ -20,6 +21,7 @@ from viewgen.store import (
     pending_shards,
     read_spec,
 )
+from viewgen_pipelines.cost import cache_costs, cost_lines, expected_workers
 from viewgen_pipelines.executors import Executor, check_executor, open_executor
 from viewgen_pipelines.quality import cache_quality, check_strict, quality_lines
 from viewgen_pipelines.report import CacheResult, make_result, report_lines
@@ -45,6 +47,7 @@ def cache(
     executor: Literal["ray", "local"] = "ray",
     seed: int = 0,
     dry_run: bool = False,
+    estimate: bool = False,
     overwrite: bool = False,
     storage_options: dict[str, Any] | None = None,
     data_root: str | None = None,
@@ -87,6 +90,7 @@ def cache(
         executor: ``"ray"``, or ``"local"`` for one worker in this process.
         seed: root of all random numbers.
         dry_run: check everything and report what would be made, but write nothing.
+        estimate: estimate the time in a dry run, from a few images that are made and thrown away.
         overwrite: replace a cache of another configuration at `out`.
         storage_options: options of the fsspec file system of `out` and `inversions`.
         data_root: folder of the data sets.
@@ -154,7 +158,11 @@ def cache(
     plan = make_plan(options, progress.say)
     _check_places(plan, executor)
     if dry_run:
-        return _preview(plan, storage_options or {}, progress, batch_size)
+        preview, pending = _preview(plan, storage_options or {}, progress, batch_size)
+        if not estimate:
+            return preview
+        workers = expected_workers(executor, workers, plan.target.spec.num_shards)
+        return dataclasses.replace(preview, estimate=_estimated(plan, pending, workers, progress))
     run = _Run(plan, options, progress, max_attempts=max_attempts, overwrite=overwrite)
     run.quality, run.strict = quality, strict
     run.settings = {"data_root": data_root, "batch_size": batch_size, "hang_seconds": hang_timeout}
@@ -317,12 +325,18 @@ def _blocked(spec: CacheSpec, stage: Stage, inversions: StageResult) -> dict[int
 
 def _preview(
     plan: CachePlan, storage_options: dict[str, Any], progress: Progress, batch_size: BatchSize
-) -> CacheResult:
-    """Report what would be made and how much of it exists; write nothing."""
+) -> tuple[CacheResult, list[int]]:
+    """Report what would be made and how much of it exists; write nothing.
+
+    Returns:
+        the result, and the number of images to be made in each stage.
+    """
+    images = []
     for stage in plan.stages:
         spec = stage.spec
         storage = open_storage(stage.url, storage_options)
         pending = _pending(storage, spec)
+        images.append(min(pending * spec.shard_images, spec.num_images))
         num_bytes = sum(layout.row_bytes for layout in spec.array_layout().values()) * spec.num_images
         progress.say(
             f"{stage.title}: {spec.num_images} images × {spec.num_views} views of {spec.height} px, "
@@ -336,7 +350,7 @@ def _preview(
     at_once = words.get(batch_size, str(batch_size))
     progress.say(f"images at once: {at_once} (--batch-size; it does not change the views)")
     target = plan.target
-    return CacheResult(
+    result = CacheResult(
         url=open_storage(target.url, storage_options).url,
         num_images=target.spec.num_images,
         num_views=target.spec.num_views,
@@ -348,6 +362,22 @@ def _preview(
         views_per_second=None,
         quarantined=[],
     )
+    return result, images
+
+
+def _estimated(
+    plan: CachePlan, pending: list[int], workers: int, progress: Progress
+) -> list[dict[str, Any]] | None:
+    """Report the time of the stages, from a few images; None if they could not be made."""
+    progress.say("making a few images to estimate the time (--no-estimate leaves that out)")
+    try:
+        costs = cache_costs(plan, pending, workers=workers, device=resolve_device())
+    except Exception as error:  # a dry run that fails for the sake of an estimate helps nobody
+        progress.say(f"time: not known: {type(error).__name__}: {error}")
+        return None
+    for line in cost_lines(costs):
+        progress.say(line)
+    return [cost.to_json() for cost in costs]
 
 
 def _pending(storage: Storage, spec: CacheSpec) -> int:

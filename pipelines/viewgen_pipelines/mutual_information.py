@@ -18,8 +18,10 @@ from viewgen.networks.files import file_digest
 from viewgen.networks.weights import find_models
 from viewgen.progress import Progress
 from viewgen.recipes import recipe
+from viewgen.registry import Choice
 from viewgen.store import CacheReader, Storage, cache_folder, file_name, open_storage
-from viewgen.views.compositions import dataset_expert, refuse_colorless
+from viewgen.views import VIEWS
+from viewgen.views.compositions import dataset_expert, expert_values, refuse_colorless
 from viewgen_pipelines.executors import check_executor, open_executor
 from viewgen_pipelines.mi_report import caveat_lines, write_reports
 from viewgen_pipelines.names import absolute_url, cache_name
@@ -29,6 +31,8 @@ from viewgen_pipelines.view_pairs import EXPERT, ORIGINAL, PairResult, PairTask,
 __all__ = ["MIResult", "mi"]
 
 RESULTS = "pairs"
+# of views that are no images of the data set, or parts of one, an encoder of images says nothing
+NO_ENCODER: dict[str, Any] = {"encoder": None, "encoder_digest": None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +41,8 @@ class MIResult:
 
     Attributes:
         estimator: estimator that the statistics network was trained for.
-        pairs: results, in the order (original, expert), then per cache (original, method), (method, expert).
+        pairs: results: first the pairs by name, then (original, expert), then per cache (original, method)
+            and (method, expert), or its two views if they are a pair.
         url: URL of the folder with the results, the table (``mi.csv``) and the plot (``mi.png``).
         num_images: number of images whose views were compared.
     """
@@ -68,6 +73,7 @@ class MIResult:
                     "bounds": {}
                     if measured is None
                     else {name: dataclasses.asdict(bound) for name, bound in measured.bounds.items()},
+                    "ceiling": None if measured is None else measured.ceiling,
                     "num_held_out": None if measured is None else measured.num_held_out,
                     "alignment": pair.alignment,
                     "uniformity_x": pair.uniformity_x,
@@ -81,7 +87,9 @@ def mi(
     dataset: str,
     *,
     cache: Sequence[str] = (),
+    pair: Sequence[str] = (),
     estimator: str = "mine",
+    critic: Literal["concatenated", "separable"] | None = None,
     split: str = "train",
     limit: int | None = None,
     steps: int | None = None,
@@ -109,15 +117,21 @@ def mi(
 
     Args:
         dataset: name of the data set.
-        cache: URLs of caches of its views; without one, only (original, expert) is measured.
+        cache: URLs of caches of its views; without one and without a pair, only (original, expert) is
+            measured.
+        pair: view sources that make two views of an image, such as ``"color:YDbDr"``, ``"frequency:1.0"`` or
+            ``"expert"``: the two are measured. With pairs and no cache, nothing else is.
         estimator: estimator that the statistics network is trained for, ``"mine"``, ``"infonce"``, ``"nwj"``
             or ``"smile"``; the others are evaluated on the same network.
+        critic: score of a pair of views: a network of both, or the product of unit vectors of either, as
+            contrastive training has it; concatenated unless the recipe says otherwise.
         split: split of the data set.
         limit: number of images, taken from the start; by default all.
         steps: updates of the statistics network; 400 unless the data set's recipe says otherwise.
         batch_size: images per update, and K of InfoNCE; 128 unless the recipe says otherwise.
         separate_trunks: one trunk for each of the two views in place of a shared one.
-        encoder: weights for alignment and uniformity; by default the data set's own, if there are any.
+        encoder: weights for alignment and uniformity of views of whole images; by default the data set's
+            own, if there are any.
         models: folder of a `viewgen pretrain` run with the encoder.
         bits: tables, CSV and plot in bits; JSON always holds nats.
         out: URL of a folder for results, table and plot; by default ``mi-<dataset>-<split>`` in
@@ -150,7 +164,9 @@ def mi(
     expert = dataset_expert(dataset, augment)
     images = load_dataset(dataset, split, data_root=data_root)
     refuse_colorless(augment, images)
-    settings: dict[str, Any] = {"estimator": estimator, "num_steps": steps, "batch_size": batch_size}
+    settings: dict[str, Any] = {
+        **{"estimator": estimator, "critic": critic, "num_steps": steps, "batch_size": batch_size}
+    }
     given = {name: value for name, value in settings.items() if value is not None}
     config = MIConfig(
         **{**recipe(dataset, "mutual_information"), **given, "shared_trunk": not separate_trunks}
@@ -174,7 +190,14 @@ def mi(
         "seed": seed,
         "storage_options": storage_options or {},
     }
-    tasks = [PairTask(x=x, y=y, **common) for x, y in _pairs(urls, readers)]
+    tasks = [
+        PairTask(**common | task) for task in _made_together(pair, dataset, images, chosen_images, augment)
+    ]
+    if urls or not pair:
+        tasks += [
+            PairTask(**common | {"x": x, "y": y} | (NO_ENCODER if x.view is not None else {}))
+            for x, y in _pairs(urls, readers)
+        ]
     storage = open_storage(out or _default_out(dataset, images.split), storage_options)
     results = _measure(tasks, storage, progress, {"executor": executor, **execution}, overwrite=overwrite)
     result = MIResult(
@@ -229,11 +252,43 @@ def _path(task: PairTask) -> str:
     return f"{RESULTS}/{task.address[:32]}.json"
 
 
+def _made_together(
+    pairs: Sequence[str],
+    dataset: str,
+    images: ImageDataset,
+    rows: NDArray[np.int64],
+    augment: str | None,
+) -> Iterator[dict[str, Any]]:
+    """Yield the sides and the source of each pair that one source makes, with the settings of the images."""
+    from viewgen.diagnostics.mutual_information.views import source_pair
+
+    if len(set(pairs)) < len(pairs):
+        raise UsageError(f"--pair {', '.join(pairs)}: expected different pairs")
+    for text in pairs:
+        name, given = VIEWS.parsed(text)
+        preset = expert_values(augment) if name == EXPERT and augment is not None else None
+        choice = VIEWS.resolve(name, dataset, given, preset)
+        choice = Choice(choice.entry, choice.entry.fit(choice.settings, images))
+        found = source_pair(choice, images, rows)
+        x, y = (ViewRef(label=f"{text} {side.removeprefix(f'{name} ')}") for side in (found.x, found.y))
+        apart = choice.entry.roles or choice.entry.view_size is not None
+        yield {"x": x, "y": y, "pair": choice.record()} | (NO_ENCODER if apart else {})
+
+
 def _pairs(urls: list[str], readers: list[CacheReader]) -> Iterator[tuple[ViewRef, ViewRef]]:
+    from viewgen.diagnostics.mutual_information.views import made_together
+
     original, expert = ViewRef(label=ORIGINAL), ViewRef(label=EXPERT)
     yield original, expert
     for label, url, reader in zip(_labels(urls, readers), urls, readers, strict=True):
         views = ViewRef(label=label, url=url, identity=reader.spec.identity)
+        if (names := made_together(reader)) is not None:
+            sides = [name.removeprefix(f"{reader.spec.method} ") for name in names]
+            x, y = (
+                dataclasses.replace(views, label=f"{label} {side}", view=i) for i, side in enumerate(sides)
+            )
+            yield x, y
+            continue
         yield original, views
         yield views, expert
 

@@ -37,6 +37,7 @@ class CacheResult:
         contact_sheet: path of a picture of some images and their views; None if there is nothing to show.
         quality: measures of the views, each a JSON object; None if they were not measured.
         verdict: reasons why the views cannot be trusted; none if nothing measured speaks against them.
+        estimate: estimated cost of each stage, in a dry run that asks for it.
     """
 
     url: str
@@ -53,6 +54,7 @@ class CacheResult:
     contact_sheet: str | None = None
     quality: list[dict[str, Any]] | None = None
     verdict: list[str] = field(default_factory=list)
+    estimate: list[dict[str, Any]] | None = None
 
     @property
     def complete(self) -> bool:
@@ -63,6 +65,8 @@ class CacheResult:
         """Return the JSON object that ``--json`` prints."""
         document = asdict(self)
         del document["contact_sheet"]
+        if self.estimate is None:
+            del document["estimate"]
         return document
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import platformdirs
 
 from viewgen.contact_sheet import write_contact_sheet
+from viewgen.role_pictures import role_pictures
 from viewgen.store import CacheReader, open_storage
 from viewgen_pipelines.shards.plan import CachePlan
 
@@ -37,7 +38,7 @@ def draw_contact_sheet(plan: CachePlan, reader: CacheReader, storage_options: di
         path,
         dataset=plan.dataset,
         rows=reader.array("source_index", rows),
-        views=reader.views(rows)[:, :MAX_VIEWS],
+        views=role_pictures(reader.views(rows), spec.roles)[:, :MAX_VIEWS],
         distances=reader.array("distance", rows)[:, :MAX_VIEWS],
         reconstructions=reconstructions,
         method=spec.method,

@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.datasets import load_dataset
-from viewgen.diagnostics.mutual_information import MIConfig, MIEstimate
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.diagnostics.mutual_information import MIConfig, MIEstimate, Pairs
 from viewgen.diagnostics.mutual_information.views import (
     ViewKind,
     cached_kind,
     expert_kind,
     original_kind,
+    source_pair,
     view_pair,
 )
 from viewgen.errors import DataError
 from viewgen.store import CacheReader
+from viewgen.views import VIEWS
 from viewgen.views.expert import ExpertConfig
 from viewgen_pipelines.executors.executor import Place, Tell
 from viewgen_pipelines.executors.process import configure_process
@@ -35,14 +37,22 @@ class ViewRef:
     """A kind of view.
 
     Attributes:
-        label: name in tables: ``"original"``, ``"expert"`` or a cache's method.
+        label: name in tables: ``"original"``, ``"expert"``, a cache's method, or a role of a pair.
         url: URL of the cache; None for originals and expert views.
         identity: identity of the cache's specification; None for originals and expert views.
+        view: index of the only view of the cache that counts; None for all.
     """
 
     label: str
     url: str | None = field(default=None, repr=False)
     identity: str | None = None
+    view: int | None = None
+
+    @property
+    def content(self) -> list[Any]:
+        """JSON values that determine the views, apart from the data set."""
+        view = [] if self.view is None else [self.view]
+        return [self.label if self.identity is None else "cache", self.identity, *view]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +64,7 @@ class PairTask:
         dataset_digest: digest of the data set's content.
         data_root: folder of the data sets, None for the default.
         x, y: the two kinds of view.
+        pair: record of the view source that makes both, or None.
         source_index: source indices of the images, int64 `(N,)`.
         config: configuration of the estimate.
         expert: strength of the expert views.
@@ -69,6 +80,7 @@ class PairTask:
     data_root: str | None = None
     x: ViewRef
     y: ViewRef
+    pair: dict[str, Any] | None = None
     source_index: NDArray[np.int64] = field(repr=False)
     config: MIConfig
     expert: ExpertConfig
@@ -83,12 +95,13 @@ class PairTask:
         content = {
             "format": FORMAT,
             "dataset": [self.dataset, self.split, self.dataset_digest],
-            "views": [[ref.label if ref.identity is None else "cache", ref.identity] for ref in self.views],
+            "views": [ref.content for ref in self.views],
             "images": hashlib.sha256(self.source_index.astype("<i8").tobytes()).hexdigest(),
             "config": self.config.record(),
             "expert": self.expert.record() if EXPERT in (self.x.label, self.y.label) else None,
             "encoder": self.encoder_digest,
             "seed": self.seed,
+            **({} if self.pair is None else {"pair": self.pair}),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -138,7 +151,7 @@ def run_pair(task: PairTask, place: Place, tell: Tell) -> PairResult:
     from viewgen.diagnostics.mutual_information import estimate_mutual_information
 
     dataset = load_dataset(task.dataset, task.split, data_root=task.data_root)
-    pairs = view_pair(_kind(task.x, task), _kind(task.y, task), dataset, task.source_index).views
+    pairs = _pairs(task, dataset)
     try:
         estimate = estimate_mutual_information(
             pairs,
@@ -166,7 +179,13 @@ def run_pair(task: PairTask, place: Place, tell: Tell) -> PairResult:
     return result
 
 
+def _pairs(task: PairTask, dataset: ImageDataset) -> Pairs:
+    if task.pair is not None:
+        return source_pair(VIEWS.read(task.pair), dataset, task.source_index).views
+    return view_pair(_kind(task.x, task), _kind(task.y, task), dataset, task.source_index).views
+
+
 def _kind(ref: ViewRef, task: PairTask) -> ViewKind:
     if ref.url is not None:
-        return cached_kind(CacheReader(ref.url, task.storage_options), ref.label)
+        return cached_kind(CacheReader(ref.url, task.storage_options), ref.label, ref.view)
     return original_kind() if ref.label == ORIGINAL else expert_kind(task.expert)

@@ -1,6 +1,7 @@
 """`viewgen pretrain` as functions: training and measurement of a network, weights and model card."""
 
 import json
+import logging
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets.registry import chosen_dataset, known_side
 from viewgen.errors import ModelError, UsageError
 from viewgen.memory import available_bytes
 from viewgen.networks.encoder import Encoder
@@ -22,6 +24,7 @@ from viewgen_pretrained import quality
 from viewgen_pretrained.generator import GeneratorTrainer
 from viewgen_pretrained.inverter import InverterTrainer
 from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
+from viewgen_pretrained.sizes import check_side, defaults
 from viewgen_pretrained.training_curves import TrainingCurves
 from viewgen_train.distributed import World
 from viewgen_train.loader import MEMORY_SHARE
@@ -33,6 +36,7 @@ from viewgen_train.settings import TrainSettings
 from viewgen_train.worker import build_trainer, write_config
 
 __all__ = [
+    "adversarial_images",
     "encoder_settings",
     "pretrain_encoder",
     "pretrain_generator",
@@ -40,7 +44,9 @@ __all__ = [
     "training_config",
 ]
 
-# of an encoder's training where the data set has no recipe
+log = logging.getLogger(__name__)
+
+# of an encoder's training where the data set's recipe has no length
 ENCODER_STEPS = 20_000
 WARM_UP_SHARE = 0.05
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -49,15 +55,44 @@ STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 S = TypeVar("S", bound=Settings)
 
 
-def training_config(config_class: type[S], section: str, dataset: str, overrides: Mapping[str, Any]) -> S:
+def training_config(
+    config_class: type[S],
+    section: str,
+    dataset: str,
+    overrides: Mapping[str, Any],
+    images: ImageDataset | None = None,
+) -> S:
     """Return the settings of a training: the defaults, the data set's recipe, then `overrides`.
+
+    Args:
+        config_class: class of the settings.
+        section: ``"generator"`` or ``"inverter"``.
+        dataset: name of the data set.
+        overrides: setting → value.
+        images: training images, whose number sets the defaults of a data set without a recipe of its own.
 
     Raises:
         UsageError: a name is not a setting or would be ignored, or a value is invalid for its setting.
     """
-    config = config_class(**{**recipe(dataset, section), **overrides})
+    base = recipe(dataset, section)
+    if images is not None:
+        base = defaults(dataset, section, num_images=len(images), image_size=images.image_size)
+    config = config_class(**{**base, **overrides})
     config.refuse_ignored(overrides)
     return config
+
+
+def adversarial_images(dataset: str, split: str, data_root: str | None) -> ImageDataset:
+    """Return the images of a generator's or an inverter's training.
+
+    Raises:
+        ModelError: StyleGAN2 takes no images of their side; raised before pictures are decoded.
+    """
+    resizable = chosen_dataset(dataset).entry.resized_name is not None
+    check_side(dataset, known_side(dataset, split), resizable=resizable)
+    images = load_dataset(dataset, split, data_root=data_root)
+    check_side(dataset, images.image_size, resizable=resizable)
+    return images
 
 
 def _finish(
@@ -119,11 +154,21 @@ def _feature_net(path: Path, images: ImageDataset, device: str) -> Encoder:
     return encoder
 
 
+def _warn_of_side(images: ImageDataset) -> None:
+    """Say at once that no generator can be trained beside an encoder of images of this side."""
+    resizable = chosen_dataset(images.name).entry.resized_name is not None
+    try:
+        check_side(images.name, images.image_size, resizable=resizable)
+    except ModelError as problem:
+        log.warning("this encoder serves `viewgen train` and measurements, but no generator: %s", problem)
+
+
 def encoder_settings(images: ImageDataset, given: Mapping[str, Any]) -> TrainSettings:
     """Return the settings of an encoder's training: `viewgen train` on expert views only.
 
     The ``[<name>.encoder]`` recipe of the data set applies if it sets the length of the training; otherwise
-    the ``[<name>.train]`` recipe applies. For cifar10, cifar100 and tinyimagenet, the latter is the baseline
+    the ``[<name>.train]`` recipe applies. Without either, the number of images decides
+    (`viewgen_pretrained.sizes`). For cifar10, cifar100 and tinyimagenet, the latter is the baseline
     of Table 2 of Constructive Assimilation (Han et al., 2023, https://arxiv.org/abs/2304.00601).
 
     Args:
@@ -134,7 +179,7 @@ def encoder_settings(images: ImageDataset, given: Mapping[str, Any]) -> TrainSet
         UsageError: a setting is unknown or invalid, or selects views other than expert views.
     """
     preset: dict[str, Any] = {"assimilation": "none", "generated": "expert", "knn_every": 0}
-    own = recipe(images.name, "encoder")
+    own = defaults(images.name, "encoder", num_images=len(images), image_size=images.image_size)
     if "num_steps" in own or not recipe(images.name, "train"):
         preset |= {"num_steps": ENCODER_STEPS, **own}
     if given.keys() & {"epochs", "optimiser.epochs"}:
@@ -179,6 +224,7 @@ def pretrain_encoder(
         model card.
     """
     images = load_dataset(dataset, split, data_root=data_root)
+    _warn_of_side(images)
     refuse_colorless((settings or {}).get("augment"), images)
     found = resolved_precision(encoder_settings(images, settings or {}), device)
     out = Path(out)
@@ -229,8 +275,8 @@ def pretrain_generator(
     Returns:
         model card of the generator; the discriminator's card is written beside it.
     """
-    images = load_dataset(dataset, split, data_root=data_root)
-    config = training_config(GeneratorTrainingConfig, "generator", dataset, settings or {})
+    images = adversarial_images(dataset, split, data_root)
+    config = training_config(GeneratorTrainingConfig, "generator", dataset, settings or {}, images)
     encoder_path = None if encoder is None else network_file(encoder, "encoder")
     feature_net = None if encoder_path is None else _feature_net(encoder_path, images, device)
     trainer = GeneratorTrainer(images, config, torch.device(device))
@@ -281,8 +327,8 @@ def pretrain_inverter(
         model card.
     """
     out = Path(out)
-    images = load_dataset(dataset, split, data_root=data_root)
-    config = training_config(InverterTrainingConfig, "inverter", dataset, settings or {})
+    images = adversarial_images(dataset, split, data_root)
+    config = training_config(InverterTrainingConfig, "inverter", dataset, settings or {}, images)
     generator_path = _network(generator, out, "generator")
     discriminator_path = _network(discriminator, out, "discriminator")
     encoder_path = _network(encoder, out, "encoder")

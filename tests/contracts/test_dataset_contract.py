@@ -42,3 +42,17 @@ class TestFolder(DatasetContract):
                     Image.new("RGB", (8, 8), (shade, number * 20, ord(label))).save(folder / f"{number}.png")
         chosen = self.entry.settings(path=str(tmp_path / "pictures"))
         monkeypatch.setattr(type(self), "settings", chosen)
+
+
+class TestPhotos(DatasetContract):
+    entry = DATASETS.entry("photos")
+
+    @pytest.fixture(autouse=True)
+    def _pictures(self, tmp_path, monkeypatch):
+        for split, shade in (("DIV2K_train_HR", 0), ("DIV2K_valid_HR", 100)):
+            folder = tmp_path / "pictures" / split
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (20, 14), (shade, number * 20, 7)).save(folder / f"{number}.png")
+        chosen = self.entry.settings(path=str(tmp_path / "pictures"), size=8, windows=3)
+        monkeypatch.setattr(type(self), "settings", chosen)

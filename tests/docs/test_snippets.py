@@ -6,6 +6,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from viewgen.datasets import DATASETS
 from viewgen.diagnostics import mutual_information
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import save_model
+from viewgen.networks.torchvision_import import import_torchvision
 from viewgen.views import VIEWS
 from viewgen_pipelines.cache import cache
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # test_commands_run.py runs these pages' snippets, with the commands around them
-ELSEWHERE = {"generator.md", "s3.md"}
+ELSEWHERE = {"generator.md", "s3.md", "ray-data.md"}
+# libraries that a page's snippets need besides ours
+LIBRARIES = {"libraries.md": ("lightly", "pytorch_lightning")}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -65,6 +69,11 @@ def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=name_of,
 )
 def test_python_snippets_run(page, digits_cache, tmp_path, monkeypatch, no_flushing):
+    for library in LIBRARIES.get(page.name, ()):
+        pytest.importorskip(library)
+    if page.name in LIBRARIES:
+        warnings.simplefilter("ignore")  # what those libraries warn of
+        import_torchvision("ops")
     monkeypatch.chdir(tmp_path)
     # an estimate of twelve updates in the place of hundreds
     estimate = mutual_information.estimate_mutual_information

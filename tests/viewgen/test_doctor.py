@@ -56,7 +56,19 @@ def test_a_sound_environment(capsys, tmp_path):
         assert check["detail"]
         assert bool(check["advice"]) == (check["level"] == "warn"), check
     levels = {check["name"]: check["level"] for check in document["checks"]}
-    assert {levels[name] for name in ("python", "torch", "torchvision", "ray", "zarr", "weights")} == {"ok"}
+    assert {levels[name] for name in ("python", "torch", "ray", "zarr", "weights")} == {"ok"}
+
+
+@pytest.mark.parametrize(("declared", "level"), [(None, "ok"), (object(), "warn")])
+def test_a_torchvision_that_only_viewgen_can_import_is_a_warning(line, monkeypatch, declared, level):
+    monkeypatch.setattr("viewgen.networks.torchvision_import.import_torchvision", lambda name: None)
+    monkeypatch.setattr("viewgen.networks.torchvision_import._declared", declared)
+    check = line("torchvision")
+    assert check.level == level
+    if level == "warn":
+        assert "a plain `import torchvision` fails" in check.detail
+        assert "--index-url https://download.pytorch.org/whl/cpu torchvision==" in check.advice
+        assert "+" not in check.advice
 
 
 def test_the_report_has_a_line_per_check_and_advice_below(capsys, tmp_path, monkeypatch):

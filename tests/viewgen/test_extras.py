@@ -16,6 +16,10 @@ from viewgen.extras import EXTRAS, installed, need
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
 
+# services that few use, and large libraries
+NOT_EVERYWHERE = {"hf", "mlflow", "wandb", "xarray"}
+
+
 def requirements(names: list[str]) -> set[str]:
     return {re.match(r"[\w.-]+", name)[0].lower().replace("_", "-") for name in names}
 
@@ -34,6 +38,9 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_every_extra_is_declared_and_named_where_it_is_missing(extra, hide):
+    if extra in NOT_EVERYWHERE:
+        for module in EXTRAS[extra][1]:
+            pytest.importorskip(module)
     packages = metadata.packages_distributions()
     for module in EXTRAS[extra][1]:
         assert requirements(packages[module]) & requirements(PROJECT["optional-dependencies"][extra])
@@ -49,7 +56,7 @@ def test_every_extra_is_declared_and_named_where_it_is_missing(extra, hide):
 
 def test_all_extras_are_in_all():
     (everything,) = PROJECT["optional-dependencies"]["all"]
-    assert set(re.search(r"\[(.*)\]", everything)[1].split(",")) == set(EXTRAS)
+    assert set(re.search(r"\[(.*)\]", everything)[1].split(",")) == set(EXTRAS) - {"mlflow", "wandb"}
     assert "viewgen[all]" in PROJECT["optional-dependencies"]["test"]
 
 
@@ -101,9 +108,10 @@ def test_inspect_names_what_is_missing(hide, capsys, tmp_path, module, message):
 
 def test_training_goes_on_without_tensorboard(hide, tmp_path, caplog):
     from viewgen_train.curves import CurveWriter
+    from viewgen_train.loggers import chosen_loggers
 
     hide("tensorboard")
-    writer = CurveWriter(steps_per_epoch=2)
+    writer = CurveWriter(steps_per_epoch=2, loggers=chosen_loggers(None))
     writer.start(tmp_path, 0)
     writer.log(0, {"loss": 1.0})
     writer.checkpoint()

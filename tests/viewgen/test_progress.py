@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 
 import pytest
 
@@ -41,6 +42,27 @@ def test_plain_lines_come_seldom_and_say_rate_and_time_left(clock):
     assert lines[1] == "wsearch: 30 of 100 images, 2 views/s, 1:10 left"
     assert lines[-1] == "wsearch: 100 of 100 images, 2 views/s"
     assert len(lines) == 1 + 8
+
+
+@pytest.mark.parametrize("brief", [False, True])
+def test_a_task_without_news_says_so(monkeypatch, brief):
+    """A log shows a line at least every two intervals, also while one step takes long."""
+    monkeypatch.setattr(progress_module, "HEARTBEAT_SECONDS", 0.03)
+    stream = io.StringIO()
+    with Progress(stream).bar("mi", 4, unit="pairs", brief=brief) as bar:
+        threading.Event().wait(0.2)
+        bar.done = 1
+        threading.Event().wait(0.2)
+    lines = stream.getvalue().splitlines()
+    assert lines.count("mi: 0 of 4 pairs") >= 2, "and no guess of the time"
+    assert any(re.fullmatch(r"mi: 1 of 4 pairs, .* pairs/s, 0:\d\d left", line) for line in lines)
+    count = len(lines)
+    threading.Event().wait(0.1)
+    assert len(stream.getvalue().splitlines()) == count, "it ends with the task"
+    quiet = io.StringIO()
+    with Progress(quiet, quiet=True).bar("mi", 4):
+        threading.Event().wait(0.15)
+    assert quiet.getvalue() == ""
 
 
 def test_a_terminal_gets_one_bar_and_lines_above_it():

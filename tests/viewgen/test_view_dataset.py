@@ -292,7 +292,7 @@ def test_an_opened_cache_says_what_it_is(cache):
     url, contents = cache
     reader = viewgen.open(url)
     assert repr(reader) == (
-        f"<CacheReader {url}: wsearch views of digits train, 20 of 21 images × 3 views, 3×4×4, 3 of 3 shards>"
+        f"<Cache {url}: wsearch views of digits train, 20 of 21 images × 3 views, 3×4×4, 3 of 3 shards>"
     )
     assert repr(viewgen.ViewDataset(url, views=2)).startswith(
         "ViewDataset(19 samples of 2 views, <CacheReader"

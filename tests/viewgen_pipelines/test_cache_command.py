@@ -65,8 +65,20 @@ def test_json_is_one_object_on_standard_output_and_4_means_incomplete(run, fault
     assert "missing: row 3: ValueError: bad samples [3]" in err
 
 
-def test_a_complete_cache_prints_its_url_and_shows_some_of_it(run, url, tmp_path, faults):
+def test_a_complete_cache_prints_its_url_and_shows_some_of_it(
+    run, url, tmp_path, faults, check_command, monkeypatch
+):
+    monkeypatch.setattr("sys.argv", [str(tmp_path / ".venv/bin/viewgen")])
+    monkeypatch.chdir(tmp_path)
     code, out, err = run()
+    following = [line.split() for line in err.partition("next:\n")[2].splitlines()]
+    assert [words[:2] for words in following] == [
+        [".venv/bin/viewgen", "train"],
+        [".venv/bin/viewgen", "inspect"],
+    ]
+    assert all(words[-1] == "c.zarr" for words in following)
+    for words in following:
+        check_command(words[1:])
     assert (code, out) == (0, f"{url}\n")
     assert "60 of 60 images × 2 views" in err
     assert f"contact sheet: {tmp_path / 'c.png'}" in err

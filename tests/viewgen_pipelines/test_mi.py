@@ -256,3 +256,29 @@ def test_interrupting_the_command_says_how_to_go_on(out, command, monkeypatch):
     code, _, err = command("--out", out, "--limit", "60", "--steps", "2")
     assert code == 130
     assert "run the same command again" in err
+
+
+def test_pairs_that_one_source_makes(out, measured, digits):
+    """Their two views are measured, without (original, expert), and kept under the settings of the images."""
+    names = ["frequency:0.7", "patches?distance=4&size=16"]
+    options = {**SETTINGS, "out": out, "limit": NUM_IMAGES, "estimator": "infonce", "critic": "separable"}
+    found = mi("digits", pair=names, **options)
+    assert [(pair.x, pair.y) for pair in found.pairs] == [
+        ("frequency:0.7 low", "frequency:0.7 high"),
+        ("patches?distance=4&size=16 1", "patches?distance=4&size=16 2"),
+    ]
+    document = found.to_json()["pairs"][0]
+    assert document["ceiling"] == pytest.approx(np.log(16))
+    assert document["low"] <= document["nats"] <= document["high"]
+    assert document["alignment"] is None
+    measured_once = len(measured.pairs)
+    assert mi("digits", pair=names[:1], **options).pairs == found.pairs[:1]
+    assert len(measured.pairs) == measured_once
+    assert len(mi("digits", pair=["frequency:0.9"], **options).pairs) == 1
+    assert len(measured.pairs) == measured_once + 1
+    with pytest.raises(DataError, match="is the same in all pixels of digits"):
+        mi("digits", pair=["color:YDbDr"], **options)
+    with pytest.raises(UsageError, match=r"wsearch views need generator.*\(--cache\)"):
+        mi("digits", pair=["wsearch"], **options)
+    with pytest.raises(UsageError, match="expected different pairs"):
+        mi("digits", pair=["jigsaw", "jigsaw"], **options)

@@ -211,7 +211,7 @@ def test_the_recipe_lies_under_the_settings():
 
 def named(name: str, num_images: int) -> Any:
     """Return what an encoder's settings depend on of a data set."""
-    return type("Images", (), {"name": name, "__len__": lambda _: num_images})()
+    return type("Images", (), {"name": name, "image_size": 32, "__len__": lambda _: num_images})()
 
 
 def test_an_encoders_training_is_the_recipes_length_on_expert_views():
@@ -225,8 +225,11 @@ def test_an_encoders_training_is_the_recipes_length_on_expert_views():
     changed = encoder_settings(named("digits", 1437), {"expert": {"hue": 0.3}, "epochs": 3})
     assert (changed.expert.hue, changed.expert.flip_probability) == (0.3, 0.0)
     assert (changed.optimiser.num_steps, changed.optimiser.epochs) == (None, 3)
-    other = encoder_settings(named("folder:/data/x", 5000), {})
+    other = encoder_settings(named("folder:/data/x", 50_000), {})
     assert (other.network.width, other.optimiser.num_steps, other.objective.name) == (64, 20_000, "simclr")
+    few = encoder_settings(named("folder:/data/x", 40), {})
+    assert (few.network.width, few.optimiser.num_steps, few.optimiser.batch_size) == (16, 600, 40)
+    assert few.optimiser.learning_rate == pytest.approx(0.1 * 40 / 64)
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "tinyimagenet"])

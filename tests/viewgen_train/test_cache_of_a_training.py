@@ -16,7 +16,7 @@ from viewgen.errors import (
     UsageError,
 )
 from viewgen.store import CacheReader, open_storage, read_spec
-from viewgen_train.caches import check_cache, find_cache
+from viewgen_train.caches import check_cache, find_cache, no_cache
 
 pytestmark = pytest.mark.usefixtures("_no_pictures", "caches")
 
@@ -143,3 +143,18 @@ def test_caches_on_a_storage_without_times_must_be_named(tiny, cache_of):
     cache_of(tiny, url=f"{folder}/two.zarr")
     with pytest.raises(UsageError, match="name one with --cache"):
         find_cache(None, "train", folder=folder)
+
+
+def test_a_cache_in_a_folder_of_the_working_directory_is_found(tiny, cache_of, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("VIEWGEN_CACHE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert find_cache(tiny.name, "train") is None
+    (tmp_path / "demo").mkdir()
+    url = cache_of(tiny, url=str(tmp_path / "demo" / "views.zarr"))
+    found = find_cache(tiny.name, "train")
+    assert found is not None
+    assert found.url == url
+    assert "working directory" in str(no_cache("digits", "train"))
+    monkeypatch.setenv("VIEWGEN_CACHE", str(tmp_path / "elsewhere"))
+    assert find_cache(tiny.name, "train") is None, "a folder that is named is the only one"

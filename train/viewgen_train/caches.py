@@ -17,7 +17,15 @@ from viewgen.errors import (
     UsageError,
 )
 from viewgen.status import Status
-from viewgen.store import CacheReader, CacheSpec, cache_folder, open_storage, pending_shards, read_spec
+from viewgen.store import (
+    CacheReader,
+    CacheSpec,
+    cache_folder,
+    cache_folders,
+    open_storage,
+    pending_shards,
+    read_spec,
+)
 from viewgen.views import VIEWS
 
 __all__ = ["FoundCache", "check_cache", "find_cache", "no_cache", "num_unconverged", "usable_rows"]
@@ -59,16 +67,17 @@ def find_cache(
         split: split of the data set.
         inversions: True to look for inversions instead of views.
         storage_options: options of the fsspec file system, if the folder is a URL.
-        folder: folder or URL of the caches; by default `cache_folder`.
+        folder: folder or URL of the caches; by default `cache_folders`.
 
     Raises:
         IncompleteError: only an unfinished cache exists.
         UsageError: there are several caches and the storage reports no times.
     """
-    folder = folder or cache_folder()
+    folders = [folder] if folder else cache_folders()
     found = [
         cache
-        for cache in _caches(folder, storage_options)
+        for place in folders
+        for cache in _caches(place, storage_options)
         if (cache.spec.method == INVERSIONS) == inversions
         and cache.spec.dataset.get("split") == split
         and dataset in (None, cache.spec.dataset.get("name"))
@@ -79,7 +88,7 @@ def find_cache(
         raise IncompleteError(_incomplete(cache.url, cache.spec, cache.pending))
     if len(complete) > 1 and not any(cache.changed for cache in complete):
         urls = "\n  ".join(cache.url for cache in complete)
-        raise UsageError(f"{folder} holds several complete caches; name one with --cache:\n  {urls}")
+        raise UsageError(f"{folders[0]} holds several complete caches; name one with --cache:\n  {urls}")
     return max(complete, key=lambda cache: cache.changed, default=None)
 
 
@@ -87,7 +96,7 @@ def _caches(folder: str, storage_options: dict[str, Any] | None) -> list[FoundCa
     if "://" not in folder and not Path(folder).expanduser().is_dir():
         return []
     found = []
-    for name in open_storage(folder, storage_options).entries():
+    for name in _entries(folder, storage_options):
         if not name.endswith(".zarr"):
             continue
         url = f"{folder}/{name}"
@@ -103,6 +112,16 @@ def _caches(folder: str, storage_options: dict[str, Any] | None) -> list[FoundCa
             continue  # another format
         found.append(FoundCache(url=url, spec=spec, pending=pending, changed=_changed(url)))
     return found
+
+
+def _entries(folder: str, storage_options: dict[str, Any] | None) -> list[str]:
+    """Return the names in a folder; none for a folder of the working directory that cannot be read."""
+    try:
+        return list(open_storage(folder, storage_options).entries())
+    except StorageError:
+        if folder == cache_folder():
+            raise
+        return []
 
 
 def _changed(url: str) -> float:
@@ -145,6 +164,10 @@ def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool 
         CorruptDataError: the order of labels differs, or an array holds values that are not finite.
     """
     spec = reader.spec
+    side = dataset.image_size
+    if spec.method in VIEWS and VIEWS.entry(spec.method).view_size is not None:
+        method = VIEWS.read({"name": spec.method, "settings": spec.config})
+        side = method.entry.side(method.settings, side)
     if inversions != (spec.method == INVERSIONS) and inversions:
         raise CacheMismatchError(
             f"{reader.url} holds {spec.method} views, where inversions are needed; make them with\n"
@@ -154,7 +177,7 @@ def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool 
         "data set": (spec.dataset.get("name"), dataset.name),
         "split": (spec.dataset.get("split"), dataset.split),
         "content": (spec.dataset.get("digest"), dataset.digest),
-        "image size": ((spec.height, spec.width), (dataset.image_size, dataset.image_size)),
+        "image size": ((spec.height, spec.width), (side, side)),
     }
     # one folder under two names is one data set: its content decides
     same_content = pairs["content"][0] == pairs["content"][1]
@@ -249,8 +272,10 @@ def no_cache(dataset: str | None, split: str, *, inversions: bool = False) -> Mi
     """Return an error whose message gives the command that makes the missing cache."""
     method = INVERSIONS if inversions else "wsearch"
     kind, option = ("inversions", "--inversions") if inversions else ("views", "--cache")
+    places = " nor in the working directory and its folders" if len(cache_folders()) > 1 else ""
     return MissingFileError(
-        f"no cache of {kind} of {dataset or 'any data set'} ({split}) in {cache_folder()}; make one with\n"
+        f"no cache of {kind} of {dataset or 'any data set'} ({split}) in {cache_folder()}{places}; make one "
+        "with\n"
         f"  viewgen cache --dataset {dataset or 'D'} --method {method}\n"
         f"or name one with {option} URL"
     )

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from viewgen_train.settings import TrainSettings
 from viewgen_train.trainer import AssimilationTrainer
 from viewgen_train.worker import Stored, build_source
 
-__all__ = ["TrainEstimate", "estimate", "image_counts", "random_trainer"]
+__all__ = ["TrainEstimate", "estimate", "image_counts", "random_images", "random_trainer", "saved_bytes"]
 
 SMALLEST_BATCH, LARGEST_CPU_BATCH = 4, 64
 ENOUGH_SECONDS = 0.5
@@ -121,6 +122,21 @@ def estimate(
     )
 
 
+def random_images(num_images: int, image_size: int) -> ImageDataset:
+    """Return a data set of random images in memory, for measurements."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (num_images, 3, image_size, image_size), dtype=np.uint8)
+    return ImageDataset(
+        name="random",
+        split="train",
+        image_size=image_size,
+        num_classes=1,
+        class_names=("random",),
+        pixels=MemoryImages(images),
+        targets=np.zeros(num_images, np.int64),
+    )
+
+
 def random_trainer(
     settings: TrainSettings,
     num_images: int,
@@ -141,17 +157,7 @@ def random_trainer(
             generator; their transform costs as much.
         splitting: view source of views of different roles, which replaces a cache of them.
     """
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (num_images, 3, image_size, image_size), dtype=np.uint8)
-    dataset = ImageDataset(
-        name="random",
-        split="train",
-        image_size=image_size,
-        num_classes=1,
-        class_names=("random",),
-        pixels=MemoryImages(images),
-        targets=np.zeros(num_images, np.int64),
-    )
+    dataset = random_images(num_images, image_size)
     order = FullOrder(num_images, settings.optimiser.batch_size, settings.seed)
     if splitting is not None:
         settings = dataclasses.replace(settings, views=splitting)
@@ -160,7 +166,8 @@ def random_trainer(
         settings = dataclasses.replace(settings, views=Choice(original, original.settings()))
     objective = build_objective(settings)
     roles = () if splitting is None else splitting.entry.roles
-    network = build_network(settings, objective.head, image_size, device, roles=roles)
+    side = settings.views.entry.side(settings.views.settings, image_size)
+    network = build_network(settings, objective.head, side, device, roles=roles)
     stored = Stored(order=order, left=0, memory=memory)
     return AssimilationTrainer(
         network,
@@ -187,7 +194,9 @@ def _measure(
     target = torch.device(device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = random_trainer(small, batch_size, image_size, target, Path(folder), splitting=splitting)
-        activations = _saved_bytes(trainer)
+        images = trainer.batch(0)
+        parameters = list(trainer.network.parameters())
+        activations = saved_bytes(lambda: trainer.network(trainer.views(images)), parameters)
         if target.type == "cuda":
             torch.cuda.reset_peak_memory_stats(target)
         seconds = math.inf
@@ -198,12 +207,12 @@ def _measure(
                 seconds = min(seconds, time.perf_counter() - started)
     if target.type == "cuda":
         return seconds, torch.cuda.max_memory_allocated(target)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in trainer.network.parameters())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     return seconds, 3 * weights + activations * whole // batch_size
 
 
-def _saved_bytes(trainer: AssimilationTrainer) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass."""
+def saved_bytes(forward: Callable[[], object], parameters: Sequence[Tensor]) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass, without those of the parameters."""
     sizes: dict[int, int] = {}
     kept = []
 
@@ -213,8 +222,7 @@ def _saved_bytes(trainer: AssimilationTrainer) -> int:
         kept.append(tensor)  # as long as it lives, no other has its address
         return tensor
 
-    images = trainer.batch(0)
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in trainer.network.parameters()}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        trainer.network(trainer.views(images))
-    return sum(size for address, size in sizes.items() if address not in parameters)
+        forward()
+    return sum(size for address, size in sizes.items() if address not in weights)

@@ -1,23 +1,19 @@
-"""Logging of a training: TensorBoard events and ``curves.png``."""
+"""Logging of a training: ``curves.png``, and whatever loggers were chosen."""
 
 import csv
-import logging
 import math
 import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from viewgen.extras import installed
 from viewgen.picture import write_png
+from viewgen_train.loggers import Logger, open_logger
 
 __all__ = ["CurveWriter", "draw_curves", "read_series"]
 
-log = logging.getLogger(__name__)
-TENSORBOARD = "tensorboard"
 # metric: (panel, label)
 PANELS: dict[str, tuple[int, str]] = {
     "loss": (0, "loss"),
@@ -35,46 +31,42 @@ TITLES = ("loss", "accuracy", "learning rate")
 
 
 class CurveWriter:
-    """A `viewgen_train.loop.Observer` that writes TensorBoard events and, at each checkpoint, curves.
+    """A `viewgen_train.loop.Observer` that passes metrics on and draws, at each checkpoint, curves.
 
     Args:
         steps_per_epoch: number of steps per epoch, the unit of the curves' horizontal axis.
+        loggers: names of loggers, of `viewgen_train.loggers.LOGGERS`.
     """
 
-    def __init__(self, steps_per_epoch: int) -> None:
+    def __init__(self, steps_per_epoch: int, loggers: Sequence[str] = ()) -> None:
         self._steps_per_epoch = steps_per_epoch
         self._folder: Path | None = None
-        self._writer: Any = None
+        self._names = tuple(loggers)
+        self._loggers: list[Logger] = []
         self._drawn = -math.inf
 
     def start(self, folder: Path, first_step: int) -> None:
-        """Open the event file in `folder`; it supersedes earlier events from `first_step` on."""
+        """Open the loggers; they go on from `first_step`."""
         self._folder = folder
-        if not installed("tensorboard"):
-            log.warning("no TensorBoard events: pip install 'viewgen[tensorboard]' for them")
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tensorboard's imports
-            from torch.utils.tensorboard.writer import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=first_step or None)
+        for name in self._names:
+            self._loggers.append(open_logger(name, folder, first_step))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Write scalars."""
-        for name, value in values.items() if self._writer is not None else ():
-            self._writer.add_scalar(name, value, step + 1)
+        """Pass scalars on."""
+        for logger in self._loggers:
+            logger.log(step + 1, values)
 
     def checkpoint(self) -> None:
-        """Flush the events and draw the curves."""
-        if self._writer is not None:
-            self._writer.flush()
+        """Flush what was logged and draw the curves."""
+        for logger in self._loggers:
+            logger.flush()
         if time.monotonic() - self._drawn > DRAWING_PAUSE_SECONDS:
             self._draw()
 
     def close(self) -> None:
-        """Close the event file."""
-        if self._writer is not None:
-            self._writer.close()
+        """Close the loggers."""
+        for logger in self._loggers:
+            logger.close()
         self._draw()
 
     def _draw(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from viewgen.errors import UsageError
-from viewgen.networks.convnet import ConvNet6
+from viewgen.networks.convnet6 import ConvNet6
 from viewgen.networks.encoder import Encoder
 
 __all__ = ["Decoder", "build_decoder", "image_errors"]

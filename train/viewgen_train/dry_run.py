@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from viewgen.config_file import toml_value
 from viewgen.errors import UsageError, ViewgenError
+from viewgen.progress import duration_text
 from viewgen.roles import Role
 from viewgen.store import CacheSpec, open_storage, read_spec
 from viewgen_train.caches import find_cache
@@ -23,7 +25,7 @@ from viewgen_train.records import record, view_name
 from viewgen_train.resolve import effective_settings, train_settings
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["Description", "describe", "duration_text"]
+__all__ = ["Description", "describe", "settings_tables"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +74,7 @@ class Description:
             f"{steps} steps an epoch",
             f"# views: {self.cache or view_name(self.settings)}",
             *([] if self.recipe is None else [f"# {line}" for line in self.recipe.lines()]),
-            *_tables(effective_settings(self.settings, self.roles)),
+            *settings_tables(effective_settings(self.settings, self.roles)),
         ]
         lines += [
             "",
@@ -177,27 +179,16 @@ def _cache(options: TrainOptions, settings: TrainSettings) -> tuple[str | None, 
     return (None, None) if found is None else (found.url, found.spec)
 
 
-def _tables(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return tables of settings as TOML lines, the format of ``--config``."""
+def settings_tables(tables: Mapping[str, Mapping[str, Any]], prefix: str = "train.") -> list[str]:
+    """Return tables of settings as TOML lines, the format of ``--config``.
+
+    Args:
+        tables: name → settings; those under an empty name need no name before a dot.
+        prefix: start of the tables' names.
+    """
     lines = []
     for name, table in tables.items():
-        lines += ["", f"[train.{name}] # --set {name}.NAME=VALUE"]
-        lines += [f"{field} = {_toml(value)}" for field, value in table.items()]
+        before = f"{name}." if name else ""
+        lines += ["", f"[{(prefix + name).strip('.')}] # --set {before}NAME=VALUE"]
+        lines += [f"{field} = {toml_value(value)}" for field, value in table.items()]
     return lines
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    return str(value)
-
-
-def duration_text(seconds: float) -> str:
-    """Return ``"3 min"``, with a unit that fits."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"

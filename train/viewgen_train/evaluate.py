@@ -23,13 +23,15 @@ from viewgen.diagnostics.measure import Subject
 from viewgen.diagnostics.nearest_centre import NearestCentre, NearestCentreConfig
 from viewgen.diagnostics.probe import LinearProbe, Probe, ProbeConfig, probe_config
 from viewgen.diagnostics.weighted_knn import WeightedKnn, WeightedKnnConfig
-from viewgen.errors import DataError, UsageError
+from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.files import write_atomically
 from viewgen.networks.files import file_digest, read_header
 from viewgen.views.branched import ImageEncoder, load_image_encoder
 from viewgen.views.compositions import dataset_expert
 from viewgen.views.expert import ExpertConfig
+from viewgen_train.held_out import held_out_i_nce
 from viewgen_train.run import open_run
+from viewgen_train.settings import TrainSettings
 
 __all__ = ["Evaluation", "evaluate", "measure"]
 
@@ -51,6 +53,7 @@ class Evaluation:
         centre: accuracies of the nearest class centre, `(A,)`.
         collapse: measures of `viewgen.diagnostics.collapse`, by name.
         reals: name of a real-valued target → ``r2`` and ``rmse`` of a linear regression.
+        distance: mean length of that regression's error over all targets, for two targets or more.
         knn_reals: metric → R² of the neighbours' mean, `(len(neighbours), R)`.
         images_per_second: throughput of the feature extraction.
         seconds: duration of the whole evaluation.
@@ -67,6 +70,7 @@ class Evaluation:
     centre: NDArray[np.float64]
     collapse: Mapping[str, float]
     reals: Mapping[str, Mapping[str, float]]
+    distance: float | None
     knn_reals: Mapping[str, NDArray[np.float64]]
     images_per_second: float
     seconds: float
@@ -116,6 +120,8 @@ class Evaluation:
                 | {"knn_r2": neighbours(self.knn_reals, slice(index, index + 1))}
                 for index, (name, values) in enumerate(self.reals.items())
             }
+        if self.distance is not None:
+            document["distance"] = round(self.distance, 6)
         return {
             **document,
             "collapse": {name: round(value, 6) for name, value in self.collapse.items()}
@@ -192,6 +198,7 @@ def measure(
         centre=NearestCentre(NearestCentreConfig()).accuracies(subject),
         collapse=Collapse(CollapseConfig()).values(subject, seed),
         reals=linear.regressed(subject, seed),
+        distance=linear.mean_distance(subject, seed),
         knn_reals=real_tables,
         images_per_second=total / (extracted - started),
         seconds=time.perf_counter() - started,
@@ -256,6 +263,7 @@ def evaluate(
     train, test = (load_dataset(name, split, data_root=data_root) for split in ("train", "test"))
     if subject.digest is not None and (train.name, train.split) == (subject.dataset, subject.split):
         _check_digest(train, subject.digest, path)
+    other = dataset is not None and train.name != subject.dataset
     probe = probe_config(train.name, **(settings or {}))
     found = measure(
         subject.encoder,
@@ -270,21 +278,36 @@ def evaluate(
         batch_size=batch_size,
         report=report,
     )
+    i_nce = None
+    if subject.settings is not None:
+        own = _own_test(subject.dataset, data_root) if other else test
+        if own is not None:
+            i_nce = held_out_i_nce(subject.settings, subject.encoder, own, seed=seed, device=device)
     about = {
         "run": str(run),
         "weights": {"file": str(subject.weights), "digest": file_digest(subject.weights)},
         "dataset": {"name": train.name, "digest": train.digest, "train": len(train), "test": len(test)},
         "epochs": subject.epochs,
         "loss": subject.loss,
+        **({} if i_nce is None else {"i_nce": i_nce | {"training": subject.i_nce}}),
         "probe": probe.to_json(),
         "seed": seed,
         "device": device,
     }
     document = dataclasses.replace(found, about=about).to_json()
-    other = dataset is not None and train.name != subject.dataset
     result = subject.result if not other else _named(subject.result, train.name)
     write_atomically(result, (json.dumps(document, indent=1) + "\n").encode())
     return document
+
+
+def _own_test(name: str | None, data_root: str | Path | None) -> ImageDataset | None:
+    """Return the test images of the training's own data set, if they are there."""
+    if name is None:
+        return None
+    try:
+        return load_dataset(name, "test", data_root=data_root, download=False)
+    except (UsageError, DataError, MissingFileError):
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -299,7 +322,13 @@ class _Subject:
     digest: str | None = None
     epochs: float | None = None
     loss: float | None = None
-    expert: ExpertConfig | None = None
+    i_nce: float | None = None
+    settings: TrainSettings | None = None
+
+    @property
+    def expert(self) -> ExpertConfig | None:
+        """Strength of the training's expert views."""
+        return None if self.settings is None else self.settings.expert
 
 
 def _run(folder: Path, which: Literal["last", "best"], device: str) -> _Subject:
@@ -312,8 +341,9 @@ def _run(folder: Path, which: Literal["last", "best"], device: str) -> _Subject:
         split=run.split,
         digest=run.digest,
         epochs=run.epochs,
-        loss=_last_loss(folder / "metrics.csv", run.step),
-        expert=run.settings.expert,
+        loss=_last(folder / "metrics.csv", run.step, "loss"),
+        i_nce=_last(folder / "metrics.csv", run.step, "i_nce"),
+        settings=run.settings,
     )
 
 
@@ -328,13 +358,13 @@ def _file(path: Path, device: str) -> _Subject:
     )
 
 
-def _last_loss(path: Path, step: int) -> float | None:
-    """Return the last loss in a run's metrics up to a step, or None."""
+def _last(path: Path, step: int, name: str) -> float | None:
+    """Return the last value of a metric of a run up to a step, or None."""
     if not path.is_file():
         return None
     with open(path, newline="") as file:
-        losses = [row["loss"] for row in csv.DictReader(file) if row.get("loss") and int(row["step"]) <= step]
-    return float(losses[-1]) if losses else None
+        values = [row[name] for row in csv.DictReader(file) if row.get(name) and int(row["step"]) <= step]
+    return float(values[-1]) if values else None
 
 
 def _check_digest(dataset: ImageDataset, digest: str, path: Path) -> None:

@@ -4,7 +4,6 @@ A step is a function of (state, step number): its random numbers are seeded by t
 therefore reaches the same weights when the same command runs again.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -22,6 +21,7 @@ from torch import Tensor
 from viewgen.documents import read_object
 from viewgen.errors import CacheMismatchError, CorruptDataError, LeaseError, ViewgenError
 from viewgen.files import file_sha256, write_atomically
+from viewgen.locking import lock
 from viewgen.memory import keep_freed_memory
 from viewgen.picture import write_png
 from viewgen.progress import Progress
@@ -115,7 +115,7 @@ def only_run(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the operating system frees it if the process dies."""
     with open(folder / ".lock", "w") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(handle.fileno(), wait=False)
         except BlockingIOError as error:
             raise LeaseError(
                 f"another process trains in {folder}; wait for its end, or give another --out"

@@ -4,13 +4,13 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from viewgen.datasets import load_dataset
+from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.errors import CacheMismatchError, MissingFileError, UsageError
 from viewgen.memory import available_bytes
 from viewgen.networks.files import file_digest
@@ -39,7 +39,7 @@ LARGEST_SHIFT = 20
 # Its networks ship with viewgen, so that its cache can be made without further ado.
 EMBEDDED_DATASET = "digits"
 # what a training can give a view source
-AT_HAND = {"cache", "inversions", "generator", "encoder", "training"}
+AT_HAND = {"cache", "inversions", "generator", "encoder", "clips", "training"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +74,7 @@ class TrainPlan:
         cache: ``{"url", "identity", "method"}`` of the cache of views or inversions, or None.
         generator: weights file of g, if views are generated in the step; otherwise None.
         splitting: view source that splits an image into views of different roles, or None.
+        view_size: side of the views in pixels, if it is not that of the images; otherwise None.
         out: folder of the run.
         data_root: folder of data sets.
         storage_options: fsspec options of the cache's storage.
@@ -98,6 +99,7 @@ class TrainPlan:
     use_unconverged: bool = False
     unconverged: int = 0
     splitting: Choice[Any] | None = None
+    view_size: int | None = None
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -153,9 +155,10 @@ def make_plan(options: TrainOptions) -> TrainPlan:
     dataset = load_dataset(name, options.split, data_root=options.data_root)
     refuse_colorless((options.settings or {}).get("augment"), dataset)
     reader = None if url is None else CacheReader(url, options.storage_options)
-    settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec)
+    settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec, dataset)
     check_reconstruction(settings, dataset)
     cache, num_images, generator = None, len(dataset), None
+    side = settings.views.entry.side(settings.views.settings, dataset.image_size)
     use_unconverged, unconverged = options.use_unconverged, 0
     if reader is not None:
         cache = {"url": reader.url, "identity": reader.spec.identity, "method": reader.spec.method}
@@ -167,15 +170,14 @@ def make_plan(options: TrainOptions) -> TrainPlan:
             reader = CacheReader(reader.url, options.storage_options, statuses=usable_rows(False))
         check_cache(reader, dataset, inversions=needs_codes)
         num_images = reader.spec.num_images
+        side = side if needs_codes else reader.spec.height
         if not needs_codes:
             load_scores(reader, settings.views.settings, options.storage_options)
             check_num_views(build_objective(settings).num_generated, reader.spec.num_views)
         if "generator" in needs:
             generator = _generator(dataset.name, reader, options)
         if num_images < len(dataset):
-            log.info(
-                "the cache covers the first %d of %d images; training on those", num_images, len(dataset)
-            )
+            log.info("the cache covers the first %d of %d images: training on them", num_images, len(dataset))
     num_images = _limited(options.limit, num_images, len(dataset))
     if settings.optimiser.batch_size > num_images:
         raise UsageError(
@@ -199,11 +201,12 @@ def make_plan(options: TrainOptions) -> TrainPlan:
         use_unconverged=use_unconverged,
         unconverged=unconverged,
         splitting=splitting,
+        view_size=None if side == dataset.image_size else side,
     )
 
 
 def settled(
-    dataset: str, options: TrainOptions, cache: CacheSpec | None
+    dataset: str, options: TrainOptions, cache: CacheSpec | None, images: ImageDataset | None = None
 ) -> tuple[TrainSettings, Choice[Any] | None]:
     """Return the settings, and the view source of views of different roles.
 
@@ -211,12 +214,17 @@ def settled(
         dataset: name of the data set.
         options: options of the command.
         cache: specification of the cache of views or inversions, if there is one.
+        images: the data set, for settings that depend on its images; None before it is loaded.
 
     Raises:
         UsageError: a setting is invalid, or would be ignored.
+        DataError: the view source cannot use these images.
     """
     known = () if cache is None else cache.roles
     settings = train_settings(dataset, options.settings, cached_roles=known)
+    if images is not None:
+        entry = settings.views.entry
+        settings = replace(settings, views=Choice(entry, entry.fit(settings.views.settings, images)))
     splitting = splitting_views(settings, cache)
     check_roles(settings, () if splitting is None else splitting.entry.roles)
     _warn_of_large_epsilon(settings)
@@ -304,7 +312,12 @@ def _cache_url(given: str | None, options: TrainOptions, inversions: bool) -> tu
         storage_options=options.storage_options,
     )
     if found is not None:
-        log.info("views from %s, the complete cache that changed last", found.url)
+        spec = found.spec
+        log.info(
+            "views from %s (%s, %d views of %d images of %s), the complete cache that changed last; --cache "
+            "names another",
+            *(found.url, spec.method, spec.num_views, spec.num_images, spec.dataset["name"]),
+        )
         return found.url, options.dataset or found.spec.dataset["name"]
     if options.dataset not in (None, EMBEDDED_DATASET) or options.split != "train":
         raise no_cache(options.dataset, options.split, inversions=inversions)

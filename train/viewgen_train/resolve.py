@@ -97,7 +97,7 @@ def train_settings(
     if method is None:  # a method has a head of its own
         parts["network"] |= {name: values[name] for name in LATER_NETWORK_NAMES if name in values}
     transform = "expert" if views_name == "expert" else "flip" if kind == "A2" else "weak-crop"
-    parts["assimilation"] |= {"kind": kind, "transform": transform}
+    parts["assimilation"] |= {"kind": kind, "transform": views.transform or transform}
     parts["expert"] = recipe(dataset, "expert") if augment is None else expert_values(augment)
     for part, entry in entries.items():
         parts[part] |= recipe(dataset, entry.name)

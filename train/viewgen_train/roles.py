@@ -49,6 +49,7 @@ def check_roles(settings: TrainSettings, roles: tuple[Role, ...]) -> None:
         UsageError: the assimilation, the objective or the transform needs interchangeable views.
     """
     if not roles:
+        _check_pair(settings)
         return
     named = ", ".join(role.name for role in roles)
     kind = settings.assimilation.kind
@@ -74,3 +75,21 @@ def check_roles(settings: TrainSettings, roles: tuple[Role, ...]) -> None:
             f"transform is 'expert', whose colours mean nothing for cached views of the roles {named}; "
             "choose flip or weak-crop, or let the training make the views (--generated)"
         )
+
+
+def _check_pair(settings: TrainSettings) -> None:
+    """Check that a training takes as many views of an image as a source of interchangeable views fixes."""
+    views = settings.views
+    fixed, wanted = views.entry.num_views, build_objective(settings).num_generated
+    if "clips" in views.entry.needs and settings.assimilation.transform != "none":
+        raise UsageError(
+            f"transform is {settings.assimilation.transform!r}, which would move each frame of a clip by "
+            "itself; leave it out, or give none"
+        )
+    if fixed is None or (fixed == wanted and settings.assimilation.kind == "none"):
+        return
+    kind = settings.assimilation.kind
+    reason = f"objective {settings.objective.name!r} takes {wanted} generated ones"
+    if kind != "none":
+        reason = f"assimilation {kind} adds them to expert views; give --assimilation none"
+    raise UsageError(f"{views.name} makes {fixed} views of an image, which belong together, and {reason}")

@@ -40,10 +40,10 @@ class AssimilationSettings(Settings):
     )
     alpha: float = setting(0.5, "α, weight of the generated views in A2", ge=0)
     views_per_step: int = setting(1, "m, generated views of each image in a step of A1 or A2", ge=1)
-    transform: Literal["flip", "weak-crop", "expert"] = setting(
+    transform: Literal["none", "flip", "weak-crop", "expert"] = setting(
         "flip",
-        "transform of a generated view: a flip, a flip and a crop of 0.9 to 1 of the area, or the whole "
-        "expert transform",
+        "transform of a generated view: none, a flip, a flip and a crop of 0.9 to 1 of the area, or the "
+        "whole expert transform",
     )
 
 
@@ -158,7 +158,8 @@ class NetworkSettings(Settings):
     title = "the network"
 
     backbone: str = setting(
-        "resnet18", "residual network, resnet18 or resnet50, or six convolutions, convnet6"
+        "resnet18",
+        "residual network, resnet18 or resnet50, or four strided convolutions, convnet, or six, convnet6",
     )
     width: int = setting(64, "channels of the first stage", ge=1)
     projection_dim: int = setting(128, "width of the projections", ge=1)

@@ -27,6 +27,7 @@ from viewgen_train.loader import Codes, ImageMemory
 from viewgen_train.loop import Trainer, TrainingDivergedError
 from viewgen_train.masking import Corrupted, Corruption, mean_color
 from viewgen_train.network import ContrastiveNetwork, group_shuffle
+from viewgen_train.objectives.contrast import Counted
 from viewgen_train.objectives.objective import Allocated, Objective, Outputs, Widths
 from viewgen_train.objectives.pair_weights import pair_weights
 from viewgen_train.objectives.reconstruction import Reconstruction
@@ -176,9 +177,11 @@ class AssimilationTrainer(Trainer):
 
     def _scored_views(self, images: Images) -> tuple[Tensor, Tensor | None]:
         """Return the views of a step, and the scores of the generated ones, `(B, m)`, if they have any."""
-        expert = self._expert.views(images, self.objective.num_expert).pixels
         with torch.no_grad():
             generated = self.generated.views(images, self.objective.num_generated)
+        if not self.objective.num_expert:  # generated ones may have another size
+            return generated.pixels, generated.columns.get("score")
+        expert = self._expert.views(images, self.objective.num_expert).pixels
         return torch.cat([expert, generated.pixels]), generated.columns.get("score")
 
     def step(self, step: int) -> Mapping[str, float | Tensor]:
@@ -242,6 +245,9 @@ class AssimilationTrainer(Trainer):
     def losses(self, out: Outputs) -> dict[str, Tensor]:
         """Return the scaled loss and the other metrics of the objective."""
         losses = self.objective.loss(out)
+        if isinstance(self.objective, Counted) and out.weights is None:
+            candidates = self.objective.num_candidates(out.z.shape[1])
+            losses = {**losses, "i_nce": math.log(candidates) - losses["loss"].detach()}
         return {**losses, "loss": self.settings.optimiser.loss_scale * losses["loss"]}
 
     def outputs(self, views: Tensor, images: Images) -> Outputs:

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from viewgen.errors import DataError, UsageError
 from viewgen.messages import shown
 from viewgen.progress import Progress
 from viewgen_train.checkpoints import BEST, CHECKPOINT, LAST, PREVIOUS, PREVIOUS_WEIGHTS, use_previous
-from viewgen_train.curves import TENSORBOARD
+from viewgen_train.loggers import FOLDERS, chosen_loggers
 from viewgen_train.loop import only_run
 from viewgen_train.plan import TrainOptions, TrainPlan, make_plan
 from viewgen_train.processes import check_workers, usable_device
@@ -25,7 +25,7 @@ __all__ = ["TrainResult", "train"]
 
 log = logging.getLogger(__name__)
 
-# what a run writes, TensorBoard's folder apart
+# what a run writes, the loggers' folders apart
 FILES = (
     *(CHECKPOINT, PREVIOUS, LAST, PREVIOUS_WEIGHTS, BEST, CONFIG, CURVES),
     *("identity.json", "metrics.csv", "evaluation.json", "evaluation-best.json", "diverged.json"),
@@ -99,6 +99,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     overwrite: bool = False,
     previous_checkpoint: bool = False,
+    loggers: Sequence[str] | None = None,
     evaluate: bool = True,
     quiet: bool = False,
     progress: Progress | None = None,
@@ -128,6 +129,8 @@ def train(
         checkpoint_seconds: seconds between checkpoints.
         overwrite: True to discard an earlier run in `out`.
         previous_checkpoint: True to go on from the checkpoint before the last one, which is discarded.
+        loggers: where metrics go besides ``metrics.csv``, of `viewgen_train.loggers.LOGGERS`; by default to
+            TensorBoard, where it is installed.
         evaluate: True to measure linear probes and nearest neighbours at the end.
         quiet: True to suppress messages about resolved options.
         progress: display of the progress of one process, and no messages; by default a bar on standard error.
@@ -149,6 +152,7 @@ def train(
 
     if overwrite and previous_checkpoint:
         raise UsageError("--overwrite discards the checkpoints that --previous-checkpoint asks for; give one")
+    chosen = chosen_loggers(loggers)
     device = usable_device(device, gpus, workers)
     options = TrainOptions(
         dataset=dataset,
@@ -181,7 +185,12 @@ def train(
             log.info("going on from the checkpoint before the last one, of step %d", step)
         name = assimilation_name(plan.settings)
         log.info("%s, %s, %d steps; the run is in %s", plan.dataset, name, plan.num_steps, folder)
-        arguments = {"plan": plan, "device": device, "checkpoint_seconds": checkpoint_seconds}
+        arguments = {
+            "plan": plan,
+            "device": device,
+            "checkpoint_seconds": checkpoint_seconds,
+            "loggers": chosen,
+        }
         if num_workers > 1:
             from viewgen_train.launch import distribute
 
@@ -189,7 +198,7 @@ def train(
                 train_worker, arguments, num_workers=num_workers, folder=folder, use_gpu=bool(gpus)
             )
         else:
-            speed = train_worker(plan, device, checkpoint_seconds=checkpoint_seconds, progress=progress)
+            speed = train_worker(**arguments, progress=progress)
         return _result(plan, speed, evaluate=evaluate, device=device)
 
 
@@ -197,7 +206,8 @@ def _forget(folder: Path) -> None:
     """Remove an earlier run's files."""
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
+    for name in FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _result(plan: TrainPlan, images_per_second: float, *, evaluate: bool, device: str) -> TrainResult:

@@ -32,7 +32,7 @@ class TransformedSource:
 
     Args:
         source: source of the untransformed views.
-        transform: name of the transform: ``"flip"``, ``"weak-crop"`` or ``"expert"``.
+        transform: name of the transform: ``"none"``, ``"flip"``, ``"weak-crop"`` or ``"expert"``.
         expert: strength of the expert transform.
         missing: mask of images without a code or view, bool `(num_images,)`; None if not known beforehand.
         before: True if images are transformed before the source makes views of different roles of them.
@@ -115,6 +115,8 @@ class TransformedSource:
 
     def transformed(self, views: Tensor, images: Images) -> Tensor:
         """Return transformed model images `(V, B, C, H, W)`, differentiable in the views."""
+        if self.transform == "none":
+            return views
         alike = self.roles != ("view",)
         config = self.expert if self.transform == "expert" else self._weak
         num_drawn = 1 if alike else len(views)

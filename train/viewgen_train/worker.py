@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def train_worker(
     device: str,
     *,
     checkpoint_seconds: float = 60.0,
+    loggers: Sequence[str] = (),
     stop_after: int | None = None,
     progress: Progress | None = None,
 ) -> float:
@@ -60,6 +62,7 @@ def train_worker(
         plan: plan of the training.
         device: torch device of this process.
         checkpoint_seconds: seconds between checkpoints.
+        loggers: names of loggers, of `viewgen_train.loggers.LOGGERS`.
         stop_after: step after which to stop as if interrupted.
         progress: display of the progress; by default a bar on standard error.
 
@@ -77,7 +80,7 @@ def train_worker(
         folder,
         folder=folder,
         writes=world.is_main,
-        observer=CurveWriter(trainer.steps_per_epoch),
+        observer=CurveWriter(trainer.steps_per_epoch, loggers),
         checkpoint_seconds=checkpoint_seconds,
         log_every=min(LOG_EVERY, trainer.steps_per_epoch),
         stop_after=stop_after,
@@ -111,7 +114,7 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
     network = build_network(
         settings,
         objective.head,
-        dataset.image_size,
+        plan.view_size or dataset.image_size,
         device,
         channels=dataset.channels,
         roles=plan.roles,
@@ -120,7 +123,9 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
     generator = None
     if plan.generator is not None:
         generator = load_model(plan.generator, "generator", device)
-    source = build_source(settings, network, world, device, generator=generator, stored=stored)
+    source = build_source(
+        settings, network, world, device, generator=generator, stored=stored, dataset=dataset
+    )
     if source.networks():
         _refuse_without_gradient(settings, objective)
     images = ImageMemory(dataset, plan.num_images, device, stored.left)
@@ -135,7 +140,7 @@ def build_trainer(plan: TrainPlan, world: World, device: torch.device) -> Assimi
         world=world,
         folder=Path(plan.out),
         codes=stored.codes,
-        knn=_knn_sets(plan, dataset) if plan.measures else None,
+        knn=_knn_sets(plan, dataset) if plan.measures and plan.view_size is None else None,
         splitting=plan.splitting,
         notes={
             "dataset": plan.dataset,
@@ -175,6 +180,7 @@ def build_source(
     *,
     generator: Generator | None = None,
     stored: Stored | None = None,
+    dataset: ImageDataset | None = None,
 ) -> TransformedSource:
     """Return the source of generated views, wrapped in the training's transform.
 
@@ -185,11 +191,13 @@ def build_source(
         device: device of the views.
         generator: generator g, if the source needs it.
         stored: cached views and codes, if the source needs them.
+        dataset: images of the training, if the source renders frames of them.
     """
     memory, codes = (None, None) if stored is None else (stored.memory, stored.codes)
     encoder = network.encoder if isinstance(network.encoder, Encoder) else None
     resources = TrainingResources(
         models=Models(device=device, generator=generator, encoder=encoder),
+        dataset=dataset,
         memory=memory,
         scores=None if stored is None else stored.scores,
         average_gradients=world.average_gradients,

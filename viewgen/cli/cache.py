@@ -1,12 +1,15 @@
 """``viewgen cache``."""
 
+import os
+import shlex
 import signal
+from pathlib import Path
 from typing import Any
 
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import add_options, augment_option
+from viewgen.cli.options import GroupedCommand, add_options, augment_option
 from viewgen.cli.setting_options import (
     config_option,
     given_settings,
@@ -15,9 +18,10 @@ from viewgen.cli.setting_options import (
     setting_names,
 )
 from viewgen.cli.storage_option import storage_option
+from viewgen.terminal import program
 from viewgen.views import VIEWS
 
-__all__ = ["cache"]
+__all__ = ["cache", "say_what_comes_next"]
 
 
 class _BatchSize(click.ParamType[int | str]):
@@ -46,12 +50,14 @@ _OPTIONS = (
             "$VIEWGEN_CACHE or the user's cache folder]"),
     _option("--overwrite", is_flag=True, help="Replace a cache of another configuration."),
     _option("--dry-run", is_flag=True, help="Check everything, say what would be made, write nothing."),
+    _option("--estimate/--no-estimate", default=True, envvar="VIEWGEN_ESTIMATE",
+            help="In a dry run: estimate the time, from a few images.  [default: estimate]"),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
-    # the images
+    "Images",
     _option("--split", default="train", show_default=True, help="Split of the data set."),
     _option("--limit", type=int, metavar="N", help="Only the first N images."),
     _option("--data-root", envvar="VIEWGEN_DATA", metavar="DIR", help="Where data sets are."),
-    # the views
+    "Views",
     *setting_flags(VIEWS),
     augment_option("expert: operations"),
     set_option("A setting of the method, or invert.NAME of the inversion before it; repeatable.  "
@@ -59,7 +65,7 @@ _OPTIONS = (
     config_option(),
     _option("--keep-latents", is_flag=True, help="wsearch, wboundary, wperturb: store the views' codes too."),
     _option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers."),
-    # the networks
+    "Networks",
     _option("--models", metavar="DIR|NAME", help="Folder of a `viewgen pretrain` run, or name of a "
             "`viewgen models import`.  [default: the data set's own networks]"),
     _option("--generator", type=_FILE, help="Weights that replace the data set's own: a file, or a name."),
@@ -68,7 +74,7 @@ _OPTIONS = (
     _option("--discriminator", type=_FILE, help="The same for the discriminator."),
     _option("--inversions", metavar="URL",
             help="Cache of inversions, made there if missing.  [default: beside --out]"),
-    # the execution
+    "Execution",
     _option("--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True,
             help="local: one worker in this process, without Ray."),
     _option("--workers", type=int, metavar="N", help="Shards made at once.  [default: one per GPU, or core]"),
@@ -92,7 +98,17 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-@click.command()
+def say_what_comes_next(url: str) -> None:
+    """Print commands for the finished cache that work as printed in the same shell."""
+    here = os.path.relpath(url) if "://" not in url and Path(url).is_relative_to(Path.cwd()) else url
+    command, cache_url = program(), shlex.quote(here)
+    click.echo(
+        f"next:\n  {command} train --assimilation A2 --cache {cache_url}\n  {command} inspect {cache_url}",
+        err=True,
+    )
+
+
+@click.command(cls=GroupedCommand)
 @add_options(_OPTIONS)
 @storage_option
 def cache(as_json: bool, config: dict[str, Any], settings: dict[str, Any], **options: Any) -> None:
@@ -122,5 +138,7 @@ def cache(as_json: bool, config: dict[str, Any], settings: dict[str, Any], **opt
         print_json(result.to_json())
     elif result.complete and not options["dry_run"]:
         click.echo(result.url)
+        if options["method"] != "invert":
+            say_what_comes_next(result.url)
     code = ViewgenError.exit_code if options["strict"] and result.verdict else 0
     click.get_current_context().exit(code if result.complete else IncompleteError.exit_code)

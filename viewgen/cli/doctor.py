@@ -83,10 +83,19 @@ def _gpu() -> Outcome:
 
 
 def _torchvision() -> Outcome:
-    from viewgen.networks.torchvision_import import import_torchvision
+    from viewgen.networks.torchvision_import import import_torchvision, plain_import_fails
 
     import_torchvision("models.resnet")
-    return _ok(metadata.version("torchvision"))
+    version = metadata.version("torchvision")
+    if not plain_import_fails():
+        return _ok(version)
+    index = "https://download.pytorch.org/whl/cpu"
+    return (
+        "warn",
+        f"{version}, built for another torch: viewgen works around that, a plain `import torchvision` fails",
+        f"for scripts of your own: pip install --force-reinstall --no-deps --index-url {index} "
+        f"torchvision=={version.partition('+')[0]}",
+    )
 
 
 def _package(name: str) -> Callable[[], Outcome]:

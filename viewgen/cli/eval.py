@@ -114,6 +114,14 @@ def _print_table(document: dict[str, Any]) -> None:
     click.echo(", ".join(f"{text} {collapse[name]:.3g}" for name, text in names.items() if name in collapse))
     for note in document["notes"]:
         click.echo(f"note: {note}")
+    if (i_nce := document.get("i_nce")) is not None:
+        beside = "" if i_nce["training"] is None else f"; in training {i_nce['training']:.2f}"
+        near = ", within 1 nat of which it says at least so much" if i_nce["saturated"] else ""
+        click.echo(
+            f"I_NCE of the views {i_nce['nats']:.2f} nats ({i_nce['low']:.2f} … {i_nce['high']:.2f}) on "
+            f"{i_nce['images']:,} held-out images, at most ln {i_nce['candidates']} = "
+            f"{i_nce['ceiling']:.2f}{near}{beside}"
+        )
     if collapse["warning"] is not None:
         click.echo(f"warning: {collapse['warning']}")
     click.echo(f"{document['images_per_second']:,.0f} images/s embedded, {document['seconds']:.1f} s in all")

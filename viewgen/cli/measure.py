@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import add_options, parse_settings
+from viewgen.cli.options import GroupedCommand, add_options, parse_settings
 from viewgen.cli.storage_option import storage_option
 from viewgen.diagnostics import DIAGNOSTICS
 
@@ -22,6 +22,7 @@ _OPTIONS = (
             help="Setting of a diagnostic, repeatable."),
     _option("--seeds", multiple=True, type=int, default=(0,), show_default=True, metavar="N",
             help="Seed of the random numbers, repeatable: each diagnostic is run with each."),
+    "Output",
     _option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
             help="Write all numbers as CSV."),
     _option("--tensorboard", type=click.Path(file_okay=False), metavar="DIR",
@@ -29,6 +30,7 @@ _OPTIONS = (
     _option("--plots", type=click.Path(file_okay=False), metavar="DIR",
             help="Write the plots of diagnostics that draw any, and the numbers behind them as JSON."),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
+    "Subject",
     _option("--dataset", metavar="D", help="Another data set than the subject's."),
     _option("--split", default="train", show_default=True,
             help="Of a data set or encoder file: what probes and neighbours learn from."),
@@ -44,6 +46,7 @@ _OPTIONS = (
     _option("--write-columns", is_flag=True,
             help="Compute scores of every view of a cache (label margin, density) and keep them in it, for "
             "`viewgen train --set score=…`; measures nothing else unless -d names it."),
+    "Execution",
     _option("--batch-size", type=click.IntRange(min=1), default=512, show_default=True,
             help="Images embedded at once."),
     _option("--executor", type=click.Choice(["ray", "local"]), default="local", show_default=True,
@@ -56,7 +59,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("subject")
 @add_options(_OPTIONS)
 @storage_option

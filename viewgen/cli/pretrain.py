@@ -27,15 +27,28 @@ _COMMON = (
     click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
                  show_default=True, help="Storage type of the weights."),
     click.option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
+    click.option("--dry-run", is_flag=True,
+                 help="Print the settings with an estimate of time and memory, from a few measured steps; "
+                 "write nothing."),
     click.option("--json", "as_json", is_flag=True, help="Print the model card as one JSON object."),
 )  # fmt: skip
 
 
 def _run(
-    function: Callable[..., dict[str, Any]], *, device: str, seed: int, as_json: bool, **options: Any
+    kind: str,
+    function: Callable[..., dict[str, Any]],
+    *,
+    device: str,
+    seed: int,
+    as_json: bool,
+    dry_run: bool,
+    **options: Any,
 ) -> None:
     device = resolve_device(device)
     options["settings"] = {"seed": seed, **options["settings"]}
+    if dry_run:
+        _describe(kind, as_json, device=device, **options)
+        return
     card = function(device=device, command=["viewgen", *sys.argv[1:]], **options)
     if as_json:
         print_json(card)
@@ -47,9 +60,24 @@ def _run(
         click.echo(f"  {name}: {value}")
 
 
+def _describe(kind: str, as_json: bool, **options: Any) -> None:
+    from viewgen_pretrained.dry_run import describe_pretraining
+
+    # what names no part of a training that does not begin
+    for name in ("dtype", "overwrite", "discriminator", "encoder"):
+        options.pop(name, None)
+    description = describe_pretraining(kind, **options)  # type: ignore[arg-type]
+    if as_json:
+        print_json(description.to_json())
+    else:
+        click.echo("\n".join(description.lines()))
+
+
 @click.group()
 def pretrain() -> None:
     """Train a network; run the same command again to go on from its last checkpoint.
+
+    `viewgen prepare` trains all of them by one plan, and makes the cache.
 
     \b
     Example, in this order:
@@ -68,10 +96,11 @@ def encoder(**options: Any) -> None:
     \b
     Example:
       viewgen pretrain encoder --dataset cifar10 --out runs/cifar10 --device cuda
+      viewgen pretrain encoder --dataset cifar10 --out runs/cifar10 --dry-run
     """
     from viewgen_pretrained.pretrain import pretrain_encoder
 
-    _run(pretrain_encoder, **options)
+    _run("encoder", pretrain_encoder, **options)
 
 
 @pretrain.command()
@@ -88,7 +117,7 @@ def generator(**options: Any) -> None:
     """
     from viewgen_pretrained.pretrain import pretrain_generator
 
-    _run(pretrain_generator, **options)
+    _run("generator", pretrain_generator, **options)
 
 
 @pretrain.command()
@@ -111,4 +140,4 @@ def inverter(**options: Any) -> None:
     """
     from viewgen_pretrained.pretrain import pretrain_inverter
 
-    _run(pretrain_inverter, **options)
+    _run("inverter", pretrain_inverter, **options)

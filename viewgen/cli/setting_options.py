@@ -1,17 +1,16 @@
 """Flags, ``--set`` and ``--config`` for the settings of registered components."""
 
-import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import click
 from pydantic.fields import FieldInfo
 
 from viewgen.cli.options import parse_settings
-from viewgen.errors import MissingFileError, UsageError
+from viewgen.config_file import read_config
+from viewgen.errors import UsageError
 from viewgen.registry import Registry
 from viewgen.settings import facts
 
@@ -97,49 +96,10 @@ def config_option() -> Callable[[Any], Any]:
     return click.option(
         "--config",
         type=click.Path(dir_okay=False),
-        callback=lambda _ctx, _param, path: {} if path is None else read_config(path),
+        callback=lambda _ctx, _param, path: {} if path is None else read_config(path, f"--config {path}"),
         metavar="FILE",
         help="Settings in a TOML or YAML file; flags and --set come before it.",
     )
-
-
-def read_config(path: str) -> dict[str, Any]:
-    """Return the settings in a TOML or YAML file; tables become dotted names.
-
-    Raises:
-        MissingFileError: there is no such file.
-        UsageError: it cannot be read, or holds no table.
-    """
-    try:
-        text = Path(path).read_text("utf-8")
-    except FileNotFoundError as error:
-        raise MissingFileError(f"--config {path}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} cannot be read: {error}") from error
-    try:
-        if Path(path).suffix.lower() in (".yaml", ".yml"):
-            import yaml
-
-            document = yaml.safe_load(text)
-        else:
-            document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise UsageError(f"--config {path} cannot be read: {error}") from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "yaml":
-            raise
-        raise UsageError(f"--config {path} cannot be read: {error}") from error
-    if not isinstance(document, dict):
-        raise UsageError(f"--config {path} holds {type(document).__name__}; expected a table of settings")
-    return dict(_flat(document))
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def given_settings(config: dict[str, Any], settings: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,18 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import add_options, augment_option
+from viewgen.cli.options import GroupedCommand, add_options, augment_option
 from viewgen.cli.setting_options import config_option, given_settings, set_option
 from viewgen.cli.storage_option import storage_option
 
 __all__ = ["train"]
 
 _option = click.option
+
+
+def _loggers(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    """Return the names in a list with commas."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 _OPTIONS = (
@@ -39,8 +44,8 @@ _OPTIONS = (
             help="Where generated views come from: cache, wperturb, viewmaker, online, expert, or a "
             "plug-in's view source.  [default: cache; expert for none]"),
     _option("--cache", metavar="URL",
-            help="Cache of views.  [default: the complete one that changed last in $VIEWGEN_CACHE or the "
-            "user's cache folder]"),
+            help="Cache of views.  [default: the complete one that changed last in $VIEWGEN_CACHE, or, "
+            "without that, in the user's cache folder, the working directory and the folders in it]"),
     _option("--out", metavar="RUN", help="Folder of the run.  [default: runs/...]"),
     _option("--epochs", type=int, metavar="N", help="Passes over the images.  [default: the recipe's]"),
     _option("--batch-size", type=int, metavar="N", help="Images of a step, over all workers."),
@@ -54,30 +59,33 @@ _OPTIONS = (
     _option("--dry-run", is_flag=True,
             help="Print the settings with an estimate of time and memory, from a few measured steps."),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
-    # the images
+    "Images",
     _option("--split", default="train", show_default=True, help="Images to train on."),
     _option("--limit", type=int, metavar="N", help="Only the first N images."),
     _option("--data-root", envvar="VIEWGEN_DATA", metavar="DIR", help="Where data sets are."),
     _option("--use-unconverged", is_flag=True, help="Use the views of images that did not converge too; "
             "otherwise an expert view takes their place."),
-    # what makes views in the training step
+    "Views made in the training step",
     _option("--inversions", metavar="URL",
             help="wperturb, online: cache of inversions.  [default: as --cache]"),
     _option("--generator", type=click.Path(dir_okay=False),
             help="wperturb, online: weights that replace the data set's own."),
     _option("--models", metavar="DIR", help="wperturb, online: folder of a `viewgen pretrain` run."),
-    # the execution
+    "Execution",
     _option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
     _option("--gpus", type=int, metavar="N", help="Train on N GPUs, through Ray Train."),
     _option("--workers", type=int, metavar="N", help="Train with N processes on the CPU, likewise."),
     _option("--checkpoint-seconds", type=float, default=60.0, show_default=True, metavar="SECONDS",
             help="Pause between checkpoints."),
+    _option("--logger", "loggers", metavar="LIST", callback=_loggers,
+            help="Where metrics go, of csv (always), tensorboard, wandb, mlflow, with commas between.  "
+            "[default: csv, and tensorboard where it is installed]"),
     _option("--evaluate/--no-evaluate", default=True, show_default=True,
             help="Linear probe and nearest neighbours at the end."),
 )  # fmt: skip
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @add_options(_OPTIONS)
 @storage_option
 def train(
@@ -151,7 +159,15 @@ def _dry_run(as_json: bool, options: dict[str, Any]) -> None:
     from viewgen_train.dry_run import describe
 
     # of a run that does not begin, neither its folder nor its checkpoints nor its end matter
-    gone = ("out", "overwrite", "previous_checkpoint", "checkpoint_seconds", "evaluate", "use_unconverged")
+    gone = (
+        "out",
+        "overwrite",
+        "previous_checkpoint",
+        "checkpoint_seconds",
+        "evaluate",
+        "use_unconverged",
+        "loggers",
+    )
     for name in gone:
         options.pop(name)
     description = describe(**options)

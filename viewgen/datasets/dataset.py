@@ -306,11 +306,16 @@ class DatasetEntry(Entry):
             connection. None where that depends on the settings.
         download: function that fetches and verifies every missing file into the data folder; returns their
             paths.
+        raw_sizes: function (settings, split, most) of pictures that can be had in any size; returns width and
+            height of at most so many of the files, in pixels. None if the size is fixed.
+        resized_name: function (settings, side) that returns the name of the same pictures at that size.
     """
 
     info: DatasetInfo
     is_present: Callable[[Path], bool | None] = _always
     download: Callable[[Path], list[Path]] = _nothing
+    raw_sizes: Callable[[Any, str, int], list[tuple[int, int]]] | None = None
+    resized_name: Callable[[Any, int], str] | None = None
 
 
 def canonical_split(

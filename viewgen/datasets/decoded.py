@@ -27,7 +27,7 @@ from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, DataError, StorageError, ViewgenError
 from viewgen.progress import Progress
 
-__all__ = ["Blocks", "DecodedImages", "Labelling", "load_decoded", "read_decoded"]
+__all__ = ["Blocks", "DecodedImages", "Labelling", "decoded_folder", "load_decoded", "read_decoded"]
 
 FORMAT = 1
 SPOT_BYTES = 4096
@@ -62,6 +62,12 @@ class DecodedImages:
         if self._array is None:
             self._array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return np.asarray(self._array[indices])
+
+
+def decoded_folder(root: Path, kind: str, name: str, split: str) -> Path:
+    """Return the folder of the decoded copy of a data set that is known by a path or URL."""
+    key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return root / kind / key / split
 
 
 def load_decoded(

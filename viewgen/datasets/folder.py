@@ -3,8 +3,9 @@
 Either PATH/CLASS/… (one split, ``train``) or PATH/train/CLASS/… with PATH/test/CLASS/… or PATH/val/CLASS/…
 beside it. Classes are the directory names of the train split, sorted; images are sorted by class, then path.
 ``folder:PATH?size=64`` scales the shorter side of every picture to 64 pixels and cuts out the centre; without
-it all pictures must be square and of one size. Pictures that cannot be used are listed with their reasons,
-and the folder is refused; ``?damaged=skip`` leaves them out instead.
+it all pictures must be square and of one size. ``?test=0.2&val=0.1`` holds out these shares of each class,
+chosen by the files' names (`viewgen.datasets.shares`). Pictures that cannot be used are listed with their
+reasons, and the folder is refused; ``?damaged=skip`` leaves them out instead.
 """
 
 import hashlib
@@ -17,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
-from viewgen.datasets.decoded import Blocks, Labelling, load_decoded
-from viewgen.datasets.pictures import PICTURE_SUFFIXES, decode_blocks, decode_picture
+from viewgen.datasets.decoded import Blocks, Labelling, decoded_folder, load_decoded
+from viewgen.datasets.pictures import PICTURE_SUFFIXES, decode_blocks, decode_picture, picture_size
+from viewgen.datasets.shares import divide
 from viewgen.errors import (
     CorruptDataError,
     DataError,
@@ -30,7 +32,7 @@ from viewgen.errors import (
 from viewgen.files import open_regular, unless_absent
 from viewgen.settings import Settings, setting
 
-__all__ = ["ENTRY", "FolderSettings"]
+__all__ = ["ENTRY", "MAX_IMAGE_SIZE", "FolderSettings", "fingerprint", "picture_files", "read_picture"]
 
 MAX_IMAGE_SIZE = 1024
 MAX_FILE_BYTES = 256 << 20
@@ -46,6 +48,15 @@ class FolderSettings(Settings):
     damaged: Literal["refuse", "skip"] = setting(
         "refuse", "pictures that cannot be used: refuse the folder, or leave them out"
     )
+    test: float = setting(0.0, "share of each class that is held out as the test split", ge=0, lt=1)
+    val: float = setting(0.0, "share of each class that is held out as the val split", ge=0, lt=1)
+
+    @property
+    def name(self) -> str:
+        """Canonical name of the data set."""
+        chosen = [f"size={self.size}"] * bool(self.size) + ["damaged=skip"] * (self.damaged == "skip")
+        chosen += [f"{split}={share:g}" for split, share in (("test", self.test), ("val", self.val)) if share]
+        return f"folder:{Path(self.path).expanduser().resolve()}" + ("?" + "&".join(chosen) if chosen else "")
 
 
 def load(settings: FolderSettings, split: str, root: Path, download: bool) -> ImageDataset:
@@ -57,24 +68,58 @@ def load(settings: FolderSettings, split: str, root: Path, download: bool) -> Im
         DataError: no pictures, an empty class, or sizes that differ.
         CorruptDataError: pictures cannot be decoded; the message lists them with reasons.
     """
-    path, image_size = _checked(settings), settings.size
-    directories = _split_directories(path)
-    skip = settings.damaged == "skip"
-    chosen = [f"size={image_size}"] * bool(image_size) + ["damaged=skip"] * skip
-    name = f"folder:{path}" + ("?" + "&".join(chosen) if chosen else "")
-    split = canonical_split(name, split, directories, {"val": "test"})
-    class_names = _class_directories(directories["train"])
-    files = _pictures(directories[split], class_names, allow_empty=split != "train")
-    source = {"size": image_size, "classes": list(class_names), "listing": _fingerprint(files)}
-    key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    image_size, name = settings.size, settings.name
+    split, class_names, files = _listed(settings, split)
+    source = {"size": image_size, "classes": list(class_names), "listing": fingerprint(files)}
     return load_decoded(
         name,
         split,
-        root / "folder" / key / split,
+        decoded_folder(root, "folder", name, split),
         source,
-        lambda: _blocks(files, class_names, image_size, skip=skip),
+        lambda: _blocks(files, class_names, image_size, skip=settings.damaged == "skip"),
         num_images=len(files),
     )
+
+
+def _listed(settings: FolderSettings, split: str) -> tuple[str, tuple[str, ...], list[tuple[Path, int]]]:
+    """Return the canonical name of a split, the class names, and the files with their labels."""
+    path = _checked(settings)
+    directories = _split_directories(path)
+    shares = [name for name in ("test", "val") if getattr(settings, name)]
+    if "test" in shares and "test" in directories:
+        raise UsageError(
+            f"?test={settings.test:g} would divide pictures of {directories['train']}, beside which there is "
+            f"{directories['test']}; leave it out, or name a folder without that one"
+        )
+    known = [*directories, *(name for name in shares if name not in directories)]
+    split = canonical_split(settings.name, split, known, {} if "val" in known else {"val": "test"})
+    class_names = _class_directories(directories["train"])
+    whole = _pictures(directories.get(split, directories["train"]), class_names, allow_empty=split == "test")
+    if not shares or (split in directories and split != "train"):
+        return split, class_names, whole
+    files = divide(whole, directories["train"], test=settings.test, val=settings.val)[split]
+    if not files:
+        raise DataError(
+            f"split {split!r} of {settings.name} is empty: no class has enough pictures for a share of "
+            f"{getattr(settings, split):g}; add pictures, or give a larger share"
+        )
+    return split, class_names, files
+
+
+def raw_sizes(settings: FolderSettings, split: str, most: int) -> list[tuple[int, int]]:
+    """Return width and height of the files themselves, of at most `most` pictures spread over the split.
+
+    Pictures that cannot be opened are left out.
+    """
+    _, _, files = _listed(settings, split)
+    count = min(len(files), most)
+    chosen = (files[place * len(files) // count][0] for place in range(count))
+    return [size for file in chosen if (size := picture_size(file)) is not None]
+
+
+def resized_name(settings: FolderSettings, image_size: int) -> str:
+    """Return the name of the same pictures at another size."""
+    return settings.replace(size=image_size).name
 
 
 def _refuse_download(root: Path) -> list[Path]:
@@ -84,6 +129,11 @@ def _refuse_download(root: Path) -> list[Path]:
 def _checked(settings: FolderSettings) -> Path:
     if settings.size is not None and not 8 <= settings.size <= MAX_IMAGE_SIZE:
         raise UsageError(f"?size= takes 8 to {MAX_IMAGE_SIZE} pixels, got {settings.size}")
+    if settings.test + settings.val >= 1:
+        raise UsageError(
+            f"?test={settings.test:g}&val={settings.val:g} leave nothing to train on; expected less than 1 "
+            "in sum"
+        )
     if not settings.path:
         raise UsageError("folder: needs a path, for example folder:/data/flowers")
     path = Path(settings.path).expanduser().resolve()
@@ -124,7 +174,7 @@ def _pictures(path: Path, class_names: tuple[str, ...], *, allow_empty: bool) ->
         raise DataError(f"{path} has the class {min(strangers)!r}, which the train split has not")
     files: list[tuple[Path, int]] = []
     for label, name in enumerate(class_names):
-        found = _picture_files(path / name)
+        found = picture_files(path / name)
         if not found and not allow_empty:
             suffixes = " ".join(sorted(PICTURE_SUFFIXES))
             raise DataError(
@@ -136,7 +186,7 @@ def _pictures(path: Path, class_names: tuple[str, ...], *, allow_empty: bool) ->
     return files
 
 
-def _picture_files(folder: Path) -> list[Path]:
+def picture_files(folder: Path) -> list[Path]:
     """Return the pictures below a folder; one that cannot be listed is an error, not an empty one."""
     found = []
     try:
@@ -148,7 +198,8 @@ def _picture_files(folder: Path) -> list[Path]:
     return found
 
 
-def _fingerprint(files: list[tuple[Path, int]]) -> str:
+def fingerprint(files: list[tuple[Path, int]]) -> str:
+    """Return a digest of the paths, labels, sizes and times of pictures."""
     found = hashlib.sha256()
     for file, label in files:
         status = file.stat()
@@ -173,7 +224,7 @@ def _blocks(
             return None
 
     def usable(file: Path) -> NDArray[np.uint8]:
-        image = _decode(file, image_size)
+        image = read_picture(file, image_size)
         _, height, width = image.shape
         if height != width or (height, width) != (first_height, first_width) or height > MAX_IMAGE_SIZE:
             raise DataError(
@@ -198,7 +249,7 @@ def _first_picture(files: list[tuple[Path, int]], image_size: int | None) -> tup
     problems: list[ViewgenError] = []
     for file, _ in files:
         try:
-            return file, _decode(file, image_size).shape
+            return file, read_picture(file, image_size).shape
         except (CorruptDataError, DataError) as error:
             problems.append(error)
     raise _all_problems(problems)
@@ -217,7 +268,13 @@ def _all_problems(problems: list[ViewgenError]) -> ViewgenError:
     return CorruptDataError(text) if damaged else DataError(text)
 
 
-def _decode(file: Path, image_size: int | None) -> NDArray[np.uint8]:
+def read_picture(file: Path, image_size: int | None) -> NDArray[np.uint8]:
+    """Read a picture as RGB, `(3, H, W)`, scaled and cropped to a size if one is given.
+
+    Raises:
+        CorruptDataError, DataError: it cannot be decoded, or is no 8-bit picture.
+        StorageError: the file cannot be read.
+    """
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise CorruptDataError(f"{file} has more than {MAX_FILE_BYTES} bytes; that is no picture")
@@ -243,4 +300,6 @@ ENTRY = DatasetEntry(
     ),
     is_present=lambda root: None,
     download=_refuse_download,
+    raw_sizes=raw_sizes,
+    resized_name=resized_name,
 )

@@ -1,12 +1,12 @@
 """A lock: one process at a time downloads or decodes a data set, and the others wait for it."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from viewgen.errors import StorageError
+from viewgen.locking import lock
 
 __all__ = ["directory_lock"]
 
@@ -20,14 +20,14 @@ def directory_lock(directory: Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
     except OSError as error:
         raise StorageError(
             f"cannot write to {directory} ({error.strerror}); "
             "name a writable data root with --data-root or VIEWGEN_DATA"
         ) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle, wait=True)
         yield
     finally:
         os.close(handle)

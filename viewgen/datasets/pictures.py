@@ -6,15 +6,17 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from viewgen.errors import CorruptDataError, DataError, ViewgenError
+from viewgen.files import open_regular
 
-__all__ = ["PICTURE_SUFFIXES", "decode_blocks", "decode_picture"]
+__all__ = ["PICTURE_SUFFIXES", "array_picture", "decode_blocks", "decode_picture", "picture_size"]
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 PICTURE_SUFFIXES = frozenset(
@@ -79,6 +81,54 @@ def decode_picture(data: bytes, name: str, image_size: int | None) -> NDArray[np
     if image_size is not None and picture.size != (image_size, image_size):
         picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(picture).transpose(2, 0, 1)
+
+
+def picture_size(file: Path) -> tuple[int, int] | None:
+    """Return width and height from the header of a file; None if it has none that can be read."""
+    try:
+        with open_regular(file) as opened, Image.open(opened, formats=FORMATS) as picture:
+            return picture.width, picture.height
+    except (ViewgenError, *DECODER_ERRORS):
+        return None
+
+
+def array_picture(array: NDArray[Any], name: str, image_size: int | None) -> NDArray[np.uint8]:
+    """Return an array of pixels as RGB.
+
+    Args:
+        array: `(H, W)`, `(H, W, C)` or `(C, H, W)`, C 1, 3 or 4; uint8, or floating point in [0, 1].
+        name: name of the picture in error messages.
+        image_size: as for `decode_picture`.
+
+    Returns:
+        `(3, H, W)`, uint8. Transparency is dropped.
+
+    Raises:
+        DataError: another shape, type or range.
+    """
+    pixels = array
+    if pixels.dtype.kind == "f":
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise DataError(f"{name} has pixels outside of 0 … 1; expected uint8, or numbers in that range")
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 255:
+            raise DataError(f"{name} has pixels of {pixels.dtype}; expected uint8, or numbers in 0 … 1")
+        pixels = pixels.astype(np.uint8)
+    if pixels.ndim == 2:
+        pixels = pixels[None]
+    elif pixels.ndim == 3 and pixels.shape[0] not in (1, 3, 4):
+        pixels = pixels.transpose(2, 0, 1)
+    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3, 4):
+        raise DataError(
+            f"{name} has shape {array.shape}; expected (H, W), (H, W, C) or (C, H, W), C 1, 3 or 4"
+        )
+    pixels = np.repeat(pixels, 3, axis=0) if pixels.shape[0] == 1 else pixels[:3]
+    if image_size is not None and pixels.shape[1:] != (image_size, image_size):
+        fitted = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        fitted = ImageOps.fit(fitted, (image_size, image_size), Image.Resampling.BICUBIC)
+        pixels = np.asarray(fitted).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels)
 
 
 def decode_blocks(

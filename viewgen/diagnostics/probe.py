@@ -305,12 +305,28 @@ class Probe:
         train, test = subject.features
         if train.reals is None or test.reals is None:
             return {}
-        predicted = linear_regression(train.embeddings, train.reals, seed=seed).predict(test.embeddings)
+        predicted = self._predicted(subject, seed)
         values = zip(r_squared(predicted, test.reals), root_mean_square(predicted, test.reals), strict=True)
         return {
             name: {"r2": float(r2), "rmse": float(rmse)}
             for name, (r2, rmse) in zip(subject.train.real_names, values, strict=True)
         }
+
+    def _predicted(self, subject: Subject, seed: int) -> Tensor:
+        """Return the regression's predictions for test images, `(M, R)`."""
+        train, test = subject.features
+        assert train.reals is not None
+        return linear_regression(train.embeddings, train.reals, seed=seed).predict(test.embeddings)
+
+    def mean_distance(self, subject: Subject, seed: int) -> float | None:
+        """Return the mean length of the regression's error over all real-valued targets; None below two.
+
+        It is a distance where the targets are coordinates in one unit.
+        """
+        _, test = subject.features
+        if test.reals is None or test.reals.shape[1] < 2:
+            return None
+        return float((self._predicted(subject, seed) - test.reals.double()).norm(dim=1).mean())
 
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
         """Return the mean accuracy of each attribute, ± one standard deviation over the probe's seeds.
@@ -323,6 +339,8 @@ class Probe:
             for group, values in self.regressed(subject, seed).items()
             for name, value in values.items()
         ]
+        if (distance := self.mean_distance(subject, seed)) is not None:
+            reals.append(Measure(name="probe_distance", value=distance, on=on))
         if not subject.features[0].has_classes:
             return reals
         top1 = self.trained(subject, seed).top1

@@ -16,16 +16,21 @@ from viewgen.diagnostics.mutual_information.views import (
     cached_kind,
     check_cache,
     expert_kind,
+    made_together,
     original_kind,
+    source_pair,
     view_pair,
 )
 from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError
 from viewgen.networks.files import load_model, load_models, networks_beside, read_header
 from viewgen.networks.weights import find_models
+from viewgen.registry import Choice
 from viewgen.store import CacheReader, inversions_url
+from viewgen.views import VIEWS
 from viewgen.views.branched import load_image_encoder
 from viewgen.views.compositions import dataset_expert
+from viewgen.views.entry import ViewEntry
 from viewgen.views.expert import ExpertConfig
 
 __all__ = ["SubjectArguments", "subject_kind"]
@@ -198,13 +203,25 @@ class SubjectArguments:
         if reader is not None:
             check_cache(reader, dataset)
             rows = np.intersect1d(rows, reader.source_index)
-            if reader.spec.roles:
+            if len(reader.spec.roles) > 2:
                 sides = [cached_kind(reader, role.name, view) for view, role in enumerate(reader.spec.roles)]
                 kinds += list(combinations(sides, 2))
+            elif (names := made_together(reader)) is not None:
+                kinds.append((cached_kind(reader, names[0], 0), cached_kind(reader, names[1], 1)))
             else:
                 method = cached_kind(reader, reader.spec.method)
                 kinds += [(original, method), (method, expert)]
-        return [view_pair(x, y, dataset, rows[: self.limit]) for x, y in kinds]
+        pairs = [view_pair(x, y, dataset, rows[: self.limit]) for x, y in kinds]
+        choice = self._trained_pair()
+        return pairs if choice is None else [*pairs, source_pair(choice, dataset, rows[: self.limit])]
+
+    def _trained_pair(self) -> Choice[ViewEntry] | None:
+        """Return the view source of a training, if it makes two views that belong together."""
+        record = self._training()["config"].get("views") if self.kind == "training" else None
+        if not isinstance(record, dict) or self.dataset is not None:
+            return None
+        choice = VIEWS.read(record)
+        return choice if choice.entry.num_views == 2 and not choice.entry.needs else None
 
     def _cache(self) -> CacheReader | None:
         if self.kind == "cache":

@@ -1,9 +1,9 @@
 """The contrastive encoder f: a backbone, a projection head, a normalised output.
 
 Backbones are torchvision's residual networks with a 3×3 first convolution and no max-pooling, as in SimCLR
-for small images, and ``convnet6``, six convolutions (see `viewgen.networks.convnet`). An encoder of patches
-embeds overlapping patches of an image one by one and averages their features, as in contrastive predictive
-coding.
+for small images; ``convnet``, four strided convolutions (`viewgen.networks.convnet`); and ``convnet6``, six
+(`viewgen.networks.convnet6`). An encoder of patches embeds overlapping patches of an image one by one and
+averages their features, as in contrastive predictive coding.
 
 Shape legend: B images, C channels, H height, W width, P patches per image, s their side.
 
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from viewgen.errors import ModelError, nearest_name
 from viewgen.networks.config import NetworkConfig
-from viewgen.networks.convnet import ConvNet6
+from viewgen.networks.convnet import convnet
+from viewgen.networks.convnet6 import ConvNet6
 from viewgen.networks.layout import laid_out_for, replace_strided
 from viewgen.networks.precision import Bfloat16
 from viewgen.networks.torchvision_import import import_torchvision
@@ -37,7 +38,7 @@ __all__ = ["BACKBONES", "Encoder", "EncoderConfig"]
 
 # name: (torchvision block, blocks per stage)
 RESNETS = {"resnet18": ("BasicBlock", (2, 2, 2, 2)), "resnet50": ("Bottleneck", (3, 4, 6, 3))}
-BACKBONES = (*RESNETS, "convnet6")
+BACKBONES = (*RESNETS, "convnet", "convnet6")
 
 
 class EncoderConfig(NetworkConfig):
@@ -47,7 +48,8 @@ class EncoderConfig(NetworkConfig):
 
     image_size: int = setting(..., "side of the images it was trained on, in pixels", ge=1, le=2**16)
     backbone: str = setting(
-        "resnet18", "residual network, resnet18 or resnet50, or six convolutions, convnet6"
+        "resnet18",
+        "residual network, resnet18 or resnet50, or four strided convolutions, convnet, or six, convnet6",
     )
     width: int = setting(64, "channels of the first stage; 64 is the standard network", ge=1, le=8192)
     projection_dim: int = setting(128, "width of the projector's output", ge=1, le=2**16)
@@ -104,14 +106,16 @@ def _norm(config: EncoderConfig) -> Callable[[int], nn.Module]:
 
 def _build_backbone(config: EncoderConfig) -> tuple[nn.Module, int]:
     """Return the backbone and the width of its features."""
+    norm = _norm(config)
+    if config.backbone == "convnet":
+        return convnet(config.in_channels, config.width, norm)
     if config.backbone == "convnet6":
         side = 2 * config.image_size // (config.patches + 1) if config.patches else config.image_size
-        network6 = ConvNet6(config.in_channels, config.width, side, norm=_norm(config))
+        network6 = ConvNet6(config.in_channels, config.width, side, norm=norm)
         return network6, network6.channels[-1]
     resnet: Any = import_torchvision("models.resnet")
     block_name, blocks = RESNETS[config.backbone]
     block = getattr(resnet, block_name)
-    norm = _norm(config)
     network = resnet.ResNet(block, list(blocks), norm_layer=norm)
     width = config.width
     network.conv1 = nn.Conv2d(config.in_channels, width, 3, padding=1, bias=False)

@@ -10,9 +10,14 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["import_torchvision"]
+__all__ = ["import_torchvision", "plain_import_fails"]
 
 _declared: torch.library.Library | None = None
+
+
+def plain_import_fails() -> bool:
+    """Return True if torchvision could be imported in this process only with its schemas declared first."""
+    return _declared is not None
 
 
 def import_torchvision(submodule: str = "") -> ModuleType:

@@ -6,6 +6,7 @@ and those that installed plug-ins add in the entry-point group ``viewgen.weights
 """
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -287,6 +288,7 @@ def find_models(
     if models_dir is None and own.is_dir() and dataset not in {card.dataset for card in known.values()}:
         models_dir = own
     found: dict[str, Path] = {}
+    unknown = []
     for kind in sorted(set(kinds) & set(KINDS)):
         if overrides and overrides.get(kind):
             path = network_file(overrides[kind], kind)
@@ -301,22 +303,27 @@ def find_models(
         elif f"{dataset}/{kind}" in known:
             path = local_file(known[f"{dataset}/{kind}"])
         else:
-            raise MissingFileError(_no_weights(dataset, kind))
+            unknown.append(kind)
+            continue
         found[kind] = path
+    if unknown:
+        raise MissingFileError(_no_weights(dataset, unknown))
     return found
 
 
 def _pretrain_command(kind: str, dataset: str, out: str) -> str:
     # the discriminator comes out of the generator's training
     trained = "generator" if kind == "discriminator" else kind
-    return f"viewgen pretrain {trained} --dataset {dataset} --out {out}"
+    return f"viewgen pretrain {trained} --dataset {shlex.quote(dataset)} --out {shlex.quote(out)}"
 
 
-def _no_weights(dataset: str, kind: str) -> str:
+def _no_weights(dataset: str, kinds: list[str]) -> str:
     out = f"runs/{dataset.replace(':', '-').replace('/', '-').strip('-')}"
     shipped = sorted({card.dataset for card in cards().values()})
+    *first, last = kinds
+    missing = f"{', '.join(first)} and {last} are" if first else f"{last} is"
     parts = [
-        f"no {kind} is known for data set {dataset!r} (weights ship for: {', '.join(shipped) or 'none'})."
+        f"no {missing} known for data set {dataset!r} (weights ship for: {', '.join(shipped) or 'none'})."
     ]
     public = [entry for entry in public_files().values() if entry.dataset == dataset]
     for entry in public:
@@ -329,18 +336,22 @@ def _no_weights(dataset: str, kind: str) -> str:
             f"  sha256   {digest}"
         )
     if public:
-        folder = models_root() / dataset
         parts.append(
-            "Then import it and train the other networks, in this order:\n"
+            "Then import it; the other networks are trained by one plan, and the views made:\n"
             f"  viewgen models import {public[0].file} --as {dataset}\n"
-            f"  {_pretrain_command('encoder', dataset, str(folder))}\n"
-            f"  {_pretrain_command('inverter', dataset, str(folder))}\n"
-            f"after which `viewgen cache --dataset {dataset}` finds them. Or train all of them yourself:"
+            f"  viewgen prepare --dataset {shlex.quote(dataset)}\n"
+            "Or train all of them by one plan; --dry-run says what that costs on this machine:"
         )
     else:
-        parts.append("Train the networks, in this order:")
+        parts.append(
+            "No public file of this data set is known; `viewgen models list` shows those of others, and "
+            "`viewgen models import FILE` takes a StyleGAN2 checkpoint of yours.\n"
+            "Train all networks by one plan; --dry-run says what that costs on this machine:"
+        )
     lines = [_pretrain_command(name, dataset, out) for name in ("encoder", "generator", "inverter")]
     parts.append(
-        "  " + "\n  ".join(lines) + f"\nand add --models {out}, or name a file of your own with --{kind} FILE"
+        f"  viewgen prepare --dataset {shlex.quote(dataset)} --dry-run\n"
+        "Or one after the other:\n  " + "\n  ".join(lines) + f"\nand add --models {out}, or name a file of "
+        f"your own with --{last} FILE"
     )
     return "\n".join(parts)

@@ -11,7 +11,7 @@ from viewgen.store.commits import (
     read_commit,
 )
 from viewgen.store.compaction import compact_commits, drop_commits
-from viewgen.store.location import cache_folder, file_name, inversions_name, inversions_url
+from viewgen.store.location import cache_folder, cache_folders, file_name, inversions_name, inversions_url
 from viewgen.store.reader import CacheReader
 from viewgen.store.shards import write_plain_copies, write_shard
 from viewgen.store.spec import (
@@ -44,6 +44,7 @@ __all__ = [
     "Storage",
     "VerifyReport",
     "cache_folder",
+    "cache_folders",
     "commit_shard",
     "compact_commits",
     "create_cache",

@@ -6,7 +6,6 @@ Both readers return byte ranges of rows, which the caller interprets. A row's po
 
 import hashlib
 import mmap
-import resource
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from pathlib import Path
@@ -191,7 +190,7 @@ class MappedArrayReader(ArrayReader):
         self._known: set[int] = set()
         self._maps: dict[int, memoryview] = {}
         # every map holds a file descriptor
-        self._most_maps = max(16, min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+        self._most_maps = max(16, min(4096, _most_files() // 4))
 
     def gather(self, rows: np.ndarray[Any, Any], start: Any, length: int, out: memoryview) -> None:
         shards = rows // self._layout.shard_rows
@@ -309,6 +308,15 @@ class RangeArrayReader(ArrayReader):
         data = self._source.storage.read_range(path, where.start, self._chunk_bytes + CHECKSUM_BYTES)
         _check_chunk(self._source, self._layout, shard_id, chunk, np.frombuffer(data, np.uint8))
         return data
+
+
+def _most_files() -> int:
+    """Return the number of files that this process may open."""
+    try:
+        import resource
+    except ImportError:  # Windows, whose C library has 512 by default
+        return 512
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _check_chunk(

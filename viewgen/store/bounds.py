@@ -37,6 +37,7 @@ class _Column(Document):
 class _Role(Document):
     name: Text
     channels: list[Annotated[int, Field(ge=0, lt=MOST_SIDE)]] = Field(default_factory=list)
+    signed: bool = False
 
 
 class Specification(Document):

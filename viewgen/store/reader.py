@@ -109,8 +109,8 @@ class CacheReader:
         size = "×".join(map(str, self._image_shape))
         made_of = " ".join(str(spec.dataset[key]) for key in ("name", "split") if key in spec.dataset)
         return (
-            f"<CacheReader {self.url}: {spec.method} views of {made_of or 'images'}, {len(self):,} of "
-            f"{spec.num_images:,} images × {spec.num_views} views, {size}, "
+            f"<{type(self).__name__} {self.url}: {spec.method} views of {made_of or 'images'}, "
+            f"{len(self):,} of {spec.num_images:,} images × {spec.num_views} views, {size}, "
             f"{len(self.committed)} of {spec.num_shards} shards>"
         )
 

@@ -153,6 +153,12 @@ class FsspecStorage(Storage):
             except FileNotFoundError:
                 return None
 
+    def fingerprint(self, path: str) -> str:
+        with self._clear_errors("read", path):
+            place = self._place(path)
+            self._fs.invalidate_cache(place)
+            return str(self._fs.ukey(place))
+
     def paths(self, prefix: str = "") -> list[str]:
         with self._clear_errors("list", prefix):
             folder = self._place(prefix)

@@ -120,6 +120,10 @@ class Storage(ABC):
         """Return the file of the object if it can be memory-mapped, otherwise None."""
         return None
 
+    def fingerprint(self, path: str) -> str:
+        """Return a text that changes when the object does, as far as can be told without reading it."""
+        return str(self.size(path))
+
     def refuses_existing(self) -> bool:
         """Try whether `write_new` holds when two processes create an object at the same time."""
         return True

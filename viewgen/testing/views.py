@@ -101,7 +101,8 @@ class ViewSourceContract(EntryContract):
         return source.views(self.images(codes), self.num_views)
 
     def test_shapes_and_types(self, source: ViewSource, made: Views) -> None:
-        shape = (self.num_views, self.num_images, 3, self.image_size, self.image_size)
+        side = self.entry.side(self.choice.settings, self.image_size)
+        shape = (self.num_views, self.num_images, 3, side, side)
         assert made.pixels.shape == shape
         assert made.pixels.dtype == torch.uint8 or made.pixels.is_floating_point()
         assert made.storage.dtype == torch.uint8

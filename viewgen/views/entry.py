@@ -94,12 +94,14 @@ class TrainingResources(Resources):
     Attributes:
         average_gradients: function that replaces gradients of parameters by their means over the training's
             processes.
+        dataset: images of the training.
         memory: views of a cache, if the source reads one.
         roles: roles of the cache's views.
         scores: scores of these views, if the training uses any.
     """
 
     average_gradients: Callable[[Iterable[Any]], None]
+    dataset: ImageDataset | None = None
     memory: ViewMemory | None = None
     roles: tuple[Role, ...] = ()
     scores: ViewScores | None = None
@@ -122,6 +124,10 @@ def _as_given(settings: Any, situation: Situation) -> Any:
     return settings
 
 
+def _as_fitted(settings: Any, dataset: ImageDataset) -> Any:
+    return settings
+
+
 def _nothing(settings: Any) -> frozenset[str]:
     return frozenset()
 
@@ -140,7 +146,8 @@ class ViewEntry(Entry):
     """Registry entry of a view source; `build` takes its settings and `Resources`.
 
     Its `needs` are networks by kind, ``"inversions"`` if it starts from refined codes, ``"cache"`` if it
-    reads views, and ``"training"`` if it requires an encoder in training.
+    reads views, ``"clips"`` if it renders frames of the data set, and ``"training"`` if it requires
+    an encoder in training.
 
     Attributes:
         num_views: number of views of an image, if the source fixes it; with `roles` their number.
@@ -149,6 +156,11 @@ class ViewEntry(Entry):
         columns: arrays that it always adds to those of every cache.
         keeps_codes: True if the codes of its views can be stored as its column ``w_plus``.
         settle: settings and situation → settings without open values such as ``"auto"``.
+        fit: settings and source images → settings with the facts of the images that it uses, such as
+            their mean; refuses images that it cannot use.
+        view_size: settings and side of the images → side of the views, in pixels; None if it is the same.
+        transform: transform of its views in a training, unless another is given; empty for the usual one.
+        random: False if it draws no random numbers, so that it has one view, or one of each role.
         optional: settings → needs that the source does not use with them.
         further: settings, as they were given → files of further encoders that the source needs.
     """
@@ -158,6 +170,10 @@ class ViewEntry(Entry):
     columns: tuple[Column, ...] = ()
     keeps_codes: bool = False
     settle: Callable[[Any, Situation], Any] = field(default=_as_given)
+    fit: Callable[[Any, ImageDataset], Any] = field(default=_as_fitted)
+    view_size: Callable[[Any, int], int] | None = None
+    transform: str = ""
+    random: bool = True
     optional: Callable[[Any], frozenset[str]] = field(default=_nothing)
     further: Callable[[Any], tuple[str, ...]] = field(default=_no_files)
 
@@ -166,6 +182,10 @@ class ViewEntry(Entry):
             raise UsageError(f"{self.name} has {len(self.roles)} roles and fixes {self.num_views} views")
         if self.roles:
             object.__setattr__(self, "num_views", len(self.roles))
+
+    def side(self, settings: Any, image_size: int) -> int:
+        """Return the side of the views of images with the given side, in pixels."""
+        return image_size if self.view_size is None else self.view_size(settings, image_size)
 
     def uses(self, settings: Any) -> frozenset[str]:
         """Return the needs that the source uses with the given settings."""

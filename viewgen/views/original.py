@@ -41,4 +41,5 @@ ENTRY = ViewEntry(
     summary="the images themselves; in a training, under its transform",
     settings=OriginalConfig,
     build=build,
+    random=False,
 )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from viewgen.contact_sheet import contact_sheet
+from viewgen.role_pictures import role_picture, role_pictures
 from viewgen.store import CacheSpec
 from viewgen_pipelines.gallery.index import Snapshot
 from viewgen_pipelines.gallery.networks import NUM_FRAMES
@@ -86,10 +87,12 @@ def strip_png(source: CacheSource, snapshot: Snapshot, row: int) -> bytes | None
     Missing pictures are transparent.
     """
     original, reconstruction = source.original(snapshot, row), source.reconstruction(snapshot, row)
-    views = list(snapshot.reader.views(row)[:MAX_STRIP_VIEWS]) if snapshot.readable(row) else []
+    spec = snapshot.spec
+    views: list[_Pixels] = []
+    if snapshot.readable(row):
+        views = list(role_pictures(snapshot.reader.views(row), spec.roles)[:MAX_STRIP_VIEWS])
     if not views and original is None:
         return None
-    spec = snapshot.spec
     width, side = strip_size(spec)
     canvas = np.zeros((side, width, 4), np.uint8)
     for column, tile in enumerate([original, reconstruction, *views]):
@@ -117,6 +120,8 @@ def single_png(source: CacheSource, snapshot: Snapshot, row: int, name: str) -> 
         pixels = source.reconstruction(snapshot, row)
     elif (view := view_number(name, "view-", snapshot.spec.num_views)) is not None and snapshot.readable(row):
         pixels = snapshot.reader.views(row, view)
+        if snapshot.spec.roles:
+            pixels = role_picture(pixels, snapshot.spec.roles[view])
     return None if pixels is None else encode_png(pixels.transpose(1, 2, 0))
 
 
@@ -164,8 +169,10 @@ def sheet_png(source: CacheSource, snapshot: Snapshot, rows: NDArray[np.int64]) 
     if not readable:
         return None
     spec = snapshot.spec
-    blank = np.full((spec.channels, spec.height, spec.width), 255, np.uint8)
     originals = [source.original(snapshot, row) for row in readable]
+    # images may be larger than their views
+    shape = next((one.shape for one in originals if one is not None), (3, spec.height, spec.width))
+    blank = np.full(shape, 255, np.uint8)
     reconstructions = [source.reconstruction(snapshot, row) for row in readable]
     labels = [source.label_text(spec, snapshot.columns["label"][row]) for row in readable]
     epsilon = snapshot.epsilon_boundary
@@ -176,7 +183,7 @@ def sheet_png(source: CacheSource, snapshot: Snapshot, rows: NDArray[np.int64]) 
             None
             if all(image is None for image in reconstructions)
             else np.stack([blank if image is None else image for image in reconstructions]),
-            snapshot.reader.views(readable)[:, :MAX_SHEET_VIEWS],
+            role_pictures(snapshot.reader.views(readable), spec.roles)[:, :MAX_SHEET_VIEWS],
             snapshot.columns["distance"][readable][:, :MAX_SHEET_VIEWS],
             title=f"{spec.dataset.get('name')} ({spec.dataset.get('split')}) · {spec.method}{wanted}",
             row_names=[

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets import ImageDataset, load_dataset, resolve_data_root
+from viewgen.datasets.registry import chosen_dataset
 from viewgen.errors import CacheMismatchError, MissingFileError, ModelError, UsageError
 from viewgen.networks.files import KINDS, code_shape, file_digest, networks_beside, read_header
 from viewgen.networks.weights import find_models
@@ -169,7 +170,8 @@ class _SpecMaker:
     ) -> Choice[ViewEntry]:
         """Return a method with all its settings resolved."""
         choice = VIEWS.resolve(name, self.dataset.name, given, preset)
-        return Choice(choice.entry, choice.entry.settle(choice.settings, self.situation))
+        settled = choice.entry.settle(choice.settings, self.situation)
+        return Choice(choice.entry, choice.entry.fit(settled, self.dataset))
 
     def paths_of(self, method: Choice[ViewEntry]) -> dict[str, str]:
         """Return kind → file of the networks that the method uses with these settings."""
@@ -192,7 +194,7 @@ class _SpecMaker:
             *((real_target(len(real_names)),) if real_names else ()),
         )
         holds_codes = any(column.codes for column in columns)
-        size = self.dataset.image_size
+        size = method.entry.side(method.settings, self.dataset.image_size)
         return CacheSpec(
             dataset={
                 "name": self.dataset.name,
@@ -318,6 +320,8 @@ def _inputs(
     try:
         dataset = load(download=False)
     except MissingFileError:
+        if chosen_dataset(options.dataset).entry.is_present(resolve_data_root(options.data_root)) is None:
+            raise  # a path of the user's, which nothing can be downloaded to
         # without networks there is no use in downloading images
         _model_paths(method, options, options.dataset)
         dataset = load()

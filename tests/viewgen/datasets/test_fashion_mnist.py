@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from viewgen.datasets import load_dataset
 from viewgen.datasets.dataset import ImageDataset
 from viewgen.datasets.fashion_mnist import DEBIAN, FASHION_MNIST
 from viewgen.datasets.idx import read_idx
@@ -120,3 +121,14 @@ def test_debian_files(tmp_path: Path) -> None:
     assert np.bincount(train.labels(range(60_000))).tolist() == [6000] * 10
     # The mean that the literature normalises this set with, 0.2860 of 255 over 28×28.
     assert train.images(range(60_000))[:, 0, 2:30, 2:30].mean() / 255 == pytest.approx(0.2860, abs=5e-5)
+
+
+def test_mnist_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Its files have the names of Fashion-MNIST's."""
+    grey, labels = np.full((3, 28, 28), 9, np.uint8), np.array([1, 2, 3], np.uint8)
+    write(tmp_path, "train", grey, labels, True)
+    with pytest.raises(MissingFileError, match=r"train-images-idx3-ubyte\.gz is not at .*mnist"):
+        load_dataset("mnist", data_root=tmp_path, download=False)
+    write(tmp_path / "mnist", "train", grey, labels, True)
+    found = load_dataset("mnist", data_root=tmp_path, download=False)
+    assert (len(found), found.image_size, found.label_text(3)) == (3, 32, "3")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,21 @@ def test_the_users_own_networks_are_found_by_their_data_set(file, tmp_path):
     assert find_models("toys", {"encoder"}, models_dir="cars") == {"encoder": own / "encoder.safetensors"}
     assert weights.local_file(find_card("cars/encoder")) == own / "encoder.safetensors"
     assert weights.network_file("cars", "encoder") == own / "encoder.safetensors"
+
+
+def test_all_missing_networks_are_named_with_the_ways_to_get_them(file, check_command):
+    kinds = {"generator", "inverter", "encoder", "discriminator"}
+    with pytest.raises(MissingFileError) as error:
+        find_models("cifar100", kinds)
+    text = str(error.value)
+    assert "no discriminator, encoder, generator and inverter are known for data set 'cifar100'" in text
+    assert "No public file of this data set is known; `viewgen models list`" in text
+    commands = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("  viewgen ")]
+    assert [words[0] for words in commands] == ["prepare", "pretrain", "pretrain", "pretrain"]
+    assert commands[0] == ["prepare", "--dataset", "cifar100", "--dry-run"]
+    with pytest.raises(MissingFileError) as error:
+        find_models("cifar10", kinds)
+    lines = [line for line in str(error.value).splitlines() if line.startswith("  viewgen ")]
+    assert lines[0] == "  viewgen models import cifar10.pkl --as cifar10"
+    for words in commands:
+        check_command(words)

@@ -1,8 +1,12 @@
 """What every view source promises, held against those of a cache and the images themselves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from viewgen.datasets import load_dataset
+from viewgen.datasets.moving_digits import RenderedClips
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.generator import Generator
 from viewgen.testing import GeneratorContract, LearnedSourceContract, ViewSourceContract
@@ -18,6 +22,39 @@ class TestExpert(ViewSourceContract):
 class TestOriginal(ViewSourceContract):
     entry = VIEWS.entry("original")
     random = False
+
+
+class TestColor(ViewSourceContract):
+    entry = VIEWS.entry("color")
+    random = False
+    exact = False  # cube roots of another batch size differ in the last digit
+
+
+class TestFrequency(ViewSourceContract):
+    entry = VIEWS.entry("frequency")
+    random = False
+    exact = False  # sums of products
+
+
+class TestPatches(ViewSourceContract):
+    entry = VIEWS.entry("patches")
+
+
+class TestJigsaw(ViewSourceContract):
+    entry = VIEWS.entry("jigsaw")
+    image_size = 26
+    exact = False  # interpolation
+
+
+class TestMovingDigits(ViewSourceContract):
+    entry = VIEWS.entry("moving-digits")
+    image_size = 64
+    num_images = 4
+
+    def resources(self, models, batch_size=None):
+        digits = load_dataset("digits")
+        clips = RenderedClips("train", digits, digits)
+        return replace(super().resources(models, batch_size), dataset=replace(digits, pixels=clips))
 
 
 class _WithNetworks(ViewSourceContract):

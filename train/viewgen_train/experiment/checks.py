@@ -41,8 +41,9 @@ def check_data(
 ) -> None:
     """Check the splits and number of images, and that caches that are there already are of these images."""
     if document.rows or document.encoders:
+        readout = document.measure.readout or document.experiment.dataset
         try:
-            load_dataset(document.experiment.dataset, "test", data_root=data_root)
+            load_dataset(readout, "test", data_root=data_root)
         except UsageError as error:
             raise UsageError(f"[experiment]: every training is measured on the test split: {error}") from None
     limit = document.experiment.limit
@@ -77,6 +78,13 @@ def check_references(document: Document, rows: Mapping[str, Row], tables: Mappin
         if name not in rows:
             raise UsageError(
                 f"{place} is {name!r}{nearest_name(name, rows)}; expected a row: {', '.join(rows)}"
+            )
+    groups = {row.group for row in rows.values()}
+    for number, sweep in enumerate(document.sweeps, 1):
+        if sweep.row not in groups:
+            raise UsageError(
+                f"[[sweeps]] {number}: row is {sweep.row!r}{nearest_name(sweep.row, groups)}; expected one "
+                f"of [rows]: {', '.join(sorted(groups))}"
             )
     chosen = (*document.measure.caches, *document.measure.trainings)
     for name in chosen:

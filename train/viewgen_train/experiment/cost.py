@@ -10,10 +10,10 @@ import torch
 
 from viewgen.device import available_cores, resolve_device
 from viewgen.errors import ViewgenError
+from viewgen.progress import duration_text
 from viewgen.views import VIEWS
 from viewgen_pipelines.cache import cache
 from viewgen_train.cost import USUAL_CACHED_VIEWS, estimate, image_counts
-from viewgen_train.dry_run import duration_text
 from viewgen_train.experiment.plan import CacheTask, ExperimentPlan
 from viewgen_train.network import build_network
 from viewgen_train.objectives.assimilation import build_objective

@@ -25,6 +25,7 @@ __all__ = [
     "Question",
     "RowTable",
     "Scatter",
+    "Sweep",
     "load_document",
     "presets",
 ]
@@ -114,6 +115,7 @@ class MeasureTable(Settings):
     trainings: tuple[str, ...] = setting((), "diagnostics of every training")
     settings: dict[str, Any] = setting({}, "settings of the diagnostics: DIAGNOSTIC.NAME")
     limit: int | None = setting(None, "images whose views the diagnostics compare", ge=2)
+    readout: str = setting("", "data set of the probe and neighbours, in place of the experiment's own")
 
 
 class Question(Settings):
@@ -137,6 +139,16 @@ class Scatter(Settings):
     over: Literal["rows", "trainings"] = setting("rows", "points: the means of the rows, or every training")
 
 
+class Sweep(Settings):
+    """A sweep of one grid: a measure over what its views share, with a quadratic through the trainings."""
+
+    title = "[[sweeps]]"
+
+    row: str = setting("", "name of the grid, one of [rows]", min_length=1)
+    x: str = setting("i_nce", "measure of the trainings, on the horizontal axis", min_length=1)
+    y: str = setting("top1", "measure of the trainings, whose highest mean is the sweet spot", min_length=1)
+
+
 class Document(Settings):
     """All tables of an experiment, for one scale and data set."""
 
@@ -154,6 +166,7 @@ class Document(Settings):
     rows: dict[str, RowTable] = setting({}, "rows")
     questions: tuple[Question, ...] = setting((), "comparisons that are answered in words")
     scatter: tuple[Scatter, ...] = setting((), "plots of one measure over another")
+    sweeps: tuple[Sweep, ...] = setting((), "plots of accuracy over what views share")
 
 
 TABLES: dict[str, type[Settings]] = {
@@ -162,7 +175,7 @@ TABLES: dict[str, type[Settings]] = {
     "cache": CacheDefaults,
 }
 NAMED: dict[str, type[Settings]] = {"encoders": EncoderTable, "caches": CacheTable, "rows": RowTable}
-LISTS: dict[str, type[Settings]] = {"questions": Question, "scatter": Scatter}
+LISTS: dict[str, type[Settings]] = {"questions": Question, "scatter": Scatter, "sweeps": Sweep}
 
 
 def presets() -> dict[str, str]:

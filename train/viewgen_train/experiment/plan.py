@@ -304,7 +304,11 @@ def _identity(
         },
         "threads": about.threads,
         "probe": probe.to_json(),
-        "measure": {"settings": document.measure.settings, "limit": document.measure.limit},
+        "measure": {
+            "settings": document.measure.settings,
+            "limit": document.measure.limit,
+            **({"readout": document.measure.readout} if document.measure.readout else {}),
+        },
         "encoders": {
             name: {
                 "seed": encoder.seed,

@@ -15,12 +15,16 @@ from viewgen_train.experiment.statistics import Correlation, correlation, resamp
 from viewgen_train.experiment.summary import RowSummary, Summary, is_share, measure_label
 
 __all__ = [
+    "axis_label",
     "draw_bars",
     "draw_curves",
     "draw_heat_map",
     "draw_scatter",
     "heat_maps",
+    "new_figure",
     "row_value",
+    "save_figure",
+    "scaled",
     "scatter_correlation",
 ]
 
@@ -28,15 +32,18 @@ CURVES = ("knn5_top1", "probe_top1")
 DPI = 110
 
 
-def _scaled(measure: str, values: Any) -> Any:
+def scaled(measure: str, values: Any) -> Any:
+    """Return values of a measure as they are drawn: shares in percent."""
     return 100 * np.asarray(values) if is_share(measure) else np.asarray(values)
 
 
-def _axis_label(measure: str) -> str:
+def axis_label(measure: str) -> str:
+    """Return the label of a measure's axis."""
     return measure_label(measure) + (", %" if is_share(measure) else "")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -45,7 +52,8 @@ def _save(figure: Any, path: Path) -> None:
     write_png(pixels[..., :3].copy(), path)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """Return a figure of a size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
@@ -61,7 +69,7 @@ def draw_bars(summary: Summary, measures: Sequence[str], path: Path) -> bool:
     if not shown:
         return False
     labels = [row.row.label for row in summary.rows.values()]
-    figure = _figure(4.2 + 3.2 * len(shown), 1.2 + 0.34 * len(labels))
+    figure = new_figure(4.2 + 3.2 * len(shown), 1.2 + 0.34 * len(labels))
     panels = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
     for panel, measure in zip(panels, shown, strict=True):
         seen: list[float] = []
@@ -69,17 +77,17 @@ def draw_bars(summary: Summary, measures: Sequence[str], path: Path) -> bool:
             found = row.spread(measure)
             if found is None:
                 continue
-            values = _scaled(measure, list(row.values[measure].values()))
-            mean = float(_scaled(measure, found.mean))
+            values = scaled(measure, list(row.values[measure].values()))
+            mean = float(scaled(measure, found.mean))
             colour = "0.35" if row is summary.baseline else "C0"
             panel.barh(place, mean, color=colour, alpha=0.35, height=0.7)
             panel.plot(values, [place] * len(values), ".", color=colour, markersize=4)
             seen += [*values]
             if not math.isnan(found.low):
-                half = float(_scaled(measure, found.mean - found.low))
+                half = float(scaled(measure, found.mean - found.low))
                 panel.errorbar(mean, place, xerr=half, color=colour, capsize=3, lw=1.4)
                 seen += [mean - half, mean + half]
-        panel.set_xlabel(f"{_axis_label(measure)} (95 % interval)")
+        panel.set_xlabel(f"{axis_label(measure)} (95 % interval)")
         panel.grid(axis="x", alpha=0.3)
         low, high = min(seen), max(seen)
         room = 0.15 * (high - low) or 1.0
@@ -87,7 +95,7 @@ def draw_bars(summary: Summary, measures: Sequence[str], path: Path) -> bool:
         panel.set_xlim(low - room, high + room)
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].invert_yaxis()
-    _save(figure, path)
+    save_figure(figure, path)
     return True
 
 
@@ -96,7 +104,7 @@ def draw_curves(summary: Summary, path: Path) -> bool:
     names = [one for one in CURVES if any(row.curves.get(one) for row in summary.rows.values())]
     if not names:
         return False
-    figure = _figure(5.6 * len(names) + 2.6, 4.6)
+    figure = new_figure(5.6 * len(names) + 2.6, 4.6)
     panels = np.atleast_1d(figure.subplots(1, len(names)))
     for panel, name in zip(panels, names, strict=True):
         for place, row in enumerate(summary.rows.values()):
@@ -106,11 +114,11 @@ def draw_curves(summary: Summary, path: Path) -> bool:
             style = {"color": "k", "lw": 2.2} if row is summary.baseline else {"color": f"C{place % 10}"}
             line = "-" if place < 10 else "--"
             epochs, values = zip(*found, strict=True)
-            panel.plot(epochs, _scaled(name, values), line, label=row.row.label, **style)
-        panel.set(xlabel="epoch", ylabel=_axis_label(name))
+            panel.plot(epochs, scaled(name, values), line, label=row.row.label, **style)
+        panel.set(xlabel="epoch", ylabel=axis_label(name))
         panel.grid(alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
     return True
 
 
@@ -161,23 +169,23 @@ def draw_scatter(summary: Summary, pair: Scatter, path: Path) -> bool:
     points, found = scatter_points(summary, pair), scatter_correlation(summary, pair)
     if found is None:
         return False
-    figure = _figure(6.4, 4.4)
+    figure = new_figure(6.4, 4.4)
     panel = figure.subplots()
     labels = [label for label, _, _ in points]
     for place, (label, at_x, at_y) in enumerate(points):
-        where = (float(_scaled(pair.x, at_x)), float(_scaled(pair.y, at_y)))
+        where = (float(scaled(pair.x, at_x)), float(scaled(pair.y, at_y)))
         panel.plot(*where, "o", color="C0")
         if label not in labels[:place]:
             panel.annotate(label, where, xytext=(4, 3), textcoords="offset points", fontsize=7)
     interval = "" if math.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
     panel.set(
-        xlabel=_axis_label(pair.x),
-        ylabel=_axis_label(pair.y),
+        xlabel=axis_label(pair.x),
+        ylabel=axis_label(pair.y),
         title=f"r = {found.r:.2f}{interval}, {found.count} {pair.over}",
     )
     panel.margins(0.15)
     panel.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
     return True
 
 
@@ -211,8 +219,8 @@ def draw_heat_map(summary: Summary, group: str, axes: tuple[str, str], measure: 
         found = row.spread(measure)
         assert found is not None
         place = (first.index(row.row.axes[axes[0]]), second.index(row.row.axes[axes[1]]))
-        table[place] = _scaled(measure, found.mean)
-    figure = _figure(2.6 + 0.9 * len(second), 1.9 + 0.6 * len(first))
+        table[place] = scaled(measure, found.mean)
+    figure = new_figure(2.6 + 0.9 * len(second), 1.9 + 0.6 * len(first))
     panel = figure.subplots()
     image = panel.imshow(table, cmap="viridis", aspect="auto")
     middle = (np.nanmin(table) + np.nanmax(table)) / 2
@@ -224,6 +232,6 @@ def draw_heat_map(summary: Summary, group: str, axes: tuple[str, str], measure: 
     panel.set_xticks(range(len(second)), map(str, second))
     names = [axis.partition(".")[2] for axis in axes]
     panel.set(ylabel=SYMBOLS.get(names[0], names[0]), xlabel=SYMBOLS.get(names[1], names[1]))
-    figure.colorbar(image, label=_axis_label(measure))
-    _save(figure, path)
+    figure.colorbar(image, label=axis_label(measure))
+    save_figure(figure, path)
     return True

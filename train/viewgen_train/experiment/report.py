@@ -38,6 +38,7 @@ from viewgen_train.experiment.summary import (
     measure_label,
     summarise,
 )
+from viewgen_train.experiment.sweep import draw_sweep, sweep_words
 from viewgen_train.experiment.wording import answer, correlation_words, difference_cell, summary_lines
 
 __all__ = ["CSV_COLUMNS", "write_report"]
@@ -176,6 +177,11 @@ def _wanted_pictures(plan: ExperimentPlan, summary: Summary) -> list[tuple[str, 
     for number, one in enumerate(document.scatter, 1):
         text = f"{measure_label(one.y)} over {measure_label(one.x)}, one point a {one.over.removesuffix('s')}"
         wanted.append((f"scatter-{number}.png", text, lambda path, one=one: draw_scatter(summary, one, path)))
+    for number, sweep in enumerate(document.sweeps, 1):
+        text = f"{measure_label(sweep.y)} over {measure_label(sweep.x)} along the sweep of {sweep.row}"
+        wanted.append(
+            (f"sweep-{number}.png", text, lambda path, sweep=sweep: draw_sweep(summary, sweep, path))
+        )
     for group, axes in heat_maps(summary).items():
         for measure in measures:
             text = f"{measure_label(measure)} of {group}"
@@ -219,6 +225,8 @@ def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
                 if row is not summary.baseline
             ]
             lines += summary_lines(differences, summary.baseline.row.label, measure_label(measure))
+    for sweep in document.sweeps:
+        lines += sweep_words(summary, sweep)
     for pair in document.scatter:
         found_r = scatter_correlation(summary, pair)
         if found_r is not None:

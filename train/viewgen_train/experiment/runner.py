@@ -227,6 +227,7 @@ class Runner:
             out=out,
             threads=about.threads,
             probe=measure.probe,
+            readout=measure.readout or None,
             diagnostics=measure.trainings if kind == "training" else (),
             diagnostic_settings=_of(measure.settings, measure.trainings),
             identity=self.results.digest(kind, name),

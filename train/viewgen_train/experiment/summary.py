@@ -23,6 +23,9 @@ LABELS = {
     "spread": "spread",
     "converged_share": "converged",
     "loss": "loss",
+    "distance": "mean error of the position, px",
+    "i_nce": "I_NCE, nats",
+    "i_nce_training": "I_NCE in training, nats",
 }
 # measures in [0, 1] that are told in percent
 SHARES = {

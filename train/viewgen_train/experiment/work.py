@@ -64,6 +64,7 @@ class TrainWork:
         out: folder of the run.
         threads: torch threads; None for those of the worker.
         probe: settings of the linear probe.
+        readout: data set of the probe and neighbours, or None for the training's own.
         diagnostics: names of further diagnostics.
         diagnostic_settings: settings of these, by DIAGNOSTIC.NAME.
         identity: digest of what it depends on.
@@ -84,6 +85,7 @@ class TrainWork:
     out: str
     threads: int | None
     probe: Mapping[str, Any]
+    readout: str | None
     diagnostics: tuple[str, ...]
     diagnostic_settings: Mapping[str, Any]
     identity: str
@@ -158,6 +160,7 @@ def _measured(task: TrainWork, place: Place) -> list[Measure]:
     found = evaluate(
         task.out,
         settings=task.probe,
+        dataset=task.readout,
         data_root=task.data_root,
         device=place.device,
     )
@@ -169,10 +172,20 @@ def _measured(task: TrainWork, place: Place) -> list[Measure]:
         measures.append(Measure(name="top1_sd_of_probe_seeds", value=found["top1_sd"], on=test))
     for target, values in found.get("reals", {}).items():
         measures += [Measure(name=one, value=values[one], on=test, group=target) for one in ("r2", "rmse")]
+    if "distance" in found:
+        measures.append(Measure(name="distance", value=found["distance"], on=test))
     for attribute, values in found.get("attributes", {}).items():
         measures += [
             Measure(name=one, value=values[one], on=test, group=attribute) for one in ("top1", "knn5_top1")
         ]
+    if "i_nce" in found:
+        i_nce = found["i_nce"]
+        on = f"{i_nce['images']:,} test images, {i_nce['candidates']:,} candidates"
+        measures.append(
+            Measure(name="i_nce", value=i_nce["nats"], low=i_nce["low"], high=i_nce["high"], on=on)
+        )
+        if i_nce["training"] is not None:
+            measures.append(Measure(name="i_nce_training", value=i_nce["training"], on="the last steps"))
     if found["loss"] is not None:
         measures.append(Measure(name="loss", value=found["loss"], on="the last steps"))
     if task.diagnostics:

@@ -26,6 +26,7 @@ OBJECTIVES: Registry[ObjectiveEntry] = Registry(
         "byol": "viewgen_train.objectives.byol",
         "nnclr": "viewgen_train.objectives.nnclr",
         "cpc": "viewgen_train.objectives.cpc",
+        "sequence": "viewgen_train.objectives.sequence",
         "supervised": "viewgen_train.objectives.supervised",
     },
 )

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from viewgen_train.objectives.objective import Outputs, PairObjective, weighted_mean
+from viewgen_train.objectives.objective import Head, Outputs, PairObjective, weighted_mean
 
-__all__ = ["Contrast", "Contrastive", "ContrastiveObjective", "all_views", "info_nce_of"]
+__all__ = ["Contrast", "Contrastive", "ContrastiveObjective", "Counted", "all_views", "info_nce_of"]
 
 LEFT_OUT = float("-inf")
 
@@ -130,6 +130,23 @@ class Contrastive(Protocol):
 
     def loss_of(self, contrast: Contrast) -> Tensor:
         """Return the loss of logits, a scalar `()`."""
+        ...
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """An objective whose loss is InfoNCE's among K candidates, so that ln K − loss is I_NCE.
+
+    Attributes:
+        temperature: temperature τ.
+        head: head of the objective.
+    """
+
+    temperature: float
+    head: Head
+
+    def num_candidates(self, num_images: int) -> int:
+        """Return K, the right candidate included, for a batch of so many images."""
         ...
 
 

@@ -58,6 +58,10 @@ class InfoNCE(ContrastiveObjective):
     def __init__(self, settings: InfoNCESettings) -> None:
         self.temperature = settings.temperature
 
+    def num_candidates(self, num_images: int) -> int:
+        """Return N, the other views of the batch."""
+        return num_images
+
     def loss(self, out: Outputs) -> dict[str, Tensor]:
         """Return the loss of the two views."""
         return {"loss": info_nce(out.z[0], out.z[1], self.temperature, out.pair_weights)}

@@ -108,6 +108,10 @@ class MoCo(nn.Module):
         """Fill the queue with random keys."""
         self.queue.allocate(widths.projections)
 
+    def num_candidates(self, num_images: int) -> int:
+        """Return K + 1, the key and the queue."""
+        return len(self.queue.keys) + 1
+
     def loss(self, out: Outputs) -> dict[str, Tensor]:
         """Return the loss of the two views."""
         assert out.target is not None

@@ -56,6 +56,10 @@ class SimCLR(ContrastiveObjective):
     def __init__(self, settings: SimCLRSettings) -> None:
         self.temperature = settings.temperature
 
+    def num_candidates(self, num_images: int) -> int:
+        """Return 2N − 1, all views but the anchor."""
+        return 2 * num_images - 1
+
     def loss(self, out: Outputs) -> dict[str, Tensor]:
         """Return the loss of the two views."""
         return {"loss": simclr(out.z[0], out.z[1], self.temperature, out.pair_weights)}

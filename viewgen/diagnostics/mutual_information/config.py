@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -50,7 +50,16 @@ class MIConfig(Settings):
     )
     clip: float = setting(5.0, "τ of SMILE, in nats", gt=0)
     width: int = setting(16, "channels of the image trunk's stem", ge=1)
-    shared_trunk: bool = setting(True, "one trunk for both images, or one for each")
+    shared_trunk: bool = setting(
+        True, "one trunk for both images, or one for each; each has its own where their channels differ"
+    )
+    critic: Literal["concatenated", "separable"] = setting(
+        "concatenated",
+        "score of a pair: a network of both features side by side, or the product of unit vectors of either "
+        "view divided by critic_temperature, as contrastive training has it",
+        since=2,
+    )
+    critic_temperature: float = setting(0.1, "τ of the separable critic", since=2, gt=0)
     estimator_settings: dict[str, Any] = setting(
         {}, "settings of the estimator that are not among these", since=2
     )
@@ -67,6 +76,10 @@ class MIConfig(Settings):
         defaults = DEFAULTS["vectors" if vectors else "images"]
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return self.replace(**missing)
+
+    def ignored(self) -> dict[str, str]:
+        """Return the temperature, unless the critic is separable."""
+        return {"critic_temperature": "critic is 'concatenated'"} if self.critic == "concatenated" else {}
 
     @property
     def read_off(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from viewgen.diagnostics.mutual_information.bound import Bound, at_least_zero
 from viewgen.diagnostics.mutual_information.canonical import CanonicalCoordinates
@@ -23,9 +23,14 @@ from viewgen.diagnostics.mutual_information.caveats import (
 from viewgen.diagnostics.mutual_information.config import MIConfig
 from viewgen.diagnostics.mutual_information.estimator import Estimator, derangements
 from viewgen.diagnostics.mutual_information.networks import (
+    TRUNK_FEATURES,
     ImageStatistics,
+    SeparableStatistics,
+    Standardised,
     StatisticsNetwork,
     VectorStatistics,
+    VectorTrunk,
+    image_trunk,
 )
 from viewgen.diagnostics.mutual_information.pairs import Pairs, check_sample
 from viewgen.diagnostics.mutual_information.training import Trained, calibrate, split_images, train
@@ -38,6 +43,8 @@ MAX_BLOCK = 1024
 MAX_LOOKED_AT = 512
 IMAGES_AT_ONCE = 256
 NEAR_CEILING_NATS = 1.0
+# of a separable critic of vectors
+VECTOR_HIDDEN, VECTOR_FEATURES = 128, 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +66,7 @@ class MIEstimate:
         num_held_out: number of held-out images.
         num_draws: draws of every held-out image's views.
         batch_size: K of InfoNCE.
+        ceiling: upper limit of the trained estimator for any data, in nats, or None.
         step: update whose weights were kept.
         num_steps: number of updates.
         effective_pairs: effective sample size (Σe^T)²/Σe^2T of the marginal pairs.
@@ -76,6 +84,7 @@ class MIEstimate:
     num_held_out: int
     num_draws: int
     batch_size: int
+    ceiling: float | None = None
     step: int
     num_steps: int
     effective_pairs: float
@@ -178,9 +187,27 @@ def fit_vector_statistics(x: Tensor, y: Tensor, estimator: Estimator) -> VectorS
 
 def build_network(x: Tensor, y: Tensor, config: MIConfig) -> StatisticsNetwork:
     """Return a statistics network for views such as `x` and `y`, `(B, D)` or `(B, C, H, W)`."""
+    if config.critic == "separable":
+        return _separable(x, y, config)
     if x.ndim == 2:
         return fit_vector_statistics(x, y, config.build(config.estimator))
-    return ImageStatistics(tuple(x.shape[1:]), width=config.width, shared_trunk=config.shared_trunk)
+    shapes = tuple(x.shape[1:]), tuple(y.shape[1:])
+    return ImageStatistics(*shapes, width=config.width, shared_trunk=config.shared_trunk)
+
+
+def _separable(x: Tensor, y: Tensor, config: MIConfig) -> SeparableStatistics:
+    """Return a separable critic; vectors have a trunk for each, of standardised coordinates."""
+    temperature = config.critic_temperature
+    if x.ndim == 2:
+        trunks = [
+            nn.Sequential(Standardised(side), VectorTrunk(side.shape[1], VECTOR_HIDDEN, VECTOR_FEATURES))
+            for side in (x, y)
+        ]
+        return SeparableStatistics(*trunks, num_features=VECTOR_FEATURES, temperature=temperature)
+    shared = config.shared_trunk and x.shape[1:] == y.shape[1:]
+    trunk_y = None if shared else image_trunk(tuple(y.shape[1:]), config.width)
+    trunk_x = image_trunk(tuple(x.shape[1:]), config.width)
+    return SeparableStatistics(trunk_x, trunk_y, num_features=TRUNK_FEATURES, temperature=temperature)
 
 
 @torch.no_grad()
@@ -235,7 +262,8 @@ def read_scores(blocks: Sequence[Tensor], trained: Trained, config: MIConfig, se
     calibration = trained.calibrations[config.estimator]
     effective = effective_pairs([calibration.apply(scores) for scores in blocks])
     num_held_out = sum(scores.shape[-1] for scores in blocks)
-    found = caveats(config.build(config.estimator), chosen, num_held_out, effective, config)
+    estimator = config.build(config.estimator)
+    found = caveats(estimator, chosen, num_held_out, effective, config)
     return MIEstimate(
         estimator=config.estimator,
         nats=chosen.nats,
@@ -248,6 +276,7 @@ def read_scores(blocks: Sequence[Tensor], trained: Trained, config: MIConfig, se
         num_held_out=num_held_out,
         num_draws=len(blocks[0]),
         batch_size=config.batch_size,
+        ceiling=estimator.ceiling,
         step=trained.step,
         num_steps=config.num_steps,
         effective_pairs=effective,

@@ -16,12 +16,24 @@ from torch import Tensor, nn
 from viewgen.diagnostics.mutual_information.canonical import CanonicalCoordinates
 from viewgen.networks.layout import Conv2d
 
-__all__ = ["HEAD_HIDDEN", "TRUNK_FEATURES", "ImageStatistics", "StatisticsNetwork", "VectorStatistics"]
+__all__ = [
+    "HEAD_HIDDEN",
+    "TRUNK_FEATURES",
+    "ImageStatistics",
+    "SeparableStatistics",
+    "Standardised",
+    "StatisticsNetwork",
+    "VectorStatistics",
+    "VectorTrunk",
+    "image_trunk",
+]
 
 # Reference: features of x and y → 1024 → 512 → 1.
 TRUNK_FEATURES = 512
 HEAD_HIDDEN = 512
 SCORES_AT_ONCE = 2**24
+# length of the unit vectors of a separable critic
+SEPARABLE_DIM = 128
 
 
 class PairHead(nn.Module):
@@ -107,15 +119,24 @@ class ImageStatistics(StatisticsNetwork):
     """T over two images: a residual trunk and the reference's head 1024 → 512 → 1.
 
     Args:
-        shape: (C, H, W) of either image.
+        shape: (C, H, W) of x.
+        shape_y: that of y; None if it is the same. Two shapes take two trunks.
         width: channels of the trunk's stem.
         shared_trunk: one trunk for x and y, as in the reference, or one for each.
     """
 
-    def __init__(self, shape: tuple[int, ...], *, width: int = 16, shared_trunk: bool = True) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        shape_y: tuple[int, ...] | None = None,
+        *,
+        width: int = 16,
+        shared_trunk: bool = True,
+    ) -> None:
         super().__init__()
+        shape_y = shape if shape_y is None else shape_y
         self.trunk = image_trunk(shape, width)
-        self.trunk_y = None if shared_trunk else image_trunk(shape, width)
+        self.trunk_y = None if shared_trunk and shape_y == shape else image_trunk(shape_y, width)
         self.head = PairHead(TRUNK_FEATURES, HEAD_HIDDEN)
 
     def features(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,6 +148,58 @@ class ImageStatistics(StatisticsNetwork):
     def pair_scores(self, x_BF: Tensor, y_BF: Tensor) -> Tensor:
         scores: Tensor = self.head(x_BF, y_BF)
         return scores
+
+
+class SeparableStatistics(StatisticsNetwork):
+    """T(x, y) = f₁(x)·f₂(y)/τ with unit vectors: the critic of contrastive training.
+
+    Args:
+        trunk_x: x → features `(B, F)`.
+        trunk_y: y → features `(B, F)`; None if it is that of x.
+        num_features: F.
+        temperature: τ.
+        dim: length of the unit vectors.
+    """
+
+    def __init__(
+        self,
+        trunk_x: nn.Module,
+        trunk_y: nn.Module | None,
+        *,
+        num_features: int,
+        temperature: float,
+        dim: int = SEPARABLE_DIM,
+    ) -> None:
+        super().__init__()
+        self.trunk_x, self.trunk_y, self.temperature = trunk_x, trunk_y, temperature
+        self.project_x = nn.Linear(num_features, dim)
+        self.project_y = None if trunk_y is None else nn.Linear(num_features, dim)
+
+    def features(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `(B, ...)` and `(B', ...)` to unit vectors `(B, dim)` and `(B', dim)`."""
+        project_y = self.project_x if self.project_y is None else self.project_y
+        trunk_y = self.trunk_x if self.trunk_y is None else self.trunk_y
+        return F.normalize(self.project_x(self.trunk_x(x)), dim=1), F.normalize(project_y(trunk_y(y)), dim=1)
+
+    def pair_scores(self, x_BF: Tensor, y_BF: Tensor) -> Tensor:
+        return x_BF @ y_BF.T / self.temperature
+
+
+class Standardised(nn.Module):
+    """Shift and scale of vectors to the mean 0 and the deviation 1 of a sample `(N, D)`."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, sample: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", sample.mean(dim=0))
+        deviation = sample.std(dim=0, correction=0)
+        self.register_buffer("deviation", torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, D)` to `(B, D)`."""
+        return (x - self.mean) / self.deviation
 
 
 class VectorTrunk(nn.Module):

@@ -49,7 +49,8 @@ class ArrayPairs:
     """Pairs in memory, one per row; rows of the same image are views of it.
 
     Args:
-        x, y: numbers `(N, D)` (the lengths may differ), or images `(N, C, H, W)` of one size; uint8 images
+        x, y: numbers `(N, D)` (the lengths may differ), or images `(N, C, H, W)` of one size (their
+            channels may differ); uint8 images
             become floating point in [−1, 1].
         image_ids: image of each row, int `(N,)`; by default every row is a separate image.
 
@@ -118,9 +119,9 @@ def check_sample(x: Tensor, y: Tensor, *, variation: bool = True) -> None:
         variation: also refuse a side whose rows are all equal, which can happen by chance in a batch.
 
     Raises:
-        DataError: images of different shapes, values that are not finite, or a side without any variation.
+        DataError: images of different sizes, values that are not finite, or a side without any variation.
     """
-    if x.ndim != y.ndim or (x.ndim == 4 and x.shape[1:] != y.shape[1:]):
+    if x.ndim != y.ndim or (x.ndim == 4 and x.shape[2:] != y.shape[2:]):
         raise DataError(
             f"x has shape {tuple(x.shape[1:])} and y {tuple(y.shape[1:])} per row; the views of a "
             "pair must be images of one size, or both vectors: resize one side, or make the cache of the "

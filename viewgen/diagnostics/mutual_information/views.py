@@ -11,22 +11,30 @@ from torch import Tensor
 from viewgen.datasets import ImageDataset
 from viewgen.diagnostics.measure import ViewPair
 from viewgen.diagnostics.mutual_information.pairs import view_picks
-from viewgen.errors import DataError
+from viewgen.errors import DataError, UsageError
+from viewgen.networks.files import KINDS, Models
 from viewgen.randomness import addressed_generator
+from viewgen.registry import Choice
+from viewgen.roles import Role
 from viewgen.store import CacheReader
+from viewgen.views import VIEWS
 from viewgen.views.cached import CachedSource
+from viewgen.views.entry import Resources, ViewEntry
 from viewgen.views.expert import ExpertConfig, ExpertSource
 from viewgen.views.original import OriginalSource
-from viewgen.views.source import Images, ViewSource
+from viewgen.views.source import Images, Views, ViewSource
 
 __all__ = [
     "PairDraws",
+    "SourcePairs",
     "ViewKind",
     "ViewPairs",
     "cached_kind",
     "check_cache",
     "expert_kind",
+    "made_together",
     "original_kind",
+    "source_pair",
     "view_pair",
 ]
 
@@ -128,6 +136,50 @@ class ViewPairs:
         return sides[0], sides[1]
 
 
+class SourcePairs:
+    """Two views of the same image that one source makes together.
+
+    Args:
+        source: source of the views.
+        roles: roles of its views; empty if they are interchangeable.
+        dataset: the images.
+        source_index: rows of the images, int64 `(N,)`; positions are indices into it.
+        num_views: number of views that the source makes of an image.
+        num_draws: number of draws after which it has no new views.
+    """
+
+    def __init__(
+        self,
+        source: ViewSource,
+        roles: tuple[Role, ...],
+        dataset: ImageDataset,
+        source_index: NDArray[np.int64],
+        *,
+        num_views: int,
+        num_draws: int,
+    ) -> None:
+        self.source, self.roles, self.dataset = source, roles, dataset
+        self.source_index, self.num_views = source_index, num_views
+        self._num_draws = num_draws
+
+    @property
+    def num_images(self) -> int:
+        return len(self.source_index)
+
+    @property
+    def num_draws(self) -> int:
+        return self._num_draws
+
+    def draw(self, positions: NDArray[np.int64], *address: int | str) -> tuple[Tensor, Tensor]:
+        rows = self.source_index[positions]
+        pixels, ids = torch.from_numpy(self.dataset.images(rows)), torch.from_numpy(rows)
+        images = Images(pixels=pixels, source_index=ids, draws=PairDraws(address, ids))
+        views = self.source.views(images, self.num_views).model
+        if not self.roles:
+            return views[0], views[1]
+        return self.roles[0].of(views[0]), self.roles[1].of(views[1])
+
+
 # views of an image of which there is no end
 UNLIMITED = 2**31
 
@@ -158,9 +210,38 @@ def expert_kind(config: ExpertConfig) -> ViewKind:
 
 
 def cached_kind(reader: CacheReader, name: str, view: int | None = None) -> ViewKind:
-    """Return the views of a cache, or only the one of an index, such as that of a role."""
+    """Return the views of a cache, or only the one of an index; of a role, only its channels."""
     num_views = reader.spec.num_views if view is None else 1
-    return ViewKind(name=name, source=CachedSource(reader, view=view), num_views=num_views)
+    source: ViewSource = CachedSource(reader, view=view)
+    if view is not None and reader.spec.roles:
+        source = _OfRole(source, reader.spec.roles[view])
+    return ViewKind(name=name, source=source, num_views=num_views)
+
+
+class _OfRole:
+    """The channels of a role, out of another source's views."""
+
+    roles: tuple[str, ...] = ("view",)
+
+    def __init__(self, source: ViewSource, role: Role) -> None:
+        self.source, self.role = source, role
+
+    def views(self, images: Images, num_views: int) -> Views:
+        """Return views `(V, B, C', H, W)`."""
+        return Views(pixels=self.role.of(self.source.views(images, num_views).pixels))
+
+
+def made_together(reader: CacheReader) -> tuple[str, str] | None:
+    """Return names of the two views of an image in a cache, if they are a pair; None if they are not.
+
+    They are one if they have different roles, or if their source always makes two, such as two patches.
+    """
+    spec = reader.spec
+    if len(spec.roles) > 1:
+        return spec.roles[0].name, spec.roles[1].name
+    if spec.method in VIEWS and VIEWS.entry(spec.method).num_views == 2:
+        return f"{spec.method} 1", f"{spec.method} 2"
+    return None
 
 
 def view_pair(x: ViewKind, y: ViewKind, dataset: ImageDataset, source_index: NDArray[np.int64]) -> ViewPair:
@@ -168,6 +249,37 @@ def view_pair(x: ViewKind, y: ViewKind, dataset: ImageDataset, source_index: NDA
     num_draws = max(x.num_views, y.num_views)
     views = ViewPairs(x.source, y.source, dataset, source_index, num_draws=num_draws)
     return ViewPair(x=x.name, y=y.name, views=views)
+
+
+def source_pair(choice: Choice[ViewEntry], dataset: ImageDataset, rows: NDArray[np.int64]) -> ViewPair:
+    """Return the pair of views that a source makes of the images at `rows`; of several roles the first two.
+
+    Raises:
+        UsageError: the source needs networks, a cache or a training, or makes one view alone.
+        DataError: it cannot use these images.
+    """
+    entry = choice.entry
+    # an encoder serves for distances, which nobody asks for here
+    lacking = sorted(entry.uses(choice.settings) & {*KINDS, "cache", "inversions", "training"} - {"encoder"})
+    num_views = entry.num_views or 2
+    if lacking or num_views < 2:
+        reason = f"need {', '.join(lacking)}" if lacking else "come alone"
+        raise UsageError(
+            f"{choice.name} views {reason}; a pair is made by a source of two views that starts from the "
+            "image alone. Views of other sources are measured from their cache (--cache)"
+        )
+    settings = entry.fit(choice.settings, dataset)
+    source = entry.build(settings, Resources(models=Models(device=torch.device("cpu"))))
+    views = SourcePairs(
+        source,
+        entry.roles,
+        dataset,
+        rows,
+        num_views=num_views,
+        num_draws=UNLIMITED if entry.random else 1,
+    )
+    names = [role.name for role in entry.roles] or [f"{entry.name} 1", f"{entry.name} 2"]
+    return ViewPair(x=names[0], y=names[1], views=views)
 
 
 def check_cache(reader: CacheReader, dataset: ImageDataset) -> None:
@@ -183,7 +295,7 @@ def check_cache(reader: CacheReader, dataset: ImageDataset) -> None:
             f"{reader.url} holds views of {made_of[0]} {made_of[1]}, not of {dataset.name} {dataset.split}; "
             "give the data set and split that the cache was made of"
         )
-    if (spec.height, spec.width) != (dataset.image_size, dataset.image_size):
+    if made_together(reader) is None and (spec.height, spec.width) != (dataset.image_size,) * 2:
         raise DataError(
             f"{reader.url} holds views of {spec.height}×{spec.width} pixels, the images of {dataset.name} "
             f"have {dataset.image_size}×{dataset.image_size}; the views of a pair must have one size"

@@ -1,0 +1,165 @@
+"""Moving digits: motion, marginals, what is shared, targets, refusals."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from viewgen.datasets import load_dataset
+from viewgen.datasets.moving_digits import NUM_CLIPS, RANGE, RenderedClips, corners
+from viewgen.errors import DataError, UsageError
+from viewgen.views import VIEWS
+from viewgen.views.draws import ImageDraws
+from viewgen.views.moving_digits import MovingDigitsConfig, MovingDigitsSource
+from viewgen.views.source import Images
+
+NAME = "moving-digits:digits?digits=digits"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NUM_CLIPS, "train", 3000)
+        patch.setitem(NUM_CLIPS, "test", 200)
+        yield
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return load_dataset(NAME)
+
+
+def reflected(start, velocity, frame):
+    """Return a coordinate after `frame` − 1 steps, reflected one step of 0.01 px at a time."""
+    place, direction = start, 1.0
+    for _ in range(round(100 * (frame - 1))):
+        place += direction * velocity / 100
+        if not 0 <= place <= RANGE:
+            place, direction = (-place if place < 0 else 2 * RANGE - place), -direction
+    return place
+
+
+def test_positions_are_those_of_a_reflected_motion(clips):
+    some = clips.pixels.clips(np.arange(25))
+    frames = np.array([1, 2, 7, 20])
+    found = corners(some, frames)
+    for clip in range(25):
+        speed = 6.4 * np.array([np.cos(some.direction[clip]), np.sin(some.direction[clip])])
+        for number, frame in enumerate(frames):
+            for axis in (0, 1):
+                expected = reflected(some.start[clip, axis], speed[axis], frame)
+                assert found[clip, number, axis] == pytest.approx(expected, abs=1e-6)
+
+
+def test_later_positions_are_uniform_and_the_middle_is_13_8_px_off(clips):
+    centres = clips.reals(range(3000)).astype(np.float64)
+    counts = np.histogram2d(*(centres - 14).T, bins=6, range=[[0, RANGE]] * 2)[0].flatten()
+    # 36 bins, 3,000 clips: χ² of 35 degrees of freedom
+    assert ((counts - 3000 / 36) ** 2 / (3000 / 36)).sum() < 70
+    assert np.linalg.norm(centres - 32, axis=1).mean() == pytest.approx(13.8, abs=0.3)
+
+
+def test_a_digit_is_where_its_target_says(clips):
+    images = clips.images(range(60)).astype(float).max(axis=1)
+    centres = clips.reals(range(60))
+    digits = load_dataset("digits")
+    black = RenderedClips(
+        "train",
+        digits,
+        replace(
+            digits,
+            pixels=type(
+                "B", (), {"read": staticmethod(lambda rows: np.zeros((len(rows), 3, 32, 32), np.uint8))}
+            )(),
+        ),
+    )
+    content = black.clips(np.arange(60))
+    alone = black.read(np.arange(60))[:, 0].astype(float)
+    assert (images >= alone).all()
+    # the centre of mass moves with the centre: whole pixels, then parts of one
+    own = digits.images(content.digit)[:, 0, 2:30, 2:30].astype(float)
+    rows, columns = np.mgrid[:64, :64]
+    for clip in range(60):
+        mass = alone[clip].sum()
+        found = np.array([(alone[clip] * columns).sum(), (alone[clip] * rows).sum()]) / mass
+        inside = np.array([(own[clip] * columns[:28, :28]).sum(), (own[clip] * rows[:28, :28]).sum()])
+        np.testing.assert_allclose(found, inside / own[clip].sum() + centres[clip] - 14, atol=0.1)
+
+
+def test_targets_and_name(clips):
+    assert clips.name == "moving-digits?background=digits&digits=digits"
+    assert load_dataset(clips.name).digest == clips.digest
+    assert [one.name for one in clips.attributes] == ["digit", "background", "x", "y"]
+    content = clips.pixels.clips(np.arange(5))
+    digits = load_dataset("digits")
+    np.testing.assert_array_equal(clips.targets[:5, 0], digits.targets[content.digit])
+    assert not np.array_equal(load_dataset(NAME, "test").images([0]), clips.images([0]))
+
+
+def views(clips, share, *, same="picture", seed=0, rows=range(12)):
+    index = torch.tensor([*rows])
+    source = MovingDigitsSource(MovingDigitsConfig(share=share, same=same), clips.pixels)
+    pixels = torch.from_numpy(clips.images(index.numpy()))
+    made = source.views(Images(pixels=pixels, source_index=index, draws=ImageDraws(seed, index)), 11)
+    return made.pixels.numpy()
+
+
+def test_all_factors_shared_is_frame_20(clips):
+    made = views(clips, "digit,position,background")
+    np.testing.assert_array_equal(made[10], clips.images(range(12)))
+    frames = clips.pixels.clips(np.arange(12))
+    first = clips.pixels.render(frames, corners(frames, np.array([1])))[:, 0]
+    np.testing.assert_array_equal(made[0], first)
+
+
+@pytest.mark.parametrize("share", ["digit", "position", "background", "digit,background"])
+def test_only_the_named_factors_are_shared(clips, share, monkeypatch):
+    """What is rendered as the image, by factor, against frame 20 of the clips."""
+    rendered = []
+    render = RenderedClips.render
+
+    def kept(self, content, places):
+        rendered.append((content, places))
+        return render(self, content, places)
+
+    monkeypatch.setattr(RenderedClips, "render", kept)
+    views(clips, share, rows=range(40))
+    (clip, _), (image, places) = rendered[-2:]
+    equal = {
+        "digit": (image.digit == clip.digit).mean(),
+        "position": (places[:, 0] == corners(clip, np.array([20]))[:, 0]).all(axis=1).mean(),
+        "background": ((image.background == clip.background) & (image.crop == clip.crop).all(axis=1)).mean(),
+    }
+    for factor, part in equal.items():
+        assert part == 1 if factor in share.split(",") else part < 0.1, factor
+    again = views(clips, share, seed=1, rows=range(40))
+    assert not np.array_equal(again[10], views(clips, share, rows=range(40))[10])
+
+
+def test_a_factor_of_the_same_class_is_another_picture(clips):
+    content = clips.pixels.clips(np.arange(200))
+    other = clips.pixels.of_class(content, np.random.default_rng(0).random((200, 2)))
+    targets = load_dataset("digits").targets
+    np.testing.assert_array_equal(targets[other.digit], targets[content.digit])
+    np.testing.assert_array_equal(targets[other.background], targets[content.background])
+    assert (other.digit != content.digit).mean() > 0.9
+    assert not np.array_equal(views(clips, "digit", same="class")[10], views(clips, "digit")[10])
+
+
+def test_refusals(clips):
+    for share in ("", "digit,digit", "pos"):
+        with pytest.raises(UsageError, match="expected one or more of digit, position, background"):
+            MovingDigitsConfig(share=share)
+    with pytest.raises(UsageError, match="did you mean 'position'"):
+        MovingDigitsConfig(share="positions")
+    with pytest.raises(UsageError, match="same is given and has no effect"):
+        MovingDigitsConfig(share="position", same="class").refuse_ignored({"same"})
+    with pytest.raises(DataError, match="digits has none; give --dataset moving-digits"):
+        VIEWS.entry("moving-digits").fit(MovingDigitsConfig(), load_dataset("digits"))
+    with pytest.raises(DataError, match="has no single class for every image"):
+        load_dataset("moving-digits:trifeature?digits=digits")
+    with pytest.raises(UsageError, match="expected a data set of pictures"):
+        load_dataset("moving-digits:moving-digits")
+    assert json.dumps(MovingDigitsConfig(share="digit, position").factors) == '["digit", "position"]'

@@ -1,0 +1,113 @@
+"""Sweeps: the quadratic against known curves, the sentences, the picture; shipped sweeps."""
+
+import numpy as np
+import pytest
+
+from viewgen.errors import UsageError
+from viewgen_train.experiment.document import Sweep, load_document
+from viewgen_train.experiment.grid import Row
+from viewgen_train.experiment.plan import make_plan
+from viewgen_train.experiment.summary import RowSummary, Summary, is_share, measure_label
+from viewgen_train.experiment.sweep import draw_sweep, fit_quadratic, sweep_rows, sweep_words
+
+SWEEP = Sweep(row="crop")
+
+
+def test_a_quadratic_is_found_with_its_top():
+    x = np.linspace(1, 4, 30)
+    found = fit_quadratic(x.tolist(), (0.5 + 0.4 * x - 0.1 * x**2).tolist())
+    assert found.coefficients == pytest.approx((0.5, 0.4, -0.1))
+    assert (found.peak, found.low, found.high) == pytest.approx((2.0, 1.0, 4.0))
+    assert found.is_reverse_u
+    assert fit_quadratic([1.0, 2.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]) is None
+    assert fit_quadratic([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) is None
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    random = np.random.default_rng(0)
+    x = np.linspace(0, 3, 12)
+    bends, tops, share = 0, 0, 400
+    for _ in range(share):
+        found = fit_quadratic(x.tolist(), (1 + 2 * x - 0.7 * x**2 + random.normal(0, 0.2, 12)).tolist())
+        bends += found.curvature_low <= -0.7 <= found.curvature_high
+        tops += found.peak_low <= 2 / 1.4 <= found.peak_high
+    assert bends / share == pytest.approx(0.95, abs=0.03)
+    assert tops / share == pytest.approx(0.95, abs=0.04)  # linearised
+
+
+def summary(y_of, values=(0.5, 1.0, 2.0, 3.0, 4.0), noise=0.0):
+    """Return a sweep of rows whose accuracy is a function of their I_NCE, with three trainings each."""
+    random = np.random.default_rng(1)
+    rows = {}
+    for number, value in enumerate(values):
+        name = f"crop[{number}]"
+        row = Row(
+            name=name, label=f"c {number}", group="crop", axes={}, train={}, cache=None, seeds=(0, 1, 2)
+        )
+        accuracies = {seed: y_of(value) + noise * float(random.normal()) for seed in range(3)}
+        shared = {seed: value + 0.01 * seed for seed in range(3)}
+        rows[name] = RowSummary(
+            row=row, values={"i_nce": shared, "top1": accuracies}, lost={}, curves={}, seconds=0
+        )
+    return Summary(rows=rows, caches={}, baseline=None)
+
+
+def test_a_reverse_u_is_told_with_its_sweet_spot(tmp_path):
+    found = summary(lambda x: 0.6 - 0.05 * (x - 2.2) ** 2, noise=0.002)
+    first, second = sweep_words(found, SWEEP)
+    assert "linear probe is highest for c 2" in first
+    assert "at I_NCE, nats 2.01, between the ends of the range 0.51 to 4.01" in first
+    assert second.startswith("A reverse U of linear probe over I_NCE, nats is shown")
+    assert second.endswith("15 trainings, taken as independent.")
+    assert draw_sweep(found, SWEEP, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("y_of", "noise", "told"),
+    [
+        (lambda x: 0.3 + 0.05 * x, 0.001, "No reverse U"),
+        (lambda x: 0.6 - 0.01 * (x - 8) ** 2, 0.0001, "its top at 8.0"),
+        (lambda x: 0.5, 0.05, "No reverse U"),
+    ],
+)
+def test_other_shapes_are_not_called_one(y_of, noise, told):
+    assert told in sweep_words(summary(y_of, noise=noise), SWEEP)[1]
+
+
+def test_few_rows_are_no_sweep(tmp_path):
+    found = summary(lambda x: x, values=(1.0, 2.0))
+    assert len(sweep_rows(found, SWEEP)) == 2
+    assert sweep_words(found, SWEEP) == []
+    assert not draw_sweep(found, SWEEP, tmp_path / "none.png")
+
+
+def test_measures_of_one_attribute():
+    assert measure_label("top1[digit]") == "linear probe, digit"
+    assert is_share("top1[digit]")
+    assert not is_share("distance")
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("sweep-crop", 7),
+        ("sweep-jitter", 7),
+        ("sweep-frequency", 9),
+        ("sweep-color", 6),
+        ("sweep-patches", 6),
+        ("shared-factors", 7),
+    ],
+)
+def test_shipped_sweeps_have_their_grids(name, count, tmp_path):
+    dataset = "fashion-mnist" if name in ("sweep-crop", "sweep-jitter", "sweep-frequency") else None
+    found = make_plan(load_document(name, dataset=dataset), tmp_path, with_data=False)
+    assert len(found.rows) == count
+    assert len(found.trainings) == 3 * count
+
+
+def test_a_sweep_of_no_row_is_refused(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('extends = "sweep-crop"\n[[sweeps]]\nrow = "corp"\n')
+    with pytest.raises(UsageError, match=r"row is 'corp'; did you mean 'crop'|row is 'corp'"):
+        make_plan(load_document(str(path), dataset="digits"), tmp_path, with_data=False)

@@ -1,0 +1,115 @@
+"""I_NCE of the views of a training on held-out images, with the training's own critic.
+
+I_NCE = ln K − L, where L is InfoNCE's loss among K candidates, one of which is right. It is a lower bound of
+the mutual information of the two views for any critic, and at most ln K. The critic is that of the objective:
+the product of both projections, divided by τ. Both directions are averaged, whatever the objective does.
+
+References:
+    Representation Learning with Contrastive Predictive Coding, van den Oord et al., 2018,
+    https://arxiv.org/abs/1807.03748
+    What Makes for Good Views for Contrastive Learning?, Tian, Sun, Poole, Krishnan, Schmid and Isola, 2020,
+    https://arxiv.org/abs/2005.10243
+
+Shape legend: N images, D projection dimension.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from viewgen.datasets import ImageDataset
+from viewgen.diagnostics.features import evaluation_mode
+from viewgen.diagnostics.mutual_information.config import MIConfig
+from viewgen.diagnostics.mutual_information.estimate import bootstrap
+from viewgen.diagnostics.mutual_information.infonce import InfoNCE
+from viewgen.networks.branches import Branches
+from viewgen.views.branched import BranchedEncoder, ImageEncoder
+from viewgen.views.draws import ImageDraws
+from viewgen.views.source import Images
+from viewgen_train.distributed import World
+from viewgen_train.network import ContrastiveNetwork, of_role
+from viewgen_train.objectives.assimilation import build_objective
+from viewgen_train.objectives.contrast import Counted
+from viewgen_train.settings import TrainSettings
+from viewgen_train.worker import build_source
+
+__all__ = ["held_out_i_nce"]
+
+MAX_IMAGES, IMAGES_AT_ONCE = 1024, 128
+FEWEST_IMAGES = 8
+
+
+@torch.no_grad()
+def held_out_i_nce(
+    settings: TrainSettings,
+    encoder: ImageEncoder,
+    dataset: ImageDataset,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any] | None:
+    """Return I_NCE of the two views that a training contrasts, on images that it has not seen.
+
+    Args:
+        settings: settings of the training.
+        encoder: its encoder, or encoders of the roles, on `device`; not changed.
+        dataset: held-out images, of which at most 1024 are used, evenly spread.
+        seed: seed of the views and of the interval's resamplings.
+        device: device of the encoder.
+
+    Returns:
+        ``nats`` with the ends ``low`` and ``high`` of its 95 % interval over the images, ``ceiling`` ln K,
+        ``saturated`` within 1 nat of it, ``candidates`` K (a training's batch, or all images if they are
+        fewer) and ``images``; None if the objective has no InfoNCE loss of two views, or the views of
+        held-out images are not at hand.
+    """
+    views = encoder.views if isinstance(encoder, BranchedEncoder) else settings.views
+    settings = replace(settings, views=views)
+    objective = build_objective(settings)
+    count = min(MAX_IMAGES, len(dataset))
+    usable = isinstance(objective, Counted) and settings.assimilation.kind == "none"
+    if not usable or views.entry.needs or count < FEWEST_IMAGES:
+        return None
+    assert isinstance(objective, Counted)
+    network = encoder.branches if isinstance(encoder, BranchedEncoder) else encoder
+    roles = encoder.roles if isinstance(encoder, BranchedEncoder) else ()
+    contrastive = ContrastiveNetwork(network, objective.head, None, separate=True, bf16=False, roles=roles)
+    source = build_source(settings, contrastive, World(), torch.device(device))
+    rows = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
+    sides: list[tuple[Tensor, Tensor]] = []
+    with evaluation_mode(network):
+        for start in range(0, count, IMAGES_AT_ONCE):
+            part = rows[start : start + IMAGES_AT_ONCE]
+            index = torch.from_numpy(part)
+            pixels = torch.from_numpy(dataset.images(part)).to(device)
+            made = source.views(
+                Images(pixels=pixels, source_index=index, draws=ImageDraws(seed, index)), 2
+            ).model
+            sides.append((_projected(network, made, 0, roles), _projected(network, made, 1, roles)))
+    z1, z2 = (torch.cat(side).double() for side in zip(*sides, strict=True))
+    candidates = min(settings.optimiser.batch_size, count)
+    scores = (z1 @ z2.T / objective.temperature)[None]
+    found = bootstrap(InfoNCE(candidates), [scores], MIConfig(), seed)
+    return {
+        "nats": round(found.nats, 6),
+        "low": round(found.low, 6),
+        "high": round(found.high, 6),
+        "ceiling": round(float(np.log(candidates)), 6),
+        "saturated": found.saturated,
+        "candidates": candidates,
+        "images": count,
+    }
+
+
+def _projected(network: Any, views: Tensor, place: int, roles: tuple[Any, ...]) -> Tensor:
+    """Return unit projections of one of the views `(2, N, C, H, W)`, `(N, D)` on the CPU."""
+    view = views[place]
+    if isinstance(network, Branches):
+        role = roles[place]
+        z: Tensor = of_role(network, role.name)(role.of(view))
+    else:
+        z = network(view)
+    return z.cpu()

@@ -1,0 +1,61 @@
+"""Configuration files: settings in TOML or YAML, as dotted names."""
+
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from viewgen.errors import MissingFileError, UsageError
+
+__all__ = ["read_config", "toml_value"]
+
+
+def read_config(path: str | Path, name: str) -> dict[str, Any]:
+    """Return the settings in a TOML or YAML file; tables become dotted names.
+
+    Args:
+        path: the file.
+        name: name of the file in messages, such as ``"--config FILE"``.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UsageError: it cannot be read, or holds no table.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{name}: there is no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name} cannot be read: {error}") from error
+    try:
+        if Path(path).suffix.lower() in (".yaml", ".yml"):
+            import yaml
+
+            document = yaml.safe_load(text)
+        else:
+            document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise UsageError(f"{name} cannot be read: {error}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "yaml":
+            raise
+        raise UsageError(f"{name} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"{name} holds {type(document).__name__}; expected a table of settings")
+    return dict(_flat(document))
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def toml_value(value: Any) -> str:
+    """Return a JSON value in TOML."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,239 @@
+"""``hf:NAME_OR_PATH``: a data set of Hugging Face's library, from the hub or from local files.
+
+A local path wins: a folder that `save_to_disk` wrote, a folder of Parquet or Arrow files, or one file. Other
+names are those of the hub, whose files the library keeps in its own folder (``HF_HOME``). Each split is
+decoded once; a decoded copy is used without asking the hub again.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
+from viewgen.datasets.decoded import Blocks, decoded_folder, load_decoded, read_decoded
+from viewgen.datasets.files import absolute, expanded, is_url, open_file, stamp
+from viewgen.datasets.labelled import Labelled, check_size, labelled_blocks, settings_text
+from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError, ViewgenError
+from viewgen.extras import need
+from viewgen.settings import Settings, setting
+
+__all__ = ["ENTRY", "HuggingFaceSettings"]
+
+IMAGES = ("image", "img", "picture", "jpg", "png", "pixels")
+LABELS = ("label", "labels", "class", "cls", "target", "fine_label")
+HELD_OUT = ("test", "validation", "valid", "val")
+FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
+
+
+class HuggingFaceSettings(Settings):
+    """Data set, and its columns."""
+
+    title: ClassVar[str] = "hf"
+    path: str = setting("", "name on the hub, or path or URL of Arrow or Parquet files")
+    size: int | None = setting(None, "side in pixels to which pictures are scaled and cropped")
+    image: str = setting("", "column of the pictures; by default the one that holds any")
+    label: str = setting("", "column of the labels; by default the one of classes")
+    config: str = setting("", "configuration of a data set that has several")
+    revision: str = setting("", "branch, tag or commit on the hub")
+
+
+def load(settings: HuggingFaceSettings, split: str, root: Path, download: bool) -> ImageDataset:
+    """Load one split, decoding it on first use.
+
+    Raises:
+        UsageError: no name, an impossible size, no such split or column.
+        MissingExtraError: the library is not installed.
+        MissingFileError: the data set cannot be found or fetched.
+        DataError: no pictures, or of sizes that differ.
+        CorruptDataError: a picture or a file is damaged.
+    """
+    check_size(settings.size)
+    if not settings.path:
+        raise UsageError("hf: needs a name or a path, for example hf:cifar10 or hf:/data/flowers")
+    files = _files(settings.path)
+    path = settings.path if files is None else absolute(settings.path)
+    name = f"hf:{path}{settings_text(settings)}"
+    source: dict[str, Any] = {"name": name, "files": None if files is None else [stamp(f) for f in files]}
+    folder = decoded_folder(root, "hf", name, split)
+    found = read_decoded(name, split, folder, source)
+    if found is not None:
+        return found
+    need("hf")
+    if files is None and not download:
+        raise MissingFileError(f"{name}, {split}, has not been fetched from the hub yet")
+    splits = _opened(settings, files)
+    chosen = canonical_split(name, split, _known(splits), _aliases(splits))
+    return load_decoded(
+        name, split, folder, source, lambda: _blocks(splits[chosen], name, settings), num_images=0
+    )
+
+
+def _files(path: str) -> list[str] | None:
+    """Return the files of a local path or a URL; None for a name on the hub."""
+    if is_url(path):
+        if Path(path).suffix in FORMATS or "*" in path or "{" in path:
+            return expanded(path)
+        return [file for suffix in FORMATS for file in _listed(f"{path.rstrip('/')}/*{suffix}")]
+    local = Path(path.removeprefix("file://")).expanduser()
+    if local.is_file():
+        return [str(local)]
+    if local.is_dir():
+        found = sorted(str(file) for file in local.rglob("*") if file.suffix in (*FORMATS, ".json"))
+        if not any(Path(file).suffix in FORMATS for file in found):
+            raise DataError(f"{local} holds no Arrow or Parquet files; folder:{local} reads pictures")
+        return found
+    if path.startswith(("/", ".", "~")):
+        raise MissingFileError(f"there is no {local}; expected Arrow or Parquet files, or a name on the hub")
+    return None
+
+
+def _listed(pattern: str) -> list[str]:
+    try:
+        return expanded(pattern)
+    except DataError:
+        return []
+
+
+def _opened(settings: HuggingFaceSettings, files: list[str] | None) -> Mapping[str, Any]:
+    """Return split → data set of the library."""
+    import datasets
+
+    path = settings.path.removeprefix("file://")
+    local = Path(path).expanduser()
+    try:
+        if files is None:
+            chosen = {"name": settings.config or None, "revision": settings.revision or None}
+            found: Any = datasets.load_dataset(path, **chosen)
+        elif not is_url(path) and (local / "dataset_dict.json").is_file():
+            found = datasets.load_from_disk(str(local))
+        elif not is_url(path) and (local / "state.json").is_file():
+            found = {"train": datasets.load_from_disk(str(local))}
+        else:
+            tables = [file for file in files if Path(file).suffix in FORMATS]
+            if not tables:
+                raise DataError(f"hf:{path} names no Arrow or Parquet files")
+            kind = FORMATS[Path(tables[0]).suffix]
+            # read once, in order: nothing is copied into the library's folder
+            found = datasets.load_dataset(kind, data_files=_by_split(tables), streaming=True)
+    except ViewgenError:
+        raise
+    except Exception as error:  # the library's errors are of many kinds
+        what = "cannot be read" if files else "is no local path, and cannot be had from the hub"
+        raise MissingFileError(
+            f"hf:{path} {what} ({type(error).__name__}: {error}); check the name, and the network or a token "
+            "if it is on the hub"
+        ) from error
+    return found if isinstance(found, Mapping) else {"train": found}
+
+
+def _by_split(files: list[str]) -> dict[str, list[str]]:
+    """Return split → files, by a word in the last two parts of a path: ``train-0.parquet``."""
+    found: dict[str, list[str]] = {}
+    for file in files:
+        words = re.split(r"[^a-z]+", "/".join(Path(file).parts[-2:]).lower())
+        split = next((word for word in ("train", *HELD_OUT) if word in words), "train")
+        found.setdefault(split, []).append(file)
+    if "train" not in found:  # files of one split, however it is called
+        return {"train": files}
+    return found
+
+
+def _known(splits: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(splits)
+
+
+def _aliases(splits: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names that stand for a split: test for whatever is held out, train for the only one."""
+    aliases = {}
+    held_out = next((name for name in HELD_OUT if name in splits), None)
+    if held_out is not None:
+        aliases |= {name: held_out for name in ("test", "val") if name not in splits}
+    if "train" not in splits and len(splits) == 1:
+        aliases["train"] = next(iter(splits))
+    return aliases
+
+
+def _blocks(table: Any, name: str, settings: HuggingFaceSettings) -> Blocks:
+    features = dict(table.features or {})
+    first = None if features else next(iter(table), None)
+    columns = list(features or first or ())
+    kinds = {column: type(feature).__name__ for column, feature in features.items()}
+    image = _column(name, "image", settings.image, columns, kinds, "Image", IMAGES)
+    label = _column(name, "label", settings.label, columns, kinds, "ClassLabel", LABELS)
+    if image is None:
+        raise UsageError(
+            f"{name} has the columns {', '.join(columns)}; name that of the pictures with image="
+        )
+    if kinds.get(image) == "Image":
+        import datasets
+
+        table = table.cast_column(image, datasets.Image(decode=False))
+    names = features[label].names if label is not None and kinds.get(label) == "ClassLabel" else None
+    return labelled_blocks(_rows(table, name, image, label), name, settings.size, names)
+
+
+def _column(
+    name: str,
+    what: str,
+    chosen: str,
+    columns: list[str],
+    kinds: Mapping[str, str],
+    kind: str,
+    usual: Iterable[str],
+) -> str | None:
+    """Return the column of pictures or labels."""
+    if chosen:
+        if chosen not in columns:
+            raise UsageError(f"{name} has no column {chosen!r}; it has {', '.join(columns)}")
+        return chosen
+    of_kind = [column for column in columns if kinds.get(column) == kind]
+    if len(of_kind) > 1:
+        named = [column for column in usual if column in of_kind]
+        if not named:
+            raise UsageError(
+                f"{name} has several columns of this kind, {', '.join(of_kind)}; choose with {what}="
+            )
+        return named[0]
+    return of_kind[0] if of_kind else next((column for column in usual if column in columns), None)
+
+
+def _rows(table: Any, name: str, image: str, label: str | None) -> Iterator[Labelled]:
+    for number, row in enumerate(table):
+        value, what = row[image], f"{name}: {image} {number}"
+        if isinstance(value, Mapping):
+            data = value.get("bytes")
+            if data is None:
+                if not value.get("path"):
+                    raise CorruptDataError(f"{what} has neither bytes nor a path")
+                with open_file(str(value["path"])) as file:
+                    data = file.read()
+            value = data
+        elif not isinstance(value, bytes):
+            value = np.asarray(value)
+        given = None if label is None else row[label]
+        yield what, value, None if isinstance(given, int) and given < 0 else given
+
+
+def _refuse_download(root: Path) -> list[Path]:
+    raise UsageError("hf:NAME is fetched when it is used; there is nothing to download before")
+
+
+ENTRY = DatasetEntry(
+    name="hf",
+    summary="a data set of Hugging Face's library: from the hub, or local Arrow and Parquet files",
+    settings=HuggingFaceSettings,
+    build=load,
+    info=DatasetInfo(
+        name="hf:NAME_OR_PATH",
+        image_size=None,
+        num_classes=None,
+        num_images={},
+        source="the hub, Arrow or Parquet files",
+        licence="that of its card",
+    ),
+    is_present=lambda root: None,
+    download=_refuse_download,
+)

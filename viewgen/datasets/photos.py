@@ -1,0 +1,136 @@
+"""``photos:PATH``: windows of large pictures, such as those of DIV2K, at places given by address.
+
+Every picture has `windows` windows of `size` pixels, cut where the picture's name and the window's number
+say, uniformly over the picture. They have no labels. Pictures lie anywhere under PATH/train,
+PATH/DIV2K_train_HR or PATH itself; those of the split ``test`` under PATH/test, PATH/valid or
+PATH/DIV2K_valid_HR. Windows are cut on first use, and again when a picture was added, removed or changed.
+
+References:
+    NTIRE 2017 Challenge on Single Image Super-Resolution: Dataset and Study, Agustsson and Timofte, 2017,
+    https://data.vision.ee.ethz.ch/cvl/DIV2K/
+"""
+
+import hashlib
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewgen.datasets.dataset import UNLABELED, DatasetEntry, DatasetInfo, ImageDataset, canonical_split
+from viewgen.datasets.decoded import Blocks, Labelling, load_decoded
+from viewgen.datasets.folder import MAX_IMAGE_SIZE, fingerprint, picture_files, read_picture
+from viewgen.errors import DataError, MissingFileError, UsageError
+from viewgen.settings import Settings, setting
+
+__all__ = ["ENTRY", "PhotosSettings", "corner"]
+
+FOLDERS = {
+    "train": ("train", "DIV2K_train_HR"),
+    "test": ("test", "valid", "DIV2K_valid_HR"),
+}
+
+
+class PhotosSettings(Settings):
+    """Folder of the pictures, and windows cut out of them."""
+
+    title: ClassVar[str] = "photos"
+    path: str = setting("", "folder of the pictures")
+    size: int = setting(128, "side of a window in pixels", ge=8, le=MAX_IMAGE_SIZE)
+    windows: int = setting(16, "windows of a picture", ge=1, le=100_000)
+
+
+def load(settings: PhotosSettings, split: str, root: Path, download: bool) -> ImageDataset:
+    """Load one split, cutting its windows on first use.
+
+    Raises:
+        UsageError: no path.
+        MissingFileError: there is no such directory.
+        DataError: it holds no pictures, or one that is smaller than a window.
+        CorruptDataError: a picture cannot be decoded.
+    """
+    if not settings.path:
+        raise UsageError("photos: needs a path, for example photos:/data/DIV2K")
+    path = Path(settings.path).expanduser().resolve()
+    if not path.is_dir():
+        raise MissingFileError(f"there is no directory {path}; expected {path}/picture.png")
+    given = {key: value for key, value in settings.to_json().items() if key != "path"}
+    query = "&".join(f"{key}={value}" for key, value in given.items())
+    name = f"photos:{path}?{query}"
+    folders = {
+        one: found
+        for one, names in FOLDERS.items()
+        if (found := next((path / part for part in names if (path / part).is_dir()), None))
+    }
+    folders.setdefault("train", path)
+    split = canonical_split(name, split, folders, {"valid": "test", "val": "test"})
+    files = sorted(picture_files(folders[split]))
+    if not files:
+        raise DataError(f"{folders[split]} holds no pictures")
+    source = given | {"listing": fingerprint([(file, 0) for file in files])}
+    key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return load_decoded(
+        name,
+        split,
+        root / "photos" / key / split,
+        source,
+        lambda: _blocks(files, folders[split], settings),
+        num_images=len(files) * settings.windows,
+    )
+
+
+def corner(picture: str, window: int, height: int, width: int, size: int) -> tuple[int, int]:
+    """Return the top left corner of a window, (row, column), uniform over the places inside the picture.
+
+    Args:
+        picture: path of the picture below the folder of its split.
+        window: number of the window.
+        height, width: sides of the picture, in pixels.
+        size: side of the window.
+    """
+    # Imported here because it brings torch, which the list of data sets should not wait for.
+    from viewgen.randomness import addressed_seed
+
+    draws = np.random.Generator(np.random.PCG64(addressed_seed("photos", picture, window)))
+    return int(draws.integers(height - size + 1)), int(draws.integers(width - size + 1))
+
+
+def _blocks(files: list[Path], folder: Path, settings: PhotosSettings) -> Blocks:
+    size, count = settings.size, settings.windows
+    for file in files:
+        image = read_picture(file, None)
+        _, height, width = image.shape
+        if min(height, width) < size:
+            raise DataError(
+                f"{file} is {width}×{height} pixels, and a window {size}×{size}; give a smaller ?size=, or "
+                "remove the picture"
+            )
+        name = file.relative_to(folder).as_posix()
+        windows: list[NDArray[np.uint8]] = []
+        for window in range(count):
+            row, column = corner(name, window, height, width, size)
+            windows.append(image[:, row : row + size, column : column + size])
+        yield np.stack(windows)
+    return Labelling(np.full(len(files) * count, UNLABELED, np.int64), ())
+
+
+def _refuse_download(root: Path) -> list[Path]:
+    raise UsageError("photos:PATH is read from your disk; there is nothing to download")
+
+
+ENTRY = DatasetEntry(
+    name="photos",
+    summary="windows of large pictures, without labels",
+    settings=PhotosSettings,
+    build=load,
+    info=DatasetInfo(
+        name="photos:PATH",
+        image_size=None,
+        num_classes=None,
+        num_images={},
+        source="large pictures, DIV2K",
+        licence="yours",
+    ),
+    is_present=lambda root: None,
+    download=_refuse_download,
+)
