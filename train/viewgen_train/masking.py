@@ -61,7 +61,8 @@ def square_masks(numbers: Tensor, count: tuple[int, int], side: tuple[int, int],
     inside = (pixels >= corners[..., None]) & (pixels < (corners + sides[..., None])[..., None])
     chosen = torch.arange(count[1], device=numbers.device) < used[..., None]
     squares = inside[..., 0, :, None] & inside[..., 1, None, :] & chosen[..., None, None]
-    return squares.any(dim=-3)
+    masks: Tensor = squares.any(dim=-3)
+    return masks
 
 
 def mean_color(images: ImageMemory) -> Tensor:

@@ -137,7 +137,8 @@ class ContrastiveNetwork(nn.Module):
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
             rebuilt = self.decoder(self.encoder.feature_map(inputs))
         errors = image_errors(rebuilt, targets, weights, self.error)
-        return errors.unflatten(0, corrupted.inputs.shape[:2]).T
+        by_view: Tensor = errors.unflatten(0, corrupted.inputs.shape[:2])
+        return by_view.T
 
     def _in_groups(
         self, function: "_Pass", views: Tensor, num_groups: int, shuffle: Tensor | None = None

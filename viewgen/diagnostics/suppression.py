@@ -45,7 +45,7 @@ from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
 from viewgen.views.branched import load_image_encoder
 
-__all__ = ["ENTRY", "Suppression", "SuppressionConfig", "energy_ratio", "silhouette"]
+__all__ = ["ENTRY", "Suppression", "SuppressionConfig", "class_energy", "energy_ratio", "silhouette"]
 
 # training images of which an untrained network takes its batch statistics
 STATISTICS_IMAGES = 1024
@@ -100,12 +100,17 @@ def energy_ratio(features: Tensor, labels: Tensor, *, num_permutations: int = 20
     distances = torch.cdist(features.double(), features.double())
     random = addressed_generator(seed, "energy")
     orders = [torch.randperm(len(labels), generator=random) for _ in range(num_permutations)]
-    expected = [_energy(distances, labels[order]) for order in orders]
-    return _energy(distances, labels) / (sum(expected) / len(expected))
+    expected = [class_energy(distances, labels[order]) for order in orders]
+    return class_energy(distances, labels) / (sum(expected) / len(expected))
 
 
-def _energy(distances: Tensor, labels: Tensor) -> float:
-    """Return the mean over pairs of classes of 2·E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖."""
+def class_energy(distances: Tensor, labels: Tensor) -> float:
+    """Return the mean over pairs of classes of 2·E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖.
+
+    Args:
+        distances: `(N, N)`.
+        labels: `(N,)`.
+    """
     member = _members(labels)
     member = member / member.sum(dim=0)
     means = member.T @ distances @ member
