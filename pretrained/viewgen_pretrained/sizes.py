@@ -62,7 +62,7 @@ def defaults(
     given = recipe(dataset, section)
     if has_recipe(dataset):
         return given
-    found = given | _row(size or data_size(num_images)).get(section, {})
+    found: dict[str, Any] = given | _row(size or data_size(num_images)).get(section, {})
     if section == "generator":
         found["r1_weight"] = round(10.0 * min(1.0, (image_size / FULL_R1_SIDE) ** 2), 2)
     if (batch_size := found.get("batch_size", 0)) > num_images:

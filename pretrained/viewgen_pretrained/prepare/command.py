@@ -299,7 +299,7 @@ def _trained(work: Work, progress: Progress) -> list[Gate]:
     return gates
 
 
-def _files(work: Work) -> dict[str, str]:
+def _files(work: Work) -> dict[str, Any]:
     """Return kind → file of the networks that the method and its inversion need."""
     plan = work.plan
     needs = set(plan.method.entry.needs)

@@ -141,7 +141,7 @@ def make_plan(images: ImageDataset, report: DataReport, given: Mapping[str, Any]
         )
 
     files = _files(images.name, sections)
-    encoder, encoder_given = None, {}
+    encoder, encoder_given = None, dict[str, Any]()
     if "encoder" not in files:
         grey = {"expert.hue": 0.0, "expert.grayscale_probability": 0.0} if report.grey else {}
         encoder, encoder_given = _encoder(images, base("encoder"), grey, sections["encoder"], seed, device)
