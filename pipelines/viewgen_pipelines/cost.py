@@ -170,9 +170,7 @@ def _timed(
     settings = run.method.settings
     most = getattr(settings, "max_steps", 0)
     brief = settings.replace(max_steps=min(PROBE_STEPS, most)) if most else settings
-    make = _step(run, brief, models, seed)
-    make(batch)  # the first call sets up more than the others
-    seconds, outputs = _clock(make, batch)
+    seconds, outputs = _clock(_step(run, brief, models, seed), batch)
     if most <= PROBE_STEPS:
         return seconds, outputs, False
     bound = seconds * (most + 1) / (PROBE_STEPS + 1)

@@ -1,46 +1,51 @@
 """Estimates of `viewgen cache --dry-run`: from images that are made, or a bound."""
 
-import json
+from types import SimpleNamespace
 
 import pytest
 
-from viewgen.cli import main
+from viewgen.datasets import load_dataset
+from viewgen.views import VIEWS
 from viewgen_pipelines import cost
 from viewgen_pipelines.cache import cache
-
-WORDS = ["--dataset=digits", "--limit=16", "--views=2", "--executor=local", "--max-steps=3",
-         "--set=invert.max_steps=4"]  # fmt: skip
+from viewgen_pipelines.cost import MethodRun, cost_lines, stage_costs
 
 
-def dry_run(tmp_path, capsys, *more, words=WORDS):
-    with pytest.raises(SystemExit) as end:
-        main(["cache", *words, f"--out={tmp_path / 'c.zarr'}", "--dry-run", "--json", *more])
-    assert not end.value.code
-    assert not (tmp_path / "c.zarr").exists()
-    out, err = capsys.readouterr()
-    return json.loads(out), err
+@pytest.fixture
+def costs(monkeypatch):
+    """Return a function (max_steps, **options) → costs of a stage whose every update takes a second."""
+    clock = [0.0]
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: clock[0])
+
+    def step(run, settings, models, seed):
+        def make(batch):
+            clock[0] += 1 + settings.max_steps
+            return {}
+
+        return make
+
+    monkeypatch.setattr(cost, "_step", step)
+
+    def found(max_steps, **options):
+        method = VIEWS.resolve("invert", "digits", {"max_steps": max_steps})
+        run = MethodRun(method=method, num_views=1, num_images=80)
+        models = SimpleNamespace(device="cpu")
+        return stage_costs([run], models, load_dataset("digits"), workers=1, **options)
+
+    return found
 
 
-def test_a_dry_run_estimates_the_time_of_both_stages(tmp_path, capsys):
-    document, err = dry_run(tmp_path, capsys, "--estimate")
-    assert [(row["stage"], row["num_images"], row["at_most"]) for row in document["estimate"]] == [
-        ("invert", 16, False),
-        ("wsearch", 16, False),
-    ]
-    assert all(0 < row["seconds"] < 1000 for row in document["estimate"])
-    assert "time: invert about " in err
-    document, err = dry_run(tmp_path, capsys, "--no-estimate")
-    assert "estimate" not in document
-    assert "time:" not in err
+def test_a_short_search_is_run_to_its_end(costs):
+    (found,) = costs(9)
+    assert (found.seconds, found.at_most) == (10 * 80 / 8, False)
+    assert "invert about 100 s, for 1 worker on cpu" in cost_lines([found])[0]
 
 
-def test_a_long_search_is_bounded_by_its_largest_number_of_updates(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cost, "ENOUGH_SECONDS", 0.0)
-    short = dry_run(tmp_path, capsys, "--estimate")[0]["estimate"]
-    assert [row["at_most"] for row in short] == [True, True]
-    words = [*WORDS[:-2], "--max-steps=3000", "--set=invert.max_steps=4000"]
-    long = dry_run(tmp_path, capsys, "--estimate", words=words)[0]["estimate"]
-    assert long[1]["seconds"] > 50 * short[1]["seconds"]
+def test_a_long_search_is_bounded_by_its_largest_number_of_updates(costs):
+    (found,) = costs(999)
+    assert (found.seconds, found.at_most) == (1000 * 80 / 8, True)
+    assert cost_lines([found])[1].startswith("  at most: if every image takes all max_steps updates")
+    assert costs(9, to_the_end=False)[0].at_most
 
 
 def test_what_is_there_costs_nothing(tmp_path):
