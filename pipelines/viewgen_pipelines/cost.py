@@ -16,6 +16,7 @@ import torch
 from viewgen.datasets import ImageDataset
 from viewgen.device import available_cores
 from viewgen.diagnostics.generated import spread
+from viewgen.networks.batched import images_at_once
 from viewgen.networks.files import Models, load_models
 from viewgen.progress import duration_text
 from viewgen.registry import Choice
@@ -91,7 +92,8 @@ def cost_lines(costs: Sequence[StageCost]) -> list[str]:
         return ["time: nothing is left to be made"]
     first = costs[0]
     what = f"{first.workers} worker{'s' * (first.workers > 1)} on {first.device}"
-    lines = [f"time: {', '.join(parts)}, for {what}; measured on {first.measured_images} images"]
+    images = " and ".join(str(cost.measured_images) for cost in costs if cost.num_images)
+    lines = [f"time: {', '.join(parts)}, for {what}; measured on {images} images"]
     if any(cost.at_most for cost in costs):
         lines.append("  at most: if every image takes all max_steps updates; most end earlier")
     return lines
@@ -133,31 +135,38 @@ def stage_costs(
         to_the_end: False to extrapolate every search from a few updates.
         seed: root of all random numbers.
     """
-    rows = spread(len(images), NUM_IMAGES)
+    # a group of images with one view each takes as long as one such image
+    group = images_at_once(images.image_size, models.device)
+    counts = [group if run.num_views == 1 else NUM_IMAGES for run in runs]
+    rows = spread(len(images), max(counts))
     threads = torch.get_num_threads()
     if workers > 1:
         torch.set_num_threads(1)
     try:
         batch = images.batch(rows)
         found = []
-        for run in runs:
-            seconds, outputs, at_most = _timed(run, models, batch, seed, to_the_end)
+        for run, count in zip(runs, counts, strict=True):
+            part = spread(len(rows), count)
+            measured = {name: values[part] for name, values in batch.items()}
+            seconds, outputs, at_most = _timed(run, models, measured, seed, to_the_end)
             found.append(
                 StageCost(
                     stage=run.method.name,
                     num_images=run.num_images,
-                    seconds=seconds * run.num_images / len(rows) / workers,
+                    seconds=seconds * run.num_images / len(part) / workers,
                     at_most=at_most,
-                    measured_images=len(rows),
+                    measured_images=len(part),
                     device=str(models.device),
                     workers=workers,
                 )
             )
             if "anchor_w_plus" in outputs:
-                batch |= {
+                # of the images that were inverted
+                batch = measured | {
                     "anchor_w_plus": outputs["anchor_w_plus"],
                     "anchor_error": outputs["inversion_error"],
                 }
+                rows = rows[part]
         return found
     finally:
         torch.set_num_threads(threads)
