@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from viewgen.datasets import load_dataset
 from viewgen.views import VIEWS
@@ -29,7 +30,7 @@ def costs(monkeypatch):
     def found(max_steps, **options):
         method = VIEWS.resolve("invert", "digits", {"max_steps": max_steps})
         run = MethodRun(method=method, num_views=1, num_images=80)
-        models = SimpleNamespace(device="cpu")
+        models = SimpleNamespace(device=torch.device("cpu"))
         return stage_costs([run], models, load_dataset("digits"), workers=1, **options)
 
     return found
@@ -37,13 +38,13 @@ def costs(monkeypatch):
 
 def test_a_short_search_is_run_to_its_end(costs):
     (found,) = costs(9)
-    assert (found.seconds, found.at_most) == (10 * 80 / 8, False)
-    assert "invert about 100 s, for 1 worker on cpu" in cost_lines([found])[0]
+    assert (found.seconds, found.at_most) == (10 * 80 / 32, False)  # one group of images
+    assert "invert about 25 s, for 1 worker on cpu" in cost_lines([found])[0]
 
 
 def test_a_long_search_is_bounded_by_its_largest_number_of_updates(costs):
     (found,) = costs(999)
-    assert (found.seconds, found.at_most) == (1000 * 80 / 8, True)
+    assert (found.seconds, found.at_most) == (1000 * 80 / 32, True)
     assert cost_lines([found])[1].startswith("  at most: if every image takes all max_steps updates")
     assert costs(9, to_the_end=False)[0].at_most
 

@@ -97,11 +97,11 @@ def test_enlargement_is_linear_interpolation_without_ringing() -> None:
 
 
 def test_unknown_names_suggest_the_nearest(tmp_path: Path) -> None:
-    for name, meant in (("cifar-10", "cifar10"), ("CIFAR100", "cifar100"), ("mnist", "fashion-mnist")):
+    for name, meant in (("cifar-10", "cifar10"), ("CIFAR100", "cifar100"), ("fashion-mnst", "fashion-mnist")):
         with pytest.raises(UsageError, match=f"did you mean '{meant}'") as caught:
             load_dataset(name, data_root=tmp_path)
         assert caught.value.exit_code == 2
-    with pytest.raises(UsageError, match="known: digits, fashion-mnist"):
+    with pytest.raises(UsageError, match="known: digits, mnist, fashion-mnist"):
         load_dataset("zzz", data_root=tmp_path)
     with pytest.raises(UsageError, match="no split 'tset'; did you mean 'test'"):
         load_dataset("digits", "tset", data_root=tmp_path)
@@ -121,13 +121,19 @@ def test_data_root_by_argument_environment_and_default(
 
 EXPECTED = {
     "digits": (32, 10, {"train": 1437, "test": 360}, True),
+    "mnist": (32, 10, {"train": 60_000, "test": 10_000}, False),
     "fashion-mnist": (32, 10, {"train": 60_000, "test": 10_000}, None),
     "cifar10": (32, 10, {"train": 50_000, "test": 10_000}, False),
     "cifar100": (32, 100, {"train": 50_000, "test": 10_000}, False),
     "tinyimagenet": (64, 200, {"train": 100_000, "test": 10_000}, False),
     "stl10": (96, 10, {"train": 5_000, "test": 8_000, "unlabeled": 100_000}, False),
     "folder:PATH": (None, None, {}, None),
+    "hf:NAME_OR_PATH": (None, None, {}, None),
+    "webdataset:URL": (None, None, {}, None),
+    "npz:URL": (None, None, {}, None),
+    "photos:PATH": (None, None, {}, None),
     "trifeature": (64, 10, {"train": 100_000, "test": 10_000}, True),
+    "moving-digits": (64, 10, {"train": 50_000, "test": 5_000}, False),
     "overlay": (32, 10, {}, True),
     "colorful-digits": (64, 10, {}, False),
     "stl-digits": (96, 10, {}, False),
@@ -172,7 +178,7 @@ def test_command_prints_one_json_object(tmp_path: Path, capsys: pytest.CaptureFi
     assert code == 0
     assert document["data_root"] == str(tmp_path)
     assert [row["name"] for row in document["datasets"]] == list(EXPECTED)
-    assert document["datasets"][6]["image_size"] is None
+    assert document["datasets"][7]["image_size"] is None
 
 
 def test_command_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
