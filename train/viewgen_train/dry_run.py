@@ -16,6 +16,7 @@ from viewgen_train.plan import (
     TrainOptions,
     check_options,
     generator_file,
+    recorded_name,
     resolved_precision,
     settled,
 )
@@ -175,7 +176,7 @@ def _cache(options: TrainOptions, settings: TrainSettings) -> tuple[str | None, 
         return given, read_spec(open_storage(given, options.storage_options))
     if "cache" not in needs:
         return None, None
-    found = find_cache(options.dataset, options.split, storage_options=options.storage_options)
+    found = find_cache(recorded_name(options), options.split, storage_options=options.storage_options)
     return (None, None) if found is None else (found.url, found.spec)
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets.registry import canonical_name
 from viewgen.errors import CacheMismatchError, MissingFileError, UsageError
 from viewgen.memory import available_bytes
 from viewgen.networks.files import file_digest
@@ -30,7 +32,15 @@ from viewgen_train.resolve import train_settings
 from viewgen_train.roles import check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
+__all__ = [
+    "TrainOptions",
+    "TrainPlan",
+    "check_options",
+    "generator_file",
+    "make_plan",
+    "recorded_name",
+    "resolved_precision",
+]
 
 log = logging.getLogger(__name__)
 
@@ -306,7 +316,7 @@ def _cache_url(given: str | None, options: TrainOptions, inversions: bool) -> tu
         spec = CacheReader(given, options.storage_options).spec
         return given, options.dataset or spec.dataset["name"]
     found = find_cache(
-        _canonical(options.dataset),
+        recorded_name(options),
         options.split,
         inversions=inversions,
         storage_options=options.storage_options,
@@ -324,12 +334,11 @@ def _cache_url(given: str | None, options: TrainOptions, inversions: bool) -> tu
     return _make_embedded(inversions, options), EMBEDDED_DATASET
 
 
-def _canonical(name: str | None) -> str | None:
-    """Return the data set's name as recorded in caches, without loading the data set."""
-    if name is None or not name.startswith("folder:"):
-        return name
-    path, mark, query = name.removeprefix("folder:").partition("?")
-    return f"folder:{Path(path).expanduser().absolute()}{mark}{query}"
+def recorded_name(options: TrainOptions) -> str | None:
+    """Return the data set's name as recorded in caches, or None for any."""
+    if options.dataset is None:
+        return None
+    return canonical_name(options.dataset, options.split, data_root=options.data_root)
 
 
 def _make_embedded(inversions: bool, options: TrainOptions) -> str:
@@ -386,7 +395,7 @@ def _generator(dataset: str, inversions: CacheReader, options: TrainOptions) -> 
             f"the inversions at {inversions.url} are codes of another generator than {path}:\n"
             f"  theirs has {theirs}, this file {ours}\n"
             "give theirs with --generator, or codes of this one with --inversions URL (`viewgen cache "
-            f"--dataset {dataset} --method invert --out URL` makes them)"
+            f"--dataset {shlex.quote(dataset)} --method invert --out URL` makes them)"
         )
     return str(path)
 
