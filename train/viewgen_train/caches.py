@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from viewgen.datasets import ImageDataset
+from viewgen.datasets.registry import canonical_name
 from viewgen.errors import (
     CacheMismatchError,
     CorruptDataError,
@@ -29,7 +30,15 @@ from viewgen.store import (
 )
 from viewgen.views import VIEWS
 
-__all__ = ["FoundCache", "check_cache", "find_cache", "no_cache", "num_unconverged", "usable_rows"]
+__all__ = [
+    "FoundCache",
+    "check_cache",
+    "find_cache",
+    "no_cache",
+    "num_unconverged",
+    "recorded_name",
+    "usable_rows",
+]
 
 log = logging.getLogger(__name__)
 INVERSIONS = "invert"
@@ -137,8 +146,14 @@ def _incomplete(url: str, spec: CacheSpec, pending: int) -> str:
     dataset = shlex.quote(str(spec.dataset.get("name")))
     return (
         f"the cache at {url} is not complete: {pending} of {spec.num_shards} shards are missing; run its "
-        f"`viewgen cache --dataset {dataset} --method {spec.method} …` command again, which goes on from there"
+        f"`viewgen cache --dataset {dataset} --method {spec.method} …` command again, which goes on from "
+        "there"
     )
+
+
+def recorded_name(dataset: str | None, split: str, data_root: str | None) -> str | None:
+    """Return a data set's name as caches record it; None for any data set."""
+    return None if dataset is None else canonical_name(dataset, split, data_root=data_root)
 
 
 def usable_rows(use_unconverged: bool) -> tuple[Status, ...]:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.datasets.registry import canonical_name
 from viewgen.errors import CacheMismatchError, MissingFileError, UsageError
 from viewgen.memory import available_bytes
 from viewgen.networks.files import file_digest
@@ -23,7 +22,14 @@ from viewgen.store import CacheReader, CacheSpec, cache_folder
 from viewgen.views.cached import check_num_views
 from viewgen.views.compositions import refuse_colorless
 from viewgen.views.scores import load_scores
-from viewgen_train.caches import check_cache, find_cache, no_cache, num_unconverged, usable_rows
+from viewgen_train.caches import (
+    check_cache,
+    find_cache,
+    no_cache,
+    num_unconverged,
+    recorded_name,
+    usable_rows,
+)
 from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.masking import check_reconstruction
 from viewgen_train.objectives.assimilation import build_objective
@@ -32,15 +38,7 @@ from viewgen_train.resolve import train_settings
 from viewgen_train.roles import check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
 
-__all__ = [
-    "TrainOptions",
-    "TrainPlan",
-    "check_options",
-    "generator_file",
-    "make_plan",
-    "recorded_name",
-    "resolved_precision",
-]
+__all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
 
 log = logging.getLogger(__name__)
 
@@ -316,7 +314,7 @@ def _cache_url(given: str | None, options: TrainOptions, inversions: bool) -> tu
         spec = CacheReader(given, options.storage_options).spec
         return given, options.dataset or spec.dataset["name"]
     found = find_cache(
-        recorded_name(options),
+        recorded_name(options.dataset, options.split, options.data_root),
         options.split,
         inversions=inversions,
         storage_options=options.storage_options,
@@ -332,13 +330,6 @@ def _cache_url(given: str | None, options: TrainOptions, inversions: bool) -> tu
     if options.dataset not in (None, EMBEDDED_DATASET) or options.split != "train":
         raise no_cache(options.dataset, options.split, inversions=inversions)
     return _make_embedded(inversions, options), EMBEDDED_DATASET
-
-
-def recorded_name(options: TrainOptions) -> str | None:
-    """Return the data set's name as recorded in caches, or None for any."""
-    if options.dataset is None:
-        return None
-    return canonical_name(options.dataset, options.split, data_root=options.data_root)
 
 
 def _make_embedded(inversions: bool, options: TrainOptions) -> str:

@@ -121,16 +121,14 @@ def say_what_comes_next(
     if url.startswith("memory://"):
         return
     here = os.path.relpath(url) if "://" not in url and Path(url).is_relative_to(Path.cwd()) else url
-    places = [f"--storage-option={name}={json.dumps(value) if not isinstance(value, str) else value}"
-              for name, value in dotted(storage_options or {})]  # fmt: skip
+    options = [(name, value if isinstance(value, str) else json.dumps(value))
+               for name, value in dotted(storage_options or {})]  # fmt: skip
+    places = [f"--storage-option={name}={value}" for name, value in options]
     if data_root is not None and data_root != os.environ.get("VIEWGEN_DATA"):
         places += ["--data-root", data_root]
     of_split = [] if split == "train" else ["--split", split]
-    words = {
-        "train": ["--assimilation", "A2", *of_split, *places, "--cache", here],
-        "inspect": [*places, here],
-    }
-    lines = [f"  {program()} {command} {shlex.join(more)}" for command, more in words.items()]
+    train = ["train", "--assimilation", "A2", *of_split, *places, "--cache", here]
+    lines = [f"  {program()} {shlex.join(words)}" for words in (train, ["inspect", *places, here])]
     click.echo("\n".join(["next:", *lines]), err=True)
 
 

@@ -273,7 +273,7 @@ def _encoder(
 def _effective(dataset: str, weak: Mapping[str, Any], strict: Mapping[str, Any]) -> dict[str, Any]:
     """Return the choices `weak` without the settings of expert views that have no effect beside `strict`."""
     augment = strict.get("augment", weak.get("augment"))
-    expert = recipe(dataset, "expert") if augment is None else expert_values(augment)
+    expert = dict(recipe(dataset, "expert") if augment is None else expert_values(augment))
     expert |= {
         name.removeprefix("expert."): value
         for name, value in {**weak, **strict}.items()
