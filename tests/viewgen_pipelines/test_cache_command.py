@@ -88,6 +88,7 @@ def test_a_complete_cache_prints_its_url_and_shows_some_of_it(
 
 
 def test_the_commands_that_follow_name_split_folder_and_storage(capsys, monkeypatch, check_command):
+    monkeypatch.setattr("sys.argv", ["viewgen"])
     monkeypatch.setenv("VIEWGEN_DATA", "/data")
     options = {"anon": True, "client_kwargs": {"region_name": "eu"}}
     say_what_comes_next("s3://b/my views.zarr", split="test", data_root="/my data", storage_options=options)

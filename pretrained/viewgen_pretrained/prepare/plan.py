@@ -14,7 +14,7 @@ from viewgen.registry import Choice
 from viewgen.views import VIEWS
 from viewgen.views.compositions import expert_values
 from viewgen.views.entry import ViewEntry
-from viewgen.views.expert_settings import ExpertSettings
+from viewgen.views.expert_settings import ExpertConfig
 from viewgen_pipelines.shards.plan import views_per_image
 from viewgen_pretrained.cost import shape_of
 from viewgen_pretrained.dry_run import own_settings
@@ -279,7 +279,7 @@ def _effective(dataset: str, weak: Mapping[str, Any], strict: Mapping[str, Any])
         for name, value in {**weak, **strict}.items()
         if name.startswith("expert.")
     }
-    idle = {f"expert.{name}" for name in ExpertSettings(**expert).ignored()}
+    idle = {f"expert.{name}" for name in ExpertConfig(**expert).ignored()}
     return {name: value for name, value in weak.items() if name not in idle}
 
 
