@@ -78,6 +78,9 @@ def canonical_name(name: str, split: str = "train", *, data_root: str | Path | N
     Raises:
         UsageError, CorruptDataError, DataError, StorageError: as `load_dataset`.
     """
+    settings = chosen_dataset(name).settings
+    if hasattr(settings, "name"):  # known without the pictures
+        return str(settings.name)
     try:
         return load_dataset(name, split, data_root=data_root, download=False).name
     except MissingFileError:
