@@ -270,6 +270,7 @@ def _load(entry: str, settings: OverlaySettings, split: str, root: Path, downloa
         attribute_names=tuple(one.name for one in attributes),
         attribute_values=tuple(one.values for one in attributes),
         digest_images=DIGEST_IMAGES,
+        sources=(background, foreground),
     )
 
 

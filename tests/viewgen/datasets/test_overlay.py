@@ -1,5 +1,7 @@
 """Overlays: pasted pixels, fixed pairs, independent labels, and attributes with classes of their own."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -149,6 +151,20 @@ def test_digests_tell_layouts_and_splits_apart():
     names = (OVERLAY, f"{OVERLAY}&copies=2", f"{OVERLAY}&tint=true", f"{OVERLAY}&scale=0.5")
     digests = {load_dataset(name, split).digest for name in names for split in ("train", "test")}
     assert len(digests) == 2 * len(names)
+
+
+def test_digests_cover_images_that_are_not_among_the_first(pictures, tmp_path):
+    name = f"overlay:folder:{pictures}?size=16&images=5"
+    folder = tmp_path / "other"
+    shutil.copytree(pictures, folder)
+    first = load_dataset(name, data_root=tmp_path / "data")
+    rest = set(range(len(first.pixels.background))) - set(first.pixels.background_rows.tolist())
+    path = sorted(folder.glob("*/*"))[max(rest)]
+    with Image.open(path) as picture:
+        picture.transpose(Image.Transpose.ROTATE_180).point(lambda level: 255 - level).save(path)
+    second = load_dataset(name.replace(str(pictures), str(folder)), data_root=tmp_path / "data")
+    assert np.array_equal(second.images(range(5)), first.images(range(5)))
+    assert second.digest != first.digest
 
 
 @pytest.mark.parametrize(
