@@ -159,7 +159,7 @@ def test_digests_cover_images_that_are_not_among_the_first(pictures, tmp_path):
     shutil.copytree(pictures, folder)
     first = load_dataset(name, data_root=tmp_path / "data")
     rest = set(range(len(first.pixels.background))) - set(first.pixels.background_rows.tolist())
-    path = sorted(folder.glob("*/*"))[max(rest)]
+    path = sorted(folder.glob("train/*/*"))[max(rest)]
     with Image.open(path) as picture:
         picture.transpose(Image.Transpose.ROTATE_180).point(lambda level: 255 - level).save(path)
     second = load_dataset(name.replace(str(pictures), str(folder)), data_root=tmp_path / "data")
