@@ -2,13 +2,13 @@
 
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from viewgen.errors import MissingFileError, UsageError
 
-__all__ = ["read_config", "toml_value"]
+__all__ = ["dotted", "read_config", "toml_value"]
 
 
 def read_config(path: str | Path, name: str) -> dict[str, Any]:
@@ -43,13 +43,14 @@ def read_config(path: str | Path, name: str) -> dict[str, Any]:
         raise UsageError(f"{name} cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise UsageError(f"{name} holds {type(document).__name__}; expected a table of settings")
-    return dict(_flat(document))
+    return dict(dotted(document))
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def dotted(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the dotted names of the values in nested tables, with the values."""
     for name, value in table.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from dotted(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from viewgen.datasets import ImageDataset
+from viewgen.errors import ModelError
+from viewgen.networks.files import STYLEGAN2, read_header
 from viewgen_pretrained.generator import GeneratorTrainer
 from viewgen_pretrained.inverter import InverterTrainer
 from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
@@ -30,6 +33,7 @@ __all__ = [
     "inverter_cost",
     "mean_step_seconds",
     "random_networks",
+    "shape_of",
 ]
 
 CPU_BATCH = 4
@@ -124,6 +128,30 @@ def inverter_cost(
     intervals = [config.r1_interval] * bool(config.r1_weight and config.adversarial_weight)
     networks = [trainer.current, trainer.critic, trainer.generator]
     return _cost(trainer, networks, intervals, config.batch_size, config.num_steps)
+
+
+def shape_of(path: Path, others: GeneratorTrainingConfig | None = None) -> GeneratorTrainingConfig:
+    """Return the settings of a training that makes a generator of a file's shape.
+
+    Args:
+        path: file of the generator.
+        others: settings that are not part of the shape; by default the defaults.
+
+    Raises:
+        ModelError: the file holds another network than a generator, or a generator other than StyleGAN2,
+            for which no inverter is trained.
+    """
+    header = read_header(path)
+    if header["kind"] != "generator":
+        raise ModelError(f"{path} holds a network of kind {header['kind']!r}; it was given as the generator")
+    if (name := header.get("generator", STYLEGAN2)) != STYLEGAN2:
+        raise ModelError(
+            f"{path} holds a generator of kind {name!r}; inverters are trained for StyleGAN2, other "
+            "generators bring the start of their codes themselves"
+        )
+    config = header["config"]
+    shape = {field: config[field] for field in ("channels", "num_mapping_layers")}
+    return (others or GeneratorTrainingConfig()).replace(**shape)
 
 
 def random_networks(

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.networks.files import read_header
 from viewgen.networks.weights import network_file
 from viewgen.progress import duration_text
 from viewgen.settings import Settings
-from viewgen_pretrained.cost import TrainingCost, encoder_cost, generator_cost, inverter_cost
+from viewgen_pretrained.cost import TrainingCost, encoder_cost, generator_cost, inverter_cost, shape_of
 from viewgen_pretrained.pretrain import adversarial_images, encoder_settings, training_config
 from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
 from viewgen_train.dry_run import settings_tables
@@ -92,7 +91,7 @@ def describe_pretraining(
 
     Raises:
         UsageError: a setting is unknown, invalid or ignored.
-        ModelError: StyleGAN2 takes no images of this size.
+        ModelError: StyleGAN2 takes no images of this size, or the generator is another.
     """
     given = settings or {}
     if kind == "encoder":
@@ -108,8 +107,7 @@ def describe_pretraining(
     beside = training_config(GeneratorTrainingConfig, "generator", dataset, {}, images)
     file = Path(out) / "generator.safetensors" if generator is None else network_file(generator, "generator")
     if file.is_file():
-        config = read_header(file)["config"]
-        beside = beside.replace(**{name: config[name] for name in ("channels", "num_mapping_layers")})
+        beside = shape_of(file, beside)
     cost = inverter_cost(inverter, beside, images.image_size, device)
     return _description(kind, images, {"": own_settings(inverter)}, cost)
 

@@ -31,7 +31,23 @@ from viewgen_pretrained.settings import InverterTrainingConfig
 from viewgen_train.loop import Trainer
 from viewgen_train.sampler import batch_rows
 
-__all__ = ["InverterTrainer"]
+__all__ = ["InverterTrainer", "inverter_of"]
+
+
+def inverter_of(config: InverterTrainingConfig, generator: Generator) -> Inverter:
+    """Return an untrained inverter of a generator's images."""
+    size = generator.config.image_size
+    inverter = Inverter(
+        InverterConfig(
+            image_size=size,
+            channels=config.channels[: int(math.log2(size)) - 1],
+            hidden_dim=config.hidden_dim,
+            style_dim=generator.config.style_dim,
+            num_classes=generator.config.num_classes,
+        )
+    )
+    inverter.take_latents(generator)
+    return inverter
 
 
 class InverterTrainer(Trainer):
@@ -80,17 +96,7 @@ class InverterTrainer(Trainer):
         self.generator = generator
         self.perceptual = build_perceptual(config.perceptual, discriminator, device)
         self.critic = copy.deepcopy(discriminator).train().requires_grad_(True)
-        channels = config.channels[: int(math.log2(size)) - 1]
-        self.inverter = Inverter(
-            InverterConfig(
-                image_size=size,
-                channels=channels,
-                hidden_dim=config.hidden_dim,
-                style_dim=generator.config.style_dim,
-                num_classes=generator.config.num_classes,
-            )
-        )
-        self.inverter.take_latents(generator)
+        self.inverter = inverter_of(config, generator)
         self.inverter = self.inverter.to(device)
         self.current = copy.deepcopy(self.inverter)
         self.optimiser = torch.optim.Adam(

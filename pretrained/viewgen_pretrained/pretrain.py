@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.datasets.registry import chosen_dataset, known_side
+from viewgen.datasets.registry import known_side
 from viewgen.errors import ModelError, UsageError
 from viewgen.memory import available_bytes
 from viewgen.networks.encoder import Encoder
@@ -24,7 +24,7 @@ from viewgen_pretrained import quality
 from viewgen_pretrained.generator import GeneratorTrainer
 from viewgen_pretrained.inverter import InverterTrainer
 from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
-from viewgen_pretrained.sizes import check_side, defaults
+from viewgen_pretrained.sizes import check_side, defaults, takes_size
 from viewgen_pretrained.training_curves import TrainingCurves
 from viewgen_train.distributed import World
 from viewgen_train.loader import MEMORY_SHARE
@@ -88,7 +88,7 @@ def adversarial_images(dataset: str, split: str, data_root: str | None) -> Image
     Raises:
         ModelError: StyleGAN2 takes no images of their side; raised before pictures are decoded.
     """
-    resizable = chosen_dataset(dataset).entry.resized_name is not None
+    resizable = takes_size(dataset)
     check_side(dataset, known_side(dataset, split), resizable=resizable)
     images = load_dataset(dataset, split, data_root=data_root)
     check_side(dataset, images.image_size, resizable=resizable)
@@ -156,9 +156,8 @@ def _feature_net(path: Path, images: ImageDataset, device: str) -> Encoder:
 
 def _warn_of_side(images: ImageDataset) -> None:
     """Say at once that no generator can be trained beside an encoder of images of this side."""
-    resizable = chosen_dataset(images.name).entry.resized_name is not None
     try:
-        check_side(images.name, images.image_size, resizable=resizable)
+        check_side(images.name, images.image_size, resizable=takes_size(images.name))
     except ModelError as problem:
         log.warning("this encoder serves `viewgen train` and measurements, but no generator: %s", problem)
 

@@ -15,10 +15,11 @@ import tomllib
 from importlib import resources
 from typing import Any
 
+from viewgen.datasets.registry import chosen_dataset
 from viewgen.errors import ModelError, UsageError, nearest_name
 from viewgen.recipes import has_recipe, recipe
 
-__all__ = ["SIZES", "check_side", "data_size", "defaults", "fitting_side", "largest_side"]
+__all__ = ["SIZES", "check_side", "data_size", "defaults", "fitting_side", "largest_side", "takes_size"]
 
 SIZES = ("small", "medium", "large")
 SMALLEST_SIDE = 8
@@ -77,6 +78,11 @@ def fitting_side(side: float) -> int:
     return max(SMALLEST_SIDE, 1 << (int(side).bit_length() - 1))
 
 
+def takes_size(dataset: str) -> bool:
+    """Return True if ``?size=`` is a setting of the data set."""
+    return "size" in chosen_dataset(dataset).entry.settings.model_fields
+
+
 def check_side(dataset: str, side: int | None, *, resizable: bool) -> None:
     """Refuse images of a side that StyleGAN2 does not take.
 
@@ -104,5 +110,7 @@ def check_side(dataset: str, side: int | None, *, resizable: bool) -> None:
 
 def _at_size(dataset: str, side: int) -> str:
     base, _, query = dataset.partition("?")
+    if next(iter(chosen_dataset(dataset).entry.settings.model_fields)) == "size":
+        base = base.partition(":")[0]  # behind the colon is the size itself
     others = [pair for pair in query.split("&") if pair and not pair.startswith("size=")]
     return f"{base}?{'&'.join([f'size={side}', *others])}"

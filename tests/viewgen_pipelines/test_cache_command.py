@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from dying_driver import start_driver
 from expected_cache import assert_every_image_once
 
 from viewgen.cli import main
+from viewgen.cli.cache import say_what_comes_next
 
 pytestmark = pytest.mark.usefixtures("no_flushing")
 
@@ -83,6 +85,25 @@ def test_a_complete_cache_prints_its_url_and_shows_some_of_it(
     assert "60 of 60 images × 2 views" in err
     assert f"contact sheet: {tmp_path / 'c.png'}" in err
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_commands_that_follow_name_split_folder_and_storage(capsys, monkeypatch, check_command):
+    monkeypatch.setattr("sys.argv", ["viewgen"])
+    monkeypatch.setenv("VIEWGEN_DATA", "/data")
+    options = {"anon": True, "client_kwargs": {"region_name": "eu"}}
+    say_what_comes_next("s3://b/my views.zarr", split="test", data_root="/my data", storage_options=options)
+    lines = capsys.readouterr().err.splitlines()[1:]
+    for line in lines:
+        words = shlex.split(line)
+        check_command(words[1:])
+        assert words[-1] == "s3://b/my views.zarr"
+        assert "--storage-option=anon=true --storage-option=client_kwargs.region_name=eu" in line
+        assert "--data-root '/my data'" in line
+    assert ["--split test" in line for line in lines] == [True, False]
+    say_what_comes_next("/v.zarr", data_root="/data")
+    assert "--data-root" not in capsys.readouterr().err
+    say_what_comes_next("memory://views.zarr")
+    assert capsys.readouterr().err == ""
 
 
 def test_another_configuration_is_exit_code_3_with_the_difference(run, url, faults):

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from viewgen.cli import main
 from viewgen.errors import ModelError, UsageError
 from viewgen_pretrained.cost import generator_cost, inverter_cost, mean_step_seconds
+from viewgen_pretrained.dry_run import describe_pretraining
 from viewgen_pretrained.pretrain import pretrain_generator, pretrain_inverter
 from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
-from viewgen_pretrained.sizes import SIZES, check_side, data_size, defaults, fitting_side
+from viewgen_pretrained.sizes import SIZES, check_side, data_size, defaults, fitting_side, takes_size
 
 SMALL_GENERATOR = {"channels": (6, 4), "num_mapping_layers": 2, "batch_size": 4, "num_images": 400}
 
@@ -71,6 +74,27 @@ def test_another_side_is_refused_with_those_that_work():
     assert '"folder:/x?size=32&test=0.2" or "folder:/x?size=64&test=0.2"' in str(error.value)
     with pytest.raises(ModelError, match=r"stl10 has images of 96 px.*here 64 or 128 px: make a folder"):
         check_side("stl10", 96, resizable=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "advised"),
+    [("npz:/x.npz", "npz:/x.npz?size=32"), ("hf:a/b?label=l", "hf:a/b?size=32&label=l"),
+     ("trifeature:48", "trifeature?size=32")],
+)  # fmt: skip
+def test_a_data_set_with_a_size_is_advised_its_own(name, advised):
+    assert takes_size(name)
+    with pytest.raises(ModelError) as error:
+        check_side(name, 48, resizable=True)
+    assert f'"{advised}"' in str(error.value)
+    assert not takes_size("stl10")
+
+
+def test_a_dry_run_refuses_an_inverter_of_a_generator_that_needs_none(dataset, data_root, tmp_path):
+    header = {"format": 1, "kind": "generator", "generator": "linear", "config": {"image_size": 8}}
+    file = tmp_path / "generator.safetensors"
+    save_file({"x": torch.zeros(1)}, file, metadata={"viewgen": json.dumps(header)})
+    with pytest.raises(ModelError, match="generator of kind 'linear'; inverters are trained for StyleGAN2"):
+        describe_pretraining("inverter", dataset.name, tmp_path, data_root=str(data_root), generator=file)
 
 
 @pytest.fixture

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from viewgen.datasets import load_dataset
 from viewgen.errors import (
     CacheMismatchError,
     CorruptDataError,
     IncompleteError,
     MissingFileError,
+    StorageError,
     UsageError,
 )
 from viewgen.store import CacheReader, open_storage, read_spec
-from viewgen_train.caches import check_cache, find_cache, no_cache
+from viewgen_train.caches import check_cache, find_cache, no_cache, recorded_name
 
 pytestmark = pytest.mark.usefixtures("_no_pictures", "caches")
 
@@ -158,3 +160,33 @@ def test_a_cache_in_a_folder_of_the_working_directory_is_found(tiny, cache_of, t
     assert "working directory" in str(no_cache("digits", "train"))
     monkeypatch.setenv("VIEWGEN_CACHE", str(tmp_path / "elsewhere"))
     assert find_cache(tiny.name, "train") is None, "a folder that is named is the only one"
+
+
+def test_an_unreadable_folder_of_the_working_directory_ends_no_search(tiny, cache_of, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("VIEWGEN_CACHE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    url = cache_of(tiny, url=str(tmp_path / "demo" / "views.zarr"))
+    (tmp_path / "demo" / "other.zarr" / "zarr.json").mkdir(parents=True)
+    found = find_cache(tiny.name, "train")
+    assert found is not None
+    assert found.url == url
+    monkeypatch.setenv("VIEWGEN_CACHE", str(tmp_path / "demo"))
+    with pytest.raises(StorageError):
+        find_cache(tiny.name, "train")
+
+
+def test_a_data_set_is_found_under_any_of_its_names(cache_of, caches, plan_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    np.savez("s.npz", train_images=pixels, train_labels=np.arange(24) % 2)
+    url = cache_of(load_dataset("npz:s.npz", data_root=tmp_path), url=f"{caches}/s.zarr")
+    plan, _ = plan_of(dataset="npz:s.npz", data_root=str(tmp_path))
+    assert plan.cache["url"] == url
+    assert recorded_name("overlay", "train", None) == "overlay:trifeature:32?size=32"
+    assert recorded_name("trifeature:64", "train", None) == load_dataset("trifeature:64").name
+
+
+def test_names_in_printed_commands_are_quoted():
+    text = str(no_cache("folder:/p?size=32&test=0.2", "train"))
+    assert "viewgen cache --dataset 'folder:/p?size=32&test=0.2' --method wsearch" in text

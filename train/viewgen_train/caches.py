@@ -1,6 +1,7 @@
 """Search and validation of the cache that supplies a training's views."""
 
 import logging
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from viewgen.datasets import ImageDataset
+from viewgen.datasets.registry import canonical_name
 from viewgen.errors import (
     CacheMismatchError,
     CorruptDataError,
@@ -28,7 +30,15 @@ from viewgen.store import (
 )
 from viewgen.views import VIEWS
 
-__all__ = ["FoundCache", "check_cache", "find_cache", "no_cache", "num_unconverged", "usable_rows"]
+__all__ = [
+    "FoundCache",
+    "check_cache",
+    "find_cache",
+    "no_cache",
+    "num_unconverged",
+    "recorded_name",
+    "usable_rows",
+]
 
 log = logging.getLogger(__name__)
 INVERSIONS = "invert"
@@ -96,6 +106,7 @@ def _caches(folder: str, storage_options: dict[str, Any] | None) -> list[FoundCa
     if "://" not in folder and not Path(folder).expanduser().is_dir():
         return []
     found = []
+    named = folder not in cache_folders()[1:]
     for name in _entries(folder, storage_options):
         if not name.endswith(".zarr"):
             continue
@@ -107,7 +118,7 @@ def _caches(folder: str, storage_options: dict[str, Any] | None) -> list[FoundCa
         except (CacheMismatchError, CorruptDataError, MissingFileError):
             continue  # a cache being begun, or a damaged one: not one to train on
         except StorageError as error:
-            if isinstance(error.__cause__, OSError):
+            if named and isinstance(error.__cause__, OSError):
                 raise  # unreadable is not absent
             continue  # another format
         found.append(FoundCache(url=url, spec=spec, pending=pending, changed=_changed(url)))
@@ -132,12 +143,17 @@ def _changed(url: str) -> float:
 
 
 def _incomplete(url: str, spec: CacheSpec, pending: int) -> str:
-    dataset = spec.dataset
+    dataset = shlex.quote(str(spec.dataset.get("name")))
     return (
         f"the cache at {url} is not complete: {pending} of {spec.num_shards} shards are missing; run its "
-        f"`viewgen cache --dataset {dataset.get('name')} --method {spec.method} …` command again, which goes "
-        "on from there"
+        f"`viewgen cache --dataset {dataset} --method {spec.method} …` command again, which goes on from "
+        "there"
     )
+
+
+def recorded_name(dataset: str | None, split: str, data_root: str | None) -> str | None:
+    """Return a data set's name as caches record it; None for any data set."""
+    return None if dataset is None else canonical_name(dataset, split, data_root=data_root)
 
 
 def usable_rows(use_unconverged: bool) -> tuple[Status, ...]:
@@ -171,7 +187,7 @@ def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool 
     if inversions != (spec.method == INVERSIONS) and inversions:
         raise CacheMismatchError(
             f"{reader.url} holds {spec.method} views, where inversions are needed; make them with\n"
-            f"  viewgen cache --dataset {dataset.name} --method {INVERSIONS}"
+            f"  viewgen cache --dataset {shlex.quote(dataset.name)} --method {INVERSIONS}"
         )
     pairs = {
         "data set": (spec.dataset.get("name"), dataset.name),
@@ -191,7 +207,7 @@ def check_cache(reader: CacheReader, dataset: ImageDataset, *, inversions: bool 
             f"the cache at {reader.url} does not fit the training:\n"
             + "\n".join(different)
             + "\ngive the cache that was made of it, or make one with\n"
-            f"  viewgen cache --dataset {dataset.name} --split {dataset.split} --method wsearch"
+            f"  viewgen cache --dataset {shlex.quote(dataset.name)} --split {dataset.split} --method wsearch"
         )
     pending = spec.num_shards - len(reader.committed)
     if pending:
@@ -245,7 +261,8 @@ def _check_labels(reader: CacheReader, dataset: ImageDataset) -> None:
         shown = ", ".join(str(row) for row in rows[wrong[:SHOWN_LABELS]])
         raise CorruptDataError(
             f"{reader.url}: {len(wrong)} rows ({shown} …) carry another image's index or label than "
-            f"{dataset.name} {dataset.split} has there; check it with `viewgen verify {reader.url}`"
+            f"{dataset.name} {dataset.split} has there; check it with "
+            f"`viewgen verify {shlex.quote(reader.url)}`"
         )
 
 
@@ -263,8 +280,8 @@ def _check_finite(reader: CacheReader) -> None:
     if len(bad):
         raise CorruptDataError(
             f"{reader.url}: {name} is not finite in {len(bad)} rows, the first of them "
-            f"{int(reader.rows[bad[0]])}; check the cache with `viewgen verify {reader.url}`, and make it "
-            "again with --overwrite"
+            f"{int(reader.rows[bad[0]])}; check the cache with "
+            f"`viewgen verify {shlex.quote(reader.url)}`, and make it again with --overwrite"
         )
 
 
@@ -276,6 +293,6 @@ def no_cache(dataset: str | None, split: str, *, inversions: bool = False) -> Mi
     return MissingFileError(
         f"no cache of {kind} of {dataset or 'any data set'} ({split}) in {cache_folder()}{places}; make one "
         "with\n"
-        f"  viewgen cache --dataset {dataset or 'D'} --method {method}\n"
+        f"  viewgen cache --dataset {shlex.quote(dataset or 'D')} --method {method}\n"
         f"or name one with {option} URL"
     )

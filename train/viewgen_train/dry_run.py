@@ -9,7 +9,7 @@ from viewgen.errors import UsageError, ViewgenError
 from viewgen.progress import duration_text
 from viewgen.roles import Role
 from viewgen.store import CacheSpec, open_storage, read_spec
-from viewgen_train.caches import find_cache
+from viewgen_train.caches import find_cache, recorded_name
 from viewgen_train.cost import USUAL_CACHED_VIEWS, TrainEstimate, estimate, image_counts
 from viewgen_train.plan import (
     EMBEDDED_DATASET,
@@ -175,7 +175,8 @@ def _cache(options: TrainOptions, settings: TrainSettings) -> tuple[str | None, 
         return given, read_spec(open_storage(given, options.storage_options))
     if "cache" not in needs:
         return None, None
-    found = find_cache(options.dataset, options.split, storage_options=options.storage_options)
+    name = recorded_name(options.dataset, options.split, options.data_root)
+    found = find_cache(name, options.split, storage_options=options.storage_options)
     return (None, None) if found is None else (found.url, found.spec)
 
 

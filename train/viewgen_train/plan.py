@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,14 @@ from viewgen.store import CacheReader, CacheSpec, cache_folder
 from viewgen.views.cached import check_num_views
 from viewgen.views.compositions import refuse_colorless
 from viewgen.views.scores import load_scores
-from viewgen_train.caches import check_cache, find_cache, no_cache, num_unconverged, usable_rows
+from viewgen_train.caches import (
+    check_cache,
+    find_cache,
+    no_cache,
+    num_unconverged,
+    recorded_name,
+    usable_rows,
+)
 from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.masking import check_reconstruction
 from viewgen_train.objectives.assimilation import build_objective
@@ -306,7 +314,7 @@ def _cache_url(given: str | None, options: TrainOptions, inversions: bool) -> tu
         spec = CacheReader(given, options.storage_options).spec
         return given, options.dataset or spec.dataset["name"]
     found = find_cache(
-        _canonical(options.dataset),
+        recorded_name(options.dataset, options.split, options.data_root),
         options.split,
         inversions=inversions,
         storage_options=options.storage_options,
@@ -322,14 +330,6 @@ def _cache_url(given: str | None, options: TrainOptions, inversions: bool) -> tu
     if options.dataset not in (None, EMBEDDED_DATASET) or options.split != "train":
         raise no_cache(options.dataset, options.split, inversions=inversions)
     return _make_embedded(inversions, options), EMBEDDED_DATASET
-
-
-def _canonical(name: str | None) -> str | None:
-    """Return the data set's name as recorded in caches, without loading the data set."""
-    if name is None or not name.startswith("folder:"):
-        return name
-    path, mark, query = name.removeprefix("folder:").partition("?")
-    return f"folder:{Path(path).expanduser().absolute()}{mark}{query}"
 
 
 def _make_embedded(inversions: bool, options: TrainOptions) -> str:
@@ -386,7 +386,7 @@ def _generator(dataset: str, inversions: CacheReader, options: TrainOptions) -> 
             f"the inversions at {inversions.url} are codes of another generator than {path}:\n"
             f"  theirs has {theirs}, this file {ours}\n"
             "give theirs with --generator, or codes of this one with --inversions URL (`viewgen cache "
-            f"--dataset {dataset} --method invert --out URL` makes them)"
+            f"--dataset {shlex.quote(dataset)} --method invert --out URL` makes them)"
         )
     return str(path)
 

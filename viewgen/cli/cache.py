@@ -1,8 +1,10 @@
 """``viewgen cache``."""
 
+import json
 import os
 import shlex
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from viewgen.cli.setting_options import (
     setting_names,
 )
 from viewgen.cli.storage_option import storage_option
+from viewgen.config_file import dotted
 from viewgen.terminal import program
 from viewgen.views import VIEWS
 
@@ -98,14 +101,35 @@ _OPTIONS: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def say_what_comes_next(url: str) -> None:
-    """Print commands for the finished cache that work as printed in the same shell."""
+def say_what_comes_next(
+    url: str,
+    *,
+    split: str = "train",
+    data_root: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Print commands for the finished cache that work as printed in the same shell.
+
+    Nothing is printed for a cache in the memory of this process. Secret values of options are hidden.
+
+    Args:
+        url: URL of the cache.
+        split: split of its data set.
+        data_root: folder of data sets.
+        storage_options: options of the cache's storage.
+    """
+    if url.startswith("memory://"):
+        return
     here = os.path.relpath(url) if "://" not in url and Path(url).is_relative_to(Path.cwd()) else url
-    command, cache_url = program(), shlex.quote(here)
-    click.echo(
-        f"next:\n  {command} train --assimilation A2 --cache {cache_url}\n  {command} inspect {cache_url}",
-        err=True,
-    )
+    options = [(name, value if isinstance(value, str) else json.dumps(value))
+               for name, value in dotted(storage_options or {})]  # fmt: skip
+    places = [f"--storage-option={name}={value}" for name, value in options]
+    if data_root is not None and data_root != os.environ.get("VIEWGEN_DATA"):
+        places += ["--data-root", data_root]
+    of_split = [] if split == "train" else ["--split", split]
+    train = ["train", "--assimilation", "A2", *of_split, *places, "--cache", here]
+    lines = [f"  {program()} {shlex.join(words)}" for words in (train, ["inspect", *places, here])]
+    click.echo("\n".join(["next:", *lines]), err=True)
 
 
 @click.command(cls=GroupedCommand)
@@ -139,6 +163,7 @@ def cache(as_json: bool, config: dict[str, Any], settings: dict[str, Any], **opt
     elif result.complete and not options["dry_run"]:
         click.echo(result.url)
         if options["method"] != "invert":
-            say_what_comes_next(result.url)
+            places = {name: options[name] for name in ("split", "data_root", "storage_options")}
+            say_what_comes_next(result.url, **places)
     code = ViewgenError.exit_code if options["strict"] and result.verdict else 0
     click.get_current_context().exit(code if result.complete else IncompleteError.exit_code)

@@ -92,7 +92,8 @@ def prepare(
         print_json(result.to_json())
     elif result.cache is not None:
         click.echo(result.cache)
-        say_what_comes_next(result.cache)
+        if result.complete and result.plan["cache.method"] != "invert":
+            say_what_comes_next(result.cache, split=result.plan["split"], data_root=options["data_root"])
     code = ViewgenError.exit_code if options["strict"] and result.verdict else 0
     click.get_current_context().exit(code if result.complete else IncompleteError.exit_code)
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset
 from viewgen.datasets.root import resolve_data_root
+from viewgen.errors import MissingFileError
 from viewgen.redaction import refuse_credentials
 from viewgen.registry import Choice, Registry
 
 __all__ = [
     "DATASETS",
+    "canonical_name",
     "chosen_dataset",
     "download_dataset",
     "known_side",
@@ -69,6 +71,18 @@ def load_dataset(
     """
     dataset: ImageDataset = chosen_dataset(name).build(split, resolve_data_root(data_root), download)
     return dataset
+
+
+def canonical_name(name: str, split: str = "train", *, data_root: str | Path | None = None) -> str:
+    """Return the name under which caches and plans record a data set; the given one if its files are missing.
+
+    Raises:
+        UsageError, CorruptDataError, DataError, StorageError: as `load_dataset`.
+    """
+    try:
+        return load_dataset(name, split, data_root=data_root, download=False).name
+    except MissingFileError:
+        return name
 
 
 def known_side(name: str, split: str = "train") -> int | None:

@@ -32,7 +32,7 @@ from viewgen_pipelines.shards.driver import Stage
 from viewgen_pipelines.shards.inputs import download
 from viewgen_pipelines.versions import versions
 
-__all__ = ["CacheOptions", "CachePlan", "make_plan"]
+__all__ = ["CacheOptions", "CachePlan", "make_plan", "views_per_image"]
 
 # Networks that an inversion uses beside the generator, where that generator has them.
 INVERSION = frozenset({"inverter", "discriminator"})
@@ -93,7 +93,7 @@ def make_plan(options: CacheOptions, say: Callable[[str], object]) -> CachePlan:
         CacheMismatchError: the inversions at ``inversions`` are those of other images or networks.
     """
     entry = VIEWS.entry(options.method)
-    num_views = _num_views(entry, options.views)
+    num_views = views_per_image(entry, options.views)
     _refuse_ignored(entry, options)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit {options.limit}: at least one image is needed")
@@ -268,22 +268,32 @@ class _SpecMaker:
         return there
 
 
-def _num_views(method: ViewEntry, views: int | None) -> int:
-    if views is not None and views < 1:
-        raise UsageError(f"--views {views}: at least one view per image is needed")
-    if method.num_views is None:
-        return 8 if views is None else views
-    if views not in (None, method.num_views):
-        raise UsageError(f"--views {views}: method {method.name!r} makes {method.num_views} per image")
-    return method.num_views
+def views_per_image(method: ViewEntry, views: int | None, *, option: str = "--views") -> int:
+    """Return the number of views of an image.
 
+    Args:
+        method: entry of the method.
+        views: the given number, or None.
+        option: name of that choice in messages.
 
-def _refuse_ignored(method: ViewEntry, options: CacheOptions) -> None:
-    """Refuse a method that makes no cache, and options that it would ignore."""
+    Raises:
+        UsageError: the method makes another number of views, or no cache.
+    """
     if "training" in method.needs:
         raise UsageError(
             f"{method.name} views are made in a training step; use `viewgen train --generated {method.name}`"
         )
+    if views is not None and views < 1:
+        raise UsageError(f"{option} {views}: at least one view per image is needed")
+    if method.num_views is None:
+        return 8 if views is None else views
+    if views not in (None, method.num_views):
+        raise UsageError(f"{option} {views}: method {method.name!r} makes {method.num_views} per image")
+    return method.num_views
+
+
+def _refuse_ignored(method: ViewEntry, options: CacheOptions) -> None:
+    """Refuse options that the method would ignore."""
     needs = _all_needs(method)
     for kind, path in options.networks.items():
         if path is not None and kind not in needs:

@@ -4,12 +4,13 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from viewgen.config_file import read_config
-from viewgen.datasets import load_dataset
-from viewgen.datasets.registry import chosen_dataset
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets.registry import canonical_name
 from viewgen.device import available_cores, resolve_device
 from viewgen.errors import CacheMismatchError, UsageError, ViewgenError
 from viewgen.files import write_atomically
@@ -23,7 +24,7 @@ from viewgen_pretrained.prepare.estimate import StagePlan, plan_costs, stage_pla
 from viewgen_pretrained.prepare.gates import Gate, judge
 from viewgen_pretrained.prepare.plan import make_plan
 from viewgen_pretrained.prepare.stages import STAGES, Work, cache_settings
-from viewgen_pretrained.sizes import SIZES, check_side
+from viewgen_pretrained.sizes import SIZES, check_side, takes_size
 
 __all__ = ["CONFIG", "GateError", "Prepared", "default_out", "prepare"]
 
@@ -51,7 +52,7 @@ class Prepared:
         stages: stages with their estimated cost.
         measured: stage → numbers measured on it.
         gates: judged numbers.
-        epsilon_boundary: calibrated ε₁, or None.
+        epsilon_boundary: ε₁ of the views, calibrated unless it was given; or None.
         cache: URL of the cache, or None.
         complete: True if every image has its views.
         verdict: reasons why the views cannot be trusted.
@@ -91,7 +92,7 @@ class Prepared:
 def default_out(dataset: str) -> Path:
     """Return the default folder of the run: ``runs/`` and the data set's name, or its folder's."""
     base = dataset.partition("?")[0]
-    last = Path(base.partition(":")[2] or base).name
+    last = Path(base.partition(":")[2] or base).expanduser().resolve().name
     return Path("runs") / (re.sub(r"[^\w.+-]+", "-", last).strip("-") or "prepared")
 
 
@@ -151,18 +152,21 @@ def prepare(
     check_executor(executor, workers=workers, gpus_per_worker=None, ray_address=None)
     check_strict(strict, quality)
     folder = Path(default_out(dataset) if out is None else out).expanduser()
-    given = _given(folder, config, settings, {"split": split, "networks": networks, "seed": seed})
-    side = chosen_side(dataset, given.get("split", "train"), _networks(given))
-    _check_dataset(given.pop("dataset", None), side.dataset, folder)
-    found = chosen_dataset(side.dataset).entry
-    images = load_dataset(side.dataset, given.get("split", "train"), data_root=data_root)
-    check_side(side.dataset, images.image_size, resizable=found.resized_name is not None)
+    kept = _kept(folder, config)
+    named = {"split": split, "networks": networks, "seed": seed}
+    given = {**(settings or {}), **{name: value for name, value in named.items() if value is not None}}
+    chosen = kept | given
+    split = chosen.get("split", "train")
+    side = chosen_side(dataset, split, _networks(chosen))
+    images = load_dataset(side.dataset, split, data_root=data_root)
+    _check_dataset(chosen.get("dataset"), images, data_root, folder)
+    check_side(side.dataset, images.image_size, resizable=takes_size(side.dataset))
     test = held_out(side.dataset, data_root)
     device = resolve_device(device)
     report = look_at(images, test, side)
     for line in report.lines():
         progress.say(line)
-    plan = make_plan(images, report, given, device)
+    plan = make_plan(images, report, given, device, kept)
     work = Work(
         plan=plan,
         images=images,
@@ -189,7 +193,8 @@ def prepare(
     result["config"] = str(config_file)
     gates = _trained(work, progress)
     measured = {stage: dict(record["measured"]) for stage, record in work.records.items()}
-    cached = cache(
+    make_cache = partial(
+        cache,
         images.name,
         method=plan.method.name,
         views=plan.views,
@@ -199,13 +204,18 @@ def prepare(
         seed=plan.seed,
         executor=executor,
         workers=workers,
-        overwrite=overwrite,
         quality=quality,
         strict=strict,
         progress=progress,
         **_files(work),
         **cache_settings(plan, work.epsilon),
     )
+    try:
+        cached = make_cache()
+    except CacheMismatchError:
+        if not overwrite:
+            raise
+        cached = make_cache(overwrite=True)
     return Prepared(
         **result,
         measured=measured,
@@ -217,20 +227,12 @@ def prepare(
     )
 
 
-def _given(
-    folder: Path,
-    config: Mapping[str, Any] | None,
-    settings: Mapping[str, Any] | None,
-    named: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the choices of the file, then those of the command line."""
+def _kept(folder: Path, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the choices of a configuration file, by default that of the folder."""
     kept = folder / CONFIG
-    from_file = dict(config or {})
-    if not from_file and kept.is_file():
-        from_file = read_config(kept, str(kept))
-    return (
-        from_file | dict(settings or {}) | {name: value for name, value in named.items() if value is not None}
-    )
+    if config or not kept.is_file():
+        return dict(config or {})
+    return read_config(kept, str(kept))
 
 
 def _networks(given: Mapping[str, Any]) -> str | None:
@@ -240,17 +242,20 @@ def _networks(given: Mapping[str, Any]) -> str | None:
     return networks
 
 
-def _check_dataset(planned: Any, asked: str, folder: Path) -> None:
-    if planned is not None and _canonical(str(planned)) != _canonical(asked):
-        raise CacheMismatchError(
-            f"the plan is for another data set:\n  dataset: the plan has {planned}, this command asks for "
-            f"{asked}\ngive another --out than {folder}, or another --config"
-        )
-
-
-def _canonical(name: str) -> str:
-    choice = chosen_dataset(name)
-    return str(getattr(choice.settings, "name", name))
+def _check_dataset(planned: Any, images: ImageDataset, data_root: str | None, folder: Path) -> None:
+    """Refuse other images than those of the plan, under whatever name they are asked for."""
+    if planned in (None, images.name):
+        return
+    try:
+        name = canonical_name(str(planned), images.split, data_root=data_root)
+    except ViewgenError:  # not these images, whatever is wrong with them
+        name = str(planned)
+    if name == images.name:
+        return
+    raise CacheMismatchError(
+        f"the plan is for another data set:\n  dataset: the plan has {planned}, this command asks for "
+        f"{images.name}\ngive another --out than {folder}, or another --config"
+    )
 
 
 def _planned(work: Work, workers: int | None, progress: Progress) -> list[StagePlan]:

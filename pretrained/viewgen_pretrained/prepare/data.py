@@ -21,6 +21,7 @@ __all__ = ["DataReport", "Side", "chosen_side", "held_out", "look_at"]
 
 MOST_IMAGES = 20_000
 MOST_HEADERS = 2_000
+EVERY_HEADER = 10**9
 BATCH = 512
 # standard deviation of the grey levels, in units of the whole range, below which an image shows nothing
 FLAT = 0.02
@@ -57,28 +58,22 @@ def chosen_side(dataset: str, split: str, networks: str | None) -> Side:
     raw_sizes, resized = choice.entry.raw_sizes, choice.entry.resized_name
     if raw_sizes is None or resized is None:
         return Side(dataset=dataset)
-    sizes = raw_sizes(choice.settings, split, MOST_HEADERS)
+    asked = choice.settings.size
+    # a part is enough, unless the number of pictures decides
+    sizes = raw_sizes(choice.settings, split, MOST_HEADERS if asked or networks else EVERY_HEADER)
     shorter = sorted(min(size) for size in sizes)
     raw = (shorter[0], shorter[-1]) if shorter else None
-    asked = choice.settings.size
     if asked is not None:
         side = fitting_side(asked)
         note = "" if side == asked else f"{asked} px is no power of two, which the networks take: {side} px"
     else:
-        most = largest_side(networks or data_size(_num_files(choice, split, len(sizes))))
+        most = largest_side(networks or data_size(len(sizes)))
         side = min(fitting_side(shorter[len(shorter) // 2]), most) if shorter else most
         same = known_side(dataset, split) == side and len(set(sizes)) == 1
         note = "" if same else f"pictures are scaled and cropped to {side} px (?size=N is another size)"
         if same:
             return Side(dataset=dataset, raw=raw)
     return Side(dataset=resized(choice.settings, side), raw=raw, note=note)
-
-
-def _num_files(choice: Any, split: str, counted: int) -> int:
-    """Return the number of files; listing them all is needed only if more exist than were opened."""
-    if counted < MOST_HEADERS:
-        return counted
-    return len(choice.entry.raw_sizes(choice.settings, split, 10**9))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

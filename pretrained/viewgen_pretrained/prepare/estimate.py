@@ -10,12 +10,12 @@ import torch
 
 from viewgen.datasets import ImageDataset
 from viewgen.networks.encoder import Encoder, EncoderConfig
-from viewgen.networks.files import Models, load_models, save_model
+from viewgen.networks.files import Models, load_model, load_models, save_model
 from viewgen.progress import duration_text
 from viewgen_pipelines.cost import MethodRun, stage_costs
-from viewgen_pretrained.cost import encoder_cost, generator_cost, inverter_cost, random_networks
+from viewgen_pretrained.cost import encoder_cost, generator_cost, inverter_cost, random_networks, shape_of
+from viewgen_pretrained.inverter import inverter_of
 from viewgen_pretrained.prepare.plan import Plan
-from viewgen_pretrained.settings import GeneratorTrainingConfig
 
 __all__ = ["StagePlan", "plan_costs", "stage_plans", "total_text"]
 
@@ -121,7 +121,6 @@ def plan_costs(
         done: stages that are finished and cost nothing.
         tell: callback for the name of the stage that is measured.
     """
-    shape = plan.generator or GeneratorTrainingConfig()
     found = []
     for stage in stage_plans(plan, images):
         if stage.name in done or stage.name in plan.files:
@@ -139,9 +138,11 @@ def plan_costs(
             assert plan.encoder is not None
             cost = encoder_cost(plan.encoder, images, device)
         elif stage.name == "generator":
-            cost = generator_cost(shape, images.image_size, device)
+            assert plan.generator is not None
+            cost = generator_cost(plan.generator, images.image_size, device)
         else:
             assert plan.inverter is not None
+            shape = plan.generator or shape_of(plan.files["generator"])
             cost = inverter_cost(plan.inverter, shape, images.image_size, device)
         found.append(
             StagePlan(name=stage.name, what=stage.what, seconds=cost.seconds, memory_bytes=cost.step_bytes)
@@ -185,6 +186,9 @@ def _models(plan: Plan, image_size: int, device: str) -> Models:
             )
         if plan.generator is not None and plan.inverter is not None:
             made |= random_networks(plan.generator, plan.inverter, image_size)
+        elif plan.inverter is not None:
+            generator: Any = load_model(paths["generator"], "generator", "cpu")
+            made["inverter"] = inverter_of(plan.inverter, generator)
         for kind, module in made.items():
             paths[kind] = Path(folder) / f"{kind}.safetensors"
             save_model(module, paths[kind])

@@ -115,8 +115,8 @@ class Work:
 
     @property
     def epsilon(self) -> float:
-        """ε₁, after its stage."""
-        return float(self.records["epsilon"]["measured"]["epsilon_boundary"])
+        """ε₁ of the views, after the stage that calibrates it."""
+        return self.plan.epsilon_boundary(float(self.records["epsilon"]["measured"]["epsilon_boundary"]))
 
     def _makes(self, stage: str) -> tuple[str, ...]:
         if stage == "epsilon":
@@ -144,6 +144,9 @@ class Work:
             made_of[kind] = file_digest(path) if path.is_file() else ""
         if stage == "inverter" and plan.inversion is not None:
             made_of["inversion"] = own_settings(plan.inversion.settings)
+            given = getattr(plan.method.settings, "epsilon_boundary", None)
+            if given is not None and "epsilon_boundary" not in plan.auto:
+                made_of["epsilon_boundary"] = given
         text = json.dumps(made_of, sort_keys=True, default=list)
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
@@ -226,7 +229,12 @@ def cache_settings(plan: Plan, epsilon: float) -> dict[str, Any]:
     """Return the settings of the cache's method, with ε₁ and ε₂ as numbers, and those of its inversion.
 
     ε₂ is 5/3 of ε₁, the ratio of the published pairs, where none is given.
+
+    Args:
+        plan: the plan.
+        epsilon: calibrated ε₁, for a plan that gives none.
     """
+    epsilon = plan.epsilon_boundary(epsilon)
     measured = {
         "epsilon_boundary": epsilon,
         "epsilon_uniformity": min(2.0, round(SPREAD_OF_EPSILON * epsilon, 3)),

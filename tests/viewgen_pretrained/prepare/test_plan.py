@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viewgen.config_file import read_config
+from viewgen.config_file import dotted, read_config
 from viewgen.datasets import ImageDataset
 from viewgen.datasets.dataset import MemoryImages
 from viewgen.errors import MissingFileError, UsageError
+from viewgen.networks.files import save_model
+from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from viewgen_pretrained.prepare import data, estimate
 from viewgen_pretrained.prepare.data import DataReport, Side, chosen_side, look_at
 from viewgen_pretrained.prepare.estimate import stage_plans
 from viewgen_pretrained.prepare.gates import GateSettings, judge
 from viewgen_pretrained.prepare.plan import Plan, make_plan
-from viewgen_pretrained.prepare.stages import cache_settings
+from viewgen_pretrained.prepare.stages import Work, cache_settings
 
 
 class Noise:
@@ -47,9 +50,11 @@ def report_of(images: ImageDataset, *, grey: bool = False) -> DataReport:
     )  # fmt: skip
 
 
-def plan_of(count: int = 160, name: str = "folder:/data/x?size=32", *, grey: bool = False, **given) -> Plan:
+def plan_of(
+    count: int = 160, name: str = "folder:/data/x?size=32", *, grey: bool = False, kept=None, **given
+) -> Plan:
     images = images_of(count, name)
-    return make_plan(images, report_of(images, grey=grey), given, "cpu")
+    return make_plan(images, report_of(images, grey=grey), given, "cpu", kept)
 
 
 def test_160_photos_2000_and_60000_images_get_different_plans():
@@ -135,8 +140,144 @@ def test_distances_of_the_views_are_those_of_the_calibration_unless_given():
     assert (found["epsilon_boundary"], found["epsilon_uniformity"]) == (0.42, 0.7)
     assert found["invert.max_steps"] == 100
     given = cache_settings(plan_of(160, **{"cache.settings.epsilon_boundary": 0.1}), 0.42)
-    assert (given["epsilon_boundary"], given["epsilon_uniformity"]) == (0.1, 0.7)
+    assert (given["epsilon_boundary"], given["epsilon_uniformity"]) == (0.1, 0.167)
     assert "epsilon_boundary" not in cache_settings(plan_of(160, **{"cache.method": "wperturb"}), 0.42)
+    alone = cache_settings(plan_of(160, **{"cache.settings.uniformity_weight": 0.0}), 0.42)
+    assert "epsilon_uniformity" not in alone, "without a push apart there is no distance of it"
+
+
+def test_the_gate_behind_the_inverter_goes_by_the_epsilon_of_the_views(tmp_path):
+    def work_of(**given) -> Work:
+        work = Work(
+            plan=plan_of(8, **given), images=images_of(8), test=None, out=tmp_path, device="cpu",
+            data_root=None, records={"epsilon": {"measured": {"epsilon_boundary": 0.42}}},
+        )  # fmt: skip
+        return work
+
+    given = work_of(**{"cache.settings.epsilon_boundary": 0.1})
+    assert (work_of().epsilon, given.epsilon) == (0.42, 0.1)
+    assert given._key("inverter") != work_of()._key("inverter")
+    assert given._key("generator") == work_of()._key("generator")
+
+
+def reread(plan: Plan) -> dict:
+    """The choices in the file of a plan."""
+    return dict(dotted(tomllib.loads(plan.toml())))
+
+
+def test_settings_of_an_encoder_under_any_name_come_back_from_the_file():
+    given = {"encoder.objective": "infonce", "encoder.temperature": 0.2, "encoder.network.width": 12,
+             "encoder.expert": {"hue": 0.05}}  # fmt: skip
+    plan = plan_of(160, **given)
+    kept = reread(plan)
+    assert (kept["encoder.width"], kept["encoder.expert.hue"]) == (12, 0.05)
+    assert plan_of(160, kept=kept) == plan
+    # one setting under its two names
+    assert plan_of(160, kept=kept, **{"encoder.network.width": 8}).encoder.network.width == 8
+
+
+def test_the_networks_at_hand_come_back_from_the_file():
+    plan = plan_of(600, "fashion-mnist")
+    assert "discriminator.file" in reread(plan)
+    assert plan_of(600, "fashion-mnist", kept=reread(plan)) == plan
+    again = plan_of(600, "fashion-mnist", kept=reread(plan), **{"generator.num_images": 64})
+    assert again.files.keys() == {"encoder"}
+    assert again.inverter is not None
+
+
+def save_adversaries(folder: Path, *, discriminator: bool = True) -> str:
+    folder.mkdir()
+    shape = {"image_size": 32, "channels": (6, 6, 4, 4)}
+    save_model(
+        Generator(GeneratorConfig(**shape, num_mapping_layers=1, style_dim=16)),
+        folder / "generator.safetensors",
+    )
+    if discriminator:
+        save_model(Discriminator(DiscriminatorConfig(**shape)), folder / "discriminator.safetensors")
+    return str(folder / "generator.safetensors")
+
+
+def test_a_given_generator_brings_its_discriminator_and_no_inverter_of_another(tmp_path):
+    mine, alone = save_adversaries(tmp_path / "a"), save_adversaries(tmp_path / "b", discriminator=False)
+    plan = plan_of(600, "fashion-mnist", **{"generator.file": mine})
+    assert plan.files["discriminator"] == tmp_path / "a" / "discriminator.safetensors"
+    assert plan.inverter is not None, "that at hand inverts another generator"
+    with pytest.raises(MissingFileError, match=r"b/discriminator.safetensors.*discriminator.file=FILE"):
+        plan_of(160, **{"generator.file": alone})
+    beside = str(tmp_path / "a" / "discriminator.safetensors")
+    assert plan_of(160, **{"generator.file": alone, "discriminator.file": beside}).generator is None
+    for kind in ("inverter", "discriminator"):
+        with pytest.raises(UsageError, match=f"{kind}.file is given, and the generator is trained"):
+            plan_of(160, **{f"{kind}.file": beside})
+    # the cost of an inverter for a generator at hand, whose codes have a width of their own
+    plan = plan_of(8, **{"generator.file": mine, "inverter.channels": [4], "encoder.width": 4})
+    assert plan_inverter(plan) == (16, (6, 6, 4, 4))
+
+
+def plan_inverter(plan: Plan) -> tuple[int, tuple[int, ...]]:
+    plan = dataclasses.replace(plan, inverter=plan.inverter.replace(channels=(4, 4, 4, 4), hidden_dim=8))
+    models = estimate._models(plan, 32, "cpu")
+    assert models.generator is not None
+    return models.inverter.config.style_dim, estimate.shape_of(plan.files["generator"]).channels
+
+
+@pytest.mark.parametrize(
+    ("given", "gone"),
+    [
+        ({"generator.r1_weight": 0.0}, "generator.r1_interval"),
+        ({"inverter.perceptual": "none"}, "inverter.perceptual_weight"),
+        ({"cache.method": "wperturb"}, "cache.settings.epsilon_boundary"),
+        ({"cache.method": "expert"}, "cache.invert.max_steps"),
+        ({"cache.method": "jigsaw"}, "cache.invert.max_steps"),
+        ({"cache.settings.uniformity_weight": 0.0}, "cache.settings.epsilon_uniformity"),
+        ({"encoder.epochs": 5}, "encoder.num_steps"),
+        ({"encoder.expert.jitter_probability": 0.0}, "encoder.expert.hue"),
+    ],
+)
+def test_the_command_line_leaves_out_what_the_file_says_otherwise(given, gone):
+    first = plan_of(160)
+    kept = reread(first)
+    assert gone in kept
+    plan = plan_of(160, kept=kept, **given)
+    assert gone not in plan.document()
+    assert plan_of(160, kept=reread(plan)) == plan
+    name, value = next(iter(given.items()))
+    assert plan.document()[name] == value
+    # the file alone is held to its word
+    if not name.startswith("cache.method") and name != "cache.settings.uniformity_weight":
+        with pytest.raises(UsageError):
+            plan_of(160, kept=kept | given)
+
+
+def test_epochs_are_the_length_of_a_training_with_a_row_of_steps():
+    plan = plan_of(160, **{"encoder.epochs": 7})
+    assert (plan.encoder.optimiser.epochs, plan.encoder.optimiser.num_steps) == (7, None)
+    back = plan_of(160, kept=reread(plan), **{"encoder.num_steps": 11})
+    assert back.encoder.optimiser.num_steps == 11
+    with pytest.raises(UsageError, match="leave one of them out"):
+        plan_of(160, **{"encoder.epochs": 7, "encoder.num_steps": 11})
+
+
+def test_another_row_replaces_the_rows_values_in_the_file_and_keeps_what_was_chosen():
+    kept = reread(plan_of(160, **{"encoder.width": 12, "cache.views": 4}))
+    plan = plan_of(160, kept=kept, networks="medium")
+    fresh = plan_of(160, networks="medium", **{"encoder.width": 12, "cache.views": 4})
+    assert plan == fresh
+    assert (plan.encoder.network.width, plan.generator.num_images, plan.views) == (12, 400_000, 4)
+    assert plan_of(160, kept=kept, networks="small") == plan_of(160, kept=kept)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cache.method": "viewmaker"}, "made in a training step"),
+        ({"cache.method": "frequency", "cache.views": 3}, "cache.views 3: method 'frequency' makes 2"),
+        ({"discriminator.channels": [3]}, "the discriminator has only discriminator.file"),
+    ],
+)
+def test_what_the_cache_would_refuse_is_refused_before_the_trainings(given, message):
+    with pytest.raises(UsageError, match=message):
+        plan_of(160, **given)
 
 
 def save(path: Path, side: int, value: int = 0) -> None:
@@ -157,6 +298,17 @@ def test_pictures_of_any_size_get_one_that_the_networks_take(tmp_path):
     assert asked.note == "48 px is no power of two, which the networks take: 32 px"
     assert chosen_side(f"folder:{tmp_path}?size=64", "train", None).note == ""
     assert chosen_side("digits", "train", None) == Side(dataset="digits")
+
+
+def test_a_picture_that_cannot_be_opened_hides_no_others(tmp_path, monkeypatch):
+    for number in range(6):
+        save(tmp_path / "x" / f"{number}.png", 32, number)
+    (tmp_path / "x" / "0.png").write_bytes(b"nothing")
+    counted: list[int] = []
+    monkeypatch.setattr(data, "MOST_HEADERS", 3)
+    monkeypatch.setattr(data, "data_size", lambda count: counted.append(count) or "small")
+    chosen_side(f"folder:{tmp_path}", "train", None)
+    assert counted == [5]
 
 
 def test_the_report_counts_copies_flat_images_and_leaks():
@@ -226,6 +378,9 @@ def test_a_gate_stops_bad_numbers_with_advice(stage, name, bad):
 
 def test_limits_can_be_changed_and_images_without_classes_have_no_chance():
     assert judge("encoder", {}, GateSettings()) == []
+    # two errors above chance would be more than all of them
+    few = {"knn5_top1": 1.0, "largest_class": 0.95, "knn_images": 12}
+    assert judge("encoder", few, GateSettings()) == []
     mild = GateSettings(noise=0.9)
     gates = {
         gate.name: gate.passed

@@ -116,6 +116,33 @@ def test_a_lost_network_is_made_again_and_another_plan_is_refused(prepared, phot
     assert changed == ["inverter.safetensors"]
 
 
+def test_overwriting_keeps_a_cache_of_the_same_plan(prepared, photos, root):
+    out = Path(prepared.out)
+
+    def commits() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (out / "views.zarr" / "commits").iterdir()}
+
+    before = commits()
+    assert before
+    run(photos, root, out, chosen={}, overwrite=True)
+    assert commits() == before
+
+
+def test_a_plan_is_for_its_images_under_any_name(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    np.savez("small.npz", train_images=random.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
+    name = f"npz:{tmp_path}/small.npz"
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "prepare.toml").write_text(f'dataset = "{name}"\n')
+    options = {"out": out, "data_root": str(root), "device": "cpu", "estimate": False, "dry_run": True}
+    assert prepare("npz:small.npz", **options).dataset == name
+    (out / "prepare.toml").write_text('dataset = "npz:elsewhere.npz"\n')
+    with pytest.raises(CacheMismatchError, match=f"the plan has npz:elsewhere.npz.*{name}"):
+        prepare("npz:small.npz", **options)
+
+
 def test_a_gate_that_is_not_passed_stops_and_the_command_goes_on_from_there(photos, root, tmp_path):
     strict = {"gates.stop": True, "gates.spread": 2.0}
     with pytest.raises(GateError, match=r"epsilon is not good enough.*\n.*at least 2 needed"):
@@ -168,6 +195,10 @@ def test_without_a_terminal_it_begins_only_when_told(photos, root, tmp_path, cap
     assert not (tmp_path / "run").exists()
 
 
-def test_the_run_folder_is_named_after_the_data():
+def test_the_run_folder_is_named_after_the_data(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "code").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "photos" / "code")
+    assert default_out("folder:..") == Path("runs/photos")
+    assert default_out("folder:.?size=8") == Path("runs/code")
     assert default_out("folder:/data/my photos?size=32") == Path("runs/my-photos")
     assert default_out("cifar10") == Path("runs/cifar10")
