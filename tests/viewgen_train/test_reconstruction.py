@@ -2,6 +2,7 @@
 
 import csv
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from viewgen.errors import UsageError
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen_train.decoder import Decoder, build_decoder, image_errors
 from viewgen_train.distributed import World
+from viewgen_train.gradients import backbone_norms
 from viewgen_train.objectives.assimilation import A1, A2, build_objective
 from viewgen_train.objectives.objective import Outputs
 from viewgen_train.objectives.reconstruction import Reconstruction
@@ -205,6 +207,22 @@ def test_pieces_equal_a_whole_across_the_switch(make_tiny_plan, tmp_path, chosen
     )
 
 
+def test_the_logged_gradients_are_those_of_the_scaled_loss():
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(image_size=8, backbone="convnet", width=2))
+    objective = Reconstruction(Constant(), weight=10, contrastive_weight=0.5, loss_scale=4.0)
+    features = encoder.embed(torch.rand(6, 3, 8, 8))
+    rebuilt = features.square().mean(dim=1)[None]
+    losses = objective.loss(Outputs(z=features[None], reconstruction=rebuilt, progress=1.0))
+    found = backbone_norms(SimpleNamespace(encoder=encoder), objective, losses, 1.0)
+    optimised, error = 4.0 * losses["loss"], 10 * rebuilt.mean()
+    terms = {"gradient_of_contrastive": optimised - error, "gradient_of_reconstruction": error}
+    for name, term in terms.items():
+        gradients = torch.autograd.grad(term, list(encoder.backbone.parameters()), retain_graph=True)
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        torch.testing.assert_close(found[name], norm)
+
+
 def test_a_run_of_another_task_is_another_run(make_tiny_plan):
     names = [{"reconstruction": task} for task in ("none", "inpainting", "autoencoding")]
     names += [{"reconstruction": "inpainting", "reconstruction_weight": 5.0}]
@@ -224,11 +242,24 @@ def test_a_run_of_another_task_is_another_run(make_tiny_plan):
         ({"reconstruction": "inpainting", "reconstruction_weight": -1.0}, "reconstruction_weight is -1.0"),
         (
             {"reconstruction": "inpainting", "reconstruction_weight": 0.0, "contrastive_weight": 0.0},
-            "expected one above 0",
+            "contrastive_weight is given and has no effect",
+        ),
+        *(
+            (
+                {"reconstruction": "inpainting", "reconstruction_weight": 0.0} | more,
+                "reconstruction_weight is 0",
+            )
+            for more in (
+                {"contrastive_weight": 0.5},
+                {"mask_count": [1, 2]},
+                {"reconstruction_epochs": 1.0},
+                {"decoder_input": "pooled"},
+                {"gradients_every": 5},
+            )
         ),
         (
-            {"reconstruction": "inpainting", "reconstruction_weight": 0.0, "reconstruction_epochs": 1.0},
-            "reconstruction_weight of 0",
+            {"reconstruction": "inpainting", "contrastive_weight": 0.0, "reconstruction_epochs": 1.0},
+            "reconstruction_epochs is given and has no effect, because contrastive_weight is 0",
         ),
         ({"reconstruction": "inpainting", "mask_side": [0, 4]}, "mask_side is \\(0, 4\\)"),
         ({"reconstruction": "inpainting", "mask_side": [5, 4]}, "low ≤ high"),
@@ -251,3 +282,14 @@ def test_bad_images(plan_of):
         )
     with pytest.raises(UsageError, match="images of digits are grey; choose inpainting"):
         plan_of(dataset="digits", settings=ALONE | {"reconstruction": "colorization"})
+
+
+def test_patches_are_rebuilt_at_their_size(plan_of):
+    patches = ALONE | {"generated": "patches", "reconstruction": "inpainting"}
+    assert plan_of(dataset="digits", settings=patches)[0].view_size == 16
+    with pytest.raises(UsageError, match=r"mask_side is \[10, 20\].* views of digits have 16 px"):
+        plan_of(dataset="digits", settings=patches | {"mask_side": [10, 20]})
+    with pytest.raises(
+        UsageError, match=r"'image', and the images of digits have 32 px, patches views 16 px"
+    ):
+        plan_of(dataset="digits", settings=patches | {"reconstruction_view": "image"})
