@@ -85,7 +85,7 @@ def test_every_foreground_lies_inside_and_anywhere():
 
 
 def test_a_digit_of_mnist_keeps_its_28_pixels(tmp_path):
-    """Colorful-MNIST as it is by default, on another background: MNIST's margin is cut off, and nothing scaled."""
+    """Colorful-MNIST but for its background: MNIST's margin is cut off, and nothing is scaled."""
     grey = np.random.default_rng(6).integers(1, 256, (5, 28, 28), dtype=np.uint8)
     grey[:, :, 0] = 255
     (tmp_path / "mnist").mkdir()
