@@ -164,7 +164,6 @@ def make_plan(options: TrainOptions) -> TrainPlan:
     refuse_colorless((options.settings or {}).get("augment"), dataset)
     reader = None if url is None else CacheReader(url, options.storage_options)
     settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec, dataset)
-    check_reconstruction(settings, dataset)
     cache, num_images, generator = None, len(dataset), None
     side = settings.views.entry.side(settings.views.settings, dataset.image_size)
     use_unconverged, unconverged = options.use_unconverged, 0
@@ -186,6 +185,7 @@ def make_plan(options: TrainOptions) -> TrainPlan:
             generator = _generator(dataset.name, reader, options)
         if num_images < len(dataset):
             log.info("the cache covers the first %d of %d images: training on them", num_images, len(dataset))
+    check_reconstruction(settings, dataset, side)
     num_images = _limited(options.limit, num_images, len(dataset))
     if settings.optimiser.batch_size > num_images:
         raise UsageError(

@@ -318,6 +318,7 @@ class DatasetEntry(Entry):
         raw_sizes: function (settings, split, most) of pictures that can be had in any size; returns width and
             height of at most so many of the files, in pixels. None if the size is fixed.
         resized_name: function (settings, side) that returns the name of the same pictures at that size.
+        margin: black pixels added on each side of every image.
     """
 
     info: DatasetInfo
@@ -325,6 +326,7 @@ class DatasetEntry(Entry):
     download: Callable[[Path], list[Path]] = _nothing
     raw_sizes: Callable[[Any, str, int], list[tuple[int, int]]] | None = None
     resized_name: Callable[[Any, int], str] | None = None
+    margin: int = 0
 
 
 def canonical_split(

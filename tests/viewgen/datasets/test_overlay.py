@@ -1,6 +1,7 @@
 """Overlays: pasted pixels, fixed pairs, independent labels, and attributes with classes of their own."""
 
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -82,6 +83,26 @@ def test_every_foreground_lies_inside_and_anywhere():
     assert corners.min(axis=0).tolist() == [0, 0]
     assert corners.max(axis=0).tolist() == [36, 36]
     assert len(np.unique(corners[:, 0])) == 37
+
+
+def test_a_digit_of_mnist_keeps_its_28_pixels(tmp_path):
+    """Colorful-MNIST but for its background: MNIST's margin is cut off, and nothing is scaled."""
+    grey = np.random.default_rng(6).integers(1, 256, (5, 28, 28), dtype=np.uint8)
+    grey[:, :, 0] = 255
+    (tmp_path / "mnist").mkdir()
+    for part, array in (("images-idx3", grey), ("labels-idx1", np.arange(5, dtype=np.uint8))):
+        header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+        (tmp_path / f"mnist/train-{part}-ubyte").write_bytes(header + array.tobytes())
+    dark = "colorful-digits:trifeature?crop=1.0&composite=max"
+    found = load_dataset(dark, data_root=tmp_path)
+    assert (found.image_size, len(found), found.attribute_names[0]) == (64, 5, "digit")
+    for index, pixels in enumerate(found.images(np.arange(5))):
+        side, [(top, left)] = found.pixels.places(found.pixels.draws[index])
+        under = found.pixels.background.images(found.pixels.background_rows[[index]])[0].copy()
+        window = under[:, top : top + 28, left : left + 28]
+        window[:] = np.maximum(window, grey[index])
+        assert side == 28
+        assert np.array_equal(pixels, under)
 
 
 @pytest.mark.parametrize("copies", [1, 4, 9])

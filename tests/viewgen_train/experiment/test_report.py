@@ -151,6 +151,9 @@ def test_points_are_rows_or_trainings(summary):
     assert len(scatter_points(found, means)) == 7
     assert len(scatter_points(found, trainings)) == 14
     assert scatter_points(found, trainings)[3] == ("g00", pytest.approx(0.52), 0.05)
+    chosen = trainings.replace(rows=("g00", "g01"))
+    assert {label for label, _, _ in scatter_points(found, chosen)} == {"g00", "g01"}
+    assert len(scatter_points(found, means.replace(rows=("g",)))) == 6
     correlated = scatter_correlation(found, trainings)
     assert correlated.count == 14
     assert correlated.low < correlated.r < correlated.high

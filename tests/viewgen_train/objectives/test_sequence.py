@@ -8,7 +8,6 @@ import torch
 
 from viewgen.datasets.moving_digits import NUM_CLIPS
 from viewgen.errors import DataError, UsageError
-from viewgen.testing.entries import EntryContract
 from viewgen_train.distributed import World
 from viewgen_train.evaluate import evaluate
 from viewgen_train.objectives import OBJECTIVES
@@ -99,7 +98,3 @@ def test_what_does_not_fit_clips_is_refused(tmp_path):
         make_plan(options(tmp_path, objective="infonce"))
     with pytest.raises(DataError, match="digits has none"):
         make_plan(options(tmp_path, dataset="digits"))
-
-
-def test_the_entry_is_one():
-    assert issubclass(TestSequence, EntryContract)

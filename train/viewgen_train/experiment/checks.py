@@ -86,6 +86,14 @@ def check_references(document: Document, rows: Mapping[str, Row], tables: Mappin
                 f"[[sweeps]] {number}: row is {sweep.row!r}{nearest_name(sweep.row, groups)}; expected one "
                 f"of [rows]: {', '.join(sorted(groups))}"
             )
+    for number, pair in enumerate(document.scatter, 1):
+        for name in pair.rows:
+            if name not in groups and name not in rows:
+                known = dict.fromkeys([*groups, *rows])
+                raise UsageError(
+                    f"[[scatter]] {number}: rows has {name!r}{nearest_name(name, known)}; expected rows or "
+                    f"grids: {', '.join(known)}"
+                )
     chosen = (*document.measure.caches, *document.measure.trainings)
     for name in chosen:
         DIAGNOSTICS.entry(name)

@@ -176,6 +176,7 @@ def _wanted_pictures(plan: ExperimentPlan, summary: Summary) -> list[tuple[str, 
     ]
     for number, one in enumerate(document.scatter, 1):
         text = f"{measure_label(one.y)} over {measure_label(one.x)}, one point a {one.over.removesuffix('s')}"
+        text += f" of {', '.join(one.rows)}" if one.rows else ""
         wanted.append((f"scatter-{number}.png", text, lambda path, one=one: draw_scatter(summary, one, path)))
     for number, sweep in enumerate(document.sweeps, 1):
         text = f"{measure_label(sweep.y)} over {measure_label(sweep.x)} along the sweep of {sweep.row}"
