@@ -220,12 +220,9 @@ def settled(
         UsageError: a setting is invalid, or would be ignored.
         DataError: the view source cannot use these images.
     """
-    known = () if cache is None else cache.roles
-    settings = train_settings(dataset, options.settings, cached_roles=known)
-    if (made_by := cached_entry(settings, cache)) is not None and made_by.transform:
-        settings = train_settings(
-            dataset, options.settings, cached_roles=known, cached_transform=made_by.transform
-        )
+    known, made_by = () if cache is None else cache.roles, cached_entry(cache)
+    how = "" if made_by is None else made_by.transform
+    settings = train_settings(dataset, options.settings, cached_roles=known, cached_transform=how)
     if images is not None:
         entry = settings.views.entry
         settings = replace(settings, views=Choice(entry, entry.fit(settings.views.settings, images)))

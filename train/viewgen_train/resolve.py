@@ -98,8 +98,9 @@ def train_settings(
         dormant["loss"] = values["loss"]
     if method is None:  # a method has a head of its own
         parts["network"] |= {name: values[name] for name in LATER_NETWORK_NAMES if name in values}
+    own_transform = cached_transform if "cache" in views.needs else views.transform
     transform = "expert" if views_name == "expert" else "flip" if kind == "A2" else "weak-crop"
-    parts["assimilation"] |= {"kind": kind, "transform": views.transform or cached_transform or transform}
+    parts["assimilation"] |= {"kind": kind, "transform": own_transform or transform}
     parts["expert"] = recipe(dataset, "expert") if augment is None else expert_values(augment)
     for part, entry in entries.items():
         parts[part] |= recipe(dataset, entry.name)

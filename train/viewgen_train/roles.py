@@ -55,7 +55,8 @@ def check_roles(settings: TrainSettings, roles: tuple[Role, ...], cache: CacheSp
         UsageError: the assimilation, the objective or the transform needs interchangeable views.
     """
     if not roles:
-        _check_pair(settings, cached_entry(settings, cache) or settings.views.entry)
+        entry = settings.views.entry
+        _check_pair(settings, (cached_entry(cache) if "cache" in entry.needs else None) or entry)
         return
     named = ", ".join(role.name for role in roles)
     kind = settings.assimilation.kind
@@ -83,16 +84,9 @@ def check_roles(settings: TrainSettings, roles: tuple[Role, ...], cache: CacheSp
         )
 
 
-def cached_entry(settings: TrainSettings, cache: CacheSpec | None) -> ViewEntry | None:
-    """Return the entry of the source that made a training's cached views, if this installation has it.
-
-    Args:
-        settings: settings of the training.
-        cache: specification of the cache, or None.
-    """
-    if cache is None or "cache" not in settings.views.entry.needs or cache.method not in VIEWS:
-        return None
-    return VIEWS.entry(cache.method)
+def cached_entry(cache: CacheSpec | None) -> ViewEntry | None:
+    """Return the entry of the source that made a cache; None if there is no cache or no such source here."""
+    return None if cache is None or cache.method not in VIEWS else VIEWS.entry(cache.method)
 
 
 def _check_pair(settings: TrainSettings, made_by: ViewEntry) -> None:

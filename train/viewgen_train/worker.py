@@ -251,7 +251,7 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
         return Stored(order=full, left=free - codes.held_bytes, codes=codes)
     missing = num_images - int((reader.rows < num_images).sum())
     identity = {"cache": spec.identity, "missing": missing}
-    made_by = cached_entry(settings, spec)
+    made_by = cached_entry(spec)
     joint = made_by is not None and made_by.joint
     scores = load_scores(reader, settings.views.settings, plan.storage_options)
     if scores is not None:

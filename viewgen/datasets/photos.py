@@ -3,8 +3,8 @@
 Every picture has `windows` windows of `size` pixels, cut where the picture's name and the window's number
 say, uniformly over the picture. They have no labels. Pictures lie anywhere under PATH/train,
 PATH/DIV2K_train_HR or, without these, PATH itself; those of the split ``test``, never among the others, under
-PATH/test, PATH/valid or PATH/DIV2K_valid_HR. Windows are cut on first use, and again when a picture was added,
-removed or changed.
+PATH/test, PATH/valid or PATH/DIV2K_valid_HR. Windows are cut on first use, and again when a picture was
+added, removed or changed.
 
 References:
     NTIRE 2017 Challenge on Single Image Super-Resolution: Dataset and Study, Agustsson and Timofte, 2017,

@@ -160,8 +160,8 @@ class ViewEntry(Entry):
             their mean; refuses images that it cannot use.
         view_size: settings and side of the images → side of the views, in pixels; None if it is the same.
         transform: transform of its views in a training, unless another is given; empty for the usual one.
-        joint: True if a training transforms the views of an image alike, although they are interchangeable:
-            that they have the same scene, place or side up is what they share.
+        joint: True if a training transforms the views of an image alike although they are interchangeable,
+            because their places in the image belong together.
         random: False if it draws no random numbers, so that it has one view, or one of each role.
         optional: settings → needs that the source does not use with them.
         further: settings, as they were given → files of further encoders that the source needs.

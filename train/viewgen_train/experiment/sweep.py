@@ -3,8 +3,8 @@
 Tian et al. expect a reverse U: too little shared, and what the task needs is missing; too much, and views
 share noise besides. The sweet spot is the row of the highest mean accuracy. Least squares fit
 y = a + b·x + c·x²; a reverse U is said to be shown only if the interval of c lies below 0 and the top inside
-the range of x. Trainings of one row count as independent. Rows with an I_NCE within 1 nat of its ceiling share
-at least so much; they are named, and drawn hollow.
+the range of x. Trainings of one row count as independent. Rows with an I_NCE within 1 nat of its ceiling
+share at least so much; they are named, and drawn hollow.
 
 References:
     What Makes for Good Views for Contrastive Learning?, Tian, Sun, Poole, Krishnan, Schmid and Isola, 2020,

@@ -283,7 +283,7 @@ def source_pair(choice: Choice[ViewEntry], dataset: ImageDataset, rows: NDArray[
         num_draws=UNLIMITED if entry.random else 1,
     )
     names = [role.name for role in entry.roles] or [f"{entry.name} 1", f"{entry.name} 2"]
-    return ViewPair(x=names[0], y=names[1], views=views, roles=entry.roles)
+    return ViewPair(x=names[0], y=names[1], views=views, roles=entry.roles[:2])
 
 
 def check_cache(reader: CacheReader, dataset: ImageDataset) -> None:
