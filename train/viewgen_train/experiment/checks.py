@@ -77,7 +77,8 @@ def _view_side(
         if table.url is not None:
             return CacheReader(table.url).spec.height
         views = cached_views(dataset.name, table)
-    return views.entry.side(views.settings, dataset.image_size)
+    side: int = views.entry.side(views.settings, dataset.image_size)
+    return side
 
 
 def selected_rows(rows: Mapping[str, Row], only: Sequence[str]) -> tuple[str, ...]:
