@@ -217,6 +217,8 @@ def test_what_cannot_work_is_refused_before_anything_is_measured(cache, out, mea
     assert measured.pairs == []
 
 
+@pytest.mark.chaos
+@pytest.mark.xdist_group("ray")
 def test_ray_measures_what_one_process_measures(cache, out, tmp_path, shared_ray):
     """Equal up to rounding: Ray's workers compute with one thread each."""
     url = cache()
@@ -229,6 +231,8 @@ def test_ray_measures_what_one_process_measures(cache, out, tmp_path, shared_ray
         assert one["alignment"] == pytest.approx(other["alignment"], abs=1e-4)
 
 
+@pytest.mark.chaos
+@pytest.mark.xdist_group("ray")
 def test_an_error_of_a_ray_task_comes_back_as_itself(cache, out, shared_ray, monkeypatch):
     url = cache()
     task_data = open_storage(url)
