@@ -35,7 +35,7 @@ from viewgen_train.masking import check_reconstruction
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
-from viewgen_train.roles import check_roles, splitting_views
+from viewgen_train.roles import cached_entry, check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
 
 __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
@@ -228,13 +228,14 @@ def settled(
         UsageError: a setting is invalid, or would be ignored.
         DataError: the view source cannot use these images.
     """
-    known = () if cache is None else cache.roles
-    settings = train_settings(dataset, options.settings, cached_roles=known)
+    known, made_by = () if cache is None else cache.roles, cached_entry(cache)
+    how = "" if made_by is None else made_by.transform
+    settings = train_settings(dataset, options.settings, cached_roles=known, cached_transform=how)
     if images is not None:
         entry = settings.views.entry
         settings = replace(settings, views=Choice(entry, entry.fit(settings.views.settings, images)))
     splitting = splitting_views(settings, cache)
-    check_roles(settings, () if splitting is None else splitting.entry.roles)
+    check_roles(settings, () if splitting is None else splitting.entry.roles, cache)
     _warn_of_large_epsilon(settings)
     return resolved_precision(settings, options.device), splitting
 

@@ -183,7 +183,7 @@ def make_plan(
     for kind, cls in (("generator", GeneratorTrainingConfig), ("inverter", InverterTrainingConfig)):
         if kind not in files:
             weak, strict = _strict(left[kind], chosen[kind])
-            trained[kind] = cls(**(base(kind) | weak | strict | {"seed": seed}))
+            trained[kind] = cls(**{**base(kind), **weak, **strict, "seed": seed})
             trained[kind].refuse_ignored(strict)
     if "generator" in files and "inverter" in trained:
         shape_of(files["generator"])

@@ -47,6 +47,14 @@ def test_the_table_can_be_computed_from_the_csv(run_toy, made_up, tmp_path):
         assert f"| {label} | 3 | {fmean(values):.2f} ± {stdev(values):.2f} |" in table
 
 
+def test_a_measure_that_no_training_has_is_named(run_toy, made_up, toy_text, tmp_path):
+    text = toy_text.replace('baseline = "plain"', 'baseline = "plain"\nmeasures = ["top1", "i_nce_training"]')
+    run_toy(text)
+    table = (tmp_path / "results/table.md").read_text()
+    assert "No finished training has the measure 'i_nce_training'" in table
+    assert "No finished training has the measure 'top1'" not in table
+
+
 BLOCKS = [
     Heading("A <title>", 1),
     Paragraph("a & b"),

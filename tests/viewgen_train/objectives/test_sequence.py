@@ -8,6 +8,7 @@ import torch
 
 from viewgen.datasets.moving_digits import NUM_CLIPS
 from viewgen.errors import DataError, UsageError
+from viewgen_train.cost import estimate
 from viewgen_train.distributed import World
 from viewgen_train.evaluate import evaluate
 from viewgen_train.objectives import OBJECTIVES
@@ -88,6 +89,9 @@ def test_a_training_on_clips_is_read_out_on_images(tmp_path):
     assert set(found["reals"]) == {"x", "y"}
     assert np.isfinite(found["distance"])
     assert "i_nce" not in found
+    assert math.isfinite(found["i_nce_training"])
+    cost = estimate(plan.settings, num_images=40, image_size=64, device="cpu")
+    assert cost.without == "rendering the frames of clips"
 
 
 @pytest.mark.usefixtures("few")

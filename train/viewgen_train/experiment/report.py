@@ -226,6 +226,12 @@ def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
                 if row is not summary.baseline
             ]
             lines += summary_lines(differences, summary.baseline.row.label, measure_label(measure))
+    finished = [row for row in summary.rows.values() if row.values]
+    lines += [
+        f"No finished training has the measure {name!r}, which [experiment] lists."
+        for name in document.experiment.measures
+        if finished and not any(row.values.get(name) for row in finished)
+    ]
     for sweep in document.sweeps:
         lines += sweep_words(summary, sweep)
     for pair in document.scatter:
