@@ -45,7 +45,7 @@ test-avx2: $(VENV)/installed-test
 
 # The long fault-injection campaign, which ends with a tally. One test with Ray at a time.
 chaos: $(VENV)/installed-chaos
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m chaos tests/chaos
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m chaos tests
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

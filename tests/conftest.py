@@ -27,7 +27,6 @@ torch._C._set_print_stack_traces_on_fatal_signal(True)
 # Files that start Ray, browsers or whole trainings: marked slow.
 SLOW_FILES = {
     "test_commands_run",
-    "test_crashing_test",
     "test_docker_files",
     "test_executor_contract",
     "test_faults_ray",
@@ -40,7 +39,6 @@ SLOW_FILES = {
     "test_resumed_training",
     "test_resuming",
     "test_snippets",
-    "test_two_workers",
 }
 
 
@@ -48,8 +46,10 @@ PIPELINES = Path(__file__).parent / "viewgen_pipelines"
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Mark slow tests, and order all, of which pytest-xdist gives each of two processes one half at first.
+
+    Tests of the long campaign (``chaos``) run only where ``-m`` asks for them.
 
     The first half begins with the tests that share a Ray session, so that one process has one, and for a
     while only; the second with the other slow ones. What is left in the end are short tests.
@@ -58,6 +58,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         if item.path.stem in SLOW_FILES or needs_ray(item):
             item.add_marker("slow")
     yield
+    if "chaos" not in config.getoption("-m"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("chaos")])
+        items[:] = [item for item in items if not item.get_closest_marker("chaos")]
     ray = [item for item in items if needs_ray(item)]
     slow = [item for item in items if item.get_closest_marker("slow") and not needs_ray(item)]
     short = [item for item in items if not item.get_closest_marker("slow") and not needs_ray(item)]

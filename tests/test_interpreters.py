@@ -1,5 +1,6 @@
 """Every declared version of Python that is on this machine compiles the packages, and imports what it can."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -48,13 +49,15 @@ def run(interpreter: str, *words: str) -> str:
 @pytest.fixture(params=DECLARED)
 def interpreter(request) -> str:
     """An interpreter of a declared version."""
-    found = shutil.which(f"python{request.param}")
     if request.param == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
+    found = shutil.which(f"python{request.param}")
     # a shim of a version manager may name a version that is not active
-    if found is None or subprocess.run([found, "-V"], capture_output=True).returncode:
-        pytest.skip(f"no Python {request.param} on this machine")
-    return found
+    managed = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    for candidate in (found, *sorted(managed.glob(f"{request.param}.*/bin/python"))):
+        if candidate and subprocess.run([candidate, "-V"], capture_output=True).returncode == 0:
+            return str(candidate)
+    pytest.skip(f"no Python {request.param} on this machine")
 
 
 def test_all_files_compile_without_a_warning(interpreter):

@@ -155,7 +155,7 @@ def test_the_same_on_ray(environment, tmp_path):
     ("words", "message"),
     [
         (("--set", "count=1"), "blocks: count is 1; expected greater than or equal to 2"),
-        (("--set", "sigma=1"), "sigma is a setting of wperturb; view method 'blocks' ignores it"),
+        (("--set", "sigma=1"), "sigma is a setting of wperturb, frequency; view method 'blocks' ignores it"),
         (("--set", "cuont=4"), "no setting 'cuont'; did you mean 'count'"),
     ],
 )

@@ -15,7 +15,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
-__all__ = ["public_url", "redacted", "redacted_values", "remember_options", "remember_url"]
+from viewgen.errors import UsageError
+
+__all__ = [
+    "public_url",
+    "redacted",
+    "redacted_values",
+    "refuse_credentials",
+    "remember_options",
+    "remember_url",
+]
 
 HIDDEN = "…"
 # shorter texts would be found by accident, in words that are no secrets
@@ -28,6 +37,14 @@ _PIECES = re.compile(r"[^\w.+=~-]+")
 _DIGEST = re.compile("#sha256:[0-9a-f]{64}$")
 # the URL of a service or of a proxy
 _ENDPOINT = re.compile(r"(https?|socks[45]h?)://[^/]")
+# parameters of a URL that are, or sign, a permission
+_CREDENTIAL = re.compile(
+    r"token|secret|passw|pwd|signature|credential|(api|access).?key|^x-(amz|goog)-|"
+    r"^(auth|authorization|sig|sas|key|code|jwt|session)$",
+    re.IGNORECASE,
+)
+# a longer parameter without a name may be one
+LONGEST_WORD = 16
 _secrets: set[str] = set()
 
 
@@ -53,6 +70,33 @@ def remember_url(url: str) -> None:
         # the names of parameters are words that messages need
         names = {word for word in words if word.replace("-", "").isalpha() and f"{word}=" in rest}
         _remember(rest, *values, *(word for word in words if word not in names))
+
+
+def refuse_credentials(name: str) -> None:
+    """Refuse a name with a URL that holds a password or a token: names are written into files.
+
+    Raises:
+        UsageError: it holds one; `redacted` hides it from then on.
+    """
+    for url in re.split(r"(?=\b\w+://)", name)[1:]:
+        user, query = _secret_parts(url)
+        # abfs://CONTAINER@ACCOUNT and sftp://USER@HOST name no secret
+        has_password = ":" in user or (bool(user) and url.startswith("http"))
+        if has_password or _split(url) is None or _has_credential(query):
+            remember_url(url)
+            raise UsageError(
+                "the URL in the name of a data set holds a password or a token, and the name is written into "
+                "caches, runs and cards; leave it out of the URL and give it to fsspec by the environment "
+                "(AWS_PROFILE, FSSPEC_HTTPS, …), or download the file and name the copy"
+            )
+
+
+def _has_credential(query: str) -> bool:
+    for parameter in re.split("[?&;#]", query):
+        key, separator, _ = parameter.partition("=")
+        if _CREDENTIAL.search(key) or (not separator and len(key) > LONGEST_WORD):
+            return True
+    return False
 
 
 def remember_options(options: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from viewgen.networks.weights import find_models
 from viewgen.progress import Progress
 from viewgen.recipes import recipe
 from viewgen.registry import Choice
+from viewgen.roles import Role
 from viewgen.store import CacheReader, Storage, cache_folder, file_name, open_storage
 from viewgen.views import VIEWS
 from viewgen.views.compositions import dataset_expert, expert_values, refuse_colorless
@@ -191,12 +192,17 @@ def mi(
         "storage_options": storage_options or {},
     }
     tasks = [
-        PairTask(**common | task) for task in _made_together(pair, dataset, images, chosen_images, augment)
+        PairTask(**common | task)
+        for task in _made_together(pair, dataset, images, chosen_images, augment, config)
     ]
     if urls or not pair:
         tasks += [
-            PairTask(**common | {"x": x, "y": y} | (NO_ENCODER if x.view is not None else {}))
-            for x, y in _pairs(urls, readers)
+            PairTask(
+                **common
+                | {"x": x, "y": y, "config": config.of_roles(roles)}
+                | (NO_ENCODER if x.view is not None else {})
+            )
+            for x, y, roles in _pairs(urls, readers)
         ]
     storage = open_storage(out or _default_out(dataset, images.split), storage_options)
     results = _measure(tasks, storage, progress, {"executor": executor, **execution}, overwrite=overwrite)
@@ -258,6 +264,7 @@ def _made_together(
     images: ImageDataset,
     rows: NDArray[np.int64],
     augment: str | None,
+    config: MIConfig,
 ) -> Iterator[dict[str, Any]]:
     """Yield the sides and the source of each pair that one source makes, with the settings of the images."""
     from viewgen.diagnostics.mutual_information.views import source_pair
@@ -272,14 +279,18 @@ def _made_together(
         found = source_pair(choice, images, rows)
         x, y = (ViewRef(label=f"{text} {side.removeprefix(f'{name} ')}") for side in (found.x, found.y))
         apart = choice.entry.roles or choice.entry.view_size is not None
-        yield {"x": x, "y": y, "pair": choice.record()} | (NO_ENCODER if apart else {})
+        made = {"x": x, "y": y, "pair": choice.record(), "config": config.of_roles(found.roles)}
+        yield made | (NO_ENCODER if apart else {})
 
 
-def _pairs(urls: list[str], readers: list[CacheReader]) -> Iterator[tuple[ViewRef, ViewRef]]:
+def _pairs(
+    urls: list[str], readers: list[CacheReader]
+) -> Iterator[tuple[ViewRef, ViewRef, tuple[Role, ...]]]:
+    """Yield both sides of each pair, and their roles."""
     from viewgen.diagnostics.mutual_information.views import made_together
 
     original, expert = ViewRef(label=ORIGINAL), ViewRef(label=EXPERT)
-    yield original, expert
+    yield original, expert, ()
     for label, url, reader in zip(_labels(urls, readers), urls, readers, strict=True):
         views = ViewRef(label=label, url=url, identity=reader.spec.identity)
         if (names := made_together(reader)) is not None:
@@ -287,10 +298,10 @@ def _pairs(urls: list[str], readers: list[CacheReader]) -> Iterator[tuple[ViewRe
             x, y = (
                 dataclasses.replace(views, label=f"{label} {side}", view=i) for i, side in enumerate(sides)
             )
-            yield x, y
+            yield x, y, reader.spec.roles
             continue
-        yield original, views
-        yield views, expert
+        yield original, views, ()
+        yield views, expert, ()
 
 
 def _labels(urls: list[str], readers: list[CacheReader]) -> list[str]:

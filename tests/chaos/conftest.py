@@ -1,4 +1,4 @@
-"""Keeps the long campaign out of ordinary runs (it runs where ``-m`` asks for it), and prints its tally."""
+"""Prints the tally of the long campaign."""
 
 import time
 from collections.abc import Callable
@@ -6,15 +6,6 @@ from collections.abc import Callable
 import pytest
 
 STARTED = time.monotonic()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "chaos" in config.getoption("-m"):
-        return
-    long = [item for item in items if item.get_closest_marker("chaos")]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from two_workers import assert_equal_runs, run, write_pictures
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def dying_worker(plan, device, *, checkpoint_seconds):
+def dying_worker(plan, device, **options):
     """Train as ever, but rank 1 dies once, at step 3; draw no curves, which takes longer than training."""
     from viewgen_train import trainer, worker
 
@@ -35,7 +35,7 @@ def dying_worker(plan, device, *, checkpoint_seconds):
 
     trainer.AssimilationTrainer.step = dying_step
     worker.CurveWriter = lambda _: None
-    return train_worker(plan, device, checkpoint_seconds=checkpoint_seconds)
+    return train_worker(plan, device, **options)
 
 
 @pytest.mark.chaos

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from viewgen.errors import DataError, MissingFileError, UsageError, ViewgenError
 from viewgen.recipes import recipe
 from viewgen.store import ShardCommit, create_cache, open_storage, write_shard
 from viewgen.store import commit_shard as commit
+from viewgen.views import VIEWS
 from viewgen_pipelines import view_pairs
-from viewgen_pipelines.mutual_information import mi
+from viewgen_pipelines.mutual_information import _pairs, mi
 
 NUM_IMAGES = 60
 SETTINGS = {"steps": 3, "batch_size": 16, "executor": "local", "quiet": True}
@@ -101,6 +103,23 @@ PAIRS_OF_TWO = [
     ("original", "wperturb"),
     ("wperturb", "expert"),
 ]
+
+
+def test_views_of_different_roles_are_measured_with_a_trunk_each(out, monkeypatch):
+    tasks = []
+
+    def stop(found, *_, **__):
+        tasks.extend(found)
+        raise InterruptedError
+
+    monkeypatch.setattr("viewgen_pipelines.mutual_information._measure", stop)
+    with pytest.raises(InterruptedError):
+        mi("digits", pair=["frequency", "patches"], out=out, **SETTINGS)
+    assert [task.config.shared_trunk for task in tasks] == [False, True]
+    roles = VIEWS.entry("frequency").roles
+    spec = SimpleNamespace(roles=roles, method="frequency", identity="sha256:a")
+    *_, (x, y, found) = _pairs(["memory://a.zarr"], [SimpleNamespace(spec=spec)])
+    assert (x.label, y.label, found) == ("frequency low", "frequency high", roles)
 
 
 def test_pairs_of_every_cache_with_reports(cache, out):
@@ -198,6 +217,8 @@ def test_what_cannot_work_is_refused_before_anything_is_measured(cache, out, mea
     assert measured.pairs == []
 
 
+@pytest.mark.chaos
+@pytest.mark.xdist_group("ray")
 def test_ray_measures_what_one_process_measures(cache, out, tmp_path, shared_ray):
     """Equal up to rounding: Ray's workers compute with one thread each."""
     url = cache()
@@ -210,6 +231,8 @@ def test_ray_measures_what_one_process_measures(cache, out, tmp_path, shared_ray
         assert one["alignment"] == pytest.approx(other["alignment"], abs=1e-4)
 
 
+@pytest.mark.chaos
+@pytest.mark.xdist_group("ray")
 def test_an_error_of_a_ray_task_comes_back_as_itself(cache, out, shared_ray, monkeypatch):
     url = cache()
     task_data = open_storage(url)

@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from viewgen.datasets import ImageDataset
+from viewgen.datasets.dataset import MemoryImages
+from viewgen.errors import UsageError
 from viewgen.views.color_jitter import GRAY_WEIGHTS
 from viewgen.views.source import Images
+from viewgen_train import masking
 from viewgen_train.batch import StepDraws
 from viewgen_train.distributed import World
-from viewgen_train.masking import Corruption, mask_sides, square_masks
+from viewgen_train.loader import ImageMemory
+from viewgen_train.masking import Corruption, check_reconstruction, mask_sides, mean_color, square_masks
+from viewgen_train.resolve import train_settings
 from viewgen_train.settings import ReconstructionSettings
 
 CPU = torch.device("cpu")
@@ -100,3 +106,22 @@ def test_sides_are_in_proportion(size, sides):
     assert mask_sides(ReconstructionSettings(task="inpainting"), size) == sides
     given = ReconstructionSettings(task="inpainting", mask_side=(3, 4))
     assert mask_sides(given, size) == (3, 4)
+
+
+def test_a_data_set_is_known_by_images_from_all_its_classes(monkeypatch):
+    """Folders of pictures are sorted by class: here black ones first, then red ones."""
+    pixels = np.zeros((60, 3, 8, 8), np.uint8)
+    pixels[30:, 0] = 255
+    dataset = ImageDataset(
+        name="sorted", split="train", image_size=8, num_classes=2, class_names=("black", "red"),
+        pixels=MemoryImages(pixels), targets=np.arange(60) // 30,
+    )  # fmt: skip
+    monkeypatch.setattr(masking, "MEAN_IMAGES", 12)
+    monkeypatch.setattr(masking, "GREY_IMAGES", 12)
+    found = mean_color(ImageMemory(dataset, 60, CPU, 1 << 20))
+    torch.testing.assert_close(found, torch.tensor([0.0, -1.0, -1.0]))
+    settings = {"assimilation": "none", "reconstruction": "colorization"}
+    check_reconstruction(train_settings("digits", settings), dataset, 8)
+    pixels[:, 1:] = pixels[:, :1]
+    with pytest.raises(UsageError, match="images of sorted are grey"):
+        check_reconstruction(train_settings("digits", settings), dataset, 8)

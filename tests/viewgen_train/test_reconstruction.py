@@ -2,15 +2,18 @@
 
 import csv
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from viewgen.errors import UsageError
 from viewgen.networks.encoder import Encoder, EncoderConfig
-from viewgen_train.decoder import build_decoder, image_errors
+from viewgen_train.decoder import Decoder, build_decoder, image_errors
 from viewgen_train.distributed import World
+from viewgen_train.gradients import backbone_norms
 from viewgen_train.objectives.assimilation import A1, A2, build_objective
 from viewgen_train.objectives.objective import Outputs
 from viewgen_train.objectives.reconstruction import Reconstruction
@@ -40,16 +43,19 @@ def rows(folder):
     ("backbone", "size", "pooled", "layers"),
     [
         ("convnet6", 64, False, 6), ("convnet6", 32, True, 6), ("resnet18", 32, False, 7),
-        ("resnet18", 32, True, 11), ("resnet18", 96, False, 7),
+        ("resnet18", 32, True, 11), ("resnet18", 96, False, 7), ("resnet50", 32, False, 7),
+        ("convnet", 32, False, 9), ("convnet", 48, False, 9), ("convnet", 32, True, 11),
     ],
 )  # fmt: skip
 def test_decoders_make_images(backbone, size, pooled, layers):
     encoder = Encoder(EncoderConfig(image_size=size, backbone=backbone, width=2))
     decoder = build_decoder(encoder, pooled=pooled)
-    maps = encoder.feature_map(torch.rand(2, 3, size, size))
+    images = torch.rand(2, 3, size, size)
+    maps = encoder.feature_map(images)
     assert decoder(maps).shape == (2, 3, size, size)
     found = [one for one in decoder.modules() if isinstance(one, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
     assert len(found) == layers
+    torch.testing.assert_close(maps.mean(dim=(2, 3)), encoder.embed(images))
     if pooled:
         turned = maps.flip(2)  # another map with the same pooled features
         decoder.eval()
@@ -82,18 +88,22 @@ def test_a_linear_decoder_reaches_the_error_of_principal_components():
     data = data - data.mean(dim=0)
     values = torch.linalg.svdvals(data) ** 2 / len(data)
     down = (0.1 * torch.randn(6, 2, generator=random, dtype=torch.float64)).requires_grad_()
-    up = (0.1 * torch.randn(2, 6, generator=random, dtype=torch.float64)).requires_grad_()
-    search = torch.optim.LBFGS([down, up], max_iter=200, line_search_fn="strong_wolfe")
+    torch.manual_seed(0)
+    decoder = Decoder(nn.Sequential(nn.Conv2d(2, 6, 1, bias=False)).double(), pooled=True)
+    search = torch.optim.LBFGS([down, *decoder.parameters()], max_iter=200, line_search_fn="strong_wolfe")
+    apart = torch.randn(400, 2, 2, 2, generator=random, dtype=torch.float64)
+    apart = apart - apart.mean(dim=(2, 3), keepdim=True)  # the pooled features know nothing of it
 
     def error():
         search.zero_grad()
-        images = (data @ down @ up).view(-1, 6, 1, 1)
-        found = (images - data.view(-1, 6, 1, 1)).square().flatten(1).mean(dim=1).mean()
+        maps = (data @ down)[:, :, None, None] + apart
+        found = image_errors(decoder(maps), data.view(-1, 6, 1, 1), None, "mse").mean()
         found.backward()
         return found
 
     search.step(error)
-    assert error().item() == pytest.approx(float(values[2:].sum()) / 6, rel=1e-4)
+    # the decoder's images are rounded to float32
+    assert error().item() == pytest.approx(float(values[2:].sum()) / 6, rel=1e-3)
 
 
 def test_the_loss_in_both_phases():
@@ -117,10 +127,16 @@ def test_the_loss_in_both_phases():
 
 
 def test_the_scale_of_the_loss_is_the_objectives():
-    settings = train_settings("digits", ALONE | RCL | {"loss_scale": 4.0})
+    """The optimised loss is scale·w·L_c + λ·L_r, and the logged term is the second of these."""
+    given = {"loss_scale": 4.0, "contrastive_weight": 0.5}
+    settings = train_settings("digits", ALONE | RCL | given)
     objective = build_objective(settings)
     assert isinstance(objective, Reconstruction)
-    assert 4.0 * objective.weight == 10.0
+    objective.base = Constant()
+    z, rebuilt = torch.full((2, 4, 3), 2.0), torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    found = objective.loss(Outputs(z=z, reconstruction=rebuilt, progress=1.0))
+    assert found["weighted_reconstruction"].item() == 25
+    assert 4.0 * found["loss"].item() == 4.0 * 0.5 * 6 + 25
     assert objective.warm_up == 2 / settings.optimiser.epochs
 
 
@@ -191,6 +207,22 @@ def test_pieces_equal_a_whole_across_the_switch(make_tiny_plan, tmp_path, chosen
     )
 
 
+def test_the_logged_gradients_are_those_of_the_scaled_loss():
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(image_size=8, backbone="convnet", width=2))
+    objective = Reconstruction(Constant(), weight=10, contrastive_weight=0.5, loss_scale=4.0)
+    features = encoder.embed(torch.rand(6, 3, 8, 8))
+    rebuilt = features.square().mean(dim=1)[None]
+    losses = objective.loss(Outputs(z=features[None], reconstruction=rebuilt, progress=1.0))
+    found = backbone_norms(SimpleNamespace(encoder=encoder), objective, losses, 1.0)
+    optimised, error = 4.0 * losses["loss"], 10 * rebuilt.mean()
+    terms = {"gradient_of_contrastive": optimised - error, "gradient_of_reconstruction": error}
+    for name, term in terms.items():
+        gradients = torch.autograd.grad(term, list(encoder.backbone.parameters()), retain_graph=True)
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        torch.testing.assert_close(found[name], norm)
+
+
 def test_a_run_of_another_task_is_another_run(make_tiny_plan):
     names = [{"reconstruction": task} for task in ("none", "inpainting", "autoencoding")]
     names += [{"reconstruction": "inpainting", "reconstruction_weight": 5.0}]
@@ -210,11 +242,24 @@ def test_a_run_of_another_task_is_another_run(make_tiny_plan):
         ({"reconstruction": "inpainting", "reconstruction_weight": -1.0}, "reconstruction_weight is -1.0"),
         (
             {"reconstruction": "inpainting", "reconstruction_weight": 0.0, "contrastive_weight": 0.0},
-            "expected one above 0",
+            "contrastive_weight is given and has no effect",
+        ),
+        *(
+            (
+                {"reconstruction": "inpainting", "reconstruction_weight": 0.0} | more,
+                "reconstruction_weight is 0",
+            )
+            for more in (
+                {"contrastive_weight": 0.5},
+                {"mask_count": [1, 2]},
+                {"reconstruction_epochs": 1.0},
+                {"decoder_input": "pooled"},
+                {"gradients_every": 5},
+            )
         ),
         (
-            {"reconstruction": "inpainting", "reconstruction_weight": 0.0, "reconstruction_epochs": 1.0},
-            "reconstruction_weight of 0",
+            {"reconstruction": "inpainting", "contrastive_weight": 0.0, "reconstruction_epochs": 1.0},
+            "reconstruction_epochs is given and has no effect, because contrastive_weight is 0",
         ),
         ({"reconstruction": "inpainting", "mask_side": [0, 4]}, "mask_side is \\(0, 4\\)"),
         ({"reconstruction": "inpainting", "mask_side": [5, 4]}, "low ≤ high"),
@@ -237,3 +282,14 @@ def test_bad_images(plan_of):
         )
     with pytest.raises(UsageError, match="images of digits are grey; choose inpainting"):
         plan_of(dataset="digits", settings=ALONE | {"reconstruction": "colorization"})
+
+
+def test_patches_are_rebuilt_at_their_size(plan_of):
+    patches = ALONE | {"generated": "patches", "reconstruction": "inpainting"}
+    assert plan_of(dataset="digits", settings=patches)[0].view_size == 16
+    with pytest.raises(UsageError, match=r"mask_side is \[10, 20\].* views of digits have 16 px"):
+        plan_of(dataset="digits", settings=patches | {"mask_side": [10, 20]})
+    with pytest.raises(
+        UsageError, match=r"'image', and the images of digits have 32 px, patches views 16 px"
+    ):
+        plan_of(dataset="digits", settings=patches | {"reconstruction_view": "image"})

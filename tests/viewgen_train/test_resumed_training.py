@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_images(make_tiny_plan, mo
 
 def test_the_run_folder_holds_what_it_says(make_tiny_plan):
     plan = make_tiny_plan()
-    train_worker(plan, "cpu")
+    train_worker(plan, "cpu", loggers=("tensorboard",))
     folder = Path(plan.out)
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "last.safetensors", "best.safetensors", "metrics.csv", "checkpoint.pt"} <= names

@@ -12,7 +12,9 @@ from PIL import Image
 from viewgen.datasets import load_dataset
 from viewgen.diagnostics.subjects import SubjectArguments
 from viewgen.errors import DataError, UsageError
+from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import read_header
+from viewgen.randomness import addressed_generator
 from viewgen.store import CacheReader
 from viewgen.views.branched import load_image_encoder
 from viewgen_pipelines.cache import cache
@@ -22,6 +24,7 @@ from viewgen_train.evaluate import evaluate
 from viewgen_train.held_out import held_out_i_nce
 from viewgen_train.plan import TrainOptions, make_plan
 from viewgen_train.run import open_run
+from viewgen_train.training import train
 from viewgen_train.worker import build_trainer, train_worker
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
@@ -87,9 +90,10 @@ def test_a_colour_split_is_trained_with_recorded_statistics(plan, colored):
     document = evaluate(found.out, settings={"epochs": 1, "num_seeds": 1}, data_root=colored[1], device="cpu")
     i_nce = document["i_nce"]
     assert i_nce["ceiling"] == pytest.approx(math.log(8), abs=1e-6)
-    assert (i_nce["candidates"], i_nce["images"]) == (8, 20)
+    assert (i_nce["candidates"], i_nce["images"]) == (8, 16), "whole batches"
     assert i_nce["low"] <= i_nce["nats"] <= i_nce["high"]
     assert i_nce["training"] == pytest.approx(float(rows[-1]["i_nce"]), abs=1e-6)
+    assert document["i_nce_training"] == i_nce["training"]
     pair = SubjectArguments(kind="training", subject=found.out, data_root=colored[1]).open().pairs[-1]
     x, y = pair.views.draw(np.arange(4), 0, 0)
     assert (pair.title, x.shape[1], y.shape[1]) == ("first, rest", 1, 2)
@@ -112,12 +116,33 @@ def test_held_out_i_nce_is_that_of_a_loop(plan, colored):
             torch.nn.functional.normalize(run.encoder.branches[role].project(view), dim=1)
             for role, view in zip(("low", "high"), views.pixels, strict=True)
         )
+    order = torch.randperm(20, generator=addressed_generator(0, "held-out i_nce"))
     total = []
-    for first in (0, 8):
-        logits = low[first : first + 8] @ high[first : first + 8].T / 0.2
+    for rows in (order[:8], order[8:16]):
+        logits = low[rows] @ high[rows].T / 0.2
         for side in (logits, logits.T):
             total += (math.log(8) + side.log_softmax(dim=1).diagonal()).tolist()
     assert value["nats"] == pytest.approx(np.mean(total), abs=1e-4)
+
+
+class ByColor(Encoder):
+    """An encoder that knows red from blue and nothing else."""
+
+    def forward(self, images):
+        side = (images[:, 0] - images[:, 2]).mean(dim=(1, 2)).sign()
+        return torch.stack([side, torch.zeros_like(side)], dim=1)
+
+
+def test_held_out_batches_mix_the_classes_of_a_sorted_data_set(plan, colored):
+    """Two classes, half and half: each draw of 8 tells about ln 2 minus what so few candidates lose."""
+    found = plan(generated="original", transform="none")
+    network = build_trainer(found, World(), torch.device("cpu")).network.encoder
+    test = load_dataset(colored[0], "test", data_root=colored[1])
+    assert sorted(test.targets) == test.targets.tolist()
+    settings = found.settings.change("optimiser", batch_size=5)
+    value = held_out_i_nce(settings, ByColor(network.config), test)
+    assert value["nats"] > 0.2, "batches of one class would have 0"
+    assert value["images"] == 20
 
 
 @pytest.mark.parametrize(
@@ -185,8 +210,39 @@ def test_patches_train_an_encoder_of_their_size(plan, colored, tmp_path):
     assert trainer.views(trainer.batch(0)).shape == (2, 8, 3, 8, 8)
     pairs = SubjectArguments(kind="cache", subject=url, data_root=colored[1]).open().pairs
     assert [(pair.x, pair.y) for pair in pairs][1:] == [("patches 1", "patches 2")]
-    with pytest.raises(UsageError, match=r"patches makes 2 views of an image.*give --assimilation none"):
-        plan(generated="patches", assimilation="A1")
+    assert cached.settings.assimilation.transform == "flip"
+    for given in ({"generated": "patches"}, {"url": url, "generated": "cache"}):
+        for kind in ("A1", "A2"):
+            with pytest.raises(UsageError, match=r"patches makes 2 views.*give --assimilation none"):
+                plan(**given, assimilation=kind)
+
+
+def test_patches_are_flipped_together(plan, colored, tmp_path):
+    url = str(tmp_path / "patches.zarr")
+    cache(
+        colored[0], method="patches", distance=0, size=8, out=url, executor="local", data_root=colored[1],
+        quiet=True,
+    )  # fmt: skip
+    for found in (plan(generated="patches", distance=0, size=8), plan(url=url, generated="cache")):
+        trainer = build_trainer(found, World(), torch.device("cpu"))
+        images = trainer.batch(0)
+        first, second = trainer.views(images)
+        assert torch.equal(first, second)
+        assert not torch.equal(first, trainer.generated.source.views(images, 2).model[0]), "some are flipped"
+
+
+def test_a_training_on_patches_ends_without_a_readout(colored, tmp_path):
+    result = train(
+        colored[0],
+        settings=SETTINGS | {"generated": "patches", "size": 8, "epochs": 1},
+        out=str(tmp_path / "run"),
+        data_root=colored[1],
+        device="cpu",
+        loggers=(),
+        quiet=True,
+    )
+    assert math.isnan(result.top1)
+    assert not (tmp_path / "run/evaluation.json").exists()
 
 
 def test_a_cached_colour_split_is_drawn_and_measured_by_role(colored, tmp_path):
@@ -213,3 +269,10 @@ def test_refused_before_a_step(plan, colored):
         colored[0], device="cpu", settings=SETTINGS | {"generated": "color"}, data_root=colored[1]
     )
     assert cost.estimate.seconds > 0
+
+
+def test_a_dry_run_of_one_attribute_needs_no_data():
+    given = {name: value for name, value in SETTINGS.items() if name != "temperature"}
+    given |= {"objective": "supervised", "attribute": "color", "epochs": 1}
+    found = describe("trifeature:16", device="cpu", settings=given)
+    assert found.estimate.seconds > 0

@@ -1,7 +1,7 @@
 """Decoders of a reconstruction: from an encoder's last map, or its features, back to the image.
 
 The decoder of ``convnet6`` mirrors it: six layers in the reverse order of widths, of which those that undo a
-halving are transposed 4×4 convolutions. Behind a residual network each doubling is a transposed 4×4
+halving are transposed 4×4 convolutions. Behind the other networks each doubling is a transposed 4×4
 convolution and a 3×3 convolution, with half as many channels as before, and one convolution gives the
 colours: 11 layers for five doublings. All but the last layer have batch normalisation and a rectifier.
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from viewgen.errors import UsageError
+from viewgen.networks.convnet import ConvNet
 from viewgen.networks.convnet6 import ConvNet6
 from viewgen.networks.encoder import Encoder
 
@@ -70,12 +71,14 @@ def build_decoder(encoder: Encoder, *, pooled: bool) -> Decoder:
 
 
 def _map_side(encoder: Encoder) -> int:
-    """Return the side of an encoder's last map; the networks' halvings round up."""
+    """Return the side of an encoder's last map; halvings round up, those of ``convnet6`` down."""
     backbone = encoder.backbone
-    halvings = sum(stride == 2 for stride in backbone.strides) if isinstance(backbone, ConvNet6) else 3
     side = encoder.config.image_size
+    if isinstance(backbone, ConvNet6):
+        return side >> backbone.strides.count(2)
+    halvings = len(backbone.channels) if isinstance(backbone, ConvNet) else 3
     for _ in range(halvings):
-        side = side // 2 if isinstance(backbone, ConvNet6) else (side + 1) // 2
+        side = (side + 1) // 2
     return side
 
 

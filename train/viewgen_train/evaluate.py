@@ -290,6 +290,7 @@ def evaluate(
         "epochs": subject.epochs,
         "loss": subject.loss,
         **({} if i_nce is None else {"i_nce": i_nce | {"training": subject.i_nce}}),
+        **({} if subject.i_nce is None else {"i_nce_training": subject.i_nce}),
         "probe": probe.to_json(),
         "seed": seed,
         "device": device,

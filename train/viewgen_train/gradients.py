@@ -15,7 +15,9 @@ __all__ = ["backbone_norms", "drop_idle_gradients"]
 def backbone_norms(
     network: ContrastiveNetwork, objective: Reconstruction, losses: Mapping[str, Tensor], progress: float
 ) -> dict[str, Tensor]:
-    """Return the norms of the gradients of w·L_c and λ·L_r on the backbone, by metric.
+    """Return the norms of the gradients of both terms of the scaled loss on the backbone, by metric.
+
+    The terms are w·L_c times the scale of the loss, and λ·L_r.
 
     Args:
         network: network behind the losses, whose graph is kept.
@@ -27,7 +29,8 @@ def backbone_norms(
     weights = list(network.encoder.backbone.parameters())
     terms = {"gradient_of_reconstruction": losses["weighted_reconstruction"]}
     if objective.contrasts(progress):
-        terms["gradient_of_contrastive"] = objective.contrastive_weight * losses["contrastive_loss"]
+        weight = objective.loss_scale * objective.contrastive_weight
+        terms["gradient_of_contrastive"] = weight * losses["contrastive_loss"]
     found = {}
     for name, term in terms.items():
         gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)

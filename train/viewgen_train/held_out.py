@@ -26,6 +26,7 @@ from viewgen.diagnostics.mutual_information.config import MIConfig
 from viewgen.diagnostics.mutual_information.estimate import bootstrap
 from viewgen.diagnostics.mutual_information.infonce import InfoNCE
 from viewgen.networks.branches import Branches
+from viewgen.randomness import addressed_generator
 from viewgen.views.branched import BranchedEncoder, ImageEncoder
 from viewgen.views.draws import ImageDraws
 from viewgen.views.source import Images
@@ -56,15 +57,16 @@ def held_out_i_nce(
     Args:
         settings: settings of the training.
         encoder: its encoder, or encoders of the roles, on `device`; not changed.
-        dataset: held-out images, of which at most 1024 are used, evenly spread.
-        seed: seed of the views and of the interval's resamplings.
+        dataset: held-out images, of which at most 1024 are used, evenly spread and in random order: of images
+            sorted by class the candidates would all be of one.
+        seed: seed of the order, the views and the interval's resamplings.
         device: device of the encoder.
 
     Returns:
         ``nats`` with the ends ``low`` and ``high`` of its 95 % interval over the images, ``ceiling`` ln K,
         ``saturated`` within 1 nat of it, ``candidates`` K (a training's batch, or all images if they are
-        fewer) and ``images``; None if the objective has no InfoNCE loss of two views, or the views of
-        held-out images are not at hand.
+        fewer) and ``images``, those of whole batches of K; None if the objective has no InfoNCE loss of two
+        views, or the views of held-out images are not at hand.
     """
     views = encoder.views if isinstance(encoder, BranchedEncoder) else settings.views
     settings = replace(settings, views=views)
@@ -78,7 +80,8 @@ def held_out_i_nce(
     roles = encoder.roles if isinstance(encoder, BranchedEncoder) else ()
     contrastive = ContrastiveNetwork(network, objective.head, None, separate=True, bf16=False, roles=roles)
     source = build_source(settings, contrastive, World(), torch.device(device))
-    rows = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
+    spread = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
+    rows = spread[torch.randperm(count, generator=addressed_generator(seed, "held-out i_nce")).numpy()]
     sides: list[tuple[Tensor, Tensor]] = []
     with evaluation_mode(network):
         for start in range(0, count, IMAGES_AT_ONCE):
@@ -100,7 +103,7 @@ def held_out_i_nce(
         "ceiling": round(float(np.log(candidates)), 6),
         "saturated": found.saturated,
         "candidates": candidates,
-        "images": count,
+        "images": count // candidates * candidates,
     }
 
 

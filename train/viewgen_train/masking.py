@@ -24,13 +24,14 @@ from viewgen.images import to_model
 from viewgen.views.color_jitter import to_gray
 from viewgen.views.source import Images
 from viewgen_train.loader import ImageMemory
+from viewgen_train.records import view_name
 from viewgen_train.settings import ReconstructionSettings, TrainSettings
 
 __all__ = ["Corrupted", "Corruption", "check_reconstruction", "mask_sides", "mean_color", "square_masks"]
 
 # of an image of 64 px, Colorful-MNIST's; in proportion at other sizes
 SIDES_AT_64 = (10, 16)
-# leading images whose colours are averaged, and looked at for any colour
+# training images, evenly spread, whose colours are averaged, and looked at for any colour
 MEAN_IMAGES = 4096
 GREY_IMAGES = 64
 
@@ -66,14 +67,14 @@ def square_masks(numbers: Tensor, count: tuple[int, int], side: tuple[int, int],
 
 
 def mean_color(images: ImageMemory) -> Tensor:
-    """Return the mean colour of the first 4,096 training images, model units, `(C,)`, on their device."""
+    """Return the mean colour of at most 4,096 training images, model units, `(C,)`, on their device."""
     total: Tensor | float = 0.0
-    count = min(MEAN_IMAGES, images.num_images)
-    for start in range(0, count, 512):
-        pixels = images.read(np.arange(start, min(start + 512, count)))
+    rows = np.linspace(0, images.num_images - 1, min(MEAN_IMAGES, images.num_images)).round().astype(np.int64)
+    for start in range(0, len(rows), 512):
+        pixels = images.read(rows[start : start + 512])
         total = total + pixels.double().mean(dim=(2, 3)).sum(dim=0)
     assert isinstance(total, Tensor)
-    return (total / count / 127.5 - 1).float()
+    return (total / len(rows) / 127.5 - 1).float()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,23 +130,34 @@ class Corruption:
         return Corrupted(inputs=inputs, targets=targets, weights=weights)
 
 
-def check_reconstruction(settings: TrainSettings, dataset: ImageDataset) -> None:
+def check_reconstruction(settings: TrainSettings, dataset: ImageDataset, side: int) -> None:
     """Check a reconstruction against its images.
 
+    Args:
+        settings: settings of the training.
+        dataset: its images.
+        side: side of the views that the encoder embeds, in pixels.
+
     Raises:
-        UsageError: masks are larger than the images, or grey images are to be coloured.
+        UsageError: masks are larger than the views, the image has another size than they, or grey images are
+            to be coloured.
     """
     how = settings.reconstruction
     if not how.active:
         return
-    size = dataset.image_size
-    if how.task == "inpainting" and mask_sides(how, size)[1] > size:
+    if how.reconstruction_view == "image" and side != dataset.image_size:
         raise UsageError(
-            f"mask_side is {list(mask_sides(how, size))}, and the images of {dataset.name} have {size} px; "
+            f"reconstruction_view is 'image', and the images of {dataset.name} have {dataset.image_size} px, "
+            f"{view_name(settings)} views {side} px; choose 'first' or 'all'"
+        )
+    if how.task == "inpainting" and mask_sides(how, side)[1] > side:
+        raise UsageError(
+            f"mask_side is {list(mask_sides(how, side))}, and the views of {dataset.name} have {side} px; "
             "expected sides up to that"
         )
     if how.task == "colorization":
-        images = dataset.images(np.arange(min(GREY_IMAGES, len(dataset))))
+        rows = np.linspace(0, len(dataset) - 1, min(GREY_IMAGES, len(dataset))).round().astype(np.int64)
+        images = dataset.images(rows)
         if bool((images == images[:, :1]).all()):
             raise UsageError(
                 f"reconstruction is 'colorization', and the images of {dataset.name} are grey; choose "

@@ -35,7 +35,7 @@ from viewgen_train.masking import check_reconstruction
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
-from viewgen_train.roles import check_roles, splitting_views
+from viewgen_train.roles import cached_entry, check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
 
 __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
@@ -164,7 +164,6 @@ def make_plan(options: TrainOptions) -> TrainPlan:
     refuse_colorless((options.settings or {}).get("augment"), dataset)
     reader = None if url is None else CacheReader(url, options.storage_options)
     settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec, dataset)
-    check_reconstruction(settings, dataset)
     cache, num_images, generator = None, len(dataset), None
     side = settings.views.entry.side(settings.views.settings, dataset.image_size)
     use_unconverged, unconverged = options.use_unconverged, 0
@@ -186,6 +185,7 @@ def make_plan(options: TrainOptions) -> TrainPlan:
             generator = _generator(dataset.name, reader, options)
         if num_images < len(dataset):
             log.info("the cache covers the first %d of %d images: training on them", num_images, len(dataset))
+    check_reconstruction(settings, dataset, side)
     num_images = _limited(options.limit, num_images, len(dataset))
     if settings.optimiser.batch_size > num_images:
         raise UsageError(
@@ -228,13 +228,14 @@ def settled(
         UsageError: a setting is invalid, or would be ignored.
         DataError: the view source cannot use these images.
     """
-    known = () if cache is None else cache.roles
-    settings = train_settings(dataset, options.settings, cached_roles=known)
+    known, made_by = () if cache is None else cache.roles, cached_entry(cache)
+    how = "" if made_by is None else made_by.transform
+    settings = train_settings(dataset, options.settings, cached_roles=known, cached_transform=how)
     if images is not None:
         entry = settings.views.entry
         settings = replace(settings, views=Choice(entry, entry.fit(settings.views.settings, images)))
     splitting = splitting_views(settings, cache)
-    check_roles(settings, () if splitting is None else splitting.entry.roles)
+    check_roles(settings, () if splitting is None else splitting.entry.roles, cache)
     _warn_of_large_epsilon(settings)
     return resolved_precision(settings, options.device), splitting
 

@@ -50,6 +50,7 @@ def train_settings(
     preset: Mapping[str, Any] | None = None,
     *,
     cached_roles: tuple[Role, ...] | None = None,
+    cached_transform: str = "",
 ) -> TrainSettings:
     """Return the settings of a training: defaults, then the data set's recipe, then given values.
 
@@ -63,6 +64,7 @@ def train_settings(
             place of the data set's.
         preset: values of a command that replace the recipe; given values override them.
         cached_roles: roles of the cache's views; None if no cache is known yet.
+        cached_transform: default transform of the source that made the cache; empty for the usual one.
 
     Raises:
         UsageError: a setting is unknown or would be ignored, or a value is invalid.
@@ -96,8 +98,9 @@ def train_settings(
         dormant["loss"] = values["loss"]
     if method is None:  # a method has a head of its own
         parts["network"] |= {name: values[name] for name in LATER_NETWORK_NAMES if name in values}
+    own_transform = cached_transform if "cache" in views.needs else views.transform
     transform = "expert" if views_name == "expert" else "flip" if kind == "A2" else "weak-crop"
-    parts["assimilation"] |= {"kind": kind, "transform": views.transform or transform}
+    parts["assimilation"] |= {"kind": kind, "transform": own_transform or transform}
     parts["expert"] = recipe(dataset, "expert") if augment is None else expert_values(augment)
     for part, entry in entries.items():
         parts[part] |= recipe(dataset, entry.name)

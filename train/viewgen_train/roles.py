@@ -8,10 +8,11 @@ from viewgen.roles import Role
 from viewgen.store import CacheSpec
 from viewgen.views import VIEWS
 from viewgen.views.branched import check_splits
+from viewgen.views.entry import ViewEntry
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["check_roles", "splitting_views"]
+__all__ = ["cached_entry", "check_roles", "splitting_views"]
 
 
 def splitting_views(settings: TrainSettings, cache: CacheSpec | None) -> Choice[Any] | None:
@@ -42,14 +43,20 @@ def splitting_views(settings: TrainSettings, cache: CacheSpec | None) -> Choice[
     return views
 
 
-def check_roles(settings: TrainSettings, roles: tuple[Role, ...]) -> None:
-    """Check that a training can use views of these roles.
+def check_roles(settings: TrainSettings, roles: tuple[Role, ...], cache: CacheSpec | None = None) -> None:
+    """Check that a training can use views of these roles, or a pair of interchangeable ones.
+
+    Args:
+        settings: settings of the training.
+        roles: roles of the views.
+        cache: specification of the cache of views, if they come from one.
 
     Raises:
         UsageError: the assimilation, the objective or the transform needs interchangeable views.
     """
     if not roles:
-        _check_pair(settings)
+        entry = settings.views.entry
+        _check_pair(settings, (cached_entry(cache) if "cache" in entry.needs else None) or entry)
         return
     named = ", ".join(role.name for role in roles)
     kind = settings.assimilation.kind
@@ -77,11 +84,15 @@ def check_roles(settings: TrainSettings, roles: tuple[Role, ...]) -> None:
         )
 
 
-def _check_pair(settings: TrainSettings) -> None:
+def cached_entry(cache: CacheSpec | None) -> ViewEntry | None:
+    """Return the entry of the source that made a cache; None if there is no cache or no such source here."""
+    return None if cache is None or cache.method not in VIEWS else VIEWS.entry(cache.method)
+
+
+def _check_pair(settings: TrainSettings, made_by: ViewEntry) -> None:
     """Check that a training takes as many views of an image as a source of interchangeable views fixes."""
-    views = settings.views
-    fixed, wanted = views.entry.num_views, build_objective(settings).num_generated
-    if "clips" in views.entry.needs and settings.assimilation.transform != "none":
+    fixed, wanted = made_by.num_views, build_objective(settings).num_generated
+    if "clips" in made_by.needs and settings.assimilation.transform != "none":
         raise UsageError(
             f"transform is {settings.assimilation.transform!r}, which would move each frame of a clip by "
             "itself; leave it out, or give none"
@@ -92,4 +103,4 @@ def _check_pair(settings: TrainSettings) -> None:
     reason = f"objective {settings.objective.name!r} takes {wanted} generated ones"
     if kind != "none":
         reason = f"assimilation {kind} adds them to expert views; give --assimilation none"
-    raise UsageError(f"{views.name} makes {fixed} views of an image, which belong together, and {reason}")
+    raise UsageError(f"{made_by.name} makes {fixed} views of an image, which belong together, and {reason}")

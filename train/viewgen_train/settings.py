@@ -128,13 +128,6 @@ class ReconstructionSettings(Settings):
             low, high = getattr(self, name) or (1, 1)
             if not 1 <= low <= high:
                 raise ValueError(f"{name} is ({low}, {high}); expected 1 ≤ low ≤ high")
-        if self.task != "none" and not self.reconstruction_weight and not self.contrastive_weight:
-            raise ValueError("reconstruction_weight and contrastive_weight are 0; expected one above 0")
-        if self.task != "none" and not self.reconstruction_weight and self.reconstruction_epochs:
-            raise ValueError(
-                f"reconstruction_epochs is {self.reconstruction_epochs} with a reconstruction_weight of 0; "
-                "expected a weight above 0, or no epochs"
-            )
         return self
 
     @property
@@ -143,13 +136,19 @@ class ReconstructionSettings(Settings):
         return self.task != "none" and self.reconstruction_weight > 0
 
     def ignored(self) -> dict[str, str]:
-        """Return the settings without effect beside the task."""
+        """Return the settings without effect beside the task and the weights."""
+        names = set(type(self).model_fields) - {"task"}
         if self.task == "none":
-            return dict.fromkeys(set(type(self).model_fields) - {"task"}, "reconstruction is 'none'")
+            return dict.fromkeys(names, "reconstruction is 'none'")
+        if not self.reconstruction_weight:
+            return dict.fromkeys(names - {"reconstruction_weight"}, "reconstruction_weight is 0")
+        found: dict[str, str] = {}
+        if not self.contrastive_weight:
+            found["reconstruction_epochs"] = "contrastive_weight is 0, and the reconstruction always alone"
         if self.task != "inpainting":
-            names = ("mask_count", "mask_side", "reconstruction_pixels")
-            return dict.fromkeys(names, f"reconstruction is {self.task!r}")
-        return {}
+            names = {"mask_count", "mask_side", "reconstruction_pixels"}
+            found |= dict.fromkeys(names, f"reconstruction is {self.task!r}")
+        return found
 
 
 class NetworkSettings(Settings):

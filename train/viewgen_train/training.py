@@ -131,7 +131,8 @@ def train(
         previous_checkpoint: True to go on from the checkpoint before the last one, which is discarded.
         loggers: where metrics go besides ``metrics.csv``, of `viewgen_train.loggers.LOGGERS`; by default to
             TensorBoard, where it is installed.
-        evaluate: True to measure linear probes and nearest neighbours at the end.
+        evaluate: True to measure linear probes and nearest neighbours at the end, unless the views have
+            another size than the images.
         quiet: True to suppress messages about resolved options.
         progress: display of the progress of one process, and no messages; by default a bar on standard error.
 
@@ -217,7 +218,13 @@ def _result(plan: TrainPlan, images_per_second: float, *, evaluate: bool, device
             values |= {name: float(text) for name, text in row.items() if text}
     unknown = float("nan")
     found: dict[str, Any] = {}
-    if evaluate:
+    if evaluate and plan.view_size is not None:
+        log.info(
+            "no linear probe: the views, and so the encoder's images, have %d px, those of %s another size; "
+            "`viewgen eval %s --dataset D` reads the encoder out on a data set of %d px",
+            *(plan.view_size, plan.dataset, plan.out, plan.view_size),
+        )
+    elif evaluate:
         from viewgen_train.evaluate import evaluate as evaluate_run
 
         log.info("measuring linear probes and nearest neighbours")

@@ -1,7 +1,7 @@
 """Transform of generated views; expert views replace missing ones.
 
 Views of different roles share one transform of their image: a source that makes them in the step gets the
-transformed image; cached ones are cropped and flipped alike.
+transformed image; cached ones are cropped and flipped alike, as are views whose source asks for it (patches).
 
 Shape legend: B images, V views per image, C channels, H height, W width.
 """
@@ -36,6 +36,7 @@ class TransformedSource:
         expert: strength of the expert transform.
         missing: mask of images without a code or view, bool `(num_images,)`; None if not known beforehand.
         before: True if images are transformed before the source makes views of different roles of them.
+        alike: True if all views of an image are transformed alike; those of different roles always are.
     """
 
     def __init__(
@@ -46,10 +47,12 @@ class TransformedSource:
         missing: Tensor | None = None,
         *,
         before: bool = False,
+        alike: bool = False,
     ) -> None:
         self.source, self.expert, self.missing, self.before = source, expert, missing, before
         self.transform = transform
         self.roles = source.roles
+        self.alike = alike or self.roles != ("view",)
         self._instead = ExpertSource(expert, name="missing")
         self._weak = expert.crop_only().replace(crop_scale=WEAK_CROP_SCALE, crop_ratio=WEAK_CROP_RATIO)
 
@@ -117,13 +120,12 @@ class TransformedSource:
         """Return transformed model images `(V, B, C, H, W)`, differentiable in the views."""
         if self.transform == "none":
             return views
-        alike = self.roles != ("view",)
         config = self.expert if self.transform == "expert" else self._weak
-        num_drawn = 1 if alike else len(views)
+        num_drawn = 1 if self.alike else len(views)
         uniforms = expert_uniforms(
             lambda name, count: images.draws.uniform(name, num_drawn, count), "generated transform", config
         )
-        if alike:
+        if self.alike:
             uniforms = uniforms.expand(-1, len(views), -1)
         uniforms, flat = uniforms.transpose(0, 1).flatten(0, 1), views.flatten(0, 1)
         if self.transform != "flip":

@@ -34,6 +34,7 @@ from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.objectives.objective import Objective
 from viewgen_train.plan import TrainPlan
 from viewgen_train.records import assimilation_name
+from viewgen_train.roles import cached_entry
 from viewgen_train.run import CONFIG
 from viewgen_train.sampler import BlockOrder, FullOrder, RowOrder
 from viewgen_train.settings import TrainSettings
@@ -161,6 +162,7 @@ class Stored:
         memory: views of a cache, or None.
         codes: codes of a cache of inversions, or None.
         scores: scores of the views, if the settings use any.
+        joint: True if the views of an image in the cache are transformed alike.
         identity: JSON values that determine the views.
     """
 
@@ -169,6 +171,7 @@ class Stored:
     memory: ViewMemory | ShardBuffer | None = None
     codes: Codes | None = None
     scores: ViewScores | None = None
+    joint: bool = False
     identity: dict[str, Any] = field(default_factory=dict)
 
 
@@ -207,8 +210,15 @@ def build_source(
         torch.manual_seed(settings.seed + 1)
         source = settings.views.build(resources)
     missing = None if codes is None else codes.missing
-    before = bool(settings.views.entry.roles)
-    return TransformedSource(source, settings.assimilation.transform, settings.expert, missing, before=before)
+    entry = settings.views.entry
+    return TransformedSource(
+        source,
+        settings.assimilation.transform,
+        settings.expert,
+        missing,
+        before=bool(entry.roles),
+        alike=entry.joint or (stored is not None and stored.joint),
+    )
 
 
 def _refuse_without_gradient(settings: TrainSettings, objective: Objective) -> None:
@@ -241,6 +251,8 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
         return Stored(order=full, left=free - codes.held_bytes, codes=codes)
     missing = num_images - int((reader.rows < num_images).sum())
     identity = {"cache": spec.identity, "missing": missing}
+    made_by = cached_entry(spec)
+    joint = made_by is not None and made_by.joint
     scores = load_scores(reader, settings.views.settings, plan.storage_options)
     if scores is not None:
         identity["scores"] = scores_digest(scores)
@@ -249,7 +261,14 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
         # on the device if it has room, otherwise in the host's memory
         on_device = size <= free
         held = ViewMemory(reader, device if on_device else torch.device("cpu"), device)
-        return Stored(order=full, left=free - size * on_device, memory=held, scores=scores, identity=identity)
+        return Stored(
+            order=full,
+            left=free - size * on_device,
+            memory=held,
+            scores=scores,
+            joint=joint,
+            identity=identity,
+        )
     blocks = BlockOrder(
         num_images,
         batch_size,
@@ -258,7 +277,7 @@ def _stored(plan: TrainPlan, device: torch.device, host_bytes: int) -> Stored:
         buffer_shards=BUFFER_SHARDS,
     )
     buffer = ShardBuffer(reader, 2 * BUFFER_SHARDS + 2, device)
-    return Stored(order=blocks, left=0, memory=buffer, scores=scores, identity=identity)
+    return Stored(order=blocks, left=0, memory=buffer, scores=scores, joint=joint, identity=identity)
 
 
 def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:

@@ -122,6 +122,8 @@ def _print_table(document: dict[str, Any]) -> None:
             f"{i_nce['images']:,} held-out images, at most ln {i_nce['candidates']} = "
             f"{i_nce['ceiling']:.2f}{near}{beside}"
         )
+    elif (in_training := document.get("i_nce_training")) is not None:
+        click.echo(f"I_NCE of the views {in_training:.2f} nats in training")
     if collapse["warning"] is not None:
         click.echo(f"warning: {collapse['warning']}")
     click.echo(f"{document['images_per_second']:,.0f} images/s embedded, {document['seconds']:.1f} s in all")

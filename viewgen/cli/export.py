@@ -99,6 +99,10 @@ def _run(source: str, to: str, out: str, as_json: bool, options: dict[str, Any])
     if given := _given("picture", "originals", "use_unconverged", "data_root"):
         flag = "--" + given[0].replace("_", "-")
         raise click.UsageError(f"{flag} is for caches, and {source} is none; leave it out")
+    if "://" in out:
+        raise click.UsageError(
+            f"--out {out} is no folder; export the training to a folder, then `viewgen push` it there"
+        )
     from viewgen_train.backbone_export import export_backbone
     from viewgen_train.export import CARD, PAGE, export_encoder
 

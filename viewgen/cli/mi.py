@@ -37,7 +37,8 @@ _OPTIONS = (
     _option("--steps", type=int, metavar="N", help="Updates of the statistics network.  [default: 400]"),
     _option("--batch-size", type=int, metavar="N",
             help="Images per update; InfoNCE ends at its logarithm.  [default: 128]"),
-    _option("--separate-trunks", is_flag=True, help="A trunk for each of the two views."),
+    _option("--separate-trunks", is_flag=True, help="A trunk for each of the two views, "
+            "as views of different roles always have."),
     _option("--encoder", type=click.Path(dir_okay=False), help="Weights for alignment and uniformity."),
     _option("--models", metavar="DIR", help="Folder of a `viewgen pretrain` run with the encoder."),
     _option("--seed", type=int, default=0, show_default=True, help="Root of all random numbers."),

@@ -89,6 +89,7 @@ class ImageDataset:
         channels: C.
         stored_digest: digest computed when the images were decoded, if it was.
         digest_images: number of leading images that the digest covers; None for all (see `digest`).
+        sources: data sets that images are rendered from, whose digests the digest covers.
     """
 
     name: str
@@ -105,6 +106,7 @@ class ImageDataset:
     channels: int = 3
     stored_digest: str | None = field(default=None, repr=False)
     digest_images: int | None = field(default=None, repr=False)
+    sources: tuple["ImageDataset", ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -208,13 +210,16 @@ class ImageDataset:
         """``"sha256:…"`` of the decoded images and labels.
 
         A decoded data set stores it when it is decoded. A rendered one (trifeature) hashes all labels and its
-        first `digest_images` images, which contain every combination of attributes.
+        first `digest_images` images, which contain every combination of attributes. One that is rendered from
+        other data sets also hashes their digests, so that a change of any of their images is noticed.
         """
         if self.stored_digest is not None:
             return self.stored_digest
         digest = ContentDigest()
         for indices in self._blocks(self.digest_images or len(self)):
             digest.update(self.pixels.read(indices))
+        for source in self.sources:
+            digest.add_source(source.digest)
         return digest.finish(self.targets, self.real_targets)
 
     def _blocks(self, count: int) -> Iterator[NDArray[np.int64]]:
@@ -249,6 +254,10 @@ class ContentDigest:
         self._hash.update(np.ascontiguousarray(images).reshape(-1).data)
         self._num_images += len(images)
         self._image_shape = images.shape[1:]
+
+    def add_source(self, digest: str) -> None:
+        """Add the digest of a data set that images are rendered from."""
+        self._hash.update(digest.encode())
 
     def finish(self, labels: NDArray[np.int64], reals: NDArray[np.float32] | None = None) -> str:
         """Add the labels, and real-valued targets where there are any, and return ``"sha256:…"``."""
@@ -309,6 +318,7 @@ class DatasetEntry(Entry):
         raw_sizes: function (settings, split, most) of pictures that can be had in any size; returns width and
             height of at most so many of the files, in pixels. None if the size is fixed.
         resized_name: function (settings, side) that returns the name of the same pictures at that size.
+        margin: black pixels added on each side of every image.
     """
 
     info: DatasetInfo
@@ -316,6 +326,7 @@ class DatasetEntry(Entry):
     download: Callable[[Path], list[Path]] = _nothing
     raw_sizes: Callable[[Any, str, int], list[tuple[int, int]]] | None = None
     resized_name: Callable[[Any, int], str] | None = None
+    margin: int = 0
 
 
 def canonical_split(

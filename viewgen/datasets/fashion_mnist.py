@@ -9,7 +9,7 @@ from pathlib import Path
 
 from viewgen.datasets.dataset import DatasetEntry
 from viewgen.datasets.download import RemoteFile
-from viewgen.datasets.idx_dataset import IdxDataset
+from viewgen.datasets.idx_dataset import PAD, IdxDataset
 from viewgen.settings import Settings
 
 __all__ = ["ENTRY", "FASHION_MNIST"]
@@ -66,4 +66,5 @@ ENTRY = DatasetEntry(
     info=FASHION_MNIST.info,
     is_present=FASHION_MNIST.is_present,
     download=FASHION_MNIST.download,
+    margin=PAD,
 )

@@ -34,10 +34,11 @@ def _local(path: str) -> Path:
 
 
 def _parts(url: str) -> tuple[str, str]:
-    folder, _, name = url.rpartition("/")
+    path, mark, query = url.partition("?")
+    folder, _, name = path.rpartition("/")
     if folder.endswith(":/") or not name:
         raise UsageError(f"{url} names no file; expected PROTOCOL://FOLDER/FILE")
-    return folder, name
+    return folder, name + mark + query
 
 
 def absolute(path: str) -> str:
@@ -88,15 +89,15 @@ def expanded(pattern: str) -> list[str]:
     """Return the files that a pattern names, in order.
 
     Args:
-        pattern: path or URL with ``{000..012}`` for numbers, ``{a,b}`` for words, and in the last part ``*``
-            and ``?``.
+        pattern: path or URL with ``{000..012}`` for numbers, ``{a,b}`` for words, and in the last part
+            ``*``, ``[ab]``, and on disk ``?``. A file whose name has these characters is that file.
 
     Raises:
         DataError: it names no file, or too many.
     """
     found: list[str] = []
     for path in _braces(pattern):
-        found += _globbed(path) if re.search(r"[*?\[]", path.rpartition("/")[2]) else [path]
+        found += _globbed(path)
         if len(found) > MOST_FILES:
             raise DataError(f"{pattern} names more than {MOST_FILES:,} files")
     if not found:
@@ -105,10 +106,17 @@ def expanded(pattern: str) -> list[str]:
 
 
 def _globbed(path: str) -> list[str]:
+    """Return the files of a pattern; the path itself where it is none, or the name of a file."""
     if not is_url(path):
         local = _local(path)
+        if not re.search(r"[*?\[]", local.name) or local.is_file():
+            return [path]
         return sorted(str(file) for file in local.parent.glob(local.name) if file.is_file())
+    # the question mark of a URL begins its query
+    if not re.search(r"[*\[]", path.partition("?")[0].rpartition("/")[2]):
+        return [path]
     folder, name = _parts(path)
+    name = name.replace("?", "[?]")
     there = open_storage(folder).paths()
     return [f"{folder}/{file}" for file in there if "/" not in file and fnmatch.fnmatchcase(file, name)]
 

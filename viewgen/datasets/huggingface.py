@@ -2,18 +2,20 @@
 
 A local path wins: a folder that `save_to_disk` wrote, a folder of Parquet or Arrow files, or one file. Other
 names are those of the hub, whose files the library keeps in its own folder (``HF_HOME``). Each split is
-decoded once; a decoded copy is used without asking the hub again.
+decoded once; a decoded copy is used without asking the hub again. Labels without a list of classes have those
+of the train split.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
-from viewgen.datasets.decoded import Blocks, decoded_folder, load_decoded, read_decoded
+from viewgen.datasets.decoded import decoded_folder, load_decoded, read_decoded
 from viewgen.datasets.files import absolute, expanded, is_url, open_file, stamp
 from viewgen.datasets.labelled import Labelled, check_size, labelled_blocks, settings_text
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError, ViewgenError
@@ -57,6 +59,8 @@ def load(settings: HuggingFaceSettings, split: str, root: Path, download: bool) 
     path = settings.path if files is None else absolute(settings.path)
     name = f"hf:{path}{settings_text(settings)}"
     source: dict[str, Any] = {"name": name, "files": None if files is None else [stamp(f) for f in files]}
+    if split != "train":
+        source["classes"] = "train"
     folder = decoded_folder(root, "hf", name, split)
     found = read_decoded(name, split, folder, source)
     if found is not None:
@@ -66,15 +70,27 @@ def load(settings: HuggingFaceSettings, split: str, root: Path, download: bool) 
         raise MissingFileError(f"{name}, {split}, has not been fetched from the hub yet")
     splits = _opened(settings, files)
     chosen = canonical_split(name, split, _known(splits), _aliases(splits))
+    columns = _columns(splits[chosen], name, settings)
+    own = (
+        chosen == "train" or "train" not in splits or columns.label is None or columns.class_names is not None
+    )
+    train_classes = () if own else load(settings, "train", root, download).class_names
     return load_decoded(
-        name, split, folder, source, lambda: _blocks(splits[chosen], name, settings), num_images=0
+        name,
+        split,
+        folder,
+        source,
+        lambda: labelled_blocks(
+            _rows(columns, name), name, settings.size, columns.class_names, train_classes
+        ),
+        num_images=0,
     )
 
 
 def _files(path: str) -> list[str] | None:
     """Return the files of a local path or a URL; None for a name on the hub."""
     if is_url(path):
-        if Path(path).suffix in FORMATS or "*" in path or "{" in path:
+        if _suffix(path) in FORMATS or "*" in path or "{" in path:
             return expanded(path)
         return [file for suffix in FORMATS for file in _listed(f"{path.rstrip('/')}/*{suffix}")]
     local = Path(path.removeprefix("file://")).expanduser()
@@ -112,10 +128,10 @@ def _opened(settings: HuggingFaceSettings, files: list[str] | None) -> Mapping[s
         elif not is_url(path) and (local / "state.json").is_file():
             found = {"train": datasets.load_from_disk(str(local))}
         else:
-            tables = [file for file in files if Path(file).suffix in FORMATS]
+            tables = [file for file in files if _suffix(file) in FORMATS]
             if not tables:
                 raise DataError(f"hf:{path} names no Arrow or Parquet files")
-            kind = FORMATS[Path(tables[0]).suffix]
+            kind = FORMATS[_suffix(tables[0])]
             # read once, in order: nothing is copied into the library's folder
             found = datasets.load_dataset(kind, data_files=_by_split(tables), streaming=True)
     except ViewgenError:
@@ -130,15 +146,25 @@ def _opened(settings: HuggingFaceSettings, files: list[str] | None) -> Mapping[s
 
 
 def _by_split(files: list[str]) -> dict[str, list[str]]:
-    """Return split → files, by a word in the last two parts of a path: ``train-0.parquet``."""
+    """Return split → files, by a word in the name of a file, ``train-0.parquet``, or else of its folder."""
     found: dict[str, list[str]] = {}
     for file in files:
-        words = re.split(r"[^a-z]+", "/".join(Path(file).parts[-2:]).lower())
-        split = next((word for word in ("train", *HELD_OUT) if word in words), "train")
-        found.setdefault(split, []).append(file)
+        parts = reversed(Path(_path(file)).parts[-2:])
+        words = [set(re.split(r"[^a-z]+", part.lower())) for part in parts]
+        splits = [split for part in words for split in ("train", *HELD_OUT) if split in part]
+        found.setdefault(splits[0] if splits else "train", []).append(file)
     if "train" not in found:  # files of one split, however it is called
         return {"train": files}
     return found
+
+
+def _path(file: str) -> str:
+    """Return a file without the query of a URL."""
+    return file.partition("?")[0] if is_url(file) else file
+
+
+def _suffix(file: str) -> str:
+    return Path(_path(file)).suffix
 
 
 def _known(splits: Mapping[str, Any]) -> tuple[str, ...]:
@@ -156,9 +182,19 @@ def _aliases(splits: Mapping[str, Any]) -> dict[str, str]:
     return aliases
 
 
-def _blocks(table: Any, name: str, settings: HuggingFaceSettings) -> Blocks:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Columns:
+    """A table, the names of its columns of pictures and labels, and of the classes that labels count."""
+
+    table: Any
+    image: str
+    label: str | None
+    class_names: list[str] | None
+
+
+def _columns(table: Any, name: str, settings: HuggingFaceSettings) -> _Columns:
     features = dict(table.features or {})
-    first = None if features else next(iter(table), None)
+    first = None if features else next(_read(table, name), None)
     columns = list(features or first or ())
     kinds = {column: type(feature).__name__ for column, feature in features.items()}
     image = _column(name, "image", settings.image, columns, kinds, "Image", IMAGES)
@@ -172,7 +208,7 @@ def _blocks(table: Any, name: str, settings: HuggingFaceSettings) -> Blocks:
 
         table = table.cast_column(image, datasets.Image(decode=False))
     names = features[label].names if label is not None and kinds.get(label) == "ClassLabel" else None
-    return labelled_blocks(_rows(table, name, image, label), name, settings.size, names)
+    return _Columns(table=table, image=image, label=label, class_names=names)
 
 
 def _column(
@@ -200,9 +236,26 @@ def _column(
     return of_kind[0] if of_kind else next((column for column in usual if column in columns), None)
 
 
-def _rows(table: Any, name: str, image: str, label: str | None) -> Iterator[Labelled]:
-    for number, row in enumerate(table):
-        value, what = row[image], f"{name}: {image} {number}"
+def _read(table: Any, name: str) -> Iterator[Any]:
+    """Yield the rows of a table; whatever fails while they are read is told as damage."""
+    rows = iter(table)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except ViewgenError:
+            raise
+        except Exception as error:  # those of the library and of Arrow are of many kinds
+            raise CorruptDataError(
+                f"{name} cannot be read ({type(error).__name__}: {error}); a file is damaged, or out of reach"
+            ) from error
+        yield row
+
+
+def _rows(columns: _Columns, name: str) -> Iterator[Labelled]:
+    for number, row in enumerate(_read(columns.table, name)):
+        value, what = row[columns.image], f"{name}: {columns.image} {number}"
         if isinstance(value, Mapping):
             data = value.get("bytes")
             if data is None:
@@ -213,8 +266,7 @@ def _rows(table: Any, name: str, image: str, label: str | None) -> Iterator[Labe
             value = data
         elif not isinstance(value, bytes):
             value = np.asarray(value)
-        given = None if label is None else row[label]
-        yield what, value, None if isinstance(given, int) and given < 0 else given
+        yield what, value, None if columns.label is None else row[columns.label]
 
 
 def _refuse_download(root: Path) -> list[Path]:

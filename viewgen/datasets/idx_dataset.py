@@ -11,7 +11,7 @@ from viewgen.datasets.download import RemoteFile, fetch
 from viewgen.datasets.idx import read_idx
 from viewgen.errors import CorruptDataError, MissingFileError
 
-__all__ = ["PADDED_SIZE", "SIZE", "IdxDataset", "PaddedGreyImages"]
+__all__ = ["PAD", "PADDED_SIZE", "SIZE", "IdxDataset", "PaddedGreyImages"]
 
 SIZE, PAD = 28, 2
 PADDED_SIZE = SIZE + 2 * PAD

@@ -40,7 +40,11 @@ def settings_text(settings: Settings) -> str:
 
 
 def labelled_blocks(
-    items: Iterable[Labelled], name: str, size: int | None, class_names: Sequence[str] | None = None
+    items: Iterable[Labelled],
+    name: str,
+    size: int | None,
+    class_names: Sequence[str] | None = None,
+    train_classes: Sequence[str] = (),
 ) -> Blocks:
     """Yield the images of labelled pictures in blocks `(B, 3, H, W)`, and return their labelling.
 
@@ -51,6 +55,7 @@ def labelled_blocks(
             square and of one size.
         class_names: names of the classes, if labels are their indices; otherwise the labels that occur,
             sorted, are the classes.
+        train_classes: names of the train split's classes, for the indices of another split.
 
     Raises:
         DataError: pictures that differ in size, or labels that are no classes.
@@ -84,22 +89,34 @@ def labelled_blocks(
         return image
 
     yield from decode_blocks(kept(), decode)
-    return labelling(labels, name, class_names)
+    return labelling(labels, name, class_names, train_classes)
 
 
-def labelling(values: Sequence[Any], name: str, class_names: Sequence[str] | None = None) -> Labelling:
-    """Return class indices and names of labels; −1 for those that are None.
+def labelling(
+    values: Sequence[Any],
+    name: str,
+    class_names: Sequence[str] | None = None,
+    train_classes: Sequence[str] = (),
+) -> Labelling:
+    """Return class indices and names of labels; −1 for those that are None or negative numbers.
+
+    Args:
+        values: labels.
+        name: name of the data set.
+        class_names: names of the classes, if labels are their indices.
+        train_classes: names of the train split's classes, which another split shares.
 
     Raises:
-        DataError: a label is neither a whole number nor a word, or outside of the classes.
+        DataError: a label is neither a whole number nor a word, or none of the classes.
     """
+    values = [None if _is_number(value) and value < 0 else value for value in values]
     known = [value for value in values if value is not None]
     if class_names is not None:
         indices = np.array([UNLABELED if value is None else int(value) for value in values], np.int64)
-        if len(indices) and (indices.max() >= len(class_names) or indices.min() < UNLABELED):
+        if len(indices) and indices.max() >= len(class_names):
             raise DataError(f"{name} has a label {indices.max()}, and {len(class_names)} classes")
         return Labelling(indices, tuple(class_names))
-    if strange := [v for v in known if isinstance(v, bool) or not isinstance(v, int | np.integer | str)]:
+    if strange := [v for v in known if not (_is_number(v) or isinstance(v, str))]:
         raise DataError(
             f"{name} has a label {strange[0]!r} ({type(strange[0]).__name__}); expected whole numbers or "
             "words"
@@ -109,6 +126,15 @@ def labelling(values: Sequence[Any], name: str, class_names: Sequence[str] | Non
     classes = sorted(set(known))
     if len(classes) > MOST_CLASSES:
         raise DataError(f"{name} has {len(classes):,} different labels; choose another field with label=")
-    place = {value: index for index, value in enumerate(classes)}
-    found = [UNLABELED if value is None else place[value] for value in values]
-    return Labelling(np.array(found, np.int64), tuple(map(str, classes)))
+    names = tuple(map(str, classes))
+    if train_classes:
+        if strangers := sorted(set(names) - set(train_classes)):
+            raise DataError(f"{name} has the class {strangers[0]!r}, which its train split has not")
+        names = tuple(train_classes)
+    place = {one: index for index, one in enumerate(names)}
+    found = [UNLABELED if value is None else place[str(value)] for value in values]
+    return Labelling(np.array(found, np.int64), names)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -22,7 +22,7 @@ from viewgen.datasets.archive import tar_members
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import Blocks, Labelling, load_decoded, read_decoded
 from viewgen.datasets.download import RemoteFile, locate, obtain
-from viewgen.datasets.idx_dataset import SIZE, IdxDataset, PaddedGreyImages
+from viewgen.datasets.idx_dataset import PAD, SIZE, IdxDataset, PaddedGreyImages
 from viewgen.errors import CorruptDataError
 from viewgen.settings import Settings, setting
 
@@ -186,4 +186,5 @@ ENTRY = DatasetEntry(
     ),
     is_present=MNIST.is_present,
     download=MNIST.download,
+    margin=PAD,
 )

@@ -202,9 +202,7 @@ def load(settings: MovingDigitsSettings, split: str, root: Path, download: bool)
     from viewgen.datasets.registry import load_dataset
 
     given = [("background", settings.background), ("digits", settings.digits)]
-    defaults = MovingDigitsSettings()
-    chosen = [f"{key}={value}" for key, value in given if value != getattr(defaults, key)]
-    name = "moving-digits" + ("?" + "&".join(chosen) if chosen else "")
+    name = _name(settings)
     split = canonical_split(name, split, NUM_CLIPS)
     for key, value in given:
         if value.startswith("moving-digits"):
@@ -231,7 +229,17 @@ def load(settings: MovingDigitsSettings, split: str, root: Path, download: bool)
         real_targets=centres.astype(np.float32),
         real_names=("x", "y"),
         digest_images=DIGEST_IMAGES,
+        sources=(pictures, digits),
     )
+
+
+def _name(settings: MovingDigitsSettings) -> str:
+    """Return the canonical name; behind a background with settings it ends with an own one."""
+    if "?" in settings.background:
+        return f"moving-digits:{settings.background}?digits={settings.digits}"
+    given, defaults = settings.model_dump(), MovingDigitsSettings()
+    chosen = [f"{key}={value}" for key, value in given.items() if value != getattr(defaults, key)]
+    return "moving-digits" + ("?" + "&".join(chosen) if chosen else "")
 
 
 INFO = DatasetInfo(

@@ -2,21 +2,22 @@
 
 Arrays are found by their names: ``train_images`` and ``train_labels`` (as MedMNIST has them), ``x_train`` and
 ``y_train`` (as Keras does), or ``images`` and ``labels``, ``x`` and ``y``, ``data`` and ``target`` for a
-file of one split, train.
+file of one split, train. The classes of the train split are those of every split.
 """
 
-import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import decoded_folder, load_decoded
 from viewgen.datasets.files import absolute, open_file, stamp
-from viewgen.datasets.labelled import Labelled, check_size, labelled_blocks, settings_text
-from viewgen.errors import CorruptDataError, DataError, UsageError
+from viewgen.datasets.labelled import Labelled, check_size, labelled_blocks, labelling, settings_text
+from viewgen.errors import CorruptDataError, DataError, UsageError, ViewgenError
 from viewgen.settings import Settings, setting
 
 __all__ = ["ENTRY", "NpzSettings"]
@@ -47,23 +48,60 @@ def load(settings: NpzSettings, split: str, root: Path, download: bool) -> Image
         raise UsageError("npz: needs a file, for example npz:/data/flowers.npz")
     url = absolute(settings.url)
     name = f"npz:{url}{settings_text(settings)}"
-    try:
-        with open_file(url) as file, np.load(file, allow_pickle=False) as arrays:
-            splits = _splits(url, arrays.files)
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError, OSError) as error:
-        if isinstance(error, DataError | FileNotFoundError):
-            raise
-        raise CorruptDataError(f"{url} is no .npz file, or damaged: {error}") from error
-    split = canonical_split(name, split, splits, {"val": "test"} if "val" not in splits else None)
-    images, labels = splits[split]
+    with _opened(url) as arrays:
+        splits = _splits(url, arrays.files)
+        held_out = (("val", "test"), ("test", "val"))
+        aliases = {one: other for one, other in held_out if one not in splits and other in splits}
+        split = canonical_split(name, split, splits, aliases)
+        images, labels = splits[split]
+        source: dict[str, Any] = {"size": settings.size, "file": stamp(url), "arrays": [images, labels]}
+        train_labels = splits["train"][1]
+        if split != "train" and train_labels is not None:
+            source["classes"] = _classes(url, train_labels, arrays, name)
     return load_decoded(
         name,
         split,
         decoded_folder(root, "npz", name, split),
-        {"size": settings.size, "file": stamp(url), "arrays": [images, labels]},
-        lambda: labelled_blocks(_labelled(url, images, labels), name, settings.size),
+        source,
+        lambda: labelled_blocks(
+            _labelled(url, images, labels), name, settings.size, train_classes=source.get("classes", ())
+        ),
         num_images=0,
     )
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Any]:
+    """Open the arrays; whatever fails while they are read is told as damage."""
+    try:
+        with open_file(url) as file:
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise DataError(
+                    f"{url} is one array without a name; expected an .npz file, as "
+                    "numpy.savez('name.npz', images=images, labels=labels) writes it"
+                )
+            with arrays:
+                yield arrays
+    except (ViewgenError, MemoryError):
+        raise
+    except Exception as error:  # those of NumPy, zipfile and zlib are of many kinds
+        raise CorruptDataError(
+            f"{url} is no .npz file, is damaged, or holds objects ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _classes(url: str, labels: str, arrays: Any, name: str) -> list[str]:
+    """Return the names of the classes in an array of labels."""
+    return list(labelling(_vector(url, labels, arrays[labels]).tolist(), name).class_names)
+
+
+def _vector(url: str, labels: str, classes: NDArray[Any]) -> NDArray[Any]:
+    """Return labels `(N,)` or `(N, 1)` as `(N,)`."""
+    columns = classes.reshape(len(classes), -1)
+    if columns.shape[1] != 1:
+        raise DataError(f"{url}: {labels} has {columns.shape[1]} labels of each image; expected one of each")
+    return columns[:, 0]
 
 
 def _splits(url: str, names: list[str]) -> dict[str, tuple[str, str | None]]:
@@ -89,25 +127,19 @@ def _first(names: list[str], forms: list[str]) -> str | None:
 
 
 def _labelled(url: str, images: str, labels: str | None) -> Iterator[Labelled]:
-    with open_file(url) as file, np.load(file, allow_pickle=False) as arrays:
-        try:
-            pixels = arrays[images]
-            classes = None if labels is None else arrays[labels]
-        except (ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise CorruptDataError(f"{url} is damaged, or holds objects: {error}") from error
-    if classes is not None:
-        classes = classes.reshape(len(classes), -1)
-        if classes.shape != (len(pixels), 1):
-            raise DataError(
-                f"{url}: {labels} has {classes.shape[0]} × {classes.shape[1]} labels for {len(pixels)} "
-                "images; expected one of each"
-            )
+    with _opened(url) as arrays:
+        pixels = arrays[images]
+        classes = None if labels is None else _vector(url, labels, arrays[labels])
+    if classes is not None and len(classes) != len(pixels):
+        raise DataError(
+            f"{url}: {labels} has {len(classes)} labels for {len(pixels)} images; expected one of each"
+        )
     if pixels.ndim not in (3, 4):
         raise DataError(
             f"{url}: {images} has shape {pixels.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W)"
         )
     for number in range(len(pixels)):
-        label: Any = None if classes is None else classes[number, 0].item()
+        label: Any = None if classes is None else classes[number].item()
         yield f"{url}: {images}[{number}]", pixels[number], label
 
 

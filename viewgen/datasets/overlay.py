@@ -7,7 +7,8 @@ numbers of (split, index). Pairs are therefore the same in every epoch.
 
 A foreground is bright on black: its brightest channel is its opacity a, and a pixel becomes
 (1 − a)·background + foreground (``over``), or the larger of the two (``max``). A white digit of level v has
-a = v / 255 and gives (1 − a)·background + 255·a.
+a = v / 255 and gives (1 − a)·background + 255·a. The black margin that MNIST has been padded with is cut off
+first, so that a digit of 28 px has 28 px.
 
 Shape legend: B images, C channels, H = W = `size`.
 
@@ -98,6 +99,7 @@ class ColorfulSettings(OverlaySettings):
     title: ClassVar[str] = "colorful-digits"
 
     background: str = setting("stl10", "data set of the backgrounds, such as stl10 or trifeature")
+    foreground: str = setting("mnist", "data set of the digits, which are bright on black, such as digits")
     size: int = setting(64, "side of the images, in pixels", ge=8, le=1024)
     crop: float = setting(
         2 / 3, "side of the part cut out of a background at random, as a share of its own", gt=0, le=1
@@ -142,6 +144,7 @@ class OverlaidImages:
         background_rows, foreground_rows: source indices in them, `(N,)`.
         draws: random numbers of each image, in [0, 1), `(N, NUM_DRAWS)`.
         settings: layout.
+        margin: pixels that are cut off each side of a foreground.
     """
 
     background: ImageDataset
@@ -150,6 +153,7 @@ class OverlaidImages:
     foreground_rows: NDArray[np.int64]
     draws: NDArray[np.float64]
     settings: OverlaySettings
+    margin: int = 0
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the images at `indices`, uint8 `(B, 3, H, W)`."""
@@ -157,6 +161,8 @@ class OverlaidImages:
         out = np.empty((len(indices), 3, size, size), np.uint8)
         under = self.background.images(self.background_rows[indices])
         over = self.foreground.images(self.foreground_rows[indices])
+        inner = slice(self.margin, over.shape[-1] - self.margin)
+        over = over[..., inner, inner]
         for row, draws in enumerate(self.draws[indices]):
             picture = self._ground(_colored(under[row]), draws)
             self._paste(picture, _colored(over[row]), draws)
@@ -222,7 +228,7 @@ def _resized(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def _load(entry: str, settings: OverlaySettings, split: str, root: Path, download: bool) -> ImageDataset:
-    from viewgen.datasets.registry import load_dataset
+    from viewgen.datasets.registry import chosen_dataset, load_dataset
     from viewgen.randomness import addressed_seed
 
     name = _name(entry, settings)
@@ -265,11 +271,13 @@ def _load(entry: str, settings: OverlaySettings, split: str, root: Path, downloa
             foreground_rows=rows[1],
             draws=draws,
             settings=settings,
+            margin=chosen_dataset(settings.foreground).entry.margin,
         ),
         targets=targets,
         attribute_names=tuple(one.name for one in attributes),
         attribute_values=tuple(one.values for one in attributes),
         digest_images=DIGEST_IMAGES,
+        sources=(background, foreground),
     )
 
 
@@ -368,7 +376,7 @@ COLORFUL_ENTRY = _entry(
     "colorful-digits",
     "a digit anywhere on a cut of a picture, as in Colorful-MNIST",
     ColorfulSettings,
-    "digits on stl10; also :BACKGROUND",
+    "mnist on stl10; also :BACKGROUND",
 )
 STL_ENTRY = _entry(
     "stl-digits", "copies of a digit in a grid on pictures of STL-10", StlSettings, "digits on stl10"

@@ -2,8 +2,9 @@
 
 Every picture has `windows` windows of `size` pixels, cut where the picture's name and the window's number
 say, uniformly over the picture. They have no labels. Pictures lie anywhere under PATH/train,
-PATH/DIV2K_train_HR or PATH itself; those of the split ``test`` under PATH/test, PATH/valid or
-PATH/DIV2K_valid_HR. Windows are cut on first use, and again when a picture was added, removed or changed.
+PATH/DIV2K_train_HR or, without these, PATH itself; those of the split ``test``, never among the others, under
+PATH/test, PATH/valid or PATH/DIV2K_valid_HR. Windows are cut on first use, and again when a picture was
+added, removed or changed.
 
 References:
     NTIRE 2017 Challenge on Single Image Super-Resolution: Dataset and Study, Agustsson and Timofte, 2017,
@@ -64,7 +65,12 @@ def load(settings: PhotosSettings, split: str, root: Path, download: bool) -> Im
     }
     folders.setdefault("train", path)
     split = canonical_split(name, split, folders, {"valid": "test", "val": "test"})
-    files = sorted(picture_files(folders[split]))
+    held_out = [path / part for part in FOLDERS["test"]] if folders[split] == path else []
+    files = sorted(
+        file
+        for file in picture_files(folders[split])
+        if not any(file.is_relative_to(folder) for folder in held_out)
+    )
     if not files:
         raise DataError(f"{folders[split]} holds no pictures")
     source = given | {"listing": fingerprint([(file, 0) for file in files])}

@@ -6,6 +6,7 @@ from pathlib import Path
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset
 from viewgen.datasets.root import resolve_data_root
 from viewgen.errors import MissingFileError
+from viewgen.redaction import refuse_credentials
 from viewgen.registry import Choice, Registry
 
 __all__ = [
@@ -119,7 +120,12 @@ def download_dataset(name: str, data_root: str | Path | None = None) -> list[Pat
 
 
 def chosen_dataset(name: str) -> Choice[DatasetEntry]:
-    """Return the entry and the settings that a name such as ``folder:PATH?size=64`` stands for."""
+    """Return the entry and the settings that a name such as ``folder:PATH?size=64`` stands for.
+
+    Raises:
+        UsageError: no such data set or setting, or a URL with a password or token in it.
+    """
+    refuse_credentials(name)
     base, given = DATASETS.parsed(name)
     entry = DATASETS.entry(base)
     return Choice(entry, entry.settings(**given))

@@ -2,7 +2,7 @@
 
 A sample is what has one name up to the first dot: ``000012.jpg`` beside ``000012.cls``. The URL may hold
 ``{000..012}``, ``*``, and ``{split}``, which stands for train or test; without it there is one split, train.
-The tars are read once, in order, and decoded.
+The tars are read once, in order, and decoded. The classes of the train split are those of both.
 """
 
 import json
@@ -52,12 +52,17 @@ def load(settings: WebDatasetSettings, split: str, root: Path, download: bool) -
     splits = ("train", "test") if "{split}" in url else ("train",)
     split = canonical_split(name, split, splits, {"val": "test"})
     tars = expanded(url.replace("{split}", split))
+    source: dict[str, Any] = {"size": settings.size, "tars": [stamp(tar) for tar in tars]}
+    if split != "train":
+        source["classes"] = list(load(settings, "train", root, download).class_names)
     return load_decoded(
         name,
         split,
         decoded_folder(root, "webdataset", name, split),
-        {"size": settings.size, "tars": [stamp(tar) for tar in tars]},
-        lambda: labelled_blocks(_labelled(tars, settings), name, settings.size),
+        source,
+        lambda: labelled_blocks(
+            _labelled(tars, settings), name, settings.size, train_classes=source.get("classes", ())
+        ),
         num_images=0,
     )
 
@@ -120,7 +125,10 @@ def _label(tar: str, key: str, fields: dict[str, bytes], chosen: str) -> Any:
             return int(text) if text.lstrip("-").isdecimal() else text
         document = json.loads(text)
         if isinstance(document, dict):
-            names = [field] if field else [name for name in JSON_LABELS if name in document]
+            # several attributes in a list are no class; the export of a cache names it in words beside them
+            named = [name for name in JSON_LABELS if name in document]
+            one = [name for name in named if not isinstance(document[name], list)]
+            names = [field] if field else one or named
             return document[names[0]] if names else None
         return document
     except (UnicodeDecodeError, ValueError, KeyError) as error:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from viewgen.diagnostics.mutual_information.pairs import Pairs
     from viewgen.networks.encoder import Encoder
     from viewgen.networks.files import Models
+    from viewgen.roles import Role
     from viewgen.views.expert import ExpertConfig
 
 __all__ = ["PARTS", "Diagnostic", "Measure", "Subject", "ViewPair"]
@@ -72,11 +73,13 @@ class ViewPair:
         x: name of the first kind.
         y: name of the second kind.
         views: source of the pairs.
+        roles: roles of both views, if they are images of different kinds; empty if they are alike.
     """
 
     x: str
     y: str
     views: Pairs
+    roles: tuple[Role, ...] = ()
 
     @property
     def title(self) -> str:

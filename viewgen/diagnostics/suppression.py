@@ -25,6 +25,7 @@ References:
     https://doi.org/10.1016/j.jspi.2013.03.018
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +48,7 @@ from viewgen.views.branched import load_image_encoder
 
 __all__ = ["ENTRY", "Suppression", "SuppressionConfig", "class_energy", "energy_ratio", "silhouette"]
 
-# training images of which an untrained network takes its batch statistics
+# training images, evenly spread, of which an untrained network takes its batch statistics
 STATISTICS_IMAGES = 1024
 
 
@@ -91,6 +92,8 @@ def silhouette(features: Tensor, labels: Tensor) -> float:
 def energy_ratio(features: Tensor, labels: Tensor, *, num_permutations: int = 20, seed: int = 0) -> float:
     """Return the mean energy distance between classes over its mean with permuted labels.
 
+    It is NaN for features that are all alike, whose energies are 0 up to rounding.
+
     Args:
         features: `(N, D)`.
         labels: `(N,)`, of at least two classes.
@@ -101,7 +104,10 @@ def energy_ratio(features: Tensor, labels: Tensor, *, num_permutations: int = 20
     random = addressed_generator(seed, "energy")
     orders = [torch.randperm(len(labels), generator=random) for _ in range(num_permutations)]
     expected = [class_energy(distances, labels[order]) for order in orders]
-    return class_energy(distances, labels) / (sum(expected) / len(expected))
+    mean = sum(expected) / len(expected)
+    # what a matrix product leaves of the distance of equal points
+    rounding = torch.finfo(torch.float64).eps ** 0.5 * float(features.double().norm(dim=1).max())
+    return class_energy(distances, labels) / mean if mean > rounding else math.nan
 
 
 def class_energy(distances: Tensor, labels: Tensor) -> float:
@@ -208,7 +214,8 @@ class Suppression:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(addressed_seed(seed, "untrained"))
             encoder = Encoder(trained.config).to(subject.device).train()
-        rows = np.arange(min(STATISTICS_IMAGES, len(subject.train)))
+        count = min(STATISTICS_IMAGES, len(subject.train))
+        rows = np.linspace(0, len(subject.train) - 1, count).round().astype(np.int64)
         for module in encoder.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None  # the mean over the batches

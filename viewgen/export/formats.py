@@ -46,7 +46,8 @@ class FolderWriter(Writer):
     """Pictures in a folder per class: ``CLASS/00000012-view0.png``."""
 
     def write(self, shard_id: int) -> int:
-        mark = f".parts/{shard_id:06d}"
+        # a file, not a folder, which others would take for a class
+        mark = f".viewgen-part-{shard_id:06d}"
         found = self._part(mark, shard_id)
         if not found and self.storage.exists(mark):
             return 0
@@ -72,9 +73,10 @@ class WebDatasetWriter(Writer):
 
     def write(self, shard_id: int) -> int:
         path = f"views-{shard_id:06d}.tar"
-        found = self._part(path, shard_id)
-        if not found:
+        if self.storage.exists(path):
             return 0
+        # a shard without usable rows is an empty tar: the pattern of all shards names it
+        found = list(self.rows.shard(shard_id))
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
             for row in found:
@@ -95,11 +97,13 @@ class WebDatasetWriter(Writer):
 
     def how_to_read(self) -> str:
         last = f"{self.num_shards - 1:06d}"
+        several = bool(self.rows.reader.spec.label_shape)
+        index = "" if several else ", `cls` (the class index, −1 without a class)"
         return (
             f"`views-{{000000..{last}}}.tar` are read by the WebDataset library, and by "
             f"`--dataset 'webdataset:PATH/views-{{000000..{last}}}.tar?image=view0.{self.picture}'`. "
-            f"A sample has `view0.{self.picture}` …, `cls` (the class index) and `json` (row, label, scores "
-            "of each view)."
+            f"A sample has `view0.{self.picture}` …{index} and `json` (row, label, class in words, scores of "
+            "each view)."
         )
 
 

@@ -7,27 +7,37 @@ References:
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 from viewgen.networks.layout import Conv2d
 
-__all__ = ["NUM_LAYERS", "convnet"]
+__all__ = ["ConvNet"]
 
-NUM_LAYERS = 4
+WIDTHS = (1, 2, 4, 8)
 
 
-def convnet(in_channels: int, width: int, norm: Callable[[int], nn.Module]) -> tuple[nn.Sequential, int]:
-    """Return the network, images `(B, C, H, W)` → features `(B, F)`, and F, eight times the width.
+class ConvNet(nn.Sequential):
+    """Backbone of four convolutions, each of which halves the side, rounded up.
 
     Args:
         in_channels: C.
         width: filters of the first of four layers; each has twice as many as the one before.
-        norm: normalisation of a number of channels.
+        norm: constructor of the normalisation of so many channels.
+
+    Attributes:
+        channels: channels behind each convolution.
     """
-    layers: list[nn.Module] = []
-    before = in_channels
-    for number in range(NUM_LAYERS):
-        filters = width * 2**number
-        layers += [Conv2d(before, filters, 3, stride=2, padding=1, bias=False), norm(filters), nn.ReLU()]
-        before = filters
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), before
+
+    def __init__(self, in_channels: int, width: int, norm: Callable[[int], nn.Module]) -> None:
+        channels = tuple(width * factor for factor in WIDTHS)
+        layers: list[nn.Module] = []
+        for before, after in zip((in_channels, *channels), channels, strict=False):
+            layers += [Conv2d(before, after, 3, stride=2, padding=1, bias=False), norm(after), nn.ReLU()]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.channels = channels
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Map images `(B, C, H, W)` to the last map, `(B, F, h, w)`, whose means are the features."""
+        for layer in list(self)[:-2]:
+            images = layer(images)
+        return images

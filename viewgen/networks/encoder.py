@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from viewgen.errors import ModelError, nearest_name
 from viewgen.networks.config import NetworkConfig
-from viewgen.networks.convnet import convnet
+from viewgen.networks.convnet import ConvNet
 from viewgen.networks.convnet6 import ConvNet6
 from viewgen.networks.layout import laid_out_for, replace_strided
 from viewgen.networks.precision import Bfloat16
@@ -108,7 +108,8 @@ def _build_backbone(config: EncoderConfig) -> tuple[nn.Module, int]:
     """Return the backbone and the width of its features."""
     norm = _norm(config)
     if config.backbone == "convnet":
-        return convnet(config.in_channels, config.width, norm)
+        network4 = ConvNet(config.in_channels, config.width, norm)
+        return network4, network4.channels[-1]
     if config.backbone == "convnet6":
         side = 2 * config.image_size // (config.patches + 1) if config.patches else config.image_size
         network6 = ConvNet6(config.in_channels, config.width, side, norm=norm)
@@ -198,7 +199,7 @@ class Encoder(nn.Module):
         if self.config.patches or isinstance(backbone, Bfloat16):
             raise ModelError("an encoder of patches, or in bfloat16, has no map of a whole image")
         x = laid_out_for(self, images)
-        if isinstance(backbone, ConvNet6):
+        if isinstance(backbone, ConvNet | ConvNet6):
             return backbone.maps(x)
         x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(x))))
         for stage in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):

@@ -1,6 +1,7 @@
 """`viewgen push` and `viewgen pull` as functions."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def pull(
     """
     place = hub_place(source)
     if place is not None:
-        return _pull_from_hub(place, target)
+        return _pull_from_hub(place, target, overwrite=overwrite)
     from_, to = open_storage(source, storage_options), open_storage(target, storage_options)
     if not from_.exists("zarr.json"):
         names = weight_files(from_)
@@ -141,15 +142,20 @@ def _push_to_hub(
     return Shared(kind=kind, source=source.url, target=str(place), copied=count, there=count)
 
 
-def _pull_from_hub(place: HubPlace, target: str) -> Shared:
-    folder = Path(target).expanduser()
+def _pull_from_hub(place: HubPlace, target: str, *, overwrite: bool) -> Shared:
+    folder = Path(target).expanduser().absolute()
     if "://" in target:
         raise UsageError(f"{target} is not on this machine; pull to a folder, then `viewgen push` it there")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists already; give another folder")
+    if overwrite and place.kind == "dataset":
+        raise UsageError(f"--overwrite is for weights, and {place} is a data set; give another folder")
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
+        advice = "" if place.kind == "dataset" else ", or --overwrite to replace weights in it"
+        raise UsageError(f"{folder} exists already; give another folder{advice}")
     stage = download(place, folder)
     staged = LocalStorage(stage)
     if staged.exists("zarr.json"):
+        if overwrite:
+            raise UsageError(f"--overwrite is for weights, and {place} is a cache; give another folder")
         report = verify_cache(str(stage))
         if report.faults:
             first = report.faults[0]
@@ -164,10 +170,25 @@ def _pull_from_hub(place: HubPlace, target: str) -> Shared:
             if name.endswith(".safetensors"):
                 _check_weights(stage / name)
         there = len(names)
-    if folder.exists():
-        folder.rmdir()
-    os.rename(stage, folder)
+    _move(stage, folder)
     return Shared(kind=kind, source=str(place), target=str(folder), copied=there, there=there)
+
+
+def _move(stage: Path, folder: Path) -> None:
+    """Move what was downloaded to its folder, by one rename where the folder is not there.
+
+    A folder that is there stays the same one: it may be the working folder. What its files are found by, a
+    cache's zarr.json and networks, comes last.
+    """
+    if not folder.exists():
+        os.rename(stage, folder)
+        return
+    files = [file for file in stage.rglob("*") if file.is_file()]
+    for file in sorted(files, key=lambda file: file.suffix == ".safetensors" or file == stage / "zarr.json"):
+        there = folder / file.relative_to(stage)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, there)
+    shutil.rmtree(stage)
 
 
 def _cache_card(source: str, target: str, storage_options: dict[str, Any] | None) -> dict[str, bytes]:

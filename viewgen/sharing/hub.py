@@ -1,5 +1,7 @@
 """Caches and weights on Hugging Face's hub: ``hf://datasets/OWNER/NAME`` and ``hf://OWNER/NAME``."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -110,7 +112,7 @@ def download(place: HubPlace, target: Path) -> Path:
     from huggingface_hub import snapshot_download
 
     make_folder(target.absolute().parent)
-    stage = target.absolute().with_name(f".{target.name}{_STAGE}")
+    stage = _stage(place, target.absolute())
     try:
         snapshot_download(
             place.name,
@@ -128,6 +130,13 @@ def download(place: HubPlace, target: Path) -> Path:
         else:
             path.unlink(missing_ok=True)
     return stage
+
+
+def _stage(place: HubPlace, target: Path) -> Path:
+    """Return the folder of an unfinished download; another repository or revision has another one."""
+    address = json.dumps([_endpoint(), place.kind, place.name, place.revision])
+    digest = hashlib.sha256(address.encode()).hexdigest()[:12]
+    return target.with_name(f".{target.name}-{digest}{_STAGE}")
 
 
 def _endpoint() -> str | None:

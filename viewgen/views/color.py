@@ -84,7 +84,8 @@ def fit(settings: ColorConfig, dataset: ImageDataset) -> ColorConfig:
     """Return the settings with the statistics of the training images' channels.
 
     Raises:
-        DataError: a channel is constant, as the chroma of grey images is.
+        DataError: a channel is constant, as the chroma of grey images is, or all images are grey: their
+            channels are equal, and each view would show the whole image.
     """
     import numpy as np
     import torch
@@ -96,9 +97,11 @@ def fit(settings: ColorConfig, dataset: ImageDataset) -> ColorConfig:
     count = min(STATISTICS_IMAGES, len(dataset))
     rows = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
     total, squares, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
+    grey = True
     for start in range(0, count, IMAGES_AT_ONCE):
         images = torch.from_numpy(dataset.images(rows[start : start + IMAGES_AT_ONCE]))
         channels = _channels(images, settings).double().transpose(0, 1).flatten(1)
+        grey &= bool((images == images[:, :1]).all())
         total += channels.sum(dim=1)
         squares += channels.square().sum(dim=1)
         pixels += channels.shape[1]
@@ -106,11 +109,16 @@ def fit(settings: ColorConfig, dataset: ImageDataset) -> ColorConfig:
     deviation = (squares / pixels - mean.square()).clamp_min(0).sqrt()
     low, high = (torch.tensor(side, dtype=torch.float64) for side in gamut(settings.space))
     constant = (deviation <= CONSTANT * (high - low)).nonzero().flatten().tolist()
-    if constant:
-        raise DataError(
+    if constant or grey:
+        reason = (
             f"channel {constant[0] + 1} of 3 of {settings.space} is the same in all pixels of "
-            f"{dataset.name}: a view of it would be constant. Grey images have no colours to split; "
-            "choose frequency views, or another data set"
+            f"{dataset.name}: a view of it would be constant"
+            if constant
+            else f"red, green and blue are the same in all pixels of {dataset.name}: either view in "
+            f"{settings.space} would show the whole image"
+        )
+        raise DataError(
+            f"{reason}. Grey images have no colours to split; choose frequency views, or another data set"
         )
     rounded = {
         name: tuple(float(f"{value:.{DIGITS}g}") for value in values.tolist())

@@ -160,6 +160,8 @@ class ViewEntry(Entry):
             their mean; refuses images that it cannot use.
         view_size: settings and side of the images → side of the views, in pixels; None if it is the same.
         transform: transform of its views in a training, unless another is given; empty for the usual one.
+        joint: True if a training transforms the views of an image alike although they are interchangeable,
+            because their places in the image belong together.
         random: False if it draws no random numbers, so that it has one view, or one of each role.
         optional: settings → needs that the source does not use with them.
         further: settings, as they were given → files of further encoders that the source needs.
@@ -173,6 +175,7 @@ class ViewEntry(Entry):
     fit: Callable[[Any, ImageDataset], Any] = field(default=_as_fitted)
     view_size: Callable[[Any, int], int] | None = None
     transform: str = ""
+    joint: bool = False
     random: bool = True
     optional: Callable[[Any], frozenset[str]] = field(default=_nothing)
     further: Callable[[Any], tuple[str, ...]] = field(default=_no_files)

@@ -1,7 +1,8 @@
 """Patches at a distance: two patches of an image, the second shifted by d pixels to the right and down.
 
 The first lies uniformly over the places that keep both inside the image. Both show the same kind of picture,
-so they are interchangeable views of one encoder, for images of the size of a patch.
+so they are interchangeable views of one encoder, for images of the size of a patch. A training flips both or
+neither.
 
 References:
     What Makes for Good Views for Contrastive Learning?, Tian, Sun, Poole, Krishnan, Schmid and Isola, 2020,
@@ -107,4 +108,6 @@ ENTRY = ViewEntry(
     fit=fit,
     num_views=2,
     view_size=_size,
+    transform="flip",
+    joint=True,
 )

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from viewgen.datasets import load_dataset
 from viewgen.datasets.moving_digits import NUM_CLIPS, RANGE, RenderedClips, corners
@@ -96,6 +97,26 @@ def test_targets_and_name(clips):
     digits = load_dataset("digits")
     np.testing.assert_array_equal(clips.targets[:5, 0], digits.targets[content.digit])
     assert not np.array_equal(load_dataset(NAME, "test").images([0]), clips.images([0]))
+
+
+def test_pictures_of_a_folder(tmp_path, monkeypatch):
+    """The name loads the same again, and a change of any picture is another digest."""
+    monkeypatch.setitem(NUM_CLIPS, "train", 1)
+    for number in range(9):
+        (tmp_path / f"pictures/{number % 2}").mkdir(parents=True, exist_ok=True)
+        pixels = np.full((40, 40, 3), 20 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"pictures/{number % 2}/{number}.png")
+    name = f"moving-digits:folder:{tmp_path}/pictures?size=32?digits=digits"
+    first = load_dataset(name, data_root=tmp_path / "data")
+    assert first.name == name
+    assert load_dataset(first.name, data_root=tmp_path / "data").digest == first.digest
+    shown = int(first.pixels.clips(np.array([0])).background[0])
+    for other in {0, 8} - {shown}:  # shown in no clip
+        path = sorted((tmp_path / "pictures").glob("*/*.png"))[other]
+        Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(path)
+    again = load_dataset(name, data_root=tmp_path / "data")
+    assert np.array_equal(again.images([0]), first.images([0]))
+    assert again.digest != first.digest
 
 
 def views(clips, share, *, same="picture", seed=0, rows=range(12)):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from viewgen import redaction
 from viewgen.datasets import load_dataset
 from viewgen.datasets.files import expanded, open_file
+from viewgen.datasets.registry import chosen_dataset
 from viewgen.errors import CorruptDataError, DataError, MissingExtraError, MissingFileError, UsageError
 from viewgen.store import open_storage
 
@@ -166,6 +168,98 @@ def test_gray_images_and_other_arrays(tmp_path):
         load_dataset(f"npz:{tmp_path}/none.npz", data_root=tmp_path / "data")
 
 
+def picture_table(file, labels):
+    """Write pictures with words as labels, without the library's own types."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pictures = [{"bytes": png(PIXELS[number]), "path": None} for number in range(len(labels))]
+    pq.write_table(pa.table({"image": pictures, "label": labels}), file)
+
+
+def test_classes_are_those_of_the_train_split(tmp_path):
+    """A test split that lacks a class, or has them in another order, keeps the indices."""
+    data = tmp_path / "data"
+    samples = {"train": ["9", "10", "11"], "test": ["11", "9", "-1"]}
+    for split, labels in samples.items():
+        files = [(f"{n}.png", png(PIXELS[n])) for n in range(3)]
+        files += [(f"{n}.cls", label.encode()) for n, label in enumerate(labels)]
+        (tmp_path / f"{split}.tar").write_bytes(tar_of(sorted(files)))
+    numbers = {split: np.array([int(label) for label in labels]) for split, labels in samples.items()}
+    file = tmp_path / "a.npz"
+    file.write_bytes(
+        npz(x_train=PIXELS[:3], y_train=numbers["train"], x_val=PIXELS[:3], y_val=numbers["test"])
+    )
+    for name in (f"webdataset:{tmp_path}/{{split}}.tar", f"npz:{file}"):
+        test = load_dataset(name, "test", data_root=data)
+        assert (test.class_names, test.targets.tolist()) == (("9", "10", "11"), [2, 0, -1]), name
+        assert load_dataset(name, data_root=data).targets.tolist() == [0, 1, 2], name
+    file.write_bytes(npz(x_train=PIXELS, y_train=np.array(LABELS), x_test=PIXELS[:1], y_test=np.array([7])))
+    with pytest.raises(DataError, match="class '7', which its train split has not"):
+        load_dataset(f"npz:{file}", "test", data_root=data)
+    # unlabelled pictures to train on, labelled ones to measure with
+    file.write_bytes(npz(x_train=PIXELS, x_test=PIXELS, y_test=np.array(NAMES)))
+    check(load_dataset(f"npz:{file}", "test", data_root=data))
+
+
+def test_words_in_tables_and_damaged_tables(tmp_path):
+    pytest.importorskip("datasets")
+    tables = tmp_path / "train-test"
+    tables.mkdir()
+    picture_table(tables / "train.parquet", NAMES)
+    picture_table(tables / "test.parquet", ["dog", "cat"])
+    test = load_dataset(f"hf:{tables}", "test", data_root=tmp_path / "data")
+    assert (test.class_names, test.targets.tolist()) == (("ant", "cat", "dog"), [2, 1])
+    assert len(load_dataset(f"hf:{tables}", data_root=tmp_path / "data")) == 6
+    whole = (tables / "train.parquet").read_bytes()
+    (tables / "train-2.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CorruptDataError, match="a file is damaged"):
+        load_dataset(f"hf:{tables}", data_root=tmp_path / "data")
+
+
+def test_damaged_numpy_files(tmp_path):
+    file = tmp_path / "a.npz"
+    damaged = bytearray(npz(x=PIXELS))
+    damaged[60:400] = bytes(340)  # the compressed stream
+    file.write_bytes(damaged)
+    with pytest.raises(CorruptDataError, match="damaged"):
+        load_dataset(f"npz:{file}", data_root=tmp_path / "data")
+    np.save(tmp_path / "a.npy", PIXELS)
+    with pytest.raises(DataError, match="one array without a name"):
+        load_dataset(f"npz:{tmp_path}/a.npy", data_root=tmp_path / "data")
+
+
+SECRET = "c4naryS3cret"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://user:{SECRET}@host/f.npz",
+        f"https://{SECRET}@host/f.npz",
+        f"https://host/f.npz?token={SECRET}&size=8",
+        f"https://host/f.npz?X-Amz-Signature={SECRET}",
+        f"s3://KEY:{SECRET}@bucket/f.npz",
+        f"https://host/f.npz#{SECRET}{SECRET}",
+    ],
+)
+@pytest.mark.parametrize("form", ["npz:{}", "overlay:npz:{}?size=16"])
+def test_a_name_with_a_credential_is_refused(url, form, monkeypatch):
+    monkeypatch.setattr(redaction, "_secrets", set())
+    with pytest.raises(UsageError, match="holds a password or a token") as caught:
+        chosen_dataset(form.format(url))
+    assert SECRET not in str(caught.value)
+    assert SECRET not in redaction.redacted(f"cannot read {url}")
+
+
+def test_other_urls_are_no_credentials():
+    for name in (
+        "npz:https://host/f.npz?download=true?size=8",
+        "webdataset:abfs://container@account/a-*.tar",
+        "npz:sftp://user@host/f.npz",
+        "hf:someone/flowers?label=key&revision=token",
+    ):
+        chosen_dataset(name)
+
+
 def test_local_data_sets_of_hugging_face(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
@@ -233,6 +327,11 @@ def test_patterns(tmp_path):
         expanded(f"{tmp_path}/c-*.tar")
     with pytest.raises(DataError, match="more than"):
         expanded("x-{0..99999999}.tar")
+    (tmp_path / "m[1].tar").write_bytes(b"")
+    assert expanded(f"{tmp_path}/m[1].tar") == [f"{tmp_path}/m[1].tar"]
+    assert expanded("https://host/a.tar?download=true&path=x/y") == [
+        "https://host/a.tar?download=true&path=x/y"
+    ]
 
 
 def test_a_remote_file_can_seek(tmp_path):

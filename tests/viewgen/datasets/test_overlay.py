@@ -1,5 +1,8 @@
 """Overlays: pasted pixels, fixed pairs, independent labels, and attributes with classes of their own."""
 
+import shutil
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,6 +85,26 @@ def test_every_foreground_lies_inside_and_anywhere():
     assert len(np.unique(corners[:, 0])) == 37
 
 
+def test_a_digit_of_mnist_keeps_its_28_pixels(tmp_path):
+    """Colorful-MNIST but for its background: MNIST's margin is cut off, and nothing is scaled."""
+    grey = np.random.default_rng(6).integers(1, 256, (5, 28, 28), dtype=np.uint8)
+    grey[:, :, 0] = 255
+    (tmp_path / "mnist").mkdir()
+    for part, array in (("images-idx3", grey), ("labels-idx1", np.arange(5, dtype=np.uint8))):
+        header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+        (tmp_path / f"mnist/train-{part}-ubyte").write_bytes(header + array.tobytes())
+    dark = "colorful-digits:trifeature?crop=1.0&composite=max"
+    found = load_dataset(dark, data_root=tmp_path)
+    assert (found.image_size, len(found), found.attribute_names[0]) == (64, 5, "digit")
+    for index, pixels in enumerate(found.images(np.arange(5))):
+        side, [(top, left)] = found.pixels.places(found.pixels.draws[index])
+        under = found.pixels.background.images(found.pixels.background_rows[[index]])[0].copy()
+        window = under[:, top : top + 28, left : left + 28]
+        window[:] = np.maximum(window, grey[index])
+        assert side == 28
+        assert np.array_equal(pixels, under)
+
+
 @pytest.mark.parametrize("copies", [1, 4, 9])
 def test_copies_in_a_grid_lie_in_cells_of_their_own(copies):
     draws = np.random.default_rng(3).random((50, NUM_DRAWS))
@@ -149,6 +172,20 @@ def test_digests_tell_layouts_and_splits_apart():
     names = (OVERLAY, f"{OVERLAY}&copies=2", f"{OVERLAY}&tint=true", f"{OVERLAY}&scale=0.5")
     digests = {load_dataset(name, split).digest for name in names for split in ("train", "test")}
     assert len(digests) == 2 * len(names)
+
+
+def test_digests_cover_images_that_are_not_among_the_first(pictures, tmp_path):
+    name = f"overlay:folder:{pictures}?size=16&images=5"
+    folder = tmp_path / "other"
+    shutil.copytree(pictures, folder)
+    first = load_dataset(name, data_root=tmp_path / "data")
+    rest = set(range(len(first.pixels.background))) - set(first.pixels.background_rows.tolist())
+    path = sorted(folder.glob("train/*/*"))[max(rest)]
+    with Image.open(path) as picture:
+        picture.transpose(Image.Transpose.ROTATE_180).point(lambda level: 255 - level).save(path)
+    second = load_dataset(name.replace(str(pictures), str(folder)), data_root=tmp_path / "data")
+    assert np.array_equal(second.images(range(5)), first.images(range(5)))
+    assert second.digest != first.digest
 
 
 @pytest.mark.parametrize(

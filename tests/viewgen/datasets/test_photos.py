@@ -37,6 +37,18 @@ def test_windows_are_slices_at_their_address(pictures, tmp_path):
     np.testing.assert_array_equal(more.images(range(5)), images[:5])
 
 
+@pytest.mark.parametrize("held_out", ["test", "valid", "DIV2K_valid_HR"])
+def test_pictures_to_test_with_are_not_among_the_others(pictures, tmp_path, held_out):
+    folder, _ = pictures
+    (folder / "deep").rename(folder / held_out)
+    train, test = (
+        load_dataset(f"photos:{folder}?size=9&windows=5", split, data_root=tmp_path / "root")
+        for split in ("train", "test")
+    )
+    assert (len(train), len(test)) == (5, 5)
+    assert not (train.images(range(5)) == test.images(range(5))).all()
+
+
 def test_places_are_uniform():
     places = np.array([corner("a", window, 10, 11, 8) for window in range(3000)])
     counts = np.bincount(places[:, 0] * 4 + places[:, 1], minlength=12)

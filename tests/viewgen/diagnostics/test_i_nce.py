@@ -1,6 +1,7 @@
 """I_NCE: exact values for Gaussians and shared factors, the separable critic, pairs of one source."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scipy.stats import binom
 
 from viewgen.datasets import load_dataset
 from viewgen.diagnostics.mutual_information import ArrayPairs, MIConfig, estimate_mutual_information
+from viewgen.diagnostics.mutual_information.diagnostic import MutualInformation
 from viewgen.diagnostics.mutual_information.estimate import bootstrap, build_network
 from viewgen.diagnostics.mutual_information.infonce import InfoNCE
 from viewgen.diagnostics.mutual_information.networks import SeparableStatistics
@@ -127,6 +129,24 @@ def test_both_views_of_a_pair_come_from_one_draw(trifeature):
     first, second = source_pair(choice("expert"), trifeature, rows).views.draw(rows, 0, 0)
     assert not torch.equal(first, second)
     assert not torch.equal(mosaic, whole)
+
+
+def test_views_of_different_roles_have_a_trunk_each(trifeature, monkeypatch):
+    rows = np.arange(20)
+    config = MIConfig(critic="separable", width=4)
+    pair = source_pair(choice("frequency"), trifeature, rows)
+    assert [role.name for role in pair.roles] == ["low", "high"]
+    used = []
+    monkeypatch.setattr(
+        "viewgen.diagnostics.mutual_information.diagnostic.estimate_mutual_information",
+        lambda views, config, **_: used.append(config) or SimpleNamespace(num_held_out=1, bounds={}),
+    )
+    alike = source_pair(choice("patches", distance=0, size=8), trifeature, rows)
+    subject = SimpleNamespace(pairs=[pair, alike], tell=lambda *_: None, device="cpu")
+    MutualInformation(config).measure(subject, 0)
+    for chosen, one, shared in zip(used, (pair, alike), (False, True), strict=True):
+        network = build_network(*one.views.draw(rows[:4], 0, 0), chosen)
+        assert (network.trunk_y is None) == shared
 
 
 def test_sources_without_a_pair_are_refused(trifeature):

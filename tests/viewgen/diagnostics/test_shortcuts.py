@@ -7,9 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from viewgen.diagnostics.shortcuts.diagnostic import between_classes
+from viewgen.datasets import ImageDataset
+from viewgen.datasets.dataset import MemoryImages
+from viewgen.diagnostics.measure import Subject
+from viewgen.diagnostics.shortcuts.diagnostic import Shortcuts, ShortcutsConfig, between_classes
 from viewgen.diagnostics.shortcuts.limit import lift, lifted_curvature, lim_nce, optimal_value
 from viewgen.errors import UsageError
+from viewgen.networks.encoder import Encoder, EncoderConfig
 
 N, D, TAU = 12, 3, 0.3
 WAYS = ("pairs", "printed")
@@ -64,6 +68,25 @@ def test_the_curvature_is_half_the_hessian_along_a_new_coordinate(points, positi
     torch.testing.assert_close(found, hessian / 2, rtol=0, atol=1e-12)
     t = 1e-3 * torch.randn(N, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert float(moved(t) - moved(zero)) == pytest.approx(float(t @ found @ t), rel=1e-4)
+
+
+def test_two_views_are_attracted_to_each_other_alone(monkeypatch):
+    """The measured loss is alignment plus uniformity: no view attracts itself."""
+    random = torch.Generator().manual_seed(3)
+    views = F.normalize(torch.randn(2, 7, D, generator=random, dtype=torch.float64), dim=2)
+    dataset = ImageDataset(
+        name="seven", split="test", image_size=4, num_classes=2, class_names=("a", "b"),
+        pixels=MemoryImages(np.zeros((7, 3, 4, 4), np.uint8)), targets=np.arange(7) % 2,
+    )  # fmt: skip
+    encoder = Encoder(EncoderConfig(image_size=4, backbone="convnet", width=1))
+    monkeypatch.setattr(Shortcuts, "_projections", lambda *_: views.flatten(0, 1))
+    subject = Subject({"test": lambda: dataset, "encoder": lambda: encoder})
+    measures = Shortcuts(ShortcutsConfig(num_images=7, temperature=TAU)).measure(subject, 0)
+    alignment = (views[0] * views[1]).sum(dim=1).mean() / TAU
+    points = views.flatten(0, 1)
+    uniformity = (points @ points.T / TAU).exp().mean(dim=1).log().mean()
+    found = {one.name: one.value for one in measures}
+    assert found["lim_nce"] == pytest.approx(float(uniformity - alignment), rel=1e-12)
 
 
 def test_equal_points_are_a_saddle(positives):

@@ -1,5 +1,8 @@
 """Suppression: silhouettes and energies against references, and encoders that ignore an attribute."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from sklearn.metrics import silhouette_score
 
 from viewgen.datasets import ImageDataset
 from viewgen.datasets.dataset import MemoryImages
+from viewgen.diagnostics import suppression
 from viewgen.diagnostics.measure import Subject
 from viewgen.diagnostics.suppression import (
     Suppression,
@@ -48,6 +52,30 @@ def test_the_energy_ratio_is_one_without_dependence_and_large_with_it(features):
     energy = class_energy(torch.cdist(both, both), torch.arange(40) // 20)
     # distances of many points come from a matrix product, with errors of the root of float64's
     assert energy == pytest.approx(float(distance), rel=1e-5)
+
+
+def test_features_that_are_all_alike_have_no_energy_ratio(features):
+    labels = torch.arange(60) % 3
+    for alike in (torch.zeros(60, 5), features[:1].expand(60, 5), features[:1].float().expand(60, 5)):
+        assert math.isnan(energy_ratio(alike, labels))
+        assert silhouette(alike, labels) == 0
+    assert energy_ratio(1e-4 * features + labels[:, None], labels) > 4
+
+
+def test_the_untrained_reference_sees_images_from_all_classes(monkeypatch):
+    read = []
+
+    class Recorded:
+        def read(self, indices):
+            read.append(indices)
+            return np.zeros((len(indices), 3, 8, 8), np.uint8)
+
+    train = replace(images("train"), pixels=Recorded())
+    monkeypatch.setattr(suppression, "STATISTICS_IMAGES", 8)
+    monkeypatch.setattr(Suppression, "_of_encoder", lambda *_: np.zeros(2))
+    subject = Subject({"train": lambda: train, "encoder": encoder})
+    Suppression(SuppressionConfig())._untrained(subject, 0)
+    assert np.concatenate(read).tolist() == [0, 17, 34, 51, 68, 85, 102, 119]
 
 
 def images(split: str) -> ImageDataset:

@@ -3,6 +3,7 @@
 import gc
 import io
 import json
+import re
 import tarfile
 
 import numpy as np
@@ -110,6 +111,34 @@ def test_parquet_and_folders(cache, tmp_path):
         np.testing.assert_array_equal(np.asarray(picture).transpose(2, 0, 1), contents["views"][20, 1])
 
 
+def test_image_folder_of_torchvision_reads_a_folder(cache, tmp_path):
+    from viewgen.networks.torchvision_import import import_torchvision
+
+    try:
+        datasets = import_torchvision("datasets")
+    except ImportError:
+        pytest.skip("torchvision is not installed")
+    url, _ = cache
+    export_cache(url, str(tmp_path / "folder"), "folder", quiet=True)
+    assert len(datasets.ImageFolder(str(tmp_path / "folder"))) == 2 * 19
+
+
+def test_tars_of_attributes_and_of_shards_without_images(tmp_path):
+    """They are read back by the line in the card."""
+    url, out = str(tmp_path / "views.zarr"), tmp_path / "tars"
+    status = np.array([1] * 8 + [2] * 8 + [1] * 5)
+    spec = small_spec(height=8, width=8, label_shape=(2,))
+    contents = write_random_cache(open_storage(url), spec, status=status)
+    assert export_cache(url, str(out), "webdataset", quiet=True).written == 13
+    card = (out / "README.md").read_text("utf-8")
+    assert "`cls`" not in card
+    name = re.search("webdataset:[^']+", card)[0].replace("PATH", str(out))
+    again = load_dataset(name, data_root=tmp_path / "data")
+    words = ["-".join(map(str, label)) for label in contents["label"][status == 1].tolist()]
+    assert [again.class_names[target] for target in again.targets] == words
+    assert export_cache(url, str(out), "webdataset", quiet=True).written == 0
+
+
 @pytest.mark.parametrize("to", FORMATS)
 def test_an_interrupted_export_goes_on(cache, tmp_path, monkeypatch, to):
     """Parts that are there are neither made nor written again."""
@@ -213,5 +242,7 @@ def test_the_command(cache, tmp_path, capsys):
     assert (code, "is no cache" in err) == (2, True)
     code, _, err = run(str(tmp_path), "--originals", "--out", str(tmp_path / "b"))
     assert (code, "--originals is for caches" in err) == (2, True)
+    code, _, err = run(str(tmp_path), "--out", "s3://bucket/x")
+    assert (code, "is no folder; export the training to a folder" in err) == (2, True)
     code, _, err = run(str(tmp_path / "none"), "--out", str(tmp_path / "b"))
     assert (code, "does not exist" in err) == (2, True)

@@ -193,6 +193,51 @@ def test_weights_on_the_hub(hub, weights, tmp_path, capsys):
         pull("hf://someone/other", str(tmp_path / "other"))
 
 
+@pytest.fixture
+def two_repositories(monkeypatch):
+    """Downloads of a stand-in: the first of someone/a stops after a file, as a killed process does."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    started = []
+
+    def snapshot(name, *, local_dir, **_):
+        local_dir.mkdir(exist_ok=True)
+        if name not in started and name.endswith("/a"):
+            started.append(name)
+            (local_dir / "a.json").write_text("{}")
+            raise ConnectionError("gone")
+        save_model(
+            Encoder(EncoderConfig(image_size=8, width=2, projection_dim=4)), local_dir / "encoder.safetensors"
+        )
+        (local_dir / "README.md").write_text(name)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+
+
+def test_an_interrupted_pull_is_of_its_repository_alone(two_repositories, tmp_path):
+    target = tmp_path / "weights"
+    with pytest.raises(MissingFileError, match="gone"):
+        pull("hf://someone/a", str(target))
+    pull("hf://someone/b", str(target))
+    assert sorted(path.name for path in target.iterdir()) == ["README.md", "encoder.safetensors"]
+    pull("hf://someone/a", str(tmp_path / "weights2"))
+    with pytest.raises(UsageError, match="or --overwrite to replace weights"):
+        pull("hf://someone/a", str(target))
+    (target / "mine.txt").write_text("kept")
+    pull("hf://someone/a", str(target), overwrite=True)
+    assert (target / "README.md").read_text() == "someone/a"
+    assert (target / "mine.txt").exists()
+    with pytest.raises(UsageError, match="overwrite is for weights"):
+        pull("hf://datasets/someone/a", str(target), overwrite=True)
+
+
+def test_a_pull_into_the_working_folder(two_repositories, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    pull("hf://someone/b", ".")
+    assert Path("encoder.safetensors").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 def test_the_hub_is_an_extra_and_takes_each_in_its_place(cache, weights, tmp_path, monkeypatch):
     url, _ = cache
     with pytest.raises(UsageError, match="another kind; a source of this kind goes to hf://datasets/a/b"):

@@ -116,6 +116,14 @@ def test_known_colours():
     assert second == pytest.approx(third, abs=1e-6)
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_grey_images_have_no_colours_to_split(images, space):
+    entry = VIEWS.entry("color")
+    with pytest.raises(DataError, match="Grey images have no colours to split"):
+        entry.fit(ColorConfig(space=space), dataset_of(images[:, :1].repeat(3, axis=1)))
+    assert entry.fit(ColorConfig(space=space), dataset_of(images)).mean is not None
+
+
 def test_ranges_hold_all_colours(rgb):
     for space in SPACES:
         low, high = (torch.tensor(side, dtype=torch.float64)[:, None, None] for side in gamut(space))

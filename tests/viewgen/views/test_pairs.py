@@ -88,21 +88,34 @@ def test_places_of_patches_are_uniform():
 
 
 def test_patches_share_less_the_farther_apart():
-    """Of a Gaussian field the mutual information of two patches follows from its covariance."""
-    size = 4
-    grid = np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), -1).reshape(-1, 2)
+    """Patches of a Gaussian field have the mutual information that follows from its covariance."""
+    side, size, count = 16, 4, 6000
 
-    def nats(distance):
-        places = np.concatenate([grid, grid + distance])
-        apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
-        covariance = np.exp(-apart / 4)
-        log = [
-            np.linalg.slogdet(part)[1] for part in (covariance[:16, :16], covariance[16:, 16:], covariance)
-        ]
+    def covariance(places):
+        return np.exp(-np.linalg.norm(places[:, None] - places[None], axis=-1) / 4)
+
+    def grid(size):
+        return np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), -1).reshape(-1, 2)
+
+    def nats(joint):
+        half = len(joint) // 2
+        log = [np.linalg.slogdet(part)[1] for part in (joint[:half, :half], joint[half:, half:], joint)]
         return (log[0] + log[1] - log[2]) / 2
 
-    values = [nats(distance) for distance in (4, 6, 8, 12, 24)]
-    assert all(near > far for near, far in pairwise(values))
+    fields = (
+        np.random.default_rng(0).normal(size=(count, side**2)) @ np.linalg.cholesky(covariance(grid(side))).T
+    )
+    levels = np.clip(np.round(127.5 + 30 * fields), 0, 255).astype(np.uint8).reshape(count, 1, side, side)
+    index = torch.arange(count)
+    images = Images(pixels=torch.from_numpy(levels), source_index=index, draws=ImageDraws(0, index))
+    found = []
+    for distance in (3, 5, 8, 12):
+        pair = made("patches", PatchesConfig(distance=distance, size=size), images).pixels
+        found.append(nats(np.cov(pair.flatten(2).transpose(0, 1).flatten(1).numpy(), rowvar=False)))
+        expected = nats(covariance(np.concatenate([grid(size), grid(size) + distance])))
+        # the bias of so many covariances is 16² / (2·6000) nats
+        assert found[-1] - 16**2 / (2 * count) == pytest.approx(expected, abs=0.02 + 0.02 * expected)
+    assert all(near > far for near, far in pairwise(found))
 
 
 def test_impossible_patches_are_refused_with_the_largest_distance():

@@ -239,8 +239,33 @@ class TestLocal(CacheRuns):
 
 @ray_warnings
 class TestRay(CacheRuns):
+    """The same under Ray, where every run starts processes: what took longest is in the long campaign."""
+
     name = "ray"
 
     @pytest.fixture
     def set_faults(self, ray_faults):
         return ray_faults
+
+    @pytest.mark.chaos
+    @pytest.mark.xdist_group("ray")
+    def test_a_shard_that_fails_as_a_whole_is_given_up_and_tried_again_on_request(
+        self, make, prepare, url, set_faults
+    ):
+        super().test_a_shard_that_fails_as_a_whole_is_given_up_and_tried_again_on_request(
+            make, prepare, url, set_faults
+        )
+
+    @pytest.mark.chaos
+    @pytest.mark.xdist_group("ray")
+    def test_a_method_that_cannot_be_built_ends_the_run_and_blames_no_shard(
+        self, make, prepare, url, set_faults
+    ):
+        super().test_a_method_that_cannot_be_built_ends_the_run_and_blames_no_shard(
+            make, prepare, url, set_faults
+        )
+
+    @pytest.mark.chaos
+    @pytest.mark.xdist_group("ray")
+    def test_s3(self, make, s3_url, s3_options):
+        super().test_s3(make, s3_url, s3_options)

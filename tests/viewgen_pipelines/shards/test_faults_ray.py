@@ -78,6 +78,8 @@ def test_a_full_disk_under_ray_ends_the_run_and_blames_no_shard(make, finish, ur
     assert_every_image_once(url, num_images=40)
 
 
+@pytest.mark.chaos
+@pytest.mark.xdist_group("ray")
 def test_drivers_that_are_killed_or_told_to_stop_are_continued(finish, url, faults, start):
     """Each comes at once, while the workers of the one before may still be there."""
     faults(seconds=0.2)

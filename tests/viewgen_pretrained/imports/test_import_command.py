@@ -112,7 +112,8 @@ def test_a_data_set_without_weights_names_the_file_its_source_and_its_licence(mo
     assert "sha256   f8952c74e23da2186d147ad871c48780bd59500ee37c301201081ee8e0cb32f1 (not published" in err
     assert "sha256   no digest is published" in err
     assert "viewgen models import cifar10.pkl --as cifar10" in err
-    assert f"viewgen pretrain inverter --dataset cifar10 --out {models_root / 'cifar10'}" in err
+    assert "viewgen prepare --dataset cifar10" in err
+    assert "add --models runs/cifar10" in err
 
 
 def test_registry_entries_are_complete():

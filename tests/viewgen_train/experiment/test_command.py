@@ -24,8 +24,11 @@ def words(toy_text, tiny_root, tmp_path):
 def test_it_lists_what_ships():
     names = [entry["name"] for entry in json.loads(run("--list", "--json").stdout)["experiments"]]
     assert names == [
-        "ablation-alpha", "ablation-epsilon", "ablation-lambda", "ablation-sigma", "losses", "mi-table",
-        "objectives", "table1", "views-per-image",
+        "ablation-alpha", "ablation-epsilon", "ablation-lambda", "ablation-sigma", "ifm-difficulty",
+        "ifm-epsilon",
+        "losses", "mi-table", "objectives", "rcl-augmentations", "rcl", "shared-factors", "shortcut-views",
+        "sweep-color", "sweep-crop", "sweep-frequency", "sweep-jitter", "sweep-patches", "table1",
+        "views-per-image",
     ]  # fmt: skip
     assert "Table 1 of Constructive Assimilation" in run("--list").stdout
     assert run().exit_code == 2

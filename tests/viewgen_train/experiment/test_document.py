@@ -152,6 +152,10 @@ WRONG = {
         '[[questions]]\nask = "?"\nrow = "a2"\nagainst = "plane"\n',
         "did you mean 'plain'",
     ),
+    "an unknown row of a plot": (
+        '[[scatter]]\nx = "loss"\nrows = ["plane"]\n',
+        r"\[\[scatter\]\] 1: rows has 'plane'; did you mean 'plain'",
+    ),
     "a seed among the settings": ("[rows.b]\ntrain = {seed = 1}\n", "give seeds"),
     "caches in a circle": (
         CACHE + 'strength = "match:d"\n[caches.d]\nmethod = "wperturb"\nstrength = "match:c"\n',
@@ -250,3 +254,8 @@ def test_a_file_in_the_working_directory_is_not_taken_for_a_preset(tmp_path, mon
     for name in ("table1", "scales"):
         (tmp_path / name).write_text("no TOML at all")
     assert load_document("table1").name == "table1"
+
+
+def test_losses_are_compared_where_they_are_the_same_function():
+    pairs = load_document("ifm-difficulty").scatter
+    assert all((pair.rows == ("temperature",)) == (pair.x == "loss") for pair in pairs)

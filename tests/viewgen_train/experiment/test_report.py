@@ -47,6 +47,14 @@ def test_the_table_can_be_computed_from_the_csv(run_toy, made_up, tmp_path):
         assert f"| {label} | 3 | {fmean(values):.2f} ± {stdev(values):.2f} |" in table
 
 
+def test_a_measure_that_no_training_has_is_named(run_toy, made_up, toy_text, tmp_path):
+    text = toy_text.replace('baseline = "plain"', 'baseline = "plain"\nmeasures = ["top1", "i_nce_training"]')
+    run_toy(text)
+    table = (tmp_path / "results/table.md").read_text()
+    assert "No finished training has the measure 'i_nce_training'" in table
+    assert "No finished training has the measure 'top1'" not in table
+
+
 BLOCKS = [
     Heading("A <title>", 1),
     Paragraph("a & b"),
@@ -151,6 +159,9 @@ def test_points_are_rows_or_trainings(summary):
     assert len(scatter_points(found, means)) == 7
     assert len(scatter_points(found, trainings)) == 14
     assert scatter_points(found, trainings)[3] == ("g00", pytest.approx(0.52), 0.05)
+    chosen = trainings.replace(rows=("g00", "g01"))
+    assert {label for label, _, _ in scatter_points(found, chosen)} == {"g00", "g01"}
+    assert len(scatter_points(found, means.replace(rows=("g",)))) == 6
     correlated = scatter_correlation(found, trainings)
     assert correlated.count == 14
     assert correlated.low < correlated.r < correlated.high

@@ -1,14 +1,21 @@
 """Sweeps: the quadratic against known curves, the sentences, the picture; shipped sweeps."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from viewgen.errors import UsageError
+from viewgen_train.experiment.cost import COPIES, measure_cost
 from viewgen_train.experiment.document import Sweep, load_document
 from viewgen_train.experiment.grid import Row
 from viewgen_train.experiment.plan import make_plan
 from viewgen_train.experiment.summary import RowSummary, Summary, is_share, measure_label
 from viewgen_train.experiment.sweep import draw_sweep, fit_quadratic, sweep_rows, sweep_words
+from viewgen_train.experiment.work import _measured
+from viewgen_train.network import build_network
+from viewgen_train.objectives.assimilation import build_objective
 
 SWEEP = Sweep(row="crop")
 
@@ -75,6 +82,22 @@ def test_other_shapes_are_not_called_one(y_of, noise, told):
     assert told in sweep_words(summary(y_of, noise=noise), SWEEP)[1]
 
 
+def test_saturated_rows_are_named_and_hollow(tmp_path, monkeypatch):
+    found = summary(lambda x: 0.3 + 0.05 * x, noise=0.001)
+    for number, row in enumerate(found.rows.values()):
+        row.values["i_nce_saturated"] = {0: 0.0, 1: float(number == 3), 2: float(number == 4)}
+    words = sweep_words(found, SWEEP)
+    assert words[1].startswith("Within 1 nat of the ceiling of I_NCE, nats")
+    assert ": c 3, c 4. Their order" in words[1]
+    figures = []
+    monkeypatch.setattr(
+        "viewgen_train.experiment.sweep.save_figure", lambda figure, path: figures.append(figure)
+    )
+    assert draw_sweep(found, SWEEP, tmp_path / "sweep.png")
+    dots = [line for line in figures[0].axes[0].lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() for line in dots] == ["C0", "C0", "C0", "w", "w"]
+
+
 def test_few_rows_are_no_sweep(tmp_path):
     found = summary(lambda x: x, values=(1.0, 2.0))
     assert len(sweep_rows(found, SWEEP)) == 2
@@ -104,6 +127,63 @@ def test_shipped_sweeps_have_their_grids(name, count, tmp_path):
     found = make_plan(load_document(name, dataset=dataset), tmp_path, with_data=False)
     assert len(found.rows) == count
     assert len(found.trainings) == 3 * count
+
+
+@pytest.mark.parametrize("dataset", ["cifar100", "tinyimagenet"])
+@pytest.mark.parametrize("name", ["sweep-crop", "sweep-jitter", "sweep-frequency"])
+def test_the_scale_of_the_loss_fits_the_temperature(name, dataset, tmp_path):
+    """The learning rates of these recipes presume a loss times τ / 0.07."""
+    found = make_plan(load_document(name, scale="paper", dataset=dataset), tmp_path, with_data=False)
+    for settings in found.settings.values():
+        assert settings.objective.settings.temperature == 0.1
+        assert settings.optimiser.loss_scale == pytest.approx(0.1 / 0.07)
+
+
+def test_the_cost_of_views_of_roles_is_that_of_two_encoders(tmp_path, monkeypatch):
+    plan = make_plan(load_document("sweep-color"), tmp_path, with_data=False)
+    (name, *_) = plan.rows
+    asked = []
+
+    def estimate(settings, *, splitting, **_):
+        asked.append(splitting)
+        return SimpleNamespace(images_per_second=8.0, without="")
+
+    monkeypatch.setattr("viewgen_train.experiment.cost.estimate", estimate)
+    (task,) = measure_cost(plan, {("training", name): 1}, workers=1).tasks
+    assert asked[0].name == "color"
+    roles = asked[0].entry.roles
+    network = build_network(
+        plan.settings[name], build_objective(plan.settings[name]).head, 32, torch.device("cpu"), roles=roles
+    )
+    assert task.num_bytes == COPIES * sum(one.numel() * one.element_size() for one in network.parameters())
+
+
+def test_a_readout_of_another_size_than_the_views_is_refused(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(
+        '[experiment]\ndataset = "digits"\n[rows.patches]\n'
+        'train = {assimilation = "none", generated = "patches", objective = "infonce"}\n'
+    )
+    with pytest.raises(UsageError, match=r"\[rows.patches\]: its views have \d+ px.*readout in \[measure\]"):
+        make_plan(load_document(str(path)), tmp_path)
+    path.write_text(
+        '[experiment]\ndataset = "digits"\n[caches.p]\nmethod = "patches"\n[rows.patches]\ncache = "p"\n'
+        'train = {assimilation = "none", generated = "cache", objective = "infonce"}\n'
+    )
+    with pytest.raises(UsageError, match=r"\[rows.patches\]: its views have \d+ px"):
+        make_plan(load_document(str(path)), tmp_path)
+
+
+def test_measures_of_i_nce(monkeypatch):
+    held_out = {"nats": 1.5, "low": 1.4, "high": 1.6, "ceiling": 2.0, "saturated": True, "candidates": 8,
+                "images": 16, "training": 1.7}  # fmt: skip
+    found = {"dataset": {"test": 20}, "loss": None, "i_nce": held_out, "i_nce_training": 1.7}
+    monkeypatch.setattr("viewgen_train.experiment.work.evaluate", lambda *_, **__: found)
+    task = SimpleNamespace(kind="training", out="", probe={}, readout=None, data_root=None, diagnostics=())
+    values = {one.name: one.value for one in _measured(task, SimpleNamespace(device="cpu"))}
+    assert values == {"i_nce": 1.5, "i_nce_ceiling": 2.0, "i_nce_saturated": 1.0, "i_nce_training": 1.7}
+    del found["i_nce"]
+    assert [one.name for one in _measured(task, SimpleNamespace(device="cpu"))] == ["i_nce_training"]
 
 
 def test_a_sweep_of_no_row_is_refused(tmp_path):

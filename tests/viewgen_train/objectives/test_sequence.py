@@ -8,7 +8,7 @@ import torch
 
 from viewgen.datasets.moving_digits import NUM_CLIPS
 from viewgen.errors import DataError, UsageError
-from viewgen.testing.entries import EntryContract
+from viewgen_train.cost import estimate
 from viewgen_train.distributed import World
 from viewgen_train.evaluate import evaluate
 from viewgen_train.objectives import OBJECTIVES
@@ -89,6 +89,9 @@ def test_a_training_on_clips_is_read_out_on_images(tmp_path):
     assert set(found["reals"]) == {"x", "y"}
     assert np.isfinite(found["distance"])
     assert "i_nce" not in found
+    assert math.isfinite(found["i_nce_training"])
+    cost = estimate(plan.settings, num_images=40, image_size=64, device="cpu")
+    assert cost.without == "rendering the frames of clips"
 
 
 @pytest.mark.usefixtures("few")
@@ -99,7 +102,3 @@ def test_what_does_not_fit_clips_is_refused(tmp_path):
         make_plan(options(tmp_path, objective="infonce"))
     with pytest.raises(DataError, match="digits has none"):
         make_plan(options(tmp_path, dataset="digits"))
-
-
-def test_the_entry_is_one():
-    assert issubclass(TestSequence, EntryContract)

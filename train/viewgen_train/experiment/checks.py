@@ -7,8 +7,10 @@ from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.probe import ProbeConfig, probe_config
 from viewgen.errors import UsageError, nearest_name
+from viewgen.registry import Choice
 from viewgen.store import CacheReader
 from viewgen.views import VIEWS
+from viewgen.views.entry import ViewEntry
 from viewgen_train.caches import check_cache
 from viewgen_train.experiment.document import CacheTable, Document
 from viewgen_train.experiment.grid import Row
@@ -17,6 +19,7 @@ from viewgen_train.settings import TrainSettings
 
 __all__ = [
     "cache_identity",
+    "cached_views",
     "check_cache_settings",
     "check_data",
     "check_encoders",
@@ -37,21 +40,45 @@ def check_data(
     dataset: ImageDataset,
     document: Document,
     tables: Mapping[str, CacheTable],
+    rows: Mapping[str, Row],
+    settings: Mapping[str, TrainSettings],
     data_root: str | None = None,
 ) -> None:
-    """Check the splits and number of images, and that caches that are there already are of these images."""
+    """Check the splits, sizes and number of images, and that caches that are there are of these images."""
     if document.rows or document.encoders:
         readout = document.measure.readout or document.experiment.dataset
         try:
-            load_dataset(readout, "test", data_root=data_root)
+            test = load_dataset(readout, "test", data_root=data_root)
         except UsageError as error:
             raise UsageError(f"[experiment]: every training is measured on the test split: {error}") from None
+        for name, row in rows.items():
+            side = _view_side(dataset, row, settings[name], tables)
+            if side != test.image_size:
+                raise UsageError(
+                    f"[rows.{row.group}]: its views have {side} px, and its encoders are measured on "
+                    f"{readout}, whose images have {test.image_size} px; give a data set of {side} px as "
+                    "readout in [measure]"
+                )
     limit = document.experiment.limit
     if limit is not None and limit > len(dataset):
         raise UsageError(f"[experiment]: limit is {limit}; {dataset.name} has {len(dataset)} images")
     for table in tables.values():
         if table.url is not None:
             check_cache(CacheReader(table.url), dataset, inversions=is_inversions(table))
+
+
+def _view_side(
+    dataset: ImageDataset, row: Row, settings: TrainSettings, tables: Mapping[str, CacheTable]
+) -> int:
+    """Return the side of the images of a row's encoder, in pixels."""
+    views = settings.views
+    if row.cache is not None and "cache" in views.entry.needs:
+        table = tables[row.cache]
+        if table.url is not None:
+            return CacheReader(table.url).spec.height
+        views = cached_views(dataset.name, table)
+    side: int = views.entry.side(views.settings, dataset.image_size)
+    return side
 
 
 def selected_rows(rows: Mapping[str, Row], only: Sequence[str]) -> tuple[str, ...]:
@@ -86,6 +113,14 @@ def check_references(document: Document, rows: Mapping[str, Row], tables: Mappin
                 f"[[sweeps]] {number}: row is {sweep.row!r}{nearest_name(sweep.row, groups)}; expected one "
                 f"of [rows]: {', '.join(sorted(groups))}"
             )
+    for number, pair in enumerate(document.scatter, 1):
+        for name in pair.rows:
+            if name not in groups and name not in rows:
+                known = dict.fromkeys([*groups, *rows])
+                raise UsageError(
+                    f"[[scatter]] {number}: rows has {name!r}{nearest_name(name, known)}; expected rows or "
+                    f"grids: {', '.join(known)}"
+                )
     chosen = (*document.measure.caches, *document.measure.trainings)
     for name in chosen:
         DIAGNOSTICS.entry(name)
@@ -150,6 +185,12 @@ def is_inversions(table: CacheTable) -> bool:
     return table.method == "invert"
 
 
+def cached_views(dataset: str, table: CacheTable) -> Choice[ViewEntry]:
+    """Return the view source of a cache that an experiment makes."""
+    own = {one: value for one, value in table.settings.items() if not one.startswith("invert.")}
+    return VIEWS.resolve(table.method, dataset, own)
+
+
 def check_cache_settings(dataset: str, name: str, table: CacheTable) -> None:
     """Check the settings of a cache's method; networks and data are not needed."""
     place = f"[caches.{name}]"
@@ -158,10 +199,13 @@ def check_cache_settings(dataset: str, name: str, table: CacheTable) -> None:
             raise UsageError(f"{place}: url names a cache that is there, so {', '.join(sorted(given))} would "
                              "be ignored; leave one out")  # fmt: skip
         return
-    own = {one: value for one, value in table.settings.items() if not one.startswith("invert.")}
-    before = {one.removeprefix("invert."): v for one, v in table.settings.items() if one not in own}
+    before = {
+        one.removeprefix("invert."): value
+        for one, value in table.settings.items()
+        if one.startswith("invert.")
+    }
     try:
-        VIEWS.resolve(table.method, dataset, own)
+        cached_views(dataset, table)
         if before:
             VIEWS.resolve("invert", dataset, before)
     except UsageError as error:

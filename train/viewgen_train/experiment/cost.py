@@ -11,14 +11,19 @@ import torch
 from viewgen.device import available_cores, resolve_device
 from viewgen.errors import ViewgenError
 from viewgen.progress import duration_text
+from viewgen.registry import Choice
+from viewgen.store import CacheReader
 from viewgen.views import VIEWS
 from viewgen_pipelines.cache import cache
 from viewgen_train.cost import USUAL_CACHED_VIEWS, estimate, image_counts
+from viewgen_train.experiment.checks import cached_views
+from viewgen_train.experiment.grid import rows_and_caches
 from viewgen_train.experiment.plan import CacheTask, ExperimentPlan
 from viewgen_train.network import build_network
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.plan import resolved_precision
 from viewgen_train.resolve import train_settings
+from viewgen_train.roles import splitting_views
 from viewgen_train.settings import TrainSettings
 
 __all__ = ["ExperimentCost", "TaskCost", "measure_cost"]
@@ -168,7 +173,10 @@ def _training(
         settings = plan.settings[name]
     settings = resolved_precision(settings, device)
     num_images, size = images
-    key = _cost_class(settings)
+    splitting = _splitting(plan, kind, name, settings)
+    roles = () if splitting is None else splitting.entry.roles
+    side = settings.views.entry.side(settings.views.settings, size)
+    key = (*_cost_class(settings), side, None if splitting is None else splitting.name)
     if key not in measured:
         # views per image of a cache change memory, not time
         found = estimate(
@@ -177,13 +185,14 @@ def _training(
             image_size=size,
             device=device,
             num_views=USUAL_CACHED_VIEWS,
+            splitting=splitting,
         )
         measured[key] = (1 / found.images_per_second, found.without and f"without {found.without}")
     rate, note = measured[key]
     assert rate is not None
     optimiser = settings.optimiser
     steps = optimiser.num_steps or optimiser.epochs * max(1, num_images // optimiser.batch_size)
-    network = build_network(settings, build_objective(settings).head, size, torch.device("cpu"))
+    network = build_network(settings, build_objective(settings).head, side, torch.device("cpu"), roles=roles)
     weights = sum(one.numel() * one.element_size() for one in network.parameters())
     return TaskCost(
         kind=kind,
@@ -195,7 +204,19 @@ def _training(
     )
 
 
-def _cost_class(settings: TrainSettings) -> Any:
+def _splitting(plan: ExperimentPlan, kind: str, name: str, settings: TrainSettings) -> Choice[Any] | None:
+    """Return the view source of views of different roles of a row, made in the step or cached; or None."""
+    row = plan.rows[name] if kind == "training" else None
+    if row is None or row.cache is None or "cache" not in settings.views.entry.needs:
+        return splitting_views(settings, None)
+    table = rows_and_caches(plan.document)[1][row.cache]
+    if table.url is not None:
+        return splitting_views(settings, CacheReader(table.url).spec)
+    views = cached_views(plan.document.experiment.dataset, table)
+    return views if views.entry.roles else None
+
+
+def _cost_class(settings: TrainSettings) -> tuple[Any, ...]:
     """Return what decides the time of a step."""
     how = settings.assimilation
     return (

@@ -137,6 +137,7 @@ class Scatter(Settings):
     x: str = setting("", "measure of a row's cache, or of its trainings", min_length=1)
     y: str = setting("top1", "measure of the trainings")
     over: Literal["rows", "trainings"] = setting("rows", "points: the means of the rows, or every training")
+    rows: tuple[str, ...] = setting((), "rows or grids whose points are shown; by default all")
 
 
 class Sweep(Settings):

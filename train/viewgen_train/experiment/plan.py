@@ -162,7 +162,7 @@ def make_plan(
     probe = resolved_probe(about.dataset, document)
     dataset = load_dataset(about.dataset, about.split, data_root=data_root) if with_data else None
     if dataset is not None:
-        check_data(dataset, document, tables, data_root)
+        check_data(dataset, document, tables, rows, settings, data_root)
     order = _cache_order(tables)
     used: set[str | None] = {rows[name].cache for name in selected} if only else {*tables}
     needed = _needed(used, tables)

@@ -141,16 +141,18 @@ def row_value(summary: Summary, row: RowSummary, measure: str) -> float | None:
 
 
 def scatter_points(summary: Summary, pair: Scatter) -> list[tuple[str, float, float]]:
-    """Return (label, x, y) of the rows, or trainings, that have both measures."""
+    """Return (label, x, y) of the chosen rows, or their trainings, that have both measures."""
+    rows = [
+        row for name, row in summary.rows.items() if not pair.rows or {name, row.row.group} & set(pair.rows)
+    ]
     if pair.over == "trainings":
         found = []
-        for row in summary.rows.values():
+        for row in rows:
             x, y = row.values.get(pair.x, {}), row.values.get(pair.y, {})
             found += [(row.row.label, x[seed], y[seed]) for seed in sorted(x.keys() & y.keys())]
         return found
     means = [
-        (row.row.label, row_value(summary, row, pair.x), row_value(summary, row, pair.y))
-        for row in summary.rows.values()
+        (row.row.label, row_value(summary, row, pair.x), row_value(summary, row, pair.y)) for row in rows
     ]
     return [(label, x, y) for label, x, y in means if x is not None and y is not None]
 

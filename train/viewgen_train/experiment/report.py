@@ -176,6 +176,7 @@ def _wanted_pictures(plan: ExperimentPlan, summary: Summary) -> list[tuple[str, 
     ]
     for number, one in enumerate(document.scatter, 1):
         text = f"{measure_label(one.y)} over {measure_label(one.x)}, one point a {one.over.removesuffix('s')}"
+        text += f" of {', '.join(one.rows)}" if one.rows else ""
         wanted.append((f"scatter-{number}.png", text, lambda path, one=one: draw_scatter(summary, one, path)))
     for number, sweep in enumerate(document.sweeps, 1):
         text = f"{measure_label(sweep.y)} over {measure_label(sweep.x)} along the sweep of {sweep.row}"
@@ -225,6 +226,12 @@ def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
                 if row is not summary.baseline
             ]
             lines += summary_lines(differences, summary.baseline.row.label, measure_label(measure))
+    finished = [row for row in summary.rows.values() if row.values]
+    lines += [
+        f"No finished training has the measure {name!r}, which [experiment] lists."
+        for name in document.experiment.measures
+        if finished and not any(row.values.get(name) for row in finished)
+    ]
     for sweep in document.sweeps:
         lines += sweep_words(summary, sweep)
     for pair in document.scatter:

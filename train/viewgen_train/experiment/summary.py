@@ -26,12 +26,15 @@ LABELS = {
     "distance": "mean error of the position, px",
     "i_nce": "I_NCE, nats",
     "i_nce_training": "I_NCE in training, nats",
+    "i_nce_ceiling": "ceiling of I_NCE, nats",
+    "i_nce_saturated": "I_NCE saturated",
 }
 # measures in [0, 1] that are told in percent
 SHARES = {
     *("top1", "knn5_top1", "label_kept", "images_with_foreign_view", "converged_share", "views_near_epsilon"),
     *("images_without_step", "classifier_accuracy", "reconstruction_misread", "duplicate_views"),
     *("probe_top1", "probe_heldout", "knn5_heldout"),
+    "i_nce_saturated",
     *("attribute_top1", "untrained_top1", "supervised_top1", "retained", "gain"),
 }
 

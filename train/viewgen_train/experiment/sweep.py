@@ -3,7 +3,8 @@
 Tian et al. expect a reverse U: too little shared, and what the task needs is missing; too much, and views
 share noise besides. The sweet spot is the row of the highest mean accuracy. Least squares fit
 y = a + b·x + c·x²; a reverse U is said to be shown only if the interval of c lies below 0 and the top inside
-the range of x. Trainings of one row count as independent.
+the range of x. Trainings of one row count as independent. Rows with an I_NCE within 1 nat of its ceiling
+share at least so much; they are named, and drawn hollow.
 
 References:
     What Makes for Good Views for Contrastive Learning?, Tian, Sun, Poole, Krishnan, Schmid and Isola, 2020,
@@ -109,6 +110,11 @@ def _trainings(rows: Sequence[RowSummary], sweep: Sweep) -> list[tuple[float, fl
     ]
 
 
+def _is_saturated(row: RowSummary, sweep: Sweep) -> bool:
+    """Return whether any training of a row has a saturated value on the horizontal axis."""
+    return any(row.values.get(f"{sweep.x}_saturated", {}).values())
+
+
 def _mean(row: RowSummary, measure: str) -> float:
     found = row.spread(measure)
     assert found is not None
@@ -139,8 +145,9 @@ def draw_sweep(summary: Summary, sweep: Sweep, path: Path) -> bool:
         (float(scaled(sweep.x, _mean(row, sweep.x))), float(scaled(sweep.y, _mean(row, sweep.y))))
         for row in rows
     ]
-    panel.plot(*zip(*means, strict=True), "o-", color="C0", lw=1, label="means, in the order of the sweep")
+    panel.plot(*zip(*means, strict=True), "-", color="C0", lw=1, label="means, in the order of the sweep")
     for row, place in zip(rows, means, strict=True):
+        panel.plot(*place, "o", color="C0", markerfacecolor="w" if _is_saturated(row, sweep) else "C0")
         panel.annotate(row.row.label, place, xytext=(4, 3), textcoords="offset points", fontsize=7)
     best = max(range(len(rows)), key=lambda number: means[number][1])
     panel.plot(*means[best], "*", color="C3", markersize=13, label="sweet spot")
@@ -179,6 +186,12 @@ def sweep_words(summary: Summary, sweep: Sweep) -> list[str]:
         f"({factor * _mean(best, sweep.y):.2f}{unit}), at {x} {_mean(best, sweep.x):.2f}, {where} of the "
         f"range {_mean(order[0], sweep.x):.2f} to {_mean(order[-1], sweep.x):.2f}."
     ]
+    saturated = [row.row.label for row in rows if _is_saturated(row, sweep)]
+    if saturated:
+        words.append(
+            f"Within 1 nat of the ceiling of {x}, which says at least so much: {', '.join(saturated)}. Their "
+            "order along the axis means nothing; a larger batch raises the ceiling."
+        )
     points = _trainings(rows, sweep)
     found = fit_quadratic([one[0] for one in points], [one[1] for one in points])
     if found is None:

@@ -181,11 +181,13 @@ def _measured(task: TrainWork, place: Place) -> list[Measure]:
     if "i_nce" in found:
         i_nce = found["i_nce"]
         on = f"{i_nce['images']:,} test images, {i_nce['candidates']:,} candidates"
-        measures.append(
-            Measure(name="i_nce", value=i_nce["nats"], low=i_nce["low"], high=i_nce["high"], on=on)
-        )
-        if i_nce["training"] is not None:
-            measures.append(Measure(name="i_nce_training", value=i_nce["training"], on="the last steps"))
+        measures += [
+            Measure(name="i_nce", value=i_nce["nats"], low=i_nce["low"], high=i_nce["high"], on=on),
+            Measure(name="i_nce_ceiling", value=i_nce["ceiling"], on=on),
+            Measure(name="i_nce_saturated", value=float(i_nce["saturated"]), on=on),
+        ]
+    if "i_nce_training" in found:
+        measures.append(Measure(name="i_nce_training", value=found["i_nce_training"], on="the last steps"))
     if found["loss"] is not None:
         measures.append(Measure(name="loss", value=found["loss"], on="the last steps"))
     if task.diagnostics:

@@ -113,10 +113,10 @@ def build_objective(settings: Any) -> Objective:
     if rebuilding.active:
         base = Reconstruction(
             base,
-            # the trainer scales the whole loss, and the scale belongs to the objective's
-            rebuilding.reconstruction_weight / optimiser.loss_scale,
+            rebuilding.reconstruction_weight,
             rebuilding.contrastive_weight,
             rebuilding.reconstruction_epochs / optimiser.epochs,
+            optimiser.loss_scale,
         )
     built: Objective = base
     return built

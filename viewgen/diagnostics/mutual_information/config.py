@@ -11,6 +11,7 @@ from viewgen.settings import Settings, setting
 
 if TYPE_CHECKING:
     from viewgen.diagnostics.mutual_information.estimator import Estimator
+    from viewgen.roles import Role
 
 __all__ = ["MIConfig"]
 
@@ -51,7 +52,8 @@ class MIConfig(Settings):
     clip: float = setting(5.0, "τ of SMILE, in nats", gt=0)
     width: int = setting(16, "channels of the image trunk's stem", ge=1)
     shared_trunk: bool = setting(
-        True, "one trunk for both images, or one for each; each has its own where their channels differ"
+        True,
+        "one trunk for both images, or one for each; each has its own where their roles or channels differ",
     )
     critic: Literal["concatenated", "separable"] = setting(
         "concatenated",
@@ -76,6 +78,10 @@ class MIConfig(Settings):
         defaults = DEFAULTS["vectors" if vectors else "images"]
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return self.replace(**missing)
+
+    def of_roles(self, roles: tuple[Role, ...]) -> Self:
+        """Return these settings for views of these roles: different kinds of images have a trunk each."""
+        return self.replace(shared_trunk=False) if roles else self
 
     def ignored(self) -> dict[str, str]:
         """Return the temperature, unless the critic is separable."""

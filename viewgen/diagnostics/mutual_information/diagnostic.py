@@ -38,7 +38,7 @@ class MutualInformation:
         for number, pair in enumerate(subject.pairs):
             found = estimate_mutual_information(
                 pair.views,
-                self.config,
+                self.config.of_roles(pair.roles),
                 seed=seed,
                 device=str(subject.device),
                 on_step=partial(trained, number * num_steps),

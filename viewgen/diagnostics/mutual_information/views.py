@@ -192,11 +192,13 @@ class ViewKind:
         name: name of the kind.
         source: source of the views.
         num_views: number of different views of an image.
+        role: role of the views, if they have one.
     """
 
     name: str
     source: ViewSource
     num_views: int
+    role: Role | None = None
 
 
 def original_kind() -> ViewKind:
@@ -213,9 +215,10 @@ def cached_kind(reader: CacheReader, name: str, view: int | None = None) -> View
     """Return the views of a cache, or only the one of an index; of a role, only its channels."""
     num_views = reader.spec.num_views if view is None else 1
     source: ViewSource = CachedSource(reader, view=view)
-    if view is not None and reader.spec.roles:
-        source = _OfRole(source, reader.spec.roles[view])
-    return ViewKind(name=name, source=source, num_views=num_views)
+    role = reader.spec.roles[view] if view is not None and reader.spec.roles else None
+    if role is not None:
+        source = _OfRole(source, role)
+    return ViewKind(name=name, source=source, num_views=num_views, role=role)
 
 
 class _OfRole:
@@ -248,7 +251,8 @@ def view_pair(x: ViewKind, y: ViewKind, dataset: ImageDataset, source_index: NDA
     """Return a pair of views of the images at `source_index`."""
     num_draws = max(x.num_views, y.num_views)
     views = ViewPairs(x.source, y.source, dataset, source_index, num_draws=num_draws)
-    return ViewPair(x=x.name, y=y.name, views=views)
+    roles = () if x.role is None or y.role is None else (x.role, y.role)
+    return ViewPair(x=x.name, y=y.name, views=views, roles=roles)
 
 
 def source_pair(choice: Choice[ViewEntry], dataset: ImageDataset, rows: NDArray[np.int64]) -> ViewPair:
@@ -279,7 +283,7 @@ def source_pair(choice: Choice[ViewEntry], dataset: ImageDataset, rows: NDArray[
         num_draws=UNLIMITED if entry.random else 1,
     )
     names = [role.name for role in entry.roles] or [f"{entry.name} 1", f"{entry.name} 2"]
-    return ViewPair(x=names[0], y=names[1], views=views)
+    return ViewPair(x=names[0], y=names[1], views=views, roles=entry.roles[:2])
 
 
 def check_cache(reader: CacheReader, dataset: ImageDataset) -> None:

@@ -59,7 +59,7 @@ class Shortcuts:
         count = min(config.num_images, len(subject.test))
         rows = np.linspace(0, len(subject.test) - 1, count).round().astype(np.int64)
         points = self._projections(subject, rows, seed).double().cpu()
-        positives = torch.eye(count, dtype=torch.float64).repeat(2, 2)
+        positives = partners(count)
         tau, how = config.temperature, config.normalisation
         energy = float(lim_nce(points, positives, tau, how))
         values, vectors = torch.linalg.eigh(lifted_curvature(points, positives, tau, how))
@@ -89,6 +89,11 @@ class Shortcuts:
                 views = source.views(images, 2).model
                 found.append(subject.encoder(views.flatten(0, 1)).unflatten(0, (2, -1)))
         return F.normalize(torch.cat(found, dim=1).flatten(0, 1), dim=1)
+
+
+def partners(count: int) -> Tensor:
+    """Return λ of two views each of `count` images: 1 for the other view of an image, `(2·N, 2·N)`."""
+    return torch.eye(count, dtype=torch.float64).repeat(2, 2) - torch.eye(2 * count, dtype=torch.float64)
 
 
 def between_classes(values: Tensor, labels: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""A training on two Ray Train workers on the processor; tests/chaos has one whose worker dies."""
+"""A training on two Ray Train workers on the processor."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from viewgen_train import training
 from viewgen_train.launch import distribute
 from viewgen_train.worker import train_worker
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "viewgen_train"))
 
 from two_workers import assert_equal_runs, run, write_pictures
 
@@ -19,14 +19,16 @@ from two_workers import assert_equal_runs, run, write_pictures
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def worker_without_curves(plan, device, *, checkpoint_seconds):
+def worker_without_curves(plan, device, **options):
     """Train as ever, but draw no curves, which takes longer than training."""
     from viewgen_train import worker
 
     worker.CurveWriter = lambda _: None
-    return train_worker(plan, device, checkpoint_seconds=checkpoint_seconds)
+    return train_worker(plan, device, **options)
 
 
+@pytest.mark.chaos
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("shared_ray")
 def test_two_workers_are_one(tmp_path, monkeypatch, capfd):
     write_pictures(tmp_path / "pictures")
@@ -43,6 +45,8 @@ def test_two_workers_are_one(tmp_path, monkeypatch, capfd):
     assert not Path(tmp_path / "both/.ray-train").exists()
 
 
+@pytest.mark.chaos
+@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("shared_ray")
 def test_workers_that_ray_would_wait_for_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"1000 workers were asked for, but Ray sees \d+ GPUs"):

@@ -15,7 +15,11 @@ from viewgen_pipelines.executors import open_executor, ray_pool
 # workers cannot import this file
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own code warns
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("ignore"),  # Ray's own code warns
+]
 
 
 @pytest.fixture
