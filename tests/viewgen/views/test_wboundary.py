@@ -103,6 +103,7 @@ def test_the_strength_is_that_of_the_views(digits, monkeypatch):
     from viewgen.networks.files import load_models
 
     monkeypatch.setattr("viewgen.views.strength.NUM_IMAGES", 24)
+    monkeypatch.setattr("viewgen.views.strength.NUM_VIEWS", 4)
     sigma = matching_sigma(0.2, 0.7, digits)
     models = load_models(digits.networks, "cpu")
     # other images, other noise
