@@ -16,7 +16,7 @@ class Role:
     Attributes:
         name: name of the role, a word; also the name of its encoder.
         channels: channels of the view that belong to the role, ascending; empty for all.
-        signed: whether mid-grey stands for zero, and pictures of the view are stretched around it.
+        signed: True if mid-grey stands for zero, and pictures of the view are stretched around it.
     """
 
     name: str

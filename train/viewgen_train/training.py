@@ -129,8 +129,8 @@ def train(
         checkpoint_seconds: seconds between checkpoints.
         overwrite: True to discard an earlier run in `out`.
         previous_checkpoint: True to go on from the checkpoint before the last one, which is discarded.
-        loggers: where metrics go besides ``metrics.csv``, of `viewgen_train.loggers.LOGGERS`; by default to
-            TensorBoard, where it is installed.
+        loggers: destinations of metrics besides ``metrics.csv``, of `viewgen_train.loggers.LOGGERS`; by
+            default TensorBoard, where it is installed.
         evaluate: True to measure linear probes and nearest neighbours at the end, unless the views have
             another size than the images.
         quiet: True to suppress messages about resolved options.

@@ -98,7 +98,7 @@ def array_picture(array: NDArray[Any], name: str, image_size: int | None) -> NDA
     Args:
         array: `(H, W)`, `(H, W, C)` or `(C, H, W)`, C 1, 3 or 4; uint8, or floating point in [0, 1].
         name: name of the picture in error messages.
-        image_size: as for `decode_picture`.
+        image_size: side of the result in pixels, see `decode_picture`.
 
     Returns:
         `(3, H, W)`, uint8. Transparency is dropped.

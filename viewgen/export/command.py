@@ -25,7 +25,7 @@ class Exported:
     """Result of an export.
 
     Attributes:
-        out: where the files are.
+        out: folder or URL of the files.
         format: their format.
         images: images in the export.
         written: images that were written now; the others were there.

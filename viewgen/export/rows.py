@@ -61,7 +61,7 @@ class Rows:
     Attributes:
         class_names: names of the classes; empty if the data set is not at hand.
         score_names: names of the scores.
-        originals: whether rows have the images themselves.
+        originals: True if rows have the images themselves.
 
     Raises:
         DataError: pictures have 1 or 3 channels, the views other ones; the data set holds other images.

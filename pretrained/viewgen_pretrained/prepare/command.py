@@ -132,7 +132,8 @@ def prepare(
         data_root: folder of data sets.
         seed: root of all random numbers, 0 by default.
         device: torch device of the trainings.
-        executor, workers: of the cache, see `viewgen_pipelines.cache.cache`.
+        executor, workers: executor of the cache and number of its workers, see
+            `viewgen_pipelines.cache.cache`.
         confirm: asked once the plan is printed; a run ends there if it returns False.
         dry_run: look, plan and estimate, and write nothing.
         estimate: measure a few steps of each stage to estimate the time.

@@ -118,6 +118,8 @@ def test_the_strength_is_that_of_the_views(digits, monkeypatch):
     distance = (project(models.encoder, moved, 32) - anchors).norm(dim=1)
     # standard error over 48 images about 0.015, and as much of the 24 measured ones
     assert float(distance.mean()) == pytest.approx(0.2, abs=0.05)
+    # what is moved by is ψσ
+    assert matching_sigma(0.2, 0.35, digits) == pytest.approx(2 * sigma, rel=0.01)
     settled = VIEWS.entry("wperturb").settle(WPerturbConfig(strength="distance:0.2"), digits)
     assert settled == WPerturbConfig(sigma=sigma)
 
