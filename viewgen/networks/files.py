@@ -25,6 +25,7 @@ from viewgen.networks import stylegan2
 from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.execution import Execution
+from viewgen.networks.flow import Flow, FlowConfig
 from viewgen.networks.generator import GENERATORS, Generator
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.layout import channels_last, fold_batch_norms
@@ -47,14 +48,20 @@ __all__ = [
     "save_model",
 ]
 
-Kind = Literal["generator", "discriminator", "inverter", "encoder"]
-KINDS: tuple[Kind, ...] = ("generator", "discriminator", "inverter", "encoder")
+Kind = Literal["generator", "discriminator", "inverter", "encoder", "flow"]
+KINDS: tuple[Kind, ...] = ("generator", "discriminator", "inverter", "encoder", "flow")
 FORMAT = 1
 MOST_HEADER_BYTES = 4_000_000  # a network of 1000 tensors has about 0.1 MB
 LATENT_AVG = "latent_avg"
 STYLEGAN2 = "stylegan2"
 Device = torch.device | str
 T = TypeVar("T")
+# kinds whose networks are all of one class: that class, and that of their shapes
+OF_ONE_SHAPE: dict[str, tuple[Any, Any]] = {
+    "discriminator": (Discriminator, DiscriminatorConfig),
+    "inverter": (Inverter, InverterConfig),
+    "flow": (Flow, FlowConfig),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,14 +106,11 @@ def network_kind(network: nn.Module) -> Kind:
     Raises:
         ModelError: it is not a network of viewgen.
     """
-    classes: tuple[tuple[Kind, type | tuple[type, ...]], ...] = (
-        ("discriminator", Discriminator),
-        ("inverter", Inverter),
-        ("encoder", (Encoder, Branches)),
-    )
-    for kind, of_kind in classes:
+    for kind, (of_kind, _) in OF_ONE_SHAPE.items():
         if isinstance(network, of_kind):
-            return kind
+            return cast(Kind, kind)
+    if isinstance(network, Encoder | Branches):
+        return "encoder"
     if _generator_name(network) is not None:
         return "generator"
     raise ModelError(f"a {type(network).__name__} cannot be stored; expected one of {', '.join(KINDS)}")
@@ -129,10 +133,9 @@ def _build(header: Mapping[str, Any]) -> nn.Module:
         entry = _generator_entry(header)
         network: nn.Module = entry.build(entry.settings.from_record(config))
         return network
-    if kind == "discriminator":
-        return Discriminator(DiscriminatorConfig.from_record(config))
-    if kind == "inverter":
-        return Inverter(InverterConfig.from_record(config))
+    if kind in OF_ONE_SHAPE:
+        of_kind, shape = OF_ONE_SHAPE[kind]
+        return cast(nn.Module, of_kind(shape.from_record(config)))
     if "branches" in config:
         return Branches(BranchesConfig.from_record(config))
     return Encoder(EncoderConfig.from_record(config))
@@ -163,7 +166,7 @@ def save_model(
     """Write a network to `path` atomically.
 
     Args:
-        network: a `Discriminator`, `Inverter`, `Encoder`, `Branches` or generator of `GENERATORS`.
+        network: a `Discriminator`, `Inverter`, `Encoder`, `Branches`, `Flow` or generator of `GENERATORS`.
         path: the ``.safetensors`` file.
         dtype: storage type of floating-point tensors (float16 halves the file).
         notes: further JSON values for the header (data set, training command, …).
@@ -255,6 +258,8 @@ def load_model(path: str | Path, kind: Literal["discriminator"], device: Device 
 def load_model(path: str | Path, kind: Literal["inverter"], device: Device = ...) -> Inverter: ...
 @overload
 def load_model(path: str | Path, kind: Literal["encoder"], device: Device = ...) -> Encoder: ...
+@overload
+def load_model(path: str | Path, kind: Literal["flow"], device: Device = ...) -> Flow: ...
 @overload
 def load_model(path: str | Path, kind: Kind, device: Device = ...) -> Any: ...
 def load_model(path: str | Path, kind: Kind, device: Device = "cpu") -> Any:
