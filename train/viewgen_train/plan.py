@@ -30,6 +30,7 @@ from viewgen_train.caches import (
     recorded_name,
     usable_rows,
 )
+from viewgen_train.jigsaw import check_jigsaw
 from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.masking import check_reconstruction
 from viewgen_train.objectives.assimilation import build_objective
@@ -186,6 +187,7 @@ def make_plan(options: TrainOptions) -> TrainPlan:
         if num_images < len(dataset):
             log.info("the cache covers the first %d of %d images: training on them", num_images, len(dataset))
     check_reconstruction(settings, dataset, side)
+    check_jigsaw(settings, build_objective(settings).head.jigsaw, dataset.image_size)
     num_images = _limited(options.limit, num_images, len(dataset))
     if settings.optimiser.batch_size > num_images:
         raise UsageError(

@@ -49,11 +49,14 @@ class FlowViewsConfig(Settings):
         None, "contents of the file in base64; read from it, and recorded in its place", min_length=1
     )
     mean: tuple[float, float, float] | None = setting(
-        None, "mean of each channel of the flow; by default over the pixels of the training images"
+        None,
+        "mean of each channel of the flow; by default over the pixels of the training images, or without any "
+        "0",
     )
     deviation: tuple[float, float, float] | None = setting(
         None,
-        "standard deviation of each channel of the flow; by default over the pixels of the training images",
+        "standard deviation of each channel of the flow; by default over the pixels of the training images, "
+        "or without any 1",
     )
 
     def record(self) -> dict[str, Any]:
@@ -111,12 +114,12 @@ class FlowSource:
 
         import torch
 
-        if config.weights is None or config.mean is None or config.deviation is None:
-            raise UsageError(_no_flow())
         self.config = config
         # a copy, as the source moves it to the device of its images
-        self.flow = copy.deepcopy(unpacked(config.weights))
-        self.mean, self.deviation = torch.tensor(config.mean), torch.tensor(config.deviation)
+        self.flow = copy.deepcopy(unpacked(_weights(config)))
+        # without statistics those of the flow's input, which a new flow returns as it is
+        self.mean = torch.tensor(config.mean or (0.0, 0.0, 0.0))
+        self.deviation = torch.tensor(config.deviation or (1.0, 1.0, 1.0))
 
     def views(self, images: Images, num_views: int) -> Views:
         """Return model images `(V, B, 3, H, W)`, all V equal."""
@@ -136,11 +139,31 @@ def flow_channels(pixels: Tensor, flow: Flow) -> Tensor:
     return channels
 
 
-def _no_flow() -> str:
-    return (
-        "flow views need a flow: `viewgen pretrain views --dataset D --out DIR` trains one, "
-        "--set file=DIR/flow.safetensors (of a training: views.file) names it"
-    )
+def check(settings: FlowViewsConfig) -> None:
+    """Check that the settings hold a flow, or name a file that is there."""
+    if settings.weights is None:
+        _file(settings)
+
+
+def _file(settings: FlowViewsConfig) -> Path:
+    """Return the file of the flow.
+
+    Raises:
+        UsageError: none is named.
+        MissingFileError: there is none of that name.
+    """
+    from viewgen.networks.weights import network_file
+
+    if settings.file is None:
+        raise UsageError(
+            "flow views need a flow: `viewgen pretrain views --dataset D --out DIR` trains one, "
+            "--set file=DIR/flow.safetensors (of a training: views.file) names it"
+        )
+    return network_file(settings.file, "flow")
+
+
+def _weights(settings: FlowViewsConfig) -> str:
+    return settings.weights or packed(_file(settings))
 
 
 def build(settings: FlowViewsConfig, resources: Resources) -> FlowSource:
@@ -157,16 +180,10 @@ def fit(settings: FlowViewsConfig, dataset: ImageDataset) -> FlowViewsConfig:
         MissingFileError, ModelError: there is none of that name, or another network.
         DataError: the images are grey, or a channel of the flow is constant.
     """
-    from viewgen.networks.weights import network_file
     from viewgen.views.channel_statistics import channel_statistics, check_colored
 
-    if settings.weights is None:
-        if settings.file is None:
-            raise UsageError(_no_flow())
-        path = network_file(settings.file, "flow")
-        settings = settings.replace(weights=packed(path))
-    assert settings.weights is not None
-    flow = unpacked(settings.weights)
+    weights = _weights(settings)
+    settings, flow = settings.replace(weights=weights), unpacked(weights)
     if settings.mean is not None and settings.deviation is not None:
         return settings
     found = channel_statistics(dataset, lambda images: flow_channels(images, flow))
@@ -180,6 +197,20 @@ def fit(settings: FlowViewsConfig, dataset: ImageDataset) -> FlowViewsConfig:
     return settings.replace(mean=settings.mean or found.mean, deviation=settings.deviation or found.deviation)
 
 
+def stand_in(settings: FlowViewsConfig) -> FlowViewsConfig:
+    """Return settings with a new flow of the usual shape in place of a file."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from viewgen.networks.files import save_model
+    from viewgen.networks.flow import Flow, FlowConfig
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "flow.safetensors"
+        save_model(Flow(FlowConfig(image_size=1, space="RGB")), path)
+        return settings.replace(file=None, weights=packed(path))
+
+
 ENTRY = ViewEntry(
     name="flow",
     summary="two learned views: the first channel of an image under a trained flow, and the other two",
@@ -187,5 +218,7 @@ ENTRY = ViewEntry(
     build=build,
     fit=fit,
     random=False,
+    check=check,
+    stand_in=stand_in,
     roles=(Role(name="first", channels=(0,), signed=True), Role(name="rest", channels=(1, 2), signed=True)),
 )

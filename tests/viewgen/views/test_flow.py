@@ -100,8 +100,9 @@ def test_refusals(path, images, settings, tmp_path):
     colored = dataset_of(images)
     with pytest.raises(UsageError, match="flow views need a flow: `viewgen pretrain views"):
         ENTRY.fit(FlowViewsConfig(), colored)
-    with pytest.raises(UsageError, match="flow views need a flow"):
-        ENTRY.build(FlowViewsConfig(), None)
+    for use in (ENTRY.check, lambda one: ENTRY.build(one, None)):
+        with pytest.raises(UsageError, match="flow views need a flow"):
+            use(FlowViewsConfig())
     with pytest.raises(MissingFileError, match="given as the flow"):
         ENTRY.fit(FlowViewsConfig(file=str(tmp_path / "none.safetensors")), colored)
     with pytest.raises(DataError, match="red, green and blue are the same in all pixels of some"):
@@ -118,6 +119,16 @@ def test_refusals(path, images, settings, tmp_path):
     save_model(Encoder(EncoderConfig(image_size=8, backbone="convnet", width=1)), encoder)
     with pytest.raises(ModelError, match="holds a network of kind 'encoder'; a flow is needed"):
         ENTRY.fit(FlowViewsConfig(file=str(encoder)), colored)
+
+
+def test_a_cost_needs_no_file(images):
+    """A flow that is still to be trained is measured by a new one, which changes nothing."""
+    settings = ENTRY.stand_in(FlowViewsConfig(file="not/there.safetensors"))
+    ENTRY.check(settings)
+    views = ENTRY.build(settings, None).views(batch(images), 2).pixels
+    torch.testing.assert_close(views[0], torch.from_numpy(images).float() / 255 / 4)
+    with pytest.raises(MissingFileError):
+        ENTRY.check(FlowViewsConfig(file="not/there.safetensors"))
 
 
 def test_a_collapsed_channel_is_refused(images, tmp_path):
