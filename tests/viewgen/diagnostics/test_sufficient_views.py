@@ -45,10 +45,14 @@ def best_i_nce(joint, num_candidates):
 
 def relabelled(code):
     """Return values counted from 0, in the order of their first use."""
-    return np.unique(np.array(code), return_inverse=True)[1]
+    order = list(dict.fromkeys(code))
+    return [order.index(value) for value in code]
 
 
-PARTITIONS = [np.array(code) for code in sorted({tuple(relabelled(code)) for code in itertools.product(range(NUM_X), repeat=NUM_X)})]  # fmt: skip
+PARTITIONS = [
+    np.array(code)
+    for code in sorted({tuple(relabelled(code)) for code in itertools.product(range(NUM_X), repeat=NUM_X)})
+]
 
 
 def test_sufficient_views_share_what_the_image_tells_of_the_task():
