@@ -73,17 +73,17 @@ class JigsawHead(nn.Module):
         return F.normalize(self.joint(self.of_patch(features).flatten(1)), dim=1)
 
 
-def check_jigsaw(settings: TrainSettings, grid: int, image_size: int) -> None:
-    """Check a jigsaw branch against the rest of a training.
+def check_jigsaw(settings: TrainSettings, image_size: int) -> None:
+    """Check the jigsaw branch of a training, if its objective has one, against the rest.
 
     Args:
         settings: settings of the training.
-        grid: g of the objective's head; 0 without a branch.
         image_size: side of the images, in pixels.
 
     Raises:
         UsageError: cells are too small, or another part of the training would ignore the branch.
     """
+    grid = settings.objective.build().head.jigsaw
     if not grid:
         return
     check_cells(grid, image_size)

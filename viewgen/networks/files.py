@@ -52,8 +52,7 @@ Kind = Literal["generator", "discriminator", "inverter", "encoder", "flow"]
 KINDS: tuple[Kind, ...] = ("generator", "discriminator", "inverter", "encoder", "flow")
 FORMAT = 1
 MOST_HEADER_BYTES = 4_000_000  # a network of 1000 tensors has about 0.1 MB
-LATENT_AVG = "latent_avg"
-STYLEGAN2 = "stylegan2"
+LATENT_AVG, STYLEGAN2 = "latent_avg", "stylegan2"
 Device = torch.device | str
 T = TypeVar("T")
 # kinds whose networks are all of one class: that class, and that of their shapes
@@ -131,8 +130,7 @@ def _build(header: Mapping[str, Any]) -> nn.Module:
     kind, config = header["kind"], header["config"]
     if kind == "generator":
         entry = _generator_entry(header)
-        network: nn.Module = entry.build(entry.settings.from_record(config))
-        return network
+        return cast(nn.Module, entry.build(entry.settings.from_record(config)))
     if kind in OF_ONE_SHAPE:
         of_kind, shape = OF_ONE_SHAPE[kind]
         return cast(nn.Module, of_kind(shape.from_record(config)))
@@ -259,8 +257,6 @@ def load_model(path: str | Path, kind: Literal["inverter"], device: Device = ...
 @overload
 def load_model(path: str | Path, kind: Literal["encoder"], device: Device = ...) -> Encoder: ...
 @overload
-def load_model(path: str | Path, kind: Literal["flow"], device: Device = ...) -> Flow: ...
-@overload
 def load_model(path: str | Path, kind: Kind, device: Device = ...) -> Any: ...
 def load_model(path: str | Path, kind: Kind, device: Device = "cpu") -> Any:
     """Load a network for inference: float32, evaluation mode, no parameter gradients.
@@ -298,8 +294,7 @@ def _header_of(path: str | Path, kind: Kind) -> dict[str, Any]:
 
 def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
     header = _header_of(path, kind)
-    expected = _described(path, header, _stored_shapes)
-    state = read_state(path, header, expected)
+    state = read_state(path, header, _described(path, header, _stored_shapes))
     network = _build(header)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if isinstance(network, stylegan2.Generator):

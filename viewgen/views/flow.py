@@ -97,7 +97,8 @@ def unpacked(text: str) -> Flow:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "recorded-flow.safetensors"
         path.write_bytes(contents)
-        return load_model(path, "flow")
+        flow: Flow = load_model(path, "flow")
+    return flow
 
 
 class FlowSource:
