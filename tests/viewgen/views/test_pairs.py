@@ -132,12 +132,12 @@ def test_impossible_patches_are_refused_with_the_largest_distance():
 
 
 def test_patches_of_a_gaussian_field_share_less_the_farther_they_are():
-    """Against the closed form, of a covariance that falls as exp(−r / 3)."""
-    side, size, count = 12, 3, 3000
+    """Against the closed form, of a covariance that falls as exp(−r / 6)."""
+    side, size, count = 12, 4, 3000
     place = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), axis=-1).reshape(-1, 2)
 
     def covariance(a, b):
-        return np.exp(-np.linalg.norm(a[:, None] - b, axis=-1) / 3)
+        return np.exp(-np.linalg.norm(a[:, None] - b, axis=-1) / 6)
 
     random = np.random.default_rng(0)
     fields = random.normal(size=(count, side**2)) @ np.linalg.cholesky(covariance(place, place)).T
@@ -154,14 +154,14 @@ def test_patches_of_a_gaussian_field_share_less_the_farther_they_are():
         return (first + second - both) / 2
 
     found, expected = [], []
-    for distance in (2, 4, 7):
+    for distance in (4, 6, 8):
         pair = made("patches", PatchesConfig(distance=distance, size=size), images).pixels
         views = pair[:, :, 0].flatten(2).double().numpy()
         found.append(nats(np.cov(np.concatenate([*views], axis=1).T)))
         both = np.concatenate([patch, patch + distance])
         expected.append(nats(covariance(both, both)))
-    # 9 × 9 correlations of 3,000 images add 81 / 6,000 nats
-    np.testing.assert_allclose(np.array(found) - 81 / 6000, expected, atol=0.02)
+    # 16 × 16 correlations of 3,000 images add 256 / 6,000 nats
+    np.testing.assert_allclose(np.array(found) - 256 / 6000, expected, atol=0.02)
     assert all(near > far + 0.02 for near, far in pairwise(found))
 
 
