@@ -50,7 +50,7 @@ from viewgen_pretrained.settings import ViewsTrainingConfig
 from viewgen_train.loop import Trainer, TrainingDivergedError
 from viewgen_train.sampler import batch_rows
 
-__all__ = ["FlowTrainer", "Labelled", "info_nce", "labelled_images", "num_steps"]
+__all__ = ["FlowTrainer", "Labelled", "info_nce", "labelled_images", "num_steps", "standardised"]
 
 ROLES = tuple(role.name for role in ENTRY.roles)
 ADAM_BETAS = (0.5, 0.999)
@@ -136,6 +136,16 @@ def info_nce(first: Tensor, rest: Tensor, temperature: float) -> Tensor:
 def by_role(channels: Tensor) -> dict[str, Tensor]:
     """Return the views of channels `(B, 3, H, W)`, by role."""
     return {role.name: role.of(channels) for role in ENTRY.roles}
+
+
+def standardised(channels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return channels `(B, 3, H, W)` with mean 0 and deviation 1 over the batch, and the least deviation.
+
+    A deviation below `LEAST_DEVIATION` counts as that much.
+    """
+    variance, mean = torch.var_mean(channels, dim=(0, 2, 3), keepdim=True, correction=0)
+    deviation = variance.sqrt()
+    return (channels - mean) / deviation.clamp_min(LEAST_DEVIATION), deviation.detach().min()
 
 
 class FlowTrainer(Trainer):
@@ -230,39 +240,31 @@ class FlowTrainer(Trainer):
                 )
             )
         if labelled is not None:
-            # another order than that of the images, of which they may be a part
-            places = batch_rows(len(labelled.rows), config.batch_size, step, config.seed + 1)
+            # in another order than the images, of which they may be a part; no image twice
+            count = min(config.batch_size, len(labelled.rows))
+            places = batch_rows(len(labelled.rows), count, step, config.seed + 1)
             rows = labelled.rows[places]
             parts.append(self._channels(labelled.dataset, rows))
             targets = torch.from_numpy(labelled.targets[rows]).to(self.device)
         return torch.cat(parts), targets
 
-    def _standardised(self, channels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Return channels with mean 0 and deviation 1 over the batch, and the least of their deviations.
+    def step(self, step: int) -> Mapping[str, float | Tensor]:
+        """Train the encoders, then the flow and the classifiers, on one batch.
 
         Raises:
-            TrainingDivergedError: a channel is not finite, or varies too little.
+            TrainingDivergedError: a channel of the flow is not finite, or varies too little.
         """
-        variance, mean = torch.var_mean(channels, dim=(0, 2, 3), keepdim=True, correction=0)
-        deviation = variance.sqrt()
-        least = deviation.detach().min()
+        x, targets = self._batch(step)
+        views, least = standardised(self.flow(x))
         if not float(least) >= LEAST_DEVIATION:
             raise TrainingDivergedError(
                 f"flow training: the least standard deviation of a channel is {float(least):.2g} at step "
                 f"{step}, expected at least {LEAST_DEVIATION}: the channel collapses. Lower "
                 "view_learning_rate, or choose the additive coupling or objective semi"
             )
-        return (channels - mean) / deviation, least
-
-    def step(self, step: int) -> Mapping[str, float | Tensor]:
-        """Train the encoders, then the flow and the classifiers, on one batch."""
-        x, targets = self._batch(step)
         if self.critic is not None:
-            with torch.no_grad():
-                fixed, _ = self._standardised(self.flow(x), step)
             for _ in range(self.config.critic_steps):
-                self._update(self.critic_optimiser, self._info_nce(self.critic, fixed))
-        views, least = self._standardised(self.flow(x), step)
+                self._update(self.critic_optimiser, self._info_nce(self.critic, views.detach()))
         metrics: dict[str, float | Tensor] = {"least_deviation": least}
         losses = []
         if self.critic is not None:
@@ -296,7 +298,7 @@ class FlowTrainer(Trainer):
         rows = np.linspace(0, len(self.dataset) - 1, min(16, len(self.dataset))).round().astype(np.int64)
         images = self.dataset.images(rows)
         channels = from_rgb((to_model(images, self.device) + 1) / 2, self.config.space)
-        views, _ = self._standardised(self.flow(self.flow.normalised(channels)), self.num_steps)
+        views, _ = standardised(self.flow(self.flow.normalised(channels)))
         stored = to_storage((views / SHOWN_SPAN).clamp(-1, 1)).cpu().numpy()
         shown = role_pictures(np.repeat(stored[:, None], len(ROLES), axis=1), ENTRY.roles)
         return tile(np.concatenate([images, *shown.swapaxes(0, 1)]), len(rows))

@@ -152,7 +152,7 @@ class ViewsTrainingConfig(Settings):
     width: int = setting(32, "channels of these backbones' first layer", ge=1)
     projection_dim: int = setting(64, "width of the encoders' projections", ge=1)
     temperature: float = setting(0.1, "τ of InfoNCE", gt=0)
-    batch_size: int = setting(128, "images of a step, and as many labelled ones beside them", ge=2)
+    batch_size: int = setting(128, "images of a step, and up to as many labelled ones beside them", ge=2)
     epochs: int = setting(30, "passes over the images; of a supervised training over the labelled ones", ge=1)
     view_learning_rate: float = setting(2e-4, "learning rate of Adam for flow and classifiers", gt=0)
     critic_learning_rate: float = setting(6e-4, "learning rate of Adam for the encoders", gt=0)

@@ -15,7 +15,7 @@ from viewgen.networks.files import load_model, save_model
 from viewgen.views import VIEWS
 from viewgen.views.flow import FlowViewsConfig
 from viewgen_pretrained.dry_run import describe_pretraining
-from viewgen_pretrained.learned_views import FlowTrainer, info_nce, labelled_images, num_steps
+from viewgen_pretrained.learned_views import FlowTrainer, info_nce, labelled_images, num_steps, standardised
 from viewgen_pretrained.pretrain import pretrain_views, training_config
 from viewgen_pretrained.quality import measure_flow
 from viewgen_pretrained.settings import ViewsTrainingConfig
@@ -73,18 +73,26 @@ def test_the_critic_climbs_and_the_flow_descends(make):
 
     def i_nce():
         with torch.no_grad():
-            return -float(trainer._info_nce(trainer.critic, trainer._standardised(trainer.flow(x), 0)[0]))
+            return -float(trainer._info_nce(trainer.critic, standardised(trainer.flow(x))[0]))
 
     first = i_nce()
     for _ in range(5):
-        fixed = trainer._standardised(trainer.flow(x), 0)[0].detach()
+        fixed = standardised(trainer.flow(x))[0].detach()
         trainer._update(trainer.critic_optimiser, trainer._info_nce(trainer.critic, fixed))
     climbed = i_nce()
     assert climbed > first
     for _ in range(5):
-        views, _ = trainer._standardised(trainer.flow(x), 0)
+        views, _ = standardised(trainer.flow(x))
         trainer._update(trainer.optimiser, -trainer._info_nce(trainer.critic, views))
     assert i_nce() < climbed
+
+
+def test_a_scaled_channel_is_the_same_view(make):
+    trainer = make(objective="unsupervised")
+    x, _ = trainer._batch(0)
+    scaled = 7 * x + torch.arange(3.0)[:, None, None]
+    torch.testing.assert_close(standardised(scaled)[0], standardised(x)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(standardised(scaled)[1], 7 * standardised(x)[1])
 
 
 def gaussian_pixels(count=4096):
