@@ -240,7 +240,7 @@ class FlowTrainer(Trainer):
                 )
             )
         if labelled is not None:
-            # in another order than the images, of which they may be a part; no image twice
+            # in another order than the images, of which they may be a part
             count = min(config.batch_size, len(labelled.rows))
             places = batch_rows(len(labelled.rows), count, step, config.seed + 1)
             rows = labelled.rows[places]
