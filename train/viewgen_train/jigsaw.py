@@ -17,7 +17,6 @@ dimension.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewgen.errors import UsageError
 from viewgen.images import to_model
 from viewgen.views.augmentation import expert_uniforms, expert_views
 from viewgen.views.expert_settings import ExpertConfig
@@ -74,29 +73,14 @@ class JigsawHead(nn.Module):
 
 
 def check_jigsaw(settings: TrainSettings, image_size: int) -> None:
-    """Check the jigsaw branch of a training, if its objective has one, against the rest.
+    """Check that images have room for the cells of the jigsaw branch, if the objective has one.
 
     Args:
         settings: settings of the training.
         image_size: side of the images, in pixels.
 
     Raises:
-        UsageError: cells are too small, or another part of the training would ignore the branch.
+        UsageError: cells are too small.
     """
-    grid = settings.objective.build().head.jigsaw
-    if not grid:
-        return
-    check_cells(grid, image_size)
-    negatives = settings.negatives
-    others = {
-        f"assimilation {settings.assimilation.kind}": settings.assimilation.kind != "none",
-        "IFM": bool(negatives.ifm_epsilon),
-        "hard negatives": bool(negatives.hardness or negatives.class_prior),
-        "a reconstruction": settings.reconstruction.active,
-        "views of different roles": bool(settings.views.entry.roles),
-        "the backbone convnet6, which takes images of one size": settings.network.backbone == "convnet6",
-    }
-    if unfit := [name for name, there in others.items() if there]:
-        raise UsageError(
-            f"the jigsaw branch (jigsaw_weight) is not defined beside {unfit[0]}; leave out one of them"
-        )
+    if grid := settings.objective.build().head.jigsaw:
+        check_cells(grid, image_size)
