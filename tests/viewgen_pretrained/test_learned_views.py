@@ -132,8 +132,8 @@ def test_gaussian_pixels_end_with_nothing_shared(make):
     """One additive block with a linear F would remove all that red shares with green and blue."""
     images, nats = gaussian_pixels()
     trainer = make(
-        images, objective="unsupervised", space="RGB", crop=1.0, batch_size=256, width=4, projection_dim=8,
-        hidden=8, num_blocks=3, view_learning_rate=3e-3, critic_learning_rate=1e-2, epochs=12,
+        images, objective="unsupervised", space="RGB", crop=1.0, batch_size=128, width=4, projection_dim=8,
+        hidden=8, num_blocks=3, view_learning_rate=3e-3, critic_learning_rate=1e-2, epochs=2,
     )  # fmt: skip
     assert linearly_shared(channels_of(trainer)) == pytest.approx(nats, abs=0.05), (
         "a new flow changes nothing"

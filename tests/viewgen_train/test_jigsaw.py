@@ -117,7 +117,7 @@ def test_a_training_with_the_branch_is_resumed(make_tiny_plan, tmp_path):
         ({"hardness": 1.0}, "hard negatives"),
         ({"reconstruction": "inpainting"}, "a reconstruction"),
         ({"generated": "frequency"}, "views of different roles"),
-        ({"backbone": "convnet6"}, "convnet6"),
+        ({"backbone": "convnet6"}, "the backbone convnet6"),
     ],
 )
 def test_what_would_ignore_the_branch_is_refused(given, told):

@@ -264,9 +264,6 @@ def test_learned_views_are_trained_on_and_cached_without_their_file(plan, colore
     path = tmp_path / "flow.safetensors"
     save_model(Flow(FlowConfig(image_size=16, space="YDbDr", hidden=2)), path)
     given = {"generated": "flow", "views.file": str(path), "transform": "flip"}
-    assert describe(
-        colored[0], device="cpu", settings=SETTINGS | given, data_root=colored[1]
-    ).estimate.seconds
     found = plan(**given)
     url = str(tmp_path / "flow.zarr")
     cache(

@@ -131,40 +131,6 @@ def test_impossible_patches_are_refused_with_the_largest_distance():
     assert entry.fit(PatchesConfig(distance=4), dataset).size == 16
 
 
-def test_patches_of_a_gaussian_field_share_less_the_farther_they_are():
-    """Against the closed form, of a covariance that falls as exp(−r / 6)."""
-    side, size, count = 12, 4, 3000
-    place = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), axis=-1).reshape(-1, 2)
-
-    def covariance(a, b):
-        return np.exp(-np.linalg.norm(a[:, None] - b, axis=-1) / 6)
-
-    random = np.random.default_rng(0)
-    fields = random.normal(size=(count, side**2)) @ np.linalg.cholesky(covariance(place, place)).T
-    pixels = np.clip(np.round(128 + 30 * fields), 0, 255).astype(np.uint8).reshape(count, 1, side, side)
-    index = torch.arange(count)
-    images = Images(
-        pixels=torch.from_numpy(pixels).expand(-1, 3, -1, -1), source_index=index, draws=ImageDraws(0, index)
-    )
-    patch = place[(place < size).all(axis=1)]
-
-    def nats(joint):
-        parts = (joint[: size**2, : size**2], joint[size**2 :, size**2 :], joint)
-        first, second, both = (np.linalg.slogdet(part)[1] for part in parts)
-        return (first + second - both) / 2
-
-    found, expected = [], []
-    for distance in (4, 6, 8):
-        pair = made("patches", PatchesConfig(distance=distance, size=size), images).pixels
-        views = pair[:, :, 0].flatten(2).double().numpy()
-        found.append(nats(np.cov(np.concatenate([*views], axis=1).T)))
-        both = np.concatenate([patch, patch + distance])
-        expected.append(nats(covariance(both, both)))
-    # 16 × 16 correlations of 3,000 images add 256 / 6,000 nats
-    np.testing.assert_allclose(np.array(found) - 256 / 6000, expected, atol=0.02)
-    assert all(near > far + 0.02 for near, far in pairwise(found))
-
-
 def test_a_jigsaw_has_the_cells_of_the_image():
     images = batch(5, 24)
     whole, mosaic = made("jigsaw", JigsawConfig(patch_share=1.0), images).pixels
