@@ -22,7 +22,7 @@ Shape legend: B images, L of them labelled, H, W space, D projection dimension.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -205,7 +205,7 @@ class FlowTrainer(Trainer):
         if config.crop < 1:
             self._crop = dataset_expert(dataset.name).crop_only().replace(crop_scale=(config.crop, 1.0))
 
-    def _branches(self, projector: str, projection_dim: int) -> Branches:
+    def _branches(self, projector: Literal["mlp", "linear"], projection_dim: int) -> Branches:
         """Return an encoder of each view."""
         config = self.config
         shapes = {
@@ -283,13 +283,14 @@ class FlowTrainer(Trainer):
 
     def _info_nce(self, critic: Branches, channels: Tensor) -> Tensor:
         z = critic(by_role(channels))
-        return info_nce(*(z[role] for role in ROLES), temperature=self.config.temperature)
+        first, rest = (z[role] for role in ROLES)
+        return info_nce(first, rest, self.config.temperature)
 
     @staticmethod
     def _update(optimiser: torch.optim.Optimizer | None, loss: Tensor) -> None:
         assert optimiser is not None
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
 
     @torch.no_grad()

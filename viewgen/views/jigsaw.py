@@ -90,7 +90,7 @@ def cut_cells(images: Tensor, grid: int) -> Tensor:
     """Return the cells of images `(B, C, H, H)`, row by row, `(B, g², C, S, S)`; what is left over is cut."""
     size = images.shape[-1] // grid
     whole = images[..., : grid * size, : grid * size]
-    cells = whole.unflatten(3, (grid, size)).unflatten(2, (grid, size))
+    cells: Tensor = whole.unflatten(3, (grid, size)).unflatten(2, (grid, size))
     return cells.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
 
@@ -115,7 +115,7 @@ def random_patches(cells: Tensor, share: float, numbers: Tensor) -> Tensor:
     )
     which = torch.arange(len(flat), device=flat.device)[:, None, None]
     patches = flat[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return patches.unflatten(0, cells.shape[:2])
+    return patches.reshape(*cells.shape[:2], *patches.shape[1:])
 
 
 def check_cells(grid: int, side: int) -> None:
