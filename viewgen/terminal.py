@@ -19,12 +19,32 @@ from typing import Any, TextIO
 
 from viewgen.redaction import redacted
 
-__all__ = ["Escaped", "boundary", "console", "escaped", "json_text", "plain", "program", "unescaped"]
+__all__ = [
+    "Escaped",
+    "boundary",
+    "console",
+    "escaped",
+    "json_text",
+    "plain",
+    "program",
+    "shortened",
+    "unescaped",
+]
 
 # C0 without tab and line feed, DEL, C1; separators of lines; marks of direction; halves of a character
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+
+
+MOST_SHOWN, SHOWN = 500, 24
+
+
+def shortened(value: Any) -> Any:
+    """Return a value for people: a text of more than 500 characters, such as recorded weights, cut short."""
+    if isinstance(value, str) and len(value) > MOST_SHOWN:
+        return f"{value[:SHOWN]}… ({len(value):,} characters)"
+    return value
 
 
 def program() -> str:

@@ -21,6 +21,7 @@ from viewgen.store import (
     pending_shards,
     read_spec,
 )
+from viewgen.terminal import shortened
 from viewgen_pipelines.cost import cache_costs, cost_lines, expected_workers
 from viewgen_pipelines.executors import Executor, check_executor, open_executor
 from viewgen_pipelines.quality import cache_quality, check_strict, quality_lines
@@ -343,7 +344,8 @@ def _preview(
             f"{num_bytes / 1e6:,.1f} MB, in {spec.num_shards} shards of {spec.shard_images} images, "
             f"{pending} of them to be made, at {storage.url}"
         )
-        progress.say(f"  config: {', '.join(f'{key}={value}' for key, value in spec.config.items())}")
+        config = ", ".join(f"{key}={shortened(value)}" for key, value in spec.config.items())
+        progress.say(f"  config: {config}")
         for kind, path in stage.model_paths.items():
             progress.say(f"  {kind}: {path}")
     words: dict[BatchSize, str] = {None: "one group", "auto": "as many as each worker finds room for"}

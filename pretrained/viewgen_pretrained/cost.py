@@ -21,7 +21,12 @@ from viewgen.errors import ModelError
 from viewgen.networks.files import STYLEGAN2, read_header
 from viewgen_pretrained.generator import GeneratorTrainer
 from viewgen_pretrained.inverter import InverterTrainer
-from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
+from viewgen_pretrained.learned_views import FlowTrainer, labelled_images
+from viewgen_pretrained.settings import (
+    GeneratorTrainingConfig,
+    InverterTrainingConfig,
+    ViewsTrainingConfig,
+)
 from viewgen_train.cost import estimate, random_images, saved_bytes
 from viewgen_train.loop import Trainer
 from viewgen_train.settings import TrainSettings
@@ -29,6 +34,7 @@ from viewgen_train.settings import TrainSettings
 __all__ = [
     "TrainingCost",
     "encoder_cost",
+    "flow_cost",
     "generator_cost",
     "inverter_cost",
     "mean_step_seconds",
@@ -42,7 +48,7 @@ FLOAT_BYTES = 4
 # weights, gradients and two moments of Adam
 STATES = 4
 
-T = TypeVar("T", GeneratorTrainer, InverterTrainer)
+T = TypeVar("T", GeneratorTrainer, InverterTrainer, FlowTrainer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +136,13 @@ def inverter_cost(
     return _cost(trainer, networks, intervals, config.batch_size, config.num_steps)
 
 
+def flow_cost(config: ViewsTrainingConfig, steps: int, image_size: int, device: str) -> TrainingCost:
+    """Return the cost of so many steps of a training of learned views."""
+    trainer = _measured_trainer(partial(_flow_trainer, config, image_size, device), config.batch_size)
+    networks = [one for one in (trainer.flow, trainer.critic, trainer.classifiers) if one is not None]
+    return _cost(trainer, networks, [], config.batch_size, steps)
+
+
 def shape_of(path: Path, others: GeneratorTrainingConfig | None = None) -> GeneratorTrainingConfig:
     """Return the settings of a training that makes a generator of a file's shape.
 
@@ -201,6 +214,12 @@ def _generator_trainer(
 ) -> GeneratorTrainer:
     images = random_images(batch_size, image_size)
     return GeneratorTrainer(images, config.replace(batch_size=batch_size), torch.device(device))
+
+
+def _flow_trainer(config: ViewsTrainingConfig, image_size: int, device: str, batch_size: int) -> FlowTrainer:
+    images = random_images(batch_size, image_size)
+    small = config.replace(batch_size=batch_size, labels=None, attribute=None)
+    return FlowTrainer(images, labelled_images(images, small), small, torch.device(device))
 
 
 def _cost(

@@ -9,9 +9,21 @@ from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.networks.weights import network_file
 from viewgen.progress import duration_text
 from viewgen.settings import Settings
-from viewgen_pretrained.cost import TrainingCost, encoder_cost, generator_cost, inverter_cost, shape_of
+from viewgen_pretrained.cost import (
+    TrainingCost,
+    encoder_cost,
+    flow_cost,
+    generator_cost,
+    inverter_cost,
+    shape_of,
+)
+from viewgen_pretrained.learned_views import labelled_images, num_steps
 from viewgen_pretrained.pretrain import adversarial_images, encoder_settings, training_config
-from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
+from viewgen_pretrained.settings import (
+    GeneratorTrainingConfig,
+    InverterTrainingConfig,
+    ViewsTrainingConfig,
+)
 from viewgen_train.dry_run import settings_tables
 from viewgen_train.plan import resolved_precision
 from viewgen_train.resolve import effective_settings
@@ -24,10 +36,10 @@ class PretrainDescription:
     """Settings and estimated cost of a training that was not started.
 
     Attributes:
-        kind: ``"encoder"``, ``"generator"`` or ``"inverter"``.
+        kind: ``"encoder"``, ``"generator"``, ``"inverter"`` or ``"views"``.
         dataset, split: name and split of the data set.
         num_images, image_size: number and side of the images.
-        settings: tables of the settings that have an effect; one without a name for generator and inverter.
+        settings: tables of the settings that have an effect; one without a name for all but encoders.
         cost: estimated time and memory.
     """
 
@@ -71,7 +83,7 @@ def own_settings(settings: Settings) -> dict[str, Any]:
 
 
 def describe_pretraining(
-    kind: Literal["encoder", "generator", "inverter"],
+    kind: Literal["encoder", "generator", "inverter", "views"],
     dataset: str,
     out: str | Path,
     *,
@@ -98,6 +110,13 @@ def describe_pretraining(
         images = load_dataset(dataset, split, data_root=data_root)
         found = resolved_precision(encoder_settings(images, given), device)
         return _description(kind, images, effective_settings(found), encoder_cost(found, images, device))
+    if kind == "views":
+        images = load_dataset(dataset, split, data_root=data_root)
+        learned = training_config(ViewsTrainingConfig, kind, images.name, given)
+        labelled = labelled_images(images, learned, data_root)
+        steps = num_steps(learned, len(images), 0 if labelled is None else len(labelled.rows))
+        cost = flow_cost(learned, steps, images.image_size, device)
+        return _description(kind, images, {"": own_settings(learned)}, cost)
     images = adversarial_images(dataset, split, data_root)
     if kind == "generator":
         own = training_config(GeneratorTrainingConfig, kind, dataset, given, images)

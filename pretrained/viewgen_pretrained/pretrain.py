@@ -23,7 +23,12 @@ from viewgen.views.compositions import refuse_colorless
 from viewgen_pretrained import quality
 from viewgen_pretrained.generator import GeneratorTrainer
 from viewgen_pretrained.inverter import InverterTrainer
-from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
+from viewgen_pretrained.learned_views import FlowTrainer, labelled_images
+from viewgen_pretrained.settings import (
+    GeneratorTrainingConfig,
+    InverterTrainingConfig,
+    ViewsTrainingConfig,
+)
 from viewgen_pretrained.sizes import check_side, defaults, takes_size
 from viewgen_pretrained.training_curves import TrainingCurves
 from viewgen_train.distributed import World
@@ -41,6 +46,7 @@ __all__ = [
     "pretrain_encoder",
     "pretrain_generator",
     "pretrain_inverter",
+    "pretrain_views",
     "training_config",
 ]
 
@@ -66,7 +72,7 @@ def training_config(
 
     Args:
         config_class: class of the settings.
-        section: ``"generator"`` or ``"inverter"``.
+        section: ``"generator"``, ``"inverter"`` or ``"views"``.
         dataset: name of the data set.
         overrides: setting → value.
         images: training images, whose number sets the defaults of a data set without a recipe of its own.
@@ -351,4 +357,39 @@ def pretrain_inverter(
         trainer.inverter, out, "inverter", images, trainer, seconds=seconds, command=command, dtype=dtype,
         measure=lambda stored: quality.measure_inverter(stored, frozen, feature_net, images, data_root),
         depends=depends,
+    )  # fmt: skip
+
+
+def pretrain_views(
+    dataset: str,
+    out: str | Path,
+    *,
+    split: str = "train",
+    data_root: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    overwrite: bool = False,
+    command: list[str] | None = None,
+) -> dict[str, Any]:
+    """Train a flow whose channels are two views of an image, and measure what they share.
+
+    Arguments are those of `pretrain_encoder`; `settings` overrides `ViewsTrainingConfig`. Labelled images are
+    those of the split, or of the training split if that of the training has no labels.
+
+    Returns:
+        model card of the flow, ``flow.safetensors``.
+
+    Raises:
+        DataError: the images are grey, or have no classes for an objective that uses them.
+        TrainingDivergedError: a channel of the flow collapses.
+    """
+    images = load_dataset(dataset, split, data_root=data_root)
+    config = training_config(ViewsTrainingConfig, "views", images.name, settings or {})
+    out = Path(out)
+    trainer = FlowTrainer(images, labelled_images(images, config, data_root), config, torch.device(device))
+    seconds = run_training(trainer, out, observer=TrainingCurves(), overwrite=overwrite)
+    return _finish(
+        trainer.flow, out, "flow", images, trainer, seconds=seconds, command=command, dtype=dtype,
+        measure=lambda _: quality.measure_flow(out / "flow.safetensors", trainer, data_root),
     )  # fmt: skip

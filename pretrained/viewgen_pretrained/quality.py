@@ -8,16 +8,21 @@ References:
     Demystifying MMD GANs, Bińkowski, Sutherland, Arbel and Gretton, 2018, https://arxiv.org/abs/1801.01401
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.datasets.dataset import UNLABELED
 from viewgen.diagnostics.distances import kernel_distance, psnr
 from viewgen.diagnostics.knn import knn_accuracy
+from viewgen.diagnostics.mutual_information.config import MIConfig
+from viewgen.diagnostics.mutual_information.estimate import estimate_mutual_information
+from viewgen.diagnostics.mutual_information.views import source_pair
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.networks.encoder import Encoder
@@ -25,8 +30,12 @@ from viewgen.networks.generator import class_labels
 from viewgen.networks.inverter import Inverter
 from viewgen.networks.stylegan2 import Generator
 from viewgen.randomness import addressed_normal
+from viewgen.registry import Choice
+from viewgen.views import VIEWS
+from viewgen.views.flow import FlowViewsConfig, flow_channels
+from viewgen_pretrained.learned_views import FlowTrainer, by_role
 
-__all__ = ["measure_encoder", "measure_generator", "measure_inverter"]
+__all__ = ["measure_encoder", "measure_flow", "measure_generator", "measure_inverter"]
 
 BATCH = 256
 MAX_IMAGES = 10_000
@@ -133,3 +142,67 @@ def measure_inverter(
         if distances:
             measured[f"feature_distance_{name}"] = round(float(torch.cat(distances).mean()), 4)
     return measured
+
+
+def measure_flow(path: Path, trainer: FlowTrainer, data_root: str | None) -> dict[str, Any]:
+    """Return I_NCE of the learned views and of the colour split, and accuracies of the learned views.
+
+    Each I_NCE is that of a separable critic of its own, trained on some of the training images and measured
+    on others; `i_nce_ceiling` is ln K. Cross-entropies and accuracies are those of the training's classifiers
+    on the test split. `least_deviation` is the smallest standard deviation of a channel over the training
+    images.
+
+    Args:
+        path: file of the flow.
+        trainer: its training.
+        data_root: folder of data sets.
+    """
+    dataset, config = trainer.dataset, trainer.config
+    entry = VIEWS.entry("flow")
+    settings: FlowViewsConfig = entry.fit(FlowViewsConfig(file=str(path)), dataset)
+    assert settings.deviation is not None
+    measured: dict[str, Any] = {"least_deviation": round(min(settings.deviation), 6)}
+    rows = _rows(dataset)
+    candidates = min(config.batch_size, len(rows) // 4)
+    if config.measure_steps and candidates >= 8:
+        color = VIEWS.resolve("color", dataset.name, {"space": config.space})
+        how = MIConfig(
+            estimator="infonce", critic="separable", num_steps=config.measure_steps, batch_size=candidates
+        )
+        for name, choice in (("i_nce", Choice(entry, settings)), ("i_nce_raw", color)):
+            pair = source_pair(choice, dataset, rows)
+            found = estimate_mutual_information(
+                pair.views, how.of_roles(pair.roles), seed=config.seed, device=str(trainer.device)
+            )
+            measured[name] = round(found.nats, 4)
+            measured[f"{name}_interval"] = [round(found.low, 4), round(found.high, 4)]
+        measured["i_nce_ceiling"] = round(float(np.log(candidates)), 4)
+    return {**measured, **_classified(trainer, settings, data_root)}
+
+
+@torch.no_grad()
+def _classified(trainer: FlowTrainer, settings: FlowViewsConfig, data_root: str | None) -> dict[str, Any]:
+    """Return cross-entropy and accuracy of each view's classifier on the test split, if there are both."""
+    labelled, classifiers = trainer.labelled, trainer.classifiers
+    test = None if labelled is None else _held_out(labelled.dataset, data_root)
+    if labelled is None or classifiers is None or test is None:
+        return {}
+    classifiers.eval()
+    flow, device = trainer.flow, trainer.device
+    mean, deviation = (
+        torch.tensor(one, device=device)[:, None, None] for one in (settings.mean, settings.deviation)
+    )
+    rows = _rows(test)
+    targets = torch.from_numpy(test.target(labelled.attribute)[rows]).to(device)
+    scores: dict[str, list[Tensor]] = {}
+    for part in np.array_split(rows, max(1, len(rows) // BATCH)):
+        pixels = torch.from_numpy(test.images(part)).to(device)
+        channels = flow_channels(pixels, flow)
+        for role, logits in classifiers.project(by_role((channels - mean) / deviation)).items():
+            scores.setdefault(role, []).append(logits)
+    measured: dict[str, Any] = {}
+    for role, found in scores.items():
+        logits = torch.cat(found)
+        measured[f"cross_entropy_{role}"] = round(float(F.cross_entropy(logits, targets)), 4)
+        measured[f"accuracy_{role}"] = round(float((logits.argmax(dim=1) == targets).float().mean()), 4)
+    return {**measured, "test_images": len(rows)}

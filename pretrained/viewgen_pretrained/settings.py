@@ -1,4 +1,4 @@
-"""Settings of the trainings of generator and inverter.
+"""Settings of the trainings of generator, inverter and learned views.
 
 Neither this module nor its imports import torch, which takes seconds.
 
@@ -7,6 +7,8 @@ References:
     Aila, 2020, https://arxiv.org/abs/2006.06676
     In-Domain GAN Inversion for Real Image Editing, Zhu, Shen, Zhao and Zhou, 2020,
     https://arxiv.org/abs/2004.00049
+    What Makes for Good Views for Contrastive Learning?, Tian, Sun, Poole, Krishnan, Schmid and Isola, 2020,
+    appendix B.5, https://arxiv.org/abs/2005.10243
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from pydantic import model_validator
 
 from viewgen.errors import UsageError
 from viewgen.settings import Settings, setting
+from viewgen.views.color_settings import Space
 
-__all__ = ["GeneratorTrainingConfig", "InverterTrainingConfig"]
+__all__ = ["GeneratorTrainingConfig", "InverterTrainingConfig", "ViewsTrainingConfig"]
 
 Transform = Literal["brightness", "color", "translation", "cutout"]
 
@@ -117,3 +120,62 @@ class InverterTrainingConfig(Settings):
         if not self.r1_weight:
             found["r1_interval"] = "r1_weight is 0"
         return found
+
+
+class ViewsTrainingConfig(Settings):
+    """Settings of a training of learned views: a flow of colours, and the encoders beside it."""
+
+    title: ClassVar[str] = "views training"
+
+    objective: Literal["unsupervised", "semi", "supervised"] = setting(
+        "semi",
+        "what the flow learns: views that share little (unsupervised), that and the classes in either view "
+        "(semi), or the classes alone (supervised)",
+    )
+    space: Space = setting(
+        "YDbDr", "colour space of the flow's input: its first channel is one view, the others are the second"
+    )
+    coupling: Literal["additive", "affine"] = setting(
+        "additive", "blocks that preserve volume (additive, NICE) or not (affine, RealNVP)"
+    )
+    num_blocks: int = setting(6, "blocks of the flow", ge=1, le=12)
+    hidden: int = setting(32, "channels of the hidden layers in a block", ge=1, le=64)
+    labels: int | None = setting(
+        None, "images whose classes are used, drawn at random; by default all that have one", ge=1
+    )
+    attribute: str | None = setting(
+        None, "name of the class attribute; by default the first, where images have several"
+    )
+    backbone: Literal["convnet", "resnet18", "resnet50"] = setting(
+        "convnet", "backbone of the encoder and the classifier of each view"
+    )
+    width: int = setting(32, "channels of these backbones' first layer", ge=1)
+    projection_dim: int = setting(64, "width of the encoders' projections", ge=1)
+    temperature: float = setting(0.1, "τ of InfoNCE", gt=0)
+    batch_size: int = setting(128, "images of a step, and up to as many labelled ones beside them", ge=2)
+    epochs: int = setting(30, "passes over the images; of a supervised training over the labelled ones", ge=1)
+    view_learning_rate: float = setting(2e-4, "learning rate of Adam for flow and classifiers", gt=0)
+    critic_learning_rate: float = setting(6e-4, "learning rate of Adam for the encoders", gt=0)
+    critic_steps: int = setting(1, "steps of the encoders before each step of the flow", ge=1)
+    crop: float = setting(
+        0.2,
+        "smallest share of an image that its random crop keeps, before it is flipped; 1 does neither",
+        gt=0,
+        le=1,
+    )
+    measure_steps: int = setting(
+        400,
+        "updates of the critics that measure I_NCE of the colour split and of the learned views for the "
+        "card; 0 measures neither",
+        ge=0,
+    )
+    seed: int = setting(0, "root of all random numbers")
+
+    def ignored(self) -> dict[str, str]:
+        """Return the settings without effect, with the reason."""
+        if self.objective == "unsupervised":
+            return dict.fromkeys(("labels", "attribute"), "objective is 'unsupervised'")
+        if self.objective == "supervised":
+            unused = ("projection_dim", "temperature", "critic_learning_rate", "critic_steps")
+            return dict.fromkeys(unused, "objective is 'supervised'")
+        return {}

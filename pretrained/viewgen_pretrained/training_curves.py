@@ -22,6 +22,12 @@ PANELS: dict[str, dict[str, str]] = {
     "generator: path length": {"path_length": "running mean"},
     "inverter: reconstruction loss": {"pixel": "pixels", "perceptual": "discriminator features"},
     "inverter: adversarial loss": {"adversarial": "inverter", "critic": "critic"},
+    "flow: I_NCE of the views, nats": {"i_nce": "I_NCE"},
+    "flow: cross-entropy of the classes, nats": {
+        "cross_entropy_first": "first view",
+        "cross_entropy_rest": "second view",
+    },
+    "flow: least standard deviation of a channel": {"least_deviation": "least deviation"},
 }
 DRAWING_PAUSE_SECONDS = 30.0
 LONGEST_LINE = 200

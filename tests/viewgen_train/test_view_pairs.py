@@ -11,9 +11,11 @@ from PIL import Image
 
 from viewgen.datasets import load_dataset
 from viewgen.diagnostics.subjects import SubjectArguments
-from viewgen.errors import DataError, UsageError
+from viewgen.errors import DataError, MissingFileError, UsageError
+from viewgen.images import to_model
 from viewgen.networks.encoder import Encoder
-from viewgen.networks.files import read_header
+from viewgen.networks.files import read_header, save_model
+from viewgen.networks.flow import Flow, FlowConfig
 from viewgen.randomness import addressed_generator
 from viewgen.store import CacheReader
 from viewgen.views.branched import load_image_encoder
@@ -256,6 +258,33 @@ def test_a_cached_colour_split_is_drawn_and_measured_by_role(colored, tmp_path):
     pair = SubjectArguments(kind="cache", subject=url, data_root=colored[1]).open().pairs[1]
     x, y = pair.views.draw(np.arange(4), 0, 0)
     assert (x.shape[1], y.shape[1]) == (1, 2)
+
+
+def test_learned_views_are_trained_on_and_cached_without_their_file(plan, colored, tmp_path):
+    path = tmp_path / "flow.safetensors"
+    save_model(Flow(FlowConfig(image_size=16, space="YDbDr", hidden=2)), path)
+    given = {"generated": "flow", "views.file": str(path), "transform": "flip"}
+    found = plan(**given)
+    url = str(tmp_path / "flow.zarr")
+    cache(
+        colored[0], method="flow", file=str(path), out=url, executor="local", data_root=colored[1], quiet=True
+    )  # fmt: skip
+    path.unlink()
+    train_worker(found, "cpu", checkpoint_seconds=1e9)
+    encoder = load_image_encoder(Path(found.out) / "last.safetensors")
+    assert [encoder.branches[role].config.in_channels for role in ("first", "rest")] == [1, 2]
+    test = load_dataset(colored[0], "test", data_root=colored[1])
+    features = encoder.embed(to_model(test.images(range(3))))
+    assert features.shape == (3, encoder.embedding_dim)
+    assert held_out_i_nce(open_run(found.out).settings, encoder, test)["images"] == 16
+    spec = CacheReader(url).spec
+    assert spec.config["deviation"] == list(found.settings.views.settings.deviation)
+    assert not {"file", "models"} & {name for name, value in spec.config.items() if value is not None}
+    assert spec.models == {}
+    trainer = build_trainer(plan(url=url, generated="cache"), World(), torch.device("cpu"))
+    assert trainer.views(trainer.batch(0)).shape == (2, 8, 3, 16, 16)
+    with pytest.raises(MissingFileError, match="given as the flow"):
+        describe(colored[0], device="cpu", settings=SETTINGS | given, data_root=colored[1])
 
 
 def test_refused_before_a_step(plan, colored):

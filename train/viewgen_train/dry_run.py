@@ -11,6 +11,7 @@ from viewgen.roles import Role
 from viewgen.store import CacheSpec, open_storage, read_spec
 from viewgen_train.caches import find_cache, recorded_name
 from viewgen_train.cost import USUAL_CACHED_VIEWS, TrainEstimate, estimate, image_counts
+from viewgen_train.jigsaw import check_jigsaw
 from viewgen_train.plan import (
     EMBEDDED_DATASET,
     TrainOptions,
@@ -116,6 +117,7 @@ def describe(
     url, spec = _attempt(problems, lambda: _cache(given, first)) or (None, None)
     name = dataset or (spec.dataset["name"] if spec is not None else EMBEDDED_DATASET)
     _attempt(problems, lambda: check_options(given, first))
+    _attempt(problems, lambda: first.views.entry.check(first.views.settings))
     if "generator" in first.views.entry.needs:
         _attempt(problems, lambda: generator_file(name, given))
     used = _attempt(problems, lambda: usable_device(device, gpus, workers))
@@ -126,6 +128,7 @@ def describe(
     assert used is not None
     resolved = resolved_precision(resolved, used)
     num_images, image_size = image_counts(name, given.split, given.data_root)
+    check_jigsaw(resolved, image_size)
     if spec is not None:
         num_images = spec.num_images
     num_images = min(given.limit or num_images, num_images)

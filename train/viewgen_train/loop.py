@@ -26,6 +26,7 @@ from viewgen.memory import keep_freed_memory
 from viewgen.picture import write_png
 from viewgen.progress import Progress
 from viewgen.randomness import addressed_seed
+from viewgen.terminal import shortened
 from viewgen_train.checkpoints import CHECKPOINT, PREVIOUS, keep_previous, read_checkpoint, write_checkpoint
 from viewgen_train.metrics import Metrics
 
@@ -146,7 +147,8 @@ def _check_identity(path: Path, trainer: Trainer, digests: Mapping[str, str]) ->
         different = sorted(key for key in there | asked if there.get(key) != asked.get(key))
         if different:
             lines = "\n".join(
-                f"  {key}: there {there.get(key)!r}, asked {asked.get(key)!r}" for key in different
+                f"  {key}: there {shortened(there.get(key))!r}, asked {shortened(asked.get(key))!r}"
+                for key in different
             )
             raise CacheMismatchError(
                 f"{path.parent} holds another {trainer.kind} training:\n{lines}\n"

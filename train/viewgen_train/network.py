@@ -28,6 +28,7 @@ from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.layout import channels_last
 from viewgen.roles import Role
 from viewgen_train.decoder import Decoder, build_decoder, image_errors
+from viewgen_train.jigsaw import JigsawHead
 from viewgen_train.masking import Corrupted
 from viewgen_train.objectives.objective import Head
 from viewgen_train.settings import TrainSettings
@@ -72,6 +73,7 @@ class ContrastiveNetwork(nn.Module):
         roles: roles of the views in their order; empty if they are interchangeable.
         decoder: decoder of a reconstruction, or None.
         error: error of a rebuilt image, of `viewgen_train.decoder.image_errors`.
+        jigsaw: head of the jigsaw branch, or None.
 
     Attributes:
         target: exponential moving average of the encoder, if the head has a momentum.
@@ -88,16 +90,21 @@ class ContrastiveNetwork(nn.Module):
         roles: tuple[Role, ...] = (),
         decoder: Decoder | None = None,
         error: str = "mse",
+        jigsaw: JigsawHead | None = None,
     ) -> None:
         super().__init__()
-        self.roles = roles
+        self.roles, self.jigsaw = roles, jigsaw
         self.decoder, self.error = decoder, error
         self.encoder, self.head, self.predictor = encoder, head, predictor
         self.target = None if head.momentum is None else copy.deepcopy(encoder).requires_grad_(False)
         self.separate, self.bf16 = separate, bf16
 
     def forward(
-        self, views: Tensor, shuffle: Tensor | None = None, corrupted: Corrupted | None = None
+        self,
+        views: Tensor,
+        shuffle: Tensor | None = None,
+        corrupted: Corrupted | None = None,
+        patches: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Map views to the inputs of an objective.
 
@@ -105,11 +112,13 @@ class ContrastiveNetwork(nn.Module):
             views: model images, `(K, B, C, H, W)`.
             shuffle: permutation of the images for the target network's groups, `(B,)`; see `group_shuffle`.
             corrupted: inputs of the reconstruction, in a forward pass of their own; None for none.
+            patches: model images of the jigsaw branch, `(B, G, C, P, P)`, likewise.
 
         Returns:
             float32 tensors, keyed by the fields of `Outputs`: ``z`` `(B, K, D)`, ``features`` `(B, K, F)`
             and, if the head has them, ``p`` and ``target`` `(B, K, D)`, ``patches`` `(B, K, P, F)` and
-            ``patch_projections`` `(B, K, P, D)`; ``reconstruction`` `(B, R)`, errors, of corrupted views.
+            ``patch_projections`` `(B, K, P, D)`; ``reconstruction`` `(B, R)`, errors, of corrupted views;
+            ``jigsaw`` `(B, 1, D)` of patches.
         """
         head = self.head
         seen = views[:1] if head.one_sided else views
@@ -126,7 +135,18 @@ class ContrastiveNetwork(nn.Module):
             }
         if corrupted is not None:
             found["reconstruction"] = self._rebuilt(corrupted)
+        if patches is not None:
+            found["jigsaw"] = self._assembled(patches)
         return found
+
+    def _assembled(self, patches: Tensor) -> Tensor:
+        """Return the unit projections of the images' patches, float32 `(B, 1, D)`."""
+        assert self.jigsaw is not None
+        assert isinstance(self.encoder, Encoder)
+        with torch.autocast(patches.device.type, torch.bfloat16, enabled=self.bf16):
+            features = self.encoder.embed(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
+            projections: Tensor = self.jigsaw(features)
+        return projections.float()[:, None]
 
     def _rebuilt(self, corrupted: Corrupted) -> Tensor:
         """Return the errors of the rebuilt views, float32 `(B, R)`."""
@@ -309,6 +329,9 @@ def build_network(
             # last, so that the other weights are those of a training without it
             assert isinstance(encoder, Encoder)
             decoder = build_decoder(encoder, pooled=rebuilding.decoder_input == "pooled")
+        jigsaw = None
+        if head.jigsaw:
+            jigsaw = JigsawHead(encoder.embedding_dim, shape.projection_dim, head.jigsaw**2)
     network = ContrastiveNetwork(
         encoder,
         head,
@@ -318,6 +341,7 @@ def build_network(
         roles=roles,
         decoder=decoder,
         error=rebuilding.reconstruction_loss,
+        jigsaw=jigsaw,
     ).to(device)
     if shape.channels_last:
         channels_last(network)

@@ -30,6 +30,7 @@ from viewgen_train.caches import (
     recorded_name,
     usable_rows,
 )
+from viewgen_train.jigsaw import check_jigsaw
 from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.masking import check_reconstruction
 from viewgen_train.objectives.assimilation import build_objective
@@ -46,8 +47,7 @@ log = logging.getLogger(__name__)
 LARGEST_SHIFT = 20
 # Its networks ship with viewgen, so that its cache can be made without further ado.
 EMBEDDED_DATASET = "digits"
-# what a training can give a view source
-AT_HAND = {"cache", "inversions", "generator", "encoder", "clips", "training"}
+AT_HAND = {"cache", "inversions", "generator", "encoder", "clips", "training"}  # what a training can give
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,6 +186,7 @@ def make_plan(options: TrainOptions) -> TrainPlan:
         if num_images < len(dataset):
             log.info("the cache covers the first %d of %d images: training on them", num_images, len(dataset))
     check_reconstruction(settings, dataset, side)
+    check_jigsaw(settings, dataset.image_size)
     num_images = _limited(options.limit, num_images, len(dataset))
     if settings.optimiser.batch_size > num_images:
         raise UsageError(

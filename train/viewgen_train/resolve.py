@@ -134,6 +134,8 @@ def train_settings(
     if not head.any_projector:
         found["network"] = found["network"].replace(projector="objective")
     _check_reconstruction(found, head, objective.name, roles)
+    if head.jigsaw:
+        _check_jigsaw(found, kind, bool(roles))
     if objective.check is not None:
         objective.check(found["objective"].settings, found["optimiser"])
     return TrainSettings.of_parts(found, dormant)
@@ -160,6 +162,29 @@ def _check_reconstruction(
         raise UsageError(
             f"reconstruction_epochs is {how.reconstruction_epochs:g} of {optimiser.epochs} epochs; expected "
             "fewer, or contrastive_weight=0 for a reconstruction alone"
+        )
+
+
+def _check_jigsaw(found: Mapping[str, Any], kind: str, has_roles: bool) -> None:
+    """Check that no other part of a training ignores the jigsaw branch of its objective.
+
+    Args:
+        found: settings of the components, by name.
+        kind: kind of assimilation.
+        has_roles: True if the views have different roles.
+    """
+    negatives = found["negatives"]
+    others = {
+        f"assimilation {kind}": kind != "none",
+        "IFM": bool(negatives.ifm_epsilon),
+        "hard negatives": bool(negatives.hardness or negatives.class_prior),
+        "a reconstruction": found["reconstruction"].active,
+        "views of different roles": has_roles,
+        "the backbone convnet6, which takes images of one size": found["network"].backbone == "convnet6",
+    }
+    if unfit := [name for name, there in others.items() if there]:
+        raise UsageError(
+            f"the jigsaw branch (jigsaw_weight) is not defined beside {unfit[0]}; leave out one of them"
         )
 
 

@@ -23,6 +23,7 @@ from viewgen_train.checkpoints import restore_weights, settle_weights, write_bes
 from viewgen_train.diagnostics import CollapseWatch, KnnSets, accuracies
 from viewgen_train.distributed import World, synchronise_batchnorm
 from viewgen_train.gradients import backbone_norms, drop_idle_gradients
+from viewgen_train.jigsaw import JigsawPatches
 from viewgen_train.loader import Codes, ImageMemory
 from viewgen_train.loop import Trainer, TrainingDivergedError
 from viewgen_train.masking import Corrupted, Corruption, mean_color
@@ -116,6 +117,8 @@ class AssimilationTrainer(Trainer):
         if settings.reconstruction.active:
             size = self.network.encoder.config.image_size
             self._corruption = Corruption(settings.reconstruction, size, mean_color(images))
+        grid = objective.head.jigsaw
+        self._patches = JigsawPatches(grid, settings.expert) if grid else None
         self._rebuilding = objective if isinstance(objective, Reconstruction) else None
         if self._rebuilding is not None:
             self._rebuilding.whole_graph = world.size > 1
@@ -198,7 +201,8 @@ class AssimilationTrainer(Trainer):
         weights = self._weights(scores)
         context: dict[str, Any] = {"weights": weights, "progress": step / self.num_steps}
         corrupted = None if self._corruption is None else self._corruption(views, images)
-        out = dataclasses.replace(self._outputs(views, images, self._parallel, corrupted), **context)
+        patches = None if self._patches is None else self._patches(images)
+        out = dataclasses.replace(self._outputs(views, images, self._parallel, corrupted, patches), **context)
         losses = self.losses(out)
         self.optimiser.zero_grad()
         norms = self._gradient_norms(step, out, losses)
@@ -247,7 +251,9 @@ class AssimilationTrainer(Trainer):
         losses = self.objective.loss(out)
         if isinstance(self.objective, Counted) and out.weights is None:
             candidates = self.objective.num_candidates(out.z.shape[1])
-            losses = {**losses, "i_nce": math.log(candidates) - losses["loss"].detach()}
+            # of the two views alone, where the loss has another term
+            contrastive = losses.get("contrastive_loss", losses["loss"])
+            losses = {**losses, "i_nce": math.log(candidates) - contrastive.detach()}
         return {**losses, "loss": self.settings.optimiser.loss_scale * losses["loss"]}
 
     def outputs(self, views: Tensor, images: Images) -> Outputs:
@@ -255,13 +261,18 @@ class AssimilationTrainer(Trainer):
         return self._outputs(views, images, self.network)
 
     def _outputs(
-        self, views: Tensor, images: Images, network: nn.Module, corrupted: Corrupted | None = None
+        self,
+        views: Tensor,
+        images: Images,
+        network: nn.Module,
+        corrupted: Corrupted | None = None,
+        patches: Tensor | None = None,
     ) -> Outputs:
         needs = self.settings.objective.entry.needs
         gather = self.world.gather
         found: dict[str, Any] = {
             name: gather(part).transpose(0, 1)
-            for name, part in network(views, self._shuffle(images), corrupted).items()
+            for name, part in network(views, self._shuffle(images), corrupted, patches).items()
             if NEEDS.get(name, name) in needs or name not in NEEDS
         }
         if "views" in needs:
@@ -319,12 +330,9 @@ class AssimilationTrainer(Trainer):
 
     def state(self) -> dict[str, Any]:
         """Return the state without the encoder's weights, which are stored beside the checkpoint."""
-        predictor, target, decoder = self.network.predictor, self.network.target, self.network.decoder
+        predictor = self.network.predictor
         more = {"objective": self._module.state_dict()}
-        if decoder is not None:
-            more["decoder"] = decoder.state_dict()
-        if target is not None:
-            more["target"] = target.state_dict()
+        more |= {name: part.state_dict() for name, part in self._beside().items()}
         return {
             "step": self._steps_done,
             "optimiser": self.optimiser.state(),
@@ -335,6 +343,11 @@ class AssimilationTrainer(Trainer):
             **{name: part for name, part in more.items() if part},
         }
 
+    def _beside(self) -> dict[str, nn.Module]:
+        """Return the networks beside encoder and predictor, by name."""
+        found = {name: getattr(self.network, name) for name in ("decoder", "target", "jigsaw")}
+        return {name: part for name, part in found.items() if part is not None}
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by `state`, and the weights beside the checkpoint."""
         restore_weights(self.network.encoder, self.folder, state["step"])
@@ -342,10 +355,8 @@ class AssimilationTrainer(Trainer):
         self.optimiser.restore(state["optimiser"])
         if self.network.predictor is not None:
             self.network.predictor.load_state_dict(state["predictor"])
-        if self.network.target is not None:
-            self.network.target.load_state_dict(state["target"])
-        if self.network.decoder is not None:
-            self.network.decoder.load_state_dict(state["decoder"])
+        for name, part in self._beside().items():
+            part.load_state_dict(state[name])
         self._module.load_state_dict(state.get("objective", {}))
         for name, part in self.generated.networks().items():
             part.load_state_dict(state["generated"][name])

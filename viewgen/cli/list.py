@@ -37,6 +37,7 @@ TRAININGS = {
     "train": ("viewgen_train.settings", "COMPONENTS"),
     "generator": ("viewgen_pretrained.settings", "GeneratorTrainingConfig"),
     "inverter": ("viewgen_pretrained.settings", "InverterTrainingConfig"),
+    "learned-views": ("viewgen_pretrained.settings", "ViewsTrainingConfig"),
 }
 WIDEST = 100
 
@@ -54,7 +55,7 @@ def list(noun: str, name: str | None, of: str | None, as_json: bool) -> None:
     NOUN is views, objectives, diagnostics, datasets, generators, estimators, recipes (of published trainings,
     with the number that each reached) or settings. The package that
     adds a name stands in brackets behind it; the others are built in. NAME is one of those names, or train,
-    generator or inverter for the settings of these trainings.
+    generator, inverter or learned-views for the settings of these trainings.
 
     \b
     Examples:

@@ -18,7 +18,7 @@ _OPTIONS = (
     _option("--dataset", required=True, metavar="D", help="Data set; `viewgen datasets` lists them."),
     _option("--cache", multiple=True, metavar="URL", help="Cache of its views; repeatable."),
     _option("--pair", multiple=True, metavar="SOURCE", help="Two views that one source makes of an image: "
-            "color:YDbDr, frequency:0.7, patches:16, jigsaw, expert; repeatable."),
+            "color:YDbDr, flow:FILE, frequency:0.7, patches:16, jigsaw, expert; repeatable."),
     _option("--critic", type=click.Choice(["concatenated", "separable"]), help="Score of a pair: "
             "a network of both views, or the product of unit vectors of either.  [default: concatenated]"),
     _option("--estimator", type=click.Choice(ESTIMATORS.names), default="mine",

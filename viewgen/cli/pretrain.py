@@ -1,4 +1,4 @@
-"""``viewgen pretrain``: train the networks that a cache needs."""
+"""``viewgen pretrain``: train the networks that make views."""
 
 import sys
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import click
 
 from viewgen.cli import print_json
 from viewgen.cli.options import add_options, parse_settings
+from viewgen.cli.setting_options import given_settings
 from viewgen.device import resolve_device
 
 __all__ = ["pretrain"]
@@ -141,3 +142,36 @@ def inverter(**options: Any) -> None:
     from viewgen_pretrained.pretrain import pretrain_inverter
 
     _run("inverter", pretrain_inverter, **options)
+
+
+@pretrain.command()
+@add_options(_COMMON)
+@click.option(
+    "--objective",
+    type=click.Choice(["unsupervised", "semi", "supervised"]),
+    default=None,
+    help="Little shared, that and the classes in either view (semi, the default), or the classes.",
+)
+@click.option("--space", default=None, help="Colour space of the flow's input; YDbDr by default.")
+@click.option(
+    "--coupling",
+    type=click.Choice(["additive", "affine"]),
+    default=None,
+    help="Blocks that preserve volume (additive, the default) or not (affine).",
+)
+@click.option("--labels", type=int, default=None, help="Images whose classes are used; by default all.")
+def views(
+    objective: str | None, space: str | None, coupling: str | None, labels: int | None, **options: Any
+) -> None:
+    """Train a flow of colours whose channels are two views of an image.
+
+    \b
+    Example:
+      viewgen pretrain views --dataset cifar10 --out runs/views --objective semi --labels 5000
+      viewgen train --dataset cifar10 --assimilation none --generated flow --objective infonce \\
+        --set views.file=runs/views/flow.safetensors
+    """
+    from viewgen_pretrained.pretrain import pretrain_views
+
+    flags = {"objective": objective, "space": space, "coupling": coupling, "labels": labels}
+    _run("views", pretrain_views, **options | {"settings": given_settings({}, options["settings"], flags)})

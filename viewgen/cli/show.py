@@ -7,6 +7,7 @@ import click
 
 from viewgen.cli import print_json
 from viewgen.cli.storage_option import storage_option
+from viewgen.terminal import shortened
 
 __all__ = ["show"]
 
@@ -95,7 +96,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         lines += [
             (
                 group if number == 0 else "",
-                f"{key} = {value if isinstance(value, str) else json.dumps(value)}",
+                f"{key} = {shortened(value) if isinstance(value, str) else json.dumps(value)}",
             )
             for number, (key, value) in enumerate(summary[group].items())
         ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from viewgen.datasets.registry import DATASETS
 from viewgen.errors import UsageError
+from viewgen.terminal import shortened
 
 __all__ = ["cache_card", "front_matter", "weights_card"]
 
@@ -55,7 +56,9 @@ def cache_card(summary: dict[str, Any], how_to_read: str) -> str:
         "Settings of the method:",
         "",
         "```json",
-        json.dumps(summary["config"], indent=1, ensure_ascii=False),
+        json.dumps(
+            {key: shortened(value) for key, value in summary["config"].items()}, indent=1, ensure_ascii=False
+        ),
         "```",
         "",
         "## Quality",

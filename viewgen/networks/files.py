@@ -25,6 +25,7 @@ from viewgen.networks import stylegan2
 from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.execution import Execution
+from viewgen.networks.flow import Flow, FlowConfig
 from viewgen.networks.generator import GENERATORS, Generator
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.layout import channels_last, fold_batch_norms
@@ -47,14 +48,19 @@ __all__ = [
     "save_model",
 ]
 
-Kind = Literal["generator", "discriminator", "inverter", "encoder"]
-KINDS: tuple[Kind, ...] = ("generator", "discriminator", "inverter", "encoder")
+Kind = Literal["generator", "discriminator", "inverter", "encoder", "flow"]
+KINDS: tuple[Kind, ...] = ("generator", "discriminator", "inverter", "encoder", "flow")
 FORMAT = 1
 MOST_HEADER_BYTES = 4_000_000  # a network of 1000 tensors has about 0.1 MB
-LATENT_AVG = "latent_avg"
-STYLEGAN2 = "stylegan2"
+LATENT_AVG, STYLEGAN2 = "latent_avg", "stylegan2"
 Device = torch.device | str
 T = TypeVar("T")
+# kinds whose networks are all of one class: that class, and that of their shapes
+OF_ONE_SHAPE: dict[str, tuple[Any, Any]] = {
+    "discriminator": (Discriminator, DiscriminatorConfig),
+    "inverter": (Inverter, InverterConfig),
+    "flow": (Flow, FlowConfig),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,14 +105,11 @@ def network_kind(network: nn.Module) -> Kind:
     Raises:
         ModelError: it is not a network of viewgen.
     """
-    classes: tuple[tuple[Kind, type | tuple[type, ...]], ...] = (
-        ("discriminator", Discriminator),
-        ("inverter", Inverter),
-        ("encoder", (Encoder, Branches)),
-    )
-    for kind, of_kind in classes:
+    for kind, (of_kind, _) in OF_ONE_SHAPE.items():
         if isinstance(network, of_kind):
-            return kind
+            return cast(Kind, kind)
+    if isinstance(network, Encoder | Branches):
+        return "encoder"
     if _generator_name(network) is not None:
         return "generator"
     raise ModelError(f"a {type(network).__name__} cannot be stored; expected one of {', '.join(KINDS)}")
@@ -127,12 +130,10 @@ def _build(header: Mapping[str, Any]) -> nn.Module:
     kind, config = header["kind"], header["config"]
     if kind == "generator":
         entry = _generator_entry(header)
-        network: nn.Module = entry.build(entry.settings.from_record(config))
-        return network
-    if kind == "discriminator":
-        return Discriminator(DiscriminatorConfig.from_record(config))
-    if kind == "inverter":
-        return Inverter(InverterConfig.from_record(config))
+        return cast(nn.Module, entry.build(entry.settings.from_record(config)))
+    if kind in OF_ONE_SHAPE:
+        of_kind, shape = OF_ONE_SHAPE[kind]
+        return cast(nn.Module, of_kind(shape.from_record(config)))
     if "branches" in config:
         return Branches(BranchesConfig.from_record(config))
     return Encoder(EncoderConfig.from_record(config))
@@ -163,7 +164,7 @@ def save_model(
     """Write a network to `path` atomically.
 
     Args:
-        network: a `Discriminator`, `Inverter`, `Encoder`, `Branches` or generator of `GENERATORS`.
+        network: a `Discriminator`, `Inverter`, `Encoder`, `Branches`, `Flow` or generator of `GENERATORS`.
         path: the ``.safetensors`` file.
         dtype: storage type of floating-point tensors (float16 halves the file).
         notes: further JSON values for the header (data set, training command, …).
@@ -293,8 +294,7 @@ def _header_of(path: str | Path, kind: Kind) -> dict[str, Any]:
 
 def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
     header = _header_of(path, kind)
-    expected = _described(path, header, _stored_shapes)
-    state = read_state(path, header, expected)
+    state = read_state(path, header, _described(path, header, _stored_shapes))
     network = _build(header)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if isinstance(network, stylegan2.Generator):

@@ -312,8 +312,8 @@ def find_models(
 
 
 def _pretrain_command(kind: str, dataset: str, out: str) -> str:
-    # the discriminator comes out of the generator's training
-    trained = "generator" if kind == "discriminator" else kind
+    # the discriminator comes out of the generator's training, and a flow makes views
+    trained = {"discriminator": "generator", "flow": "views"}.get(kind, kind)
     return f"viewgen pretrain {trained} --dataset {shlex.quote(dataset)} --out {shlex.quote(out)}"
 
 

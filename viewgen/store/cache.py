@@ -10,6 +10,7 @@ from viewgen.store.metadata import array_metadata, group_attribute, group_metada
 from viewgen.store.quality import QUALITY_FOLDER
 from viewgen.store.spec import FORMAT_VERSION, CacheSpec, identity_of
 from viewgen.store.storage import ObjectExistsError, Storage
+from viewgen.terminal import shortened
 
 __all__ = ["RUN_FOLDER", "create_cache", "read_spec"]
 
@@ -139,7 +140,8 @@ def _mismatch(url: str, existing: CacheSpec, spec: CacheSpec) -> str:
         key for key in sorted(old | new) if old.get(key) != new.get(key) and not key.startswith("versions.")
     ]
     lines = [
-        f"  {key}: the cache has {old.get(key, 'nothing')}, this command asks for {new.get(key, 'nothing')}"
+        f"  {key}: the cache has {shortened(old.get(key, 'nothing'))}, this command asks for "
+        f"{shortened(new.get(key, 'nothing'))}"
         for key in keys
     ]
     if len(lines) > _LONGEST_DIFF:

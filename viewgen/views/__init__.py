@@ -16,6 +16,7 @@ VIEWS: Registry[ViewEntry] = Registry(
         "original": "viewgen.views.original",
         "cache": "viewgen.views.cached",
         "color": "viewgen.views.color",
+        "flow": "viewgen.views.flow",
         "frequency": "viewgen.views.frequency",
         "patches": "viewgen.views.patches",
         "jigsaw": "viewgen.views.jigsaw",

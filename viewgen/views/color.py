@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from viewgen.errors import DataError, UsageError
 from viewgen.roles import Role
-from viewgen.views.color_settings import ColorConfig
+from viewgen.views.color_settings import ColorConfig, Space
 from viewgen.views.entry import Resources, ViewEntry
 
 if TYPE_CHECKING:
@@ -24,12 +24,8 @@ if TYPE_CHECKING:
     from viewgen.datasets import ImageDataset
     from viewgen.views.source import Images, Views
 
-__all__ = ["ENTRY", "ColorConfig", "ColorSource"]
+__all__ = ["ENTRY", "ColorConfig", "ColorSource", "check_deviation", "color_channels", "standardised"]
 
-# training images whose pixels give the statistics, evenly spread
-STATISTICS_IMAGES, IMAGES_AT_ONCE = 2048, 64
-# significant digits of the statistics: sums in another order differ beyond them
-DIGITS = 6
 # A channel varies less than this share of its range only if it is constant up to rounding.
 CONSTANT = 1e-4
 
@@ -58,25 +54,39 @@ class ColorSource:
         """Return model images `(V, B, 3, H, W)`, all V equal."""
         from viewgen.views.source import Views
 
-        channels = _channels(images.pixels, self.config)
-        mean, deviation = (one.to(channels)[:, None, None] for one in (self.mean, self.deviation))
-        views = ((channels - mean) / (self.config.span * deviation)).clamp(-1, 1)
+        channels = color_channels(images.pixels, self.config.space)
+        views = standardised(channels, self.mean, self.deviation, self.config.span)
         return Views(pixels=views.expand(num_views, *views.shape))
 
 
-def _channels(pixels: Tensor, config: ColorConfig) -> Tensor:
-    """Return storage images `(B, 3, H, W)` in the colour space."""
+def color_channels(pixels: Tensor, space: Space) -> Tensor:
+    """Return storage images `(B, 3, H, W)` in a colour space, in its usual units."""
     from viewgen.views.color_spaces import from_rgb
 
     if pixels.shape[1] != 3:
         raise DataError(f"a colour split needs images of 3 channels; these have {pixels.shape[1]}")
-    return from_rgb(pixels.float() / 255, config.space)
+    return from_rgb(pixels.float() / 255, space)
+
+
+def standardised(channels: Tensor, mean: Tensor, deviation: Tensor, span: float) -> Tensor:
+    """Return channels `(B, 3, H, W)` in [−1, 1], which stands for `span` deviations on either side."""
+    mean, deviation = (one.to(channels)[:, None, None] for one in (mean, deviation))
+    return ((channels - mean) / (span * deviation)).clamp(-1, 1)
+
+
+def check_deviation(name: str, deviation: tuple[float, ...] | None) -> None:
+    """Check the given standard deviations of a source's channels.
+
+    Raises:
+        UsageError: one is not positive.
+    """
+    if deviation is not None and not all(value > 0 for value in deviation):
+        raise UsageError(f"{name}: deviation is {deviation}; expected three numbers above 0")
 
 
 def build(settings: ColorConfig, resources: Resources) -> ColorSource:
     """Return the source."""
-    if settings.deviation is not None and not all(value > 0 for value in settings.deviation):
-        raise UsageError(f"color: deviation is {settings.deviation}; expected three numbers above 0")
+    check_deviation("color", settings.deviation)
     return ColorSource(settings)
 
 
@@ -87,44 +97,22 @@ def fit(settings: ColorConfig, dataset: ImageDataset) -> ColorConfig:
         DataError: a channel is constant, as the chroma of grey images is, or all images are grey: their
             channels are equal, and each view would show the whole image.
     """
-    import numpy as np
-    import torch
-
+    from viewgen.views.channel_statistics import channel_statistics, check_colored
     from viewgen.views.color_spaces import gamut
 
     if settings.mean is not None and settings.deviation is not None:
         return settings
-    count = min(STATISTICS_IMAGES, len(dataset))
-    rows = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
-    total, squares, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
-    grey = True
-    for start in range(0, count, IMAGES_AT_ONCE):
-        images = torch.from_numpy(dataset.images(rows[start : start + IMAGES_AT_ONCE]))
-        channels = _channels(images, settings).double().transpose(0, 1).flatten(1)
-        grey &= bool((images == images[:, :1]).all())
-        total += channels.sum(dim=1)
-        squares += channels.square().sum(dim=1)
-        pixels += channels.shape[1]
-    mean = total / pixels
-    deviation = (squares / pixels - mean.square()).clamp_min(0).sqrt()
-    low, high = (torch.tensor(side, dtype=torch.float64) for side in gamut(settings.space))
-    constant = (deviation <= CONSTANT * (high - low)).nonzero().flatten().tolist()
-    if constant or grey:
-        reason = (
-            f"channel {constant[0] + 1} of 3 of {settings.space} is the same in all pixels of "
-            f"{dataset.name}: a view of it would be constant"
-            if constant
-            else f"red, green and blue are the same in all pixels of {dataset.name}: either view in "
-            f"{settings.space} would show the whole image"
-        )
-        raise DataError(
-            f"{reason}. Grey images have no colours to split; choose frequency views, or another data set"
-        )
-    rounded = {
-        name: tuple(float(f"{value:.{DIGITS}g}") for value in values.tolist())
-        for name, values in (("mean", mean), ("deviation", deviation))
-    }
-    return settings.replace(**{name: getattr(settings, name) or value for name, value in rounded.items()})
+    found = channel_statistics(dataset, lambda images: color_channels(images, settings.space))
+    low, high = gamut(settings.space)
+    for channel, deviation in enumerate(found.deviation):
+        if deviation <= CONSTANT * (high[channel] - low[channel]):
+            raise DataError(
+                f"channel {channel + 1} of 3 of {settings.space} is the same in all pixels of "
+                f"{dataset.name}: a view of it would be constant. Grey images have no colours to split; "
+                "choose frequency views, or another data set"
+            )
+    check_colored(dataset, found, settings.space)
+    return settings.replace(mean=settings.mean or found.mean, deviation=settings.deviation or found.deviation)
 
 
 ENTRY = ViewEntry(

@@ -128,6 +128,14 @@ def _as_fitted(settings: Any, dataset: ImageDataset) -> Any:
     return settings
 
 
+def _unchanged(settings: Any) -> Any:
+    return settings
+
+
+def _unchecked(settings: Any) -> None:
+    return None
+
+
 def _nothing(settings: Any) -> frozenset[str]:
     return frozenset()
 
@@ -165,6 +173,8 @@ class ViewEntry(Entry):
         random: False if it draws no random numbers, so that it has one view, or one of each role.
         optional: settings → needs that the source does not use with them.
         further: settings, as they were given → files of further encoders that the source needs.
+        check: settings → error if a file that they name is missing; called before images are loaded.
+        stand_in: settings → settings of a source that takes as long and reads no file, to estimate its cost.
     """
 
     num_views: int | None = None
@@ -179,6 +189,8 @@ class ViewEntry(Entry):
     random: bool = True
     optional: Callable[[Any], frozenset[str]] = field(default=_nothing)
     further: Callable[[Any], tuple[str, ...]] = field(default=_no_files)
+    check: Callable[[Any], object] = field(default=_unchecked)
+    stand_in: Callable[[Any], Any] = field(default=_unchanged)
 
     def __post_init__(self) -> None:
         if self.roles and self.num_views not in (None, len(self.roles)):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from viewgen.datasets import ImageDataset
     from viewgen.views.source import Images, Views
 
-__all__ = ["ENTRY", "JigsawConfig", "JigsawSource"]
+__all__ = ["ENTRY", "JigsawConfig", "JigsawSource", "check_cells", "cut_cells", "random_patches"]
 
 SMALLEST_CELL = 8
 
@@ -68,11 +68,14 @@ class JigsawSource:
         from viewgen.views.source import Views
 
         side, grid = images.pixels.shape[-1], self.config.grid
-        cell = _cell(self.config, side)
+        check_cells(grid, side)
         numbers = images.draws.uniform("jigsaw", 1, 3, grid**2)[:, 0]
-        whole = images.pixels[..., : grid * cell, : grid * cell]
-        cells = whole.unflatten(3, (grid, cell)).unflatten(2, (grid, cell))
-        patches = self._cropped(cells.permute(0, 2, 4, 1, 3, 5).flatten(1, 2), numbers[:, 1:])
+        cells = cut_cells(images.pixels, grid)
+        patches = random_patches(cells, self.config.patch_share, numbers[:, 1:])
+        if patches.shape != cells.shape:
+            flat, size = to_model(patches.flatten(0, 1)), cells.shape[-2:]
+            scaled = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)
+            patches = to_storage(scaled).reshape(cells.shape)
         order = numbers[:, 0].argsort(dim=1).to(patches.device)
         shuffled = patches.gather(1, order[:, :, None, None, None].expand_as(patches))
         rows = shuffled.unflatten(1, (grid, grid)).permute(0, 3, 1, 4, 2, 5)
@@ -82,46 +85,50 @@ class JigsawSource:
             mosaic = to_storage(resized)
         return Views(pixels=torch.stack([images.pixels, mosaic]))
 
-    def _cropped(self, cells: Tensor, numbers: Tensor) -> Tensor:
-        """Return a patch of every cell `(B, g², C, S, S)`, scaled to its size.
 
-        Args:
-            cells: storage images.
-            numbers: uniform numbers, `(B, 2, g²)`: column and row of the patch.
-        """
-        import torch
-        import torch.nn.functional as F
-
-        from viewgen.images import to_model, to_storage
-
-        size = cells.shape[-1]
-        patch = max(1, round(self.config.patch_share * size))
-        if patch == size:
-            return cells
-        corners = (numbers * (size - patch + 1)).long().clamp_max(size - patch)
-        flat = cells.flatten(0, 1)
-        columns, rows = (
-            (corners[:, axis].flatten()[:, None] + torch.arange(patch)).to(flat.device) for axis in (0, 1)
-        )
-        which = torch.arange(len(flat), device=flat.device)[:, None, None]
-        patches = flat[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        scaled = F.interpolate(to_model(patches), size=(size, size), mode="bilinear", align_corners=False)
-        return to_storage(scaled).reshape(cells.shape)
+def cut_cells(images: Tensor, grid: int) -> Tensor:
+    """Return the cells of images `(B, C, H, H)`, row by row, `(B, g², C, S, S)`; what is left over is cut."""
+    size = images.shape[-1] // grid
+    whole = images[..., : grid * size, : grid * size]
+    cells: Tensor = whole.unflatten(3, (grid, size)).unflatten(2, (grid, size))
+    return cells.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
 
-def _cell(config: JigsawConfig, side: int) -> int:
-    """Return the side of a cell in pixels.
+def random_patches(cells: Tensor, share: float, numbers: Tensor) -> Tensor:
+    """Return a patch of every cell, `(B, g², C, P, P)`.
+
+    Args:
+        cells: images, `(B, g², C, S, S)`.
+        share: side of a patch, as a share of the cell's.
+        numbers: uniform numbers, `(B, 2, g²)`: column and row of the patch.
+    """
+    import torch
+
+    size = cells.shape[-1]
+    patch = max(1, round(share * size))
+    if patch == size:
+        return cells
+    corners = (numbers * (size - patch + 1)).long().clamp_max(size - patch)
+    flat = cells.flatten(0, 1)
+    columns, rows = (
+        (corners[:, axis].flatten()[:, None] + torch.arange(patch)).to(flat.device) for axis in (0, 1)
+    )
+    which = torch.arange(len(flat), device=flat.device)[:, None, None]
+    patches = flat[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return patches.reshape(*cells.shape[:2], *patches.shape[1:])
+
+
+def check_cells(grid: int, side: int) -> None:
+    """Check that images have room for the cells.
 
     Raises:
-        UsageError: it is below 8.
+        UsageError: a cell has fewer than 8 pixels along a side.
     """
-    cell = side // config.grid
-    if cell < SMALLEST_CELL:
+    if (cell := side // grid) < SMALLEST_CELL:
         raise UsageError(
-            f"jigsaw: {config.grid}×{config.grid} cells of an image of {side} px have {cell} px; expected at "
-            f"least {SMALLEST_CELL}, which takes images of {SMALLEST_CELL * config.grid} px or a smaller grid"
+            f"jigsaw: {grid}×{grid} cells of an image of {side} px have {cell} px; expected at least "
+            f"{SMALLEST_CELL}, which takes images of {SMALLEST_CELL * grid} px or a smaller grid"
         )
-    return cell
 
 
 def build(settings: JigsawConfig, resources: Resources) -> JigsawSource:
@@ -131,7 +138,7 @@ def build(settings: JigsawConfig, resources: Resources) -> JigsawSource:
 
 def fit(settings: JigsawConfig, dataset: ImageDataset) -> JigsawConfig:
     """Return the settings, after checking that the images have room for the cells."""
-    _cell(settings, dataset.image_size)
+    check_cells(settings.grid, dataset.image_size)
     return settings
 
 

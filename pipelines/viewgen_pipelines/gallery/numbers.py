@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from viewgen.status import Status
 from viewgen.store.summary import mean_statistic
+from viewgen.terminal import shortened
 from viewgen_pipelines.gallery.charts import Bars, Mark, bar_chart, bin_values
 from viewgen_pipelines.gallery.index import Snapshot
 from viewgen_pipelines.quality import ViewQuality, verdict_line
@@ -309,6 +310,6 @@ def _number(value: float | None, form: str = "{:.3f}") -> str:
 
 def _lines(values: dict[str, Any]) -> list[tuple[str, str]]:
     return [
-        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        (key, shortened(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for key, value in values.items()
     ]

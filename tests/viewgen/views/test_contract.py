@@ -1,9 +1,13 @@
 """What every view source promises, held against those of a cache and the images themselves."""
 
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from random_flow import STATISTICS, write_flow
 
 from viewgen.datasets import load_dataset
 from viewgen.datasets.moving_digits import RenderedClips
@@ -11,6 +15,7 @@ from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.generator import Generator
 from viewgen.testing import GeneratorContract, LearnedSourceContract, ViewSourceContract
 from viewgen.views import VIEWS
+from viewgen.views.flow import FlowViewsConfig, packed
 from viewgen.views.wsearch.settings import WSearchConfig
 
 
@@ -28,6 +33,17 @@ class TestColor(ViewSourceContract):
     entry = VIEWS.entry("color")
     random = False
     exact = False  # cube roots of another batch size differ in the last digit
+
+
+class TestFlow(ViewSourceContract):
+    entry = VIEWS.entry("flow")
+    random = False
+    exact = False  # sums of products
+
+    @cached_property
+    def settings(self):
+        with TemporaryDirectory() as folder:
+            return FlowViewsConfig(weights=packed(write_flow(Path(folder))), **STATISTICS)
 
 
 class TestFrequency(ViewSourceContract):

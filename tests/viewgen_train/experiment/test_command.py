@@ -24,8 +24,8 @@ def words(toy_text, tiny_root, tmp_path):
 def test_it_lists_what_ships():
     names = [entry["name"] for entry in json.loads(run("--list", "--json").stdout)["experiments"]]
     assert names == [
-        "ablation-alpha", "ablation-epsilon", "ablation-lambda", "ablation-sigma", "ifm-difficulty",
-        "ifm-epsilon",
+        "ablation-alpha", "ablation-epsilon", "ablation-lambda", "ablation-sigma", "augmentation-ladder",
+        "flows", "ifm-difficulty", "ifm-epsilon",
         "losses", "mi-table", "objectives", "rcl-augmentations", "rcl", "shared-factors", "shortcut-views",
         "sweep-color", "sweep-crop", "sweep-frequency", "sweep-jitter", "sweep-patches", "table1",
         "views-per-image",

@@ -52,6 +52,8 @@ def check_data(
         except UsageError as error:
             raise UsageError(f"[experiment]: every training is measured on the test split: {error}") from None
         for name, row in rows.items():
+            views = settings[name].views
+            views.entry.check(views.settings)
             side = _view_side(dataset, row, settings[name], tables)
             if side != test.image_size:
                 raise UsageError(

@@ -174,6 +174,8 @@ def _training(
     settings = resolved_precision(settings, device)
     num_images, size = images
     splitting = _splitting(plan, kind, name, settings)
+    if splitting is not None:  # whose files an earlier command may still have to make
+        splitting = Choice(splitting.entry, splitting.entry.stand_in(splitting.settings))
     roles = () if splitting is None else splitting.entry.roles
     side = settings.views.entry.side(settings.views.settings, size)
     key = (*_cost_class(settings), side, None if splitting is None else splitting.name)
@@ -224,6 +226,7 @@ def _cost_class(settings: TrainSettings) -> tuple[Any, ...]:
         how.views_per_step,
         how.transform,
         settings.objective.name,
+        settings.objective.build().head.jigsaw,
         settings.views.name,
         getattr(settings.views.settings, "width", None),
         settings.network,

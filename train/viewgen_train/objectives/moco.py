@@ -5,6 +5,9 @@ queue keys k_j, the loss is −log(exp(q·k₊/τ) / (exp(q·k₊/τ) + Σ_j exp
 and the second the key; the symmetric loss is the mean over both assignments (the notebook of the authors has
 their sum). The keys of a step join the queue after it: those of the second view, or of both.
 
+With a jigsaw branch of weight β (InfoMin) the patches of an image are a second query with the same key: the
+loss is (1 − β)·L(q, k) + β·L(q_jigsaw, k).
+
 In A1 the expert view is the query and a generated view the key. In A2 the generated views are further
 positive keys, without negatives: − α · mean of q·k₃ / τ, the alignment of eq. 3 of Han et al. between queries
 and keys.
@@ -17,14 +20,17 @@ References:
     Improved Baselines with Momentum Contrastive Learning, Chen et al., 2020, https://arxiv.org/abs/2003.04297
     MoCo Demo: CIFAR-10 (symmetric loss, SplitBatchNorm),
     https://github.com/facebookresearch/moco/blob/colab-notebook/colab/moco_cifar10_demo.ipynb
+    What Makes for Good Views for Contrastive Learning?, Tian, Sun, Poole, Krishnan, Schmid and Isola, 2020,
+    section 5, https://arxiv.org/abs/2005.10243
     Constructive Assimilation: Boosting Contrastive Learning Performance through View Generation Strategies,
     Han et al., 2023, equation 3, https://arxiv.org/abs/2304.00601
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from viewgen.errors import UsageError
@@ -56,10 +62,23 @@ class MoCoSettings(Settings):
         "while the queries' are over the whole batch (split), or over the whole batch",
     )
     key_groups: int = setting(8, "groups of a batch with statistics of their own", ge=2)
+    jigsaw_weight: float = setting(
+        0.0, "β, weight of the jigsaw branch, which InfoMin gives 0.5; 0 for no branch", since=2, ge=0, le=1
+    )
+    jigsaw_grid: int = setting(
+        3, "cells along each side of an image of the jigsaw branch", since=2, ge=2, le=8
+    )
+
+    @model_validator(mode="after")
+    def _one_query(self) -> Self:
+        if self.symmetric and self.jigsaw_weight:
+            raise UsageError("moco: the jigsaw branch has one key for an image; set symmetric=false")
+        return self
 
     def ignored(self) -> dict[str, str]:
         """Return the settings without effect beside the others' values, name → reason."""
-        return {"key_groups": "key_batchnorm is 'whole'"} if self.key_batchnorm == "whole" else {}
+        found = {"key_groups": "key_batchnorm is 'whole'"} if self.key_batchnorm == "whole" else {}
+        return found if self.jigsaw_weight else {**found, "jigsaw_grid": "jigsaw_weight is 0"}
 
 
 def moco(
@@ -101,6 +120,7 @@ class MoCo(nn.Module):
             one_sided=not settings.symmetric,
             key_groups=1 if settings.key_batchnorm == "whole" else settings.key_groups,
             shuffled=settings.key_batchnorm == "shuffled",
+            jigsaw=settings.jigsaw_grid if settings.jigsaw_weight else 0,
         )
         self.queue = Queue(settings.queue_size)
 
@@ -113,13 +133,18 @@ class MoCo(nn.Module):
         return len(self.queue.keys) + 1
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
-        """Return the loss of the two views."""
+        """Return the loss of the two views and, with a jigsaw branch, its terms."""
         assert out.target is not None
         z, keys, queue = out.z, out.target, self.queue.keys
         loss = moco(z[0], keys[1], queue, self.temperature, out.pair_weights)
         if self.settings.symmetric:
             loss = (loss + moco(z[1], keys[0], queue, self.temperature, out.pair_weights)) / 2
-        return {"loss": loss}
+        if out.jigsaw is None:
+            return {"loss": loss}
+        weight = self.settings.jigsaw_weight
+        jigsaw = moco(out.jigsaw[0], keys[1], queue, self.temperature, out.pair_weights)
+        mixed = (1 - weight) * loss + weight * jigsaw
+        return {"loss": mixed, "contrastive_loss": loss, "jigsaw_loss": jigsaw}
 
     def contrast(self, out: Outputs) -> Contrast:
         """Return the logits of the queries with their keys and the queue, A = N, or 2N if symmetric."""

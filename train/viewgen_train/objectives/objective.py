@@ -39,6 +39,7 @@ class Head:
         shuffled: True if the trained network normalises in as many parts, to which other images belong.
         patches: number of patches per side that an image is embedded in; 0 for the whole image.
         norm: normalisation of the backbone, ``"batch"`` or ``"layer"``.
+        jigsaw: g of the jigsaw branch (`viewgen_train.jigsaw`), cells along each side; 0 for no branch.
     """
 
     projector: Literal["mlp", "simsiam", "barlow", "byol", "nnclr", "linear"] = "mlp"
@@ -52,6 +53,7 @@ class Head:
     shuffled: bool = False
     patches: int = 0
     norm: Literal["batch", "layer"] = "batch"
+    jigsaw: int = 0
 
     @property
     def any_projector(self) -> bool:
@@ -89,6 +91,7 @@ class Outputs:
         views: model images of the views, `(K, N, C, H, W)`, if the objective's entry needs them.
         weights: weights of the generated views, `(m, N)`, if the training weights them by a score.
         reconstruction: errors of rebuilt views, `(R, N)`, if the training has a reconstruction.
+        jigsaw: projections of the images' patches, `(1, N, D)`, if the head has a jigsaw branch.
         labels: classes of the images, int64 `(N, A)`, if the objective's entry needs them.
         progress: share of the training that is done, in [0, 1).
     """
@@ -103,6 +106,7 @@ class Outputs:
     views: Tensor | None = None
     weights: Tensor | None = None
     reconstruction: Tensor | None = None
+    jigsaw: Tensor | None = None
     labels: Tensor | None = None
     progress: float = 0.0
 
@@ -120,12 +124,12 @@ class Outputs:
 
     def detach(self) -> Self:
         """Return the outputs without gradients."""
-        apart = {"images": self.images, "reconstruction": self.reconstruction}
+        apart = {name: getattr(self, name) for name in ("images", "reconstruction", "jigsaw")}
         detached: dict[str, Any] = {name: None if v is None else v.detach() for name, v in apart.items()}
         return replace(self._mapped(Tensor.detach), **detached)
 
     def _mapped(self, change: "_Change") -> Self:
-        apart = ("images", "weights", "reconstruction", "labels", "progress")
+        apart = ("images", "weights", "reconstruction", "jigsaw", "labels", "progress")
         found = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart}
         changed: dict[str, Any] = {name: None if v is None else change(v) for name, v in found.items()}
         return replace(self, **changed)
