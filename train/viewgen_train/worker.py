@@ -289,8 +289,8 @@ def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:
         test = load_dataset(plan.dataset, "test", data_root=plan.data_root, download=False)
     except (UsageError, FileNotFoundError, DataError):
         return KnnSets(train=dataset, test=None, max_images=most)
-    test = test if _labelled(test) and plan.split != "test" else None
-    return KnnSets(train=dataset, test=test, max_images=most)
+    other = test if _labelled(test) and plan.split != "test" else None
+    return KnnSets(train=dataset, test=other, max_images=most)
 
 
 def _labelled(dataset: ImageDataset) -> bool:
