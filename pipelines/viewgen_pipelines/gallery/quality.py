@@ -47,9 +47,9 @@ def quality_facts(report: dict[str, Any] | None) -> list[Fact]:
     facts = []
     if (kept := found.get("label_kept")) is not None:
         foreign = found.get("images_with_foreign_view")
-        note = "of the views, by a classifier of real images"
+        note = "of the views"
         if foreign is not None:
-            note += f"; {foreign.value:.0%} of the images have a view of another class"
+            note += f"; {foreign.value:.1%} of the images have one of another class"
         facts.append(Fact(name="Label kept", value=f"{kept.value:.1%}", note=note))
     if (distinct := found.get("distinct_views")) is not None:
         facts.append(Fact(name="Distinct", value=f"{distinct.value:.1f}", note="views of an image, under f"))
