@@ -8,30 +8,38 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import add_options, parse_settings
+from viewgen.cli.options import GroupedCommand, add_options, parse_settings
 from viewgen.device import resolve_device
 
 __all__ = ["pretrain"]
 
 
-_COMMON = (
+_COMMON: tuple[Any, ...] = (
+    "Data and run folder",
     click.option("--dataset", required=True, help="Data set; `viewgen datasets` lists them."),
     click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
                  help="Run folder."),
     click.option("--split", default="train", show_default=True, help="Images to train on."),
     click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are."),
+    "Training",
     click.option("--seed", default=0, show_default=True),
     click.option("--set", "settings", multiple=True, callback=parse_settings, metavar="NAME=VALUE",
                  help="A training setting that differs from the data set's recipe; repeatable."),
+    "Execution",
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
     click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
                  show_default=True, help="Storage type of the weights."),
     click.option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
+    "Output",
     click.option("--dry-run", is_flag=True,
                  help="Print the settings with an estimate of time and memory, from a few measured steps; "
                  "write nothing."),
     click.option("--json", "as_json", is_flag=True, help="Print the model card as one JSON object."),
 )  # fmt: skip
+
+
+def _network(flag: str, what: str) -> Any:
+    return click.option(flag, default=None, type=click.Path(dir_okay=False), help=what)
 
 
 def _run(
@@ -88,7 +96,7 @@ def pretrain() -> None:
     """
 
 
-@pretrain.command()
+@pretrain.command(cls=GroupedCommand)
 @add_options(_COMMON)
 def encoder(**options: Any) -> None:
     """Train the contrastive encoder f on expert views.
@@ -103,11 +111,8 @@ def encoder(**options: Any) -> None:
     _run("encoder", pretrain_encoder, **options)
 
 
-@pretrain.command()
-@add_options(_COMMON)
-@click.option(
-    "--encoder", default=None, type=click.Path(dir_okay=False), help="Features for the kernel distance."
-)
+@pretrain.command(cls=GroupedCommand)
+@add_options((*_COMMON, "Networks", _network("--encoder", "Features for the kernel distance.")))
 def generator(**options: Any) -> None:
     """Train StyleGAN2's generator g and its discriminator.
 
@@ -120,17 +125,14 @@ def generator(**options: Any) -> None:
     _run("generator", pretrain_generator, **options)
 
 
-@pretrain.command()
-@add_options(_COMMON)
-@click.option(
-    "--generator", default=None, type=click.Path(dir_okay=False), help="By default the one in --out."
-)
-@click.option(
-    "--discriminator", default=None, type=click.Path(dir_okay=False), help="By default the one in --out."
-)
-@click.option(
-    "--encoder", default=None, type=click.Path(dir_okay=False), help="Features for the measured distance."
-)
+@pretrain.command(cls=GroupedCommand)
+@add_options((
+    *_COMMON,
+    "Networks",
+    _network("--generator", "By default the one in --out."),
+    _network("--discriminator", "By default the one in --out."),
+    _network("--encoder", "Features for the measured distance."),
+))  # fmt: skip
 def inverter(**options: Any) -> None:
     """Train the inverter e: image to W⁺ codes of a frozen generator.
 

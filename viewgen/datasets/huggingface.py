@@ -17,7 +17,13 @@ import numpy as np
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import decoded_folder, load_decoded, read_decoded
 from viewgen.datasets.files import absolute, expanded, is_url, open_file, stamp
-from viewgen.datasets.labelled import Labelled, check_size, labelled_blocks, settings_text
+from viewgen.datasets.labelled import (
+    Labelled,
+    check_size,
+    labelled_blocks,
+    labelled_sizes,
+    settings_text,
+)
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError, ViewgenError
 from viewgen.extras import need
 from viewgen.settings import Settings, setting
@@ -52,12 +58,8 @@ def load(settings: HuggingFaceSettings, split: str, root: Path, download: bool) 
         DataError: no pictures, or of sizes that differ.
         CorruptDataError: a picture or a file is damaged.
     """
-    check_size(settings.size)
-    if not settings.path:
-        raise UsageError("hf: needs a name or a path, for example hf:cifar10 or hf:/data/flowers")
-    files = _files(settings.path)
-    path = settings.path if files is None else absolute(settings.path)
-    name = f"hf:{path}{settings_text(settings)}"
+    files = _files(settings)
+    name = _name(settings, files)
     source: dict[str, Any] = {"name": name, "files": None if files is None else [stamp(f) for f in files]}
     if split != "train":
         source["classes"] = "train"
@@ -87,8 +89,41 @@ def load(settings: HuggingFaceSettings, split: str, root: Path, download: bool) 
     )
 
 
-def _files(path: str) -> list[str] | None:
+def raw_sizes(settings: HuggingFaceSettings, split: str, most: int, root: Path) -> list[tuple[int, int]]:
+    """Return width and height of the first pictures of a split, at most `most`.
+
+    None are known of a data set on the hub that cannot be had now.
+    """
+    files = _files(settings)
+    name = _name(settings, files)
+    need("hf")
+    try:
+        splits = _opened(settings, files)
+    except MissingFileError:
+        if files is None:
+            return []
+        raise
+    columns = _columns(splits[canonical_split(name, split, _known(splits), _aliases(splits))], name, settings)
+    return labelled_sizes(_rows(columns, name), most)
+
+
+def resized_name(settings: HuggingFaceSettings, image_size: int) -> str:
+    """Return the name of the same pictures at another size."""
+    return _name(settings.replace(size=image_size), _files(settings))
+
+
+def _name(settings: HuggingFaceSettings, files: list[str] | None) -> str:
+    """Return the canonical name of the data set."""
+    path = settings.path if files is None else absolute(settings.path)
+    return f"hf:{path}{settings_text(settings)}"
+
+
+def _files(settings: HuggingFaceSettings) -> list[str] | None:
     """Return the files of a local path or a URL; None for a name on the hub."""
+    check_size(settings.size)
+    path = settings.path
+    if not path:
+        raise UsageError("hf: needs a name or a path, for example hf:cifar10 or hf:/data/flowers")
     if is_url(path):
         if _suffix(path) in FORMATS or "*" in path or "{" in path:
             return expanded(path)
@@ -288,4 +323,6 @@ ENTRY = DatasetEntry(
     ),
     is_present=lambda root: None,
     download=_refuse_download,
+    raw_sizes=raw_sizes,
+    resized_name=resized_name,
 )

@@ -135,7 +135,8 @@ def embed(z: NDArray[np.float32]) -> NDArray[np.float64]:
     perplexity = min(30.0, (len(z) - 1) / 3)
     found = TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(z)
     low, high = found.min(axis=0), found.max(axis=0)
-    scaled: NDArray[np.float64] = (found - low) / max(float((high - low).max()), 1e-12)
+    side = max(float((high - low).max()), 1e-12)
+    scaled: NDArray[np.float64] = 0.5 + (found - (low + high) / 2) / side
     return scaled
 
 
@@ -176,10 +177,12 @@ def draw_panel(
     first, snapshot = snapshots[0], snapshots[number]
     texts = {entry["value"]: entry["text"] for entry in legend}
     margins = snapshot.scores.get("label_margin")
-    parts = [
+    head = (
         f'<svg class="map-panel" viewBox="0 0 {_SIDE} {_SIDE}" role="img" '
         f'aria-label="{escape(f"Map of originals and views of {name}", quote=True)}">'
-    ]
+    )
+    points: list[str] = []
+    lines: list[str] = []
     originals: list[str] = []
     classes = _classes(first, found.rows).tolist()
     for image, row in enumerate(found.rows.tolist()):
@@ -195,20 +198,26 @@ def draw_panel(
             said, foreign = f"{about}, view {view + 1}", ""
             if margins is not None and margins[partner, view] < 0:
                 said, foreign = f"{said}, read as another class", " foreign"
-            parts.append(f"{link}{_circle(position, f'view {colour}{foreign}', 3, said)}</a>")
+            if found.originals is not None:
+                (x1, y1), (x2, y2) = _pixels(found.originals[image]), _pixels(position)
+                lines.append(f'<path class="s{colour[1:]}" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>')
+            points.append(f"{link}{_circle(position, f'view {colour}{foreign}', 2.8, said)}</a>")
         if found.originals is not None:
             position = found.originals[image]
-            originals.append(
-                f"{link}{_circle(position, f'original {colour}', 4.5, f'{about}, original')}</a>"
-            )
-    return "".join([*parts, *originals, "</svg>"])
+            originals.append(f"{link}{_circle(position, f'original {colour}', 4, f'{about}, original')}</a>")
+    return "".join([head, *lines, *points, *originals, "</svg>"])
 
 
 def _circle(position: NDArray[np.float64], css: str, radius: float, said: str) -> str:
-    x, y = _MARGIN + (_SIDE - 2 * _MARGIN) * position
+    x, y = _pixels(position)
     return (
         f'<circle class="{css}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>{escape(said)}</title></circle>'
     )
+
+
+def _pixels(position: NDArray[np.float64]) -> tuple[float, float]:
+    x, y = _MARGIN + (_SIDE - 2 * _MARGIN) * position
+    return float(x), float(y)
 
 
 def _partners(snapshot: Snapshot, first: Snapshot, rows: NDArray[np.int64]) -> NDArray[np.int64]:

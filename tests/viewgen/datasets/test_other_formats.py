@@ -12,7 +12,7 @@ from PIL import Image
 from viewgen import redaction
 from viewgen.datasets import load_dataset
 from viewgen.datasets.files import expanded, open_file
-from viewgen.datasets.registry import chosen_dataset
+from viewgen.datasets.registry import chosen_dataset, known_side
 from viewgen.errors import CorruptDataError, DataError, MissingExtraError, MissingFileError, UsageError
 from viewgen.store import open_storage
 
@@ -80,6 +80,27 @@ def test_tars(place, tmp_path):
     # a tar that changed is read again
     write("train-001.tar", tar_of([("4.png", png(PIXELS[0])), ("4.cls", b"ant"), ("5.png", png(PIXELS[1]))]))
     assert load_dataset(name, data_root=tmp_path / "data").targets.tolist() == [1, 2, 1, 0, 0, -1]
+
+
+def test_sizes_are_known_before_pictures_are_decoded(place, tmp_path):
+    where, write = place
+    write_tars(write)
+    write("a.npz", npz(train_images=PIXELS, test_images=PIXELS[:2, ..., 0]))
+    names = {f"webdataset:{where}/train-{{000..001}}.tar": 6, f"npz:{where}/a.npz": 6}
+    for name, count in names.items():
+        choice = chosen_dataset(name)
+        raw_sizes, resized_name = choice.entry.raw_sizes, choice.entry.resized_name
+        assert raw_sizes(choice.settings, "train", 100, tmp_path) == [(SIDE, SIDE)] * count
+        assert len(raw_sizes(choice.settings, "train", 2, tmp_path)) == 2
+        assert known_side(name) == SIDE
+        assert known_side(f"{name}?size=8") == 8
+        small = load_dataset(resized_name(choice.settings, 8), data_root=tmp_path / "data")
+        assert small.image_size == 8
+        assert small.name == resized_name(choice.settings, 8)
+    wide = tmp_path / "wide.npz"
+    wide.write_bytes(npz(x=np.zeros((3, 5, 7), np.uint8)))
+    choice = chosen_dataset(f"npz:{wide}")
+    assert choice.entry.raw_sizes(choice.settings, "train", 9, tmp_path) == [(7, 5)] * 3
 
 
 def test_fields_of_a_sample(tmp_path):

@@ -44,6 +44,15 @@ def test_bars_are_as_high_as_their_counts_and_names_are_escaped():
     assert float(re.search(r'class="mark" x1="([\d.]+)"', svg)[1]) == pytest.approx(210)
 
 
+def test_names_of_marks_at_the_edge_stand_below_each_other():
+    bars = Bars(counts=np.ones(10), low=0.0, high=1.0)
+    svg = bar_chart(bars, title="t", marks=[Mark(value=v, name="m") for v in (0.1, 0.95, 0.97)])
+    places = re.findall(r'class="mark-name" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"', svg)
+    assert [anchor for *_, anchor in places] == ["start", "end", "end"]
+    first, second, third = (float(y) for _, y, _ in places)
+    assert first == second != third
+
+
 def test_nothing_to_draw_is_said():
     assert "Nothing" in bar_chart(None, title="t")
 

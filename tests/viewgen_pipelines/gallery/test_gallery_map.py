@@ -56,7 +56,7 @@ def test_points_lie_where_f_puts_them_and_belong_to_images_of_every_cache(made):
     np.testing.assert_array_equal(found.rows, rows)
     assert found.num_points == len(rows) * (1 + 3 + 3)
     points = np.concatenate([found.originals[:, None], *found.views], axis=1)
-    assert (points.min(), points.max()) == (0, 1)
+    assert (points.min(), points.max()) == pytest.approx((0, 1))
     centres = np.stack([points[rows % 3 == value].mean(axis=(0, 1)) for value in range(3)])
     nearest = np.linalg.norm(points[:, :, None] - centres, axis=3).argmin(axis=2)
     assert (nearest == (rows % 3)[:, None]).all(), "what f keeps apart lies apart"
