@@ -191,7 +191,7 @@ def draw_panel(
         strip = f"{folder}strip/{partner}.png?v={snapshot.fingerprint(partner)}"
         link = f'<a href="image/{row}.html" tabindex="-1" data-strip="{strip}">'
         value = classes[image]
-        colour = f"k{colours.get(value, NUM_COLOURS)}"
+        colour = colours.get(value, NUM_COLOURS)
         label = texts.get(value, f"class {value}")
         about = f"{label} #{int(first.columns['source_index'][row])}"
         for view, position in enumerate(found.views[number][image]):
@@ -200,11 +200,11 @@ def draw_panel(
                 said, foreign = f"{said}, read as another class", " foreign"
             if found.originals is not None:
                 (x1, y1), (x2, y2) = _pixels(found.originals[image]), _pixels(position)
-                lines.append(f'<path class="s{colour[1:]}" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>')
-            points.append(f"{link}{_circle(position, f'view {colour}{foreign}', 2.8, said)}</a>")
+                lines.append(f'<path class="s{colour}" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>')
+            points.append(f"{link}{_circle(position, f'view k{colour}{foreign}', 2.8, said)}</a>")
         if found.originals is not None:
             position = found.originals[image]
-            originals.append(f"{link}{_circle(position, f'original {colour}', 4, f'{about}, original')}</a>")
+            originals.append(f"{link}{_circle(position, f'original k{colour}', 4, f'{about}, original')}</a>")
     return "".join([head, *lines, *points, *originals, "</svg>"])
 
 

@@ -184,7 +184,7 @@ class Pages:
             return None
         places, problems = self._comparable()
         snapshots = [source.snapshot() for source in self._sources(places)]
-        names = [(self.site.name, *self.site.others)[place] for place in places]
+        names = self._names(places)
         if len(places) == 1:
             return self._render("compare.html", here="compare", names=names, problems=problems, columns=[])
         first = snapshots[0]
@@ -222,24 +222,22 @@ class Pages:
 
     def map_page(self) -> str:
         """Return the page of the map; the server's is filled by `map_points`, which takes seconds."""
-        reason, _, _ = self._mapped()
+        reason, *_ = self._mapped()
         points = "" if reason or not self.site.static else self.map_points()
         return self._render("map.html", here="map", reason=reason, points=points)
 
     def map_points(self) -> str:
         """Return the panels of the map and their legend, as a part of a page."""
-        reason, places, rows = self._mapped()
+        reason, places, snapshots, rows = self._mapped()
         if reason:
             return render("map-points.html", reason=reason)
-        sources = self._sources(places)
-        snapshots = [source.snapshot() for source in sources]
         key = tuple((place, snapshot.version) for place, snapshot in zip(places, snapshots, strict=True))
         with self._map_lock:
             if self._map is None or self._map[0] != key:
-                self._map = (key, maps.make_map(sources, snapshots, rows))
+                self._map = (key, maps.make_map(self._sources(places), snapshots, rows))
             found = self._map[1]
         legend = maps.class_legend(self.source, snapshots[0], found.rows)
-        names = [(self.site.name, *self.site.others)[place] for place in places]
+        names = self._names(places)
         panels = [
             {"name": name, "svg": maps.draw_panel(found, number, snapshots, legend, name=name, place=place)}
             for number, (name, place) in enumerate(zip(names, places, strict=True))
@@ -253,23 +251,26 @@ class Pages:
             scored=[name for name, one in zip(names, snapshots, strict=True) if "label_margin" in one.scores],
         )
 
-    def _mapped(self) -> tuple[str, list[int], NDArray[np.int64]]:
-        """Return why there is no map (empty if there is), the caches on it, and the rows it may show."""
-        places, _ = self._comparable()
-        snapshots = [source.snapshot() for source in self._sources(places)]
-        shape = (snapshots[0].spec.height, snapshots[0].spec.width, snapshots[0].spec.roles)
-        places = [
-            place
-            for place, snapshot in zip(places, snapshots, strict=True)
-            if (snapshot.spec.height, snapshot.spec.width, snapshot.spec.roles) == shape
-        ]
-        snapshots = [source.snapshot() for source in self._sources(places)]
-        rows = maps.shared_rows(snapshots, self._rows(snapshots[0]))
-        return maps.why_no_map(self.source, snapshots[0], len(rows)), places, rows
+    def _mapped(self) -> tuple[str, list[int], list[Snapshot], NDArray[np.int64]]:
+        """Return why there is no map (empty if there is), the caches on it, and the rows it may show.
+
+        Caches of views of another size or kind are left out: the first one's encoder does not read them.
+        """
+        found = [(place, self._sources([place])[0].snapshot()) for place in self._comparable()[0]]
+        first = found[0][1]
+        shape = (first.spec.height, first.spec.width, first.spec.roles)
+        found = [one for one in found if (one[1].spec.height, one[1].spec.width, one[1].spec.roles) == shape]
+        places, snapshots = [place for place, _ in found], [snapshot for _, snapshot in found]
+        rows = maps.shared_rows(snapshots, self._rows(first))
+        return maps.why_no_map(self.source, first, len(rows)), places, snapshots, rows
 
     def _sources(self, places: Sequence[int]) -> list[CacheSource]:
         """Return caches by their places: 0 for the gallery's own, then those to compare with."""
         return [(self.source, *self.others)[place] for place in places]
+
+    def _names(self, places: Sequence[int]) -> list[str]:
+        """Return the names of caches by their places, as `_sources` does the caches."""
+        return [(self.site.name, *self.site.others)[place] for place in places]
 
     def _comparable(self) -> tuple[list[int], list[str]]:
         """Return the places of the caches of the same images, and a sentence about each of the others."""
