@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from viewgen.datasets.lock import directory_lock
 from viewgen.datasets.pictures import PICTURE_SUFFIXES
 from viewgen.documents import read_object
-from viewgen.errors import CorruptDataError, DataError, MissingFileError, StorageError
+from viewgen.errors import CorruptDataError, DataError, MissingFileError, StorageError, ViewgenError
 from viewgen.files import write_atomically
 from viewgen.progress import Progress
 from viewgen.redaction import public_url
@@ -51,6 +51,8 @@ def copied_folder(url: str, root: Path) -> Path:
     with directory_lock(copy):
         try:
             _update(storage, stamps, copy)
+        except ViewgenError:  # some are errors of the system too
+            raise
         except OSError as error:
             raise StorageError(f"cannot write the copy in {copy}: {error.strerror}") from error
     return copy / "files"
@@ -58,7 +60,8 @@ def copied_folder(url: str, root: Path) -> Path:
 
 def _is_picture(path: str) -> bool:
     place = PurePosixPath(path)
-    return place.suffix.lower() in PICTURE_SUFFIXES and not any(part.startswith(".") for part in place.parts)
+    hidden = any(part.startswith(".") for part in place.parts if part != "..")
+    return place.suffix.lower() in PICTURE_SUFFIXES and not hidden
 
 
 def _update(storage: Storage, stamps: dict[str, str], copy: Path) -> None:
