@@ -25,7 +25,7 @@ from viewgen.datasets.labelled import (
     settings_text,
 )
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError, ViewgenError
-from viewgen.extras import need
+from viewgen.extras import installed, need
 from viewgen.settings import Settings, setting
 
 __all__ = ["ENTRY", "HuggingFaceSettings"]
@@ -60,18 +60,14 @@ def load(settings: HuggingFaceSettings, split: str, root: Path, download: bool) 
     """
     files = _files(settings)
     name = _name(settings, files)
-    source: dict[str, Any] = {"name": name, "files": None if files is None else [stamp(f) for f in files]}
-    if split != "train":
-        source["classes"] = "train"
-    folder = decoded_folder(root, "hf", name, split)
+    source, folder = _source(name, split, files), decoded_folder(root, "hf", name, split)
     found = read_decoded(name, split, folder, source)
     if found is not None:
         return found
     need("hf")
     if files is None and not download:
         raise MissingFileError(f"{name}, {split}, has not been fetched from the hub yet")
-    splits = _opened(settings, files)
-    chosen = canonical_split(name, split, _known(splits), _aliases(splits))
+    splits, chosen = _opened_split(settings, split, name, files)
     columns = _columns(splits[chosen], name, settings)
     own = (
         chosen == "train" or "train" not in splits or columns.label is None or columns.class_names is not None
@@ -92,24 +88,37 @@ def load(settings: HuggingFaceSettings, split: str, root: Path, download: bool) 
 def raw_sizes(settings: HuggingFaceSettings, split: str, most: int, root: Path) -> list[tuple[int, int]]:
     """Return width and height of the first pictures of a split, at most `most`.
 
-    None are known of a data set on the hub that cannot be had now.
+    A decoded copy at their own size tells without asking the hub. None are known without the library, or of a
+    data set on the hub that cannot be had now.
     """
     files = _files(settings)
     name = _name(settings, files)
-    need("hf")
+    if settings.size is None:
+        found = read_decoded(
+            name, split, decoded_folder(root, "hf", name, split), _source(name, split, files)
+        )
+        if found is not None:
+            return [(found.image_size, found.image_size)] * min(len(found), most)
+    if not installed("hf"):
+        return []
     try:
-        splits = _opened(settings, files)
+        splits, chosen = _opened_split(settings, split, name, files)
     except MissingFileError:
         if files is None:
             return []
         raise
-    columns = _columns(splits[canonical_split(name, split, _known(splits), _aliases(splits))], name, settings)
-    return labelled_sizes(_rows(columns, name), most)
+    return labelled_sizes(_rows(_columns(splits[chosen], name, settings), name), most)
 
 
 def resized_name(settings: HuggingFaceSettings, image_size: int) -> str:
     """Return the name of the same pictures at another size."""
     return _name(settings.replace(size=image_size), _files(settings))
+
+
+def _source(name: str, split: str, files: list[str] | None) -> dict[str, Any]:
+    """Return the values on which a decoded copy depends."""
+    found: dict[str, Any] = {"name": name, "files": None if files is None else [stamp(f) for f in files]}
+    return found if split == "train" else found | {"classes": "train"}
 
 
 def _name(settings: HuggingFaceSettings, files: list[str] | None) -> str:
@@ -178,6 +187,14 @@ def _opened(settings: HuggingFaceSettings, files: list[str] | None) -> Mapping[s
             "if it is on the hub"
         ) from error
     return found if isinstance(found, Mapping) else {"train": found}
+
+
+def _opened_split(
+    settings: HuggingFaceSettings, split: str, name: str, files: list[str] | None
+) -> tuple[Mapping[str, Any], str]:
+    """Return split → data set of the library, and the canonical name of a split."""
+    splits = _opened(settings, files)
+    return splits, canonical_split(name, split, _known(splits), _aliases(splits))
 
 
 def _by_split(files: list[str]) -> dict[str, list[str]]:

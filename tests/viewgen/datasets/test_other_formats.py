@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import tarfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -221,7 +222,7 @@ def test_classes_are_those_of_the_train_split(tmp_path):
     check(load_dataset(f"npz:{file}", "test", data_root=data))
 
 
-def test_words_in_tables_and_damaged_tables(tmp_path):
+def test_words_in_tables_and_damaged_tables(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     tables = tmp_path / "train-test"
     tables.mkdir()
@@ -230,6 +231,14 @@ def test_words_in_tables_and_damaged_tables(tmp_path):
     test = load_dataset(f"hf:{tables}", "test", data_root=tmp_path / "data")
     assert (test.class_names, test.targets.tolist()) == (("ant", "cat", "dog"), [2, 1])
     assert len(load_dataset(f"hf:{tables}", data_root=tmp_path / "data")) == 6
+    choice = chosen_dataset(f"hf:{tables}")
+    sizes = partial(choice.entry.raw_sizes, choice.settings)
+    assert sizes("test", 9, tmp_path / "none") == [(SIDE, SIDE)] * 2
+    assert choice.entry.resized_name(choice.settings, 8) == f"hf:{tables}?size=8"
+    with monkeypatch.context() as without_library:
+        without_library.setattr("viewgen.datasets.huggingface.installed", lambda extra: False)
+        assert sizes("train", 5, tmp_path / "data") == [(SIDE, SIDE)] * 5, "of the decoded copy"
+        assert sizes("train", 5, tmp_path / "none") == []
     whole = (tables / "train.parquet").read_bytes()
     (tables / "train-2.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CorruptDataError, match="a file is damaged"):
