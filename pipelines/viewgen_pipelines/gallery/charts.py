@@ -131,7 +131,7 @@ def _mark_lines(bars: Bars, marks: Sequence[Mark], base: int, plot_width: int) -
     free = math.inf
     for number, mark in reversed(list(enumerate(inside))):
         x = _LEFT + plot_width * (mark.value - bars.low) / (bars.high - bars.low)
-        text = f"{mark.name} {_short(mark.value)}".strip()
+        text = f"{mark.name} {_short(mark.value)}"
         # of two marks, the names go to either side, so that they do not meet; at the edge both stand before
         before = x > WIDTH - 90 or (number == 0 and len(inside) > 1 and x > 90)
         place = min(x - 4, free) if before else x + 4

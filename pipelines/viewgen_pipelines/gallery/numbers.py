@@ -108,7 +108,7 @@ def charts(snapshot: Snapshot) -> list[dict[str, str]]:
         add("Inversion error (mean squared)", bin_values(columns["inversion_error"][readable]))
     if (margins := snapshot.scores.get("label_margin")) is not None:
         note = f"Below 0, a view is read as another class: {(margins < 0).sum():,} views."
-        zero = [Mark(value=0.0, name="")]
+        zero = [Mark(value=0.0, name="limit")]
         add("Label margin of the views", bin_values(margins, include=[0.0]), note, marks=zero, noun="views")
     if np.isfinite(snapshot.closest_pair).any():
         add("Closest pair of an image's views", bin_values(snapshot.closest_pair))

@@ -131,7 +131,8 @@ class Pages:
         _, reason = self.source.inversion_index(snapshot.spec)
         if reason and "inversions" in snapshot.spec.models:
             notes.append(f"No reconstructions: {reason}.")
-        if not snapshot.scores and len(snapshot.rows):
+        complete = len(snapshot.commits) == snapshot.spec.num_shards
+        if complete and not snapshot.scores and snapshot.spec.method != "invert":
             notes.append(
                 "Its views have no scores yet: viewgen measure CACHE --write-columns adds label margins, "
                 "closest pairs and densities, by which images can be sorted and filtered."
