@@ -106,3 +106,24 @@ def test_why_there_is_no_map_is_said(make_cache, made, monkeypatch):
     assert "--models" in Pages(made[0]).map_page()
     monkeypatch.setattr(maps, "installed", lambda extra: False)
     assert "pip install &#39;viewgen[map]&#39;" in Pages(made[0]).map_points()
+
+
+@pytest.mark.slow
+def test_points_come_after_their_page_and_show_their_image(browser, made, serve):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get(f"{serve(*made).url}/map.html")
+    WebDriverWait(browser, 60).until(lambda b: len(b.find_elements("css selector", ".map-panel")) == 2)
+    preview = browser.find_element("id", "preview")
+    assert not preview.is_displayed()
+    *_, last = browser.find_elements("css selector", ".map-panel a")
+    ActionChains(browser).move_to_element(last).perform()
+    assert preview.is_displayed()
+    assert preview.find_element("tag name", "figcaption").text == "cat #39, original"
+    assert browser.execute_async_script(
+        "const [picture, done] = arguments; picture.decode().then(() => done(picture.naturalWidth))",
+        preview.find_element("tag name", "img"),
+    )
+    ActionChains(browser).click(last).perform()
+    WebDriverWait(browser, 60).until(lambda b: b.current_url.endswith("/image/39.html"))
