@@ -1,11 +1,12 @@
 """``viewgen doctor``: a check of everything that the other commands need."""
 
+import functools
 import importlib
 import importlib.util
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Literal
@@ -130,14 +131,19 @@ def _extra(extra: str, what_for: str) -> Callable[[], Outcome]:
     return check
 
 
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Return module → names of the installed packages that have it; takes a while."""
+    return metadata.packages_distributions()
+
+
 def _optional(extra: str, what_for: str) -> Callable[[], Outcome]:
     """Return a check that an extra is installed, without importing it: some take seconds."""
 
     def check() -> Outcome:
         if not installed(extra):
             return "warn", "not installed", f"pip install 'viewgen[{extra}]' {what_for}"
-        distributions = metadata.packages_distributions()
-        packages = sorted({distributions[module][0] for module in EXTRAS[extra][1]})
+        packages = sorted({_distributions()[module][0] for module in EXTRAS[extra][1]})
         return _ok(", ".join(f"{package} {metadata.version(package)}" for package in packages))
 
     return check
