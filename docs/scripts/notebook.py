@@ -27,6 +27,9 @@ def run(notebook: Notebook) -> Notebook:
     A cell of one line that begins with ``!`` is a command for a shell; it stays as it is.
     """
     matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(notebook["cells"], 1):
         text = "".join(cell["source"])

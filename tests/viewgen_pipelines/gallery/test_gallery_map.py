@@ -21,6 +21,10 @@ class Colours:
     def project(self, images):
         return images.mean(axis=(2, 3)).astype(np.float32)
 
+    def pairwise_distances(self, views):
+        z = self.project(views)
+        return np.linalg.norm(z[:, None] - z[None], axis=2)
+
 
 @pytest.fixture
 def made(make_cache, at_hand, monkeypatch):
