@@ -14,32 +14,34 @@ from viewgen.device import resolve_device
 __all__ = ["pretrain"]
 
 
-_COMMON: tuple[Any, ...] = (
-    "Data and run folder",
-    click.option("--dataset", required=True, help="Data set; `viewgen datasets` lists them."),
-    click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
-                 help="Run folder."),
-    click.option("--split", default="train", show_default=True, help="Images to train on."),
-    click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are."),
-    "Training",
-    click.option("--seed", default=0, show_default=True),
-    click.option("--set", "settings", multiple=True, callback=parse_settings, metavar="NAME=VALUE",
-                 help="A training setting that differs from the data set's recipe; repeatable."),
-    "Execution",
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
-    click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
-                 show_default=True, help="Storage type of the weights."),
-    click.option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
-    "Output",
-    click.option("--dry-run", is_flag=True,
-                 help="Print the settings with an estimate of time and memory, from a few measured steps; "
-                 "write nothing."),
-    click.option("--json", "as_json", is_flag=True, help="Print the model card as one JSON object."),
-)  # fmt: skip
-
-
 def _network(flag: str, what: str) -> Any:
     return click.option(flag, default=None, type=click.Path(dir_okay=False), help=what)
+
+
+def _options(*networks: Any) -> tuple[Any, ...]:
+    """Return the options of a command, in the order of its help, with those of further networks."""
+    return (
+        click.option("--dataset", required=True, help="Data set; `viewgen datasets` lists them."),
+        click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
+                     help="Run folder."),
+        click.option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
+        click.option("--dry-run", is_flag=True,
+                     help="Print the settings with an estimate of time and memory, from a few measured "
+                     "steps; write nothing."),
+        click.option("--json", "as_json", is_flag=True, help="Print the model card as one JSON object."),
+        "Images",
+        click.option("--split", default="train", show_default=True, help="Images to train on."),
+        click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are."),
+        "Training",
+        click.option("--seed", default=0, show_default=True),
+        click.option("--set", "settings", multiple=True, callback=parse_settings, metavar="NAME=VALUE",
+                     help="A training setting that differs from the data set's recipe; repeatable."),
+        *(("Networks", *networks) if networks else ()),
+        "Execution",
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
+        click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
+                     show_default=True, help="Storage type of the weights."),
+    )  # fmt: skip
 
 
 def _run(
@@ -97,7 +99,7 @@ def pretrain() -> None:
 
 
 @pretrain.command(cls=GroupedCommand)
-@add_options(_COMMON)
+@add_options(_options())
 def encoder(**options: Any) -> None:
     """Train the contrastive encoder f on expert views.
 
@@ -112,7 +114,7 @@ def encoder(**options: Any) -> None:
 
 
 @pretrain.command(cls=GroupedCommand)
-@add_options((*_COMMON, "Networks", _network("--encoder", "Features for the kernel distance.")))
+@add_options(_options(_network("--encoder", "Features for the kernel distance.")))
 def generator(**options: Any) -> None:
     """Train StyleGAN2's generator g and its discriminator.
 
@@ -126,9 +128,7 @@ def generator(**options: Any) -> None:
 
 
 @pretrain.command(cls=GroupedCommand)
-@add_options((
-    *_COMMON,
-    "Networks",
+@add_options(_options(
     _network("--generator", "By default the one in --out."),
     _network("--discriminator", "By default the one in --out."),
     _network("--encoder", "Features for the measured distance."),
