@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-avx2 chaos check bench docs clean
+.PHONY: demo test test-avx2 chaos check bench docs dist clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -54,7 +54,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 # Ratios of interleaved runs, and docs/benchmarks.md made of all results.
-BENCHMARKS := search end_to_end workers cache_reads augmentation training evaluation start_up growth profile_step
+BENCHMARKS := search end_to_end workers cache_reads loading augmentation training evaluation start_up growth profile_step
 bench: $(VENV)/installed-dev
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/table.py
@@ -62,6 +62,19 @@ bench: $(VENV)/installed-dev
 # The documentation, in build/docs; a warning is an error.
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The sdist, the wheel made of it, and that wheel at work away from these sources.
+TRIED := $(CURDIR)/build/tried
+TRY := PYTHONPATH=$(TRIED) OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python
+dist: $(VENV)/installed-dev
+	rm -rf dist $(TRIED)
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(TRIED) dist/*.whl
+	cd $(TRIED) && $(TRY) -c "import viewgen; assert viewgen.__file__.startswith('$(TRIED)'), viewgen.__file__"
+	cd $(TRIED) && $(TRY) -m viewgen models list
+	cd $(TRIED) && $(TRY) -m viewgen cache --dataset digits --method wperturb --views 2 --limit 8 --executor local --out tried.zarr
+	cd $(TRIED) && $(TRY) -m viewgen verify tried.zarr
+	cd $(TRIED) && $(TRY) -m viewgen inspect tried.zarr --static tried --images 4
 
 clean:
 	rm -rf $(VENV) demo build dist

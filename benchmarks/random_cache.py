@@ -1,8 +1,11 @@
 """A cache of random images and views, for benchmarks that read one."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewgen.store import CacheSpec, LocalStorage, ShardCommit, commit_shard, create_cache, write_shard
 
@@ -10,9 +13,24 @@ __all__ = ["write_random_cache"]
 
 
 def write_random_cache(
-    folder: Path, num_images: int, *, image_size: int = 32, num_views: int = 8, shard_images: int = 512
+    folder: Path,
+    num_images: int,
+    *,
+    image_size: int = 32,
+    num_views: int = 8,
+    shard_images: int = 512,
+    given: Mapping[str, NDArray[Any]] | None = None,
 ) -> CacheSpec:
-    """Write the cache and return its specification; row and source index are the same."""
+    """Write the cache and return its specification; row and source index are the same.
+
+    Args:
+        folder: folder of the cache.
+        num_images: N.
+        image_size: height and width.
+        num_views: V.
+        shard_images: images of a shard.
+        given: name → contents `(N, ...)` of arrays that are not to be random.
+    """
     spec = CacheSpec(
         dataset={"name": "random"},
         method="random",
@@ -36,6 +54,7 @@ def write_random_cache(
         }
         arrays["status"][:] = 1
         arrays["source_index"][:] = rows
+        arrays |= {name: values[rows.start : rows.stop] for name, values in (given or {}).items()}
         objects = write_shard(storage, spec, shard_id, arrays)
         commit_shard(
             storage,

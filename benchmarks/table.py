@@ -20,6 +20,7 @@ HEADINGS = {
     "end_to_end": "From images to a cache",
     "workers": "Two workers on Ray",
     "cache_reads": "Reading a cache",
+    "loading": "Batches for a training loop",
     "augmentation": "Expert views",
     "training_cpu": "Training step",
     "evaluation": "Evaluation",

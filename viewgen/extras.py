@@ -9,6 +9,7 @@ __all__ = ["EXTRAS", "installed", "need"]
 EXTRAS = {
     "ray": ("Ray", ("ray",)),
     "gallery": ("FastAPI and Jinja", ("fastapi", "jinja2")),
+    "map": ("scikit-learn", ("sklearn",)),
     "s3": ("s3fs", ("s3fs",)),
     "lpips": ("lpips", ("lpips",)),
     "fid": ("torch-fidelity", ("torch_fidelity",)),

@@ -1,7 +1,13 @@
-"""mkdocs hook: reference pages from `--help` and the docstrings; no page loads from another server."""
+"""mkdocs hook: reference pages from `--help` and the docstrings, the notebook as a page.
 
+No page loads anything from another server.
+"""
+
+import json
 import re
+import runpy
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 from mkdocs.config.defaults import MkDocsConfig
@@ -136,6 +142,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     for name, lines in (("commands", command_lines()), ("python", python_lines())):
         files.append(File.generated(config, f"reference/{name}.md", content="\n".join(lines) + "\n"))
+    scripts = runpy.run_path(str(Path(__file__).with_name("notebook.py")))
+    notebook = json.loads(Path(config.docs_dir, "notebook.ipynb").read_text("utf-8"))
+    files.append(File.generated(config, "notebook.md", content=scripts["to_markdown"](notebook)))
+    for name, picture in scripts["pictures"](notebook):
+        files.append(File.generated(config, name, content=picture))
     return files
 
 

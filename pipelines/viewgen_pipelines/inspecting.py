@@ -19,7 +19,7 @@ DEFAULT_STATIC_IMAGES = 200
 def inspect(
     url: str,
     *,
-    compare: str | None = None,
+    compare: str | Sequence[str] = (),
     static: str | Path | None = None,
     images: int | None = None,
     host: str = "127.0.0.1",
@@ -38,7 +38,7 @@ def inspect(
 
     Args:
         url: URL of the cache, which may still be growing.
-        compare: URL of a second cache of the same images, to compare with.
+        compare: URLs of further caches of the same images, to compare with.
         static: folder for plain files that open without a server; nothing is served then.
         images: number of images that the plain files show, evenly spread; 200 by default.
         host: address to listen on.
@@ -75,7 +75,7 @@ def inspect(
 
     options = GalleryOptions(
         url=url,
-        compare=compare,
+        compare=(compare,) if isinstance(compare, str) else tuple(compare),
         storage_options=storage_options or {},
         data_root=data_root,
         inversions=inversions,
@@ -93,17 +93,15 @@ def inspect(
             inversions=options.inversions,
             models=models,
         )
-        for place in (options.url, options.compare)
-        if place is not None
+        for place in (options.url, *options.compare)
     ]
     for source in sources:
         source.snapshot()  # a wrong URL shows before Ray has taken its time
     if static is not None:
         from viewgen_pipelines.gallery.static_site import write_static
 
-        other = sources[1] if len(sources) > 1 else None
         number = images or DEFAULT_STATIC_IMAGES
-        return write_static(sources[0], other, static, num_images=number, say=say)
+        return write_static(sources[0], sources[1:], static, num_images=number, say=say)
     _serve(options, ray_address, say, ready)
     return None
 

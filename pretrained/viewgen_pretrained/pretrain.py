@@ -95,7 +95,7 @@ def adversarial_images(dataset: str, split: str, data_root: str | None) -> Image
         ModelError: StyleGAN2 takes no images of their side; raised before pictures are decoded.
     """
     resizable = takes_size(dataset)
-    check_side(dataset, known_side(dataset, split), resizable=resizable)
+    check_side(dataset, known_side(dataset, split, data_root=data_root), resizable=resizable)
     images = load_dataset(dataset, split, data_root=data_root)
     check_side(dataset, images.image_size, resizable=resizable)
     return images

@@ -5,6 +5,7 @@ from pathlib import Path
 import augmentation
 import cache_reads
 import end_to_end
+import loading
 import pytest
 import torch
 from random_cache import write_random_cache
@@ -20,6 +21,16 @@ def test_all_readers_of_a_cache_read_the_same_bytes(tmp_path):
     tasks["whole shard"]["another"] = (256, lambda rows: b"other bytes")
     with pytest.raises(AssertionError, match="whole shard: another"):
         cache_reads.check_values(tasks, 512)
+
+
+def test_loaders_of_caches_and_of_files_give_the_same_views(tmp_path):
+    loading.write_inputs(tmp_path, 24, 16)
+    loading.check_values(tmp_path, 24)
+    drawn = loading.ViewFiles(tmp_path / "views", 24)[5]
+    assert drawn.shape == (loading.DRAWN, 3, 16, 16)
+    loading._write_png(tmp_path / "views/0/3.png", drawn[0].numpy())
+    with pytest.raises(AssertionError, match="view 3 of image 0"):
+        loading.check_values(tmp_path, 24)
 
 
 def test_statistics_tell_brighter_views_from_equal_ones():

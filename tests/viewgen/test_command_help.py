@@ -13,14 +13,18 @@ HEADINGS = {
     "mi": ["Options", "Images", "Estimate", "Execution"],
     "measure": ["Options", "Output", "Subject", "Execution"],
     "export": ["Options", "Of a cache", "Of a training"],
+    "pretrain encoder": ["Options", "Images", "Training", "Execution"],
+    "pretrain inverter": ["Options", "Images", "Training", "Networks", "Execution"],
 }
 
 
 @pytest.mark.parametrize("name", HEADINGS)
 def test_options_stand_under_headings(name):
-    text = CliRunner().invoke(cli, [name, "--help"], prog_name="viewgen").output
+    text = CliRunner().invoke(cli, [*name.split(), "--help"], prog_name="viewgen").output
     assert re.findall(r"^(\S.*):$", text, re.MULTILINE) == HEADINGS[name]
-    command = cli.get_command(None, name)
+    command = cli
+    for word in name.split():
+        command = command.get_command(None, word)
     for parameter in command.params:
         if parameter.param_type_name == "option":
             long = max(parameter.opts, key=len)

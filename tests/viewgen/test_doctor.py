@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from viewgen.cli import main
-from viewgen.cli.doctor import Check, examine
+from viewgen.cli.doctor import OPTIONAL, Check, examine
+from viewgen.extras import EXTRAS
 from viewgen.inversion.perceptual import LPIPS_TRUNK
 from viewgen.networks import weights
 
 NAMES = [
-    "python", "torch", "gpu", "torchvision", "ray", "zarr", "s3fs", "lpips", "data root", "machine",
-    "weights",
+    "python", "torch", "gpu", "torchvision", "ray", "zarr", "s3fs", "lpips", *OPTIONAL, "data root",
+    "machine", "weights",
 ]  # fmt: skip
 
 
@@ -38,6 +39,15 @@ def line(tmp_path: Path) -> Callable[[str], Check]:
         return next(check for check in checks if check.name == name)
 
     return find
+
+
+def test_every_extra_has_a_line_that_says_what_it_is_for(line, monkeypatch):
+    assert set(OPTIONAL) | {"ray", "s3", "lpips"} == set(EXTRAS)
+    assert line("map").detail.startswith("scikit-learn ")
+    monkeypatch.setattr("viewgen.cli.doctor.installed", lambda extra: False)
+    found = line("map")
+    assert (found.level, found.detail) == ("warn", "not installed")
+    assert found.advice == "pip install 'viewgen[map]' for the gallery's map of views under f"
 
 
 @pytest.mark.parametrize(("native", "words"), [(True, "in hardware"), (False, "emulated (keep --precision")])

@@ -5,8 +5,12 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from viewgen.cli import main
+from viewgen.networks.batched import project
+from viewgen.networks.files import load_model
+from viewgen.networks.weights import find_models
 from viewgen.store import CacheReader, open_storage
 from viewgen.store.quality import read_report, read_scores
 from viewgen_pipelines import quality
@@ -70,13 +74,18 @@ def test_scores_are_written_on_request_and_belong_to_a_cache(capsys, url, faults
     assert not caught.value.code
     rows = json.loads(capsys.readouterr().out)["measures"]
     assert [(row["diagnostic"], row["name"]) for row in rows] == [
-        ("scores", "density"), ("scores", "label_margin")
+        ("scores", "density"), ("scores", "label_margin"), ("scores", "nearest_view")
     ]  # fmt: skip
     assert rows[0]["on"] == "48 of 48 views"
     scores = read_scores(open_storage(url), CacheReader(url).spec)
     assert scores["density"].shape == (24, 2)
     assert np.isfinite(scores["density"]).all()
     assert scores["density"].mean() < 1, "changed digits are not as real as digits"
+    nearest = scores["nearest_view"]
+    assert (nearest[:, 0] == nearest[:, 1]).all(), "each of two views is the other's nearest"
+    views = torch.from_numpy(CacheReader(url).views([7])[0])
+    z = project(load_model(find_models("digits", {"encoder"})["encoder"], "encoder"), views, 2)
+    assert nearest[7, 0] == pytest.approx(float((z[0] - z[1]).norm()), abs=1e-4)
     for option in ("--write-columns", "--inversions=x"):
         with pytest.raises(SystemExit) as caught:
             main(["measure", "digits", option])

@@ -1,11 +1,12 @@
 """``viewgen doctor``: a check of everything that the other commands need."""
 
+import functools
 import importlib
 import importlib.util
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Literal
@@ -21,6 +22,18 @@ GIB = 2**30
 MIN_PYTHON = (3, 11)
 MIN_MEMORY = 4 * GIB
 MIN_FREE_DISK = 2 * GIB
+# extras that no other line is about → what they are for
+OPTIONAL = {
+    "gallery": "for `viewgen inspect`",
+    "map": "for the gallery's map of views under f",
+    "fid": "for the features of Inception in `viewgen measure`",
+    "tensorboard": "for --logger tensorboard",
+    "wandb": "for --logger wandb",
+    "mlflow": "for --logger mlflow",
+    "hf": "for hf:NAME data sets, and the hub",
+    "parquet": "for `viewgen export --to parquet`",
+    "xarray": "for the to_xarray() of a cache",
+}
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -118,6 +131,24 @@ def _extra(extra: str, what_for: str) -> Callable[[], Outcome]:
     return check
 
 
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Return module → names of the installed packages that have it; takes a while."""
+    return metadata.packages_distributions()
+
+
+def _optional(extra: str, what_for: str) -> Callable[[], Outcome]:
+    """Return a check that an extra is installed, without importing it: some take seconds."""
+
+    def check() -> Outcome:
+        if not installed(extra):
+            return "warn", "not installed", f"pip install 'viewgen[{extra}]' {what_for}"
+        packages = sorted({_distributions()[module][0] for module in EXTRAS[extra][1]})
+        return _ok(", ".join(f"{package} {metadata.version(package)}" for package in packages))
+
+    return check
+
+
 def _lpips() -> Outcome:
     from viewgen.inversion.perceptual import LPIPS_TRUNK, lpips_trunk
     from viewgen.networks.files import file_digest
@@ -205,6 +236,7 @@ def examine(data_root: str | None = None) -> list[Check]:
         ("zarr", _package("zarr"), "pip install 'zarr>=3.1'"),
         ("s3fs", _extra("s3", "to keep caches at s3:// URLs"), "pip install --upgrade s3fs"),
         ("lpips", _lpips, "pip install --upgrade lpips"),
+        *((extra, _optional(extra, what_for), again) for extra, what_for in OPTIONAL.items()),
         ("data root", _data_root(data_root), "name a writable directory with --data-root or VIEWGEN_DATA"),
         ("machine", _machine, again),
         ("weights", _weights, again),

@@ -12,7 +12,8 @@ __all__ = ["inspect"]
 
 _option = click.option
 _OPTIONS = (
-    _option("--compare", metavar="URL", help="A second cache of the same images, to set beside it."),
+    _option("--compare", multiple=True, metavar="URL",
+            help="A further cache of the same images, to set beside it; repeatable."),
     _option("--static", metavar="DIR", help="Write the pages as plain files there, and serve nothing."),
     _option("--images", type=int, metavar="N", help="With --static: so many images.  [default: 200]"),
     _option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen there."),
@@ -40,7 +41,7 @@ def inspect(url: str, as_json: bool, **options: Any) -> None:
     \b
     Examples:
       viewgen inspect views.zarr
-      viewgen inspect wsearch.zarr --compare wperturb.zarr
+      viewgen inspect wsearch.zarr --compare wperturb.zarr --compare wboundary.zarr
       viewgen inspect s3://bucket/views.zarr --static gallery
     """
     from viewgen_pipelines.inspecting import inspect as look_at

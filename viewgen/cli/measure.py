@@ -44,8 +44,9 @@ _OPTIONS: tuple[Any, ...] = (
             help="Of a cache: the inversions that its views start from.  [default: beside it]"),
     _option("--limit", type=int, metavar="N", help="Compare the views of only the first N images."),
     _option("--write-columns", is_flag=True,
-            help="Compute scores of every view of a cache (label margin, density) and keep them in it, for "
-            "`viewgen train --set score=…`; measures nothing else unless -d names it."),
+            help="Compute scores of every view of a cache (label margin, density, nearest view) and keep "
+            "them in it, for `viewgen train --set score=…` and the gallery; measures nothing else unless -d "
+            "names it."),
     "Execution",
     _option("--batch-size", type=click.IntRange(min=1), default=512, show_default=True,
             help="Images embedded at once."),

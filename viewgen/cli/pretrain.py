@@ -8,31 +8,41 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import add_options, parse_settings
+from viewgen.cli.options import GroupedCommand, add_options, parse_settings
 from viewgen.cli.setting_options import given_settings
 from viewgen.device import resolve_device
 
 __all__ = ["pretrain"]
 
 
-_COMMON = (
-    click.option("--dataset", required=True, help="Data set; `viewgen datasets` lists them."),
-    click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
-                 help="Run folder."),
-    click.option("--split", default="train", show_default=True, help="Images to train on."),
-    click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are."),
-    click.option("--seed", default=0, show_default=True),
-    click.option("--set", "settings", multiple=True, callback=parse_settings, metavar="NAME=VALUE",
-                 help="A training setting that differs from the data set's recipe; repeatable."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
-    click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
-                 show_default=True, help="Storage type of the weights."),
-    click.option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
-    click.option("--dry-run", is_flag=True,
-                 help="Print the settings with an estimate of time and memory, from a few measured steps; "
-                 "write nothing."),
-    click.option("--json", "as_json", is_flag=True, help="Print the model card as one JSON object."),
-)  # fmt: skip
+def _network(flag: str, what: str) -> Any:
+    return click.option(flag, default=None, type=click.Path(dir_okay=False), help=what)
+
+
+def _options(*networks: Any) -> tuple[Any, ...]:
+    """Return the options of a command, in the order of its help, with those of further networks."""
+    return (
+        click.option("--dataset", required=True, help="Data set; `viewgen datasets` lists them."),
+        click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
+                     help="Run folder."),
+        click.option("--overwrite", is_flag=True, help="Start afresh instead of resuming."),
+        click.option("--dry-run", is_flag=True,
+                     help="Print the settings with an estimate of time and memory, from a few measured "
+                     "steps; write nothing."),
+        click.option("--json", "as_json", is_flag=True, help="Print the model card as one JSON object."),
+        "Images",
+        click.option("--split", default="train", show_default=True, help="Images to train on."),
+        click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are."),
+        "Training",
+        click.option("--seed", default=0, show_default=True),
+        click.option("--set", "settings", multiple=True, callback=parse_settings, metavar="NAME=VALUE",
+                     help="A training setting that differs from the data set's recipe; repeatable."),
+        *(("Networks", *networks) if networks else ()),
+        "Execution",
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
+        click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
+                     show_default=True, help="Storage type of the weights."),
+    )  # fmt: skip
 
 
 def _run(
@@ -89,8 +99,8 @@ def pretrain() -> None:
     """
 
 
-@pretrain.command()
-@add_options(_COMMON)
+@pretrain.command(cls=GroupedCommand)
+@add_options(_options())
 def encoder(**options: Any) -> None:
     """Train the contrastive encoder f on expert views.
 
@@ -104,11 +114,8 @@ def encoder(**options: Any) -> None:
     _run("encoder", pretrain_encoder, **options)
 
 
-@pretrain.command()
-@add_options(_COMMON)
-@click.option(
-    "--encoder", default=None, type=click.Path(dir_okay=False), help="Features for the kernel distance."
-)
+@pretrain.command(cls=GroupedCommand)
+@add_options(_options(_network("--encoder", "Features for the kernel distance.")))
 def generator(**options: Any) -> None:
     """Train StyleGAN2's generator g and its discriminator.
 
@@ -121,17 +128,12 @@ def generator(**options: Any) -> None:
     _run("generator", pretrain_generator, **options)
 
 
-@pretrain.command()
-@add_options(_COMMON)
-@click.option(
-    "--generator", default=None, type=click.Path(dir_okay=False), help="By default the one in --out."
-)
-@click.option(
-    "--discriminator", default=None, type=click.Path(dir_okay=False), help="By default the one in --out."
-)
-@click.option(
-    "--encoder", default=None, type=click.Path(dir_okay=False), help="Features for the measured distance."
-)
+@pretrain.command(cls=GroupedCommand)
+@add_options(_options(
+    _network("--generator", "By default the one in --out."),
+    _network("--discriminator", "By default the one in --out."),
+    _network("--encoder", "Features for the measured distance."),
+))  # fmt: skip
 def inverter(**options: Any) -> None:
     """Train the inverter e: image to W⁺ codes of a frozen generator.
 

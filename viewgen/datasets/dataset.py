@@ -315,8 +315,9 @@ class DatasetEntry(Entry):
             connection. None where that depends on the settings.
         download: function that fetches and verifies every missing file into the data folder; returns their
             paths.
-        raw_sizes: function (settings, split, most) of pictures that can be had in any size; returns width and
-            height of at most so many of the files, in pixels. None if the size is fixed.
+        raw_sizes: function (settings, split, most, root) of pictures that can be had in any size; returns
+            width and height of at most so many of them, in pixels, empty where they are not at hand. None if
+            the size is fixed.
         resized_name: function (settings, side) that returns the name of the same pictures at that size.
         margin: black pixels added on each side of every image.
     """
@@ -324,7 +325,7 @@ class DatasetEntry(Entry):
     info: DatasetInfo
     is_present: Callable[[Path], bool | None] = _always
     download: Callable[[Path], list[Path]] = _nothing
-    raw_sizes: Callable[[Any, str, int], list[tuple[int, int]]] | None = None
+    raw_sizes: Callable[[Any, str, int, Path], list[tuple[int, int]]] | None = None
     resized_name: Callable[[Any, int], str] | None = None
     margin: int = 0
 

@@ -5,7 +5,9 @@ beside it. Classes are the directory names of the train split, sorted; images ar
 ``folder:PATH?size=64`` scales the shorter side of every picture to 64 pixels and cuts out the centre; without
 it all pictures must be square and of one size. ``?test=0.2&val=0.1`` holds out these shares of each class,
 chosen by the files' names (`viewgen.datasets.shares`). Pictures that cannot be used are listed with their
-reasons, and the folder is refused; ``?damaged=skip`` leaves them out instead.
+reasons, and the folder is refused; ``?damaged=skip`` leaves them out instead. PATH may be a URL that fsspec
+knows, such as ``s3://bucket/photos``: its pictures are then copied to the data folder
+(`viewgen.datasets.copied`).
 """
 
 import hashlib
@@ -17,8 +19,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from viewgen.datasets.copied import copied_folder
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import Blocks, Labelling, decoded_folder, load_decoded
+from viewgen.datasets.files import is_url
 from viewgen.datasets.pictures import PICTURE_SUFFIXES, decode_blocks, decode_picture, picture_size
 from viewgen.datasets.shares import divide
 from viewgen.errors import (
@@ -43,7 +47,7 @@ class FolderSettings(Settings):
     """Folder and size of the pictures."""
 
     title: ClassVar[str] = "folder"
-    path: str = setting("", "folder of the pictures")
+    path: str = setting("", "folder or URL of the pictures")
     size: int | None = setting(None, "side in pixels to which pictures are scaled and cropped")
     damaged: Literal["refuse", "skip"] = setting(
         "refuse", "pictures that cannot be used: refuse the folder, or leave them out"
@@ -56,7 +60,8 @@ class FolderSettings(Settings):
         """Canonical name of the data set."""
         chosen = [f"size={self.size}"] * bool(self.size) + ["damaged=skip"] * (self.damaged == "skip")
         chosen += [f"{split}={share:g}" for split, share in (("test", self.test), ("val", self.val)) if share]
-        return f"folder:{Path(self.path).expanduser().resolve()}" + ("?" + "&".join(chosen) if chosen else "")
+        path = self.path.rstrip("/") if is_url(self.path) else Path(self.path).expanduser().resolve()
+        return f"folder:{path}" + ("?" + "&".join(chosen) if chosen else "")
 
 
 def load(settings: FolderSettings, split: str, root: Path, download: bool) -> ImageDataset:
@@ -69,7 +74,7 @@ def load(settings: FolderSettings, split: str, root: Path, download: bool) -> Im
         CorruptDataError: pictures cannot be decoded; the message lists them with reasons.
     """
     image_size, name = settings.size, settings.name
-    split, class_names, files = _listed(settings, split)
+    split, class_names, files = _listed(settings, split, root)
     source = {"size": image_size, "classes": list(class_names), "listing": fingerprint(files)}
     return load_decoded(
         name,
@@ -81,9 +86,11 @@ def load(settings: FolderSettings, split: str, root: Path, download: bool) -> Im
     )
 
 
-def _listed(settings: FolderSettings, split: str) -> tuple[str, tuple[str, ...], list[tuple[Path, int]]]:
+def _listed(
+    settings: FolderSettings, split: str, root: Path
+) -> tuple[str, tuple[str, ...], list[tuple[Path, int]]]:
     """Return the canonical name of a split, the class names, and the files with their labels."""
-    path = _checked(settings)
+    path = _checked(settings, root)
     directories = _split_directories(path)
     shares = [name for name in ("test", "val") if getattr(settings, name)]
     if "test" in shares and "test" in directories:
@@ -106,12 +113,12 @@ def _listed(settings: FolderSettings, split: str) -> tuple[str, tuple[str, ...],
     return split, class_names, files
 
 
-def raw_sizes(settings: FolderSettings, split: str, most: int) -> list[tuple[int, int]]:
+def raw_sizes(settings: FolderSettings, split: str, most: int, root: Path) -> list[tuple[int, int]]:
     """Return width and height of the files themselves, of at most `most` pictures spread over the split.
 
     Pictures that cannot be opened are left out.
     """
-    _, _, files = _listed(settings, split)
+    _, _, files = _listed(settings, split, root)
     count = min(len(files), most)
     chosen = (files[place * len(files) // count][0] for place in range(count))
     return [size for file in chosen if (size := picture_size(file)) is not None]
@@ -126,7 +133,8 @@ def _refuse_download(root: Path) -> list[Path]:
     raise UsageError("folder:PATH is read from your disk; there is nothing to download")
 
 
-def _checked(settings: FolderSettings) -> Path:
+def _checked(settings: FolderSettings, root: Path) -> Path:
+    """Return the folder on the disk, copied there if it is at a URL."""
     if settings.size is not None and not 8 <= settings.size <= MAX_IMAGE_SIZE:
         raise UsageError(f"?size= takes 8 to {MAX_IMAGE_SIZE} pixels, got {settings.size}")
     if settings.test + settings.val >= 1:
@@ -136,6 +144,8 @@ def _checked(settings: FolderSettings) -> Path:
         )
     if not settings.path:
         raise UsageError("folder: needs a path, for example folder:/data/flowers")
+    if is_url(settings.path):
+        return copied_folder(settings.path.rstrip("/"), root)
     path = Path(settings.path).expanduser().resolve()
     if not path.is_dir():
         raise MissingFileError(f"there is no directory {path}; expected {path}/CLASS/picture.png")

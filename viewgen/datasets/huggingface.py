@@ -17,9 +17,15 @@ import numpy as np
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import decoded_folder, load_decoded, read_decoded
 from viewgen.datasets.files import absolute, expanded, is_url, open_file, stamp
-from viewgen.datasets.labelled import Labelled, check_size, labelled_blocks, settings_text
+from viewgen.datasets.labelled import (
+    Labelled,
+    check_size,
+    labelled_blocks,
+    labelled_sizes,
+    settings_text,
+)
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError, ViewgenError
-from viewgen.extras import need
+from viewgen.extras import installed, need
 from viewgen.settings import Settings, setting
 
 __all__ = ["ENTRY", "HuggingFaceSettings"]
@@ -52,24 +58,16 @@ def load(settings: HuggingFaceSettings, split: str, root: Path, download: bool) 
         DataError: no pictures, or of sizes that differ.
         CorruptDataError: a picture or a file is damaged.
     """
-    check_size(settings.size)
-    if not settings.path:
-        raise UsageError("hf: needs a name or a path, for example hf:cifar10 or hf:/data/flowers")
-    files = _files(settings.path)
-    path = settings.path if files is None else absolute(settings.path)
-    name = f"hf:{path}{settings_text(settings)}"
-    source: dict[str, Any] = {"name": name, "files": None if files is None else [stamp(f) for f in files]}
-    if split != "train":
-        source["classes"] = "train"
-    folder = decoded_folder(root, "hf", name, split)
+    files = _files(settings)
+    name = _name(settings, files)
+    source, folder = _source(name, split, files), decoded_folder(root, "hf", name, split)
     found = read_decoded(name, split, folder, source)
     if found is not None:
         return found
     need("hf")
     if files is None and not download:
         raise MissingFileError(f"{name}, {split}, has not been fetched from the hub yet")
-    splits = _opened(settings, files)
-    chosen = canonical_split(name, split, _known(splits), _aliases(splits))
+    splits, chosen = _opened_split(settings, split, name, files)
     columns = _columns(splits[chosen], name, settings)
     own = (
         chosen == "train" or "train" not in splits or columns.label is None or columns.class_names is not None
@@ -87,8 +85,54 @@ def load(settings: HuggingFaceSettings, split: str, root: Path, download: bool) 
     )
 
 
-def _files(path: str) -> list[str] | None:
+def raw_sizes(settings: HuggingFaceSettings, split: str, most: int, root: Path) -> list[tuple[int, int]]:
+    """Return width and height of the first pictures of a split, at most `most`.
+
+    A decoded copy at their own size tells without asking the hub. None are known without the library, or of a
+    data set on the hub that cannot be had now.
+    """
+    files = _files(settings)
+    name = _name(settings, files)
+    if settings.size is None:
+        found = read_decoded(
+            name, split, decoded_folder(root, "hf", name, split), _source(name, split, files)
+        )
+        if found is not None:
+            return [(found.image_size, found.image_size)] * min(len(found), most)
+    if not installed("hf"):
+        return []
+    try:
+        splits, chosen = _opened_split(settings, split, name, files)
+    except MissingFileError:
+        if files is None:
+            return []
+        raise
+    return labelled_sizes(_rows(_columns(splits[chosen], name, settings), name), most)
+
+
+def resized_name(settings: HuggingFaceSettings, image_size: int) -> str:
+    """Return the name of the same pictures at another size."""
+    return _name(settings.replace(size=image_size), _files(settings))
+
+
+def _source(name: str, split: str, files: list[str] | None) -> dict[str, Any]:
+    """Return the values on which a decoded copy depends."""
+    found: dict[str, Any] = {"name": name, "files": None if files is None else [stamp(f) for f in files]}
+    return found if split == "train" else found | {"classes": "train"}
+
+
+def _name(settings: HuggingFaceSettings, files: list[str] | None) -> str:
+    """Return the canonical name of the data set."""
+    path = settings.path if files is None else absolute(settings.path)
+    return f"hf:{path}{settings_text(settings)}"
+
+
+def _files(settings: HuggingFaceSettings) -> list[str] | None:
     """Return the files of a local path or a URL; None for a name on the hub."""
+    check_size(settings.size)
+    path = settings.path
+    if not path:
+        raise UsageError("hf: needs a name or a path, for example hf:cifar10 or hf:/data/flowers")
     if is_url(path):
         if _suffix(path) in FORMATS or "*" in path or "{" in path:
             return expanded(path)
@@ -143,6 +187,14 @@ def _opened(settings: HuggingFaceSettings, files: list[str] | None) -> Mapping[s
             "if it is on the hub"
         ) from error
     return found if isinstance(found, Mapping) else {"train": found}
+
+
+def _opened_split(
+    settings: HuggingFaceSettings, split: str, name: str, files: list[str] | None
+) -> tuple[Mapping[str, Any], str]:
+    """Return split → data set of the library, and the canonical name of a split."""
+    splits = _opened(settings, files)
+    return splits, canonical_split(name, split, _known(splits), _aliases(splits))
 
 
 def _by_split(files: list[str]) -> dict[str, list[str]]:
@@ -288,4 +340,6 @@ ENTRY = DatasetEntry(
     ),
     is_present=lambda root: None,
     download=_refuse_download,
+    raw_sizes=raw_sizes,
+    resized_name=resized_name,
 )

@@ -1,6 +1,7 @@
 """Pictures and labels as other formats have them, to images of one size and class indices."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,24 @@ from numpy.typing import NDArray
 
 from viewgen.datasets.dataset import UNLABELED
 from viewgen.datasets.decoded import Blocks, Labelling
-from viewgen.datasets.pictures import array_picture, decode_blocks, decode_picture
+from viewgen.datasets.pictures import (
+    array_picture,
+    array_size,
+    decode_blocks,
+    decode_picture,
+    picture_size,
+)
 from viewgen.errors import DataError, UsageError
 from viewgen.settings import Settings
 
-__all__ = ["MAX_IMAGE_SIZE", "check_size", "labelled_blocks", "labelling", "settings_text"]
+__all__ = [
+    "MAX_IMAGE_SIZE",
+    "check_size",
+    "labelled_blocks",
+    "labelled_sizes",
+    "labelling",
+    "settings_text",
+]
 
 MAX_IMAGE_SIZE = 1024
 # classes of a label that is a number or a word
@@ -90,6 +104,15 @@ def labelled_blocks(
 
     yield from decode_blocks(kept(), decode)
     return labelling(labels, name, class_names, train_classes)
+
+
+def labelled_sizes(items: Iterable[Labelled], most: int) -> list[tuple[int, int]]:
+    """Return width and height of the first pictures, at most `most`, without those that cannot be opened."""
+    sizes = (
+        picture_size(data) if isinstance(data, bytes) else array_size(data.shape)
+        for _, data, _ in islice(items, most)
+    )
+    return [size for size in sizes if size is not None]
 
 
 def labelling(

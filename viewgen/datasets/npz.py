@@ -5,7 +5,7 @@ Arrays are found by their names: ``train_images`` and ``train_labels`` (as MedMN
 file of one split, train. The classes of the train split are those of every split.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, ca
 from viewgen.datasets.decoded import decoded_folder, load_decoded
 from viewgen.datasets.files import absolute, open_file, stamp
 from viewgen.datasets.labelled import Labelled, check_size, labelled_blocks, labelling, settings_text
+from viewgen.datasets.pictures import array_size
 from viewgen.errors import CorruptDataError, DataError, UsageError, ViewgenError
 from viewgen.settings import Settings, setting
 
@@ -43,16 +44,10 @@ def load(settings: NpzSettings, split: str, root: Path, download: bool) -> Image
         DataError: no images in it, or of another shape or type.
         CorruptDataError: it is damaged.
     """
-    check_size(settings.size)
-    if not settings.url:
-        raise UsageError("npz: needs a file, for example npz:/data/flowers.npz")
-    url = absolute(settings.url)
-    name = f"npz:{url}{settings_text(settings)}"
+    url, name = _checked(settings)
     with _opened(url) as arrays:
         splits = _splits(url, arrays.files)
-        held_out = (("val", "test"), ("test", "val"))
-        aliases = {one: other for one, other in held_out if one not in splits and other in splits}
-        split = canonical_split(name, split, splits, aliases)
+        split = _canonical(name, split, splits)
         images, labels = splits[split]
         source: dict[str, Any] = {"size": settings.size, "file": stamp(url), "arrays": [images, labels]}
         train_labels = splits["train"][1]
@@ -68,6 +63,45 @@ def load(settings: NpzSettings, split: str, root: Path, download: bool) -> Image
         ),
         num_images=0,
     )
+
+
+def raw_sizes(settings: NpzSettings, split: str, most: int, root: Path) -> list[tuple[int, int]]:
+    """Return width and height of at most `most` images of a split, from the header of their array."""
+    url, name = _checked(settings)
+    with _opened(url) as arrays:
+        splits = _splits(url, arrays.files)
+        images, _ = splits[_canonical(name, split, splits)]
+        shape = _shape(arrays, images)
+    size = array_size(shape[1:])
+    return [] if size is None else [size] * min(shape[0], most)
+
+
+def resized_name(settings: NpzSettings, image_size: int) -> str:
+    """Return the name of the same images at another size."""
+    return f"npz:{absolute(settings.url)}{settings_text(settings.replace(size=image_size))}"
+
+
+def _checked(settings: NpzSettings) -> tuple[str, str]:
+    """Return the file, and the canonical name of the data set."""
+    check_size(settings.size)
+    if not settings.url:
+        raise UsageError("npz: needs a file, for example npz:/data/flowers.npz")
+    url = absolute(settings.url)
+    return url, f"npz:{url}{settings_text(settings)}"
+
+
+def _canonical(name: str, split: str, splits: Mapping[str, object]) -> str:
+    held_out = (("val", "test"), ("test", "val"))
+    aliases = {one: other for one, other in held_out if one not in splits and other in splits}
+    return canonical_split(name, split, splits, aliases)
+
+
+def _shape(arrays: Any, name: str) -> tuple[int, ...]:
+    """Return the shape of an array without reading its values."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with arrays.zip.open(f"{name}.npy") as file:
+        read = readers.get(np.lib.format.read_magic(file))
+        return tuple(arrays[name].shape if read is None else read(file)[0])
 
 
 @contextmanager
@@ -162,4 +196,6 @@ ENTRY = DatasetEntry(
     ),
     is_present=lambda root: None,
     download=_refuse_download,
+    raw_sizes=raw_sizes,
+    resized_name=resized_name,
 )

@@ -3,7 +3,7 @@
 import io
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,14 @@ from PIL import Image, ImageOps
 from viewgen.errors import CorruptDataError, DataError, ViewgenError
 from viewgen.files import open_regular
 
-__all__ = ["PICTURE_SUFFIXES", "array_picture", "decode_blocks", "decode_picture", "picture_size"]
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "array_picture",
+    "array_size",
+    "decode_blocks",
+    "decode_picture",
+    "picture_size",
+]
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 PICTURE_SUFFIXES = frozenset(
@@ -25,6 +32,7 @@ PICTURE_SUFFIXES = frozenset(
 # Below Pillow's own alarm, so that ours is the message.
 MAX_PIXELS = 80_000_000
 BLOCK_IMAGES = 64
+CHANNELS = (1, 3, 4)
 # What Pillow's readers raise on damaged or hostile files.
 DECODER_ERRORS = (
     OSError,
@@ -83,13 +91,27 @@ def decode_picture(data: bytes, name: str, image_size: int | None) -> NDArray[np
     return np.asarray(picture).transpose(2, 0, 1)
 
 
-def picture_size(file: Path) -> tuple[int, int] | None:
-    """Return width and height from the header of a file; None if it has none that can be read."""
+def picture_size(picture: Path | bytes) -> tuple[int, int] | None:
+    """Return width and height from the header of a file, or of its content; None if it cannot be read."""
     try:
-        with open_regular(file) as opened, Image.open(opened, formats=FORMATS) as picture:
-            return picture.width, picture.height
+        with (
+            io.BytesIO(picture) if isinstance(picture, bytes) else open_regular(picture) as opened,
+            Image.open(opened, formats=FORMATS) as found,
+        ):
+            return found.width, found.height
     except (ViewgenError, *DECODER_ERRORS):
         return None
+
+
+def array_size(shape: Sequence[int]) -> tuple[int, int] | None:
+    """Return width and height of pixels of a shape that `array_picture` takes; None for another shape."""
+    if len(shape) == 2:
+        height, width = shape
+    elif len(shape) == 3:
+        height, width = shape[1:] if shape[0] in CHANNELS else shape[:2]
+    else:
+        return None
+    return width, height
 
 
 def array_picture(array: NDArray[Any], name: str, image_size: int | None) -> NDArray[np.uint8]:
@@ -117,9 +139,9 @@ def array_picture(array: NDArray[Any], name: str, image_size: int | None) -> NDA
         pixels = pixels.astype(np.uint8)
     if pixels.ndim == 2:
         pixels = pixels[None]
-    elif pixels.ndim == 3 and pixels.shape[0] not in (1, 3, 4):
+    elif pixels.ndim == 3 and pixels.shape[0] not in CHANNELS:
         pixels = pixels.transpose(2, 0, 1)
-    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3, 4):
+    if pixels.ndim != 3 or pixels.shape[0] not in CHANNELS:
         raise DataError(
             f"{name} has shape {array.shape}; expected (H, W), (H, W, C) or (C, H, W), C 1, 3 or 4"
         )

@@ -88,7 +88,7 @@ def canonical_name(name: str, split: str = "train", *, data_root: str | Path | N
         return name
 
 
-def known_side(name: str, split: str = "train") -> int | None:
+def known_side(name: str, split: str = "train", *, data_root: str | Path | None = None) -> int | None:
     """Return the side of a data set's images in pixels, as far as it is known without decoding them.
 
     Raises:
@@ -99,7 +99,7 @@ def known_side(name: str, split: str = "train") -> int | None:
         return choice.entry.info.image_size if choice.settings == choice.entry.settings() else None
     if choice.settings.size is not None:
         return int(choice.settings.size)
-    sizes = choice.entry.raw_sizes(choice.settings, split, 1)
+    sizes = choice.entry.raw_sizes(choice.settings, split, 1, resolve_data_root(data_root))
     return sizes[0][0] if sizes and sizes[0][0] == sizes[0][1] else None
 
 

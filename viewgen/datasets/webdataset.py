@@ -14,7 +14,13 @@ from typing import Any, ClassVar
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import decoded_folder, load_decoded
 from viewgen.datasets.files import absolute, expanded, open_file, stamp
-from viewgen.datasets.labelled import Labelled, check_size, labelled_blocks, settings_text
+from viewgen.datasets.labelled import (
+    Labelled,
+    check_size,
+    labelled_blocks,
+    labelled_sizes,
+    settings_text,
+)
 from viewgen.datasets.pictures import PICTURE_SUFFIXES
 from viewgen.errors import CorruptDataError, DataError, UsageError
 from viewgen.settings import Settings, setting
@@ -44,14 +50,7 @@ def load(settings: WebDatasetSettings, split: str, root: Path, download: bool) -
         MissingFileError, DataError: there are no tars, or samples without a picture.
         CorruptDataError: a tar or a picture is damaged.
     """
-    check_size(settings.size)
-    if not settings.url:
-        raise UsageError("webdataset: needs a URL, for example webdataset:/data/flowers-{000..012}.tar")
-    url = absolute(settings.url)
-    name = f"webdataset:{url}{settings_text(settings)}"
-    splits = ("train", "test") if "{split}" in url else ("train",)
-    split = canonical_split(name, split, splits, {"val": "test"})
-    tars = expanded(url.replace("{split}", split))
+    name, split, tars = _listed(settings, split)
     source: dict[str, Any] = {"size": settings.size, "tars": [stamp(tar) for tar in tars]}
     if split != "train":
         source["classes"] = list(load(settings, "train", root, download).class_names)
@@ -65,6 +64,29 @@ def load(settings: WebDatasetSettings, split: str, root: Path, download: bool) -
         ),
         num_images=0,
     )
+
+
+def _listed(settings: WebDatasetSettings, split: str) -> tuple[str, str, list[str]]:
+    """Return the canonical names of data set and split, and the split's tars."""
+    check_size(settings.size)
+    if not settings.url:
+        raise UsageError("webdataset: needs a URL, for example webdataset:/data/flowers-{000..012}.tar")
+    url = absolute(settings.url)
+    name = f"webdataset:{url}{settings_text(settings)}"
+    splits = ("train", "test") if "{split}" in url else ("train",)
+    split = canonical_split(name, split, splits, {"val": "test"})
+    return name, split, expanded(url.replace("{split}", split))
+
+
+def raw_sizes(settings: WebDatasetSettings, split: str, most: int, root: Path) -> list[tuple[int, int]]:
+    """Return width and height of the first pictures of a split, at most `most`."""
+    _, _, tars = _listed(settings, split)
+    return labelled_sizes(_labelled(tars, settings), most)
+
+
+def resized_name(settings: WebDatasetSettings, image_size: int) -> str:
+    """Return the name of the same pictures at another size."""
+    return f"webdataset:{absolute(settings.url)}{settings_text(settings.replace(size=image_size))}"
 
 
 def _labelled(tars: list[str], settings: WebDatasetSettings) -> Iterator[Labelled]:
@@ -154,4 +176,6 @@ ENTRY = DatasetEntry(
     ),
     is_present=lambda root: None,
     download=_refuse_download,
+    raw_sizes=raw_sizes,
+    resized_name=resized_name,
 )

@@ -4,7 +4,9 @@
   `viewgen.diagnostics.label_kept`; below 0 where a view is read as another class, NaN for all views of an
   image that is misread itself or has no label;
 - density: number of balls of other real images that hold the view, divided by k (see
-  `viewgen.diagnostics.realism`), in f's features, or in those of patches where there is no encoder.
+  `viewgen.diagnostics.realism`), in f's features, or in those of patches where there is no encoder;
+- nearest_view: distance under f to the nearest other view of the same image, for caches with two views or
+  more and an encoder; near 0 where a view repeats another.
 
 The distance of each view from its anchor is an array of the cache anyway.
 
@@ -31,9 +33,11 @@ from viewgen.diagnostics.mutual_information.views import check_cache
 from viewgen.diagnostics.patches import PatchFeatures
 from viewgen.diagnostics.realism import balls_holding
 from viewgen.errors import DataError
+from viewgen.networks.batched import images_at_once, project
+from viewgen.networks.encoder import Encoder
 from viewgen.store import CacheReader
 
-__all__ = ["label_margins", "view_scores"]
+__all__ = ["label_margins", "nearest_views", "view_scores"]
 
 NUM_NEIGHBOURS = 5
 NUM_REFERENCES = 2_000
@@ -45,6 +49,20 @@ def label_margins(scores: Tensor, labels: Tensor) -> Tensor:
     own = scores.gather(1, labels[:, None])[:, 0]
     others = scores.scatter(1, labels[:, None], -torch.inf)
     return own - others.amax(dim=1)
+
+
+def nearest_views(encoder: Encoder, views: Tensor) -> Tensor:
+    """Return the distance of each view to the nearest other view of its image under f, `(B, V)`.
+
+    Args:
+        encoder: f, on the device of the views.
+        views: uint8 `(B, V, C, H, W)`, V at least 2.
+    """
+    at_once = images_at_once(views.shape[-1], views.device)
+    z = project(encoder, views.flatten(0, 1), at_once).unflatten(0, views.shape[:2]).cpu()
+    distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
+    own = torch.eye(views.shape[1], dtype=torch.bool)
+    return distance.masked_fill(own, torch.inf).amin(dim=2)
 
 
 def view_scores(subject: Subject) -> dict[str, NDArray[np.float32]]:
@@ -67,6 +85,8 @@ def view_scores(subject: Subject) -> dict[str, NDArray[np.float32]]:
     of_labels = _LabelMargin.of(subject)
     if of_labels is not None:
         found["label_margin"] = _unknown(reader)
+    if subject.has("encoder") and reader.spec.num_views > 1:
+        found["nearest_view"] = _unknown(reader)
     density = _Density(subject, reader.array("source_index", references))
     done = 0
     for rows in np.array_split(reader.rows, -(-len(reader) // BLOCK)):
@@ -75,6 +95,9 @@ def view_scores(subject: Subject) -> dict[str, NDArray[np.float32]]:
             found["density"][rows, view] = density.of(views[:, view], source).numpy()
             if of_labels is not None:
                 found["label_margin"][rows, view] = of_labels.of_views(views[:, view], source).numpy()
+        if "nearest_view" in found:
+            pixels = torch.from_numpy(views).to(subject.device)
+            found["nearest_view"][rows] = nearest_views(subject.encoder, pixels).numpy()
         done += len(rows)
         subject.tell("scores", done, len(reader))
     return found

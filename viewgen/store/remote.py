@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.utils import tokenize
 
 from viewgen.addresses import check_options, check_url, guarded_client
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError, nearest_name
@@ -158,6 +159,14 @@ class FsspecStorage(Storage):
             place = self._place(path)
             self._fs.invalidate_cache(place)
             return str(self._fs.ukey(place))
+
+    def stamps(self) -> dict[str, str]:
+        # from one listing: a request for each object would take minutes
+        with self._clear_errors("list", ""):
+            self._fs.invalidate_cache(self._root)
+            found = self._fs.find(self._root, detail=True)
+            start = len(self._fs._strip_protocol(self._root)) + 1
+            return {place[start:]: tokenize(about) for place, about in sorted(found.items())}
 
     def paths(self, prefix: str = "") -> list[str]:
         with self._clear_errors("list", prefix):

@@ -124,6 +124,10 @@ class Storage(ABC):
         """Return a text that changes when the object does, as far as can be told without reading it."""
         return str(self.size(path))
 
+    def stamps(self) -> dict[str, str]:
+        """Return path → a text that changes when the object does, for all objects."""
+        return {path: self.fingerprint(path) for path in self.paths()}
+
     def refuses_existing(self) -> bool:
         """Try whether `write_new` holds when two processes create an object at the same time."""
         return True

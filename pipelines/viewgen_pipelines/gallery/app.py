@@ -4,7 +4,7 @@ An address contains a row number, a view number or the name of one of the packag
 address is not found.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -32,7 +32,7 @@ _ASK = {"cache-control": "private, no-cache"}
 
 def build_app(
     source: CacheSource,
-    other: CacheSource | None = None,
+    others: Sequence[CacheSource] = (),
     *,
     hosts: Collection[str] = ("127.0.0.1", "localhost", "::1"),
     token: str | None = None,
@@ -41,7 +41,7 @@ def build_app(
 
     Args:
         source: the cache.
-        other: a second cache of the same images, for the page that compares the two.
+        others: further caches of the same images, for the page that compares them.
         hosts: accepted names in the Host header.
         token: token that visitors must show; None if no token is required.
     """
@@ -49,8 +49,8 @@ def build_app(
     app = FastAPI(title="viewgen gallery", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, hosts=hosts, token=token)
     _add_errors(app)
-    _add_pages(app, Pages(source, other))
-    _add_pictures(app, source, other)
+    _add_pages(app, Pages(source, others))
+    _add_pictures(app, source, others)
     return app
 
 
@@ -82,6 +82,14 @@ def _add_pages(app: FastAPI, pages: Pages) -> None:
     def compare(request: Request) -> Response:
         return _page(pages.compare(Query.parse(request.query_params)))
 
+    @app.get("/map.html")
+    def map_page() -> Response:
+        return _page(pages.map_page())
+
+    @app.get("/map-points.html")
+    def map_points() -> Response:
+        return _page(pages.map_points())
+
     @app.get("/live.json")
     def live() -> Response:
         return JSONResponse(pages.live(), headers=_FRESH)
@@ -94,7 +102,7 @@ def _add_pages(app: FastAPI, pages: Pages) -> None:
         return Response(content, media_type=_TYPES[name.rpartition(".")[2]], headers=_ASK)
 
 
-def _add_pictures(app: FastAPI, source: CacheSource, other: CacheSource | None) -> None:
+def _add_pictures(app: FastAPI, source: CacheSource, others: Sequence[CacheSource]) -> None:
     store = pictures.PictureStore()
 
     def answer(
@@ -112,7 +120,7 @@ def _add_pictures(app: FastAPI, source: CacheSource, other: CacheSource | None) 
         fingerprint = snapshot.fingerprint(row)
         # an original or an inversion may turn up later, so they are part of what the picture is of
         about = (of.dataset(snapshot.spec)[0] is not None, of.has_reconstruction(snapshot, row))
-        picture = store.get((of is source, fingerprint, about, row, kind), lambda: draw(of, snapshot, row))
+        picture = store.get((id(of), fingerprint, about, row, kind), lambda: draw(of, snapshot, row))
         if picture is None:
             return _page(None)
         keep = request.query_params.get("v") == fingerprint and all(about)
@@ -122,9 +130,11 @@ def _add_pictures(app: FastAPI, source: CacheSource, other: CacheSource | None) 
     def strip(name: str, request: Request) -> Response:
         return answer(request, source, _number(name, ".png"), "strip", pictures.strip_png)
 
-    @app.get("/other/strip/{name}")
-    def other_strip(name: str, request: Request) -> Response:
-        return answer(request, other, _number(name, ".png"), "strip", pictures.strip_png)
+    @app.get("/other/{place}/strip/{name}")
+    def other_strip(place: str, name: str, request: Request) -> Response:
+        number = _number(place)
+        of = others[number - 1] if number is not None and 1 <= number <= len(others) else None
+        return answer(request, of, _number(name, ".png"), "strip", pictures.strip_png)
 
     @app.get("/picture/{row}/{name}")
     def picture(row: str, name: str, request: Request) -> Response:

@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 from viewgen_pipelines.gallery.index import Snapshot
 from viewgen_pipelines.gallery.numbers import Gauge
 from viewgen_pipelines.gallery.pictures import MAX_STRIP_VIEWS, frames_size, strip_size
-from viewgen_pipelines.gallery.queries import PAGE_SIZES, SORTS, STATUS_NAMES, Query
+from viewgen_pipelines.gallery.queries import (
+    PAGE_SIZES,
+    SORTS,
+    STATUS_NAMES,
+    VIEW_FILTERS,
+    Query,
+    sort_values,
+)
 from viewgen_pipelines.gallery.sources import CacheSource
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
 
 STATUS_WORDS = {"ok": "ok", "not-converged": "not converged", "failed": "failed"}
 STATUS_CSS = {"ok": "ok", "not-converged": "late", "failed": "failed"}
+SCORE_WORDS = {"label_margin": "margin", "nearest_view": "nearest view"}
 BOUNDARY_TOLERANCE = 0.05
 
 # so many classes fit into a list that people still use
@@ -61,6 +69,12 @@ def make_card(source: CacheSource, snapshot: Snapshot, row: int, query: str = ""
         "miss": float(snapshot.worst_miss[row]),
         "error": float(columns["inversion_error"][row]),
         "steps": int(columns["steps"][row]) if "max_steps" in snapshot.spec.config else -1,
+        "margin": float(snapshot.worst_margin[row]),
+        "pair": float(snapshot.closest_pair[row]),
+        "density": float(snapshot.mean_density[row]),
+        "views": str(snapshot.judged[row]),
+        "num_foreign": _num_foreign(snapshot, row),
+        "num_views": snapshot.spec.num_views,
         "reason": snapshot.failure(row),
         "fingerprint": snapshot.fingerprint(row),
         "query": query,
@@ -99,6 +113,7 @@ def view_tiles(snapshot: Snapshot, card: dict[str, Any]) -> list[dict[str, Any]]
     if not snapshot.readable(row):
         return []
     distances, epsilon = snapshot.columns["distance"][row], snapshot.epsilon_boundary
+    scores = {name: values[row].tolist() for name, values in snapshot.scores.items()}
     gauge = Gauge(distances, epsilon)
     tiles = []
     for view, distance in enumerate(distances.tolist()):
@@ -112,6 +127,12 @@ def view_tiles(snapshot: Snapshot, card: dict[str, Any]) -> list[dict[str, Any]]
                 "distance": distance,
                 "off": off,
                 "gauge": gauge.draw(distance, off=off),
+                "foreign": scores["label_margin"][view] < 0 if "label_margin" in scores else False,
+                "scores": [
+                    {"name": SCORE_WORDS.get(name, name), "value": values[view]}
+                    for name, values in scores.items()
+                    if values[view] == values[view]
+                ],
             }
         )
     return tiles
@@ -157,7 +178,7 @@ def toolbar(source: CacheSource, snapshot: Snapshot, query: Query, rows: NDArray
     for key, words in SORTS.items():
         if key == "row":
             sorts.append({"key": key, "text": words})
-        elif key != "miss" or snapshot.epsilon_boundary is not None:
+        elif np.isfinite(sort_values(snapshot, key)[rows]).any():
             sorts.append({"key": f"-{key}", "text": f"{words}, high first"})
             sorts.append({"key": key, "text": f"{words}, low first"})
     return {
@@ -165,23 +186,26 @@ def toolbar(source: CacheSource, snapshot: Snapshot, query: Query, rows: NDArray
         "sorts": sorts,
         "labels": _label_choices(source, snapshot, snapshot.columns["label"][rows]),
         "statuses": list(STATUS_WORDS.items()),
+        "view_filters": list(VIEW_FILTERS.items()) if "label_margin" in snapshot.scores else [],
         "sizes": PAGE_SIZES,
     }
+
+
+def _num_foreign(snapshot: Snapshot, row: int) -> int:
+    """Return how many views of a row a classifier reads as another class."""
+    margins = snapshot.scores.get("label_margin")
+    return 0 if margins is None else int((margins[row] < 0).sum())
 
 
 def _label_choices(source: CacheSource, snapshot: Snapshot, labels: NDArray[Any]) -> list[dict[str, str]]:
     spec = snapshot.spec
     if labels.ndim == 1:
         values = np.unique(labels).tolist()[:_MAX_CLASSES]
-        return [{"key": str(v), "text": source.label_text(spec, v)} for v in values]
-    dataset, _ = source.dataset(spec)
+        return [{"key": str(v), "text": source.class_text(spec, v)} for v in values]
     choices = []
     for attribute in range(labels.shape[1]):
         for value in np.unique(labels[:, attribute]).tolist()[:_MAX_CLASSES]:
-            text = f"attribute {attribute}: {value}"
-            if dataset is not None and dataset.attribute_values:
-                known = dataset.attributes[attribute]
-                text = f"{known.name}: {known.values[value]}"
+            text = source.class_text(spec, value, attribute)
             choices.append({"key": f"{attribute}.{value}", "text": text})
     return choices
 

@@ -13,6 +13,8 @@ __all__ = ["Bars", "Mark", "bar_chart", "bin_values"]
 
 WIDTH, HEIGHT = 420, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 6, 6, 18, 20
+# width of a character in a name
+_CHARACTER = 7
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,14 +128,18 @@ def _axis_labels(bars: Bars, unit: str, base: int, plot_width: int) -> list[str]
 def _mark_lines(bars: Bars, marks: Sequence[Mark], base: int, plot_width: int) -> list[str]:
     parts = []
     inside = sorted((mark for mark in marks if bars.low <= mark.value <= bars.high), key=lambda m: m.value)
-    for number, mark in enumerate(inside):
+    free = math.inf
+    for number, mark in reversed(list(enumerate(inside))):
         x = _LEFT + plot_width * (mark.value - bars.low) / (bars.high - bars.low)
-        # of two marks, the names go to either side, so that they do not meet
+        text = f"{mark.name} {_short(mark.value)}"
+        # of two marks, the names go to either side, so that they do not meet; at the edge both stand before
         before = x > WIDTH - 90 or (number == 0 and len(inside) > 1 and x > 90)
+        place = min(x - 4, free) if before else x + 4
+        free = place - _CHARACTER * (len(text) + 1) if before else free
         parts.append(
             f'<line class="mark" x1="{x:.1f}" y1="{_TOP - 4}" x2="{x:.1f}" y2="{base}"/>'
-            f'<text class="mark-name" x="{x + (-4 if before else 4):.1f}" y="{_TOP - 6}" '
-            f'text-anchor="{"end" if before else "start"}">{escape(mark.name)} {_short(mark.value)}</text>'
+            f'<text class="mark-name" x="{place:.1f}" y="{_TOP - 6}" '
+            f'text-anchor="{"end" if before else "start"}">{escape(text)}</text>'
         )
     return parts
 

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from viewgen.store import (
     open_storage,
     read_spec,
 )
+from viewgen.store.quality import QUALITY_FOLDER, read_scores
 
 __all__ = ["REFRESH_SECONDS", "CacheIndex", "Snapshot"]
 
@@ -44,33 +46,63 @@ class Snapshot:
         columns: name → array with first axis N: source_index, label, distance, steps, inversion_error,
             status; fill values in rows that are not committed.
         faulty: shard id → fault of its files; its rows count as absent.
-        mean_distance: float32 `(N,)`, mean over the views of the distance from the anchor, NaN if unknown.
-        worst_miss: float32 `(N,)`, largest |distance − ε₁| of an image's views, NaN if unknown.
-        row_of_source: source index → row.
+        scores: name → scores of all views, float32 `(N, V)`, NaN where unknown; empty where the cache keeps
+            none. `viewgen.diagnostics.scores` defines them.
     """
 
     version: int
     reader: CacheReader
     columns: dict[str, NDArray[Any]]
     faulty: dict[int, str]
-    mean_distance: NDArray[np.float32] = field(init=False)
-    worst_miss: NDArray[np.float32] = field(init=False)
-    row_of_source: dict[int, int] = field(init=False)
+    scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        distance, epsilon = self.columns["distance"], self.epsilon_boundary
-        known = np.isfinite(distance)
-        count = known.sum(axis=1)
-        mean = np.where(known, distance, 0).sum(axis=1) / np.maximum(count, 1)
-        mean = np.where(count, mean, np.nan).astype(np.float32)
-        miss = np.full(len(mean), np.nan, np.float32)
-        if epsilon is not None:
-            miss[count > 0] = np.where(known, np.abs(distance - epsilon), 0).max(axis=1)[count > 0]
-        object.__setattr__(self, "mean_distance", mean)
-        object.__setattr__(self, "worst_miss", miss)
+    @cached_property
+    def mean_distance(self) -> NDArray[np.float32]:
+        """Mean over the views of the distance from the anchor, `(N,)`, NaN if unknown."""
+        return _over_views(self.columns["distance"], np.nanmean)
+
+    @cached_property
+    def worst_miss(self) -> NDArray[np.float32]:
+        """Largest |distance − ε₁| of an image's views, `(N,)`, NaN if unknown."""
+        epsilon = self.epsilon_boundary
+        miss = np.abs(self.columns["distance"] - np.float32(np.nan if epsilon is None else epsilon))
+        return _over_views(miss, np.nanmax)
+
+    @cached_property
+    def worst_margin(self) -> NDArray[np.float32]:
+        """Smallest label margin of an image's views, `(N,)`, NaN if unknown.
+
+        Below 0, a view is read as another class.
+        """
+        return self._of_scores("label_margin", np.nanmin)
+
+    @cached_property
+    def closest_pair(self) -> NDArray[np.float32]:
+        """Distance under f between an image's closest two views, `(N,)`, NaN if unknown."""
+        return self._of_scores("nearest_view", np.nanmin)
+
+    @cached_property
+    def mean_density(self) -> NDArray[np.float32]:
+        """Mean over the views of their density among real images, `(N,)`, NaN if unknown."""
+        return self._of_scores("density", np.nanmean)
+
+    @cached_property
+    def judged(self) -> NDArray[np.str_]:
+        """What a classifier reads in an image's views, `(N,)`.
+
+        ``"foreign"``: another class in some view; ``"kept"``: the image's class in all; ``"unread"``: it
+        misreads the image itself, so its views are not judged; empty where no view was read.
+        """
+        margin = self.worst_margin
+        read = np.where(margin < 0, "foreign", np.where(margin >= 0, "kept", "unread"))
+        has_views = np.isin(self.columns["status"], (Status.OK, Status.NOT_CONVERGED))
+        return np.where(has_views & ("label_margin" in self.scores), read, "")
+
+    @cached_property
+    def row_of_source(self) -> dict[int, int]:
+        """Source index → row."""
         rows = self.rows
-        sources = self.columns["source_index"][rows]
-        object.__setattr__(self, "row_of_source", dict(zip(sources.tolist(), rows.tolist(), strict=True)))
+        return dict(zip(self.columns["source_index"][rows].tolist(), rows.tolist(), strict=True))
 
     @property
     def spec(self) -> CacheSpec:
@@ -112,6 +144,10 @@ class Snapshot:
         """Return text that changes with the row's pixels, for the addresses of pictures."""
         commit = self.commits.get(self.shard_of(row))
         return self.spec.identity[7:15] + (_digest_of_views(commit)[:8] if commit is not None else "")
+
+    def _of_scores(self, name: str, reduce: Callable[..., Any]) -> NDArray[np.float32]:
+        absent = np.full((self.spec.num_images, 1), np.nan, np.float32)
+        return _over_views(self.scores.get(name, absent), reduce)
 
     def _number(self, name: str) -> float | None:
         value = self.spec.config.get(name)
@@ -165,7 +201,7 @@ class CacheIndex:
 
     def _refresh(self) -> None:
         identity = read_spec(self.storage).identity
-        seen = (identity, *self.storage.paths("commits"))
+        seen = (identity, *self.storage.paths("commits"), *self.storage.paths(QUALITY_FOLDER))
         if seen == self._seen:
             return
         with warnings.catch_warnings():
@@ -192,8 +228,23 @@ class CacheIndex:
                 _clear(columns, reader.spec, rows)
                 faulty[shard_id] = str(error)
         version = 1 if self._snapshot is None else self._snapshot.version + 1
-        self._snapshot = Snapshot(version=version, reader=reader, columns=columns, faulty=faulty)
+        try:
+            scores = read_scores(self.storage, reader.spec)
+        except CorruptDataError:  # they are written again by the command that wrote them
+            scores = {}
+        self._snapshot = Snapshot(
+            version=version, reader=reader, columns=columns, faulty=faulty, scores=scores
+        )
         self._seen = seen
+
+
+def _over_views(values: NDArray[np.float32], reduce: Callable[..., Any]) -> NDArray[np.float32]:
+    """Return a reduction over the finite values of each image `(N, V)`, NaN for images without any."""
+    found = np.full(len(values), np.nan, np.float32)
+    finite = np.isfinite(values)
+    known = finite.any(axis=1)
+    found[known] = reduce(np.where(finite, values, np.nan)[known], axis=1)
+    return found
 
 
 def _empty_columns(spec: CacheSpec) -> dict[str, NDArray[Any]]:

@@ -56,6 +56,19 @@ class Networks:
             distances = None if models.encoder is None else self._pairwise(images)[0]
             return images.numpy(), distances
 
+    def project(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the encoder's unit vectors of images `(B, 3, H, W)`, `(B, K)`."""
+        import torch
+
+        from viewgen.networks.batched import images_at_once, project
+
+        with self._lock, torch.inference_mode():
+            encoder = self._loaded().encoder
+            assert encoder is not None
+            at_once = images_at_once(images.shape[-1], torch.device("cpu"))
+            z: NDArray[np.float32] = project(encoder, torch.from_numpy(images), at_once).numpy()
+            return z
+
     def pairwise_distances(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the distances between images `(V, 3, H, W)` in the encoder's space, `(V, V)`."""
         import torch

@@ -13,10 +13,19 @@ from viewgen.store.summary import mean_statistic
 from viewgen.terminal import shortened
 from viewgen_pipelines.gallery.charts import Bars, Mark, bar_chart, bin_values
 from viewgen_pipelines.gallery.index import Snapshot
-from viewgen_pipelines.quality import ViewQuality, verdict_line
 from viewgen_pipelines.shards.steps import PAIRWISE_BINS
 
-__all__ = ["MAX_MATRIX_VIEWS", "Gauge", "charts", "facts", "matrix", "provenance", "quality", "versus"]
+__all__ = [
+    "MAX_MATRIX_VIEWS",
+    "Fact",
+    "Gauge",
+    "charts",
+    "closest_pair",
+    "facts",
+    "matrix",
+    "provenance",
+    "versus",
+]
 
 MAX_MATRIX_VIEWS = 16
 _NUM_SHADES = 6
@@ -98,6 +107,12 @@ def charts(snapshot: Snapshot) -> list[dict[str, str]]:
         add("Steps to converge", bin_values(steps))
     if np.isfinite(columns["inversion_error"][readable]).any():
         add("Inversion error (mean squared)", bin_values(columns["inversion_error"][readable]))
+    if (margins := snapshot.scores.get("label_margin")) is not None:
+        note = f"Below 0, a view is read as another class: {(margins < 0).sum():,} views."
+        zero = [Mark(value=0.0, name="limit")]
+        add("Label margin of the views", bin_values(margins, include=[0.0]), note, marks=zero, noun="views")
+    if np.isfinite(snapshot.closest_pair).any():
+        add("Closest pair of an image's views", bin_values(snapshot.closest_pair))
     rates, names, note = _throughput(snapshot)
     add("Throughput of each shard", rates, note, categories=names, noun="views/s")
     return found
@@ -179,24 +194,6 @@ def versus(*snapshots: Snapshot) -> list[dict[str, Any]]:
     return [{"name": name, "texts": texts} for name, texts in lines]
 
 
-def quality(report: dict[str, Any] | None) -> dict[str, Any]:
-    """Return verdict and lines of the table of view quality; empty without a report.
-
-    Args:
-        report: measures of the views as `viewgen_pipelines.quality.ViewQuality` writes them.
-    """
-    if report is None:
-        return {}
-    found = ViewQuality.from_json(report)
-    rows = []
-    for row in found.measured:
-        measure = row.measure
-        interval = "" if measure.low is None else f"{measure.low:.3g} to {measure.high:.3g}"
-        name = f"{measure.name}, {measure.group}" if measure.group else measure.name
-        rows.append({"name": name, "value": f"{measure.value:.3g}", "interval": interval, "on": measure.on})
-    return {"verdict": verdict_line(found.verdict), "trusted": not found.verdict, "rows": rows}
-
-
 def matrix(distances: NDArray[np.float32] | None) -> list[dict[str, Any]]:
     """Return the rows of a table of distances `(V, V)`; empty for None."""
     if distances is None:
@@ -204,17 +201,32 @@ def matrix(distances: NDArray[np.float32] | None) -> list[dict[str, Any]]:
     num_views = len(distances)
     apart = distances[~np.eye(num_views, dtype=bool)]
     low, high = float(apart.min()), float(apart.max())
+    closest = closest_pair(distances)
     rows = []
     for first in range(num_views):
         cells = []
         for second in range(num_views):
             value = float(distances[first, second])
             shade = 1 + int((_NUM_SHADES - 1) * (value - low) / (high - low)) if high > low else 1
+            pair = {first + 1, second + 1}
             cells.append(
-                {"text": "–", "shade": 0} if first == second else {"text": f"{value:.3f}", "shade": shade}
+                {"text": "–", "shade": 0, "closest": False}
+                if first == second
+                else {
+                    "text": f"{value:.3f}",
+                    "shade": shade,
+                    "closest": pair == {closest["first"], closest["second"]},
+                }
             )
         rows.append({"cells": cells, "mean": f"{distances[first].sum() / (num_views - 1):.3f}"})
     return rows
+
+
+def closest_pair(distances: NDArray[np.float32]) -> dict[str, Any]:
+    """Return numbers, from 1, and distance of the closest two of V views, from distances `(V, V)`."""
+    apart = np.where(np.eye(len(distances), dtype=bool), np.inf, distances)
+    first, second = sorted(divmod(int(apart.argmin()), len(apart)))
+    return {"first": first + 1, "second": second + 1, "distance": float(apart[first, second])}
 
 
 class Gauge:

@@ -5,6 +5,8 @@ text, are inserted as they are. Links are relative, so pages work under any pref
 """
 
 import dataclasses
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,10 @@ from viewgen.errors import ViewgenError
 from viewgen.status import Status
 from viewgen.store.quality import read_report
 from viewgen_pipelines.gallery import cards, numbers
+from viewgen_pipelines.gallery import map as maps
 from viewgen_pipelines.gallery.index import Snapshot
 from viewgen_pipelines.gallery.live import MAX_TROUBLES, Progress, find_troubles, follow
+from viewgen_pipelines.gallery.quality import quality, quality_facts, quality_versus
 from viewgen_pipelines.gallery.queries import STATUS_NAMES, Query, select
 from viewgen_pipelines.gallery.sources import CacheSource
 from viewgen_pipelines.gallery.templating import render
@@ -34,25 +38,25 @@ class Site:
 
     Attributes:
         name: name of the cache, the last part of its URL.
-        other: name of the second cache, empty without one.
+        others: names of the caches to compare with.
         static: True if the pages are files rather than a server's answers.
         written: date of writing, for static pages.
         version: version of viewgen.
     """
 
     name: str
-    other: str = ""
+    others: tuple[str, ...] = ()
     static: bool = False
     written: str = ""
     version: str = __version__
 
 
 class Pages:
-    """Writes the pages of one cache, optionally compared with a second one.
+    """Writes the pages of one cache, optionally compared with others.
 
     Args:
         source: the cache.
-        other: the cache to compare with, or None.
+        others: the caches to compare with.
         static_rows: the rows that get pages, for plain files; None for a server, which has pages of all rows.
         written: date on static pages.
     """
@@ -60,19 +64,21 @@ class Pages:
     def __init__(
         self,
         source: CacheSource,
-        other: CacheSource | None = None,
+        others: Sequence[CacheSource] = (),
         *,
         static_rows: NDArray[np.int64] | None = None,
         written: str = "",
     ) -> None:
-        self.source, self.other = source, other
+        self.source, self.others = source, tuple(others)
         self.static_rows = static_rows
-        names = [cache_name(source.index.url), "" if other is None else cache_name(other.index.url)]
-        if names[0] == names[1]:
+        self._map: tuple[object, maps.Map] | None = None
+        self._map_lock = threading.Lock()
+        names = [cache_name(one.index.url) for one in (source, *others)]
+        if len(set(names)) < len(names):
             names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
         self.site = Site(
             name=names[0],
-            other=names[1],
+            others=tuple(names[1:]),
             static=static_rows is not None,
             written=written,
         )
@@ -95,14 +101,15 @@ class Pages:
             {"name": "not there yet", "css": "", "number": int((status == Status.ABSENT).sum()), "link": ""}
         )
         samples = sample_rows(self._rows(snapshot), NUM_SAMPLES)
+        report = read_report(self.source.index.storage, spec)
         return self._render(
             "overview.html",
             here="overview",
             url=self.source.index.url,
             snapshot=snapshot,
             spec=spec,
-            facts=numbers.facts(snapshot),
-            quality=numbers.quality(read_report(self.source.index.storage, spec)),
+            facts=[*numbers.facts(snapshot), *quality_facts(report)],
+            quality=quality(report),
             counts=[count for count in counts if count["number"]],
             charts=numbers.charts(snapshot),
             troubles=find_troubles(self.source.index, snapshot),
@@ -124,6 +131,12 @@ class Pages:
         _, reason = self.source.inversion_index(snapshot.spec)
         if reason and "inversions" in snapshot.spec.models:
             notes.append(f"No reconstructions: {reason}.")
+        complete = len(snapshot.commits) == snapshot.spec.num_shards
+        if complete and not snapshot.scores and snapshot.spec.method != "invert":
+            notes.append(
+                "Its views have no scores yet: viewgen measure CACHE --write-columns adds label margins, "
+                "closest pairs and densities, by which images can be sorted and filtered."
+            )
         if self.site.static:
             notes.append(f"{len(rows)} of the cache's {len(snapshot.rows):,} images, evenly spread.")
         return self._render(
@@ -147,6 +160,7 @@ class Pages:
             return None
         card = self._card(snapshot, row, query)
         views = cards.view_tiles(snapshot, card)
+        distances = self._pairwise(snapshot, row) if views else None
         frames, why_no_frames = cards.frame_tiles(self.source, snapshot, card)
         return self._render(
             "image.html",
@@ -160,50 +174,120 @@ class Pages:
             views=views,
             frames=frames,
             why_no_frames=why_no_frames,
-            matrix=numbers.matrix(self._pairwise(snapshot, row) if views else None),
+            matrix=numbers.matrix(distances),
+            closest=None if distances is None else numbers.closest_pair(distances),
             **self._neighbours(snapshot, row, query),
         )
 
     def compare(self, query: Query) -> str | None:
-        """Return the page that compares the two caches; None without a second cache."""
-        if self.other is None:
+        """Return the page that compares the caches; None without another cache."""
+        if not self.others:
             return None
-        snapshot, second = self.source.snapshot(), self.other.snapshot()
-        names = [self.site.name, self.site.other]
-        mine, theirs = snapshot.spec.dataset, second.spec.dataset
-        if mine.get("digest") != theirs.get("digest") or mine.get("split") != theirs.get("split"):
-            texts = [f"{d.get('name')} {d.get('split')} ({d.get('digest')})" for d in (mine, theirs)]
-            problem = (
-                f"These caches were made of different images, so there is nothing to set side by side: "
-                f"{names[0]} of {texts[0]}, {names[1]} of {texts[1]}."
-            )
-            return self._render("compare.html", here="compare", names=names, problem=problem)
-        matched, sources = second.row_of_source, snapshot.columns["source_index"]
-        rows = self._rows(snapshot, query)
-        rows = rows[np.isin(sources[rows], second.columns["source_index"][second.rows])]
+        places, problems = self._comparable()
+        snapshots = [source.snapshot() for source in self._sources(places)]
+        names = self._names(places)
+        if len(places) == 1:
+            return self._render("compare.html", here="compare", names=names, problems=problems, columns=[])
+        first = snapshots[0]
+        sources = first.columns["source_index"]
+        rows = self._rows(first, query)
+        for other in snapshots[1:]:
+            rows = rows[np.isin(sources[rows], other.columns["source_index"][other.rows])]
         shown, query, pager = self._page(query, rows)
-        pairs = []
+        reports = [
+            read_report(source.index.storage, snapshot.spec)
+            for source, snapshot in zip(self._sources(places), snapshots, strict=True)
+        ]
+        sets = []
         for row in shown:
-            partner = matched[int(sources[row])]
-            card = self._card(snapshot, row, query)
-            there = cards.make_card(self.other, second, partner)
-            sides = [
-                {**card, "src": f"strip/{row}.png?v={card['fingerprint']}"},
-                {**there, "src": f"other/strip/{partner}.png?v={there['fingerprint']}"},
-            ]
-            pairs.append({"card": card, "sides": sides})
+            sides = []
+            for place, source, snapshot in zip(places, self._sources(places), snapshots, strict=True):
+                partner = snapshot.row_of_source[int(sources[row])]
+                card = cards.make_card(source, snapshot, partner)
+                folder = f"other/{place}/" if place else ""
+                src = f"{folder}strip/{partner}.png?v={card['fingerprint']}"
+                sides.append({**card, **cards.strip_context(snapshot), "src": src})
+            sets.append({"card": self._card(first, row, query), "sides": sides})
         return self._render(
             "compare.html",
             here="compare",
             names=names,
-            problem="",
+            problems=problems,
+            columns=[*numbers.versus(*snapshots), *quality_versus(reports)],
+            sets=sets,
             action="compare.html",
-            lines=numbers.versus(snapshot, second),
-            pairs=pairs,
             pager=pager,
-            **cards.toolbar(self.source, snapshot, query, self._rows(snapshot)),
-            **cards.strip_context(snapshot),
+            **cards.toolbar(self.source, first, query, self._rows(first)),
+            **cards.strip_context(first),
         )
+
+    def map_page(self) -> str:
+        """Return the page of the map; the server's is filled by `map_points`, which takes seconds."""
+        reason, *_ = self._mapped()
+        points = "" if reason or not self.site.static else self.map_points()
+        return self._render("map.html", here="map", reason=reason, points=points)
+
+    def map_points(self) -> str:
+        """Return the panels of the map and their legend, as a part of a page."""
+        reason, places, snapshots, rows = self._mapped()
+        if reason:
+            return render("map-points.html", reason=reason)
+        key = tuple((place, snapshot.version) for place, snapshot in zip(places, snapshots, strict=True))
+        with self._map_lock:
+            if self._map is None or self._map[0] != key:
+                self._map = (key, maps.make_map(self._sources(places), snapshots, rows))
+            found = self._map[1]
+        legend = maps.class_legend(self.source, snapshots[0], found.rows)
+        names = self._names(places)
+        panels = [
+            {"name": name, "svg": maps.draw_panel(found, number, snapshots, legend, name=name, place=place)}
+            for number, (name, place) in enumerate(zip(names, places, strict=True))
+        ]
+        return render(
+            "map-points.html",
+            reason="",
+            panels=panels,
+            legend=legend,
+            found=found,
+            scored=[name for name, one in zip(names, snapshots, strict=True) if "label_margin" in one.scores],
+        )
+
+    def _mapped(self) -> tuple[str, list[int], list[Snapshot], NDArray[np.int64]]:
+        """Return why there is no map (empty if there is), the caches on it, and the rows it may show.
+
+        Caches of views of another size or kind are left out: the first one's encoder does not read them.
+        """
+        found = [(place, self._sources([place])[0].snapshot()) for place in self._comparable()[0]]
+        first = found[0][1]
+        shape = (first.spec.height, first.spec.width, first.spec.roles)
+        found = [one for one in found if (one[1].spec.height, one[1].spec.width, one[1].spec.roles) == shape]
+        places, snapshots = [place for place, _ in found], [snapshot for _, snapshot in found]
+        rows = maps.shared_rows(snapshots, self._rows(first))
+        return maps.why_no_map(self.source, first, len(rows)), places, snapshots, rows
+
+    def _sources(self, places: Sequence[int]) -> list[CacheSource]:
+        """Return caches by their places: 0 for the gallery's own, then those to compare with."""
+        return [(self.source, *self.others)[place] for place in places]
+
+    def _names(self, places: Sequence[int]) -> list[str]:
+        """Return the names of caches by their places, as `_sources` does the caches."""
+        return [(self.site.name, *self.site.others)[place] for place in places]
+
+    def _comparable(self) -> tuple[list[int], list[str]]:
+        """Return the places of the caches of the same images, and a sentence about each of the others."""
+        mine = self.source.snapshot().spec.dataset
+        places, problems = [0], []
+        for place, (name, other) in enumerate(zip(self.site.others, self.others, strict=True), 1):
+            theirs = other.snapshot().spec.dataset
+            if mine.get("digest") == theirs.get("digest") and mine.get("split") == theirs.get("split"):
+                places.append(place)
+                continue
+            texts = [f"{d.get('name')} {d.get('split')} ({d.get('digest')})" for d in (mine, theirs)]
+            problems.append(
+                f"{name} was made of different images, so it is not set beside {self.site.name}: it was made "
+                f"of {texts[1]}, {self.site.name} of {texts[0]}."
+            )
+        return places, problems
 
     def live(self) -> dict[str, Any]:
         """Return the state from which a page learns that it is out of date."""

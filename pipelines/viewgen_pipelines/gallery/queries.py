@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from viewgen.status import Status
 from viewgen_pipelines.gallery.index import Snapshot
 
-__all__ = ["PAGE_SIZES", "SORTS", "STATUS_NAMES", "Query", "select"]
+__all__ = ["PAGE_SIZES", "SORTS", "STATUS_NAMES", "VIEW_FILTERS", "Query", "select", "sort_values"]
 
 STATUS_NAMES: dict[int, str] = {
     Status.OK: "ok",
@@ -26,6 +26,23 @@ SORTS = {
     "miss": "farthest miss of ε₁",
     "error": "inversion error",
     "steps": "steps to converge",
+    "margin": "smallest label margin",
+    "pair": "closest pair of views",
+    "density": "density among real images",
+}
+# values of `Snapshot.judged`
+VIEW_FILTERS = {
+    "foreign": "with a view of another class",
+    "kept": "all of the image's class",
+    "unread": "not judged: the image itself is misread",
+}
+
+_ATTRIBUTES = {
+    "distance": "mean_distance",
+    "miss": "worst_miss",
+    "margin": "worst_margin",
+    "pair": "closest_pair",
+    "density": "mean_density",
 }
 
 
@@ -37,6 +54,7 @@ class Query:
         sort: key of `SORTS`; a leading minus sorts the largest first.
         label: ``"3"`` for a class, ``"1.3"`` for value 3 of attribute 1, empty for all.
         status: value of `STATUS_NAMES`, empty for all.
+        views: key of `VIEW_FILTERS`, empty for all.
         page: number of the page, from 1.
         size: images per page.
     """
@@ -44,6 +62,7 @@ class Query:
     sort: str = "row"
     label: str = ""
     status: str = ""
+    views: str = ""
     page: int = 1
     size: int = PAGE_SIZES[0]
 
@@ -53,20 +72,22 @@ class Query:
         sort = parameters.get("sort", "row")
         label = parameters.get("class", "")
         status = parameters.get("status", "")
+        views = parameters.get("views", "")
         size = _integer(parameters.get("size"), PAGE_SIZES[0])
         return cls(
             sort=sort if sort.removeprefix("-") in SORTS else "row",
             label=label if _label_numbers(label) else "",
             status=status if status in STATUS_NAMES.values() else "",
+            views=views if views in VIEW_FILTERS else "",
             page=max(1, _integer(parameters.get("page"), 1)),
             size=size if size in PAGE_SIZES else PAGE_SIZES[0],
         )
 
     def text(self, **changes: Any) -> str:
         """Return the query string, with `changes`, without defaults; ``?`` included unless it is empty."""
-        values = {"sort": self.sort, "class": self.label, "status": self.status}
+        defaults = {"sort": "row", "class": "", "status": "", "views": "", "page": 1, "size": PAGE_SIZES[0]}
+        values = {"sort": self.sort, "class": self.label, "status": self.status, "views": self.views}
         values |= {"page": self.page, "size": self.size} | changes
-        defaults = {"sort": "row", "class": "", "status": "", "page": 1, "size": PAGE_SIZES[0]}
         given = {key: value for key, value in values.items() if value != defaults.get(key)}
         return f"?{urlencode(given)}" if given else ""
 
@@ -87,24 +108,26 @@ def select(snapshot: Snapshot, query: Query) -> NDArray[np.int64]:
         if attribute >= labels.shape[1]:
             return rows[:0]
         rows = rows[labels[:, attribute] == value]
+    if query.views:
+        rows = rows[snapshot.judged[rows] == query.views]
     key = query.sort.removeprefix("-")
     descending = query.sort.startswith("-")
     if key == "row":
         return rows[::-1] if descending else rows
-    values = _sort_values(snapshot, key)[rows].astype(np.float64)
+    values = sort_values(snapshot, key)[rows].astype(np.float64)
     values = np.where(np.isfinite(values), -values if descending else values, np.inf)
     return rows[np.argsort(values, kind="stable")]
 
 
-def _sort_values(snapshot: Snapshot, key: str) -> NDArray[Any]:
-    if key == "distance":
-        return snapshot.mean_distance
-    if key == "miss":
-        return snapshot.worst_miss
+def sort_values(snapshot: Snapshot, key: str) -> NDArray[Any]:
+    """Return the values of a sort key other than ``row``, `(N,)`, NaN where unknown."""
     if key == "error":
         return snapshot.columns["inversion_error"]
-    steps = snapshot.columns["steps"].astype(np.float64)
-    return np.where(steps < 0, np.nan, steps)
+    if key == "steps":
+        steps = snapshot.columns["steps"].astype(np.float64)
+        return np.where(steps < 0, np.nan, steps)
+    found: NDArray[Any] = getattr(snapshot, _ATTRIBUTES[key])
+    return found
 
 
 def _integer(text: str | None, default: int) -> int:

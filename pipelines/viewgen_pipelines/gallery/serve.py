@@ -41,7 +41,7 @@ class GalleryOptions:
 
     Attributes:
         url: URL of the cache.
-        compare: URL of a second cache of the same images, or None.
+        compare: URLs of further caches of the same images.
         storage_options: options of the fsspec file system of the caches.
         data_root: folder of the data sets, None for the default.
         inversions: URL of the inversions, None to look beside the cache.
@@ -55,7 +55,7 @@ class GalleryOptions:
     """
 
     url: str = field(repr=False)
-    compare: str | None = field(default=None, repr=False)
+    compare: tuple[str, ...] = field(default=(), repr=False)
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     data_root: str | None = None
     inversions: str | None = field(default=None, repr=False)
@@ -67,15 +67,15 @@ class GalleryOptions:
     eager: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("url", "compare", "inversions"):
-            url = getattr(self, name)
-            if url is None:
-                continue
-            object.__setattr__(self, name, absolute_url(url))
+        for url in (self.url, *self.compare, self.inversions or ""):
             if url.startswith("memory://"):
                 raise UsageError(
                     f"{url} lives in the memory of one process, which the gallery's does not share"
                 )
+        object.__setattr__(self, "url", absolute_url(self.url))
+        object.__setattr__(self, "compare", tuple(absolute_url(url) for url in self.compare))
+        if self.inversions is not None:
+            object.__setattr__(self, "inversions", absolute_url(self.inversions))
         # the serving process has another working directory, and on a cluster another environment
         if self.data_root is None:
             object.__setattr__(self, "data_root", os.environ.get("VIEWGEN_DATA"))
@@ -91,7 +91,7 @@ class GalleryOptions:
     @property
     def slug(self) -> str:
         """The cache's name as part of an address, unique among caches of that name."""
-        digest = hashlib.sha256(f"{self.url}\n{self.compare}".encode()).hexdigest()
+        digest = hashlib.sha256("\n".join((self.url, *self.compare)).encode()).hexdigest()
         return f"{file_name(self.cache)}-{digest[:6]}"
 
     @property
@@ -296,8 +296,7 @@ def _build(options: GalleryOptions, hosts: list[str], token: str | None) -> Any:
         "inversions": options.inversions,
         "models": options.models,
     }
-    source = CacheSource(url=options.url, **common)
-    other = CacheSource(url=options.compare, **common) if options.compare is not None else None
+    source, *others = (CacheSource(url=url, **common) for url in (options.url, *options.compare))
 
     def warm() -> None:
         with contextlib.suppress(ViewgenError):  # the first visitor is told
@@ -307,7 +306,7 @@ def _build(options: GalleryOptions, hosts: list[str], token: str | None) -> Any:
                 source.networks(spec).load()
 
     threading.Thread(target=warm, daemon=True).start()
-    return build_app(source, other, hosts=hosts, token=token)
+    return build_app(source, others, hosts=hosts, token=token)
 
 
 def _this_node() -> dict[str, float]:

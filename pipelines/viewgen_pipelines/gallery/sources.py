@@ -86,6 +86,16 @@ class CacheSource:
         values = np.atleast_1d(label).tolist()
         return "unlabeled" if values == [-1] else "class " + ", ".join(map(str, values))
 
+    def class_text(self, spec: CacheSpec, value: int, attribute: int = 0) -> str:
+        """Return one value of a label in words, with the name of its attribute where there are several."""
+        if not spec.label_shape:
+            return self.label_text(spec, value)
+        dataset, _ = self.dataset(spec)
+        if dataset is not None and dataset.attribute_values:
+            known = dataset.attributes[attribute]
+            return f"{known.name}: {known.values[value]}"
+        return f"attribute {attribute}: {value}"
+
     def original(self, snapshot: Snapshot, row: int) -> NDArray[np.uint8] | None:
         """Return the data set's image behind a row, uint8 `(3, H, W)`, or None."""
         dataset, _ = self.dataset(snapshot.spec)

@@ -1,6 +1,6 @@
 """The gallery as plain files that open without a server."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +21,7 @@ NUM_SHEET_ROWS = 8
 
 def write_static(
     source: CacheSource,
-    other: CacheSource | None,
+    others: Sequence[CacheSource],
     folder: str | Path,
     *,
     num_images: int,
@@ -33,7 +33,7 @@ def write_static(
 
     Args:
         source: the cache.
-        other: a second cache to compare with, or None.
+        others: further caches to compare with.
         folder: target folder; made if missing, must be empty or hold an earlier gallery.
         num_images: maximum number of images.
         say: callback with lines about the progress.
@@ -55,20 +55,21 @@ def write_static(
     if target.is_dir() and any(target.iterdir()) and not (target / "static" / "gallery.css").exists():
         raise StorageError(f"--static {target}: the folder holds something else; give an empty one")
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    pages = Pages(source, other, static_rows=rows, written=written)
+    pages = Pages(source, others, static_rows=rows, written=written)
     try:
         for name, content in read_static().items():
             _write(target / "static" / name, content)
         _write(target / "index.html", pages.overview())
         _write(target / "images.html", pages.images(Query()))
         _write(target / "compare.html", pages.compare(Query()))
+        _write(target / "map.html", pages.map_page())
         sheet = pictures.sheet_png(source, snapshot, np.array(sample_rows(rows, NUM_SHEET_ROWS)))
         _write(target / "contact-sheet.png", sheet)
         for done, row in enumerate(rows.tolist(), 1):
             _write(target / "image" / f"{row}.html", pages.image(row, Query()))
             _write_pictures(target, source, snapshot, row)
-            if other is not None:
-                _write_partner(target, source, other, row)
+            for number, other in enumerate(others, 1):
+                _write_partner(target / "other" / str(number), source, other, row)
             if done % 50 == 0 or done == len(rows):
                 say(f"{done} of {len(rows)} images written")
     except OSError as error:
@@ -89,12 +90,12 @@ def _write_pictures(target: Path, source: CacheSource, snapshot: Snapshot, row: 
             _write(target / "frames" / str(row) / f"{view}.png", frames)
 
 
-def _write_partner(target: Path, source: CacheSource, other: CacheSource, row: int) -> None:
+def _write_partner(folder: Path, source: CacheSource, other: CacheSource, row: int) -> None:
     second = other.snapshot()
     partner = second.row_of_source.get(int(source.snapshot().columns["source_index"][row]))
     if partner is not None:
         content = pictures.strip_png(other, second, partner)
-        _write(target / "other" / "strip" / f"{partner}.png", content)
+        _write(folder / "strip" / f"{partner}.png", content)
 
 
 def _write(path: Path, content: str | bytes | None) -> None:

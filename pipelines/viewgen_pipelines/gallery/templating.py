@@ -47,6 +47,7 @@ def _environment() -> Any:
     )
     environment.filters |= {
         "count": lambda value: f"{value:,}",
+        "signed": lambda value: f"{value:+.2f}".replace("-", "−"),
         "fixed": lambda value: f"{value:.3f}",
         "short": lambda value: f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}",
         "number": lambda value: "" if value is None or not math.isfinite(value) else f"{value:.6g}",

@@ -158,7 +158,7 @@ def prepare(
     given = {**(settings or {}), **{name: value for name, value in named.items() if value is not None}}
     chosen = kept | given
     split = chosen.get("split", "train")
-    side = chosen_side(dataset, split, _networks(chosen))
+    side = chosen_side(dataset, split, _networks(chosen), data_root)
     images = load_dataset(side.dataset, split, data_root=data_root)
     _check_dataset(chosen.get("dataset"), images, data_root, folder)
     check_side(side.dataset, images.image_size, resizable=takes_size(side.dataset))

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.datasets.registry import chosen_dataset, known_side
+from viewgen.datasets import ImageDataset, load_dataset, resolve_data_root
+from viewgen.datasets.registry import chosen_dataset
 from viewgen.diagnostics.generated import spread
 from viewgen.errors import UsageError
 from viewgen_pretrained.sizes import data_size, fitting_side, largest_side
@@ -43,7 +43,7 @@ class Side:
     note: str = ""
 
 
-def chosen_side(dataset: str, split: str, networks: str | None) -> Side:
+def chosen_side(dataset: str, split: str, networks: str | None, data_root: str | None = None) -> Side:
     """Return the data set's name at a side that the networks take.
 
     Pictures that can be had in any size get the largest power of two that is not above the median of their
@@ -53,6 +53,7 @@ def chosen_side(dataset: str, split: str, networks: str | None) -> Side:
         dataset: name of the data set.
         split: split of the training images.
         networks: row of `viewgen_pretrained.sizes`; by default that of the number of images.
+        data_root: folder of the data sets, None for the default.
     """
     choice = chosen_dataset(dataset)
     raw_sizes, resized = choice.entry.raw_sizes, choice.entry.resized_name
@@ -60,16 +61,19 @@ def chosen_side(dataset: str, split: str, networks: str | None) -> Side:
         return Side(dataset=dataset)
     asked = choice.settings.size
     # a part is enough, unless the number of pictures decides
-    sizes = raw_sizes(choice.settings, split, MOST_HEADERS if asked or networks else EVERY_HEADER)
+    most_headers = MOST_HEADERS if asked or networks else EVERY_HEADER
+    sizes = raw_sizes(choice.settings, split, most_headers, resolve_data_root(data_root))
+    if not sizes:  # loading tells why
+        return Side(dataset=dataset)
     shorter = sorted(min(size) for size in sizes)
-    raw = (shorter[0], shorter[-1]) if shorter else None
+    raw = (shorter[0], shorter[-1])
     if asked is not None:
         side = fitting_side(asked)
         note = "" if side == asked else f"{asked} px is no power of two, which the networks take: {side} px"
     else:
         most = largest_side(networks or data_size(len(sizes)))
-        side = min(fitting_side(shorter[len(shorter) // 2]), most) if shorter else most
-        same = known_side(dataset, split) == side and len(set(sizes)) == 1
+        side = min(fitting_side(shorter[len(shorter) // 2]), most)
+        same = len(set(sizes)) == 1 and sizes[0] == (side, side)
         note = "" if same else f"pictures are scaled and cropped to {side} px (?size=N is another size)"
         if same:
             return Side(dataset=dataset, raw=raw)
@@ -140,7 +144,7 @@ class DataReport:
     def advice(self) -> list[str]:
         """Return sentences about what should be mended before the trainings."""
         found = []
-        if not self.num_test and chosen_dataset(self.dataset).entry.raw_sizes is not None:
+        if not self.num_test and "test" in chosen_dataset(self.dataset).entry.settings.model_fields:
             sign = "&" if "?" in self.dataset else "?"
             found.append(f'a part can be held out for `viewgen eval`: "{self.dataset}{sign}test=0.2"')
         if self.num_leaked:

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import tarfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from viewgen import redaction
 from viewgen.datasets import load_dataset
 from viewgen.datasets.files import expanded, open_file
-from viewgen.datasets.registry import chosen_dataset
+from viewgen.datasets.registry import chosen_dataset, known_side
 from viewgen.errors import CorruptDataError, DataError, MissingExtraError, MissingFileError, UsageError
 from viewgen.store import open_storage
 
@@ -80,6 +81,27 @@ def test_tars(place, tmp_path):
     # a tar that changed is read again
     write("train-001.tar", tar_of([("4.png", png(PIXELS[0])), ("4.cls", b"ant"), ("5.png", png(PIXELS[1]))]))
     assert load_dataset(name, data_root=tmp_path / "data").targets.tolist() == [1, 2, 1, 0, 0, -1]
+
+
+def test_sizes_are_known_before_pictures_are_decoded(place, tmp_path):
+    where, write = place
+    write_tars(write)
+    write("a.npz", npz(train_images=PIXELS, test_images=PIXELS[:2, ..., 0]))
+    names = {f"webdataset:{where}/train-{{000..001}}.tar": 6, f"npz:{where}/a.npz": 6}
+    for name, count in names.items():
+        choice = chosen_dataset(name)
+        raw_sizes, resized_name = choice.entry.raw_sizes, choice.entry.resized_name
+        assert raw_sizes(choice.settings, "train", 100, tmp_path) == [(SIDE, SIDE)] * count
+        assert len(raw_sizes(choice.settings, "train", 2, tmp_path)) == 2
+        assert known_side(name) == SIDE
+        assert known_side(f"{name}?size=8") == 8
+        small = load_dataset(resized_name(choice.settings, 8), data_root=tmp_path / "data")
+        assert small.image_size == 8
+        assert small.name == resized_name(choice.settings, 8)
+    wide = tmp_path / "wide.npz"
+    wide.write_bytes(npz(x=np.zeros((3, 5, 7), np.uint8)))
+    choice = chosen_dataset(f"npz:{wide}")
+    assert choice.entry.raw_sizes(choice.settings, "train", 9, tmp_path) == [(7, 5)] * 3
 
 
 def test_fields_of_a_sample(tmp_path):
@@ -200,7 +222,7 @@ def test_classes_are_those_of_the_train_split(tmp_path):
     check(load_dataset(f"npz:{file}", "test", data_root=data))
 
 
-def test_words_in_tables_and_damaged_tables(tmp_path):
+def test_words_in_tables_and_damaged_tables(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     tables = tmp_path / "train-test"
     tables.mkdir()
@@ -209,6 +231,14 @@ def test_words_in_tables_and_damaged_tables(tmp_path):
     test = load_dataset(f"hf:{tables}", "test", data_root=tmp_path / "data")
     assert (test.class_names, test.targets.tolist()) == (("ant", "cat", "dog"), [2, 1])
     assert len(load_dataset(f"hf:{tables}", data_root=tmp_path / "data")) == 6
+    choice = chosen_dataset(f"hf:{tables}")
+    sizes = partial(choice.entry.raw_sizes, choice.settings)
+    assert sizes("test", 9, tmp_path / "none") == [(SIDE, SIDE)] * 2
+    assert choice.entry.resized_name(choice.settings, 8) == f"hf:{tables}?size=8"
+    with monkeypatch.context() as without_library:
+        without_library.setattr("viewgen.datasets.huggingface.installed", lambda extra: False)
+        assert sizes("train", 5, tmp_path / "data") == [(SIDE, SIDE)] * 5, "of the decoded copy"
+        assert sizes("train", 5, tmp_path / "none") == []
     whole = (tables / "train.parquet").read_bytes()
     (tables / "train-2.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CorruptDataError, match="a file is damaged"):

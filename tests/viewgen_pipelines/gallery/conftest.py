@@ -15,6 +15,7 @@ import pytest
 
 from viewgen.datasets import ImageDataset
 from viewgen.datasets.dataset import MemoryImages
+from viewgen.status import Status
 from viewgen.store import (
     CacheSpec,
     ShardCommit,
@@ -24,6 +25,7 @@ from viewgen.store import (
     open_storage,
     write_shard,
 )
+from viewgen.store.quality import write_scores
 from viewgen_pipelines.gallery import sources
 from viewgen_pipelines.gallery.app import build_app
 from viewgen_pipelines.gallery.sources import CacheSource
@@ -95,6 +97,28 @@ class MadeCache:
                     },
                 ),
             )
+
+    def score(self) -> dict[str, np.ndarray]:
+        """Keep scores: rows 3, 9, 15 … have a view of another class, rows 4, 9, 14 … no margin."""
+        rows = np.arange(NUM_IMAGES)[:, None]
+        views = np.arange(self.spec.num_views)[None]
+        margin = np.where((rows % 6 == 3) & (views == 1), -0.25, 0.5) + 0.001 * rows
+        scores = {
+            "label_margin": np.where(rows % 5 == 4, np.nan, margin),
+            "nearest_view": 0.1 + 0.01 * ((13 * rows) % NUM_IMAGES) + 0.001 * views,
+            "density": 1.0 + 0.01 * ((17 * rows) % NUM_IMAGES) + 0 * views,
+        }
+        shown = np.isin(self.statuses, (Status.OK, Status.NOT_CONVERGED))[:, None]
+        scores = {name: np.where(shown, found, np.nan).astype(np.float32) for name, found in scores.items()}
+        write_scores(self.storage, self.spec, scores)
+        return scores
+
+    @property
+    def statuses(self) -> np.ndarray:
+        found = np.zeros(NUM_IMAGES, np.uint8)
+        for shard_id, arrays in self.arrays.items():
+            found[list(self.spec.shard_rows(shard_id))] = arrays["status"]
+        return found
 
     def make(self, shard_id: int) -> dict[str, np.ndarray]:
         rows = np.asarray(self.spec.shard_rows(shard_id))
@@ -184,15 +208,15 @@ class Site:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Site]]:
-    """Return a function (source, other, **options of the application) → the gallery on a port of its own."""
+    """Return a function (sources of caches, **options of the application) → the gallery on its own port."""
     import uvicorn
 
     servers = []
 
-    def start(source: CacheSource, other: CacheSource | None = None, **options: Any) -> Site:
+    def start(source: CacheSource, *others: CacheSource, **options: Any) -> Site:
         listener = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(
-            uvicorn.Config(build_app(source, other, **options), log_level="error", ws="none", lifespan="off")
+            uvicorn.Config(build_app(source, others, **options), log_level="error", ws="none", lifespan="off")
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

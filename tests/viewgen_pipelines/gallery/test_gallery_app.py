@@ -16,7 +16,8 @@ NASTY = '<script>document.title="pwned"</script>'
 
 @pytest.fixture
 def site(make_cache, at_hand, serve):
-    return serve(CacheSource(url=make_cache().url), CacheSource(url=make_cache("second", seed=9).url))
+    names = {"views": 0, "second": 9, "third": 10}
+    return serve(*(CacheSource(url=make_cache(name, seed=seed).url) for name, seed in names.items()))
 
 
 def links_of(page, address):
@@ -38,7 +39,7 @@ def test_every_link_of_every_page_leads_somewhere(site):
             assert all(link.startswith(site.url) for link in links), "nothing from elsewhere"
             waiting += sorted(links - seen)
     assert any("/image/" in address for address in seen)
-    assert any("other/strip" in address for address in seen)
+    assert {address.split("/")[4] for address in seen if "/other/" in address} == {"1", "2"}
 
 
 def test_names_and_reasons_are_text(site):
@@ -71,6 +72,8 @@ NOT_THERE = [
     "/strip/1",
     "/strip/40.png",
     "/strip/-1.png",
+    "/other/0/strip/1.png",
+    "/other/3/strip/1.png",
     "/strip/1.5.png",
     "/strip/" + "9" * 5000 + ".png",
     "/strip/%D9%A1.png",
@@ -204,9 +207,14 @@ def test_a_cache_that_is_not_there_yet_is_waited_for(tmp_path, serve):
 
 def test_caches_of_different_images_are_not_compared(make_cache, at_hand, serve):
     other = make_cache("other", dataset={"name": "made-up", "split": "train", "digest": "sha256:00"})
-    page = serve(CacheSource(url=make_cache().url), CacheSource(url=other.url)).get("/compare.html").text
+    first, second = (CacheSource(url=make_cache(name).url) for name in ("views", "second"))
+    page = serve(first, CacheSource(url=other.url)).get("/compare.html").text
     assert "different images" in page
-    assert "other/strip" not in page
+    assert "strip/" not in page
+    page = serve(first, CacheSource(url=other.url), second).get("/compare.html").text
+    assert "different images" in page, "the rest is compared all the same"
+    assert "other/2/strip/" in page
+    assert "other/1/strip/" not in page
 
 
 def test_a_damaged_view_is_said_and_not_shown(make_cache, at_hand, serve):

@@ -16,7 +16,9 @@ SECONDS = 60
 
 @pytest.fixture
 def cache(make_cache):
-    return make_cache()
+    made = make_cache()
+    made.score()
+    return made
 
 
 @pytest.fixture
@@ -94,6 +96,11 @@ def test_order_and_filters_change_what_is_shown(browser, site, cache):
     choose(browser, "class", "")
     choose(browser, "status", "failed")
     assert rows_shown(browser) == [6]
+    choose(browser, "status", "")
+    choose(browser, "sort", "pair")
+    choose(browser, "views", "foreign")
+    assert rows_shown(browser) == select(snapshot, Query(sort="pair", views="foreign")).tolist()
+    assert len(browser.find_elements("css selector", ".card .badge.failed")) == len(rows_shown(browser))
 
 
 def test_keys_turn_pages(browser, site):
@@ -140,7 +147,7 @@ def test_a_run_is_followed_without_a_reload(browser, make_cache, at_hand, serve)
 
 def test_plain_files_open_without_a_server(browser, cache, make_cache, at_hand, tmp_path):
     source, other = CacheSource(url=cache.url), CacheSource(url=make_cache("second", seed=9).url)
-    first = write_static(source, other, tmp_path / "pages", num_images=36)
+    first = write_static(source, [other], tmp_path / "pages", num_images=36)
     written = np.linspace(0, 39, 36).astype(int).tolist()
     address = Path(first).as_uri().removesuffix("index.html")
     browser.get(f"{address}index.html")
@@ -156,6 +163,8 @@ def test_plain_files_open_without_a_server(browser, cache, make_cache, at_hand, 
     assert broken_pictures(browser) == []
     choose(browser, "class", "1")
     assert sorted(rows_shown(browser)) == [row for row in written if row % 3 == 1]
+    choose(browser, "views", "unread")
+    assert sorted(rows_shown(browser)) == [row for row in written if row % 3 == 1 and row % 5 == 4]
     for path in ("image/6.html", f"image/{written[3]}.html", "compare.html?class=0"):
         browser.get(address + path)
         assert broken_pictures(browser) == []

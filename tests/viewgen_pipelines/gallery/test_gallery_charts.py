@@ -44,6 +44,17 @@ def test_bars_are_as_high_as_their_counts_and_names_are_escaped():
     assert float(re.search(r'class="mark" x1="([\d.]+)"', svg)[1]) == pytest.approx(210)
 
 
+def test_names_of_marks_at_the_edge_stand_beside_each_other():
+    bars = Bars(counts=np.ones(10), low=0.0, high=1.0)
+    svg = bar_chart(bars, title="t", marks=[Mark(value=v, name="name") for v in (0.1, 0.95, 0.97)])
+    found = re.findall(r'class="mark-name" x="([\d.]+)" y="12" text-anchor="(\w+)">(.*?)<', svg)
+    assert [(anchor, text) for _, anchor, text in found] == [
+        ("end", "name 0.97"), ("end", "name 0.95"), ("start", "name 0.1")
+    ]  # fmt: skip
+    last, before = (float(x) for x, anchor, _ in found if anchor == "end")
+    assert last - before > 6 * len("name 0.97"), "the width of the last name"
+
+
 def test_nothing_to_draw_is_said():
     assert "Nothing" in bar_chart(None, title="t")
 

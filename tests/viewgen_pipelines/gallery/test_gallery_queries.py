@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from viewgen_pipelines.gallery.index import CacheIndex
-from viewgen_pipelines.gallery.queries import PAGE_SIZES, SORTS, STATUS_NAMES, Query, select
+from viewgen_pipelines.gallery.queries import PAGE_SIZES, SORTS, STATUS_NAMES, VIEW_FILTERS, Query, select
 
 
 @pytest.fixture
 def snapshot(make_cache):
-    return CacheIndex(make_cache(shards=[0, 1, 3, 4]).url).snapshot()
+    cache = make_cache(shards=[0, 1, 3, 4])
+    cache.score()
+    return CacheIndex(cache.url).snapshot()
 
 
 @pytest.mark.parametrize(("key", "sign"), list(itertools.product(SORTS, ["", "-"])))
@@ -25,13 +27,16 @@ def test_order_is_by_the_number_asked_for_and_unknown_comes_last(snapshot, key, 
         "miss": np.abs(snapshot.columns["distance"] - np.float32(0.3)).max(axis=1),
         "error": snapshot.columns["inversion_error"],
         "steps": snapshot.columns["steps"].astype(float),
+        "margin": snapshot.scores["label_margin"].min(axis=1),
+        "pair": snapshot.scores["nearest_view"].min(axis=1),
+        "density": snapshot.scores["density"].mean(axis=1),
     }[key]
     rows = select(snapshot, Query(sort=sign + key)).tolist()
     assert sorted(rows) == [*range(16), *range(24, 40)]
     numbers = [float(values[row]) for row in rows if not math.isnan(values[row])]
     assert numbers == sorted(numbers, reverse=bool(sign))
-    if key in ("distance", "miss"):
-        assert rows[-1] == 6, "a failed image has no distance"
+    if key in ("distance", "miss", "pair", "density"):
+        assert rows[-1] == 6, "a failed image has no distance and no score"
 
 
 @pytest.mark.parametrize("status", [*STATUS_NAMES.values(), ""])
@@ -48,6 +53,16 @@ def test_filters_keep_exactly_what_fits(snapshot, status, label):
         if (not status or names.get(row, "ok") == status) and row % 3 in classes
     ]
     assert rows == expected
+
+
+def test_images_are_filtered_by_what_their_views_are_read_as(snapshot, make_cache):
+    there = [row for row in snapshot.rows.tolist() if row != 6]
+    found = {views: select(snapshot, Query(views=views)).tolist() for views in ("foreign", "kept", "unread")}
+    assert found["unread"] == [row for row in there if row % 5 == 4]
+    assert found["foreign"] == [row for row in there if row % 6 == 3 and row % 5 != 4]
+    assert sorted(row for rows in found.values() for row in rows) == there
+    unscored = CacheIndex(make_cache("unscored").url).snapshot()
+    assert not select(unscored, Query(views="foreign")).size
 
 
 def test_attributes_of_a_label_are_filtered_one_by_one(make_cache):
@@ -68,7 +83,9 @@ def test_attributes_of_a_label_are_filtered_one_by_one(make_cache):
 
 
 @given(
-    st.dictionaries(st.sampled_from(["sort", "class", "status", "page", "size", "x"]), st.text(max_size=12))
+    st.dictionaries(
+        st.sampled_from(["sort", "class", "status", "views", "page", "size", "x"]), st.text(max_size=12)
+    )
 )
 def test_no_query_string_breaks_it(parameters):
     query = Query.parse(parameters)
@@ -76,12 +93,13 @@ def test_no_query_string_breaks_it(parameters):
     assert query.size in PAGE_SIZES
     assert 1 <= query.page < 10**9
     assert query.status in ("", *STATUS_NAMES.values())
+    assert query.views in ("", *VIEW_FILTERS)
     assert all(part.removeprefix("-").isdigit() for part in query.label.split(".") if query.label)
 
 
 def test_a_query_survives_its_own_text():
     from urllib.parse import parse_qsl
 
-    query = Query(sort="-miss", label="0.3", status="ok", page=7, size=48)
+    query = Query(sort="-miss", label="0.3", status="ok", views="foreign", page=7, size=48)
     assert Query.parse(dict(parse_qsl(query.text().removeprefix("?")))) == query
     assert Query().text() == ""

@@ -121,7 +121,7 @@ def test_an_address_that_is_taken_is_said():
 def test_what_the_serving_process_is_told_holds_there_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VIEWGEN_DATA", "data")
-    options = GalleryOptions(url="views.zarr", compare="s3://user:secret@bucket/a.zarr", models="runs/x")
+    options = GalleryOptions(url="views.zarr", compare=("s3://user:secret@bucket/a.zarr",), models="runs/x")
     assert options.url == str(tmp_path / "views.zarr")
     assert options.models == str(tmp_path / "runs/x")
     assert options.data_root == str(tmp_path / "data")

@@ -15,14 +15,15 @@ from viewgen_pipelines.inspecting import inspect
 
 
 def test_every_link_leads_to_a_file(make_cache, at_hand, tmp_path):
-    source, other = (CacheSource(url=make_cache(name).url) for name in ("views", "second"))
-    first = write_static(source, other, tmp_path / "pages", num_images=7)
+    source, *others = (CacheSource(url=make_cache(name).url) for name in ("views", "second", "third"))
+    first = write_static(source, others, tmp_path / "pages", num_images=7)
     pages = list((tmp_path / "pages").rglob("*.html"))
     assert len(list((tmp_path / "pages/image").iterdir())) == 7
     assert {page.name for page in first.parent.glob("*.html")} == {
         "index.html",
         "images.html",
         "compare.html",
+        "map.html",
     }
     for page in pages:
         for link in re.findall(r'(?:href|src)="([^"#]+)[^"]*"', page.read_text()):
@@ -35,20 +36,20 @@ def test_every_link_leads_to_a_file(make_cache, at_hand, tmp_path):
 
 def test_an_earlier_gallery_is_written_over_and_nothing_else(make_cache, at_hand, tmp_path):
     source = CacheSource(url=make_cache().url)
-    write_static(source, None, tmp_path / "pages", num_images=2)
-    write_static(source, None, tmp_path / "pages", num_images=2)
+    write_static(source, [], tmp_path / "pages", num_images=2)
+    write_static(source, [], tmp_path / "pages", num_images=2)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("x")
     with pytest.raises(StorageError, match="something else"):
-        write_static(source, None, tmp_path / "mine", num_images=2)
+        write_static(source, [], tmp_path / "mine", num_images=2)
     with pytest.raises(StorageError, match="that is a file"):
-        write_static(source, None, tmp_path / "mine/thesis.tex", num_images=2)
+        write_static(source, [], tmp_path / "mine/thesis.tex", num_images=2)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
 def test_a_cache_without_images_has_no_pages(make_cache, tmp_path):
     with pytest.raises(DataError, match="no images yet"):
-        write_static(CacheSource(url=make_cache(shards=[]).url), None, tmp_path / "pages", num_images=2)
+        write_static(CacheSource(url=make_cache(shards=[]).url), [], tmp_path / "pages", num_images=2)
     assert not (tmp_path / "pages").exists()
 
 

@@ -299,6 +299,11 @@ def test_pictures_of_any_size_get_one_that_the_networks_take(tmp_path):
     assert asked.note == "48 px is no power of two, which the networks take: 32 px"
     assert chosen_side(f"folder:{tmp_path}?size=64", "train", None).note == ""
     assert chosen_side("digits", "train", None) == Side(dataset="digits")
+    np.savez(tmp_path / "a.npz", images=np.zeros((5, 28, 28), np.uint8))
+    assert chosen_side(f"npz:{tmp_path}/a.npz", "train", None).dataset == f"npz:{tmp_path}/a.npz?size=16"
+    np.savez(tmp_path / "b.npz", images=np.zeros((5, 32, 32, 3), np.uint8))
+    same = chosen_side(f"npz:{tmp_path}/b.npz", "train", None)
+    assert same == Side(dataset=f"npz:{tmp_path}/b.npz", raw=(32, 32))
 
 
 def test_a_picture_that_cannot_be_opened_hides_no_others(tmp_path, monkeypatch):

@@ -44,8 +44,10 @@
     const sign = sort.startsWith("-") ? -1 : 1;
     const wanted = toolbar.elements.class.value;
     const status = toolbar.elements.status.value;
+    const views = toolbar.elements.views?.value;
     const shown = cards.filter((card) =>
-      (!wanted || card.dataset.class.split(" ").includes(wanted)) && (!status || card.dataset.status === status));
+      (!wanted || card.dataset.class.split(" ").includes(wanted)) && (!status || card.dataset.status === status) &&
+      (!views || card.dataset.views === views));
     const value = (card) => (card.dataset[key] === "" ? Infinity : sign * Number(card.dataset[key]));
     const order = (a, b) => {
       const difference = value(a) - value(b);
@@ -82,6 +84,23 @@
     pager.replaceChildren(turn(page - 1, "prev", "← Previous"), place, turn(page + 1, "next", "Next →"));
   }
   if (cards.length) arrange();
+
+  // Points of the map that take a while, and the strip of the image under the pointer.
+  const later = document.querySelector("[data-later]");
+  if (later) {
+    fetch(root + later.dataset.later, { cache: "no-store" })
+      .then((answer) => (answer.ok ? answer.text() : Promise.reject()))
+      .then((text) => { later.innerHTML = text; })
+      .catch(() => { later.textContent = "The points could not be loaded."; });
+  }
+  const preview = document.getElementById("preview");
+  document.getElementById("map")?.addEventListener("pointerover", (event) => {
+    const point = event.target.closest("a[data-strip]");
+    preview.hidden = !point;
+    if (!point) return;
+    preview.querySelector("img").src = root + point.dataset.strip;
+    preview.querySelector("figcaption").textContent = point.querySelector("title").textContent;
+  });
 
   // While a run writes the cache, its parts of the page are fetched anew.
   const live = document.getElementById("live");

@@ -1,0 +1,88 @@
+"""A folder of pictures at a URL: copied once, brought up to date, and the same data set as on the disk."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from viewgen.datasets import load_dataset
+from viewgen.datasets.copied import copied_folder
+from viewgen.datasets.registry import canonical_name, known_side
+from viewgen.errors import DataError, MissingFileError
+from viewgen.store import open_storage
+from viewgen.store.remote import FsspecStorage
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), np.uint8)
+
+
+def png(pixels) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def url(tmp_path):
+    found = f"memory://{tmp_path.name}/photos"
+    storage = open_storage(found)
+    for number, pixels in enumerate(PIXELS):
+        storage.write(f"{'ab'[number % 2]}/{number}.png", png(pixels))
+    storage.write("a/notes.txt", b"no picture")
+    storage.write("a/.hidden.png", b"no picture either")
+    return found
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The paths that were read."""
+    found = []
+    read = FsspecStorage.read
+    monkeypatch.setattr(FsspecStorage, "read", lambda self, path: found.append(path) or read(self, path))
+    return found
+
+
+def test_pictures_are_copied_once_and_again_where_they_changed(url, reads, tmp_path):
+    dataset = load_dataset(f"folder:{url}/?test=0.4", data_root=tmp_path)
+    assert dataset.name == f"folder:{url}?test=0.4" == canonical_name(f"folder:{url}/?test=0.4")
+    assert dataset.class_names == ("a", "b")
+    whole = load_dataset(f"folder:{url}", data_root=tmp_path)
+    np.testing.assert_array_equal(whole.images(range(6)), PIXELS[[0, 2, 4, 1, 3, 5]].transpose(0, 3, 1, 2))
+    assert len(load_dataset(f"folder:{url}?test=0.4", "test", data_root=tmp_path)) + len(dataset) == 6
+    assert known_side(f"folder:{url}", data_root=tmp_path) == 12
+    assert len(reads) == 6, "each picture once"
+    reads.clear()
+    storage = open_storage(url)
+    storage.write("a/2.png", png(PIXELS[5]))
+    storage.write("b/9.png", png(PIXELS[0]))
+    storage.delete("b/5.png")
+    again = load_dataset(f"folder:{url}", data_root=tmp_path)
+    expected = PIXELS[[0, 5, 4, 1, 3, 0]].transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(again.images(range(6)), expected)
+    assert sorted(reads) == ["a/2.png", "b/9.png"]
+
+
+def test_a_copy_that_was_interrupted_is_completed(url, monkeypatch, tmp_path):
+    read = FsspecStorage.read
+
+    def fails(self, path):
+        if path == "b/3.png":
+            raise MissingFileError("gone")
+        return read(self, path)
+
+    monkeypatch.setattr(FsspecStorage, "read", fails)
+    with pytest.raises(MissingFileError, match="gone"):
+        copied_folder(url, tmp_path)
+    monkeypatch.setattr(FsspecStorage, "read", read)
+    files = copied_folder(url, tmp_path)
+    found = sorted(path.relative_to(files).as_posix() for path in files.rglob("*.png"))
+    assert found == ["a/0.png", "a/2.png", "a/4.png", "b/1.png", "b/3.png", "b/5.png"]
+
+
+def test_what_is_no_folder_of_pictures_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(MissingFileError, match="no pictures below memory://nothing"):
+        load_dataset("folder:memory://nothing/there", data_root=tmp_path)
+    monkeypatch.setattr(FsspecStorage, "stamps", lambda self: {"a/../../x.png": "1"})
+    with pytest.raises(DataError, match="no name of a file"):
+        copied_folder("memory://nothing/there", tmp_path)
+    assert not (tmp_path / "copies").exists()

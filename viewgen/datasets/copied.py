@@ -1,0 +1,90 @@
+"""Pictures of a folder at a URL, copied to the disk once, and again where they changed.
+
+    ROOT/copies/KEY/files/…      the pictures, under their own paths
+                    copied.json  path → text that changed when the picture did
+
+One listing of the URL tells what is new, changed or gone.
+"""
+
+import hashlib
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from viewgen.datasets.lock import directory_lock
+from viewgen.datasets.pictures import PICTURE_SUFFIXES
+from viewgen.documents import read_object
+from viewgen.errors import CorruptDataError, DataError, MissingFileError, StorageError, ViewgenError
+from viewgen.files import write_atomically
+from viewgen.progress import Progress
+from viewgen.redaction import public_url
+from viewgen.store.storage import Storage, open_storage
+
+__all__ = ["copied_folder"]
+
+NUM_THREADS = 16
+MOST_LISTING_BYTES = 1 << 30
+
+
+def copied_folder(url: str, root: Path) -> Path:
+    """Return a local copy of the pictures below a URL, brought up to date.
+
+    Args:
+        url: folder of an fsspec file system, with the credentials of the environment.
+        root: data folder.
+
+    Raises:
+        MissingFileError: there are no pictures.
+        StorageError: the URL cannot be read, or the copy not be written.
+        DataError: a path leads out of the folder.
+    """
+    storage = open_storage(url)
+    stamps = {path: stamp for path, stamp in storage.stamps().items() if _is_picture(path)}
+    if not stamps:
+        raise MissingFileError(
+            f"there are no pictures below {public_url(url)}; expected {public_url(url)}/CLASS/picture.png"
+        )
+    if strange := [path for path in stamps if ".." in PurePosixPath(path).parts or "\\" in path]:
+        raise DataError(f"{public_url(url)} has the path {strange[0]!r}, which is no name of a file here")
+    copy = root / "copies" / hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    with directory_lock(copy):
+        try:
+            _update(storage, stamps, copy)
+        except ViewgenError:  # some are errors of the system too
+            raise
+        except OSError as error:
+            raise StorageError(f"cannot write the copy in {copy}: {error.strerror}") from error
+    return copy / "files"
+
+
+def _is_picture(path: str) -> bool:
+    place = PurePosixPath(path)
+    hidden = any(part.startswith(".") for part in place.parts if part != "..")
+    return place.suffix.lower() in PICTURE_SUFFIXES and not hidden
+
+
+def _update(storage: Storage, stamps: dict[str, str], copy: Path) -> None:
+    """Copy what is new or changed, and delete what is gone; the listing is written last."""
+    files, listing = copy / "files", copy / "copied.json"
+    try:
+        known = read_object(listing, most_bytes=MOST_LISTING_BYTES)
+    except (FileNotFoundError, CorruptDataError):
+        shutil.rmtree(files, ignore_errors=True)  # of a run that was killed
+        known = {}
+    if known == stamps:
+        return
+    wanted = [path for path, stamp in stamps.items() if known.get(path) != stamp]
+    # what the listing does not name is copied again, should this run be killed
+    kept = {path: stamp for path, stamp in known.items() if stamps.get(path) == stamp}
+    write_atomically(listing, json.dumps(kept).encode())
+    for path in known.keys() - stamps.keys():
+        (files / path).unlink(missing_ok=True)
+    with (
+        ThreadPoolExecutor(NUM_THREADS) as threads,
+        Progress().bar(f"copying pictures of {storage.url}", len(wanted), unit="pictures") as bar,
+    ):
+        copied = threads.map(lambda path: write_atomically(files / path, storage.read(path)), wanted)
+        for done, _ in enumerate(copied, 1):
+            bar.update(done)
+    write_atomically(listing, json.dumps(stamps).encode())
