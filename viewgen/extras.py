@@ -12,6 +12,7 @@ EXTRAS = {
     "s3": ("s3fs", ("s3fs",)),
     "lpips": ("lpips", ("lpips",)),
     "fid": ("torch-fidelity", ("torch_fidelity",)),
+    "readouts": ("SciPy and scikit-learn", ("scipy", "sklearn")),
     "tensorboard": ("TensorBoard", ("tensorboard",)),
     "xarray": ("xarray", ("xarray",)),
     "hf": ("datasets and huggingface_hub", ("datasets", "huggingface_hub")),
