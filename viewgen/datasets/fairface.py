@@ -102,7 +102,9 @@ def _listed(path: Path, table: Path) -> tuple[list[Path], NDArray[np.int64]]:
         if not file.is_file():
             raise MissingFileError(f"{table}, line {number}, names {file}, which is not there")
         files.append(file)
-        labels.append([_class(row[one], values, f"{table}, line {number}") for one, values in ATTRIBUTES.items()])
+        labels.append(
+            [_class(row[one], values, f"{table}, line {number}") for one, values in ATTRIBUTES.items()]
+        )
     return files, np.array(labels, np.int64)
 
 

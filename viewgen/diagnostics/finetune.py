@@ -1,8 +1,8 @@
 """Fine-tuning: accuracy of an encoder that is trained on with a linear classifier of each attribute.
 
-The loss is the sum of the attributes' cross-entropies. Started from the encoder's weights, the accuracy is that
-of fine-tuning; started from random weights, it is the supervised reference, which had the same steps. The last
-epoch counts.
+The loss is the sum of the attributes' cross-entropies. Started from the encoder's weights, the accuracy is
+that of fine-tuning; started from random weights, it is the supervised reference, which had the same steps.
+The last epoch counts.
 
 References:
     Making Contrastive Learning Robust to Shortcuts, Li et al., 2020, Tables 9 to 11,
@@ -140,7 +140,7 @@ class Finetune:
                 total += float(loss.detach())
             if not math.isfinite(total):
                 raise ViewgenError(
-                    f"the loss of fine-tuning is not finite at learning rate {config.learning_rate:g}; lower it"
+                    f"the loss is not finite at learning rate {config.learning_rate:g}; lower it"
                 )
             subject.tell("finetune", epoch + 1, config.epochs)
 

@@ -104,7 +104,9 @@ def read_table(path: Path, *, id_column: str = "id", subject_column: str | None 
         ids=ids,
         subjects=np.unique(np.array(subjects), return_inverse=True)[1].astype(np.int64),
         outcomes={
-            name: np.array([_number(row[name], f"{path}, line {line}: {name}") for line, row in enumerate(rows, 2)])
+            name: np.array(
+                [_number(row[name], f"{path}, line {line}: {name}") for line, row in enumerate(rows, 2)]
+            )
             for name in names
             if name not in keys
         },
@@ -117,7 +119,9 @@ def _number(text: str | None, place: str) -> float:
     try:
         found = float(text)
     except ValueError as error:
-        raise DataError(f"{place} is {text!r}; expected a number, or nothing where it is not known") from error
+        raise DataError(
+            f"{place} is {text!r}; expected a number, or nothing where it is not known"
+        ) from error
     if np.isinf(found):
         raise DataError(f"{place} is {text!r}; expected a finite number")
     return found
@@ -199,8 +203,8 @@ def _matched(vectors: Vectors, table: Table, config: OutcomesConfig) -> Tensor:
     place = {name: index for index, name in enumerate(vectors.names)}
     if strangers := [name for name in table.ids if name not in place]:
         raise DataError(
-            f"{config.table}: {config.id} {strangers[0]!r} is the name of no vector (of {len(strangers):,} rows); "
-            f"they are called {', '.join(vectors.names[:3])} …"
+            f"{config.table}: no vector is called {strangers[0]!r}, as a row's {config.id} is, and likewise in "
+            f"{len(strangers):,} rows; the vectors are called {', '.join(vectors.names[:3])} …"
         )
     return vectors.read()[[place[name] for name in table.ids]]
 
@@ -258,7 +262,9 @@ class _Readout:
         def fitted(train: NDArray[np.bool_]) -> Callable[[Tensor], NDArray[np.float64]]:
             grades = self.values[train]
             if len(np.unique(grades)) < 2:
-                raise DataError(f"{self.name}: the rows that a fold learns from have one grade; give fewer folds")
+                raise DataError(
+                    f"{self.name}: the rows that a fold learns from have one grade; give fewer folds"
+                )
             model = make_pipeline(
                 StandardScaler(), LogisticRegression(C=config.inverse_penalty, max_iter=2000)
             ).fit(self.features[torch.from_numpy(train)].numpy(), grades)
@@ -266,7 +272,9 @@ class _Readout:
 
         off = torch.from_numpy(np.abs(self._predicted(fitted) - self.values))
         return [
-            self._measure(name, mean_over_images(*self._sums((off <= most).double(), torch.ones_like(off))), seed)
+            self._measure(
+                name, mean_over_images(*self._sums((off <= most).double(), torch.ones_like(off))), seed
+            )
             for name, most in (("outcome_top1", 0), ("outcome_one_off", 1))
         ]
 

@@ -1,4 +1,4 @@
-"""Subjects by user input: a cache, the folder of a training, an encoder file, a data set, or feature vectors."""
+"""Subjects by user input: a cache, a training, an encoder file, a data set, or feature vectors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 """A map of an encoder's features by t-SNE, coloured by each attribute, with silhouettes as numbers.
 
-The map keeps neighbours together, not distances: its silhouette says how well classes part in the picture, that
-of the features how well they part in the space itself.
+The map keeps neighbours together, not distances: its silhouette says how well classes part in the picture,
+that of the features how well they part in the space itself.
 
 References:
     Visualizing Data using t-SNE, van der Maaten and Hinton, 2008,
@@ -68,7 +68,7 @@ class Tsne:
         rows = spread(len(test), self.config.num_images)
         if len(rows) <= self.config.perplexity:
             raise UsageError(
-                f"perplexity is {self.config.perplexity:g} for {len(rows)} images; expected less than their number"
+                f"perplexity is {self.config.perplexity:g} for {len(rows)} images; expected fewer than these"
             )
         features = subject.features[1].embeddings.cpu()[torch.from_numpy(rows)]
         seed32 = addressed_seed(seed, "tsne") % 2**32
@@ -102,7 +102,9 @@ def draw_map(
 
     figure = Figure(figsize=(4.8 * len(panels), 4.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, labels, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for axes, (title, labels, names) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
         known = np.unique(labels)
         colours = colormaps["tab20" if len(known) > 10 else "tab10"]
         for number, label in enumerate(known):

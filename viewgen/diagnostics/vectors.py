@@ -1,7 +1,7 @@
 """Feature vectors by name: those of an encoder's images, or of a file that another program wrote.
 
-A file is a NumPy ``.npz`` with ``features``, `(N, D)` numbers, and ``id``, the N names that a table of outcomes
-calls them by.
+A file is a NumPy ``.npz`` with ``features``, `(N, D)` numbers, and ``id``, the N names that a table of
+outcomes calls them by.
 """
 
 from collections.abc import Callable
@@ -43,9 +43,9 @@ def read_vectors(path: Path) -> Vectors:
             missing = sorted({"features", "id"} - {*arrays.files})
             if missing:
                 raise DataError(
-                    f"{path} lacks {', '.join(missing)} (it has {', '.join(arrays.files) or 'nothing'}); expected "
-                    "features, (N, D), and id, (N,), as numpy.savez(PATH, features=features, id=names) writes "
-                    "them"
+                    f"{path} lacks {', '.join(missing)} (it has {', '.join(arrays.files) or 'nothing'}); "
+                    "expected features, (N, D), and id, (N,), as numpy.savez(PATH, features=features, "
+                    "id=names) writes them"
                 )
             features, names = np.asarray(arrays["features"], np.float32), arrays["id"]
     except ViewgenError:
