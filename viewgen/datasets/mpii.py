@@ -37,7 +37,7 @@ from viewgen.datasets.folder import read_picture
 from viewgen.datasets.labelled import check_size, settings_text
 from viewgen.datasets.pictures import decode_blocks
 from viewgen.datasets.shares import divide
-from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError
+from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError, ViewgenError
 from viewgen.extras import need
 from viewgen.settings import Settings, setting
 
@@ -185,7 +185,9 @@ def _people(path: Path) -> Iterator[Person]:
                 if not file.is_file():
                     raise MissingFileError(f"{annotations} names {file}, which is not there")
                 yield found
-    except (ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
+    except ViewgenError:
+        raise
+    except Exception as error:  # those of SciPy's reader are of many kinds
         raise CorruptDataError(f"{annotations} is not the published annotations: {error}") from error
 
 

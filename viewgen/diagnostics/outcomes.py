@@ -203,8 +203,8 @@ def _matched(vectors: Vectors, table: Table, config: OutcomesConfig) -> Tensor:
     place = {name: index for index, name in enumerate(vectors.names)}
     if strangers := [name for name in table.ids if name not in place]:
         raise DataError(
-            f"{config.table}: no vector is called {strangers[0]!r}, as a row's {config.id} is, and likewise in "
-            f"{len(strangers):,} rows; the vectors are called {', '.join(vectors.names[:3])} …"
+            f"{config.table}: no vector is called {strangers[0]!r}, the {config.id} of a row "
+            f"({len(strangers):,} rows have none); the vectors are called {', '.join(vectors.names[:3])} …"
         )
     return vectors.read()[[place[name] for name in table.ids]]
 
@@ -238,11 +238,11 @@ class _Readout:
         sums = self._sums(errors, targets, targets.square(), torch.ones_like(targets))
 
         def r_squared(counts: Tensor) -> Tensor:
-            error, total, squares, number = counts @ sums
+            error, total, squares, number = sums @ counts.T
             return 1 - error / (squares - total.square() / number)
 
         def root(counts: Tensor) -> Tensor:
-            error, _, _, number = counts @ sums
+            error, _, _, number = sums @ counts.T
             return (error / number).sqrt()
 
         return [self._measure("outcome_r2", r_squared, seed), self._measure("outcome_rmse", root, seed)]
