@@ -55,9 +55,9 @@ def test_heat_maps_are_read_off_where_they_were_drawn():
 
 def test_a_decoder_finds_points_that_the_maps_keep():
     torch.manual_seed(0)
-    encoder = Encoder(EncoderConfig(image_size=SIZE, backbone="convnet", width=4)).eval()
+    encoder = Encoder(EncoderConfig(image_size=SIZE, backbone="resnet18", width=2)).eval()
     parts = {"train": lambda: dots("train"), "test": lambda: dots("test"), "encoder": lambda: encoder}
-    config = PoseConfig(epochs=40, batch_size=16, width=16, learning_rate=0.01)
+    config = PoseConfig(epochs=14, batch_size=16, width=16, learning_rate=0.01)
     found = {one.group: one for one in Pose(config).measure(Subject(parts), 0)}
     # without an annotated test point there is no measure of it, and it is not in the total
     assert found.keys() == {"dot", "all"}
