@@ -13,14 +13,15 @@ References:
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from viewgen.datasets import ImageDataset
+from viewgen.diagnostics.augmented import Augmentation, AugmentedImages
 from viewgen.diagnostics.features import evaluation_mode
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.errors import DataError, UsageError, ViewgenError, nearest_name
@@ -29,8 +30,6 @@ from viewgen.networks.encoder import Encoder
 from viewgen.randomness import addressed_generator, addressed_seed
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
-from viewgen.views.augmentation import expert_uniforms, expert_views
-from viewgen.views.expert import ExpertConfig
 
 __all__ = ["ENTRY", "Finetune", "FinetuneConfig"]
 
@@ -51,7 +50,7 @@ class FinetuneConfig(Settings):
     learning_rate: float = setting(0.01, "learning rate at the start", gt=0)
     momentum: float = setting(0.9, "momentum of SGD", ge=0, lt=1)
     weight_decay: float = setting(0.0, "weight decay of SGD", ge=0)
-    augmentation: Literal["none", "crop", "expert"] = setting(
+    augmentation: Augmentation = setting(
         "crop", "augmentation of the training images: none, crops and flips, or the whole expert transform"
     )
 
@@ -111,7 +110,9 @@ class Finetune:
                 f"{train.name} {train.split} has {len(train)} images, and batch_size is {config.batch_size}; "
                 "give a smaller one with --set finetune.batch_size=N"
             )
-        augmented = _augmentation(config, subject.expert, len(train), seed)
+        augmented = AugmentedImages(
+            train, subject.expert, config.augmentation, seed, subject.device, name="finetune view"
+        )
         weights = [*network.backbone.parameters(), *classifiers.parameters()]
         optimiser = torch.optim.SGD(
             weights, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
@@ -126,8 +127,7 @@ class Finetune:
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
                 rows = order[step * config.batch_size : (step + 1) * config.batch_size]
-                images = to_model(train.images(rows.numpy()), subject.device)
-                features = network.embed(augmented(images, epoch, rows))
+                features = network.embed(augmented(0, epoch, rows))
                 loss = torch.stack(
                     [
                         F.cross_entropy(classifier(features), labels[rows].to(subject.device))
@@ -162,30 +162,6 @@ def _learned(train: ImageDataset, test: ImageDataset, config: FinetuneConfig) ->
 
 def _num_classes(train: ImageDataset, test: ImageDataset, name: str) -> int:
     return int(max(train.target(name).max(), test.target(name).max())) + 1
-
-
-def _augmentation(
-    config: FinetuneConfig, expert: ExpertConfig, num_images: int, seed: int
-) -> Callable[[Tensor, int, Tensor], Tensor]:
-    """Return (model images, epoch, their rows) → augmented model images."""
-    if config.augmentation == "none":
-        return lambda images, epoch, rows: images
-    strength = expert if config.augmentation == "expert" else expert.crop_only()
-    drawn: dict[int, Tensor] = {}
-
-    def augmented(images: Tensor, epoch: int, rows: Tensor) -> Tensor:
-        if epoch not in drawn:
-            drawn.clear()
-            drawn[epoch] = expert_uniforms(
-                lambda name, count: torch.rand(
-                    num_images, count, generator=addressed_generator(seed, name, epoch)
-                ),
-                "finetune view",
-                strength,
-            )
-        return expert_views(images, drawn[epoch][rows], strength)
-
-    return augmented
 
 
 @torch.no_grad()
