@@ -17,8 +17,8 @@ _KINDS = ("encoder", "generator", "inverter", "discriminator")
 _option = click.option
 _OPTIONS: tuple[Any, ...] = (
     _option("-d", "--diagnostic", "diagnostics", multiple=True, metavar="NAME",
-            help=f"{', '.join(DIAGNOSTICS.names)}; repeatable.  [default: all that the subject allows and "
-            "that do not run on request only]"),
+            help=f"{', '.join(DIAGNOSTICS.names)}; repeatable.  [default: all that the subject allows; some "
+            "run only if named]"),
     _option("--set", "settings", multiple=True, metavar="[DIAGNOSTIC.]NAME=VALUE", callback=parse_settings,
             help="Setting of a diagnostic, repeatable."),
     _option("--seeds", multiple=True, type=int, default=(0,), show_default=True, metavar="N",
