@@ -239,11 +239,13 @@ class _Readout:
 
         def r_squared(counts: Tensor) -> Tensor:
             error, total, squares, number = sums @ counts.T
-            return 1 - error / (squares - total.square() / number)
+            explained: Tensor = 1 - error / (squares - total.square() / number)
+            return explained
 
         def root(counts: Tensor) -> Tensor:
             error, _, _, number = sums @ counts.T
-            return (error / number).sqrt()
+            mean: Tensor = error / number
+            return mean.sqrt()
 
         return [self._measure("outcome_r2", r_squared, seed), self._measure("outcome_rmse", root, seed)]
 

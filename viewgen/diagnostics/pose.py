@@ -144,7 +144,8 @@ def read_off(maps: Tensor, image_size: int) -> Tensor:
 
     x = column + towards(column, width, 1)
     y = row + towards(row, height, width)
-    return (torch.stack([x, y], dim=2) + 0.5) * (image_size / width) - 0.5
+    places: Tensor = (torch.stack([x, y], dim=2) + 0.5) * (image_size / width) - 0.5
+    return places
 
 
 def pckh(predicted: Tensor, points: KeyPoints, threshold: float = 0.5) -> Tensor:

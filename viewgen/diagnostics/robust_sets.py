@@ -18,7 +18,7 @@ References:
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -245,7 +245,7 @@ def _embedded(encoder: ImageEncoder, images: Tensor, subject: Subject) -> Tensor
     return torch.cat(parts)
 
 
-def _npz(**arrays: NDArray[np.generic]) -> bytes:
+def _npz(**arrays: Any) -> bytes:
     data = io.BytesIO()
     np.savez_compressed(data, **arrays)
     return data.getvalue()

@@ -16,9 +16,9 @@ SIZE = 32
 
 
 def dots(split: str, count: int = 96) -> ImageDataset:
-    """Images with a white square, whose centre is the key point, and a second point that is not annotated."""
+    """Images with a white square in one of four places, the key point, and another that is not annotated."""
     random = np.random.default_rng(len(split))
-    places = random.integers(4, SIZE - 4, (count, 2))
+    places = random.choice([8, 24], (count, 2))
     pixels = np.zeros((count, 3, SIZE, SIZE), np.uint8)
     for row, (x, y) in enumerate(places):
         pixels[row, :, y - 1 : y + 2, x - 1 : x + 2] = 255
@@ -57,12 +57,12 @@ def test_a_decoder_finds_points_that_the_maps_keep():
     torch.manual_seed(0)
     encoder = Encoder(EncoderConfig(image_size=SIZE, backbone="resnet18", width=2)).eval()
     parts = {"train": lambda: dots("train"), "test": lambda: dots("test"), "encoder": lambda: encoder}
-    config = PoseConfig(epochs=24, batch_size=16, width=16, learning_rate=0.01)
+    config = PoseConfig(epochs=16, batch_size=16, width=16, learning_rate=0.01)
     found = {one.group: one for one in Pose(config).measure(Subject(parts), 0)}
     # without an annotated test point there is no measure of it, and it is not in the total
     assert found.keys() == {"dot", "all"}
-    # one place for all would be right for 9 %
-    assert found["all"].value == found["dot"].value > 0.3
+    # one place for all would be right for a quarter
+    assert found["all"].value == found["dot"].value > 0.5
     assert found["all"].on.startswith("96 points of 96 test")
 
 

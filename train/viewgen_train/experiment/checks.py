@@ -154,10 +154,10 @@ def named_encoder(value: Any) -> str | None:
 def check_encoders(document: Document) -> None:
     """Check that encoders can be trained before there is any cache, and that settings name known ones."""
     for name, value in document.measure.settings.items():
-        encoder = named_encoder(value)
-        if encoder is not None and encoder not in document.encoders:
+        named = named_encoder(value)
+        if named is not None and named not in document.encoders:
             raise UsageError(
-                f"[measure.settings]: {name} is {value!r}{nearest_name(encoder, document.encoders)}; "
+                f"[measure.settings]: {name} is {value!r}{nearest_name(named, document.encoders)}; "
                 f"expected one of [encoders]: {', '.join(document.encoders) or 'there is none'}"
             )
     for name, encoder in document.encoders.items():
