@@ -144,8 +144,7 @@ def read_off(maps: Tensor, image_size: int) -> Tensor:
 
     x = column + towards(column, width, 1)
     y = row + towards(row, height, width)
-    places: Tensor = (torch.stack([x, y], dim=2) + 0.5) * (image_size / width) - 0.5
-    return places
+    return (torch.stack([x, y], dim=2) + 0.5) * (image_size / width) - 0.5
 
 
 def pckh(predicted: Tensor, points: KeyPoints, threshold: float = 0.5) -> Tensor:
@@ -157,7 +156,8 @@ def pckh(predicted: Tensor, points: KeyPoints, threshold: float = 0.5) -> Tensor
         threshold: largest error, as a share of the head's size.
     """
     error = (predicted - points.places).norm(dim=2)
-    return (error <= threshold * points.head_size[:, None]) & points.annotated
+    right: Tensor = (error <= threshold * points.head_size[:, None]) & points.annotated
+    return right
 
 
 class Pose:
