@@ -9,10 +9,10 @@ __all__ = ["EXTRAS", "installed", "need"]
 EXTRAS = {
     "ray": ("Ray", ("ray",)),
     "gallery": ("FastAPI and Jinja", ("fastapi", "jinja2")),
-    "map": ("scikit-learn", ("sklearn",)),
     "s3": ("s3fs", ("s3fs",)),
     "lpips": ("lpips", ("lpips",)),
     "fid": ("torch-fidelity", ("torch_fidelity",)),
+    "readouts": ("SciPy and scikit-learn", ("scipy", "sklearn")),
     "tensorboard": ("TensorBoard", ("tensorboard",)),
     "xarray": ("xarray", ("xarray",)),
     "hf": ("datasets and huggingface_hub", ("datasets", "huggingface_hub")),

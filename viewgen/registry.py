@@ -36,6 +36,7 @@ class Entry:
         settings: class of its settings.
         build: function that builds the component; its arguments depend on the noun.
         needs: requirements, for example networks by kind.
+        on_request: True if it is used only where it is named, because it takes long or asks for a file.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Entry:
     settings: type[Settings]
     build: Callable[..., Any]
     needs: frozenset[str] = frozenset()
+    on_request: bool = False
 
 
 E = TypeVar("E", bound=Entry)

@@ -152,8 +152,10 @@ def measure(
     """Measure a subject by one or more diagnostics.
 
     Args:
-        subject: URL of a cache, folder of a training, encoder file, or name of a data set.
-        diagnostics: names of diagnostics; by default all whose needs the subject meets.
+        subject: URL of a cache, folder of a training, encoder file, name of a data set, or ``.npz`` file of
+            feature vectors.
+        diagnostics: names of diagnostics; by default all whose needs the subject meets, except those that run
+            on request.
         settings: ``"NAME"`` or ``"DIAGNOSTIC.NAME"`` → value; ``"NAME"`` applies to every diagnostic that has
             it.
         seeds: seeds with which every diagnostic is run.
@@ -190,7 +192,7 @@ def measure(
         raise UsageError("expected at least one seed, and --batch-size and --limit of at least 1")
     progress = Progress(quiet=quiet, logger=__name__)
     kind = subject_kind(subject)
-    _refuse_ignored(kind, split=split, weights=weights, storage_options=storage_options)
+    _refuse_ignored(kind, dataset=dataset, split=split, weights=weights, storage_options=storage_options)
     arguments = SubjectArguments(
         kind=kind,
         subject=subject if kind == "dataset" else absolute_url(subject),
@@ -217,6 +219,7 @@ def measure(
         if not diagnostics:
             return scored
     entries = [DIAGNOSTICS.entry(one) for one in dict.fromkeys(diagnostics or DIAGNOSTICS.names)]
+    entries = [entry for entry in entries if diagnostics or not entry.on_request]
     given = _by_entry(entries, settings or {})
     chosen, left_out = _possible(entries, arguments, batch_size, strict=bool(diagnostics))
     choices = [DIAGNOSTICS.resolve(entry.name, name, given[entry.name]) for entry in chosen]
@@ -283,17 +286,24 @@ def _write_files(
 
 
 def _refuse_ignored(
-    kind: str, *, split: str, weights: str, storage_options: Mapping[str, Any] | None
+    kind: str,
+    *,
+    dataset: str | None,
+    split: str,
+    weights: str,
+    storage_options: Mapping[str, Any] | None,
 ) -> None:
     """Refuse options that a kind of subject would ignore."""
     ignored = {
         "--weights": weights != "last" and kind != "training",
-        "--split": split != "train" and kind in ("cache", "training"),
+        "--dataset": dataset is not None and kind == "vectors",
+        "--split": split != "train" and kind in ("cache", "training", "vectors"),
         "--storage-option": bool(storage_options) and kind not in ("cache", "training"),
     }
     for option, would in ignored.items():
         if would:
-            raise UsageError(f"{option} is given, which a {kind} would ignore; leave it out")
+            what = "file of vectors" if kind == "vectors" else kind
+            raise UsageError(f"{option} is given, which a {what} would ignore; leave it out")
 
 
 def _write_columns(arguments: SubjectArguments, batch_size: int, progress: Progress) -> MeasureResult:

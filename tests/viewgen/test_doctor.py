@@ -43,11 +43,11 @@ def line(tmp_path: Path) -> Callable[[str], Check]:
 
 def test_every_extra_has_a_line_that_says_what_it_is_for(line, monkeypatch):
     assert set(OPTIONAL) | {"ray", "s3", "lpips"} == set(EXTRAS)
-    assert line("map").detail.startswith("scikit-learn ")
+    assert "scikit-learn " in line("readouts").detail
     monkeypatch.setattr("viewgen.cli.doctor.installed", lambda extra: False)
-    found = line("map")
+    found = line("readouts")
     assert (found.level, found.detail) == ("warn", "not installed")
-    assert found.advice == "pip install 'viewgen[map]' for the gallery's map of views under f"
+    assert found.advice == "pip install 'viewgen[readouts]' for the gallery's map of views under f, and diagnostics of scikit-learn"
 
 
 @pytest.mark.parametrize(("native", "words"), [(True, "in hardware"), (False, "emulated (keep --precision")])

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from brightness import Brightness, BrightnessConfig
@@ -118,10 +120,13 @@ def test_without_names_all_that_the_subject_allows_is_measured(brightness, encod
     )
     monkeypatch.setattr(DIAGNOSTICS, "_modules", {})
     DIAGNOSTICS.register(lacking)
+    DIAGNOSTICS.register(replace(brightness, name="requested", on_request=True))
     found = measure(encoder, dataset="digits")
     assert [row.diagnostic for row in found.measured] == ["brightness"]
     assert list(found.left_out) == ["lacking"]
     assert "lacking is left out: " in capsys.readouterr().err
+    asked = measure(encoder, dataset="digits", diagnostics=["requested"], quiet=True)
+    assert [row.diagnostic for row in asked.measured] == ["requested"]
     with pytest.raises(UsageError, match="has no 'cache'"):
         measure(encoder, dataset="digits", diagnostics=["lacking"])
 
@@ -146,7 +151,11 @@ def test_a_diagnostic_that_refuses_the_data_costs_the_others_nothing_unless_it_w
 
 
 def test_what_cannot_be_measured_is_refused(brightness, encoder, tmp_path, capsys):
+    vectors = tmp_path / "vectors.npz"
+    np.savez(vectors, features=np.eye(3), id=["a", "b", "c"])
     for words, message in [
+        ([vectors, "--dataset", "digits"], "--dataset is given, which a file of vectors would ignore"),
+        ([vectors, "-d", "brightness"], "has no 'train'"),
         (["digits", "-d", "brightnes"], "no diagnostic 'brightnes'; did you mean 'brightness'"),
         (["digits", "-d", "brightness", "--set", "num_imags=3"], "did you mean 'num_images'"),
         (["digits", "-d", "brightness", "--set", "knn.metrics=3"], "no diagnostic 'knn' is run"),

@@ -9,11 +9,12 @@ from viewgen.datasets.dataset import MemoryImages
 from viewgen.errors import UsageError
 from viewgen.views.color_jitter import GRAY_WEIGHTS
 from viewgen.views.source import Images
+from viewgen.views.square_masks import square_masks
 from viewgen_train import masking
 from viewgen_train.batch import StepDraws
 from viewgen_train.distributed import World
 from viewgen_train.loader import ImageMemory
-from viewgen_train.masking import Corruption, check_reconstruction, mask_sides, mean_color, square_masks
+from viewgen_train.masking import Corruption, check_reconstruction, mask_sides, mean_color
 from viewgen_train.resolve import train_settings
 from viewgen_train.settings import ReconstructionSettings
 

@@ -4,7 +4,7 @@ Masks are squares, filled with the data set's mean colour. Their number is unifo
 their side, in whole pixels, and their place inside of the image. All numbers are addressed by seed, step and
 image, so that two processes with half a batch each mask what one process with the whole batch masks.
 
-Shape legend: R views, B images, C channels, H = W side, S squares.
+Shape legend: R views, B images, C channels, H = W side.
 
 References:
     Making Contrastive Learning Robust to Shortcuts, Li et al., 2020, https://arxiv.org/abs/2012.09962
@@ -23,14 +23,13 @@ from viewgen.errors import UsageError
 from viewgen.images import to_model
 from viewgen.views.color_jitter import to_gray
 from viewgen.views.source import Images
+from viewgen.views.square_masks import proportional_sides, square_masks
 from viewgen_train.loader import ImageMemory
 from viewgen_train.records import view_name
 from viewgen_train.settings import ReconstructionSettings, TrainSettings
 
-__all__ = ["Corrupted", "Corruption", "check_reconstruction", "mask_sides", "mean_color", "square_masks"]
+__all__ = ["Corrupted", "Corruption", "check_reconstruction", "mask_sides", "mean_color"]
 
-# of an image of 64 px, Colorful-MNIST's; in proportion at other sizes
-SIDES_AT_64 = (10, 16)
 # training images, evenly spread, whose colours are averaged, and looked at for any colour
 MEAN_IMAGES = 4096
 GREY_IMAGES = 64
@@ -40,30 +39,7 @@ def mask_sides(settings: ReconstructionSettings, image_size: int) -> tuple[int, 
     """Return the smallest and the largest side of a mask, in pixels."""
     if settings.mask_side is not None:
         return settings.mask_side
-    low, high = (max(1, round(side * image_size / 64)) for side in SIDES_AT_64)
-    return low, high
-
-
-def square_masks(numbers: Tensor, count: tuple[int, int], side: tuple[int, int], image_size: int) -> Tensor:
-    """Return masks of squares, bool `(…, H, W)`, True where an image is covered.
-
-    Args:
-        numbers: uniform numbers in [0, 1), `(…, 1 + 3·S)`: the number of squares, then side, top and left of
-            each of the S = `count[1]` squares.
-        count: smallest and largest number of squares.
-        side: smallest and largest side, in pixels.
-        image_size: H = W.
-    """
-    used = count[0] + (numbers[..., 0] * (count[1] - count[0] + 1)).floor()
-    drawn = numbers[..., 1:].unflatten(-1, (count[1], 3))
-    sides = side[0] + (drawn[..., 0] * (side[1] - side[0] + 1)).floor()
-    corners = (drawn[..., 1:] * (image_size - sides + 1)[..., None]).floor()
-    pixels = torch.arange(image_size, device=numbers.device)
-    inside = (pixels >= corners[..., None]) & (pixels < (corners + sides[..., None])[..., None])
-    chosen = torch.arange(count[1], device=numbers.device) < used[..., None]
-    squares = inside[..., 0, :, None] & inside[..., 1, None, :] & chosen[..., None, None]
-    masks: Tensor = squares.any(dim=-3)
-    return masks
+    return proportional_sides(image_size)
 
 
 def mean_color(images: ImageMemory) -> Tensor:

@@ -25,7 +25,7 @@ MIN_FREE_DISK = 2 * GIB
 # extras that no other line is about → what they are for
 OPTIONAL = {
     "gallery": "for `viewgen inspect`",
-    "map": "for the gallery's map of views under f",
+    "readouts": "for the gallery's map of views under f, and diagnostics of scikit-learn",
     "fid": "for the features of Inception in `viewgen measure`",
     "tensorboard": "for --logger tensorboard",
     "wandb": "for --logger wandb",

@@ -17,7 +17,8 @@ _KINDS = ("encoder", "generator", "inverter", "discriminator")
 _option = click.option
 _OPTIONS: tuple[Any, ...] = (
     _option("-d", "--diagnostic", "diagnostics", multiple=True, metavar="NAME",
-            help=f"{', '.join(DIAGNOSTICS.names)}; repeatable.  [default: all that the subject allows]"),
+            help=f"{', '.join(DIAGNOSTICS.names)}; repeatable.  [default: all that the subject allows; some "
+            "run only if named]"),
     _option("--set", "settings", multiple=True, metavar="[DIAGNOSTIC.]NAME=VALUE", callback=parse_settings,
             help="Setting of a diagnostic, repeatable."),
     _option("--seeds", multiple=True, type=int, default=(0,), show_default=True, metavar="N",
@@ -67,9 +68,10 @@ _OPTIONS: tuple[Any, ...] = (
 def measure(
     subject: str, csv_file: Path | None, tensorboard: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Measure SUBJECT: a cache, the folder of a `viewgen train`, an encoder file, or a data set.
+    """Measure SUBJECT: a cache, the folder of a `viewgen train`, an encoder file, a data set, or vectors.
 
-    A data set stands for its own networks and for the pairs of its images and expert views.
+    A data set stands for its own networks and for the pairs of its images and expert views. Vectors are an
+    .npz file with features and id, whose outcomes are in a table.
 
     \b
     Examples:
@@ -79,6 +81,8 @@ def measure(
       viewgen measure wsearch.zarr --write-columns
       viewgen measure digits -d concentration --plots plots
       viewgen measure digits --csv digits.csv
+      viewgen measure runs/digits-A2 -d tsne --plots plots
+      viewgen measure subjects.npz -d outcomes --set outcomes.table=outcomes.csv
     """
     from viewgen.diagnostics.report import csv_text, measure_table, over_seeds, write_tensorboard
     from viewgen_pipelines.measure import measure as run

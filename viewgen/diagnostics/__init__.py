@@ -41,6 +41,12 @@ DIAGNOSTICS: Registry[Entry] = Registry(
         "bounds": "viewgen.diagnostics.bounds.diagnostic",
         "suppression": "viewgen.diagnostics.suppression",
         "shortcuts": "viewgen.diagnostics.shortcuts.diagnostic",
+        "finetune": "viewgen.diagnostics.finetune",
+        "tsne": "viewgen.diagnostics.tsne",
+        "outcomes": "viewgen.diagnostics.outcomes",
+        "pose": "viewgen.diagnostics.pose",
+        "robust_sets": "viewgen.diagnostics.robust_sets",
+        "ifm_neighbours": "viewgen.diagnostics.ifm_neighbours",
     },
 )
 

@@ -28,6 +28,8 @@ PARTS = {
     "train": "images that probes and neighbours learn from",
     "test": "images held out",
     "encoder": "network f",
+    "trainable": "network f with its batch normalisations, to be trained on",
+    "vectors": "features by name, computed by f or read from a file",
     "generator": "network g",
     "inverter": "network e",
     "inverting": "network g with the start of its codes, which may be network e",

@@ -13,7 +13,6 @@ References:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -22,20 +21,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viewgen.datasets import ImageDataset
+from viewgen.diagnostics.augmented import Augmentation, AugmentedImages
 from viewgen.diagnostics.features import Features, evaluation_mode
 from viewgen.diagnostics.knn import attributes
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.regression import linear_regression, r_squared, root_mean_square
 from viewgen.errors import DataError, UsageError, ViewgenError
-from viewgen.images import to_model
 from viewgen.randomness import addressed_generator
 from viewgen.recipes import recipe
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
-from viewgen.views.augmentation import expert_uniforms, expert_views
-from viewgen.views.branched import ImageEncoder
-from viewgen.views.expert import ExpertConfig
 
 __all__ = ["ENTRY", "Augmented", "LinearProbe", "Probe", "ProbeConfig", "linear_probe", "probe_config"]
 
@@ -61,7 +56,7 @@ class ProbeConfig(Settings):
     milestones: tuple[int, ...] = setting((60, 75, 90), "epochs from which on a step's rate is smaller")
     step_factor: float = setting(0.2, "factor of a step", gt=0)
     num_seeds: int = setting(5, "probes, of which mean and standard deviation are reported", ge=1)
-    augmentation: Literal["none", "crop", "expert"] = setting(
+    augmentation: Augmentation = setting(
         "none",
         "augmentation of the training images: none (features are computed once), crops and flips of the data "
         "set's expert transform (fresh for each seed and epoch), or all of that transform",
@@ -236,38 +231,6 @@ def _accuracy(test: Features, weight: Tensor, bias: Tensor, chunk_size: int = 81
     return (correct_SA.double() / len(test)).cpu().numpy()
 
 
-class AugmentedFeatures:
-    """Features of augmented training images; the view of an image is a function of seeds, epoch and row."""
-
-    def __init__(
-        self,
-        encoder: ImageEncoder,
-        dataset: ImageDataset,
-        expert: ExpertConfig,
-        probe: ProbeConfig,
-        seed: int,
-        device: torch.device | str,
-    ) -> None:
-        self.expert = expert if probe.augmentation == "expert" else expert.crop_only()
-        self.encoder, self.dataset, self.seed, self.device = encoder, dataset, seed, device
-        self._uniforms: dict[int, tuple[int, Tensor]] = {}
-
-    @torch.no_grad()
-    def __call__(self, probe_seed: int, epoch: int, rows: Tensor) -> Tensor:
-        drawn_for, uniforms = self._uniforms.get(probe_seed, (-1, torch.empty(0)))
-        if drawn_for != epoch:
-            uniforms = expert_uniforms(partial(self._uniform, probe_seed, epoch), "probe view", self.expert)
-            self._uniforms[probe_seed] = (epoch, uniforms)
-        rows = rows.cpu()
-        images = to_model(self.dataset.images(rows.numpy()), self.device)
-        views = expert_views(images, uniforms[rows], self.expert)
-        return self.encoder.embed(views)
-
-    def _uniform(self, probe_seed: int, epoch: int, name: str, count: int) -> Tensor:
-        generator = addressed_generator(self.seed, name, probe_seed, epoch)
-        return torch.rand(len(self.dataset), count, generator=generator)
-
-
 class Probe:
     """Accuracy of a linear classifier on the frozen backbone's features; of real numbers, a regression's R².
 
@@ -289,9 +252,14 @@ class Probe:
             done += count
             subject.tell("probe", done, self.config.epochs)
 
-        augmented = AugmentedFeatures(
-            subject.encoder, subject.train, subject.expert, self.config, seed, subject.device
+        views = AugmentedImages(
+            subject.train, subject.expert, self.config.augmentation, seed, subject.device, name="probe view"
         )
+
+        @torch.no_grad()
+        def augmented(probe_seed: int, epoch: int, rows: Tensor) -> Tensor:
+            return subject.encoder.embed(views(probe_seed, epoch, rows))
+
         with evaluation_mode(subject.encoder):
             return linear_probe(
                 *subject.features, self.config, seed=seed, augmented=augmented, progress=probed

@@ -47,13 +47,16 @@ class Regression:
         return features.double() @ self.weight + self.bias
 
 
-def linear_regression(features: Tensor, targets: Tensor, *, seed: int = 0) -> Regression:
+def linear_regression(
+    features: Tensor, targets: Tensor, *, seed: int = 0, held_out: Tensor | None = None
+) -> Regression:
     """Fit a linear map by ridge regression.
 
     Args:
         features: training features, `(N, D)`.
         targets: real-valued targets, `(N, R)`.
         seed: seed of the choice of the fifth that selects the penalty.
+        held_out: rows that select it, bool `(N,)`, in place of that fifth; some, but not all.
 
     Raises:
         DataError: fewer than five images, or a target is not finite.
@@ -63,8 +66,11 @@ def linear_regression(features: Tensor, targets: Tensor, *, seed: int = 0) -> Re
     if not bool(torch.isfinite(targets).all()):
         raise DataError("a real-valued target is not finite")
     x, y = features.double(), targets.double()
-    order = torch.randperm(len(x), generator=addressed_generator(seed, "regression")).to(x.device)
-    held, kept = order.tensor_split([max(1, int(HELD_OUT_SHARE * len(x)))])
+    if held_out is None:
+        order = torch.randperm(len(x), generator=addressed_generator(seed, "regression")).to(x.device)
+        held, kept = order.tensor_split([max(1, int(HELD_OUT_SHARE * len(x)))])
+    else:
+        held, kept = held_out.nonzero()[:, 0], (~held_out).nonzero()[:, 0]
     penalties = torch.tensor(PENALTIES, dtype=torch.float64, device=x.device)
     errors = []
     for weight, bias in _fits(x[kept], y[kept], penalties[:, None].expand(-1, y.shape[1])):

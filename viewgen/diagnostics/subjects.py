@@ -1,4 +1,4 @@
-"""Subjects by user input: a cache, the folder of a training, an encoder file, or a data set."""
+"""Subjects by user input: a cache, a training, an encoder file, a data set, or feature vectors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.datasets.registry import DATASETS
+from viewgen.diagnostics.features import extract_features
 from viewgen.diagnostics.measure import Subject, ViewPair
 from viewgen.diagnostics.mutual_information.views import (
     cached_kind,
@@ -21,9 +23,11 @@ from viewgen.diagnostics.mutual_information.views import (
     source_pair,
     view_pair,
 )
+from viewgen.diagnostics.vectors import Vectors, read_vectors
 from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError
-from viewgen.networks.files import load_model, load_models, networks_beside, read_header
+from viewgen.networks.encoder import Encoder
+from viewgen.networks.files import load_encoder, load_model, load_models, networks_beside, read_header
 from viewgen.networks.weights import find_models
 from viewgen.registry import Choice
 from viewgen.store import CacheReader, inversions_url
@@ -35,7 +39,7 @@ from viewgen.views.expert import ExpertConfig
 
 __all__ = ["SubjectArguments", "subject_kind"]
 
-Kind = Literal["cache", "training", "encoder", "dataset"]
+Kind = Literal["cache", "training", "encoder", "dataset", "vectors"]
 NETWORKS: tuple[Any, ...] = ("encoder", "generator", "inverter", "discriminator")
 
 
@@ -49,7 +53,7 @@ def subject_kind(subject: str) -> Kind:
     if "://" in subject or (path / "zarr.json").is_file():
         return "cache"
     if path.is_file():
-        return "encoder"
+        return "vectors" if path.suffix == ".npz" else "encoder"
     if (path / "config.json").is_file():
         return "training"
     if subject.partition(":")[0] in DATASETS:
@@ -57,7 +61,7 @@ def subject_kind(subject: str) -> Kind:
     known = ", ".join(DATASETS.names)
     raise UsageError(
         f"nothing to measure at {subject!r}: expected the URL of a cache, the folder of a training, an "
-        f"encoder file, or a data set ({known})"
+        f"encoder file, a file of feature vectors (.npz), or a data set ({known})"
     )
 
 
@@ -67,7 +71,7 @@ class SubjectArguments:
 
     Attributes:
         kind: kind of the subject.
-        subject: URL of a cache, folder of a training, encoder file, or name of a data set.
+        subject: URL of a cache, folder of a training, encoder file, name of a data set, or file of vectors.
         dataset: data set that replaces the subject's own.
         split: training split of probes and nearest neighbours; a cache and a training use their own.
         data_root: folder of the data sets, None for the default.
@@ -102,6 +106,8 @@ class SubjectArguments:
             UsageError: the data set of a file is not known.
         """
         name, found = self.dataset, {"split": self.split}
+        if self.kind == "vectors":
+            return {"name": self.subject, **found}
         if self.kind == "cache":
             made_of = CacheReader(self.subject, self.storage_options).spec.dataset
             name, found["split"] = name or str(made_of["name"]), str(made_of["split"])
@@ -142,6 +148,9 @@ class SubjectArguments:
         tell: Callable[[str, int, int], object] = lambda *_: None,
     ) -> Subject:
         """Return the subject; its parts are built on request."""
+        if self.kind == "vectors":
+            vectors = {"vectors": partial(read_vectors, Path(self.subject).expanduser())}
+            return Subject(vectors, name=self.subject, device=device, batch_size=batch_size, tell=tell)
         parts: dict[str, Callable[[], Any]] = {
             "train": self._train,
             "test": partial(self._load, "test"),
@@ -150,6 +159,8 @@ class SubjectArguments:
         }
         parts |= {kind: partial(self._network, kind, device) for kind in NETWORKS}
         parts["inverting"] = partial(self._inverting, device)
+        parts["trainable"] = partial(self._trainable, device)
+        parts["vectors"] = partial(self._vectors, device, batch_size)
         if self.kind == "cache":
             parts["cache"] = partial(CacheReader, self.subject, self.storage_options)
             parts["inversions"] = self._inversions
@@ -161,6 +172,20 @@ class SubjectArguments:
         if kind == "encoder":
             return load_image_encoder(self.find(kind), device)
         return load_model(self.find(kind), kind, device)
+
+    def _trainable(self, device: str) -> Encoder:
+        network = load_encoder(self.find("encoder"), device, trainable=True)
+        if not isinstance(network, Encoder):
+            raise UsageError(f"{self.subject} has an encoder for each role, and no single one to train on")
+        return network
+
+    def _vectors(self, device: str, batch_size: int) -> Vectors:
+        dataset, encoder = self._train(), self._network("encoder", device)
+
+        def read() -> Tensor:
+            return extract_features(encoder, dataset, batch_size=batch_size, device=device).embeddings.cpu()
+
+        return Vectors(names=tuple(map(str, range(len(dataset)))), read=read)
 
     def _inverting(self, device: str) -> Any:
         path = self.find("generator")

@@ -131,10 +131,15 @@ def _members(labels: Tensor) -> Tensor:
     return F.one_hot(index).double()
 
 
+def standardising(train: Features) -> tuple[Tensor, Tensor]:
+    """Return shift and scale, `(D,)`, that give features mean 0, and deviation 1/√D where they vary."""
+    mean, deviation = train.embeddings.mean(dim=0), train.embeddings.std(dim=0, correction=0)
+    return mean, deviation.clamp_min(1e-6) * train.embeddings.shape[1] ** 0.5
+
+
 def standardised(train: Features, test: Features) -> tuple[Features, Features]:
     """Return features with the training images' mean 0, and deviation 1/√D in every dimension that varies."""
-    mean, deviation = train.embeddings.mean(dim=0), train.embeddings.std(dim=0, correction=0)
-    scale = deviation.clamp_min(1e-6) * train.embeddings.shape[1] ** 0.5
+    mean, scale = standardising(train)
     first, second = (replace(one, embeddings=(one.embeddings - mean) / scale) for one in (train, test))
     return first, second
 

@@ -2,8 +2,7 @@
 
 The header entry ``viewgen`` is a JSON object ``{"format": 1, "kind": …, "config": {…}, …}``; for a generator
 other than StyleGAN2 it contains the name as ``generator``. Weights may be stored in half precision; they are
-used in float32. ``digest`` is the sha256 of the rest of the object and of all tensors; files of 0.1.0 have
-none.
+used in float32. ``digest`` is the sha256 of the rest of the object and of all tensors; 0.1.0 wrote none.
 """
 
 import hashlib
@@ -280,9 +279,12 @@ def load_model(path: str | Path, kind: Kind, device: Device = "cpu") -> Any:
     return network
 
 
-def load_encoder(path: str | Path, device: Device = "cpu") -> Encoder | Branches:
-    """Load an encoder, or the encoders of several roles, for inference; errors are those of `load_model`."""
-    return cast(Encoder | Branches, _load(path, "encoder", device))
+def load_encoder(path: str | Path, device: Device = "cpu", *, trainable: bool = False) -> Encoder | Branches:
+    """Load an encoder, or the encoders of several roles; errors are those of `load_model`.
+
+    A trainable one keeps its batch normalisations, which inference folds, and its weights have gradients.
+    """
+    return cast(Encoder | Branches, _load(path, "encoder", device, trainable=trainable))
 
 
 def _header_of(path: str | Path, kind: Kind) -> dict[str, Any]:
@@ -292,7 +294,7 @@ def _header_of(path: str | Path, kind: Kind) -> dict[str, Any]:
     return header
 
 
-def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
+def _load(path: str | Path, kind: Kind, device: Device, *, trainable: bool = False) -> nn.Module:
     header = _header_of(path, kind)
     state = read_state(path, header, _described(path, header, _stored_shapes))
     network = _build(header)
@@ -300,9 +302,9 @@ def _load(path: str | Path, kind: Kind, device: Device) -> nn.Module:
     if isinstance(network, stylegan2.Generator):
         network.latent_avg.copy_(state.pop(LATENT_AVG))
     network.eval().load_state_dict(state, strict=True)
-    if isinstance(network, Encoder | Branches | Inverter):
+    if isinstance(network, Encoder | Branches | Inverter) and not trainable:
         fold_batch_norms(network)
-    return channels_last(network).to(device).eval().requires_grad_(False)
+    return channels_last(network).to(device).eval().requires_grad_(trainable)
 
 
 def read_state(

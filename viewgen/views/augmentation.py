@@ -1,10 +1,10 @@
 """Expert transform: the hand-made augmentations of SimCLR, InfoMin and BYOL, batched, on the images' device.
 
-random-resized-crop · horizontal flip · colour jitter · Gaussian blur · RandAugment · grayscale · solarise, of
-which blur, RandAugment and solarise are off by default. The parameters of each image come from one row of
-uniform numbers, so a view is a pure function of (image, row). The row comes from a batch generator in
-training and from an address in a cache. Every operation equals torchvision's or Pillow's with the same
-parameters.
+random-resized-crop · horizontal flip · colour jitter · Gaussian blur · RandAugment · grayscale · solarise ·
+covered squares. Blur, RandAugment, solarise and squares are off by default. The parameters of each image come
+from one row of uniform numbers, so a view is a pure function of (image, row). The row comes from a batch
+generator in training and from an address in a cache. Every operation but the squares equals torchvision's or
+Pillow's with the same parameters.
 
 Blur and grayscale commute, so this order is SimCLR's (colours, then blur), BYOL's (… blur, solarise) and
 InfoMin's (… blur, RandAugment, grayscale).
@@ -26,11 +26,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from viewgen.errors import UsageError
 from viewgen.views.blur import gaussian_blur
 from viewgen.views.color_jitter import ORDERS, color_jitter, to_gray
 from viewgen.views.expert_settings import ExpertConfig
 from viewgen.views.randaugment import NUM_DRAWN, randaugment, solarize
 from viewgen.views.rows import change_rows
+from viewgen.views.square_masks import proportional_sides, square_masks
 
 __all__ = ["NUM_UNIFORMS", "expert_uniforms", "expert_views", "num_uniforms"]
 
@@ -45,19 +47,20 @@ def _optional(config: ExpertConfig) -> dict[str, int]:
         "blur": 2 if config.blur_probability else 0,  # applied?, σ
         "randaugment": NUM_DRAWN * config.randaugment_ops,
         "solarize": 1 if config.solarize_probability else 0,
+        "mask": 2 + 3 * config.mask_count[1] if config.mask_probability else 0,  # applied?, squares
     }
     return {operation: count for operation, count in counts.items() if count}
 
 
 def num_uniforms(config: ExpertConfig) -> int:
-    """Return how many uniform numbers a view takes; `NUM_UNIFORMS` without blur, RandAugment and solarise."""
+    """Return how many uniform numbers a view takes; `NUM_UNIFORMS` without what is off by default."""
     return NUM_UNIFORMS + sum(_optional(config).values())
 
 
 def expert_uniforms(draw: Callable[[str, int], Tensor], name: str, config: ExpertConfig) -> Tensor:
     """Return the uniform numbers of views, `(..., num_uniforms(config))`.
 
-    Blur, RandAugment and solarise have addresses of their own: none of them changes the others' numbers.
+    Blur, RandAugment, solarise and squares have addresses of their own: none changes the others' numbers.
 
     Args:
         draw: address, count → numbers in [0, 1), `(..., count)`.
@@ -109,7 +112,31 @@ def expert_views(images: Tensor, uniforms: Tensor, config: ExpertConfig) -> Tens
     if "solarize" in extra:
         solarized = extra["solarize"][:, 0] < config.solarize_probability
         x = change_rows(x, solarized, lambda y, _: solarize(y, config.solarize_threshold))
+    if "mask" in extra:
+        masked = extra["mask"][:, 0] < config.mask_probability
+        x = change_rows(x, masked, lambda y, i: cover_squares(y, extra["mask"][i, 1:], config))
     return x * 2 - 1
+
+
+def cover_squares(x: Tensor, uniforms: Tensor, config: ExpertConfig) -> Tensor:
+    """Return images with some squares of one colour.
+
+    Args:
+        x: images in [0, 1], `(B, 3, H, W)`, H = W.
+        uniforms: numbers in [0, 1), `(B, 1 + 3·S)`, of at most S squares.
+        config: number, sides and colour of the squares.
+
+    Raises:
+        UsageError: the largest side is larger than the images.
+    """
+    size = x.shape[-1]
+    sides = config.mask_side or proportional_sides(size)
+    if sides[1] > size:
+        raise UsageError(
+            f"mask_side is {list(sides)}, and the views have {size} px; expected sides up to that"
+        )
+    masks = square_masks(uniforms, config.mask_count, sides, size)[:, None].to(x.device)
+    return torch.where(masks, x.new_tensor(config.mask_fill).view(1, 3, 1, 1), x)
 
 
 def crop_boxes(crops: Tensor, position: Tensor, height: int, width: int, config: ExpertConfig) -> Tensor:

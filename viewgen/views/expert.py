@@ -65,7 +65,7 @@ def build(settings: ExpertConfig, resources: Resources) -> ExpertSource:
 
 ENTRY = ViewEntry(
     name="expert",
-    summary="random crop, flip, colour jitter, grayscale and, if asked for, blur, RandAugment, solarise",
+    summary="random crop, flip, colour jitter, grayscale; on request blur, RandAugment, solarise, masks",
     settings=ExpertConfig,
     needs=frozenset({"encoder"}),
     build=build,

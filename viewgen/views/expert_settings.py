@@ -22,6 +22,7 @@ _OFF = {
     "blur_probability": 0.0,
     "solarize_probability": 0.0,
     "randaugment_ops": 0,
+    "mask_probability": 0.0,
 }
 
 
@@ -76,14 +77,28 @@ class ExpertConfig(Settings):
         since=2,
     )
 
+    mask_probability: float = setting(0.0, "probability of covering squares", since=2, ge=0, le=1)
+    mask_count: tuple[int, int] = setting((3, 5), "range of the number of covered squares", since=2)
+    mask_side: tuple[int, int] | None = setting(
+        None,
+        "range of the squares' side in pixels; by default 10 to 16 at 64 px, in proportion",
+        since=2,
+    )
+    mask_fill: tuple[float, float, float] = setting(
+        MEAN_COLOR,
+        "colour of the squares: red, green, blue in [0, 1]; by default ImageNet's mean",
+        since=2,
+    )
+
     @model_validator(mode="after")
     def _ranges(self) -> Self:
-        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
-            low, high = getattr(self, name)
+        for name in ("crop_scale", "crop_ratio", "blur_sigma", "mask_count", "mask_side"):
+            low, high = getattr(self, name) or (1, 1)
             if not 0 < low <= high:
                 raise ValueError(f"{name} is ({low}, {high}); expected 0 < low ≤ high")
-        if not all(0 <= value <= 1 for value in self.randaugment_fill):
-            raise ValueError(f"randaugment_fill is {self.randaugment_fill}; expected three numbers in [0, 1]")
+        for name in ("randaugment_fill", "mask_fill"):
+            if not all(0 <= value <= 1 for value in getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected three numbers in [0, 1]")
         return self
 
     def ignored(self) -> dict[str, str]:
@@ -92,6 +107,7 @@ class ExpertConfig(Settings):
             "jitter_probability": ("brightness", "contrast", "saturation", "hue"),
             "blur_probability": ("blur_sigma", "blur_width"),
             "solarize_probability": ("solarize_threshold",),
+            "mask_probability": ("mask_count", "mask_side", "mask_fill"),
             "randaugment_ops": tuple(
                 f"randaugment_{name}" for name in ("magnitude", "deviation", "probability", "fill")
             ),
@@ -110,5 +126,5 @@ class ExpertConfig(Settings):
         return max(3, 2 * int(self.blur_width * min(height, width) / 2) + 1)
 
     def crop_only(self) -> Self:
-        """Return the transform without any change of colour, blur and RandAugment: crop and flip."""
+        """Return the transform without any change of colour, blur, RandAugment and masks: crop and flip."""
         return self.replace(**_OFF)

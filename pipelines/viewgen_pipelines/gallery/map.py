@@ -72,8 +72,8 @@ def why_no_map(source: CacheSource, snapshot: Snapshot, num_images: int) -> str:
         num_images: number of images whose views could be shown.
     """
     spec = snapshot.spec
-    if not installed("map"):
-        return f"The map needs {EXTRAS['map'][0]}: pip install 'viewgen[map]'."
+    if not installed("readouts"):
+        return f"The map needs {EXTRAS['readouts'][0]}: pip install 'viewgen[readouts]'."
     if spec.roles:
         return f"The views of method {spec.method} are parts of an image, which f does not read."
     if "encoder" not in spec.models:

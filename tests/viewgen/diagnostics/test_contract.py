@@ -1,17 +1,21 @@
 """What every diagnostic promises, held against the built-in ones."""
 
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from viewgen.datasets import ImageDataset
 from viewgen.datasets.dataset import MemoryImages
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.measure import Subject
 from viewgen.diagnostics.mutual_information.views import expert_kind, original_kind, view_pair
+from viewgen.diagnostics.vectors import Vectors
+from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.testing import DiagnosticContract
 from viewgen.views.expert import ExpertConfig
 
@@ -47,6 +51,7 @@ class _OfAnEncoder(DiagnosticContract):
             "inverting": small_models.inverting,
             "discriminator": lambda: small_models.discriminator,
             "pairs": partial(pairs, images("train", 0, 64)),
+            "trainable": lambda: Encoder(EncoderConfig(image_size=8, backbone="convnet", width=2)),
         }
         return Subject(parts, name="noise")
 
@@ -128,6 +133,66 @@ class TestSuppression(_OfAnEncoder):
 class TestShortcuts(_OfAnEncoder):
     entry = DIAGNOSTICS.entry("shortcuts")
     settings = entry.settings(num_images=12)
+
+
+class TestFinetune(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("finetune")
+    settings = entry.settings(epochs=1, batch_size=8)
+
+
+class TestTsne(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("tsne")
+    settings = entry.settings(num_images=16, perplexity=5.0)
+
+
+class TestRobustSets(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("robust_sets")
+    settings = entry.settings(epochs=2, num_images=8)
+
+
+class TestIfmNeighbours(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("ifm_neighbours")
+    settings = entry.settings(num_anchors=8)
+
+
+class TestOutcomes(DiagnosticContract):
+    entry = DIAGNOSTICS.entry("outcomes")
+
+    @pytest.fixture(autouse=True)
+    def _table(self, tmp_path, monkeypatch):
+        table = tmp_path / "outcomes.csv"
+        table.write_text("id,volume\n" + "".join(f"{row},{row % 7}\n" for row in range(24)))
+        monkeypatch.setattr(type(self), "settings", self.entry.settings(table=str(table), folds=3))
+
+    @pytest.fixture
+    def subject(self) -> Subject:
+        vectors = Vectors(names=tuple(map(str, range(24))), read=lambda: torch.eye(24)[:, :5])
+        return Subject({"vectors": lambda: vectors})
+
+
+class TestPose(_OfAnEncoder):
+    entry = DIAGNOSTICS.entry("pose")
+    settings = entry.settings(epochs=1, width=2)
+
+    @pytest.fixture
+    def subject(self, small_models) -> Subject:
+        def annotated(split: str, seed: int) -> ImageDataset:
+            return replace(
+                images(split, seed),
+                targets=np.ones((24, 1), np.int64),
+                attribute_names=("nose",),
+                attribute_values=(("no", "yes"),),
+                class_names=(),
+                real_targets=np.full((24, 3), 4, np.float32),
+                real_names=("nose.x", "nose.y", "head_size"),
+            )
+
+        parts = {
+            "train": lambda: annotated("train", 0),
+            "test": lambda: annotated("test", 1),
+            "encoder": lambda: small_models.encoder,
+        }
+        return Subject(parts, name="noise")
 
 
 def test_every_built_in_one_is_held_to_it():

@@ -5,7 +5,13 @@ import torch
 
 from viewgen.errors import UsageError
 from viewgen.networks.torchvision_import import import_torchvision
-from viewgen.views.augmentation import NUM_UNIFORMS, crop_boxes, expert_views, resized_crop
+from viewgen.views.augmentation import (
+    NUM_UNIFORMS,
+    crop_boxes,
+    expert_uniforms,
+    expert_views,
+    resized_crop,
+)
 from viewgen.views.color_jitter import ORDERS, color_jitter, rotate_hue, to_gray
 from viewgen.views.expert import ExpertConfig
 
@@ -14,6 +20,34 @@ functional = import_torchvision("transforms.v2.functional")
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_masks_cover_squares_of_one_color_and_change_nothing_else():
+    images = 2 * random(400, 3, 32, 32) - 1
+    plain = ExpertConfig()
+    masked = plain.replace(
+        mask_probability=0.5, mask_count=(1, 2), mask_side=(6, 6), mask_fill=(1.0, 0.0, 0.5)
+    )
+
+    def drawn(name: str, count: int) -> torch.Tensor:
+        return random(400, count, seed=len(name))
+
+    before = expert_views(images, expert_uniforms(drawn, "view", plain), plain)
+    after = expert_views(images, expert_uniforms(drawn, "view", masked), masked)
+    covered = (before != after).any(dim=1)
+    fill = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1)
+    assert torch.equal(after, torch.where(covered[:, None], fill, before))
+    counts = covered.sum(dim=(1, 2))
+    assert float((counts > 0).float().mean()) == pytest.approx(0.5, abs=0.08)
+    # pixels that have the colour already are a handful among so many
+    assert set(counts[counts > 0].tolist()) & {36, 72}
+    assert int(counts.max()) <= 72
+    large = masked.replace(mask_side=(6, 40))
+    uniforms = expert_uniforms(drawn, "view", large)
+    with pytest.raises(UsageError, match=r"mask_side is \[6, 40\], and the views have 32 px"):
+        expert_views(images, uniforms, large)
+    with pytest.raises(UsageError, match="mask_side is given and has no effect"):
+        plain.refuse_ignored({"mask_side"})
 
 
 def test_resized_crop_equals_torchvision():

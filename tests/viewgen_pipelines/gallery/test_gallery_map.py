@@ -109,7 +109,7 @@ def test_why_there_is_no_map_is_said(make_cache, made, monkeypatch):
     monkeypatch.setattr(Colours, "paths", {})
     assert "--models" in Pages(made[0]).map_page()
     monkeypatch.setattr(maps, "installed", lambda extra: False)
-    assert "pip install &#39;viewgen[map]&#39;" in Pages(made[0]).map_points()
+    assert "pip install &#39;viewgen[readouts]&#39;" in Pages(made[0]).map_points()
 
 
 @pytest.mark.slow

@@ -25,8 +25,9 @@ def test_it_lists_what_ships():
     names = [entry["name"] for entry in json.loads(run("--list", "--json").stdout)["experiments"]]
     assert names == [
         "ablation-alpha", "ablation-epsilon", "ablation-lambda", "ablation-sigma", "augmentation-ladder",
-        "flows", "ifm-difficulty", "ifm-epsilon",
-        "losses", "mi-table", "objectives", "rcl-augmentations", "rcl", "shared-factors", "shortcut-views",
+        "flows", "ifm-difficulty", "ifm-epsilon", "ifm-robust-sets",
+        "losses", "mi-table", "objectives", "rcl-augmentations", "rcl-masking", "rcl", "shared-factors",
+        "shortcut-views",
         "sweep-color", "sweep-crop", "sweep-frequency", "sweep-jitter", "sweep-patches", "table1",
         "views-per-image",
     ]  # fmt: skip

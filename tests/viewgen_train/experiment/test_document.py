@@ -7,7 +7,7 @@ import pytest
 from viewgen.errors import MissingFileError, UsageError
 from viewgen_train.experiment.document import _read, load_document, presets
 from viewgen_train.experiment.grid import rows_and_caches
-from viewgen_train.experiment.plan import make_plan
+from viewgen_train.experiment.plan import diagnostic_settings, make_plan
 
 BASE = """
 [experiment]
@@ -115,6 +115,19 @@ def test_an_encoder_is_trained_where_a_cache_needs_it(file):
     assert found.caches[0].options["encoder"] == f"{found.encoders[0].out}/last.safetensors"
 
 
+def test_a_diagnostic_may_name_an_encoder_that_is_trained_first(file):
+    text = A2 + (
+        '[encoders.labels]\ntrain = {assimilation = "none", objective = "supervised"}\n'
+        '[measure]\ntrainings = ["suppression"]\n'
+        '[measure.settings]\n"suppression.supervised" = "encoder:labels"\nepochs = 3\n'
+    )
+    found = plan(file, text)
+    assert [task.name for task in found.encoders] == ["labels"]
+    settings = diagnostic_settings(found.document.measure.settings, ("suppression",), found.folder)
+    assert settings == {"suppression.supervised": found.encoders[0].out, "epochs": 3}
+    assert diagnostic_settings(found.document.measure.settings, ("knn",), found.folder) == {"epochs": 3}
+
+
 B = '[rows.b]\ncache = "views"\n'
 GRID = B + "[rows.b.grid]\n"
 CACHE = '[caches.c]\nmethod = "wperturb"\n'
@@ -165,6 +178,11 @@ WRONG = {
     "an encoder after a cache": (
         '[encoders.e]\ntrain = {assimilation = "A2"}\n',
         r"\[encoders.e\]: its training needs cache",
+    ),
+    "an unknown encoder of a diagnostic": (
+        '[measure]\ntrainings = ["suppression"]\n'
+        '[measure.settings]\n"suppression.supervised" = "encoder:labels"\n',
+        r"suppression.supervised is 'encoder:labels'; expected one of \[encoders\]: there is none",
     ),
     "an unknown probe setting": (
         "[measure.probe]\nepoch = 3\n",

@@ -24,11 +24,15 @@ __all__ = [
     "check_data",
     "check_encoders",
     "check_references",
+    "named_encoder",
     "resolved",
     "resolved_probe",
     "row_settings",
     "selected_rows",
 ]
+
+# start of a diagnostic's setting that stands for the run of an encoder
+ENCODER = "encoder:"
 
 
 def cache_identity(url: str) -> str:
@@ -143,8 +147,21 @@ def check_references(document: Document, rows: Mapping[str, Row], tables: Mappin
         raise UsageError(f"[experiment]: seeds {list(about.seeds)} has one twice")
 
 
-def check_encoders(document: Document, tables: Mapping[str, CacheTable]) -> None:
-    """Check that encoders can be trained before there is any cache."""
+def named_encoder(value: Any) -> str | None:
+    """Return the encoder of [encoders] that a diagnostic's setting names, as ``"encoder:NAME"``, or None."""
+    named = isinstance(value, str) and value.startswith(ENCODER)
+    return value.removeprefix(ENCODER) if named else None
+
+
+def check_encoders(document: Document) -> None:
+    """Check that encoders can be trained before there is any cache, and that settings name known ones."""
+    for name, value in document.measure.settings.items():
+        named = named_encoder(value)
+        if named is not None and named not in document.encoders:
+            raise UsageError(
+                f"[measure.settings]: {name} is {value!r}{nearest_name(named, document.encoders)}; "
+                f"expected one of [encoders]: {', '.join(document.encoders) or 'there is none'}"
+            )
     for name, encoder in document.encoders.items():
         found = resolved(
             document.experiment.dataset, {**document.train, **encoder.train}, f"[encoders.{name}]"

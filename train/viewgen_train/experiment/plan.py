@@ -22,6 +22,7 @@ from viewgen_train.experiment.checks import (
     check_data,
     check_encoders,
     check_references,
+    named_encoder,
     resolved,
     resolved_probe,
     row_settings,
@@ -33,7 +34,15 @@ from viewgen_train.records import record
 from viewgen_train.resolve import effective_settings
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["CacheTask", "EncoderTask", "ExperimentPlan", "TrainTask", "make_plan", "shown_settings"]
+__all__ = [
+    "CacheTask",
+    "EncoderTask",
+    "ExperimentPlan",
+    "TrainTask",
+    "diagnostic_settings",
+    "make_plan",
+    "shown_settings",
+]
 
 MATCH = "match:"
 ENCODERS, CACHES, RUNS = "encoders", "caches", "runs"
@@ -156,7 +165,7 @@ def make_plan(
     if seeds is not None and (not seeds or len(set(seeds)) != len(seeds)):
         raise UsageError(f"--seeds {','.join(map(str, seeds))}: expected different seeds, at least one")
     settings = {name: row_settings(about.dataset, row, tables) for name, row in rows.items()}
-    check_encoders(document, tables)
+    check_encoders(document)
     for name, table in tables.items():
         check_cache_settings(about.dataset, name, table)
     probe = resolved_probe(about.dataset, document)
@@ -169,6 +178,7 @@ def make_plan(
     taken = seeds or about.seeds
     caches = tuple(_cache_task(document, name, tables, folder, taken) for name in order if name in needed)
     trained = {table.encoder for name, table in tables.items() if name in needed}
+    trained |= {named_encoder(value) for value in document.measure.settings.values()}
     encoders = tuple(
         EncoderTask(
             name=name,
@@ -228,6 +238,18 @@ def _needed(used: set[str | None], tables: Mapping[str, CacheTable]) -> set[str]
         if name not in found:
             found.add(name)
             ahead += [other for other in (_before(tables[name], tables),) if other is not None]
+    return found
+
+
+def diagnostic_settings(
+    settings: Mapping[str, Any], diagnostics: Sequence[str], folder: Path
+) -> dict[str, Any]:
+    """Return the settings that belong to one of the diagnostics or to all, with folders of named encoders."""
+    found = {}
+    for name, value in settings.items():
+        if "." not in name or name.partition(".")[0] in diagnostics:
+            encoder = named_encoder(value)
+            found[name] = value if encoder is None else str(folder / ENCODERS / file_part(encoder))
     return found
 
 

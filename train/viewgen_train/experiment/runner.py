@@ -10,7 +10,7 @@ from viewgen.errors import ViewgenError
 from viewgen.progress import Bar, Progress
 from viewgen_pipelines.executors import Executor, open_executor
 from viewgen_train.experiment.cost import measure_cost
-from viewgen_train.experiment.plan import CacheTask, ExperimentPlan, TrainTask
+from viewgen_train.experiment.plan import CacheTask, ExperimentPlan, TrainTask, diagnostic_settings
 from viewgen_train.experiment.report import write_report
 from viewgen_train.experiment.results import Record, ResultFolder
 from viewgen_train.experiment.work import (
@@ -229,7 +229,7 @@ class Runner:
             probe=measure.probe,
             readout=measure.readout or None,
             diagnostics=measure.trainings if kind == "training" else (),
-            diagnostic_settings=_of(measure.settings, measure.trainings),
+            diagnostic_settings=diagnostic_settings(measure.settings, measure.trainings, self.plan.folder),
             identity=self.results.digest(kind, name),
             checkpoint_seconds=self.checkpoint_seconds,
         )
@@ -254,7 +254,7 @@ class Runner:
             url=task.url,
             seed=seed,
             diagnostics=measure.caches,
-            settings=_of(measure.settings, measure.caches),
+            settings=diagnostic_settings(measure.settings, measure.caches, self.plan.folder),
             data_root=self.plan.data_root,
             limit=measure.limit,
             models=options.get("models"),
@@ -324,12 +324,3 @@ class _Weighed:
     def _show(self) -> None:
         under_way = sum(w * s for w, s in zip(self._weights, self._shares, strict=True))
         self._bar.update(self._done + under_way, f"{self._num_done} of {self._num_tasks} tasks")
-
-
-def _of(settings: Mapping[str, Any], diagnostics: Sequence[str]) -> dict[str, Any]:
-    """Return the settings that belong to one of the diagnostics, or to all."""
-    return {
-        name: value
-        for name, value in settings.items()
-        if "." not in name or name.partition(".")[0] in diagnostics
-    }
