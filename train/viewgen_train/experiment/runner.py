@@ -229,7 +229,8 @@ class Runner:
             probe=measure.probe,
             readout=measure.readout or None,
             diagnostics=measure.trainings if kind == "training" else (),
-            diagnostic_settings=_of(measure.settings, measure.trainings),
+            diagnostic_settings=measure.settings,
+            files=str(self.results.files(kind, name, seed)),
             identity=self.results.digest(kind, name),
             checkpoint_seconds=self.checkpoint_seconds,
         )
@@ -254,11 +255,12 @@ class Runner:
             url=task.url,
             seed=seed,
             diagnostics=measure.caches,
-            settings=_of(measure.settings, measure.caches),
+            settings=measure.settings,
             data_root=self.plan.data_root,
             limit=measure.limit,
             models=options.get("models"),
             networks={} if encoder is None else {"encoder": encoder},
+            files=str(self.results.files("diagnostics", task.name, seed)),
             identity=self.results.digest("diagnostics", task.name),
         )
 
@@ -324,12 +326,3 @@ class _Weighed:
     def _show(self) -> None:
         under_way = sum(w * s for w, s in zip(self._weights, self._shares, strict=True))
         self._bar.update(self._done + under_way, f"{self._num_done} of {self._num_tasks} tasks")
-
-
-def _of(settings: Mapping[str, Any], diagnostics: Sequence[str]) -> dict[str, Any]:
-    """Return the settings that belong to one of the diagnostics, or to all."""
-    return {
-        name: value
-        for name, value in settings.items()
-        if "." not in name or name.partition(".")[0] in diagnostics
-    }
