@@ -69,7 +69,7 @@ def _wanted(
         ),
         (
             "bounds.png",
-            "Summands of ρ_max beside what Theorem 2 allows, and errors beside their bounds, means over trainings",
+            "Summands of ρ_max beside what Theorem 2 allows, and errors beside their bounds (means)",
             lambda path: draw_bounds(summary, path),
         ),
     ]

@@ -299,11 +299,7 @@ def _cache_blocks(summary: Summary, measures: Sequence[str]) -> list[Block]:
         ]
         blocks.append(TableBlock(["pair of views", "estimator", "mutual information, nats"], lines))
     named = [
-        [
-            f"{cache.name}: {group}" if group else cache.name,
-            measure_label(name),
-            _seeds_cell(values, digits=3),
-        ]
+        [f"{cache.name}: {group}" if group else cache.name, measure_label(name), _seeds_cell(values, 3)]
         for measure in measures
         for cache in caches
         for (name, group), values in cache.values.items()
