@@ -58,22 +58,33 @@ def draw_terms(values: Mapping[str, float]) -> bytes:
     top.set_yticks([])
     top.set_title("summands of ρ_max: " + ("the condition holds" if values["theorem2_holds"] else
                   "the condition of Theorem 2 fails"), fontsize=10)  # fmt: skip
-    top.legend(fontsize=8, ncols=5)
+    top.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.25))
     for number, (title, names) in enumerate(COMPARED):
         panel = figure.add_subplot(grid[1 + number // 2, number % 2])
         shown = [name for name in names if name in values]
         heights = [values[name] for name in shown]
         colours = ["#1f3552" if name in MEASURED else "#9db8d9" for name in shown]
-        panel.barh(range(len(shown)), heights, color=colours)
+        for place, bar in enumerate(panel.barh(range(len(shown)), heights, color=colours)):
+            if _is_no_bound(shown[place], values):
+                bar.set(facecolor="none", edgecolor="#9db8d9", linestyle="--")
         # bounds can be orders of magnitude above what they bound
         panel.set_xscale("symlog", linthresh=1)
-        panel.set_yticks(range(len(shown)), [f"{name} = {values[name]:.3g}" for name in shown], fontsize=8)
+        labels = [
+            f"{name} = {values[name]:.3g}" + (" (no bound)" if _is_no_bound(name, values) else "")
+            for name in shown
+        ]
+        panel.set_yticks(range(len(shown)), labels, fontsize=8)
         panel.invert_yaxis()
         panel.axvline(0, color="black", linewidth=0.8)
         panel.set_title(title, fontsize=10)
     data = io.BytesIO()
     figure.savefig(data, format="png")
     return data.getvalue()
+
+
+def _is_no_bound(name: str, values: Mapping[str, float]) -> bool:
+    """Return whether a measure is the bound of Theorem 2 where its condition fails."""
+    return name == "theorem2_bound" and values.get("theorem2_holds") != 1
 
 
 def draw_compared_terms(values: Mapping[str, Mapping[str, float]]) -> bytes:
@@ -108,7 +119,7 @@ def draw_compared_terms(values: Mapping[str, Mapping[str, float]]) -> bytes:
         shown = [
             (one[name], place)
             for place, one in enumerate(values.values())
-            if name in one and (name != "theorem2_bound" or one.get("theorem2_holds") == 1)
+            if name in one and not _is_no_bound(name, one)
         ]
         if shown:
             errors.plot(*zip(*shown, strict=True), marker, color=f"C{number}", label=label)
