@@ -214,10 +214,10 @@ class _StageRun:
         """Withdraw the records of shards whose files are damaged, so that this run makes them again."""
         num_bytes = sum(entry["bytes"] for one in commits.values() for entry in one.objects.values())
         contents = num_bytes <= _MOST_READ_AGAIN
-        how = "" if contents else (
-            f": sizes alone of {num_bytes / 1e9:,.1f} GB; `viewgen verify` reads their contents"
-        )  # fmt: skip
-        self.progress.say(f"checking {len(commits)} finished shards of {self.storage.url}{how}")
+        how = f": sizes alone of {num_bytes / 1e9:,.1f} GB; `viewgen verify` reads their contents"
+        self.progress.say(
+            f"checking {len(commits)} finished shards of {self.storage.url}{'' if contents else how}"
+        )
         report = verify_cache(self.stage.url, self.storage_options, contents=contents)
         for path in report.superseded:
             self.storage.delete(path)

@@ -33,6 +33,9 @@ LABELS = {
     "pair_area_ratio": "area of pairs within classes over between",
     "error_test": "error of the nearest centre",
     "divergence_largest": "largest product of two centres",
+    "lemma1_sharper": "bound of it by Lemma 1",
+    "rho_max": "ρ_max",
+    "theorem2_holds": "condition of Theorem 2 holds",
     "mean_output_norm": "norm of the mean output",
 }
 # measures in [0, 1] that are told in percent
@@ -40,7 +43,7 @@ SHARES = {
     *("top1", "knn5_top1", "label_kept", "images_with_foreign_view", "converged_share", "views_near_epsilon"),
     *("images_without_step", "classifier_accuracy", "reconstruction_misread", "duplicate_views"),
     *("probe_top1", "probe_heldout", "knn5_heldout"),
-    *("i_nce_saturated", "error_test", "error_train"),
+    *("i_nce_saturated", "error_test", "error_train", "lemma1_sharper", "theorem2_holds"),
     *("attribute_top1", "untrained_top1", "supervised_top1", "retained", "gain"),
 }
 
