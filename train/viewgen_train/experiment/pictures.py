@@ -1,7 +1,6 @@
 """Pictures of an experiment: which there are, and what they show."""
 
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 from viewgen_train.experiment.generalization import (
     concentration_documents,
@@ -33,13 +32,11 @@ def drawn_before(plan: ExperimentPlan, summary: Summary, results: ResultFolder) 
     return [*there, *main_part_pictures(summary, results)]
 
 
-def _wanted(
-    plan: ExperimentPlan, summary: Summary, results: ResultFolder
-) -> list[tuple[str, str, Callable[[Path], bool]]]:
+def _wanted(plan: ExperimentPlan, summary: Summary, results: ResultFolder) -> list[tuple[str, str, Any]]:
     """Return (file, description, function of a path that draws it) of all plots."""
     document = plan.document
     measures = document.experiment.measures
-    wanted: list[tuple[str, str, Callable[[Path], bool]]] = [
+    wanted: list[tuple[str, str, Any]] = [
         (
             "bars.png",
             "Mean of each row with its 95 % interval; dots are trainings",
