@@ -34,7 +34,7 @@ def dying_worker(plan, device, **options):
         return step(self, number)
 
     trainer.AssimilationTrainer.step = dying_step
-    worker.CurveWriter = lambda _: None
+    worker.CurveWriter = lambda *_: None
     return train_worker(plan, device, **options)
 
 

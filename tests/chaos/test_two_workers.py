@@ -23,7 +23,7 @@ def worker_without_curves(plan, device, **options):
     """Train as ever, but draw no curves, which takes longer than training."""
     from viewgen_train import worker
 
-    worker.CurveWriter = lambda _: None
+    worker.CurveWriter = lambda *_: None
     return train_worker(plan, device, **options)
 
 

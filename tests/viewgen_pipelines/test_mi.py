@@ -166,13 +166,13 @@ def test_an_interrupted_run_goes_on_pair_by_pair(cache, out, measured):
 
 
 def test_damaged_results_are_measured_again(cache, out, measured):
-    expected = mi("digits", limit=60, out=out, **SETTINGS).to_json()
+    expected = mi("digits", limit=NUM_IMAGES, out=out, **SETTINGS).to_json()
     storage = open_storage(out)
     (path,) = storage.paths("pairs")
     storage.write(path, storage.read(path)[:100])
-    assert mi("digits", limit=60, out=out, **SETTINGS).to_json() == expected
+    assert mi("digits", limit=NUM_IMAGES, out=out, **SETTINGS).to_json() == expected
     assert measured.pairs == [("original", "expert")] * 2
-    mi("digits", limit=60, out=out, overwrite=True, **SETTINGS)
+    mi("digits", limit=NUM_IMAGES, out=out, overwrite=True, **SETTINGS)
     assert len(measured.pairs) == 3
 
 
@@ -276,7 +276,7 @@ def test_interrupting_the_command_says_how_to_go_on(out, command, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("viewgen_pipelines.mutual_information.run_pair", interrupted)
-    code, _, err = command("--out", out, "--limit", "60", "--steps", "2")
+    code, _, err = command("--out", out, "--limit", str(NUM_IMAGES), "--steps", "2")
     assert code == 130
     assert "run the same command again" in err
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ from viewgen_pretrained.quality_grid import quality_grid
 
 KINDS = ("generator", "discriminator", "inverter", "encoder")
 PLUGIN = Path(__file__).parents[1] / "plugin/plugin_generators.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_updates() -> Iterator[None]:
+    """Let refined codes be those after five updates."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "viewgen.registry.recipe", lambda dataset, section: {"invert": {"max_steps": 5}}.get(section, {})
+        )
+        yield
 
 
 @pytest.fixture(scope="module")

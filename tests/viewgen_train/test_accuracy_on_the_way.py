@@ -1,7 +1,9 @@
 """Accuracy that a training measures on its way: when, and that it is the encoder's own."""
 
 import csv
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +15,7 @@ from viewgen.diagnostics.probe import linear_probe, probe_config
 from viewgen.errors import UsageError
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.randomness import addressed_generator
+from viewgen_train.diagnostics import KnnSets, accuracies
 from viewgen_train.resolve import train_settings
 from viewgen_train.training import train
 
@@ -62,6 +65,20 @@ def test_the_numbers_are_the_encoders(tiny_folder, tiny_root, tmp_path):
     probe = linear_probe(features, test, probe_config(name, num_seeds=1), seed=4)
     assert float(row["probe_top1"]) == pytest.approx(probe.mean, abs=1e-5)
     assert float(row["knn5_top1"]) == pytest.approx(knn_accuracies(features, test)[0, 0], abs=1e-5)
+
+
+def test_few_images_are_those_of_the_whole_order(tiny_folder, tiny_root):
+    name = f"folder:{tiny_folder}"
+    images, test_images = (load_dataset(name, split, data_root=tiny_root) for split in ("train", "test"))
+    encoder = Encoder(EncoderConfig(image_size=8, width=2, projection_dim=4)).eval()
+    few = KnnSets(train=images, test=test_images, max_images=7)
+    found = accuracies(encoder, few, torch.device("cpu"), 4, knn=True, probe=False)
+    order = torch.randperm(len(images), generator=addressed_generator(4, "knn")).numpy()[:7]
+    train = extract_features(encoder, images, rows=order)
+    test = extract_features(encoder, test_images, rows=np.arange(min(7, len(test_images))))
+    assert found["knn5_top1"] == pytest.approx(knn_accuracies(train, test)[0, 0], abs=1e-6)
+    more = replace(few, max_images=12)
+    assert found != accuracies(encoder, more, torch.device("cpu"), 4, knn=True, probe=False)
 
 
 def test_a_negative_pause_is_refused():

@@ -56,7 +56,8 @@ def test_five_lines_of_its_page_load_it(run, exported, monkeypatch):
 
 def test_it_is_an_encoder_for_views(exported, tmp_path, capfd):
     words = (
-        "cache --dataset digits --method wsearch --executor local --limit 2 --views 2 --max-steps 2 --json"
+        "cache --dataset digits --method wsearch --executor local --limit 2 --views 2 --max-steps 2 --json "
+        "--set invert.max_steps=2"
     )
     encoder = exported / "encoder.safetensors"
     with pytest.raises(SystemExit) as ending:

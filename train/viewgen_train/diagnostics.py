@@ -21,8 +21,7 @@ __all__ = ["CollapseWatch", "KnnSets", "accuracies"]
 
 log = logging.getLogger(__name__)
 
-# images whose features the 5-NN accuracy during training uses at most, of either split
-KNN_IMAGES = 50_000
+# part of the training images that the others classify
 HELD_OUT_SHARE = 0.2
 # training images whose features tell a collapse
 COLLAPSE_IMAGES, EMBEDDED_AT_ONCE = 2048, 256
@@ -35,10 +34,12 @@ class KnnSets:
     Attributes:
         train: labelled images, candidates for neighbours.
         test: images to classify; None if the data set has no other split.
+        max_images: number of images of either that take part at most.
     """
 
     train: ImageDataset
     test: ImageDataset | None
+    max_images: int = 50_000
 
 
 def accuracies(
@@ -54,13 +55,13 @@ def accuracies(
         knn: True for 5-NN accuracies.
         probe: True for a linear probe.
     """
-    order = torch.randperm(len(sets.train), generator=addressed_generator(seed, "knn"))[:KNN_IMAGES]
+    order = torch.randperm(len(sets.train), generator=addressed_generator(seed, "knn"))[: sets.max_images]
     train = extract_features(encoder, sets.train, device=device, rows=order.numpy())
     # the first rows of the random order are classified by the others
     count = max(1, int(HELD_OUT_SHARE * len(train)))
     parts = {"heldout": (train.part(slice(count, None)), train.part(slice(count)))}
     if sets.test is not None:
-        rows = torch.arange(min(len(sets.test), KNN_IMAGES)).numpy()
+        rows = torch.arange(min(len(sets.test), sets.max_images)).numpy()
         parts["top1"] = (train, extract_features(encoder, sets.test, device=device, rows=rows))
     values: dict[str, float] = {}
     for name, pair in parts.items() if knn else ():

@@ -284,11 +284,13 @@ def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:
     """Return the data sets of the accuracy measurements; None if images have neither classes nor reals."""
     if not _labelled(dataset):
         return None
+    most = plan.settings.diagnostics.knn_images
     try:
         test = load_dataset(plan.dataset, "test", data_root=plan.data_root, download=False)
     except (UsageError, FileNotFoundError, DataError):
-        return KnnSets(train=dataset, test=None)
-    return KnnSets(train=dataset, test=test if _labelled(test) and plan.split != "test" else None)
+        return KnnSets(train=dataset, test=None, max_images=most)
+    test = test if _labelled(test) and plan.split != "test" else None
+    return KnnSets(train=dataset, test=test, max_images=most)
 
 
 def _labelled(dataset: ImageDataset) -> bool:

@@ -74,7 +74,11 @@ def push(
     kind = "cache" if is_cache else "weights"
     card = _cache_card(source, target, storage_options) if is_cache else _weights_card(from_)
     names = committed_paths(from_) if is_cache else weight_files(from_)
+    if overwrite and is_cache:
+        raise _overwrites_no_cache(from_)
     if place is not None:
+        if overwrite:
+            raise UsageError("overwrite is for folders and buckets; the hub's history keeps what was there")
         return _push_to_hub(place, from_, kind, names, card, private=private)
     if private:
         raise UsageError("private is for the hub, hf://; who can read another place is settled there")
@@ -108,10 +112,16 @@ def pull(
         names = weight_files(from_)
         copied = copy_files(from_, to, names, overwrite=overwrite)
         return Shared(kind="weights", source=from_.url, target=to.url, copied=copied, there=len(names))
+    if overwrite:
+        raise _overwrites_no_cache(from_)
     copied, there = _copy(from_, to, quiet)
     if from_.exists(CARD):
         to.write(CARD, from_.read(CARD))
     return Shared(kind="cache", source=from_.url, target=to.url, copied=copied, there=there)
+
+
+def _overwrites_no_cache(source: Storage) -> UsageError:
+    return UsageError(f"--overwrite is for weights, and {source.url} is a cache; give another target")
 
 
 def _copy(source: Storage, target: Storage, quiet: bool) -> tuple[int, int]:

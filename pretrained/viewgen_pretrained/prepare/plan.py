@@ -159,6 +159,9 @@ def make_plan(
     networks = top.get("networks") or data_size(len(images))
     if not isinstance(seed := top.get("seed", 0), int) or isinstance(seed, bool):
         raise UsageError(f"seed is {seed!r}; expected a whole number")
+    for kind in ("encoder", "generator", "inverter"):
+        if "seed" in sections[kind]:
+            raise UsageError(f"{kind}.seed would be ignored: seed is that of all networks; give it alone")
 
     def base(section: str) -> dict[str, Any]:
         return defaults(

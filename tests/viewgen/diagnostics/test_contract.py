@@ -94,6 +94,11 @@ class TestReconstruction(_OfAnEncoder):
     entry = DIAGNOSTICS.entry("reconstruction")
     settings = entry.settings(num_images=8, num_refined=1)
 
+    @pytest.fixture(autouse=True)
+    def _few_updates(self, monkeypatch):
+        short = {"invert": {"max_steps": 3}}
+        monkeypatch.setattr("viewgen.registry.recipe", lambda dataset, section: short.get(section, {}))
+
 
 class TestRecognition(_OfAnEncoder):
     entry = DIAGNOSTICS.entry("recognition")

@@ -102,6 +102,9 @@ def test_damage_and_other_caches_are_noticed(cache, tmp_path):
     assert verify_cache(str(tmp_path / "copy.zarr")).missing == [0, 1, 2]
     with pytest.raises(MissingFileError, match="neither a cache"):
         push(str(tmp_path), str(tmp_path / "copy"), quiet=True)
+    for copy in (push, pull):
+        with pytest.raises(UsageError, match=r"overwrite is for weights, and .* is a cache"):
+            copy(url, str(tmp_path / "copy.zarr"), overwrite=True, quiet=True)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from small_networks import save_small_networks
 
 from viewgen.errors import MissingFileError, ModelError, UsageError
 from viewgen.images import to_model
@@ -24,13 +25,15 @@ def other(tmp_path) -> str:
 
 
 def test_a_further_encoder_takes_part_and_is_known_by_its_digest(other, tmp_path):
+    folder = save_small_networks(tmp_path)
+    brief = BRIEF | {"models": folder}
     out, alone = str(tmp_path / "both.zarr"), str(tmp_path / "alone.zarr")
-    assert cache("digits", out=out, encoders=other, combine="max", **BRIEF).complete
+    assert cache("digits", out=out, encoders=other, combine="max", **brief).complete
     spec = read_spec(open_storage(out))
     assert spec.config["encoders"] == [file_digest(other)]
     assert spec.models["encoder:2"] == file_digest(other)
     # the distance that is stored is the larger one of both encoders
-    paths = find_models("digits", {"generator", "encoder"})
+    paths = find_models("digits", {"generator", "encoder"}, models_dir=folder)
     models = load_models({"encoder": paths["encoder"], "encoder:2": other})
     assert len(models.further_encoders) == 1
     reader = CacheReader(out)
@@ -42,8 +45,8 @@ def test_a_further_encoder_takes_part_and_is_known_by_its_digest(other, tmp_path
         distances.append((views.unflatten(0, (2, 2)) - anchors[:, None]).norm(dim=2))
     np.testing.assert_allclose(reader.distance, torch.stack(distances).amax(dim=0).numpy(), atol=1e-4)
     # the same file under another name is the same cache
-    assert cache("digits", out=out, encoders=other, combine="max", **BRIEF).complete
-    assert cache("digits", out=alone, **BRIEF).complete
+    assert cache("digits", out=out, encoders=other, combine="max", **brief).complete
+    assert cache("digits", out=alone, **brief).complete
     assert "encoder:2" not in read_spec(open_storage(alone)).models
 
 

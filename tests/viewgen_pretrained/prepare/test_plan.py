@@ -125,6 +125,7 @@ def test_a_data_set_with_a_recipe_is_planned_by_it():
         ({"gates.noize": 1.0}, "did you mean 'noise'"),
         ({"networks": "tiny"}, "expected one of small, medium, large"),
         ({"seed": "x"}, "seed is 'x'"),
+        ({"generator.seed": 3}, r"generator\.seed would be ignored"),
         ({"widht": 3}, "no choice 'widht'"),
     ],
 )

@@ -55,6 +55,22 @@ def test_a_measure_that_no_training_has_is_named(run_toy, made_up, toy_text, tmp
     assert "No finished training has the measure 'top1'" not in table
 
 
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({}, ""),
+        ({"seeds": [1, 2]}, " --seeds 1,2"),
+        ({"only": ["plain"], "seeds": [0]}, " --only plain --seeds 0"),
+    ],
+)
+def test_the_command_is_that_of_what_was_run(run_toy, made_up, tmp_path, part, words):
+    run_toy(**part)
+    table = (tmp_path / "results/table.md").read_text()
+    (line,) = (line for line in table.splitlines() if line.startswith("viewgen experiment "))
+    assert line.partition(" --dataset ")[2].partition(" ")[2] == words.strip()
+    assert ("Not run yet" in table) == bool(words)
+
+
 BLOCKS = [
     Heading("A <title>", 1),
     Paragraph("a & b"),

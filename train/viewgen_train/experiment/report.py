@@ -4,11 +4,11 @@ import csv
 import io
 import json
 import math
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from viewgen.files import write_atomically
+from viewgen_train.experiment.made_by import command, missing
 from viewgen_train.experiment.page import (
     Block,
     Heading,
@@ -199,7 +199,7 @@ def page(
         blocks.append(Paragraph(about.description))
     blocks += [
         Paragraph(f"{data['num_images']:,} images of {data['name']} ({data['split']}). Made by"),
-        Paragraph(command(plan), code=True),
+        Paragraph(command(plan, summary), code=True),
     ]
     if summary.rows:
         blocks += [Heading("Accuracy"), accuracy_table(plan, summary), Items(NOTES)]
@@ -217,25 +217,15 @@ def page(
     ]
     if lost:
         blocks += [Heading("Trainings without numbers"), Items(lost)]
-    missing = _missing(plan, summary)
-    if missing:
-        blocks += [Heading("Not run yet"), Items(missing)]
+    lacking = missing(plan, summary)
+    if lacking:
+        blocks += [Heading("Not run yet"), Items(lacking)]
     seconds = sum(row.seconds for row in summary.rows.values())
     made = sum(cache.record.seconds for cache in summary.caches.values() if cache.record is not None)
     blocks.append(
         Paragraph(f"Trainings took {seconds / 3600:.2f} hours in sum, caches {made / 3600:.2f} hours.")
     )
     return blocks
-
-
-def command(plan: ExperimentPlan) -> str:
-    """Return the command line that makes the experiment."""
-    document = plan.document
-    words = ["viewgen", "experiment", document.source]
-    if document.scale:
-        words += ["--scale", document.scale]
-    words += ["--dataset", document.experiment.dataset]
-    return shlex.join(words)
 
 
 def accuracy_table(plan: ExperimentPlan, summary: Summary) -> TableBlock:
@@ -339,15 +329,3 @@ def _cache_cell(cache: CacheSummary, measure: str) -> str:
     if value is None:
         return ""
     return f"{100 * value:.1f}" if is_share(measure) else f"{value:.3g}"
-
-
-def _missing(plan: ExperimentPlan, summary: Summary) -> list[str]:
-    """Return the rows and seeds of the experiment that have no record."""
-    lines = []
-    for name, row in plan.rows.items():
-        found = summary.rows.get(name)
-        done = set() if found is None else {*found.lost, *(s for v in found.values.values() for s in v)}
-        lacking = [str(seed) for seed in row.seeds if seed not in done]
-        if lacking:
-            lines.append(f"{row.label}: seed{'s' * (len(lacking) > 1)} {', '.join(lacking)}")
-    return lines
