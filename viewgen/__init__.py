@@ -1,7 +1,6 @@
 """viewgen: views for contrastive learning, made, kept, trained on and measured."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 __all__ = [
@@ -18,7 +17,7 @@ __all__ = [
     "train",
 ]
 
-__version__ = version("viewgen")
+__version__: str
 
 # The front door: name → module, imported when it is asked for, since torch takes seconds.
 _FRONT_DOOR = {
@@ -36,7 +35,12 @@ _FRONT_DOOR = {
 
 
 def __getattr__(name: str) -> Any:
-    """Return a function or class of the front door."""
+    """Return a function or class of the front door, or the version."""
+    if name == "__version__":
+        # its module takes as long as all else that `viewgen --help` needs
+        from importlib.metadata import version
+
+        return version("viewgen")
     if name not in _FRONT_DOOR:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_FRONT_DOOR[name]), name)

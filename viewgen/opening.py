@@ -9,11 +9,12 @@ from viewgen.extras import need
 from viewgen.store import CacheReader, open_storage
 from viewgen.store.quality import read_scores
 from viewgen.store.zarr_view import zarr_group
-from viewgen.view_dataset import ViewDataset
 
 if TYPE_CHECKING:
     import xarray
     import zarr
+
+    from viewgen.view_dataset import ViewDataset
 
 __all__ = ["Cache", "open"]
 
@@ -78,8 +79,10 @@ class Cache(CacheReader):
         }
         return found
 
-    def to_torch(self, **options: Any) -> ViewDataset:
+    def to_torch(self, **options: Any) -> "ViewDataset":
         """Return the views as a map-style data set of PyTorch; arguments as in `viewgen.ViewDataset`."""
+        from viewgen.view_dataset import ViewDataset
+
         # a data set chooses the statuses of its rows itself
         own = {name: value for name, value in self._options.items() if name != "statuses"}
         return ViewDataset(self._url, storage_options=self._storage_options, **(own | options))

@@ -73,7 +73,8 @@ def cache(
     """Make the views of a data set, or resume an earlier run of the same configuration.
 
     The same options give the same views, whatever the executor, the number of workers, the batch size or the
-    number of interruptions. Damaged shards of an existing cache are found and made again.
+    number of interruptions. Damaged shards of an existing cache are found and made again; beyond 4 GiB, those
+    whose objects are missing or of another size.
 
     Args:
         dataset: name of the data set.

@@ -140,7 +140,8 @@ def test_a_dry_run_prints_what_config_takes(tmp_path):
 
 def test_help_needs_no_torch():
     code = (
-        "import sys; import viewgen.cli.train, viewgen_train.resolve, viewgen_train.records; "
+        "import sys; import viewgen.cli.train, viewgen_train.resolve, viewgen_train.records\n"
+        "import viewgen.opening\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,8 +19,8 @@ def _network(flag: str, what: str) -> Any:
     return click.option(flag, default=None, type=click.Path(dir_okay=False), help=what)
 
 
-def _options(*networks: Any) -> tuple[Any, ...]:
-    """Return the options of a command, in the order of its help, with those of further networks."""
+def _options(*own: Any, heading: str = "Networks") -> tuple[Any, ...]:
+    """Return the options of a command, in the order of its help, with its own under a heading."""
     return (
         click.option("--dataset", required=True, help="Data set; `viewgen datasets` lists them."),
         click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
@@ -37,7 +37,7 @@ def _options(*networks: Any) -> tuple[Any, ...]:
         click.option("--seed", default=0, show_default=True),
         click.option("--set", "settings", multiple=True, callback=parse_settings, metavar="NAME=VALUE",
                      help="A training setting that differs from the data set's recipe; repeatable."),
-        *(("Networks", *networks) if networks else ()),
+        *((heading, *own) if own else ()),
         "Execution",
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
         click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
@@ -146,22 +146,17 @@ def inverter(**options: Any) -> None:
     _run("inverter", pretrain_inverter, **options)
 
 
-@pretrain.command()
-@add_options(_COMMON)
-@click.option(
-    "--objective",
-    type=click.Choice(["unsupervised", "semi", "supervised"]),
-    default=None,
-    help="Little shared, that and the classes in either view (semi, the default), or the classes.",
-)
-@click.option("--space", default=None, help="Colour space of the flow's input; YDbDr by default.")
-@click.option(
-    "--coupling",
-    type=click.Choice(["additive", "affine"]),
-    default=None,
-    help="Blocks that preserve volume (additive, the default) or not (affine).",
-)
-@click.option("--labels", type=int, default=None, help="Images whose classes are used; by default all.")
+@pretrain.command(cls=GroupedCommand)
+@add_options(_options(
+    click.option("--objective", type=click.Choice(["unsupervised", "semi", "supervised"]), default=None,
+                 help="Little shared, that and the classes in either view (semi, the default), or the "
+                 "classes."),
+    click.option("--space", default=None, help="Colour space of the flow's input; YDbDr by default."),
+    click.option("--coupling", type=click.Choice(["additive", "affine"]), default=None,
+                 help="Blocks that preserve volume (additive, the default) or not (affine)."),
+    click.option("--labels", type=int, default=None, help="Images whose classes are used; by default all."),
+    heading="Views",
+))  # fmt: skip
 def views(
     objective: str | None, space: str | None, coupling: str | None, labels: int | None, **options: Any
 ) -> None:

@@ -17,7 +17,7 @@ import base64
 import contextlib
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -52,7 +52,6 @@ __all__ = [
     "scan_commits",
     "standing_record",
     "taken_message",
-    "void_records",
 ]
 
 _DIGEST = b',"digest":"%s"}\n'
@@ -245,12 +244,17 @@ def _record_in_block(storage: Storage, identity: str, shard_id: int, generation:
     return None
 
 
-def scan_commits(storage: Storage, spec: CacheSpec) -> CommitLog:
-    """Read all commit records, several at a time where the storage is remote.
+def scan_commits(storage: Storage, spec: CacheSpec, blocks: Container[int] | None = None) -> CommitLog:
+    """Read commit records, several at a time where the storage is remote.
 
     The shards' own records are read first, then the blocks that are there by then: a record that moves into
     its block meanwhile is seen in one of them, and a late attempt's record never without the one that it
     came too late for.
+
+    Args:
+        storage: storage of the cache.
+        spec: specification of the cache.
+        blocks: numbers of the blocks of shards whose records are read; by default all.
     """
     check = RecordCheck(spec)
     found: dict[tuple[int, int], ShardCommit] = {}
@@ -276,12 +280,14 @@ def scan_commits(storage: Storage, spec: CacheSpec) -> CommitLog:
                 return
         faults.append(Fault(shard=shard, path=path, kind=kind, detail=detail, generation=generation))
 
-    singles = [path for path in storage.paths("commits") if place_of_record(path)]
+    places = {path: place_of_record(path) for path in storage.paths("commits")}
+    singles = [p for p, place in places.items() if place and (blocks is None or block_of(place[0]) in blocks)]
     for path, data in _read_log(storage, singles):
-        take(data, path, place_of_record(path))
+        take(data, path, places[path])
     paths = storage.paths("commits")
-    blocks = [path for path in paths if block_of_path(path) is not None]
-    for path, data in _read_log(storage, blocks):
+    compacted = {path: block for path in paths if (block := block_of_path(path)) is not None}
+    wanted = [path for path, block in compacted.items() if blocks is None or block in blocks]
+    for path, data in _read_log(storage, wanted):
         for line in data.splitlines(keepends=True):
             take(line, path, None)
     generations: dict[int, int] = {}
@@ -320,19 +326,6 @@ def _matters(
     block = block_of_path(fault.path)
     assert block is not None, fault
     return any(shard not in commits.keys() | generations.keys() for shard in block_shards(spec, block))
-
-
-def void_records(storage: Storage, generations: Mapping[int, int]) -> None:
-    """Withdraw records, so that the next run of the same command makes their shards again.
-
-    Args:
-        storage: storage of the cache.
-        generations: shard id → generation of the record that was found to be wrong. A newer record stays.
-    """
-    for shard_id, generation in generations.items():
-        with contextlib.suppress(ObjectExistsError):
-            storage.write_new(void_path(shard_id, generation + 1), b"void\n")
-        storage.delete(record_path(shard_id, generation))
 
 
 class RecordCheck:

@@ -10,15 +10,15 @@ deleted only where the block that stands has one of the same shard and generatio
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from viewgen.errors import CorruptDataError, MissingFileError
-from viewgen.store.commits import RecordCheck, ShardCommit, scan_commits, void_records
-from viewgen.store.names import block_of, block_path, block_shards, place_of_record, record_path
+from viewgen.store.commits import RecordCheck, ShardCommit, scan_commits
+from viewgen.store.names import block_of, block_path, block_shards, place_of_record, record_path, void_path
 from viewgen.store.spec import CacheSpec
 from viewgen.store.storage import ObjectExistsError, Storage
 
-__all__ = ["compact_commits", "drop_commits"]
+__all__ = ["compact_commits", "drop_commits", "void_records"]
 
 
 def compact_commits(storage: Storage, spec: CacheSpec, blocks: Iterable[int] | None = None) -> int:
@@ -86,6 +86,19 @@ def drop_commits(storage: Storage, spec: CacheSpec, shard_ids: Iterable[int]) ->
     """Withdraw the records of these shards, so that the next run of the same command makes them again."""
     generations = scan_commits(storage, spec).generations
     void_records(storage, {shard_id: generations.get(shard_id, 0) for shard_id in shard_ids})
+
+
+def void_records(storage: Storage, generations: Mapping[int, int]) -> None:
+    """Withdraw records, so that the next run of the same command makes their shards again.
+
+    Args:
+        storage: storage of the cache.
+        generations: shard id → generation of the record that was found to be wrong. A newer record stays.
+    """
+    for shard_id, generation in generations.items():
+        with contextlib.suppress(ObjectExistsError):
+            storage.write_new(void_path(shard_id, generation + 1), b"void\n")
+        storage.delete(record_path(shard_id, generation))
 
 
 def _records_in(storage: Storage, check: RecordCheck, block: int) -> set[tuple[int, int]]:

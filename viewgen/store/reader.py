@@ -40,6 +40,8 @@ class CacheReader:
         check: verification at the first use of an object: ``"size"``, ``"crc"`` or ``"digest"``.
         mirror: local folder for copies of a remote cache's objects; a local cache is read in place.
         statuses: status codes of the rows to read.
+        blocks: numbers of the blocks of 1000 shards to open; by default all. The log of a large cache takes
+            seconds and gigabytes.
 
     Attributes:
         url: URL of the cache, without credentials.
@@ -62,15 +64,22 @@ class CacheReader:
         check: Literal["size", "crc", "digest"] = "crc",
         mirror: str | Path | None = None,
         statuses: Collection[int] = (Status.OK, Status.NOT_CONVERGED),
+        blocks: Collection[int] | None = None,
     ) -> None:
         if check not in ("size", "crc", "digest"):
             raise UsageError(f"check is {check!r}; expected 'size', 'crc' or 'digest'")
         self._reopen: Callable[[], CacheReader] = partial(
-            CacheReader, url, storage_options, check=check, mirror=mirror, statuses=statuses
+            CacheReader,
+            url,
+            storage_options,
+            check=check,
+            mirror=mirror,
+            statuses=statuses,
+            blocks=blocks,
         )
         storage = open_storage(url, storage_options)
         self.spec = read_spec(storage)
-        log = scan_commits(storage, self.spec)
+        log = scan_commits(storage, self.spec, blocks)
         if log.faults:
             warnings.warn(
                 f"{storage.url}: {len(log.faults)} commit records are damaged and their images left out; "

@@ -5,7 +5,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -170,11 +170,24 @@ class FsspecStorage(Storage):
 
     def paths(self, prefix: str = "") -> list[str]:
         with self._clear_errors("list", prefix):
-            folder = self._place(prefix)
-            self._fs.invalidate_cache(folder)
-            found = self._fs.find(folder)
-            start = len(self._fs._strip_protocol(self._root)) + 1
-            return sorted(place[start:] for place in found if place.startswith(folder.rstrip("/") + "/"))
+            return sorted(self._below(prefix, self._fs.find(self._listed(prefix))))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        with self._clear_errors("list", prefix):
+            found = self._fs.find(self._listed(prefix), detail=True)
+            return {path: int(found[place]["size"]) for path, place in self._below(prefix, found).items()}
+
+    def _listed(self, prefix: str) -> str:
+        """Return the place of a folder that is to be listed anew."""
+        folder = self._place(prefix)
+        self._fs.invalidate_cache(folder)
+        return folder
+
+    def _below(self, prefix: str, places: Iterable[str]) -> dict[str, str]:
+        """Return path → place of the places below a folder."""
+        folder = self._place(prefix).rstrip("/") + "/"
+        start = len(self._fs._strip_protocol(self._root)) + 1
+        return {place[start:]: place for place in places if place.startswith(folder)}
 
     def entries(self) -> list[str]:
         with self._clear_errors("list", ""):

@@ -100,6 +100,11 @@ class Storage(ABC):
     def paths(self, prefix: str = "") -> list[str]:
         """Return the paths of all objects below the folder `prefix`, at any depth, sorted."""
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Return path → size in bytes of all objects below the folder `prefix`, at any depth."""
+        found = ((path, self.size(path)) for path in self.paths(prefix))
+        return {path: size for path, size in found if size is not None}
+
     @abstractmethod
     def entries(self) -> list[str]:
         """Return the names of the files and folders directly below the URL, sorted."""

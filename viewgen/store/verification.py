@@ -10,7 +10,8 @@ import numpy as np
 from viewgen.errors import CorruptDataError, MissingFileError
 from viewgen.status import Status
 from viewgen.store.cache import RUN_FOLDER, read_spec
-from viewgen.store.commits import Fault, ShardCommit, scan_commits, void_records
+from viewgen.store.commits import Fault, ShardCommit, scan_commits
+from viewgen.store.compaction import void_records
 from viewgen.store.encoding import decode_object
 from viewgen.store.metadata import metadata_problem
 from viewgen.store.names import attempt_path, block_of, block_of_path
@@ -66,6 +67,7 @@ def verify_cache(
     url: str,
     storage_options: dict[str, Any] | None = None,
     *,
+    contents: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
     """Read every committed object and compare it with its record.
@@ -73,6 +75,7 @@ def verify_cache(
     Args:
         url: URL of the cache.
         storage_options: options of fsspec.
+        contents: False to read no object, and to compare its presence and size alone.
         progress: callback called with (shards done, shards to do).
 
     Returns:
@@ -91,17 +94,23 @@ def verify_cache(
             url=storage.url, num_shards=0, committed=0, faults=[fault], missing=[], quarantined=[], notes=[]
         )
     # listed before the records are read: what they supersede then is superseded for ever
-    paths = storage.paths()
+    sizes = {} if contents else storage.sizes()
+    paths = storage.paths() if contents else sorted(sizes)
     log = scan_commits(storage, spec)
     faults = [*log.faults, *_metadata_faults(storage, spec)]
     commits = log.commits.values()
     if progress:
         progress(0, len(commits))
     sources = []
-    results = storage.map_parallel(
-        lambda commit: _verify_shard(storage, spec, commit), commits, _PARALLEL_SHARDS
-    )
-    for done, (shard_faults, source_index) in enumerate(results, 1):
+
+    def verified(commit: ShardCommit) -> tuple[list[Fault], Any]:
+        if contents:
+            return _verify_shard(storage, spec, commit)
+        return _compare_sizes(storage, commit, sizes), np.empty(0, np.int64)
+
+    for done, (shard_faults, source_index) in enumerate(
+        storage.map_parallel(verified, commits, _PARALLEL_SHARDS), 1
+    ):
         faults += shard_faults
         sources.append(source_index)
         if progress:
@@ -183,6 +192,24 @@ def _verify_shard(storage: Storage, spec: CacheSpec, commit: ShardCommit) -> tup
                 )
             )
     return faults, source_index
+
+
+def _compare_sizes(storage: Storage, commit: ShardCommit, sizes: Mapping[str, int]) -> list[Fault]:
+    """Return the faults of one shard that presence and size of its objects tell.
+
+    The listing is older than the record: what it contradicts is looked at again.
+    """
+    faults = []
+    for path, entry in commit.objects.items():
+        if sizes.get(path) == entry["bytes"] or (found := storage.size(path)) == entry["bytes"]:
+            continue
+        kind, detail = "missing", "does not exist, though its shard is committed"
+        if found is not None:
+            kind, detail = "size", f"has {found} bytes, {entry['bytes']} were committed"
+        faults.append(
+            Fault(shard=commit.shard_id, path=path, kind=kind, detail=detail, generation=commit.generation)
+        )
+    return faults
 
 
 def _metadata_faults(storage: Storage, spec: CacheSpec) -> list[Fault]:

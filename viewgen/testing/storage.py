@@ -63,6 +63,8 @@ class StorageContract:
         assert (storage.size("folder/deep/a.b"), storage.size("folder/c")) == (1280, 0)
         assert storage.paths() == storage.paths("folder") == ["folder/c", "folder/deep/a.b"]
         assert storage.paths("fold") == []
+        assert storage.sizes() == storage.sizes("folder") == {"folder/c": 0, "folder/deep/a.b": 1280}
+        assert storage.sizes("fold") == {}
         assert storage.entries() == ["folder"]
 
     def test_ranges(self, storage: Storage) -> None:

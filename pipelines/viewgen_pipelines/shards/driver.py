@@ -38,6 +38,9 @@ from viewgen_pipelines.shards.worker import start_worker
 
 __all__ = ["Stage", "StageResult", "run_stage"]
 
+# Bytes of finished shards up to which a resumed run reads them all again: some ten seconds.
+_MOST_READ_AGAIN = 4 * 2**30
+
 # Storage errors in a row, without a finished shard in between, after which the storage counts as gone.
 _MAX_STORAGE_ERRORS = 3
 # Shards in a row that fail in a cache without a single finished shard: then it is not the shards.
@@ -209,8 +212,13 @@ class _StageRun:
 
     def _repair(self, commits: dict[int, ShardCommit]) -> list[int]:
         """Withdraw the records of shards whose files are damaged, so that this run makes them again."""
-        self.progress.say(f"checking {len(commits)} finished shards of {self.storage.url}")
-        report = verify_cache(self.stage.url, self.storage_options)
+        num_bytes = sum(entry["bytes"] for one in commits.values() for entry in one.objects.values())
+        contents = num_bytes <= _MOST_READ_AGAIN
+        how = f": sizes alone of {num_bytes / 1e9:,.1f} GB; `viewgen verify` reads their contents"
+        self.progress.say(
+            f"checking {len(commits)} finished shards of {self.storage.url}{'' if contents else how}"
+        )
+        report = verify_cache(self.stage.url, self.storage_options, contents=contents)
         for path in report.superseded:
             self.storage.delete(path)
         if not report.faults:

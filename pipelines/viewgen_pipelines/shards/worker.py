@@ -34,9 +34,11 @@ from viewgen.store import (
     commit_shard,
     open_storage,
     read_commit,
+    read_spec,
     write_shard,
 )
 from viewgen.store.columns import REAL_TARGET
+from viewgen.store.names import block_of
 from viewgen_pipelines.executors.executor import Place
 from viewgen_pipelines.executors.process import configure_process
 from viewgen_pipelines.shards.inputs import fetch, fetch_dataset
@@ -102,6 +104,8 @@ class ShardWorker:
         )
         self.trace = CrashTrace(job.token.run_id)
         self._step: Any = None
+        self._inversions: CacheReader | None = None
+        self._open_blocks: set[int] = set()
         self._notes: dict[str, str] = {}
 
     def __enter__(self) -> "ShardWorker":
@@ -164,6 +168,7 @@ class ShardWorker:
         if self._step is None:
             self._set_up()
         rows = np.asarray(spec.shard_rows(shard_id))
+        self._open_inversions(rows)
         usable, failures = self._usable_rows(rows)
         parts, raised = run_finding_bad_samples(self._step_on, usable)
         failures |= raised
@@ -222,9 +227,6 @@ class ShardWorker:
                 announce=self._notes_down,
             )
             models = dataclasses.replace(load_models(paths, job.device), execution=execution)
-            self._inversions = None
-            if job.inversions_url is not None:
-                self._inversions = CacheReader(job.inversions_url, job.storage_options)
             from viewgen.views.entry import Resources
             from viewgen.views.offline import offline_step
 
@@ -238,6 +240,20 @@ class ShardWorker:
 
     def _notes_down(self, topic: str, text: str) -> None:
         self._notes[topic] = text
+
+    def _open_inversions(self, rows: np.ndarray[Any, Any]) -> None:
+        """Open the blocks of the inversions that hold these rows, unless they are open.
+
+        The log of a large cache takes seconds and gigabytes, which not every worker should spend.
+        """
+        url, options = self.job.inversions_url, self.job.storage_options
+        if url is None:
+            return
+        spec = read_spec(open_storage(url, options)) if self._inversions is None else self._inversions.spec
+        first, last = (block_of(int(row) // spec.shard_images) for row in rows[[0, -1]])
+        if not {first, last} <= self._open_blocks:
+            self._open_blocks = {*range(first, last + 1)}
+            self._inversions = CacheReader(url, options, blocks=self._open_blocks)
 
     def _usable_rows(self, rows: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """Split a shard's rows into those with an inversion, and row → reason of those without."""

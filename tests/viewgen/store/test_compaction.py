@@ -19,7 +19,8 @@ from viewgen.store import (
     verify_cache,
     write_shard,
 )
-from viewgen.store.commits import void_records
+from viewgen.store.commits import scan_commits
+from viewgen.store.compaction import void_records
 from viewgen.store.names import record_path
 
 pytestmark = pytest.mark.usefixtures("no_flushing", "blocks_of_two")
@@ -138,6 +139,25 @@ def test_a_process_that_withdrew_the_record_before_does_not_withdraw_the_next(
     commit_shard(storage, write(1, seed=5))
     void_records(storage, {1: 0})
     assert list_commits(storage, spec)[1].generation == 1
+
+
+def test_a_part_of_the_log_is_read_without_the_rest(storage, spec, unfinished, monkeypatch):
+    """Blocks {0, 1} and {4} are put together; shard 2 has a record of its own."""
+    compact_commits(storage, spec)
+    read = []
+    whole = LocalStorage.read
+    monkeypatch.setattr(LocalStorage, "read", lambda self, path: read.append(path) or whole(self, path))
+    assert scan_commits(storage, spec, {0}).commits == {0: unfinished[0], 1: unfinished[1]}
+    assert scan_commits(storage, spec, {1}).commits == {2: unfinished[2]}
+    assert read == ["commits/compacted-00000000.jsonl", "commits/00000002.json"]
+    reader = CacheReader(storage.url, blocks={1, 2})
+    everything = CacheReader(storage.url)
+    rows = [row for shard in (2, 4) for row in spec.shard_rows(shard) if row in everything.rows]
+    assert reader.rows.tolist() == rows
+    assert (reader.views(rows) == everything.views(rows)).all()
+    assert reader.reopened().committed == [2, 4]
+    drop_commits(storage, spec, [1])
+    assert [*scan_commits(storage, spec, {0}).commits] == [0], "marks of withdrawn records count"
 
 
 class MovingStorage(LocalStorage):

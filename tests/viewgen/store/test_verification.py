@@ -81,6 +81,36 @@ def test_any_flipped_bit_and_any_cut_is_a_fault(tmp_path_factory, make_spec, wri
     assert verify_cache(storage.url).ok
 
 
+def test_sizes_alone_tell_what_is_gone_or_cut_and_read_no_object(storage, spec, monkeypatch):
+    objects = {shard: spec.array_layout()["views"].object_path(shard) for shard in range(3)}
+    storage.local_path(objects[0]).unlink()
+    data = bytearray(storage.read(objects[1]))
+    storage.local_path(objects[1]).write_bytes(data[:-1])
+    flipped = bytearray(storage.read(objects[2]))
+    flipped[5] ^= 1
+    storage.local_path(objects[2]).write_bytes(flipped)
+    assert kinds(storage) == [(0, "missing"), (1, "size"), (2, "digest")]
+    monkeypatch.setattr(LocalStorage, "read_range", _no_object(LocalStorage.read_range))
+    report = verify_cache(storage.url, contents=False)
+    assert [(fault.shard, fault.kind, fault.path) for fault in report.faults] == [
+        (0, "missing", objects[0]), (1, "size", objects[1]),
+    ]  # fmt: skip
+    assert report.missing == []
+
+
+def _no_object(read_range):
+    def read(self, path, start, length):
+        assert "/c." not in path, path
+        return read_range(self, path, start, length)
+
+    return read
+
+
+def test_a_shard_that_is_committed_after_the_listing_is_sound(storage, monkeypatch):
+    monkeypatch.setattr(LocalStorage, "sizes", lambda self, prefix="": {})
+    assert verify_cache(storage.url, contents=False).faults == []
+
+
 def test_a_key_that_zarr_passes_over(storage):
     """One bit: the endianness is no longer said, and zarr takes its default."""
     path = "inversion_error/zarr.json"

@@ -163,5 +163,5 @@ def made_up(monkeypatch: pytest.MonkeyPatch, _free_cost: None) -> MadeUp:
     monkeypatch.setattr("viewgen_train.experiment.runner.run_training_task", run_training_task)
     monkeypatch.setattr("viewgen_train.experiment.runner.run_cache", found.cache)
     # drawing takes longer than all the rest
-    monkeypatch.setattr("viewgen_train.experiment.report._draw", lambda *_: [])
+    monkeypatch.setattr("viewgen_train.experiment.report.draw_pictures", lambda *_: [])
     return found

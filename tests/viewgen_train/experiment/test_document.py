@@ -7,7 +7,7 @@ import pytest
 from viewgen.errors import MissingFileError, UsageError
 from viewgen_train.experiment.document import _read, load_document, presets
 from viewgen_train.experiment.grid import rows_and_caches
-from viewgen_train.experiment.plan import diagnostic_settings, make_plan
+from viewgen_train.experiment.plan import make_plan, with_encoders
 
 BASE = """
 [experiment]
@@ -123,9 +123,8 @@ def test_a_diagnostic_may_name_an_encoder_that_is_trained_first(file):
     )
     found = plan(file, text)
     assert [task.name for task in found.encoders] == ["labels"]
-    settings = diagnostic_settings(found.document.measure.settings, ("suppression",), found.folder)
+    settings = with_encoders(found.document.measure.settings, found.folder)
     assert settings == {"suppression.supervised": found.encoders[0].out, "epochs": 3}
-    assert diagnostic_settings(found.document.measure.settings, ("knn",), found.folder) == {"epochs": 3}
 
 
 B = '[rows.b]\ncache = "views"\n'

@@ -9,6 +9,7 @@ import pytest
 from viewgen_train.experiment.statistics import (
     correlation,
     paired,
+    rank_correlation,
     resampled_correlation,
     spread,
     student_quantile,
@@ -63,6 +64,22 @@ def test_correlation_is_numpys_and_fishers():
     assert math.atanh(found.high) - math.atanh(found.low) == pytest.approx(2 * 1.959964 / 3)
     assert math.isnan(correlation([1, 1, 1, 1], [1, 2, 3, 4]).r)
     assert math.isnan(correlation([1, 2, 3], [1, 2, 4]).low)
+
+
+def test_a_rank_correlation_is_that_of_the_ranks_with_ties():
+    x, y = [1.0, 2.0, 2.0, 3.0, 9.0], [5.0, 6.0, 6.0, 7.0, 100.0]
+    assert rank_correlation(x, y).r == pytest.approx(1)
+    assert rank_correlation(x, [-one for one in y]).r == pytest.approx(-1)
+    # ranks 1, 2.5, 2.5, 4, 5 and 2, 1, 3, 5, 4
+    found = rank_correlation(x, [2.0, 1.0, 3.0, 5.0, 4.0])
+    assert found.r == pytest.approx(np.corrcoef([1, 2.5, 2.5, 4, 5], [2, 1, 3, 5, 4])[0, 1])
+    # Bonett and Wright: the transformed correlation has variance (1 + ρ²/2)/(n − 3)
+    width = math.atanh(found.high) - math.atanh(found.low)
+    assert width == pytest.approx(2 * 1.959964 * math.sqrt((1 + found.r**2 / 2) / 2))
+    many = np.random.default_rng(3).normal(size=(2, 40))
+    resampled = resampled_correlation(many[0].tolist(), many[1].tolist(), rank_correlation)
+    assert resampled.r == rank_correlation(many[0].tolist(), many[1].tolist()).r
+    assert resampled.symbol == "Spearman's ρ"
 
 
 def test_a_resampled_interval_is_near_fishers_and_narrows_with_pairs():

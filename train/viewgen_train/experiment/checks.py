@@ -12,6 +12,7 @@ from viewgen.store import CacheReader
 from viewgen.views import VIEWS
 from viewgen.views.entry import ViewEntry
 from viewgen_train.caches import check_cache
+from viewgen_train.experiment.diagnostics import diagnostic_name, setting_names
 from viewgen_train.experiment.document import CacheTable, Document
 from viewgen_train.experiment.grid import Row
 from viewgen_train.resolve import train_settings
@@ -127,24 +128,37 @@ def check_references(document: Document, rows: Mapping[str, Row], tables: Mappin
                     f"[[scatter]] {number}: rows has {name!r}{nearest_name(name, known)}; expected rows or "
                     f"grids: {', '.join(known)}"
                 )
-    chosen = (*document.measure.caches, *document.measure.trainings)
-    for name in chosen:
-        DIAGNOSTICS.entry(name)
-    for name, value in document.measure.settings.items():
-        owner, _, setting = name.partition(".")
-        if not setting:
-            continue  # of every diagnostic that has one of this name
-        if owner not in chosen:
-            raise UsageError(
-                f"[measure.settings]: {name} is a setting of {owner!r}, which is measured neither of caches "
-                f"nor of trainings ({', '.join(chosen) or 'nothing is'})"
-            )
-        DIAGNOSTICS.resolve(owner, "", {setting: value})
+    _check_diagnostics(document)
     for group, table in document.rows.items():
         if table.seeds is not None and len(set(table.seeds)) != len(table.seeds):
             raise UsageError(f"[rows.{group}]: seeds {list(table.seeds)} has one twice")
     if len(set(about.seeds)) != len(about.seeds):
         raise UsageError(f"[experiment]: seeds {list(about.seeds)} has one twice")
+
+
+def _check_diagnostics(document: Document) -> None:
+    """Check that diagnostics exist, and have the settings that are given for them."""
+    chosen = (*document.measure.caches, *document.measure.trainings)
+    for name in chosen:
+        DIAGNOSTICS.entry(diagnostic_name(name))
+        if name.endswith(":"):
+            raise UsageError(f"[measure]: {name!r} has no label; give one after the colon, or no colon")
+    known = {field for name in chosen for field in setting_names(name)}
+    for name, value in document.measure.settings.items():
+        owner, _, setting = name.partition(".")
+        if not setting:  # of every diagnostic that has one of this name
+            if name not in known:
+                raise UsageError(
+                    f"[measure.settings]: no diagnostic that is measured has a setting {name!r}"
+                    f"{nearest_name(name, known)}"
+                )
+            continue
+        if owner not in {*chosen, *map(diagnostic_name, chosen)}:
+            raise UsageError(
+                f"[measure.settings]: {name} is a setting of {owner!r}, which is measured neither of caches "
+                f"nor of trainings ({', '.join(chosen) or 'nothing is'})"
+            )
+        DIAGNOSTICS.resolve(diagnostic_name(owner), "", {setting: value})
 
 
 def named_encoder(value: Any) -> str | None:

@@ -32,7 +32,7 @@ __all__ = [
 
 PRESETS = "presets"
 # files of shared tables, no experiments
-SHARED = ("scales", "shortcut-scales")
+SHARED = ("scales", "shortcut-scales", "generalization-scales")
 
 
 class ExperimentTable(Settings):
@@ -111,9 +111,13 @@ class MeasureTable(Settings):
 
     probe: dict[str, Any] = setting({}, "settings of the linear probe, over the data set's recipe")
     quality: bool = setting(True, "whether the views of every cache are measured (`viewgen cache --quality`)")
-    caches: tuple[str, ...] = setting((), "diagnostics of every cache, with each seed")
-    trainings: tuple[str, ...] = setting((), "diagnostics of every training")
-    settings: dict[str, Any] = setting({}, "settings of the diagnostics: DIAGNOSTIC.NAME")
+    caches: tuple[str, ...] = setting(
+        (), "diagnostics of every cache, with each seed; DIAGNOSTIC:LABEL measures again, with other settings"
+    )
+    trainings: tuple[str, ...] = setting((), "diagnostics of every training, DIAGNOSTIC or DIAGNOSTIC:LABEL")
+    settings: dict[str, Any] = setting(
+        {}, "settings of the diagnostics: DIAGNOSTIC.NAME, or DIAGNOSTIC:LABEL.NAME"
+    )
     limit: int | None = setting(None, "images whose views the diagnostics compare", ge=2)
     readout: str = setting("", "data set of the probe and neighbours, in place of the experiment's own")
 
@@ -136,6 +140,9 @@ class Scatter(Settings):
 
     x: str = setting("", "measure of a row's cache, or of its trainings", min_length=1)
     y: str = setting("top1", "measure of the trainings")
+    correlation: Literal["pearson", "spearman"] = setting(
+        "pearson", "correlation of the values, or of their ranks"
+    )
     over: Literal["rows", "trainings"] = setting("rows", "points: the means of the rows, or every training")
     rows: tuple[str, ...] = setting((), "rows or grids whose points are shown; by default all")
 

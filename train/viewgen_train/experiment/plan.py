@@ -39,9 +39,9 @@ __all__ = [
     "EncoderTask",
     "ExperimentPlan",
     "TrainTask",
-    "diagnostic_settings",
     "make_plan",
     "shown_settings",
+    "with_encoders",
 ]
 
 MATCH = "match:"
@@ -241,16 +241,19 @@ def _needed(used: set[str | None], tables: Mapping[str, CacheTable]) -> set[str]
     return found
 
 
-def diagnostic_settings(
-    settings: Mapping[str, Any], diagnostics: Sequence[str], folder: Path
-) -> dict[str, Any]:
-    """Return the settings that belong to one of the diagnostics or to all, with folders of named encoders."""
-    found = {}
-    for name, value in settings.items():
-        if "." not in name or name.partition(".")[0] in diagnostics:
-            encoder = named_encoder(value)
-            found[name] = value if encoder is None else str(folder / ENCODERS / file_part(encoder))
-    return found
+def with_encoders(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return settings of diagnostics with the folders of the encoders that they name.
+
+    Args:
+        settings: name → value, ``"encoder:NAME"`` for an encoder of the experiment.
+        folder: folder of the experiment.
+    """
+    encoders = {name: named_encoder(value) for name, value in settings.items()}
+    return dict(settings) | {
+        name: str(folder / ENCODERS / file_part(encoder))
+        for name, encoder in encoders.items()
+        if encoder is not None
+    }
 
 
 def _cache_url(name: str, table: CacheTable, folder: Path) -> str:

@@ -11,7 +11,12 @@ import numpy as np
 from viewgen.picture import write_png
 from viewgen_train.experiment.document import Scatter
 from viewgen_train.experiment.grid import SYMBOLS
-from viewgen_train.experiment.statistics import Correlation, correlation, resampled_correlation
+from viewgen_train.experiment.statistics import (
+    Correlation,
+    correlation,
+    rank_correlation,
+    resampled_correlation,
+)
 from viewgen_train.experiment.summary import RowSummary, Summary, is_share, measure_label
 
 __all__ = [
@@ -162,8 +167,9 @@ def scatter_correlation(summary: Summary, pair: Scatter) -> Correlation | None:
     points = scatter_points(summary, pair)
     if len(points) < 3:
         return None
-    correlate = resampled_correlation if pair.over == "trainings" else correlation
-    return correlate([one[1] for one in points], [one[2] for one in points])
+    correlate = rank_correlation if pair.correlation == "spearman" else correlation
+    x, y = [one[1] for one in points], [one[2] for one in points]
+    return resampled_correlation(x, y, correlate) if pair.over == "trainings" else correlate(x, y)
 
 
 def draw_scatter(summary: Summary, pair: Scatter, path: Path) -> bool:
@@ -183,7 +189,7 @@ def draw_scatter(summary: Summary, pair: Scatter, path: Path) -> bool:
     panel.set(
         xlabel=axis_label(pair.x),
         ylabel=axis_label(pair.y),
-        title=f"r = {found.r:.2f}{interval}, {found.count} {pair.over}",
+        title=f"{found.symbol} = {found.r:.2f}{interval}, {found.count} {pair.over}",
     )
     panel.margins(0.15)
     panel.grid(alpha=0.3)

@@ -4,11 +4,10 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from viewgen.files import write_atomically
-from viewgen_train.experiment.grid import file_part
 from viewgen_train.experiment.made_by import command, missing
 from viewgen_train.experiment.page import (
     Block,
@@ -20,15 +19,9 @@ from viewgen_train.experiment.page import (
     html_text,
     markdown_text,
 )
+from viewgen_train.experiment.pictures import draw_pictures, drawn_before
 from viewgen_train.experiment.plan import ExperimentPlan, shown_settings
-from viewgen_train.experiment.plots import (
-    draw_bars,
-    draw_curves,
-    draw_heat_map,
-    draw_scatter,
-    heat_maps,
-    scatter_correlation,
-)
+from viewgen_train.experiment.plots import scatter_correlation
 from viewgen_train.experiment.results import Record, ResultFolder
 from viewgen_train.experiment.summary import (
     CacheSummary,
@@ -38,7 +31,7 @@ from viewgen_train.experiment.summary import (
     measure_label,
     summarise,
 )
-from viewgen_train.experiment.sweep import draw_sweep, sweep_words
+from viewgen_train.experiment.sweep import sweep_words
 from viewgen_train.experiment.wording import answer, correlation_words, difference_cell, summary_lines
 
 __all__ = ["CSV_COLUMNS", "write_report"]
@@ -77,7 +70,7 @@ def write_report(plan: ExperimentPlan, results: ResultFolder, *, pictures: bool 
     write_atomically(folder / "results.csv", csv_text(plan, records, summary).encode())
     write_atomically(folder / "curves.csv", _curves_text(summary).encode())
     write_atomically(folder / "provenance.json", _provenance(plan, results, records).encode())
-    drawn = _draw(plan, summary, folder) if pictures else _drawn_before(plan, summary, folder)
+    drawn = draw_pictures(plan, summary, results) if pictures else drawn_before(plan, summary, results)
     words = sentences(plan, summary)
     blocks = page(plan, summary, words, drawn)
     write_atomically(folder / "table.md", markdown_text(blocks).encode())
@@ -158,54 +151,6 @@ def _provenance(plan: ExperimentPlan, results: ResultFolder, records: Iterable[R
     return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def _wanted_pictures(plan: ExperimentPlan, summary: Summary) -> list[tuple[str, str, Any]]:
-    """Return (file, description, function of a path that draws it) of all plots."""
-    document = plan.document
-    measures = document.experiment.measures
-    wanted: list[tuple[str, str, Any]] = [
-        (
-            "bars.png",
-            "Mean of each row with its 95 % interval; dots are trainings",
-            lambda path: draw_bars(summary, measures, path),
-        ),
-        (
-            "curves.png",
-            "Accuracy on the test images during training, mean over trainings",
-            lambda path: draw_curves(summary, path),
-        ),
-    ]
-    for number, one in enumerate(document.scatter, 1):
-        text = f"{measure_label(one.y)} over {measure_label(one.x)}, one point a {one.over.removesuffix('s')}"
-        text += f" of {', '.join(one.rows)}" if one.rows else ""
-        wanted.append((f"scatter-{number}.png", text, lambda path, one=one: draw_scatter(summary, one, path)))
-    for number, sweep in enumerate(document.sweeps, 1):
-        text = f"{measure_label(sweep.y)} over {measure_label(sweep.x)} along the sweep of {sweep.row}"
-        wanted.append(
-            (f"sweep-{number}.png", text, lambda path, sweep=sweep: draw_sweep(summary, sweep, path))
-        )
-    for group, axes in heat_maps(summary).items():
-        for measure in measures:
-            text = f"{measure_label(measure)} of {group}"
-            wanted.append(
-                (
-                    f"grid-{file_part(group)}-{file_part(measure)}.png",
-                    text,
-                    lambda path, group=group, axes=axes, measure=measure: draw_heat_map(
-                        summary, group, axes, measure, path
-                    ),
-                )
-            )
-    return wanted
-
-
-def _draw(plan: ExperimentPlan, summary: Summary, folder: Any) -> list[tuple[str, str]]:
-    return [(file, text) for file, text, draw in _wanted_pictures(plan, summary) if draw(folder / file)]
-
-
-def _drawn_before(plan: ExperimentPlan, summary: Summary, folder: Any) -> list[tuple[str, str]]:
-    return [(file, text) for file, text, _ in _wanted_pictures(plan, summary) if (folder / file).is_file()]
-
-
 def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
     """Return what the numbers say: answers to the experiment's questions, then each measure over all rows."""
     document, lines = plan.document, []
@@ -264,7 +209,7 @@ def page(
         blocks += [Heading("What the numbers say"), Items(words)]
     blocks += [Picture(file, text) for file, text in pictures]
     if summary.caches:
-        blocks += [Heading("Views"), *_cache_blocks(summary)]
+        blocks += [Heading("Views"), *_cache_blocks(summary, about.measures)]
     lost = [
         f"{row.row.label}, seed {seed}: {reason}"
         for row in summary.rows.values()
@@ -326,7 +271,7 @@ def _published_of(plan: ExperimentPlan, summary: Summary) -> list[str]:
     return [own] if own in known else [*known]
 
 
-def _cache_blocks(summary: Summary) -> list[Block]:
+def _cache_blocks(summary: Summary, measures: Sequence[str]) -> list[Block]:
     caches = [*summary.caches.values()]
     shown = [one for one in CACHE_MEASURES if any(cache.mean(one) is not None for cache in caches)]
     titles = ["cache", "method", "views", *(measure_label(m) + (", %" if is_share(m) else "") for m in shown)]
@@ -343,6 +288,15 @@ def _cache_blocks(summary: Summary) -> list[Block]:
             if key in cache.values
         ]
         blocks.append(TableBlock(["pair of views", "estimator", "mutual information, nats"], lines))
+    named = [
+        [f"{cache.name}: {group}" if group else cache.name, measure_label(name), _seeds_cell(values, 3)]
+        for measure in measures
+        for cache in caches
+        for (name, group), values in cache.values.items()
+        if name == measure
+    ]
+    if named:
+        blocks.append(TableBlock(["cache", "measure", "value"], named))
     notes = [
         f"{cache.name}: {reason}"
         for cache in caches
@@ -357,12 +311,12 @@ def _cache_blocks(summary: Summary) -> list[Block]:
     return [*blocks, *([Items([*notes, *lost])] if notes or lost else [])]
 
 
-def _seeds_cell(values: Any) -> str:
+def _seeds_cell(values: Mapping[int, float], digits: int = 2) -> str:
     numbers = [*values.values()]
-    mean = sum(numbers) / len(numbers)
+    mean = f"{sum(numbers) / len(numbers):.{digits}f}"
     if len(numbers) < 2:
-        return f"{mean:.2f}"
-    return f"{mean:.2f} ({min(numbers):.2f} to {max(numbers):.2f}, {len(numbers)} seeds)"
+        return mean
+    return f"{mean} ({min(numbers):.{digits}f} to {max(numbers):.{digits}f}, {len(numbers)} seeds)"
 
 
 def _cache_start(cache: CacheSummary) -> list[str]:

@@ -25,6 +25,7 @@ __all__ = ["Record", "ResultFolder", "differences"]
 
 IDENTITY = "experiment.json"
 RESULTS = "results"
+FILES = "measured"
 EXPECTED = "expected-seconds.json"
 # tables of the identity that grow with the file
 GROWING = ("encoders", "caches", "rows")
@@ -183,6 +184,10 @@ class ResultFolder:
                 record = self.read(kind, name, seed)
                 if record is not None:
                     yield record
+
+    def files(self, kind: str, name: str, seed: int) -> Path:
+        """Return the folder of the plots of a task's diagnostics."""
+        return self.path / FILES / kind / file_part(name) / f"seed-{seed}"
 
     def expected(self) -> dict[tuple[str, str], float]:
         """Return (kind, name) → seconds of a task, as an earlier call measured them for its progress."""

@@ -10,7 +10,7 @@ from viewgen.errors import ViewgenError
 from viewgen.progress import Bar, Progress
 from viewgen_pipelines.executors import Executor, open_executor
 from viewgen_train.experiment.cost import measure_cost
-from viewgen_train.experiment.plan import CacheTask, ExperimentPlan, TrainTask, diagnostic_settings
+from viewgen_train.experiment.plan import CacheTask, ExperimentPlan, TrainTask, with_encoders
 from viewgen_train.experiment.report import write_report
 from viewgen_train.experiment.results import Record, ResultFolder
 from viewgen_train.experiment.work import (
@@ -229,7 +229,8 @@ class Runner:
             probe=measure.probe,
             readout=measure.readout or None,
             diagnostics=measure.trainings if kind == "training" else (),
-            diagnostic_settings=diagnostic_settings(measure.settings, measure.trainings, self.plan.folder),
+            diagnostic_settings=with_encoders(measure.settings, self.plan.folder),
+            files=str(self.results.files(kind, name, seed)),
             identity=self.results.digest(kind, name),
             checkpoint_seconds=self.checkpoint_seconds,
         )
@@ -254,11 +255,12 @@ class Runner:
             url=task.url,
             seed=seed,
             diagnostics=measure.caches,
-            settings=diagnostic_settings(measure.settings, measure.caches, self.plan.folder),
+            settings=with_encoders(measure.settings, self.plan.folder),
             data_root=self.plan.data_root,
             limit=measure.limit,
             models=options.get("models"),
             networks={} if encoder is None else {"encoder": encoder},
+            files=str(self.results.files("diagnostics", task.name, seed)),
             identity=self.results.digest("diagnostics", task.name),
         )
 

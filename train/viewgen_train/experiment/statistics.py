@@ -7,11 +7,14 @@ References:
     Handbook of Mathematical Functions, Abramowitz and Stegun, 1964, 26.7.3 and 26.7.4 (Student's t)
     Accounting for Variance in Machine Learning Benchmarks, Bouthillier et al., 2021,
     https://arxiv.org/abs/2103.03098
+    Sample size requirements for estimating Pearson, Kendall and Spearman correlations, Bonett and Wright,
+    2000, https://doi.org/10.1007/BF02294183
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from statistics import NormalDist, fmean, stdev
 
@@ -21,6 +24,7 @@ __all__ = [
     "Spread",
     "correlation",
     "paired",
+    "rank_correlation",
     "resampled_correlation",
     "spread",
     "student_quantile",
@@ -70,18 +74,20 @@ class Paired:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Correlation:
-    """Pearson's correlation of two measures over rows or trainings.
+    """Correlation of two measures over rows or trainings.
 
     Attributes:
         r: correlation; NaN if a measure does not vary.
         low, high: 95 % interval by Fisher's transformation; NaN below four rows.
         count: number of rows or trainings.
+        symbol: name of the correlation.
     """
 
     r: float
     low: float
     high: float
     count: int
+    symbol: str = "r"
 
 
 def student_quantile(degrees: int, level: float = LEVEL) -> float:
@@ -157,27 +163,56 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
     r = max(-1.0, min(1.0, r))
     if count < 4 or abs(r) == 1:
         return Correlation(r=r, low=math.nan, high=math.nan, count=count)
-    half = NormalDist().inv_cdf((1 + LEVEL) / 2) / math.sqrt(count - 3)
+    low, high = _fisher(r, 1 / (count - 3))
+    return Correlation(r=r, low=low, high=high, count=count)
+
+
+def _fisher(r: float, variance: float) -> tuple[float, float]:
+    """Return the 95 % interval of a correlation whose transformation atanh r has a variance."""
+    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * math.sqrt(variance)
     centre = math.atanh(r)
-    return Correlation(r=r, low=math.tanh(centre - half), high=math.tanh(centre + half), count=count)
+    return math.tanh(centre - half), math.tanh(centre + half)
 
 
-def resampled_correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
-    """Return Pearson's correlation with its percentile interval over 2,000 resamples of the pairs.
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
+    """Return Spearman's correlation, that of the ranks; its interval is Bonett and Wright's."""
+    found = correlation(_ranks(x), _ranks(y))
+    low, high = found.low, found.high
+    if not math.isnan(low):
+        low, high = _fisher(found.r, (1 + found.r**2 / 2) / (found.count - 3))
+    return replace(found, low=low, high=high, symbol="Spearman's ρ")
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Return the rank of each value, from 1; equal values share the mean of theirs."""
+    ordered = sorted(values)
+    return [(bisect_left(ordered, one) + bisect_right(ordered, one) + 1) / 2 for one in values]
+
+
+def resampled_correlation(
+    x: Sequence[float],
+    y: Sequence[float],
+    correlate: Callable[[Sequence[float], Sequence[float]], Correlation] = correlation,
+) -> Correlation:
+    """Return a correlation with its percentile interval over 2,000 resamples of the pairs.
 
     It does not assume normal values, as Fisher's does. Both take the pairs as independent.
+
+    Args:
+        x, y: values of the pairs.
+        correlate: `correlation` or `rank_correlation`.
     """
-    found = correlation(x, y)
+    found = correlate(x, y)
     if math.isnan(found.r) or found.count < 4:
         return found
     random = Random(0)
     drawn = []
     for _ in range(NUM_RESAMPLES):
         rows = random.choices(range(found.count), k=found.count)
-        one = correlation([x[row] for row in rows], [y[row] for row in rows]).r
+        one = correlate([x[row] for row in rows], [y[row] for row in rows]).r
         if not math.isnan(one):
             drawn.append(one)
     drawn.sort()
     places = [round((len(drawn) - 1) * share) for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
     low, high = (drawn[place] for place in places)
-    return Correlation(r=found.r, low=min(low, found.r), high=max(high, found.r), count=found.count)
+    return replace(found, low=min(low, found.r), high=max(high, found.r))

@@ -28,13 +28,22 @@ LABELS = {
     "i_nce_training": "I_NCE in training, nats",
     "i_nce_ceiling": "ceiling of I_NCE, nats",
     "i_nce_saturated": "I_NCE saturated",
+    "area": "area under 1 − σ(δ)",
+    "between_pair_area": "area of pairs between classes",
+    "pair_area_ratio": "area of pairs within classes over between",
+    "error_test": "error of the nearest centre",
+    "divergence_largest": "largest product of two centres",
+    "lemma1_sharper": "bound of it by Lemma 1",
+    "rho_max": "ρ_max",
+    "theorem2_holds": "condition of Theorem 2 holds",
+    "mean_output_norm": "norm of the mean output",
 }
 # measures in [0, 1] that are told in percent
 SHARES = {
     *("top1", "knn5_top1", "label_kept", "images_with_foreign_view", "converged_share", "views_near_epsilon"),
     *("images_without_step", "classifier_accuracy", "reconstruction_misread", "duplicate_views"),
     *("probe_top1", "probe_heldout", "knn5_heldout"),
-    "i_nce_saturated",
+    *("i_nce_saturated", "error_test", "error_train", "lemma1_sharper", "theorem2_holds"),
     *("attribute_top1", "untrained_top1", "supervised_top1", "retained", "gain"),
 }
 

@@ -93,11 +93,12 @@ def correlation_words(found: Correlation, x: str, y: str, *, over: str = "rows")
     """Return what a correlation over rows, or trainings, says."""
     if math.isnan(found.r):
         return f"{x} and {y}: no correlation, because one of them does not vary over the {over}."
+    value = f"{x} and {y}: {found.symbol} = {found.r:.2f}"
     if math.isnan(found.low):
-        return f"{x} and {y}: r = {found.r:.2f} over {found.count} {over}, too few for an interval."
+        return f"{value} over {found.count} {over}, too few for an interval."
     shown = "" if found.low > 0 or found.high < 0 else ", which holds 0: no correlation is shown"
     interval = f"{found.low:.2f} to {found.high:.2f}"
-    return f"{x} and {y}: r = {found.r:.2f} ({interval}) over {found.count} {over}{shown}."
+    return f"{value} ({interval}) over {found.count} {over}{shown}."
 
 
 def _record(found: Paired) -> str:

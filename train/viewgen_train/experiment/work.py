@@ -20,11 +20,11 @@ from viewgen.store import CacheReader
 from viewgen_pipelines.cache import cache as make_cache
 from viewgen_pipelines.executors.executor import Place, Tell
 from viewgen_pipelines.executors.process import configure_process
-from viewgen_pipelines.measure import measure
 from viewgen_pipelines.quality import view_quality
 from viewgen_pipelines.versions import versions
 from viewgen_train.curves import read_series
 from viewgen_train.evaluate import evaluate
+from viewgen_train.experiment.diagnostics import diagnose
 from viewgen_train.experiment.results import Record
 from viewgen_train.loop import TrainingDivergedError
 from viewgen_train.run import read_config
@@ -67,6 +67,7 @@ class TrainWork:
         readout: data set of the probe and neighbours, or None for the training's own.
         diagnostics: names of further diagnostics.
         diagnostic_settings: settings of these, by DIAGNOSTIC.NAME.
+        files: folder of their plots.
         identity: digest of what it depends on.
         checkpoint_seconds: pause between checkpoints.
     """
@@ -88,6 +89,7 @@ class TrainWork:
     readout: str | None
     diagnostics: tuple[str, ...]
     diagnostic_settings: Mapping[str, Any]
+    files: str
     identity: str
     checkpoint_seconds: float
 
@@ -191,29 +193,15 @@ def _measured(task: TrainWork, place: Place) -> list[Measure]:
     if found["loss"] is not None:
         measures.append(Measure(name="loss", value=found["loss"], on="the last steps"))
     if task.diagnostics:
-        measures += _diagnosed(
-            task.out, task.diagnostics, task.diagnostic_settings, task.seed, data_root=task.data_root
+        measures += diagnose(
+            task.out,
+            task.diagnostics,
+            task.diagnostic_settings,
+            task.seed,
+            files=Path(task.files),
+            data_root=task.data_root,
         )
     return measures
-
-
-def _diagnosed(
-    subject: str,
-    diagnostics: tuple[str, ...],
-    settings: Mapping[str, Any],
-    seed: int,
-    **options: Any,
-) -> list[Measure]:
-    result = measure(
-        subject,
-        diagnostics=diagnostics,
-        settings=settings,
-        seeds=(seed,),
-        executor="local",
-        quiet=True,
-        **options,
-    )
-    return [one.measure for one in result.measured]
 
 
 def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
@@ -346,6 +334,7 @@ class DiagnosticWork:
     limit: int | None
     models: str | None
     networks: Mapping[str, str]
+    files: str
     identity: str
 
 
@@ -355,11 +344,12 @@ def run_diagnostics(task: DiagnosticWork, place: Place, tell: Tell) -> Record:
     started = time.perf_counter()
     new = partial(Record, kind="diagnostics", name=task.name, seed=task.seed, identity=task.identity)
     try:
-        measures = _diagnosed(
+        measures = diagnose(
             task.url,
             task.diagnostics,
             task.settings,
             task.seed,
+            files=Path(task.files),
             data_root=task.data_root,
             limit=task.limit,
             models=task.models,

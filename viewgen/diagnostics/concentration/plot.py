@@ -1,4 +1,4 @@
-"""Pictures of a concentration: curves 1 − σ(δ) with their intervals, and main parts with outliers."""
+"""Pictures of concentration: curves 1 − σ(δ) with their intervals, and main parts with outliers."""
 
 import io
 from collections.abc import Mapping
@@ -10,9 +10,10 @@ from PIL import Image
 from viewgen.diagnostics.concentration.measurement import Concentration
 from viewgen.picture import tile
 
-__all__ = ["draw_curves", "draw_main_parts"]
+__all__ = ["draw_compared", "draw_curves", "draw_main_parts"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+STYLES = ("-", "--", ":", "-.")
 SHOWN = 12
 MIN_SIDE = 32
 
@@ -52,6 +53,48 @@ def draw_curves(document: Mapping[str, Any]) -> bytes:
         panel.grid(alpha=0.3)
         if panel.get_legend_handles_labels()[1]:
             panel.legend(fontsize=8)
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    return data.getvalue()
+
+
+def draw_compared(documents: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Return a PNG of several concentrations: curves 1 − σ(δ) with all views, and their areas.
+
+    Args:
+        documents: label → document of `concentration_json`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height = max(4.0, 1.2 + 0.3 * len(documents))
+    figure = Figure(figsize=(10.5, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    curves, areas = figure.subplots(1, 2, width_ratios=(3, 2))
+    grids = [document["delta"] for document in documents.values()]
+    # samples of other images end at another δ: then in shares of it, as the areas are
+    shared = all(grid == grids[0] for grid in grids)
+    for number, (label, document) in enumerate(documents.items()):
+        delta = np.array(document["delta"])
+        at = delta if shared else delta / delta[-1]
+        low, high = 1 - np.array(document["sigma_high"]), 1 - np.array(document["sigma_low"])
+        colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
+        curves.step(at, high, style, where="post", color=colour, linewidth=1.4, label=label)
+        curves.fill_between(at, low, high, step="post", color=colour, alpha=0.2, linewidth=0)
+        area = document["area"]
+        ends = [[max(0.0, area["value"] - area["low"])], [max(0.0, area["high"] - area["value"])]]
+        areas.errorbar(area["value"], number, xerr=ends, fmt="o", color=colour, capsize=3)
+    curves.set(
+        xlabel="δ (pixels in [0, 1])" if shared else "δ in shares of its largest value", ylabel="1 − σ(δ)"
+    )
+    curves.set_title("images outside of the main part, worst class", fontsize=10)
+    curves.set_ylim(-0.02, 1.02)
+    curves.legend(fontsize=7)
+    areas.set_yticks(range(len(documents)), documents, fontsize=8)
+    areas.set_ylim(len(documents) - 0.5, -0.5)
+    areas.set_title("area under the curve, with its interval", fontsize=10)
+    for panel in (curves, areas):
+        panel.grid(alpha=0.3)
     data = io.BytesIO()
     figure.savefig(data, format="png")
     return data.getvalue()
