@@ -47,10 +47,8 @@ def test_every_extra_has_a_line_that_says_what_it_is_for(line, monkeypatch):
     monkeypatch.setattr("viewgen.cli.doctor.installed", lambda extra: False)
     found = line("readouts")
     assert (found.level, found.detail) == ("warn", "not installed")
-    assert (
-        found.advice
-        == "pip install 'viewgen[readouts]' for the gallery's map of views under f, and diagnostics of scikit-learn"
-    )
+    expected = "for the gallery's map of views under f, and diagnostics of scikit-learn"
+    assert found.advice == f"pip install 'viewgen[readouts]' {expected}"
 
 
 @pytest.mark.parametrize(("native", "words"), [(True, "in hardware"), (False, "emulated (keep --precision")])
