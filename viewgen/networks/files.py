@@ -25,7 +25,7 @@ from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.execution import Execution
 from viewgen.networks.flow import Flow, FlowConfig
-from viewgen.networks.generator import GENERATORS, Generator
+from viewgen.networks.generator import GENERATORS, Generator, registered_name
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.layout import channels_last, fold_batch_norms
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig
@@ -109,15 +109,9 @@ def network_kind(network: nn.Module) -> Kind:
             return cast(Kind, kind)
     if isinstance(network, Encoder | Branches):
         return "encoder"
-    if _generator_name(network) is not None:
+    if registered_name(network) is not None:
         return "generator"
     raise ModelError(f"a {type(network).__name__} cannot be stored; expected one of {', '.join(KINDS)}")
-
-
-def _generator_name(network: nn.Module) -> str | None:
-    """Return the name of the entry whose settings class is that of the network's shape."""
-    config = type(getattr(network, "config", None))
-    return next((name for name in GENERATORS.names if GENERATORS.entry(name).settings is config), None)
 
 
 def _generator_entry(header: Mapping[str, Any]) -> Entry:
@@ -179,7 +173,7 @@ def save_model(
         "kind": kind,
         "config": cast(Any, network).config.record(),
     }
-    if kind == "generator" and (name := _generator_name(network)) != STYLEGAN2:
+    if kind == "generator" and (name := registered_name(network)) != STYLEGAN2:
         header["generator"] = name
     if _stored_shapes(header).keys() != _stored_state(network).keys():
         raise ModelError(

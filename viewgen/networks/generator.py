@@ -14,7 +14,7 @@ from torch import Tensor
 from viewgen.errors import DataError
 from viewgen.registry import Entry, Registry
 
-__all__ = ["GENERATORS", "Generator", "SamplingGenerator", "class_labels", "code_unit"]
+__all__ = ["GENERATORS", "Generator", "SamplingGenerator", "class_labels", "code_unit", "registered_name"]
 
 # A file that names no kind of generator is of the first.
 GENERATORS: Registry[Entry] = Registry(
@@ -107,3 +107,9 @@ def class_labels(labels: Tensor, num_classes: int) -> Tensor | None:
             f"{int(labels.min())} to {int(labels.max())}"
         )
     return labels
+
+
+def registered_name(network: object) -> str | None:
+    """Return the name of the entry whose settings class is that of the network's shape; None without one."""
+    config = type(getattr(network, "config", None))
+    return next((name for name in GENERATORS.names if GENERATORS.entry(name).settings is config), None)
