@@ -146,7 +146,7 @@ ENTRY = DatasetEntry(
         image_size=None,
         num_classes=9,
         num_images={},
-        source="github.com/joojs/fairface",
+        source="FairFace: pictures, CSV files",
         licence="CC BY 4.0",
     ),
     is_present=lambda root: None,

@@ -220,7 +220,7 @@ ENTRY = DatasetEntry(
         image_size=64,
         num_classes=2,
         num_images={},
-        source="human-pose.mpi-inf.mpg.de",
+        source="MPII: pictures, .mat file",
         licence="simplified BSD",
     ),
     is_present=lambda root: None,

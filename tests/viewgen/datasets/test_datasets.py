@@ -132,6 +132,8 @@ EXPECTED = {
     "webdataset:URL": (None, None, {}, None),
     "npz:URL": (None, None, {}, None),
     "photos:PATH": (None, None, {}, None),
+    "fairface:PATH": (None, 9, {}, None),
+    "mpii:PATH": (64, 2, {}, None),
     "trifeature": (64, 10, {"train": 100_000, "test": 10_000}, True),
     "moving-digits": (64, 10, {"train": 50_000, "test": 5_000}, False),
     "overlay": (32, 10, {}, True),
