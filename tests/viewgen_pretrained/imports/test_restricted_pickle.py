@@ -275,7 +275,7 @@ def test_slow_pickles_end(data, tmp_path):
     started = time.process_time()
     with pytest.raises(ModelError, match="instructions"):
         read_pickle(path)
-    assert time.process_time() - started < 5  # half a million instructions
+    assert time.process_time() - started < 20  # half a million instructions, on a busy machine too
 
 
 def test_a_tensors_bytes_count_each_time_that_they_are_named():
