@@ -70,8 +70,11 @@ def test_the_settings_of_trainings(run, name):
         "train": r"optimiser\.batch_size +512",
         "generator": "r1_weight +10",
         "inverter": "hidden_dim +256",
+        "learned-views": "num_blocks +6",
     }
     assert re.search(rf"^{line[name]}", text, re.MULTILINE)
+    command = {"train": "train", "learned-views": "pretrain views"}.get(name, f"pretrain {name}")
+    assert f"viewgen {command} " in text
     assert max(len(row) for row in text.splitlines()) <= 80
     schema = json.loads(run("settings", name, "--json")[1])
     assert schema["type"] == "object"

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from viewgen.cli import main
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.datasets.dataset import MemoryImages
-from viewgen.diagnostics import probe as module
+from viewgen.diagnostics import augmented
 from viewgen.diagnostics.probe import ProbeConfig
 from viewgen.errors import DataError, MissingFileError, ModelError, UsageError
 from viewgen.images import to_model
@@ -188,13 +188,13 @@ def test_augmentation_changes_what_the_probe_learns_and_nothing_else(monkeypatch
     train, test = make_dataset(24, 0), make_dataset(40, 1)
     encoder = make_encoder().train()
     seen = []
-    views = module.expert_views
+    views = augmented.expert_views
 
     def spy(images, uniforms, config):
         seen.append((images, uniforms, config, encoder.training))
         return views(images, uniforms, config)
 
-    monkeypatch.setattr(module, "expert_views", spy)
+    monkeypatch.setattr(augmented, "expert_views", spy)
     plain = measure(encoder, train, test, ProbeConfig(**QUICK))
     assert seen == []
     config = ProbeConfig(**QUICK, augmentation="crop")
@@ -211,7 +211,7 @@ def test_augmentation_changes_what_the_probe_learns_and_nothing_else(monkeypatch
     assert not any(training for *_, training in seen)
     # an image's views do not depend on the batches
     again = []
-    monkeypatch.setattr(module, "expert_views", lambda *a: again.append(a[1]) or views(*a))
+    monkeypatch.setattr(augmented, "expert_views", lambda *a: again.append(a[1]) or views(*a))
     measure(encoder, train, test, ProbeConfig(**QUICK | {"batch_size": 5}, augmentation="crop"))
     assert {tuple(row.tolist()) for row in torch.cat(again)} == {tuple(row.tolist()) for row in rows}
     full = ProbeConfig(**QUICK, augmentation="expert")

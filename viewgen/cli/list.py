@@ -145,7 +145,7 @@ def _list_training(name: str, as_json: bool) -> None:
         if as_json:
             print_json(found.model_json_schema())
             return
-        _echo("", f"viewgen pretrain {name} --set NAME=VALUE", 2)
+        _echo("", f"viewgen pretrain {name.removeprefix('learned-')} --set NAME=VALUE", 2)
         _show_rows([*_rows(found)])
         return
     if as_json:

@@ -24,12 +24,12 @@ def words(toy_text, tiny_root, tmp_path):
 def test_it_lists_what_ships():
     names = [entry["name"] for entry in json.loads(run("--list", "--json").stdout)["experiments"]]
     assert names == [
-        "ablation-alpha", "ablation-epsilon", "ablation-lambda", "ablation-sigma", "augmentation-ladder",
-        "flows", "ifm-difficulty", "ifm-epsilon", "ifm-robust-sets",
-        "losses", "mi-table", "objectives", "rcl-augmentations", "rcl-masking", "rcl", "shared-factors",
-        "shortcut-views",
-        "sweep-color", "sweep-crop", "sweep-frequency", "sweep-jitter", "sweep-patches", "table1",
-        "views-per-image",
+        "ablation-alpha", "ablation-epsilon", "ablation-lambda", "ablation-sigma",
+        "augmentation-ladder", "bounds-encoders", "color-strength-control", "color-strength",
+        "concentration-augmentations", "concentration-views", "flows", "ifm-difficulty", "ifm-epsilon",
+        "ifm-robust-sets", "linear-loss", "losses", "mi-table", "objectives", "rcl-augmentations",
+        "rcl-masking", "rcl", "richer-augmentations", "shared-factors", "shortcut-views", "sweep-color",
+        "sweep-crop", "sweep-frequency", "sweep-jitter", "sweep-patches", "table1", "views-per-image",
     ]  # fmt: skip
     assert "Table 1 of Constructive Assimilation" in run("--list").stdout
     assert run().exit_code == 2
