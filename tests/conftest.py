@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from viewgen.store import CacheSpec, Storage, open_storage
 from viewgen.store.remote import FsspecStorage
 from viewgen.testing.caches import Arrays, random_shard, small_spec, write_random_cache
 
+STARTED = time.monotonic()
 # Runs of the command under Ray serve no gallery, here and in the processes that tests start.
 os.environ["VIEWGEN_GALLERY"] = "0"
 # Nor do they measure the views, which would take longer than to make them.
@@ -246,3 +248,29 @@ def check_command() -> Callable[[list[str]], None]:
                 parameter.type = before
 
     return check
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Callable[[object], None]:
+    """Return a function that adds a line to what is printed of this test at the end."""
+
+    def add(line: object) -> None:
+        record_property("tally", line)
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the tally of the long campaign. (Under pytest-xdist no other conftest has the terminal.)"""
+    if "chaos" not in config.getoption("-m"):
+        return
+    terminalreporter.section("tally")
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            if (outcome == "skipped" and report.when == "setup") or report.when == "call":
+                name = report.nodeid.rpartition("/")[2]
+                terminalreporter.line(f"{outcome} {name} ({report.duration:.0f} s)")
+                for kind, line in report.user_properties:
+                    if kind == "tally":
+                        terminalreporter.line(f"    {line}")
+    terminalreporter.line(f"{(time.monotonic() - STARTED) / 60:.0f} minutes")
