@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from viewgen.store import CacheSpec, Storage, open_storage
 from viewgen.store.remote import FsspecStorage
@@ -109,6 +110,16 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
     yield
     if not needs_ray(nextitem):
         SHARED_RAY.end()
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_memory() -> Iterator[None]:
+    """Forget what a test wrote to ``memory://``: to list a folder there takes a look at all files."""
+    files, folders = set(MemoryFileSystem.store), [*MemoryFileSystem.pseudo_dirs]
+    yield
+    for path in MemoryFileSystem.store.keys() - files:
+        del MemoryFileSystem.store[path]
+    MemoryFileSystem.pseudo_dirs[:] = folders
 
 
 @pytest.fixture(scope="session")

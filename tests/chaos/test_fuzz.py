@@ -52,7 +52,7 @@ atheris.Fuzz()
 def test_thousands_of_changed_documents(tally):
     started = time.monotonic()
     words = [sys.executable, "-m", "pytest", "-q", "-x", "tests/viewgen/test_hostile_documents.py"]
-    examples = os.environ.get("VIEWGEN_EXAMPLES", "100")
+    examples = os.environ.get("VIEWGEN_EXAMPLES", "1500")
     subprocess.run(words, cwd=ROOT, env={**os.environ, "VIEWGEN_EXAMPLES": examples}, check=True)
     tally(f"{examples} documents of each kind in {time.monotonic() - started:.0f} s: typed errors only")
 

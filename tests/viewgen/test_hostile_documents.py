@@ -4,6 +4,7 @@ The generator changes valid documents: counts of 400 digits, other types, bracke
 set right again, as whoever means harm would do. ``make chaos`` runs the same with more examples.
 """
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -140,13 +141,23 @@ def template():
     return {path: storage.read(path) for path in storage.paths()}
 
 
+@contextlib.contextmanager
 def cache_with(template, changes):
+    """Write a cache, and forget it: to list a folder in memory takes a look at all files there."""
     url = f"memory://{uuid.uuid4().hex}"
     storage = open_storage(url)
     for path, data in (template | changes).items():
         if data is not None:
             storage.write(path, data)
-    return url
+    try:
+        yield url
+    finally:
+        storage.delete_tree("")
+
+
+def read_with(template, changes):
+    with cache_with(template, changes) as url:
+        return read_all(url)
 
 
 def sealed(document):
@@ -169,7 +180,7 @@ def record_line(document):
 @given(data=st.data())
 def test_a_group_with_hostile_values(template, data):
     document = data.draw(mutated(json.loads(template["zarr.json"])))
-    read_all(cache_with(template, {"zarr.json": sealed(document)}))
+    read_with(template, {"zarr.json": sealed(document)})
 
 
 SPEC_FIELDS = (
@@ -189,8 +200,8 @@ def test_every_field_of_the_specification(template, field):
     for value in HOSTILE:
         document = json.loads(template["zarr.json"])
         document["attributes"]["viewgen"]["spec"][field] = copy.deepcopy(value)
-        url = cache_with({}, {"zarr.json": sealed(document)})
-        reader = typed(lambda url=url: CacheReader(url))
+        with cache_with({}, {"zarr.json": sealed(document)}) as url:
+            reader = typed(lambda url=url: CacheReader(url))
         assert isinstance(reader, CacheReader | ViewgenError)
 
 
@@ -202,7 +213,7 @@ def test_a_record_with_hostile_values(template, data):
     line = record_line(data.draw(mutated(document)))
     compacted = data.draw(st.booleans())
     place = "commits/compacted-00000000.jsonl" if compacted else "commits/00000001.json"
-    assert read_all(cache_with(template, {"commits/00000001.json": None, place: line})) in (0, 4, 5)
+    assert read_with(template, {"commits/00000001.json": None, place: line}) in (0, 4, 5)
 
 
 @settings(LIMITS, max_examples=max(1, EXAMPLES // 3))
@@ -210,16 +221,16 @@ def test_a_record_with_hostile_values(template, data):
 def test_an_array_with_hostile_metadata(template, data):
     name = data.draw(st.sampled_from(["views", "label"]))
     document = data.draw(mutated(json.loads(template[f"{name}/zarr.json"])))
-    assert read_all(cache_with(template, {f"{name}/zarr.json": text_of(document)})) in (0, 5)
+    assert read_with(template, {f"{name}/zarr.json": text_of(document)}) in (0, 5)
 
 
 @pytest.mark.parametrize(
     "cut", [b"", b"{", b"null", b"[]", b"\xff", b'{"a":' * 5000, b"[" * 100_000, b"1" * 5000]
 )
 def test_no_json_at_all(template, cut):
-    assert read_all(cache_with(template, {"zarr.json": cut})) == 5
-    assert read_all(cache_with(template, {"views/zarr.json": cut})) == 5
-    assert read_all(cache_with(template, {"commits/00000001.json": cut})) == 5
+    assert read_with(template, {"zarr.json": cut}) == 5
+    assert read_with(template, {"views/zarr.json": cut}) == 5
+    assert read_with(template, {"commits/00000001.json": cut}) == 5
 
 
 @pytest.mark.parametrize(
