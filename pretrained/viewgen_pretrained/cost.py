@@ -219,7 +219,8 @@ def _generator_trainer(
 def _flow_trainer(config: ViewsTrainingConfig, image_size: int, device: str, batch_size: int) -> FlowTrainer:
     images = random_images(batch_size, image_size)
     small = config.replace(batch_size=batch_size, labels=None, attribute=None)
-    return FlowTrainer(images, labelled_images(images, small), small, torch.device(device))
+    labelled = labelled_images(random_images(batch_size, image_size), small)
+    return FlowTrainer(images, labelled, small, torch.device(device))
 
 
 def _cost(

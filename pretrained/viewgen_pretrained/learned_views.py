@@ -37,7 +37,7 @@ from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import EncoderConfig
 from viewgen.networks.flow import Flow, FlowConfig
 from viewgen.picture import tile
-from viewgen.randomness import addressed_generator
+from viewgen.randomness import addressed_generator, addressed_seed
 from viewgen.role_pictures import role_pictures
 from viewgen.views.augmentation import expert_uniforms, expert_views
 from viewgen.views.color import ColorConfig
@@ -48,7 +48,7 @@ from viewgen.views.expert_settings import ExpertConfig
 from viewgen.views.flow import ENTRY, LEAST_DEVIATION
 from viewgen_pretrained.settings import ViewsTrainingConfig
 from viewgen_train.loop import Trainer, TrainingDivergedError
-from viewgen_train.sampler import batch_rows
+from viewgen_train.sampler import FullOrder, batch_rows
 
 __all__ = ["FlowTrainer", "Labelled", "info_nce", "labelled_images", "num_steps", "standardised"]
 
@@ -170,6 +170,9 @@ class FlowTrainer(Trainer):
         self.dataset, self.labelled, self.config, self.device = dataset, labelled, config, device
         self.contrasts = config.objective != "supervised"
         self.seed = config.seed
+        self._order: FullOrder | None = None
+        if self.contrasts:
+            self._order = FullOrder(len(dataset), min(config.batch_size, len(dataset)), config.seed)
         self.num_steps = num_steps(config, len(dataset), 0 if labelled is None else len(labelled.rows))
         self.identity = {"dataset": dataset.digest, **config.to_json()}
         del self.identity["measure_steps"]  # of the card
@@ -204,6 +207,7 @@ class FlowTrainer(Trainer):
         self._crop: ExpertConfig | None = None
         if config.crop < 1:
             self._crop = dataset_expert(dataset.name).crop_only().replace(crop_scale=(config.crop, 1.0))
+            self.identity["expert"] = self._crop.record()
 
     def _branches(self, projector: Literal["mlp", "linear"], projection_dim: int) -> Branches:
         """Return an encoder of each view."""
@@ -232,20 +236,21 @@ class FlowTrainer(Trainer):
     def _batch(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Return the channels of a step, labelled images last, and the classes of these, int64 `(L,)`."""
         config, labelled = self.config, self.labelled
-        parts, targets = [], None
-        if self.contrasts:
-            parts.append(
-                self._channels(
-                    self.dataset, batch_rows(len(self.dataset), config.batch_size, step, config.seed)
-                )
-            )
+        parts, rows, targets = [], np.empty(0, np.int64), None
         if labelled is not None:
             # in another order than the images, of which they may be a part
             count = min(config.batch_size, len(labelled.rows))
-            places = batch_rows(len(labelled.rows), count, step, config.seed + 1)
-            rows = labelled.rows[places]
-            parts.append(self._channels(labelled.dataset, rows))
+            order = addressed_seed(config.seed, "labelled")
+            rows = labelled.rows[batch_rows(len(labelled.rows), count, step, order)]
             targets = torch.from_numpy(labelled.targets[rows]).to(self.device)
+        if self._order is not None:
+            images = self._order.rows(step)
+            if labelled is not None and labelled.dataset is self.dataset:
+                images = images[~np.isin(images, rows)]  # none is its own negative
+            if len(images):
+                parts.append(self._channels(self.dataset, images))
+        if labelled is not None:
+            parts.append(self._channels(labelled.dataset, rows))
         return torch.cat(parts), targets
 
     def step(self, step: int) -> Mapping[str, float | Tensor]:

@@ -391,5 +391,5 @@ def pretrain_views(
     seconds = run_training(trainer, out, observer=TrainingCurves(), overwrite=overwrite)
     return _finish(
         trainer.flow, out, "flow", images, trainer, seconds=seconds, command=command, dtype=dtype,
-        measure=lambda _: quality.measure_flow(out / "flow.safetensors", trainer, data_root),
+        measure=lambda stored: quality.measure_flow(stored, out / "flow.safetensors", trainer, data_root),
     )  # fmt: skip

@@ -8,6 +8,7 @@ References:
     Demystifying MMD GANs, Bińkowski, Sutherland, Arbel and Gretton, 2018, https://arxiv.org/abs/1801.01401
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from viewgen.diagnostics.mutual_information.views import source_pair
 from viewgen.errors import UsageError
 from viewgen.images import to_model, to_storage
 from viewgen.networks.encoder import Encoder
+from viewgen.networks.flow import Flow
 from viewgen.networks.generator import class_labels
 from viewgen.networks.inverter import Inverter
 from viewgen.networks.stylegan2 import Generator
@@ -36,6 +38,8 @@ from viewgen.views.flow import FlowViewsConfig, flow_channels
 from viewgen_pretrained.learned_views import FlowTrainer, by_role
 
 __all__ = ["measure_encoder", "measure_flow", "measure_generator", "measure_inverter"]
+
+log = logging.getLogger(__name__)
 
 BATCH = 256
 MAX_IMAGES = 10_000
@@ -144,7 +148,7 @@ def measure_inverter(
     return measured
 
 
-def measure_flow(path: Path, trainer: FlowTrainer, data_root: str | None) -> dict[str, Any]:
+def measure_flow(flow: Flow, path: Path, trainer: FlowTrainer, data_root: str | None) -> dict[str, Any]:
     """Return I_NCE of the learned views and of the colour split, and accuracies of the learned views.
 
     Each I_NCE is that of a separable critic of its own, trained on some of the training images and measured
@@ -153,7 +157,8 @@ def measure_flow(path: Path, trainer: FlowTrainer, data_root: str | None) -> dic
     images.
 
     Args:
-        path: file of the flow.
+        flow: the flow as it is stored.
+        path: its file.
         trainer: its training.
         data_root: folder of data sets.
     """
@@ -176,24 +181,35 @@ def measure_flow(path: Path, trainer: FlowTrainer, data_root: str | None) -> dic
             )
             measured[name] = round(found.nats, 4)
             measured[f"{name}_interval"] = [round(found.low, 4), round(found.high, 4)]
+            for text in found.warnings:
+                log.warning("%s: %s", name, text)
         measured["i_nce_ceiling"] = round(float(np.log(candidates)), 4)
-    return {**measured, **_classified(trainer, settings, data_root)}
+    elif config.measure_steps:
+        log.warning("what the views share is not measured: it takes at least 32 images and batches of 8")
+    return {**measured, **_classified(flow, trainer, settings, data_root)}
 
 
 @torch.no_grad()
-def _classified(trainer: FlowTrainer, settings: FlowViewsConfig, data_root: str | None) -> dict[str, Any]:
+def _classified(
+    flow: Flow, trainer: FlowTrainer, settings: FlowViewsConfig, data_root: str | None
+) -> dict[str, Any]:
     """Return cross-entropy and accuracy of each view's classifier on the test split, if there are both."""
     labelled, classifiers = trainer.labelled, trainer.classifiers
     test = None if labelled is None else _held_out(labelled.dataset, data_root)
     if labelled is None or classifiers is None or test is None:
         return {}
     classifiers.eval()
-    flow, device = trainer.flow, trainer.device
+    device = trainer.device
+    flow = flow.to(device)
     mean, deviation = (
         torch.tensor(one, device=device)[:, None, None] for one in (settings.mean, settings.deviation)
     )
+    classes = test.target(labelled.attribute)
     rows = _rows(test)
-    targets = torch.from_numpy(test.target(labelled.attribute)[rows]).to(device)
+    rows = rows[classes[rows] >= 0]
+    if not len(rows):
+        return {}
+    targets = torch.from_numpy(classes[rows]).to(device)
     scores: dict[str, list[Tensor]] = {}
     for part in np.array_split(rows, max(1, len(rows) // BATCH)):
         pixels = torch.from_numpy(test.images(part)).to(device)

@@ -159,7 +159,7 @@ class ViewsTrainingConfig(Settings):
     critic_steps: int = setting(1, "steps of the encoders before each step of the flow", ge=1)
     crop: float = setting(
         0.2,
-        "smallest share of an image that its random crop keeps, before it is flipped; 1 does neither",
+        "smallest share of an image that its random crop keeps; flipped as in the recipe; 1 does neither",
         gt=0,
         le=1,
     )

@@ -190,7 +190,7 @@ def test_enough_images_have_critics_of_their_own(make, tmp_path):
     )  # fmt: skip
     trainer = make(images, objective="unsupervised", measure_steps=2, batch_size=16, space="RGB")
     save_model(trainer.flow, path := tmp_path / "flow.safetensors")
-    measured = measure_flow(path, trainer, None)
+    measured = measure_flow(trainer.flow, path, trainer, None)
     assert measured["i_nce"] == measured["i_nce_raw"], "a new flow is the identity"
     assert measured["i_nce"] <= measured["i_nce_ceiling"] == pytest.approx(math.log(16), abs=1e-4)
     low, high = measured["i_nce_interval"]

@@ -277,11 +277,11 @@ def check_options(options: TrainOptions, settings: TrainSettings) -> None:
     """Check the options against the source of generated views, before any data are read.
 
     Raises:
-        UsageError: the source would ignore an option, or needs an input that a training does not have.
+        UsageError, MissingFileError: the source would ignore an option, or lacks an input or a file.
     """
     entry, name = settings.views.entry, view_name(settings)
-    lacking = entry.needs - AT_HAND
-    if lacking:
+    entry.check(settings.views.settings)
+    if lacking := entry.needs - AT_HAND:
         raise UsageError(
             f"{name} views need {', '.join(sorted(lacking))}, which a training does not have; make a "
             f"cache of them with `viewgen cache --method {name}`"

@@ -271,7 +271,9 @@ class DiagnosticsSettings(Settings):
 
     knn_every: int = setting(10, "epochs between 5-NN accuracies; 0 for only one, at the end", ge=0)
     probe_every: int = setting(0, "epochs between linear probes; 0 for none on the way", ge=0)
-    knn_images: int = setting(50_000, "training images, and test images, of these accuracies at most", ge=2)
+    knn_images: int = setting(
+        50_000, "training images, and test images, of these accuracies at most", since=2, ge=2
+    )
 
 
 class RunSettings(Settings):

@@ -45,7 +45,7 @@ def copied_folder(url: str, root: Path) -> Path:
         raise MissingFileError(
             f"there are no pictures below {public_url(url)}; expected {public_url(url)}/CLASS/picture.png"
         )
-    if strange := [path for path in stamps if ".." in PurePosixPath(path).parts or "\\" in path]:
+    if strange := [path for path in stamps if _leads_out(path)]:
         raise DataError(f"{public_url(url)} has the path {strange[0]!r}, which is no name of a file here")
     copy = root / "copies" / hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     with directory_lock(copy):
@@ -56,6 +56,11 @@ def copied_folder(url: str, root: Path) -> Path:
         except OSError as error:
             raise StorageError(f"cannot write the copy in {copy}: {error.strerror}") from error
     return copy / "files"
+
+
+def _leads_out(path: str) -> bool:
+    """Say whether a path is no plain one below its folder, such as ``/a``, ``a//b`` or ``../a``."""
+    return not {"", ".", ".."}.isdisjoint(path.split("/")) or "\\" in path or ":" in path
 
 
 def _is_picture(path: str) -> bool:
@@ -75,11 +80,12 @@ def _update(storage: Storage, stamps: dict[str, str], copy: Path) -> None:
     if known == stamps:
         return
     wanted = [path for path, stamp in stamps.items() if known.get(path) != stamp]
-    # what the listing does not name is copied again, should this run be killed
-    kept = {path: stamp for path, stamp in known.items() if stamps.get(path) == stamp}
-    write_atomically(listing, json.dumps(kept).encode())
+    # whatever may be on the disk is named; a later run copies again, or deletes, what has no stamp
+    begun = {path: known[path] if known.get(path) == stamps.get(path) else "" for path in {*known, *stamps}}
+    write_atomically(listing, json.dumps(begun).encode())
     for path in known.keys() - stamps.keys():
         (files / path).unlink(missing_ok=True)
+        _remove_empty((files / path).parent, files)
     with (
         ThreadPoolExecutor(NUM_THREADS) as threads,
         Progress().bar(f"copying pictures of {storage.url}", len(wanted), unit="pictures") as bar,
@@ -88,3 +94,10 @@ def _update(storage: Storage, stamps: dict[str, str], copy: Path) -> None:
         for done, _ in enumerate(copied, 1):
             bar.update(done)
     write_atomically(listing, json.dumps(stamps).encode())
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder, and those above it up to `top`, as far as they are empty: each would be a class."""
+    while folder != top and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent

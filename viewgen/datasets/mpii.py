@@ -196,13 +196,13 @@ def _person(file: Path, record: Any) -> Person | None:
     try:
         points = np.atleast_1d(record.annopoints.point)
         head = tuple(float(getattr(record, name)) for name in ("x1", "y1", "x2", "y2"))
-        centre = (float(record.objpos.x), float(record.objpos.y))
+        centre = (float(record.objpos.x) - 1, float(record.objpos.y) - 1)  # MATLAB counts from 1
         scale = float(record.scale)
     except (AttributeError, TypeError):  # empty arrays, or none, of people who are not described
         return None
     if scale <= 0:
         return None
-    places = {int(point.id): (float(point.x), float(point.y)) for point in points}
+    places = {int(point.id): (float(point.x) - 1, float(point.y) - 1) for point in points}
     return Person(file=file, centre=centre, scale=scale, points=places, head=head)  # type: ignore[arg-type]
 
 

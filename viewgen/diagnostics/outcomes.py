@@ -272,7 +272,9 @@ class _Readout:
             ).fit(self.features[torch.from_numpy(train)].numpy(), grades)
             return lambda features: np.asarray(model.predict(features.numpy()), np.float64)
 
-        off = torch.from_numpy(np.abs(self._predicted(fitted) - self.values))
+        grades = np.unique(self.values)
+        own, predicted = (np.searchsorted(grades, one) for one in (self.values, self._predicted(fitted)))
+        off = torch.from_numpy(np.abs(predicted - own))
         return [
             self._measure(
                 name, mean_over_images(*self._sums((off <= most).double(), torch.ones_like(off))), seed

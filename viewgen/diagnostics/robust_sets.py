@@ -168,28 +168,28 @@ class RobustSets:
         )
         with evaluation_mode(subject.encoder):
             moved, steps, survives = self._moved(subject, classify, rows, targets)
-            kept = steps != UNREACHED
-            if config.storage == "uint8":
-                kept &= survives
-            if not bool(kept.any()):
+            reached = steps != UNREACHED
+            if not bool(reached.any()):
                 raise DataError(f"no image reached its target in {config.max_steps} steps")
+            kept = reached & survives if config.storage == "uint8" else reached
+            if not bool(kept.any()):
+                raise DataError("no image kept its target when it was rounded; use storage=float32")
             images = moved[kept]
             features = _embedded(subject.encoder, images, subject)
-        reached = steps != UNREACHED
         clean = Features(embeddings=all_train.embeddings[rows], labels=all_train.labels[rows])
         sets = {"clean": clean}
         for kind, classes in (("robust", labels), ("nonrobust", targets)):
             sets[kind] = Features(embeddings=features, labels=classes[kept].to(features.device))
         values = {f"{kind}_top1": self._classifier(one, test, seed).top1 for kind, one in sets.items()}
         values |= {
-            "median_steps": float(steps[reached].double().median()) if bool(reached.any()) else np.nan,
+            "median_steps": float(steps[reached].double().median()),
             "unreached_share": float((~reached).double().mean()),
             "rounding_kept_share": float(survives[reached].double().mean()),
         }
         subject.keep_file(
             "sets.npz",
             lambda: _npz(
-                images=images.numpy(),
+                images=images.numpy() if config.storage == "uint8" else (images.numpy() + 1) / 2,
                 label=labels[kept].numpy(),
                 target=targets[kept].numpy(),
                 steps=steps[kept].numpy(),

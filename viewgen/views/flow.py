@@ -195,7 +195,9 @@ def fit(settings: FlowViewsConfig, dataset: ImageDataset) -> FlowViewsConfig:
             f"{dataset.name}, below {LEAST_DEVIATION}: a view of it would be constant; train another flow "
             "(`viewgen pretrain views`)"
         )
-    return settings.replace(mean=settings.mean or found.mean, deviation=settings.deviation or found.deviation)
+    # of a flow that changes little the mean is rounding, which differs between processors
+    mean, deviation = (tuple(round(one, 5) for one in values) for values in (found.mean, found.deviation))
+    return settings.replace(mean=settings.mean or mean, deviation=settings.deviation or deviation)
 
 
 def stand_in(settings: FlowViewsConfig) -> FlowViewsConfig:

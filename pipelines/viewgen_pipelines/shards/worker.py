@@ -252,8 +252,9 @@ class ShardWorker:
         spec = read_spec(open_storage(url, options)) if self._inversions is None else self._inversions.spec
         first, last = (block_of(int(row) // spec.shard_images) for row in rows[[0, -1]])
         if not {first, last} <= self._open_blocks:
-            self._open_blocks = {*range(first, last + 1)}
-            self._inversions = CacheReader(url, options, blocks=self._open_blocks)
+            blocks = {*range(first, last + 1)}
+            self._inversions = CacheReader(url, options, blocks=blocks)
+            self._open_blocks = blocks  # not before they are: the next shard would find all rows absent
 
     def _usable_rows(self, rows: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """Split a shard's rows into those with an inversion, and row → reason of those without."""

@@ -26,10 +26,10 @@ def row(structures):
 
 
 def person(centre=(125.0, 125.0), scale=1.0, ids=range(16)):
-    """Return a person whose key point k lies at (10·k, 5·k), with a head of 30×40 px."""
-    points = row([structure(x=10.0 * k, y=5.0 * k, id=k, is_visible=k % 2) for k in ids])
+    """Return a person whose key point k lies at (10·k, 5·k), written from 1, with a head of 30×40 px."""
+    points = row([structure(x=10.0 * k + 1, y=5.0 * k + 1, id=k, is_visible=k % 2) for k in ids])
     return structure(
-        x1=0.0, y1=0.0, x2=30.0, y2=40.0, scale=scale, objpos=structure(x=centre[0], y=centre[1]),
+        x1=0.0, y1=0.0, x2=30.0, y2=40.0, scale=scale, objpos=structure(x=centre[0] + 1, y=centre[1] + 1),
         annopoints=structure(point=points),
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from viewgen.diagnostics import outcomes
 from viewgen.diagnostics.measure import Subject
 from viewgen.diagnostics.outcomes import Outcomes, OutcomesConfig, read_table, subject_folds
 from viewgen.diagnostics.subjects import SubjectArguments, subject_kind
@@ -53,7 +54,19 @@ def test_a_linear_model_has_its_r2_and_grades_their_accuracy(features, tmp_path)
     assert notes == ["outcomes: 7 rows have no volume, and are left out of it"]
 
 
-def test_a_subject_lies_in_one_fold_and_is_never_learned_from(tmp_path):
+def test_grades_are_counted_by_their_order(features, tmp_path, monkeypatch):
+    """Predictions 0, 1, 2 and 3 grades off, of grades with gaps."""
+    grades, place = np.array([0, 10, 20, 40]), np.arange(NUM) % 4
+    table = write(tmp_path / "t.csv", {"id": np.arange(NUM), "grade": grades[np.sort(place)]})
+    monkeypatch.setattr(
+        outcomes._Readout, "_predicted", lambda self, fitted: np.full_like(self.values, grades[0])
+    )
+    found, _ = measured(features, table=table, ordinal=("grade",))
+    assert found["outcome_top1", "grade"].value == pytest.approx(0.25, abs=0.001)
+    assert found["outcome_one_off", "grade"].value == pytest.approx(0.5, abs=0.001)
+
+
+def test_a_subject_lies_in_one_fold_and_is_never_learned_from(tmp_path, monkeypatch):
     subjects = np.random.default_rng(2).integers(0, 40, 400)
     folds = subject_folds(subjects, 5, 0)
     assert all(len({*folds[subjects == one]}) == 1 for one in range(40))
@@ -65,7 +78,18 @@ def test_a_subject_lies_in_one_fold_and_is_never_learned_from(tmp_path):
     outcome = np.random.default_rng(3).standard_normal(40)[subjects]
     columns = {"id": np.arange(400), "person": subjects, "outcome": outcome}
     table = write(tmp_path / "t.csv", columns)
-    by_subject, _ = measured(features, table=table, subject="person")
+    inner, own = [], outcomes.linear_regression
+
+    def regression(features, targets, *, held_out):
+        inner.append((features.argmax(dim=1), held_out))
+        return own(features, targets, held_out=held_out)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outcomes, "linear_regression", regression)
+        by_subject, _ = measured(features, table=table, subject="person")
+    # neither are the subjects that the penalty is chosen by
+    assert len(inner) == 5
+    assert all(not {*who[held].tolist()} & {*who[~held].tolist()} for who, held in inner)
     assert by_subject["outcome_r2", "outcome"].value < 0.1
     by_row, _ = measured(
         features, table=write(tmp_path / "rows.csv", {k: columns[k] for k in ("id", "outcome")})

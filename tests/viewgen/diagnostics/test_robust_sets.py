@@ -84,8 +84,14 @@ def test_targets_are_other_classes_or_any():
 
 
 @pytest.mark.parametrize("storage", ["float32", "uint8"])
-def test_stored_images_are_read_as_their_targets(storage):
-    files = {}
+def test_stored_images_are_read_as_their_targets(storage, monkeypatch):
+    files, learned, own = {}, [], RobustSets._classifier
+
+    def classifier(self, train, test, seed):
+        learned.append(train.labels.flatten().tolist())
+        return own(self, train, test, seed)
+
+    monkeypatch.setattr(RobustSets, "_classifier", classifier)
     found = measured(files, storage=storage)
     assert found["clean_top1"] == 1
     assert found["robust_top1"] > 0.9
@@ -96,9 +102,11 @@ def test_stored_images_are_read_as_their_targets(storage):
     assert sets["images"].dtype == storage
     assert (sets["label"] == sets["source_index"] % 3).all()
     assert (sets["label"] != sets["target"]).all()
+    # the robust set has the classes that the images had, the other one those that they are moved to
+    assert learned[2:] == [sets["label"].tolist(), sets["target"].tolist()]
     stored = torch.from_numpy(sets["images"])
-    pixels = to_model(stored) if storage == "uint8" else stored
-    assert float(pixels.abs().max()) <= 1
+    assert storage == "uint8" or 0 <= float(stored.min()) <= float(stored.max()) <= 1
+    pixels = to_model(stored) if storage == "uint8" else 2 * stored - 1
     # the classifier that they were moved on is that of all clean features
     subject = Subject({"train": lambda: images("train"), "test": lambda: images("test"), "encoder": Pixels})
     classify = RobustSets(RobustSetsConfig(epochs=20))._classifier(*subject.features, 0)

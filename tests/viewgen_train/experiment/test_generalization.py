@@ -47,12 +47,12 @@ def test_a_diagnostic_is_measured_once_a_label_with_its_files_apart(monkeypatch,
 
     def measure(subject, *, diagnostics, settings, seeds, plots, **options):
         asked.append((diagnostics, settings, seeds, plots.relative_to(tmp_path).as_posix(), options["limit"]))
-        groups = ("", "expert", "features")
+        groups = ("", "expert", given)
         found = [SimpleNamespace(measure=Measure(name="area", value=0.5, group=one)) for one in groups]
         return SimpleNamespace(measured=found)
 
     monkeypatch.setattr("viewgen_train.experiment.diagnostics.measure", measure)
-    names = ("bounds", "concentration", "bounds:features")
+    names, given = ("bounds", "concentration", "bounds:features"), "digit"
     found = diagnose("views.zarr", names, SETTINGS, 4, files=tmp_path, limit=9)
     assert [one[0] for one in asked] == [["bounds", "concentration"], ["bounds"]]
     assert [one[2:] for one in asked] == [((4,), ".", 9), ((4,), "features", 9)]
@@ -60,11 +60,14 @@ def test_a_diagnostic_is_measured_once_a_label_with_its_files_apart(monkeypatch,
     assert [one.group for one in found] == [
         "",
         "expert",
-        "features",
+        "digit",
         "features",
         "features: expert",
-        "features",
+        "features: digit",
     ]
+    given = "features"
+    with pytest.raises(UsageError, match=r"two diagnostics have a measure area\[features\]"):
+        diagnose("views.zarr", names, SETTINGS, 4, files=tmp_path, limit=9)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,8 @@ def test_a_diagnostic_is_measured_once_a_label_with_its_files_apart(monkeypatch,
     [
         ('trainings = ["bound:features"]', "did you mean 'bounds'"),
         ('trainings = ["bounds:"]', "has no label"),
+        ('trainings = ["bounds:a b"]', "may hold letters"),
+        ('trainings = ["bounds:eps0.1"]', "may hold letters"),
         ('trainings = ["bounds"]\nsettings = {num_view = 3}', "no diagnostic .* 'num_view'; did you mean"),
         ('trainings = ["bounds"]\nsettings = {"bounds:features.space" = "features"}', "neither of caches"),
         ('trainings = ["bounds:features"]\nsettings = {"bounds:features.spice" = 1}', "spice"),

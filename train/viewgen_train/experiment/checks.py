@@ -14,7 +14,7 @@ from viewgen.views.entry import ViewEntry
 from viewgen_train.caches import check_cache
 from viewgen_train.experiment.diagnostics import diagnostic_name, setting_names
 from viewgen_train.experiment.document import CacheTable, Document
-from viewgen_train.experiment.grid import Row
+from viewgen_train.experiment.grid import Row, file_part
 from viewgen_train.resolve import train_settings
 from viewgen_train.settings import TrainSettings
 
@@ -141,8 +141,11 @@ def _check_diagnostics(document: Document) -> None:
     chosen = (*document.measure.caches, *document.measure.trainings)
     for name in chosen:
         DIAGNOSTICS.entry(diagnostic_name(name))
-        if name.endswith(":"):
+        _, colon, label = name.partition(":")
+        if colon and not label:
             raise UsageError(f"[measure]: {name!r} has no label; give one after the colon, or no colon")
+        if "." in label or file_part(label) != label:
+            raise UsageError(f"[measure]: the label of {name!r} may hold letters, digits, _, =, + and - only")
     known = {field for name in chosen for field in setting_names(name)}
     for name, value in document.measure.settings.items():
         owner, _, setting = name.partition(".")

@@ -4,6 +4,7 @@
 them its own (``"bounds:features.space" = "features"``); ``features`` is in the group of its measures.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.measure import Measure
+from viewgen.errors import UsageError
 from viewgen_pipelines.measure import measure
 from viewgen_train.experiment.grid import file_part
 
@@ -83,10 +85,14 @@ def diagnose(
             **options,
         )
         found += [_labelled(one.measure, label) for one in result.measured]
+    twice = [name for name, count in Counter((one.name, one.group) for one in found).items() if count > 1]
+    if twice:
+        name, group = twice[0]
+        raise UsageError(f"two diagnostics have a measure {name}[{group}]; give the label another name")
     return found
 
 
 def _labelled(one: Measure, label: str) -> Measure:
-    if not label or one.group == label:
+    if not label:
         return one
     return replace(one, group=f"{label}: {one.group}" if one.group else label)

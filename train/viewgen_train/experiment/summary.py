@@ -45,6 +45,8 @@ SHARES = {
     *("probe_top1", "probe_heldout", "knn5_heldout"),
     *("i_nce_saturated", "error_test", "error_train", "lemma1_sharper", "theorem2_holds"),
     *("attribute_top1", "untrained_top1", "supervised_top1", "retained", "gain"),
+    *("finetuned_top1", "from_scratch_top1", "pckh", "outcome_top1", "outcome_one_off"),
+    *("clean_top1", "robust_top1", "nonrobust_top1", "unreached_share", "rounding_kept_share"),
 }
 
 
