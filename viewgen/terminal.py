@@ -8,6 +8,7 @@ bars; it escapes the text between them.
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import shlex
@@ -43,7 +44,8 @@ MOST_SHOWN, SHOWN = 500, 24
 def shortened(value: Any) -> Any:
     """Return a value for people: a text of more than 500 characters, such as recorded weights, cut short."""
     if isinstance(value, str) and len(value) > MOST_SHOWN:
-        return f"{value[:SHOWN]}… ({len(value):,} characters)"
+        digest = hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()
+        return f"{value[:SHOWN]}… ({len(value):,} characters, sha256 {digest[:12]})"
     return value
 
 

@@ -117,7 +117,6 @@ def describe(
     url, spec = _attempt(problems, lambda: _cache(given, first)) or (None, None)
     name = dataset or (spec.dataset["name"] if spec is not None else EMBEDDED_DATASET)
     _attempt(problems, lambda: check_options(given, first))
-    _attempt(problems, lambda: first.views.entry.check(first.views.settings))
     if "generator" in first.views.entry.needs:
         _attempt(problems, lambda: generator_file(name, given))
     used = _attempt(problems, lambda: usable_device(device, gpus, workers))

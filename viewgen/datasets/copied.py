@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from viewgen.datasets.lock import directory_lock
-from viewgen.datasets.pictures import PICTURE_SUFFIXES
+from viewgen.datasets.pictures import MAX_FILE_BYTES, PICTURE_SUFFIXES
 from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, StorageError, ViewgenError
 from viewgen.files import write_atomically
@@ -27,18 +27,24 @@ NUM_THREADS = 16
 MOST_LISTING_BYTES = 1 << 30
 
 
-def copied_folder(url: str, root: Path) -> Path:
+def copied_folder(url: str, root: Path, *, download: bool = True) -> Path:
     """Return a local copy of the pictures below a URL, brought up to date.
 
     Args:
         url: folder of an fsspec file system, with the credentials of the environment.
         root: data folder.
+        download: False to take the copy as it is.
 
     Raises:
-        MissingFileError: there are no pictures.
+        MissingFileError: there are no pictures, or no whole copy of them without a download.
         StorageError: the URL cannot be read, or the copy not be written.
-        DataError: a path leads out of the folder.
+        DataError: a path leads out of the folder, or a file is too large for a picture.
     """
+    copy = root / "copies" / hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    if not download:
+        if not (known := _known(copy)) or "" in known.values():
+            raise MissingFileError(f"the pictures below {public_url(url)} are not copied to {root} yet")
+        return copy / "files"
     storage = open_storage(url)
     stamps = {path: stamp for path, stamp in storage.stamps().items() if _is_picture(path)}
     if not stamps:
@@ -47,7 +53,6 @@ def copied_folder(url: str, root: Path) -> Path:
         )
     if strange := [path for path in stamps if _leads_out(path)]:
         raise DataError(f"{public_url(url)} has the path {strange[0]!r}, which is no name of a file here")
-    copy = root / "copies" / hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     with directory_lock(copy):
         try:
             _update(storage, stamps, copy)
@@ -56,6 +61,23 @@ def copied_folder(url: str, root: Path) -> Path:
         except OSError as error:
             raise StorageError(f"cannot write the copy in {copy}: {error.strerror}") from error
     return copy / "files"
+
+
+def _known(copy: Path) -> dict[str, str]:
+    """Return path → stamp of what was copied; the stamp is empty where that did not end."""
+    try:
+        return read_object(copy / "copied.json", most_bytes=MOST_LISTING_BYTES)
+    except (FileNotFoundError, CorruptDataError):
+        return {}
+
+
+def _copy(storage: Storage, path: str, target: Path) -> None:
+    data = storage.read_range(path, 0, MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise DataError(
+            f"{storage.url}/{path} has more than {MAX_FILE_BYTES >> 20} MiB, too much for a picture"
+        )
+    write_atomically(target, data)
 
 
 def _leads_out(path: str) -> bool:
@@ -72,11 +94,9 @@ def _is_picture(path: str) -> bool:
 def _update(storage: Storage, stamps: dict[str, str], copy: Path) -> None:
     """Copy what is new or changed, and delete what is gone; the listing is written last."""
     files, listing = copy / "files", copy / "copied.json"
-    try:
-        known = read_object(listing, most_bytes=MOST_LISTING_BYTES)
-    except (FileNotFoundError, CorruptDataError):
-        shutil.rmtree(files, ignore_errors=True)  # of a run that was killed
-        known = {}
+    known = _known(copy)
+    if not known:
+        shutil.rmtree(files, ignore_errors=True)  # of a damaged listing
     if known == stamps:
         return
     wanted = [path for path, stamp in stamps.items() if known.get(path) != stamp]
@@ -90,7 +110,7 @@ def _update(storage: Storage, stamps: dict[str, str], copy: Path) -> None:
         ThreadPoolExecutor(NUM_THREADS) as threads,
         Progress().bar(f"copying pictures of {storage.url}", len(wanted), unit="pictures") as bar,
     ):
-        copied = threads.map(lambda path: write_atomically(files / path, storage.read(path)), wanted)
+        copied = threads.map(lambda path: _copy(storage, path, files / path), wanted)
         for done, _ in enumerate(copied, 1):
             bar.update(done)
     write_atomically(listing, json.dumps(stamps).encode())

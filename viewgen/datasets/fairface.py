@@ -28,9 +28,12 @@ from viewgen.datasets.folder import fingerprint, read_picture
 from viewgen.datasets.labelled import check_size, settings_text
 from viewgen.datasets.pictures import decode_blocks
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError
+from viewgen.files import open_regular
 from viewgen.settings import Settings, setting
 
 __all__ = ["ENTRY", "FairFaceSettings"]
+
+MAX_TABLE_BYTES = 64 << 20
 
 AGES = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
 GENDERS = ("Female", "Male")
@@ -84,7 +87,11 @@ def load(settings: FairFaceSettings, split: str, root: Path, download: bool) -> 
 def _listed(path: Path, table: Path) -> tuple[list[Path], NDArray[np.int64]]:
     """Return the pictures of a table and their labels, `(N, 3)`."""
     try:
-        rows = list(csv.DictReader(io.StringIO(table.read_text("utf-8"))))
+        with open_regular(table) as opened:
+            text = opened.read(MAX_TABLE_BYTES + 1)
+        if len(text) > MAX_TABLE_BYTES:
+            raise CorruptDataError(f"{table} has more than {MAX_TABLE_BYTES >> 20} MiB, too much for a table")
+        rows = list(csv.DictReader(io.StringIO(text.decode("utf-8"))))
     except FileNotFoundError as error:
         raise MissingFileError(
             f"there is no {table}; expected FairFace as it is published, fairface_label_train.csv and "

@@ -23,7 +23,13 @@ from viewgen.datasets.copied import copied_folder
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import Blocks, Labelling, decoded_folder, load_decoded
 from viewgen.datasets.files import is_url
-from viewgen.datasets.pictures import PICTURE_SUFFIXES, decode_blocks, decode_picture, picture_size
+from viewgen.datasets.pictures import (
+    MAX_FILE_BYTES,
+    PICTURE_SUFFIXES,
+    decode_blocks,
+    decode_picture,
+    picture_size,
+)
 from viewgen.datasets.shares import divide
 from viewgen.errors import (
     CorruptDataError,
@@ -39,7 +45,6 @@ from viewgen.settings import Settings, setting
 __all__ = ["ENTRY", "MAX_IMAGE_SIZE", "FolderSettings", "fingerprint", "picture_files", "read_picture"]
 
 MAX_IMAGE_SIZE = 1024
-MAX_FILE_BYTES = 256 << 20
 MOST_LISTED = 10_000
 
 
@@ -74,7 +79,7 @@ def load(settings: FolderSettings, split: str, root: Path, download: bool) -> Im
         CorruptDataError: pictures cannot be decoded; the message lists them with reasons.
     """
     image_size, name = settings.size, settings.name
-    split, class_names, files = _listed(settings, split, root)
+    split, class_names, files = _listed(settings, split, root, download=download)
     source = {"size": image_size, "classes": list(class_names), "listing": fingerprint(files)}
     return load_decoded(
         name,
@@ -87,10 +92,10 @@ def load(settings: FolderSettings, split: str, root: Path, download: bool) -> Im
 
 
 def _listed(
-    settings: FolderSettings, split: str, root: Path
+    settings: FolderSettings, split: str, root: Path, *, download: bool = True
 ) -> tuple[str, tuple[str, ...], list[tuple[Path, int]]]:
     """Return the canonical name of a split, the class names, and the files with their labels."""
-    path = _checked(settings, root)
+    path = _checked(settings, root, download)
     directories = _split_directories(path)
     shares = [name for name in ("test", "val") if getattr(settings, name)]
     if "test" in shares and "test" in directories:
@@ -133,8 +138,8 @@ def _refuse_download(root: Path) -> list[Path]:
     raise UsageError("folder:PATH is read from your disk; there is nothing to download")
 
 
-def _checked(settings: FolderSettings, root: Path) -> Path:
-    """Return the folder on the disk, copied there if it is at a URL."""
+def _checked(settings: FolderSettings, root: Path, download: bool) -> Path:
+    """Return the folder on the disk, copied there if it is at a URL and may be."""
     if settings.size is not None and not 8 <= settings.size <= MAX_IMAGE_SIZE:
         raise UsageError(f"?size= takes 8 to {MAX_IMAGE_SIZE} pixels, got {settings.size}")
     if settings.test + settings.val >= 1:
@@ -145,7 +150,7 @@ def _checked(settings: FolderSettings, root: Path) -> Path:
     if not settings.path:
         raise UsageError("folder: needs a path, for example folder:/data/flowers")
     if is_url(settings.path):
-        return copied_folder(settings.path.rstrip("/"), root)
+        return copied_folder(settings.path.rstrip("/"), root, download=download)
     path = Path(settings.path).expanduser().resolve()
     if not path.is_dir():
         raise MissingFileError(f"there is no directory {path}; expected {path}/CLASS/picture.png")

@@ -17,6 +17,7 @@ from viewgen.errors import CorruptDataError, DataError, ViewgenError
 from viewgen.files import open_regular
 
 __all__ = [
+    "MAX_FILE_BYTES",
     "PICTURE_SUFFIXES",
     "array_picture",
     "array_size",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_FILE_BYTES = 256 << 20
 PICTURE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )

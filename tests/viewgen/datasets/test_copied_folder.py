@@ -37,8 +37,10 @@ def url(tmp_path):
 def reads(monkeypatch):
     """The paths that were read."""
     found = []
-    read = FsspecStorage.read
-    monkeypatch.setattr(FsspecStorage, "read", lambda self, path: found.append(path) or read(self, path))
+    read = FsspecStorage.read_range
+    monkeypatch.setattr(
+        FsspecStorage, "read_range", lambda self, path, *place: found.append(path) or read(self, path, *place)
+    )
     return found
 
 
@@ -63,24 +65,34 @@ def test_pictures_are_copied_once_and_again_where_they_changed(url, reads, tmp_p
 
 
 def test_a_copy_that_was_interrupted_is_completed(url, monkeypatch, tmp_path):
-    read = FsspecStorage.read
+    read = FsspecStorage.read_range
 
-    def fails(self, path):
+    def fails(self, path, start, length):
         if path == "b/3.png":
             raise MissingFileError("gone")
-        return read(self, path)
+        return read(self, path, start, length)
 
-    monkeypatch.setattr(FsspecStorage, "read", fails)
+    monkeypatch.setattr(FsspecStorage, "read_range", fails)
     with pytest.raises(MissingFileError, match="gone"):
         copied_folder(url, tmp_path)
     # what goes meanwhile is gone, and so is a class without pictures
     for path in ("b/1.png", "b/3.png", "b/5.png"):
         open_storage(url).delete(path)
-    monkeypatch.setattr(FsspecStorage, "read", read)
+    with pytest.raises(MissingFileError, match="not copied"):
+        copied_folder(url, tmp_path, download=False)
+    monkeypatch.setattr(FsspecStorage, "read_range", read)
     files = copied_folder(url, tmp_path)
     found = sorted(path.relative_to(files).as_posix() for path in files.rglob("*.png"))
     assert found == ["a/0.png", "a/2.png", "a/4.png"]
     assert load_dataset(f"folder:{url}", data_root=tmp_path).class_names == ("a",)
+    monkeypatch.setattr(FsspecStorage, "stamps", None)
+    assert copied_folder(url, tmp_path, download=False) == files
+
+
+def test_a_file_that_is_too_large_is_none(url, monkeypatch, tmp_path):
+    monkeypatch.setattr("viewgen.datasets.copied.MAX_FILE_BYTES", 40)
+    with pytest.raises(DataError, match="too much for a picture"):
+        copied_folder(url, tmp_path)
 
 
 def test_what_is_no_folder_of_pictures_is_refused(tmp_path, monkeypatch):
