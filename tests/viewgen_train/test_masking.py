@@ -14,7 +14,7 @@ from viewgen_train import masking
 from viewgen_train.batch import StepDraws
 from viewgen_train.distributed import World
 from viewgen_train.loader import ImageMemory
-from viewgen_train.masking import Corruption, check_reconstruction, mask_sides, mean_color
+from viewgen_train.masking import Corruption, mask_sides, mean_color, refuse_grey
 from viewgen_train.resolve import train_settings
 from viewgen_train.settings import ReconstructionSettings
 
@@ -122,7 +122,7 @@ def test_a_data_set_is_known_by_images_from_all_its_classes(monkeypatch):
     found = mean_color(ImageMemory(dataset, 60, CPU, 1 << 20))
     torch.testing.assert_close(found, torch.tensor([0.0, -1.0, -1.0]))
     settings = {"assimilation": "none", "reconstruction": "colorization"}
-    check_reconstruction(train_settings("digits", settings), dataset, 8)
+    refuse_grey(train_settings("digits", settings), dataset)
     pixels[:, 1:] = pixels[:, :1]
     with pytest.raises(UsageError, match="images of sorted are grey"):
-        check_reconstruction(train_settings("digits", settings), dataset, 8)
+        refuse_grey(train_settings("digits", settings), dataset)

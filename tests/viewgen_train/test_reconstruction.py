@@ -13,11 +13,13 @@ from viewgen.errors import UsageError
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen_train.decoder import Decoder, build_decoder, image_errors
 from viewgen_train.distributed import World
+from viewgen_train.dry_run import describe
 from viewgen_train.gradients import backbone_norms
 from viewgen_train.objectives.assimilation import A1, A2, build_objective
 from viewgen_train.objectives.objective import Outputs
 from viewgen_train.objectives.reconstruction import Reconstruction
 from viewgen_train.resolve import train_settings
+from viewgen_train.sizes import check_sizes
 from viewgen_train.worker import build_trainer, train_worker
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
@@ -274,6 +276,20 @@ def test_bad_settings(given, message):
         train_settings("digits", {"assimilation": "none"} | given)
 
 
+def test_masks_larger_than_the_views_are_refused_before_a_step(plan_of):
+    """By a training, its dry run and an experiment's checks, whose one function this is."""
+    masked = {"expert.mask_probability": 0.5, "expert.mask_side": [6, 40]}
+    for settings in (masked, {"reconstruction": "inpainting", "mask_side": [6, 40]}):
+        resolved = train_settings("digits", ALONE | settings)
+        check_sizes(resolved, 64, 64)
+        with pytest.raises(UsageError, match=r"mask_side is \[6, 40\], and the views have 32 px"):
+            check_sizes(resolved, 32, 32)
+        with pytest.raises(UsageError, match=r"mask_side is \[6, 40\], and the views have 32 px"):
+            plan_of(dataset="digits", settings=ALONE | settings)
+        with pytest.raises(UsageError, match=r"mask_side is \[6, 40\], and the views have 32 px"):
+            describe("digits", settings=ALONE | settings)
+
+
 def test_bad_images(plan_of):
     with pytest.raises(UsageError, match=r"mask_side is \[10, 40\].* have 32 px"):
         plan_of(
@@ -287,9 +303,7 @@ def test_bad_images(plan_of):
 def test_patches_are_rebuilt_at_their_size(plan_of):
     patches = ALONE | {"generated": "patches", "reconstruction": "inpainting"}
     assert plan_of(dataset="digits", settings=patches)[0].view_size == 16
-    with pytest.raises(UsageError, match=r"mask_side is \[10, 20\].* views of digits have 16 px"):
+    with pytest.raises(UsageError, match=r"mask_side is \[10, 20\], and the views have 16 px"):
         plan_of(dataset="digits", settings=patches | {"mask_side": [10, 20]})
-    with pytest.raises(
-        UsageError, match=r"'image', and the images of digits have 32 px, patches views 16 px"
-    ):
+    with pytest.raises(UsageError, match=r"'image', and the images have 32 px, patches views 16 px"):
         plan_of(dataset="digits", settings=patches | {"reconstruction_view": "image"})

@@ -11,7 +11,6 @@ from viewgen.roles import Role
 from viewgen.store import CacheSpec, open_storage, read_spec
 from viewgen_train.caches import find_cache, recorded_name
 from viewgen_train.cost import USUAL_CACHED_VIEWS, TrainEstimate, estimate, image_counts
-from viewgen_train.jigsaw import check_jigsaw
 from viewgen_train.plan import (
     EMBEDDED_DATASET,
     TrainOptions,
@@ -25,6 +24,7 @@ from viewgen_train.recipes import MethodRecipe, method_recipe
 from viewgen_train.records import record, view_name
 from viewgen_train.resolve import effective_settings, train_settings
 from viewgen_train.settings import TrainSettings
+from viewgen_train.sizes import check_sizes
 
 __all__ = ["Description", "describe", "settings_tables"]
 
@@ -127,11 +127,15 @@ def describe(
     assert used is not None
     resolved = resolved_precision(resolved, used)
     num_images, image_size = image_counts(name, given.split, given.data_root)
-    check_jigsaw(resolved, image_size)
+    views = resolved.views
+    side = views.entry.side(views.settings, image_size)
+    if spec is not None and "cache" in views.entry.needs:
+        side = spec.height
+    check_sizes(resolved, image_size, side)
     if spec is not None:
         num_images = spec.num_images
     num_images = min(given.limit or num_images, num_images)
-    views = USUAL_CACHED_VIEWS if spec is None else spec.num_views
+    num_views = USUAL_CACHED_VIEWS if spec is None else spec.num_views
     return Description(
         dataset=name,
         split=given.split,
@@ -146,7 +150,7 @@ def describe(
             num_images=num_images,
             image_size=image_size,
             device=used,
-            num_views=views,
+            num_views=num_views,
             splitting=splitting,
         ),
     )

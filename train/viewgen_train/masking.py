@@ -25,10 +25,9 @@ from viewgen.views.color_jitter import to_gray
 from viewgen.views.source import Images
 from viewgen.views.square_masks import proportional_sides, square_masks
 from viewgen_train.loader import ImageMemory
-from viewgen_train.records import view_name
 from viewgen_train.settings import ReconstructionSettings, TrainSettings
 
-__all__ = ["Corrupted", "Corruption", "check_reconstruction", "mask_sides", "mean_color"]
+__all__ = ["Corrupted", "Corruption", "mask_sides", "mean_color", "refuse_grey"]
 
 # training images, evenly spread, whose colours are averaged, and looked at for any colour
 MEAN_IMAGES = 4096
@@ -106,36 +105,19 @@ class Corruption:
         return Corrupted(inputs=inputs, targets=targets, weights=weights)
 
 
-def check_reconstruction(settings: TrainSettings, dataset: ImageDataset, side: int) -> None:
-    """Check a reconstruction against its images.
-
-    Args:
-        settings: settings of the training.
-        dataset: its images.
-        side: side of the views that the encoder embeds, in pixels.
+def refuse_grey(settings: TrainSettings, dataset: ImageDataset) -> None:
+    """Refuse grey images that a reconstruction is to colour.
 
     Raises:
-        UsageError: masks are larger than the views, the image has another size than they, or grey images are
-            to be coloured.
+        UsageError: the images looked at have no colour.
     """
     how = settings.reconstruction
-    if not how.active:
+    if not how.active or how.task != "colorization":
         return
-    if how.reconstruction_view == "image" and side != dataset.image_size:
+    rows = np.linspace(0, len(dataset) - 1, min(GREY_IMAGES, len(dataset))).round().astype(np.int64)
+    images = dataset.images(rows)
+    if bool((images == images[:, :1]).all()):
         raise UsageError(
-            f"reconstruction_view is 'image', and the images of {dataset.name} have {dataset.image_size} px, "
-            f"{view_name(settings)} views {side} px; choose 'first' or 'all'"
+            f"reconstruction is 'colorization', and the images of {dataset.name} are grey; choose "
+            "inpainting or autoencoding"
         )
-    if how.task == "inpainting" and mask_sides(how, side)[1] > side:
-        raise UsageError(
-            f"mask_side is {list(mask_sides(how, side))}, and the views of {dataset.name} have {side} px; "
-            "expected sides up to that"
-        )
-    if how.task == "colorization":
-        rows = np.linspace(0, len(dataset) - 1, min(GREY_IMAGES, len(dataset))).round().astype(np.int64)
-        images = dataset.images(rows)
-        if bool((images == images[:, :1]).all()):
-            raise UsageError(
-                f"reconstruction is 'colorization', and the images of {dataset.name} are grey; choose "
-                "inpainting or autoencoding"
-            )

@@ -30,14 +30,14 @@ from viewgen_train.caches import (
     recorded_name,
     usable_rows,
 )
-from viewgen_train.jigsaw import check_jigsaw
 from viewgen_train.loader import MEMORY_SHARE
-from viewgen_train.masking import check_reconstruction
+from viewgen_train.masking import refuse_grey
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
 from viewgen_train.roles import cached_entry, check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
+from viewgen_train.sizes import check_sizes
 
 __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
 
@@ -185,8 +185,8 @@ def make_plan(options: TrainOptions) -> TrainPlan:
             generator = _generator(dataset.name, reader, options)
         if num_images < len(dataset):
             log.info("the cache covers the first %d of %d images: training on them", num_images, len(dataset))
-    check_reconstruction(settings, dataset, side)
-    check_jigsaw(settings, dataset.image_size)
+    check_sizes(settings, dataset.image_size, side)
+    refuse_grey(settings, dataset)
     num_images = _limited(options.limit, num_images, len(dataset))
     if settings.optimiser.batch_size > num_images:
         raise UsageError(

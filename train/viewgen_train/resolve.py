@@ -13,6 +13,7 @@ from viewgen.roles import Role
 from viewgen.settings import Settings
 from viewgen.views import VIEWS
 from viewgen.views.compositions import expert_values
+from viewgen.views.expert_settings import ExpertConfig
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.entry import ObjectiveEntry
 from viewgen_train.recipes import method_recipe
@@ -24,6 +25,7 @@ from viewgen_train.records import (
     VIEW_NAMES,
     placed,
 )
+from viewgen_train.second_view import settled_second_view, without_effect
 from viewgen_train.settings import COMPONENTS, NEGATIVES, TrainSettings
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
@@ -36,7 +38,8 @@ NETWORK_NAMES = ("backbone", "width", "projection_dim", "projector")
 # those among them that format 1 had not
 LATER_NETWORK_NAMES = ("projector",)
 # settings of the components by their own name
-OWNERS = {field: name for name, cls in COMPONENTS.items() if name != "expert" for field in cls.model_fields}
+OWNERS = {field: name for name, cls in COMPONENTS.items() if name not in ("expert", "second")
+          for field in cls.model_fields}  # fmt: skip
 KINDS = ("none", "A1", *ASSIMILATIONS)
 # words that name an entry, not a value of its settings
 NAMES = {"generated": "views.name", "views": "views.name", "objective": "objective.name", "loss": "loss",
@@ -77,7 +80,7 @@ def train_settings(
     if "objective.name" in words:
         base.pop("loss", None)
     if "augment" in words:
-        base = {place: value for place, value in base.items() if not place.startswith("expert.")}
+        base = {place: value for place, value in base.items() if not place.startswith(("expert.", "second."))}
     of_recipe = base.keys() - words.keys()
     words = base | words
     values = _recipe(dataset, viewmaker=words.get("views.name") == "viewmaker")
@@ -122,18 +125,27 @@ def train_settings(
     found |= {name: cls(**parts[name]) for name, cls in COMPONENTS.items()}
     for name, part in found.items():
         given_here = {place.partition(".")[2] for place in words if place.startswith(f"{name}.")}
+        if name == "expert":
+            given_here &= without_effect(part, found["second"])
         _own(part).refuse_ignored(given_here)
     if getattr(found["views"].settings, "score_weight", 0) and not objective.pair_weights:
         raise UsageError(
             f"score_weight is {found['views'].settings.score_weight}, which the loss of {objective.name!r} "
             "would ignore; choose an --objective that weights pairs, such as simclr or infonce, or drop_below"
         )
-    head = found["objective"].build().head
+    built = found["objective"].build()
+    head = built.head
     # what a recipe says of a head is for its own objective
     _refuse_beside(head, objective.name, {place: words[place] for place in words.keys() - of_recipe})
     if not head.any_projector:
         found["network"] = found["network"].replace(projector="objective")
     _check_reconstruction(found, head, objective.name, roles)
+    asked = [
+        place.removeprefix("second.")
+        for place in words
+        if place.startswith("second.") and place not in of_recipe
+    ]
+    found["second"] = settled_second_view(found, built.num_generated, asked, alike=views.joint or bool(roles))
     if head.jigsaw:
         _check_jigsaw(found, kind, bool(roles))
     if objective.check is not None:
@@ -346,16 +358,15 @@ def effective_settings(settings: TrainSettings, roles: tuple[Role, ...] = ()) ->
         chosen = getattr(settings, part)
         own = _own(chosen)
         named = {"name": chosen.name} if isinstance(chosen, Choice) else {}
-        without_effect = set(own.ignored()) | {
-            place.partition(".")[2] for place in unused if place.startswith(f"{part}.")
-        }
+        idle = without_effect(own, settings.second) if isinstance(own, ExpertConfig) else set(own.ignored())
+        idle |= {place.partition(".")[2] for place in unused if place.startswith(f"{part}.")}
         # TOML has no word for None, which only settings have that are not given
         tables[part] = {
             name: value
             for name, value in (named | own.to_json()).items()
-            if value is not None and name not in without_effect
+            if value is not None and name not in idle
         }
-    return tables
+    return {part: table for part, table in tables.items() if table}
 
 
 def _owner(name: str, entries: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "OptimiserSettings",
     "ReconstructionSettings",
     "RunSettings",
+    "SecondViewSettings",
     "TrainSettings",
 ]
 
@@ -276,6 +277,23 @@ class DiagnosticsSettings(Settings):
     )
 
 
+class SecondViewSettings(Settings):
+    """Operations of the second expert view that differ from those of the first."""
+
+    title = "the second view"
+
+    blur_probability: float | None = setting(
+        None, "probability of a Gaussian blur; by default that of the first view", since=2, ge=0, le=1
+    )
+    solarize_probability: float | None = setting(
+        None,
+        "probability of inverting the bright pixels; by default that of the first view",
+        since=2,
+        ge=0,
+        le=1,
+    )
+
+
 class RunSettings(Settings):
     """Settings of a training outside its components."""
 
@@ -301,6 +319,7 @@ COMPONENTS: dict[str, type[Settings]] = {
     "optimiser": OptimiserSettings,
     "diagnostics": DiagnosticsSettings,
     "expert": ExpertConfig,
+    "second": SecondViewSettings,
     "run": RunSettings,
 }
 
@@ -317,6 +336,7 @@ class TrainSettings:
         reconstruction: reconstruction over the objective.
         network, optimiser, diagnostics, run: settings of the components.
         expert: strength of the expert views.
+        second: what differs in the second expert view.
         dormant: recipe values that this training does not use, by name in records of format 1.
     """
 
@@ -329,6 +349,7 @@ class TrainSettings:
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     diagnostics: DiagnosticsSettings = field(default_factory=DiagnosticsSettings)
     expert: ExpertConfig = field(default_factory=ExpertConfig)
+    second: SecondViewSettings = field(default_factory=SecondViewSettings)
     run: RunSettings = field(default_factory=RunSettings)
     dormant: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 

@@ -35,6 +35,7 @@ from viewgen_train.objectives.reconstruction import Reconstruction
 from viewgen_train.optimiser import Optimiser
 from viewgen_train.records import nested_record, read_record, record
 from viewgen_train.sampler import RowOrder
+from viewgen_train.second_view import second_expert
 from viewgen_train.settings import TrainSettings
 from viewgen_train.transform import TransformedSource
 
@@ -94,7 +95,8 @@ class AssimilationTrainer(Trainer):
         self.device = images.device
         self.network, self.images, self.order, self.generated = network, images, order, generated
         self.objective, self.codes = objective, codes
-        self._expert = ExpertSource(settings.expert, name="expert")
+        other = second_expert(settings.expert, settings.second)
+        self._expert = ExpertSource(settings.expert, name="expert", second=other)
         synchronise_batchnorm(network, world)
         self._parallel: nn.Module = world.data_parallel(network)
         self.seed = settings.seed

@@ -37,6 +37,7 @@ class TransformedSource:
         missing: mask of images without a code or view, bool `(num_images,)`; None if not known beforehand.
         before: True if images are transformed before the source makes views of different roles of them.
         alike: True if all views of an image are transformed alike; those of different roles always are.
+        second: strength of the expert transform of all views but the first; None for that of the first.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class TransformedSource:
         *,
         before: bool = False,
         alike: bool = False,
+        second: ExpertConfig | None = None,
     ) -> None:
         self.source, self.expert, self.missing, self.before = source, expert, missing, before
+        self.second = second
         self.transform = transform
         self.roles = source.roles
         self.alike = alike or self.roles != ("view",)
@@ -120,14 +123,30 @@ class TransformedSource:
         """Return transformed model images `(V, B, C, H, W)`, differentiable in the views."""
         if self.transform == "none":
             return views
-        config = self.expert if self.transform == "expert" else self._weak
+        if self.transform != "expert":
+            return self._under(self._weak, views, images)
+        if self.second is None:
+            return self._under(self.expert, views, images)
+        return torch.cat(
+            [
+                self._under(self.expert, views, images, slice(1)),
+                self._under(self.second, views, images, slice(1, None)),
+            ]
+        )
+
+    def _under(
+        self, config: ExpertConfig, views: Tensor, images: Images, places: slice = slice(None)
+    ) -> Tensor:
+        """Return some of the views, transformed."""
         num_drawn = 1 if self.alike else len(views)
         uniforms = expert_uniforms(
             lambda name, count: images.draws.uniform(name, num_drawn, count), "generated transform", config
         )
         if self.alike:
             uniforms = uniforms.expand(-1, len(views), -1)
-        uniforms, flat = uniforms.transpose(0, 1).flatten(0, 1), views.flatten(0, 1)
+        uniforms = uniforms[:, places].transpose(0, 1).flatten(0, 1)
+        views = views[places]
+        flat = views.flatten(0, 1)
         if self.transform != "flip":
             flat = expert_views(flat, uniforms, config)
         elif config.flip_probability > 0:

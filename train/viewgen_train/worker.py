@@ -37,6 +37,7 @@ from viewgen_train.records import assimilation_name
 from viewgen_train.roles import cached_entry
 from viewgen_train.run import CONFIG
 from viewgen_train.sampler import BlockOrder, FullOrder, RowOrder
+from viewgen_train.second_view import second_expert
 from viewgen_train.settings import TrainSettings
 from viewgen_train.trainer import AssimilationTrainer
 from viewgen_train.transform import TransformedSource
@@ -218,6 +219,10 @@ def build_source(
         missing,
         before=bool(entry.roles),
         alike=entry.joint or (stored is not None and stored.joint),
+        # of A2 the second view is one of the expert's, which the trainer makes
+        second=second_expert(settings.expert, settings.second)
+        if settings.assimilation.kind == "none"
+        else None,
     )
 
 

@@ -7,10 +7,7 @@ downloaded. https://github.com/zalandoresearch/fashion-mnist
 
 from pathlib import Path
 
-from viewgen.datasets.dataset import DatasetEntry
-from viewgen.datasets.download import RemoteFile
-from viewgen.datasets.idx_dataset import PAD, IdxDataset
-from viewgen.settings import Settings
+from viewgen.datasets.idx_dataset import IdxDataset, idx_files
 
 __all__ = ["ENTRY", "FASHION_MNIST"]
 
@@ -32,12 +29,6 @@ CLASS_NAMES = (
 )
 
 
-def _remote(name: str, num_bytes: int, md5: str) -> RemoteFile:
-    return RemoteFile(
-        name=name, urls=(f"{SITE}/{name}", f"{REPOSITORY}/{name}"), num_bytes=num_bytes, md5=md5
-    )
-
-
 FASHION_MNIST = IdxDataset(
     name=NAME,
     summary="70,000 grey pictures of clothes",
@@ -47,24 +38,18 @@ FASHION_MNIST = IdxDataset(
     licence="MIT",
     folders=(".", "FashionMNIST/raw"),
     directories=(DEBIAN,),
-    files={
-        "train": (
-            _remote("train-images-idx3-ubyte.gz", 26_421_880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
-            _remote("train-labels-idx1-ubyte.gz", 29_515, "25c81989df183df01b3e8a0aad5dffbe"),
-        ),
-        "test": (
-            _remote("t10k-images-idx3-ubyte.gz", 4_422_102, "bef4ecab320f06d8554ea6380940ec79"),
-            _remote("t10k-labels-idx1-ubyte.gz", 5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
-        ),
-    },
+    files=idx_files(
+        (SITE, REPOSITORY),
+        {
+            "train": (
+                (26_421_880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+                (29_515, "25c81989df183df01b3e8a0aad5dffbe"),
+            ),
+            "test": (
+                (4_422_102, "bef4ecab320f06d8554ea6380940ec79"),
+                (5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
+            ),
+        },
+    ),
 )
-ENTRY = DatasetEntry(
-    name=NAME,
-    summary=FASHION_MNIST.summary,
-    settings=Settings,
-    build=lambda settings, split, root, download: FASHION_MNIST.load(split, root, download=download),
-    info=FASHION_MNIST.info,
-    is_present=FASHION_MNIST.is_present,
-    download=FASHION_MNIST.download,
-    margin=PAD,
-)
+ENTRY = FASHION_MNIST.entry

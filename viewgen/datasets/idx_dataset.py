@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.datasets.dataset import DatasetInfo, ImageDataset, canonical_split
+from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.download import RemoteFile, fetch
 from viewgen.datasets.idx import read_idx
 from viewgen.errors import CorruptDataError, MissingFileError
+from viewgen.settings import Settings
 
-__all__ = ["PAD", "PADDED_SIZE", "SIZE", "IdxDataset", "PaddedGreyImages"]
+__all__ = ["PADDED_SIZE", "SIZE", "IdxDataset", "PaddedGreyImages", "idx_files"]
 
 SIZE, PAD = 28, 2
 PADDED_SIZE = SIZE + 2 * PAD
@@ -26,6 +27,34 @@ class PaddedGreyImages:
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         padded = np.pad(self.grey[indices], ((0, 0), (PAD, PAD), (PAD, PAD)))
         return np.repeat(padded[:, None], 3, axis=1)
+
+
+# splits of MNIST and of what takes its place, and the start of their files' names
+STARTS = {"train": "train", "test": "t10k"}
+
+
+def idx_files(
+    sites: tuple[str, ...], facts: dict[str, tuple[tuple[int, str], tuple[int, str]]]
+) -> dict[str, tuple[RemoteFile, RemoteFile]]:
+    """Return split → the files of images and of labels, under MNIST's names.
+
+    Args:
+        sites: URLs of the folders that have them.
+        facts: split → size in bytes and MD5 digest of either file.
+    """
+
+    def remote(name: str, num_bytes: int, md5: str) -> RemoteFile:
+        return RemoteFile(
+            name=name, urls=tuple(f"{site}/{name}" for site in sites), num_bytes=num_bytes, md5=md5
+        )
+
+    return {
+        split: (
+            remote(f"{STARTS[split]}-images-idx3-ubyte.gz", *images),
+            remote(f"{STARTS[split]}-labels-idx1-ubyte.gz", *labels),
+        )
+        for split, (images, labels) in facts.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +92,20 @@ class IdxDataset:
             num_images=self.num_images,
             source=self.source,
             licence=self.licence,
+        )
+
+    @property
+    def entry(self) -> DatasetEntry:
+        """Registry entry of the data set."""
+        return DatasetEntry(
+            name=self.name,
+            summary=self.summary,
+            settings=Settings,
+            build=lambda settings, split, root, download: self.load(split, root, download=download),
+            info=self.info,
+            is_present=self.is_present,
+            download=self.download,
+            margin=PAD,
         )
 
     def is_present(self, root: Path) -> bool:

@@ -12,6 +12,7 @@ References:
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewgen.datasets.archive import tar_members
-from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
+from viewgen.datasets.dataset import ImageDataset, canonical_split
 from viewgen.datasets.decoded import Blocks, Labelling, load_decoded, read_decoded
 from viewgen.datasets.download import RemoteFile, locate, obtain
-from viewgen.datasets.idx_dataset import PAD, SIZE, IdxDataset, PaddedGreyImages
+from viewgen.datasets.idx_dataset import SIZE, IdxDataset, PaddedGreyImages, idx_files
 from viewgen.errors import CorruptDataError
 from viewgen.settings import Settings, setting
 
@@ -54,10 +55,6 @@ class MnistSettings(Settings):
     )
 
 
-def _remote(name: str, num_bytes: int, md5: str) -> RemoteFile:
-    return RemoteFile(name=name, urls=(f"{SITE}/{name}",), num_bytes=num_bytes, md5=md5)
-
-
 MNIST = IdxDataset(
     name=NAME,
     summary="70,000 grey handwritten digits",
@@ -66,16 +63,19 @@ MNIST = IdxDataset(
     source="IDX, LeCun et al.; also :npm",
     licence="CC BY-SA 3.0",
     folders=("MNIST/raw",),
-    files={
-        "train": (
-            _remote("train-images-idx3-ubyte.gz", 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-            _remote("train-labels-idx1-ubyte.gz", 28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
-        ),
-        "test": (
-            _remote("t10k-images-idx3-ubyte.gz", 1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
-            _remote("t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
-        ),
-    },
+    files=idx_files(
+        (SITE,),
+        {
+            "train": (
+                (9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+                (28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
+            ),
+            "test": (
+                (1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
+                (4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
+            ),
+        },
+    ),
 )
 
 
@@ -171,20 +171,4 @@ def split_digits(digits: list[NDArray[np.uint8]], split: str) -> tuple[NDArray[n
     return images[chosen], labels[chosen]
 
 
-ENTRY = DatasetEntry(
-    name=NAME,
-    summary=MNIST.summary,
-    settings=MnistSettings,
-    build=load,
-    info=DatasetInfo(
-        name=NAME,
-        image_size=MNIST.info.image_size,
-        num_classes=10,
-        num_images=MNIST.num_images,
-        source=MNIST.source,
-        licence=MNIST.licence,
-    ),
-    is_present=MNIST.is_present,
-    download=MNIST.download,
-    margin=PAD,
-)
+ENTRY = replace(MNIST.entry, settings=MnistSettings, build=load)

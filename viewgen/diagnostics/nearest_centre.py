@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from viewgen.diagnostics.features import Features
 from viewgen.diagnostics.knn import class_accuracies
@@ -21,7 +22,12 @@ from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.registry import Entry
 from viewgen.settings import Settings
 
-__all__ = ["ENTRY", "NearestCentre", "NearestCentreConfig", "nearest_centre_accuracies"]
+__all__ = ["ENTRY", "NearestCentre", "NearestCentreConfig", "nearest_centre", "nearest_centre_accuracies"]
+
+
+def nearest_centre(z: Tensor, centres: Tensor) -> Tensor:
+    """Return the index of the centre, of `(K, D)`, that is nearest to each vector `(B, D)`, int64 `(B,)`."""
+    return (z.to(centres) @ centres.T - centres.square().sum(dim=1) / 2).argmax(dim=1)
 
 
 @torch.no_grad()
@@ -38,8 +44,7 @@ def nearest_centre_accuracies(train: Features, test: Features) -> NDArray[np.flo
         classes, index = known.unique(return_inverse=True)
         sums = f.new_zeros(len(classes), f.shape[1]).index_add_(0, index, f)
         centres = sums / torch.bincount(index)[:, None]
-        closeness = g @ centres.T - centres.square().sum(dim=1) / 2
-        correct.append((classes[closeness.argmax(dim=1)] == wanted).double().mean())
+        correct.append((classes[nearest_centre(g, centres)] == wanted).double().mean())
     return torch.stack(correct).cpu().numpy()
 
 

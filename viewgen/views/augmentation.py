@@ -26,10 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from viewgen.errors import UsageError
 from viewgen.views.blur import gaussian_blur
 from viewgen.views.color_jitter import ORDERS, color_jitter, to_gray
-from viewgen.views.expert_settings import ExpertConfig
+from viewgen.views.expert_settings import ExpertConfig, check_mask_side
 from viewgen.views.randaugment import NUM_DRAWN, randaugment, solarize
 from viewgen.views.rows import change_rows
 from viewgen.views.square_masks import proportional_sides, square_masks
@@ -130,11 +129,8 @@ def cover_squares(x: Tensor, uniforms: Tensor, config: ExpertConfig) -> Tensor:
         UsageError: the largest side is larger than the images.
     """
     size = x.shape[-1]
+    check_mask_side(config.mask_side, size)
     sides = config.mask_side or proportional_sides(size)
-    if sides[1] > size:
-        raise UsageError(
-            f"mask_side is {list(sides)}, and the views have {size} px; expected sides up to that"
-        )
     masks = square_masks(uniforms, config.mask_count, sides, size)[:, None].to(x.device)
     return torch.where(masks, x.new_tensor(config.mask_fill).view(1, 3, 1, 1), x)
 

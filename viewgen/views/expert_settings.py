@@ -7,9 +7,10 @@ from typing import Self
 
 from pydantic import model_validator
 
+from viewgen.errors import UsageError
 from viewgen.settings import Settings, setting
 
-__all__ = ["MAX_MAGNITUDE", "ExpertConfig"]
+__all__ = ["MAX_MAGNITUDE", "ExpertConfig", "check_mask_side"]
 
 MAX_MAGNITUDE = 10.0
 # ImageNet's mean colour
@@ -24,6 +25,22 @@ _OFF = {
     "randaugment_ops": 0,
     "mask_probability": 0.0,
 }
+
+
+def check_mask_side(mask_side: tuple[int, int] | None, image_size: int) -> None:
+    """Check that squares of the given sides fit into images.
+
+    Args:
+        mask_side: smallest and largest side, in pixels; None for sides in proportion to the images.
+        image_size: side of the images, in pixels.
+
+    Raises:
+        UsageError: the largest is larger than they.
+    """
+    if mask_side is not None and mask_side[1] > image_size:
+        raise UsageError(
+            f"mask_side is {list(mask_side)}, and the views have {image_size} px; expected sides up to that"
+        )
 
 
 class ExpertConfig(Settings):
@@ -124,6 +141,15 @@ class ExpertConfig(Settings):
         if self.blur_width is None:
             return 2 * math.ceil(4 * self.blur_sigma[1]) + 1
         return max(3, 2 * int(self.blur_width * min(height, width) / 2) + 1)
+
+    def check_size(self, image_size: int) -> None:
+        """Check that the transform can be applied to images with the given side, in pixels.
+
+        Raises:
+            UsageError: squares that it covers do not fit into them.
+        """
+        if self.mask_probability:
+            check_mask_side(self.mask_side, image_size)
 
     def crop_only(self) -> Self:
         """Return the transform without any change of colour, blur, RandAugment and masks: crop and flip."""

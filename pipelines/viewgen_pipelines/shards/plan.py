@@ -100,6 +100,7 @@ def make_plan(options: CacheOptions, say: Callable[[str], object]) -> CachePlan:
     own, inversion = _settings_of_stages(entry, options)
     # impossible settings show before data sets and networks are looked for
     given = VIEWS.resolve(entry.name, options.dataset, own, options.preset).settings
+    entry.check(given)
     dataset, paths = _inputs(entry, options, entry.further(given))
     refuse_colorless(options.augment, dataset)
     num_images = min(options.limit or len(dataset), len(dataset))

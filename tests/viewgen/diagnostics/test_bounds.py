@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from constructed_caches import IMAGES, LABELS, dataset_of
 
 from viewgen.diagnostics import DIAGNOSTICS
-from viewgen.diagnostics.bounds.centres import class_centres, divergence, nearest_centre
+from viewgen.diagnostics.bounds.centres import class_centres, divergence
 from viewgen.diagnostics.bounds.correlation import cross_correlation, standardised
 from viewgen.diagnostics.bounds.embedding import Embedded
 from viewgen.diagnostics.bounds.infonce import infonce_parts, sharper_product_bound, theorem3
 from viewgen.diagnostics.bounds.theorem import rho_allowed, rho_terms, theorem2, threshold
 from viewgen.diagnostics.bounds.tightness import lipschitz
 from viewgen.diagnostics.measure import Subject
+from viewgen.diagnostics.nearest_centre import nearest_centre
 from viewgen.errors import DataError, ModelError, UsageError
 from viewgen.views.expert import ExpertConfig
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from finite_worlds import Worlds, random_worlds
 
-from viewgen.diagnostics.bounds.centres import class_centres, divergence, nearest_centre
+from viewgen.diagnostics.bounds.centres import class_centres, divergence
 from viewgen.diagnostics.bounds.embedding import Embedded, one_norm
 from viewgen.diagnostics.bounds.theorem import lemma1, rho_allowed, rho_terms, theorem2, threshold
 from viewgen.diagnostics.bounds.tightness import (
@@ -15,6 +15,7 @@ from viewgen.diagnostics.bounds.tightness import (
     loose_share_bound,
     sharper_loose_share_bound,
 )
+from viewgen.diagnostics.nearest_centre import nearest_centre
 
 ROUNDING = 1e-9
 SHAPES = [

@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from image_dataset import dataset_of
 
-from viewgen.datasets.dataset import ImageDataset, MemoryImages
 from viewgen.errors import DataError, UsageError
 from viewgen.registry import Choice
 from viewgen.roles import Role
@@ -22,18 +22,6 @@ with warnings.catch_warnings():
 @pytest.fixture(scope="module")
 def rgb():
     return torch.rand(4, 3, 9, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-def dataset_of(images):
-    return ImageDataset(
-        name="some",
-        split="train",
-        image_size=images.shape[-1],
-        num_classes=1,
-        class_names=("one",),
-        pixels=MemoryImages(images),
-        targets=np.zeros(len(images), np.int64),
-    )
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from image_dataset import dataset_of
 from random_flow import write_flow
 
-from viewgen.datasets.dataset import ImageDataset, MemoryImages
 from viewgen.diagnostics.mutual_information.views import source_pair
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, ModelError, UsageError
 from viewgen.images import to_model, to_storage
@@ -17,18 +17,6 @@ from viewgen.views.color_spaces import from_rgb
 from viewgen.views.flow import FlowViewsConfig, packed, unpacked
 
 ENTRY = VIEWS.entry("flow")
-
-
-def dataset_of(images):
-    return ImageDataset(
-        name="some",
-        split="train",
-        image_size=images.shape[-1],
-        num_classes=1,
-        class_names=("one",),
-        pixels=MemoryImages(images),
-        targets=np.zeros(len(images), np.int64),
-    )
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from viewgen_train.experiment.document import CacheTable, Document
 from viewgen_train.experiment.grid import Row, file_part
 from viewgen_train.resolve import train_settings
 from viewgen_train.settings import TrainSettings
+from viewgen_train.sizes import check_sizes
 
 __all__ = [
     "cache_identity",
@@ -60,6 +61,10 @@ def check_data(
             views = settings[name].views
             views.entry.check(views.settings)
             side = _view_side(dataset, row, settings[name], tables)
+            try:
+                check_sizes(settings[name], dataset.image_size, side)
+            except UsageError as error:
+                raise UsageError(f"[rows.{row.group}]: {error}") from None
             if side != test.image_size:
                 raise UsageError(
                     f"[rows.{row.group}]: its views have {side} px, and its encoders are measured on "

@@ -1,8 +1,8 @@
-"""Class centres, their divergence, and the nearest-centre classifier G_f.
+"""Class centres and their divergence.
 
-The centre μ_k is the mean output over the images of class k and their views. G_f chooses the nearest centre;
-it is the linear classifier with rows μ_k and biases −‖μ_k‖²/2. Divergence is the inner product of two
-centres: small where classes are apart, −1/(K−1) at best for K centres of unit norm.
+The centre μ_k is the mean output over the images of class k and their views; the classifier G_f chooses the
+nearest (`viewgen.diagnostics.nearest_centre`). Divergence is the inner product of two centres: small where
+classes are apart, −1/(K−1) at best for K centres of unit norm.
 
 Shape legend: N images, M views of each, K classes, d output width.
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from viewgen.diagnostics.bounds.embedding import Embedded
 
-__all__ = ["Divergence", "class_centres", "divergence", "nearest_centre"]
+__all__ = ["Divergence", "class_centres", "divergence"]
 
 IMAGES_AT_ONCE = 4096
 
@@ -31,11 +31,6 @@ def class_centres(sample: Embedded, images_at_once: int = IMAGES_AT_ONCE) -> Ten
         total.index_add_(0, labels, z.sum(dim=1, dtype=torch.float64))
     counts = torch.bincount(sample.labels, minlength=sample.num_classes) * sample.z.shape[1]
     return total / counts[:, None]
-
-
-def nearest_centre(z: Tensor, centres: Tensor) -> Tensor:
-    """Return the class of each output `(B, d)` by G_f, int64 `(B,)`."""
-    return (z.double() @ centres.T - centres.square().sum(dim=1) / 2).argmax(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

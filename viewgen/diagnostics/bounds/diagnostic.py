@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewgen.diagnostics.bootstrap import bootstrap_measure, mean_over_images
-from viewgen.diagnostics.bounds.centres import Divergence, class_centres, divergence, nearest_centre
+from viewgen.diagnostics.bounds.centres import Divergence, class_centres, divergence
 from viewgen.diagnostics.bounds.correlation import cross_correlation, standardised
 from viewgen.diagnostics.bounds.embedding import (
     Embedded,
@@ -51,6 +51,7 @@ from viewgen.diagnostics.concentration.curve import Curve
 from viewgen.diagnostics.concentration.measurement import measure_concentration
 from viewgen.diagnostics.generated import spread
 from viewgen.diagnostics.measure import Measure, Subject
+from viewgen.diagnostics.nearest_centre import nearest_centre
 from viewgen.errors import DataError
 from viewgen.registry import Entry
 from viewgen.settings import setting

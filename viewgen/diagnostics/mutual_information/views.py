@@ -1,6 +1,6 @@
 """The views of a data set as pairs: one view of each of two sources, drawn for the same image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +91,30 @@ def _told_apart(name: str, view: int) -> tuple[int | str, ...]:
     return () if (name, view) == ("expert", 0) else (name, view)
 
 
-class ViewPairs:
+class _DatasetPairs:
+    """Pairs of views of a data set's images; its arguments are those of its subclasses."""
+
+    def __init__(self, dataset: ImageDataset, source_index: NDArray[np.int64], num_draws: int) -> None:
+        self.dataset, self.source_index = dataset, source_index
+        self._num_draws = num_draws
+
+    @property
+    def num_images(self) -> int:
+        return len(self.source_index)
+
+    @property
+    def num_draws(self) -> int:
+        return self._num_draws
+
+    def _images(self, positions: NDArray[np.int64], *addresses: tuple[int | str, ...]) -> Iterator[Images]:
+        """Yield the images, with the random numbers of each address."""
+        rows = self.source_index[positions]
+        pixels, ids = torch.from_numpy(self.dataset.images(rows)), torch.from_numpy(rows)
+        for address in addresses:
+            yield Images(pixels=pixels, source_index=ids, draws=PairDraws(address, ids))
+
+
+class ViewPairs(_DatasetPairs):
     """Pairs of views of the same image.
 
     Args:
@@ -111,32 +134,16 @@ class ViewPairs:
         *,
         num_draws: int,
     ) -> None:
-        self.x, self.y, self.dataset = x, y, dataset
-        self.source_index = source_index
-        self._num_draws = num_draws
-
-    @property
-    def num_images(self) -> int:
-        return len(self.source_index)
-
-    @property
-    def num_draws(self) -> int:
-        return self._num_draws
+        super().__init__(dataset, source_index, num_draws)
+        self.x, self.y = x, y
 
     def draw(self, positions: NDArray[np.int64], *address: int | str) -> tuple[Tensor, Tensor]:
-        rows = self.source_index[positions]
-        pixels, ids = torch.from_numpy(self.dataset.images(rows)), torch.from_numpy(rows)
         *stage, draw = address
-        sides = [
-            source.views(
-                Images(pixels=pixels, source_index=ids, draws=PairDraws((*stage, side, draw), ids)), 1
-            ).model[0]
-            for side, source in (("x", self.x), ("y", self.y))
-        ]
-        return sides[0], sides[1]
+        x, y = self._images(positions, (*stage, "x", draw), (*stage, "y", draw))
+        return self.x.views(x, 1).model[0], self.y.views(y, 1).model[0]
 
 
-class SourcePairs:
+class SourcePairs(_DatasetPairs):
     """Two views of the same image that one source makes together.
 
     Args:
@@ -158,22 +165,11 @@ class SourcePairs:
         num_views: int,
         num_draws: int,
     ) -> None:
-        self.source, self.roles, self.dataset = source, roles, dataset
-        self.source_index, self.num_views = source_index, num_views
-        self._num_draws = num_draws
-
-    @property
-    def num_images(self) -> int:
-        return len(self.source_index)
-
-    @property
-    def num_draws(self) -> int:
-        return self._num_draws
+        super().__init__(dataset, source_index, num_draws)
+        self.source, self.roles, self.num_views = source, roles, num_views
 
     def draw(self, positions: NDArray[np.int64], *address: int | str) -> tuple[Tensor, Tensor]:
-        rows = self.source_index[positions]
-        pixels, ids = torch.from_numpy(self.dataset.images(rows)), torch.from_numpy(rows)
-        images = Images(pixels=pixels, source_index=ids, draws=PairDraws(address, ids))
+        (images,) = self._images(positions, address)
         views = self.source.views(images, self.num_views).model
         if not self.roles:
             return views[0], views[1]
