@@ -1,4 +1,4 @@
-"""From images to views on disk: `viewgen cache` against the paper's procedure, and inversion alone.
+"""From images to views on disk: `viewgen cache` against that of Han et al., 2023, and inversion alone.
 
 "paper" inverts a batch with a fixed number of Adam steps (in-domain loss), searches its views until the
 batch's mean boundary loss says that they lie on the boundary, and writes every view as a PNG file with an npz

@@ -1,4 +1,4 @@
-"""W-search against the paper's procedure (`benchmarks/reference/`): the step, and searches to their end.
+"""W-search against that of Han et al., 2023 (`benchmarks/reference/`): the step, and searches to their end.
 
 All contenders make the same kind of view: they start beside the anchor, and go to the minimum of eq. 2.
 "step" times one update by Adam of the same batch: the reference as published code writes it, with its

@@ -1,4 +1,4 @@
-"""One search, by viewgen's engine or by the paper's procedure: what several benchmarks run and judge."""
+"""One search, by viewgen's engine or as in Han et al., 2023: what several benchmarks run and judge."""
 
 import tempfile
 import time

@@ -23,6 +23,7 @@ HEADINGS = {
     "loading": "Batches for a training loop",
     "augmentation": "Expert views",
     "training_cpu": "Training step",
+    "objectives": "Objectives",
     "evaluation": "Evaluation",
     "start_up": "Command line",
     "commit_log": "Commit log",
@@ -51,8 +52,8 @@ How to read the numbers:
   networks and inputs were there before. For commands (two workers, command line) it is what all their
   processes held.
 - **Quality** says what else differed, because a faster way to a worse result would prove nothing.
-- "Paper" and "published" mean `benchmarks/reference/`: the paper's procedure written plainly, with the same
-  weights, checked by tests to compute the same images and losses.
+- "Paper" and "published" mean `benchmarks/reference/`: the procedure of [Han et al., 2023](https://arxiv.org/abs/2304.00601),
+  written plainly, with the same weights, checked by tests to compute the same images and losses.
 """
 GPU_NOTE = """
 No GPU was at hand for these measurements, so the last column of the table says "not measured" wherever a

@@ -1,4 +1,4 @@
-"""Print trainings as a table like the paper's Table 1: ``python docs/scripts/table.py RUN [RUN...]``.
+"""Print trainings like Table 1 of Constructive Assimilation: ``python docs/scripts/table.py RUN [RUN...]``.
 
 Runs named alike up to ``-seed1``, ``-seed2`` … are one row. With one training its deviation is that over the
 probe's seeds; with more it is that over the trainings, each the mean of its probes. The baseline comes first.

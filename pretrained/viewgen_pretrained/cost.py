@@ -233,7 +233,8 @@ def _cost(
         torch.cuda.reset_peak_memory_stats(device)
 
     def step(number: int) -> None:
-        trainer.step(number)  # its metrics are numbers, so the device has finished
+        for value in trainer.step(number).values():
+            float(value)  # waits for the device
 
     # the passes through the networks one after the other: at most as much is alive at once
     activations = saved_bytes(lambda: step(1), parameters)

@@ -168,6 +168,7 @@ class FlowTrainer(Trainer):
         device: torch.device,
     ) -> None:
         self.dataset, self.labelled, self.config, self.device = dataset, labelled, config, device
+        self.settle_every = 20 if device.type == "cuda" else 1
         self.contrasts = config.objective != "supervised"
         self.seed = config.seed
         self._order: FullOrder | None = None
@@ -254,19 +255,9 @@ class FlowTrainer(Trainer):
         return torch.cat(parts), targets
 
     def step(self, step: int) -> Mapping[str, float | Tensor]:
-        """Train the encoders, then the flow and the classifiers, on one batch.
-
-        Raises:
-            TrainingDivergedError: a channel of the flow is not finite, or varies too little.
-        """
+        """Train the encoders, then the flow and the classifiers, on one batch."""
         x, targets = self._batch(step)
         views, least = standardised(self.flow(x))
-        if not float(least) >= LEAST_DEVIATION:
-            raise TrainingDivergedError(
-                f"flow training: the least standard deviation of a channel is {float(least):.2g} at step "
-                f"{step}, expected at least {LEAST_DEVIATION}: the channel collapses. Lower "
-                "view_learning_rate, or choose the additive coupling or objective semi"
-            )
         if self.critic is not None:
             for _ in range(self.config.critic_steps):
                 self._update(self.critic_optimiser, self._info_nce(self.critic, views.detach()))
@@ -285,6 +276,20 @@ class FlowTrainer(Trainer):
                 metrics[f"cross_entropy_{role}"] = losses[-1].detach()
         self._update(self.optimiser, torch.stack(losses).sum())
         return metrics
+
+    def check(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Stop if a channel of the flow was not finite in a step, or varied too little.
+
+        Raises:
+            TrainingDivergedError: one did.
+        """
+        least = metrics["least_deviation"]
+        if not least >= LEAST_DEVIATION:
+            raise TrainingDivergedError(
+                f"flow training: the least standard deviation of a channel is {least:.2g} at step {step}, "
+                f"expected at least {LEAST_DEVIATION}: the channel collapses. Lower view_learning_rate, or "
+                "choose the additive coupling or objective semi"
+            )
 
     def _info_nce(self, critic: Branches, channels: Tensor) -> Tensor:
         z = critic(by_role(channels))

@@ -11,6 +11,7 @@ from viewgen.errors import CacheMismatchError
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import save_model
 from viewgen_pipelines.cache import cache
+from viewgen_pipelines.shards import plan
 from viewgen_pipelines.shards.plan import automatic_shard_images
 
 
@@ -158,3 +159,11 @@ def test_a_dry_run_says_what_would_be_made_and_writes_nothing(tmp_path, capsys):
 )
 def test_shards_are_a_dozen_of_a_handy_size(num_images, image_size, num_views, shard_images):
     assert automatic_shard_images(num_images, image_size, num_views) == shard_images
+
+
+def test_a_bad_setting_of_the_method_shows_before_images_are_loaded(refused, monkeypatch):
+    monkeypatch.setattr(plan, "load_dataset", lambda *_, **__: pytest.fail("images were loaded"))
+    code, printed = refused("--method", "flow")
+    assert (code, "flow views need a flow" in printed) == (2, True)
+    code, printed = refused("--method", "flow", "--set", "file=nowhere.safetensors")
+    assert (code, "nowhere.safetensors" in printed) == (1, True)

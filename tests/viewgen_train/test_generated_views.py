@@ -166,6 +166,37 @@ def test_expert_views_of_a_batch_are_independent_draws(batch_of):
     torch.testing.assert_close(views[1], expert_views(to_model(batch.pixels), uniforms[:, 1], EXPERT))
 
 
+def test_only_the_second_view_has_its_own_operations(batch_of):
+    """Every image's second view is solarised: nothing else of either view changes, whoever makes them."""
+    batch, second = batch_of(np.arange(6)), EXPERT.replace(solarize_probability=1.0)
+    sources = [
+        (ExpertSource(EXPERT), ExpertSource(EXPERT, second=second)),
+        (
+            TransformedSource(OriginalSource(), "expert", EXPERT),
+            TransformedSource(OriginalSource(), "expert", EXPERT, second=second),
+        ),
+    ]
+    for plain, other in sources:
+        before, after = (source.views(batch, 2).pixels for source in (plain, other))
+        assert torch.equal(after[0], before[0])
+        torch.testing.assert_close(after[1], -before[1].abs(), atol=1e-6, rtol=0)
+    assert torch.equal(sources[0][1].views(batch, 1).pixels, ExpertSource(EXPERT).views(batch, 1).pixels)
+
+
+def test_a_training_gives_its_second_view_those_of_its_settings(plan_of):
+    for kind in ("none", "A2"):
+        settings = {"assimilation": kind, "objective": "simclr", "generated": "original"}
+        settings |= {"generated_transform": "expert"} if kind == "none" else {}
+        made = []
+        for more in ({}, {"second.solarize_probability": 1.0}):
+            plan, _ = plan_of(dataset="digits", settings=settings | more)
+            trainer = build_trainer(plan, World(), CPU)
+            made.append(trainer.views(trainer.batch(0)))
+        assert torch.equal(made[1][0], made[0][0])
+        torch.testing.assert_close(made[1][1], -made[0][1].abs(), atol=1e-6, rtol=0)
+        assert torch.equal(made[1][2:], made[0][2:])
+
+
 # views from codes
 
 

@@ -96,6 +96,9 @@ class Trainer(ABC):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by `state`."""
 
+    def check(self, step: int, metrics: Mapping[str, float]) -> None:  # noqa: B027
+        """Raise `TrainingDivergedError` if the metrics of a step, when they are read, tell that it failed."""
+
     def picture(self) -> np.ndarray[Any, Any] | None:
         """Return a sample grid, uint8 `(height, width, 3)`, or None."""
         return None
@@ -294,8 +297,9 @@ def _run(
 
     def settle() -> None:
         for at, values in unsettled:
-            for name, value in values.items():
-                number = float(value)
+            numbers = {name: float(value) for name, value in values.items()}
+            trainer.check(at, numbers)
+            for name, number in numbers.items():
                 if not math.isfinite(number):
                     explanation = trainer.on_divergence(folder, at) if writes else ""
                     raise diverged(f"{name} is {number} at step {at}{explanation}")

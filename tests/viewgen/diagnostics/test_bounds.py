@@ -13,6 +13,7 @@ from viewgen.diagnostics.bounds.centres import class_centres, divergence
 from viewgen.diagnostics.bounds.correlation import cross_correlation, standardised
 from viewgen.diagnostics.bounds.embedding import Embedded
 from viewgen.diagnostics.bounds.infonce import infonce_parts, sharper_product_bound, theorem3
+from viewgen.diagnostics.bounds.plot import SUMMANDS, _is_no_bound, draw_compared_terms
 from viewgen.diagnostics.bounds.theorem import rho_allowed, rho_terms, theorem2, threshold
 from viewgen.diagnostics.bounds.tightness import lipschitz
 from viewgen.diagnostics.measure import Subject
@@ -307,3 +308,17 @@ def test_a_collapsed_encoder_has_no_correlation_and_no_nan(small_models, monkeyp
     assert all(map(math.isfinite, found.values()))
     assert found["divergence_largest"] == pytest.approx(1)
     assert found["theorem2_holds"] == 0
+
+
+def test_the_bound_of_theorem_2_is_drawn_only_where_its_condition_holds():
+    base = dict.fromkeys(SUMMANDS, 0.2) | {"rho_allowed": 1.0, "error_train": 0.1}
+    for value, expected in ({"theorem2_holds": 1.0}, False), ({"theorem2_holds": 0.0}, True), ({}, True):
+        assert _is_no_bound("theorem2_bound", value) is expected
+        assert not _is_no_bound("lemma1_bound", value)
+
+    def drawn(**values):
+        return draw_compared_terms({"one": base | values})
+
+    without = drawn(theorem2_holds=0.0)
+    assert drawn(theorem2_holds=0.0, theorem2_bound=0.3) == without
+    assert drawn(theorem2_holds=1.0, theorem2_bound=0.3) != without

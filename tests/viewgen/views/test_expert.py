@@ -1,10 +1,13 @@
 """The batched expert transform against torchvision's operations, image by image."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from viewgen.errors import UsageError
 from viewgen.networks.torchvision_import import import_torchvision
+from viewgen.views import VIEWS
 from viewgen.views.augmentation import (
     NUM_UNIFORMS,
     crop_boxes,
@@ -46,6 +49,9 @@ def test_masks_cover_squares_of_one_color_and_change_nothing_else():
     uniforms = expert_uniforms(drawn, "view", large)
     with pytest.raises(UsageError, match=r"mask_side is \[6, 40\], and the views have 32 px"):
         expert_views(images, uniforms, large)
+    with pytest.raises(UsageError, match=r"mask_side is \[6, 40\], and the views have 32 px"):
+        VIEWS.entry("expert").fit(large, SimpleNamespace(image_size=32))  # of a cache, before it is made
+    assert VIEWS.entry("expert").fit(large, SimpleNamespace(image_size=40)) is large
     with pytest.raises(UsageError, match="mask_side is given and has no effect"):
         plain.refuse_ignored({"mask_side"})
 

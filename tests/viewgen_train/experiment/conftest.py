@@ -110,7 +110,7 @@ class MadeUp:
             measures=() if found else tuple(Measure(name=name, value=one) for name, one in measures.items()),
             seconds=1.0,
             identity=task.identity,
-            about={"measurements": list(task.diagnostics)},
+            about={"measurements": list(task.diagnostics), "images_per_second": 80.5},
             curves={"knn5_top1": [(1.0, 0.2), (2.0, value / 2)]},
         )
 

@@ -1,5 +1,6 @@
 """The file of an experiment: what it builds on, what a scale lays over it, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from viewgen.errors import MissingFileError, UsageError
 from viewgen_train.experiment.document import _read, load_document, presets
 from viewgen_train.experiment.grid import rows_and_caches
 from viewgen_train.experiment.plan import make_plan, with_encoders
+from viewgen_train.objectives import OBJECTIVES
+from viewgen_train.recipes import method_recipes
+from viewgen_train.resolve import train_settings
 
 BASE = """
 [experiment]
@@ -258,6 +262,39 @@ def test_table1_has_the_papers_rows_in_its_settings(tmp_path):
     encoders = {task.name: task.train["seed"] for task in found.encoders}
     assert encoders.keys() == {"f", "other"}
     assert len(set(encoders.values())) == 2
+
+
+@pytest.mark.parametrize("dataset", ["digits", "fashion-mnist"])
+def test_objectives_has_every_objective_by_the_settings_of_our_own_recipes(dataset, tmp_path):
+    found = make_plan(load_document("objectives", dataset=dataset), tmp_path, with_data=False)
+    assert {len(row.seeds) for row in found.rows.values()} == {3}
+    groups: dict[str, set[str]] = {}
+    for name, row in found.rows.items():
+        groups.setdefault(row.group, set()).add(found.settings[name].objective.name)
+    entries = {name: OBJECTIVES.entry(name) for name in OBJECTIVES.built_in}
+    bearing = {how: {name for name, one in entries.items() if how in one.bears} for how in ("A1", "A2")}
+    assert groups["a2"] == bearing["A2"]
+    assert groups["a1"] == bearing["A1"] - {"supcon"}
+    # of two views SupCon is SimCLR; the others need clips and classes
+    assert groups["simclr"] | groups["alone"] == set(entries) - {"supcon", "sequence", "supervised"}
+    assert groups["ifm"] == groups["hard"] == {"simclr", "moco"}
+    recipes = {one.name: one for one in method_recipes() if one.name.startswith("quick-")}
+    assert recipes
+    for name in recipes:
+        objective = name.removeprefix("quick-")
+        row = "simclr" if objective == "simclr" else f"alone[objective={objective}]"
+        own = train_settings(dataset, {"recipe": name})
+        assert replace(found.settings[row], diagnostics=own.diagnostics) == replace(
+            own, optimiser=own.optimiser.replace(epochs=found.settings[row].optimiser.epochs)
+        )
+
+
+def test_recipes_runs_all_of_our_own():
+    own = [one for one in method_recipes() if one.name.startswith("quick-")]
+    found = load_document("recipes")
+    assert {*found.rows["recipe"].grid["train.recipe"]} == {one.name for one in own}
+    for dataset in {one.dataset for one in own} - {"trifeature"}:
+        assert load_document("recipes", dataset=dataset).experiment.dataset == dataset
 
 
 def test_published_numbers_of_a_grid_stand_at_their_place():

@@ -40,6 +40,7 @@ def test_the_table_can_be_computed_from_the_csv(run_toy, made_up, tmp_path):
     run_toy()
     with open(tmp_path / "results/results.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] == "training" and row["measure"] == "top1"]
+    assert {row["images_per_second"] for row in rows} == {"80.5"}
     table = (tmp_path / "results/table.md").read_text()
     for label in ("SimCLR", "A2, α 0.25", "A2, α 0.5"):
         values = [100 * float(row["value"]) for row in rows if row["label"] == label]

@@ -39,7 +39,7 @@ __all__ = ["CSV_COLUMNS", "write_report"]
 CSV_COLUMNS = (
     *("kind", "row", "label", "axes", "seed", "status", "measure", "group", "value", "low", "high", "on"),
     *("reason", "dataset", "split", "num_images", "scale", "cache", "cache_identity", "num_steps"),
-    *("seconds", "device", "threads", "viewgen", "torch", "identity"),
+    *("seconds", "images_per_second", "device", "threads", "viewgen", "torch", "identity"),
 )
 # measures of a cache that the page shows, of those that were measured
 CACHE_MEASURES = (
@@ -105,6 +105,7 @@ def csv_text(plan: ExperimentPlan, records: Iterable[Record], summary: Summary) 
             "cache_identity": None if made is None else made.about.get("identity"),
             "num_steps": about.get("num_steps"),
             "seconds": round(record.seconds, 2),
+            "images_per_second": about.get("images_per_second"),
             "device": about.get("device"),
             "threads": about.get("threads"),
             "viewgen": about.get("versions", {}).get("viewgen"),

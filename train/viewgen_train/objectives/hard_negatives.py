@@ -2,7 +2,7 @@
 
 With N negatives, weights w and R = Σ w·e^{s⁻/τ} / mean(w), the sum over negatives becomes
 (R − τ⁺·N·e^{s⁺/τ}) / (1 − τ⁺), at least N·e^{−1/τ}. β = 0 is the debiased contrastive loss, β = τ⁺ = 0 the
-base itself. The exponent is that of the published code, β·s/τ; the paper prints β·s. Sums are taken of
+base itself. The exponent is that of the published code, β·s/τ; Robinson et al. print β·s. Sums are taken of
 logarithms, so that small τ and large β stay finite in bfloat16.
 
 References:

@@ -2,7 +2,8 @@
 
 The perturbation of size ε that raises the loss of an anchor v most moves a positive by −εv and a negative by
 +εv. Its loss is that of logits in which s⁺ − ε and s⁻ + ε take the places of s⁺ and s⁻ (eq. 2); the objective
-is (L + α·L_ε) / (1 + α). The paper divides by 2, with α = 1; its code by 1 + α.
+is (L + α·L_ε) / (1 + α). Robinson et al. print a division by 2, with α = 1; their code
+divides by 1 + α.
 
 With one ε for all, the loss of an anchor is log(1 + e^{2ε/τ}·(e^ℓ − 1)), where ℓ is its plain loss: anchors
 that are solved keep a gradient, and negatives keep their proportions among each other.
