@@ -1,4 +1,4 @@
-"""W-search as Han et al., 2023, describe it: Adam on a batch of images, which stops as a whole at its mean loss.
+"""W-search as Han et al., 2023, describe it: Adam on a batch, which stops as a whole at its mean loss.
 
 No trick of viewgen's engine is in here: every step has full gradients, the anchors' features are computed
 again, and the slowest image of a batch keeps the others waiting. `freeze` is the one concession that anybody

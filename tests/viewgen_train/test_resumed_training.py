@@ -28,6 +28,10 @@ KINDS = {
     "A2-SimSiam": {"assimilation": "A2-simsiam", "generated": "expert", "batchnorm": "separate"},
     "streamed": {"memory_bytes": 0},
 }
+STATEFUL = (
+    {"objective": "moco", "queue_size": 19, "key_groups": 2, "symmetric": True},
+    {"objective": "byol"},
+)
 
 
 def contents(folder: Path) -> tuple[dict[str, bytes], str]:
@@ -76,21 +80,25 @@ def test_a_run_in_pieces_equals_a_run_in_one(make_tiny_plan, tmp_path, kind):
 
 
 def test_a_killed_process_loses_nothing(make_tiny_plan, tmp_path):
+    """Neither MoCo's queue and target network nor BYOL's target network and predictor, under A2."""
     specification = importlib.util.spec_from_file_location("killed_trainings", SCRIPT)
     killed = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(killed)
-    plans = {moment: make_tiny_plan(out=tmp_path / moment) for moment in killed.MOMENTS}
+    kinds = {moment: STATEFUL[number % 2] for number, moment in enumerate(killed.MOMENTS)}
+    plans = {moment: make_tiny_plan(out=tmp_path / moment, **kind) for moment, kind in kinds.items()}
     (tmp_path / "plans").write_bytes(pickle.dumps(plans))
     result = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path / "plans")], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    train_worker(make_tiny_plan(out=tmp_path / "whole"), "cpu", checkpoint_seconds=1e9)
+    for kind in STATEFUL:
+        whole = make_tiny_plan(out=tmp_path / kind["objective"], **kind)
+        train_worker(whole, "cpu", checkpoint_seconds=1e9)
     for moment, step in killed.MOMENTS.items():
         folder = tmp_path / moment
         assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == step
         train_worker(plans[moment], "cpu", checkpoint_seconds=1e9)
-        assert_equal_runs(folder, tmp_path / "whole")
+        assert_equal_runs(folder, tmp_path / kinds[moment]["objective"])
         leftovers = [path.name for path in folder.iterdir() if "last-" in path.name or "part" in path.name]
         assert leftovers == []
 
