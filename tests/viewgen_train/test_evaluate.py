@@ -260,12 +260,21 @@ def test_the_command_is_the_function(run, data_root, capfd):
         "--probe-learning-rate",
         0.1,
     )
-    assert command(run, *options, "-k", 1, "--augmentation", "crop", "--seed", 7, "--json") == 0
+    assert (
+        command(run, *options, "-k", 1, "--limit", 30, "--augmentation", "crop", "--seed", 7, "--json") == 0
+    )
     out, error = capfd.readouterr()
     assert error == ""
     printed = json.loads(out)
     settings = {"epochs": 3, "num_seeds": 2, "learning_rate": 0.1, "augmentation": "crop"}
-    found = evaluate(run, data_root=data_root, settings=settings, neighbours=(1,), seed=7)
+    found = evaluate(run, data_root=data_root, settings=settings, limit=30, neighbours=(1,), seed=7)
+    assert found["notes"] == ["all 30 training images vote, fewer than 200"]
+    assert found["dataset"]["train"] == 30
+    assert (
+        found["dataset"]["digest"] == evaluate(run, data_root=data_root, settings=QUICK)["dataset"]["digest"]
+    )
+    with pytest.raises(UsageError, match=r"the first 1 images of .* are asked for; expected 2 or more"):
+        evaluate(run, data_root=data_root, limit=1)
     unlike = {"seconds", "images_per_second"}
     assert {key: value for key, value in printed.items() if key not in unlike} == {
         key: value for key, value in found.items() if key not in unlike

@@ -217,6 +217,7 @@ def evaluate(
     dataset: str | None = None,
     data_root: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    limit: int | None = None,
     neighbours: Sequence[int] = (5,),
     weighted_neighbours: int = 200,
     knn_temperature: float = 0.1,
@@ -235,6 +236,7 @@ def evaluate(
         dataset: name of the data set; by default that of the encoder's training.
         data_root: folder of data sets.
         settings: fields of `ProbeConfig` that differ from the data set's recipe.
+        limit: number of leading training images to learn from; None for all.
         neighbours: values of k for the nearest neighbours; 5 is always added.
         weighted_neighbours: k of the weighted vote.
         knn_temperature: τ of the weighted vote.
@@ -264,6 +266,9 @@ def evaluate(
     if subject.digest is not None and (train.name, train.split) == (subject.dataset, subject.split):
         _check_digest(train, subject.digest, path)
     other = dataset is not None and train.name != subject.dataset
+    digest = train.digest
+    if limit is not None:
+        train = train.leading(limit)
     probe = probe_config(train.name, **(settings or {}))
     found = measure(
         subject.encoder,
@@ -286,7 +291,7 @@ def evaluate(
     about = {
         "run": str(run),
         "weights": {"file": str(subject.weights), "digest": file_digest(subject.weights)},
-        "dataset": {"name": train.name, "digest": train.digest, "train": len(train), "test": len(test)},
+        "dataset": {"name": train.name, "digest": digest, "train": len(train), "test": len(test)},
         "epochs": subject.epochs,
         "loss": subject.loss,
         **({} if i_nce is None else {"i_nce": i_nce | {"training": subject.i_nce}}),

@@ -19,6 +19,10 @@ __all__ = ["eval"]
 @click.option("--dataset", default=None, help="Another data set than the run's.")
 @click.option("--data-root", default=None, envvar="VIEWGEN_DATA", help="Where data sets are.")
 @click.option(
+    "--limit", type=click.IntRange(min=2), metavar="N",
+    help="Learn from the first N training images.  [default: all]",
+)  # fmt: skip
+@click.option(
     "-k", "--neighbours", multiple=True, type=click.IntRange(min=1), metavar="K",
     help="Nearest neighbours that vote, repeatable; 5 is always measured.",
 )  # fmt: skip

@@ -7,7 +7,7 @@ which images are asked for; caches and ledgers are keyed by it.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -204,6 +204,17 @@ class ImageDataset:
             return ", ".join(names[value] for names, value in zip(self.attribute_values, values, strict=True))
         (value,) = values
         return "unlabeled" if value == UNLABELED else self.class_names[value]
+
+    def leading(self, count: int) -> "ImageDataset":
+        """Return the data set of the first `count` images, or of all if there are no more.
+
+        Raises:
+            UsageError: fewer than two.
+        """
+        if count < 2:
+            raise UsageError(f"the first {count} images of {self.name} are asked for; expected 2 or more")
+        reals = None if self.real_targets is None else self.real_targets[:count]
+        return replace(self, targets=self.targets[:count], real_targets=reals, stored_digest=None)
 
     @cached_property
     def digest(self) -> str:

@@ -48,6 +48,17 @@ def test_the_table_can_be_computed_from_the_csv(run_toy, made_up, tmp_path):
         assert f"| {label} | 3 | {fmean(values):.2f} ± {stdev(values):.2f} |" in table
 
 
+def test_the_readout_may_learn_from_the_first_images(run_toy, made_up, toy_text, tmp_path, monkeypatch):
+    train, limits = made_up.train, set()
+    monkeypatch.setattr(
+        made_up, "train", lambda task, *rest: limits.add(task.readout_limit) or train(task, *rest)
+    )
+    run_toy(toy_text.replace("quality = false", "quality = false\nreadout_limit = 7"), seeds=(0,))
+    assert limits == {7}
+    identity = json.loads((tmp_path / "results/experiment.json").read_text())
+    assert identity["measure"]["readout_limit"] == 7
+
+
 def test_a_measure_that_no_training_has_is_named(run_toy, made_up, toy_text, tmp_path):
     text = toy_text.replace('baseline = "plain"', 'baseline = "plain"\nmeasures = ["top1", "i_nce_training"]')
     run_toy(text)

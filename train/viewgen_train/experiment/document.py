@@ -120,6 +120,9 @@ class MeasureTable(Settings):
     )
     limit: int | None = setting(None, "images whose views the diagnostics compare", ge=2)
     readout: str = setting("", "data set of the probe and neighbours, in place of the experiment's own")
+    readout_limit: int | None = setting(
+        None, "leading training images that the probe and neighbours learn from; none for all", ge=2
+    )
 
 
 class Question(Settings):

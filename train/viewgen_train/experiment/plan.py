@@ -333,6 +333,7 @@ def _identity(
             "settings": document.measure.settings,
             "limit": document.measure.limit,
             **({"readout": document.measure.readout} if document.measure.readout else {}),
+            **({"readout_limit": limit} if (limit := document.measure.readout_limit) else {}),
         },
         "encoders": {
             name: {

@@ -228,6 +228,7 @@ class Runner:
             threads=about.threads,
             probe=measure.probe,
             readout=measure.readout or None,
+            readout_limit=measure.readout_limit,
             diagnostics=measure.trainings if kind == "training" else (),
             diagnostic_settings=with_encoders(measure.settings, self.plan.folder),
             files=str(self.results.files(kind, name, seed)),

@@ -65,6 +65,7 @@ class TrainWork:
         threads: torch threads; None for those of the worker.
         probe: settings of the linear probe.
         readout: data set of the probe and neighbours, or None for the training's own.
+        readout_limit: leading training images that these learn from, or None for all.
         diagnostics: names of further diagnostics.
         diagnostic_settings: settings of these, by DIAGNOSTIC.NAME.
         files: folder of their plots.
@@ -87,6 +88,7 @@ class TrainWork:
     threads: int | None
     probe: Mapping[str, Any]
     readout: str | None
+    readout_limit: int | None
     diagnostics: tuple[str, ...]
     diagnostic_settings: Mapping[str, Any]
     files: str
@@ -163,6 +165,7 @@ def _measured(task: TrainWork, place: Place) -> list[Measure]:
         task.out,
         settings=task.probe,
         dataset=task.readout,
+        limit=task.readout_limit,
         data_root=task.data_root,
         device=place.device,
     )
