@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+import json
 from dataclasses import replace
 from statistics import fmean, stdev
 

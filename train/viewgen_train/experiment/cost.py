@@ -15,6 +15,7 @@ from viewgen.registry import Choice
 from viewgen.store import CacheReader
 from viewgen.views import VIEWS
 from viewgen_pipelines.cache import cache
+from viewgen_pipelines.shards.plan import INVERT_PREFIX
 from viewgen_train.cost import USUAL_CACHED_VIEWS, estimate, image_counts
 from viewgen_train.experiment.checks import cached_views
 from viewgen_train.experiment.grid import rows_and_caches
@@ -276,6 +277,8 @@ def _inversions(
     if "inversions" not in VIEWS.entry(task.options["method"]).needs:
         return []
     given = {name: task.options[name] for name in ("dataset", "split", "models", "seed")}
+    own = {name for name in task.options if name.startswith(INVERT_PREFIX)}
+    given |= {name.removeprefix(INVERT_PREFIX): task.options[name] for name in own}
     measured["invert"] = rate, note = _per_view(plan, {**given, "method": "invert"})
     code_bytes = 4 * 512 * (2 * (size.bit_length() - 1) - 2)
     return [
