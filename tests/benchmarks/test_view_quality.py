@@ -28,8 +28,8 @@ def test_a_row_has_its_numbers_intervals_and_what_it_lacks():
     assert lines[5] == "| expert | 0.1 | 75.0% | – | – | 1.2 |"
     assert lines[7] == (
         "For scale, kernel distance in f: 0.01 (0.005 to 0.02) of the reconstructions, 0.01 of shuffled "
-        "pixels; kernel distance in patches: 0.01 (0.005 to 0.02) of the reconstructions, 0.01 of shuffled pixels. "
-        "The classifier reads 99.5% (99.2 to 99.8%) of the real images right."
+        "pixels; kernel distance in patches: 0.01 (0.005 to 0.02) of the reconstructions, 0.01 of shuffled "
+        "pixels. The classifier reads 99.5% (99.2 to 99.8%) of the real images right."
     )
     assert len(lines) == 8
 

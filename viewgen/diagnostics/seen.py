@@ -19,7 +19,6 @@ References:
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +38,7 @@ from viewgen.diagnostics.view_sample import (
 )
 from viewgen.errors import UsageError
 from viewgen.networks.files import load_model
+from viewgen.networks.weights import trained_file
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
 from viewgen.views.distances import mean_pairwise_distance
@@ -51,7 +51,9 @@ class SeenConfig(Settings):
 
     title = "seen"
 
-    encoders: tuple[str, ...] = setting((), "weights files of encoders that took no part in making the views")
+    encoders: tuple[str, ...] = setting(
+        (), "encoders that took no part in making the views: weights files, or folders of trainings"
+    )
     num_images: int = setting(NUM_IMAGES, "images whose views are measured, at most", ge=2)
 
     @model_validator(mode="before")
@@ -110,7 +112,7 @@ class Seen:
         if not self.config.encoders:
             subject.note(
                 "whether other encoders see the views was not measured: name some that took no part in "
-                "making them with --set seen.encoders=FILE,FILE"
+                "making them with --set seen.encoders=RUN,RUN"
             )
             return measures
         if len(sample) < 3:
@@ -158,11 +160,12 @@ class Seen:
             raise UsageError(f"seen: encoders names {twice[0]} twice; expected different files")
         named = [("f", sample_projections(subject, self.config.num_images))]
         for file in self.config.encoders:
-            path = Path(file).expanduser()
+            path = trained_file(file)
             encoder = load_model(path, "encoder", torch.device(subject.device))
-            # two files may have one name in two folders
-            taken = {name for name, _ in named}
-            name = path.stem if path.stem not in taken else str(path)
+            # the weights of all trainings have one name
+            name = path.absolute().parent.name if path.stem == "last" else path.stem
+            if name in {other for other, _ in named}:
+                name = str(path)
             named.append((name, project_sample(encoder, sample, subject.device)))
         return named
 

@@ -356,6 +356,19 @@ def test_a_change_that_only_f_sees_does_not_survive(monkeypatch, tmp_path):
     assert found["spread f"] == pytest.approx(0, abs=1e-5)
 
 
+def test_encoders_of_trainings_are_named_by_their_folders(monkeypatch, tmp_path):
+    folders = [tmp_path / name for name in ("seed-1", "seed-2")]
+    for folder in folders:
+        folder.mkdir()
+    loaded = []
+    monkeypatch.setattr(
+        "viewgen.diagnostics.seen.load_model", lambda path, kind, device: loaded.append(path) or _Blind(1)
+    )
+    found = measured("seen", subject_of(copies(IMAGES), encoder=_Blind(0)), encoders=tuple(map(str, folders)))
+    assert loaded == [folder / "last.safetensors" for folder in folders]
+    assert {"distance f", "distance seed-1", "distance seed-2"} <= found.keys()
+
+
 def test_encoders_that_cannot_be_compared_are_named(small_models, tmp_path):
     path = tmp_path / "e.safetensors"
     save_model(small_models.encoder, path)
