@@ -224,7 +224,7 @@ def table(dataset: str, rows: dict[str, dict[str, Any]]) -> str:
             "",
             *lines,
             "",
-            f"For scale, kernel distance {'; '.join(scale)}. The classifier reads "
+            f"For scale, {'; '.join(scale)}. The classifier reads "
             f"{cell('label kept', first['classifier_accuracy'])} of the real images right.",
             "",
         ]
