@@ -19,7 +19,7 @@ from viewgen.testing.caches import Arrays, random_shard, small_spec, write_rando
 
 sys.path.insert(0, str(Path(__file__).parent / "chaos"))
 
-from leftovers import mark_run, sweep_leftovers  # noqa: E402
+from leftovers import mark_run, sweep_leftovers
 
 STARTED = time.monotonic()
 # Runs of the command under Ray serve no gallery, here and in the processes that tests start.

@@ -15,7 +15,10 @@ def test_processes_of_ended_runs_are_ended_and_no_others():
         pass
     here = run_mark()
     namespace, pid, start = here.split(" ")
-    ended = {"an ended run": f"{namespace} {run.pid} {start}", "its number used again": f"{namespace} {pid} 1"}
+    ended = {
+        "an ended run": f"{namespace} {run.pid} {start}",
+        "its number used again": f"{namespace} {pid} 1",
+    }
     others = {"this run": here, "another container": f"pid:[1] {run.pid} {start}", "no mark": ""}
     plain = {name: value for name, value in os.environ.items() if name != MARK}
     processes = {}

@@ -155,7 +155,7 @@ def test_any_number_of_workers_and_any_batch_gives_the_same_views(make, models, 
         where = f"{num_workers} workers with batches of {batch_size} against 2 with 1"
         steps = np.abs(arrays["views"].astype(np.int16) - first["views"])
         assert steps.max() <= 1, where
-        # float32 sums of a batch of another size, or by more threads, round otherwise; two steps carry that on
+        # float32 sums of a batch of another size, or by more threads, round otherwise; two steps add to it
         np.testing.assert_allclose(
             arrays["distance"], first["distance"], atol=1e-4, err_msg=f"distance, {where}"
         )

@@ -9,9 +9,9 @@ import copy
 import hashlib
 import json
 import os
-import resource
-import time
+import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +30,10 @@ from viewgen.store import CacheReader, CacheSpec, open_storage, repair_cache, su
 from viewgen.store.commits import _DIGEST
 from viewgen.store.spec import canonical_json, identity_of
 from viewgen.testing.caches import small_spec, write_random_cache
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bounded import Bounded
 
 
 def nested(depth: int) -> Any:
@@ -94,21 +98,7 @@ LIMITS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-SECONDS, MEGABYTES = 2.0, 300
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-class Bounded:
-    """Fails if what it holds takes more time or memory than a document may."""
-
-    def __enter__(self):
-        self.time = time.process_time()
-        self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-    def __exit__(self, *_):
-        assert time.process_time() - self.time < SECONDS
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self.peak
-        assert grown < MEGABYTES * 1024, f"{grown / 1024:.0f} MB"
 
 
 def typed(act):
