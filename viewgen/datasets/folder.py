@@ -126,6 +126,7 @@ def raw_sizes(settings: FolderSettings, split: str, most: int, root: Path) -> li
     def listed(path: Path) -> list[Path]:
         return [file for file, _ in _listed(settings, split, path)[2]]
 
+    _check_settings(settings)
     if is_url(settings.path):
         found = sizes_at_url(settings.path.rstrip("/"), root, most, listed)
         if found is not None:
@@ -145,6 +146,16 @@ def _refuse_download(root: Path) -> list[Path]:
 
 def _checked(settings: FolderSettings, root: Path, download: bool) -> Path:
     """Return the folder on the disk, copied there if it is at a URL and may be."""
+    _check_settings(settings)
+    if is_url(settings.path):
+        return copied_folder(settings.path.rstrip("/"), root, download=download)
+    path = Path(settings.path).expanduser().resolve()
+    if not path.is_dir():
+        raise MissingFileError(f"there is no directory {path}; expected {path}/CLASS/picture.png")
+    return path
+
+
+def _check_settings(settings: FolderSettings) -> None:
     if settings.size is not None and not 8 <= settings.size <= MAX_IMAGE_SIZE:
         raise UsageError(f"?size= takes 8 to {MAX_IMAGE_SIZE} pixels, got {settings.size}")
     if settings.test + settings.val >= 1:
@@ -154,12 +165,6 @@ def _checked(settings: FolderSettings, root: Path, download: bool) -> Path:
         )
     if not settings.path:
         raise UsageError("folder: needs a path, for example folder:/data/flowers")
-    if is_url(settings.path):
-        return copied_folder(settings.path.rstrip("/"), root, download=download)
-    path = Path(settings.path).expanduser().resolve()
-    if not path.is_dir():
-        raise MissingFileError(f"there is no directory {path}; expected {path}/CLASS/picture.png")
-    return path
 
 
 def _split_directories(path: Path) -> dict[str, Path]:
