@@ -14,7 +14,7 @@ from viewgen.errors import CorruptDataError, DataError, OutOfMemoryError
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bounded import Bounded
+from hostile import Bounded
 
 VALUES = np.arange(12, dtype=np.uint8).reshape(3, 4)
 

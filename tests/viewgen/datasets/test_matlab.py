@@ -19,7 +19,7 @@ from viewgen.errors import CorruptDataError
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bounded import Bounded
+from hostile import Bounded
 
 HEADER = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x100) + b"IM"
 CELL, STRUCTURE, TEXT, FLOAT64 = 1, 2, 4, 6
