@@ -22,7 +22,7 @@ from viewgen.datasets.labelled import (
 )
 from viewgen.datasets.pictures import PICTURE_SUFFIXES
 from viewgen.documents import parse_json
-from viewgen.errors import CorruptDataError, DataError, UsageError
+from viewgen.errors import CorruptDataError, DataError, UsageError, ViewgenError
 from viewgen.settings import Settings, setting
 
 __all__ = ["ENTRY", "WebDatasetSettings"]
@@ -156,6 +156,8 @@ def _label(tar: str, key: str, fields: dict[str, bytes], chosen: str) -> Any:
             names = [field] if field else one or named
             return document[names[0]] if names else None
         return document
+    except ViewgenError:
+        raise
     except (UnicodeDecodeError, ValueError, KeyError) as error:
         raise DataError(f"{tar}: the label of sample {key!r} cannot be read ({error!r})") from error
 

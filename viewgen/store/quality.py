@@ -44,9 +44,9 @@ class _Measure(Document):
 
 
 class _Report(Document):
-    measures: list[_Measure] = Field([], max_length=1000)
-    verdict: list[_Sentence] = Field([], max_length=100)
-    notes: list[_Sentence] = Field([], max_length=100)
+    measures: list[_Measure] = Field(max_length=1000)
+    verdict: list[_Sentence] = Field(max_length=100)
+    notes: list[_Sentence] = Field(max_length=100)
 
 
 def write_report(storage: Storage, spec: CacheSpec, report: dict[str, Any]) -> None:
