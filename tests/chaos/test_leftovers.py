@@ -1,31 +1,30 @@
 """What a killed run of these tests has left behind is ended by the next, and nothing else is."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from viewgen_pipelines.shards.lease import this_process
+
 sys.path.insert(0, str(Path(__file__).parent))
 
-from leftovers import MARK, run_mark, sweep_leftovers
+from leftovers import MARK, sweep_leftovers
 
 
 def test_processes_of_ended_runs_are_ended_and_no_others():
     with subprocess.Popen(["true"]) as run:
         pass
-    here = run_mark()
-    namespace, pid, start = here.split(" ")
-    ended = {
-        "an ended run": f"{namespace} {run.pid} {start}",
-        "its number used again": f"{namespace} {pid} 1",
-    }
-    others = {"this run": here, "another container": f"pid:[1] {run.pid} {start}", "no mark": ""}
+    here = this_process()
+    ended = {"an ended run": here | {"pid": run.pid}, "its number used again": here | {"process_start": "1"}}
+    others = {"this run": here, "another container": ended["an ended run"] | {"host": "another"}, "none": {}}
     plain = {name: value for name, value in os.environ.items() if name != MARK}
     processes = {}
     try:
         for name, mark in (ended | others).items():
             words = ["sh", "-c", "sleep 60 & wait"]  # one that has started another
-            processes[name] = subprocess.Popen(words, env=plain | ({MARK: mark} if mark else {}))
+            processes[name] = subprocess.Popen(words, env=plain | ({MARK: json.dumps(mark)} if mark else {}))
         swept = sweep_leftovers()
         assert {processes[name].pid for name in ended} <= swept.keys()
         assert {processes[name].pid for name in others}.isdisjoint(swept)
