@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 from viewgen_pipelines.shards.lease import process_is_alive, this_process
@@ -16,6 +17,7 @@ from viewgen_pipelines.shards.lease import process_is_alive, this_process
 __all__ = ["MARK", "mark_run", "sweep_leftovers"]
 
 MARK = "VIEWGEN_TEST_RUN"
+MOST_LOOKS, LOOK_SECONDS = 50, 0.1
 
 
 def mark_run() -> None:
@@ -26,12 +28,15 @@ def mark_run() -> None:
 def sweep_leftovers() -> dict[int, str]:
     """End this user's processes of runs that have ended; return their numbers and command lines."""
     swept: dict[int, str] = {}
-    # again, for what one of them has started meanwhile
-    while (found := _leftovers()).keys() - swept.keys():
+    # again, for what one of them was about to start; one that cannot be ended is not waited for
+    for _ in range(MOST_LOOKS):
+        if not (found := _leftovers()):
+            break
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         swept |= found
+        time.sleep(LOOK_SECONDS)
     return swept
 
 
