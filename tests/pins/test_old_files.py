@@ -118,6 +118,22 @@ def test_an_unfinished_run_goes_on_to_the_same_losses():
     assert_close(found, golden, RESUMED_LOSS)
 
 
+def test_a_run_whose_checkpoints_have_digests_goes_on_to_the_same_losses():
+    """Written by the version that added them, and stopped after twelve steps."""
+    folder = Path("runs/digests")
+    shutil.copytree(GOLDEN.parent / "attempts/run", folder)
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        data = (folder / name).read_bytes()
+        archive, digest = data.rsplit(b"\nviewgen sha256:", 1)
+        assert hashlib.sha256(archive).hexdigest() == digest.decode().strip()
+    begun = losses(folder)
+    assert len(begun) == 12
+    done(UNFINISHED.replace("runs/unfinished", str(folder)))
+    found = losses(folder)
+    assert found[: len(begun)] == begun
+    assert_close(found, stored("curves")["curves"]["A2"], RESUMED_LOSS)
+
+
 def test_a_run_with_other_settings_is_refused(tmp_path):
     shutil.copytree(GOLDEN / "runs/unfinished", tmp_path / "run")
     words = UNFINISHED.replace("runs/unfinished", str(tmp_path / "run"))
