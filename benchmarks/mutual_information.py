@@ -11,7 +11,7 @@ with that of x by the same ρ, so that they share −dimension/2 · ln(1 − ρ�
 NWJ, InfoNCE and SMILE are read off MINE's network, as `viewgen mi` does. What the result's file already has
 is not measured again.
 
-    python benchmarks/mutual_information.py
+    python benchmarks/mutual_information.py --page docs/mutual-information.md
 
 References:
     Beyond Normal: On the Evaluation of Mutual Information Estimators, Czyż et al., 2023,
@@ -22,6 +22,7 @@ import json
 import math
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from viewgen.memory import keep_freed_memory
 
 RESULT = Path(__file__).parent / "results" / "mutual_information.json"
 READINGS = ("mine", "nwj", "infonce", "smile")
+# around the table on the page
+MARKS = ("<!-- table -->", "<!-- end of the table -->")
 # (kind, dimension, nats if they can be chosen, number of seeds), the most important first
 ROWS = [
     *(("gaussian", dimension, 4.0, 10) for dimension in (1, 5, 20)),
@@ -110,10 +113,38 @@ def measure(kind: str, dimension: int, nats: float, num_pairs: int, seed: int) -
     }
 
 
+def close(row: Mapping[str, Any]) -> int:
+    """Return the number of seeds whose estimate by MINE is within 10 % or 0.1 nats of the truth."""
+    bound = max(0.1, 0.1 * row["truth"])
+    return sum(abs(found["mine"][0] - row["truth"]) <= bound for found in row["seeds"])
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of all rows with a seed, in Markdown."""
+    heads = ("pairs", "dimension", "truth", "MINE, least … most", "within 10 % or 0.1", "NWJ")
+    heads = (*heads, "InfoNCE (ends at 4.85)", "SMILE")
+    lines = [f"| {' | '.join(heads)} |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+    for title, row in rows.items():
+        kind, dimension, _ = title.split()
+        seeds = row["seeds"]
+        if not seeds:
+            continue
+        own = [found["mine"][0] for found in seeds]
+        means = [sum(found[name][0] for found in seeds) / len(seeds) for name in READINGS[1:]]
+        cells = [
+            kind, dimension, f"{row['truth']:.3g}", f"{min(own):.2f} … {max(own):.2f}",
+            f"{close(row)} of {len(seeds)}", *(f"{mean:.2f}" for mean in means),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 @click.command()
 @click.option("--pairs", "num_pairs", default=4_000, show_default=True, help="Pairs of vectors.")
 @click.option("--out", default=RESULT, type=click.Path(path_type=Path), help="JSON file of the result.")
-def main(num_pairs: int, out: Path) -> None:
+@click.option("--only", default=None, type=click.IntRange(0), help="Rows measured now, from the first on.")
+@click.option("--page", type=click.Path(path_type=Path), help="Replace the table of this page.")
+def main(num_pairs: int, out: Path, only: int | None, page: Path | None) -> None:
     """Measure what is missing, print the table, write the result after every seed."""
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -127,19 +158,23 @@ def main(num_pairs: int, out: Path) -> None:
     }
     if out.exists() and json.loads(out.read_text()).get("num_pairs") == num_pairs:
         document["rows"] = json.loads(out.read_text())["rows"]
-    click.echo(f"{'pairs':>14} {'truth':>6} {'within 10 % or 0.1':>20} MINE of each seed")
-    for kind, dimension, nats, num_seeds in ROWS:
+    for kind, dimension, nats, num_seeds in ROWS[:only]:
         exact = truth(kind, dimension, nats)
-        title = f"{kind} {dimension} {exact:.2f}"
-        row = document["rows"].setdefault(title, {"truth": round(exact, 4), "seeds": []})
+        row = document["rows"].setdefault(
+            f"{kind} {dimension} {exact:.2f}", {"truth": round(exact, 4), "seeds": []}
+        )
         for seed in range(len(row["seeds"]), num_seeds):
             row["seeds"].append(measure(kind, dimension, nats, num_pairs, seed))
             write_atomically(out, (json.dumps(document, indent=1) + "\n").encode())
-        values = [found["mine"][0] for found in row["seeds"]]
-        close = sum(abs(value - exact) <= max(0.1, 0.1 * exact) for value in values)
-        click.echo(
-            f"{title:>18} {f'{close} of {len(values)}':>12} {' '.join(f'{value:.2f}' for value in values)}"
-        )
+    found = table(document["rows"])
+    click.echo(found)
+    if page is not None:
+        text = page.read_text(encoding="utf-8")
+        head, _, rest = text.partition(MARKS[0])
+        _, there, tail = rest.partition(MARKS[1])
+        if not there:
+            raise click.ClickException(f"{page} has not the lines {MARKS[0]} and {MARKS[1]}")
+        page.write_text(f"{head}{MARKS[0]}\n\n{found}\n{MARKS[1]}{tail}", encoding="utf-8")
 
 
 if __name__ == "__main__":

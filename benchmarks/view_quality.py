@@ -3,15 +3,20 @@
 Every method makes 8 views of the same images from the same inversions. Costs are counted while the views are
 made, inversions apart: images that pass through the encoder, forwards and backwards, per view (and before it
 through the generator, where there is one), and views per second of one core's time, which another process on
-the machine does not take from it. Qualities are those of `viewgen measure`, with intervals over images.
+the machine does not take from it. Qualities are those of `viewgen measure`, with intervals over images. The
+matched σ is the one whose views of these very images have the mean distance of the first row; looking for it
+is no part of its cost.
 
     python benchmarks/view_quality.py --work FOLDER --page docs/explanation/view-quality.md
 
-What the result's file already has is not made again.
+What the result's file already has, made as the script asks now, is not made again. What other encoders see of
+such views is measured by `viewgen experiment seen`.
 """
 
 import json
+import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +28,6 @@ from measure import machine
 from passes import Passes
 
 from viewgen.datasets import load_dataset
-from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.measure import Subject
 from viewgen.files import write_atomically
 from viewgen.memory import keep_freed_memory
@@ -36,9 +40,9 @@ from viewgen_pipelines.quality import view_quality
 RESULT = Path(__file__).parent / "results" / "view_quality.json"
 NUM_VIEWS = 8
 IMAGES = {"digits": 128, "fashion-mnist": 48}
-# of the slow solver
-FEWER_IMAGES = {"digits": 32, "fashion-mnist": 16}
 MATCHED = "W-perturb, σ matched to the first row"
+# relative error of the matched distance, and caches that are made for it at most
+MATCH_TOLERANCE, MATCH_TRIES = 5e-3, 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,35 +54,37 @@ class Row:
         method: name of the method.
         settings: its settings where they differ from the recipe.
         datasets: data sets that it is measured on.
-        num_images: data set → number of images.
     """
 
     name: str
     method: str = "wsearch"
     settings: dict[str, Any] = field(default_factory=dict)
     datasets: tuple[str, ...] = ("digits", "fashion-mnist")
-    num_images: dict[str, int] = field(default_factory=lambda: IMAGES)
 
 
-# the quickest first, of one data set after the other
-QUICK = [
+METHODS = [
     Row(name="W-search (newton)"),
+    Row(name="W-search (adam)", settings={"solver": "adam"}),
     Row(name="W-boundary", method="wboundary"),
-    Row(name="W-perturb, σ 0.2", method="wperturb"),
+    Row(name="W-perturb, σ 0.2", method="wperturb", settings={"sigma": 0.2}),
     Row(name=MATCHED, method="wperturb"),
     Row(name="expert", method="expert"),
-    Row(name="W-search (newton), radius 0.1", settings={"radius": 0.1}),
 ]
-SLOW = [
-    *(
-        Row(name=f"{title}, ε₁ {epsilon}", method=method, settings={"epsilon_boundary": epsilon},
-            datasets=("digits",))
-        for epsilon in (0.11, 0.2, 0.4)
-        for title, method in (("W-search (newton)", "wsearch"), ("W-boundary", "wboundary"))
-    ),
-    Row(name="W-search (adam)", settings={"solver": "adam"}, num_images=FEWER_IMAGES),
+CURES = [
+    Row(name=f"W-search, {title}", settings=settings, datasets=("digits",))
+    for title, settings in {
+        "radius 0.1": {"radius": 0.1},
+        "least step 0.1": {"least_step": 0.1},
+        "4 crops": {"crops": 4},
+    }.items()
+]
+DISTANCES = [
+    Row(name=f"{title}, ε₁ {epsilon}", method=method, settings={"epsilon_boundary": epsilon},
+        datasets=("digits",))
+    for epsilon in (0.11, 0.2, 0.4)
+    for title, method in (("W-search (newton)", "wsearch"), ("W-boundary", "wboundary"))
 ]  # fmt: skip
-ROWS = QUICK + SLOW
+ROWS = METHODS + CURES + DISTANCES
 # column → name of a measure, or of a cost
 COLUMNS = {
     "distance": "distance",
@@ -87,33 +93,28 @@ COLUMNS = {
     "label kept": "label_kept",
     "images with a foreign view": "images_with_foreign_view",
     "kernel distance in f": "kernel_distance[viewgen encoder]",
-    "in patches": "kernel_distance[patches]",
+    "kernel distance in patches": "kernel_distance[patches]",
     "pixel diversity": "pixel_diversity",
     "rms in code space": "code_rms",
     "converged": "converged",
     "passes": "passes",
     "views/s": "views_per_second",
 }
+KERNEL_DISTANCES = ("kernel distance in f", "kernel distance in patches")
 SHARES = {"label kept", "images with a foreign view", "converged"}
 
 
 def made(dataset: str, row: Row, work: Path) -> dict[str, Any]:
     """Make the views of a row; return what they cost."""
-    num_images = row.num_images[dataset]
     settings = dict(row.settings)
     if row.name == MATCHED:
-        settings["strength"] = f"match:{folder(dataset, ROWS[0], work)}"
-    more: dict[str, Any] = {}
-    # before the clock starts
-    if row.method != "expert":
-        more = {"inversions": inversions(dataset, num_images, work), "keep_latents": True}
+        wanted = mean_distance(folder(dataset, ROWS[0], work))
+        settings["sigma"] = matched(lambda sigma: perturbed(dataset, row, work, sigma), wanted)
+    num_images = IMAGES[dataset]
+    inversions(dataset, work)  # before the clock starts
     with Passes() as passes:
         start = time.process_time()
-        result = cache(
-            dataset, method=row.method, views=NUM_VIEWS, limit=num_images,
-            out=str(folder(dataset, row, work)), executor="local", overwrite=True, quiet=True,
-            **more, **settings,
-        )  # fmt: skip
+        result = make(dataset, row, work, settings)
         seconds = time.process_time() - start
     views = num_images * NUM_VIEWS
     return {
@@ -124,10 +125,46 @@ def made(dataset: str, row: Row, work: Path) -> dict[str, Any]:
     }
 
 
-def inversions(dataset: str, num_images: int, work: Path) -> str:
+def make(dataset: str, row: Row, work: Path, settings: Mapping[str, Any]) -> Any:
+    """Make the cache of a row anew."""
+    more = {} if row.method == "expert" else {"inversions": inversions(dataset, work), "keep_latents": True}
+    return cache(
+        dataset, method=row.method, views=NUM_VIEWS, limit=IMAGES[dataset],
+        out=str(folder(dataset, row, work)), executor="local", overwrite=True, quality=False, quiet=True,
+        **more, **settings,
+    )  # fmt: skip
+
+
+def perturbed(dataset: str, row: Row, work: Path, sigma: float) -> float:
+    """Return the mean distance of W-perturb's views from their anchor."""
+    make(dataset, row, work, {"sigma": sigma})
+    return mean_distance(folder(dataset, row, work))
+
+
+def mean_distance(url: Path) -> float:
+    """Return the mean distance of a cache's views from their anchor."""
+    return float(np.nanmean(CacheReader(str(url)).distance))
+
+
+def matched(distance_of: Callable[[float], float], wanted: float) -> float:
+    """Return the σ, to four digits, whose distance is `wanted` up to 0.5 %; by secants of the logarithms."""
+    sigma, slope, before = 0.2, 1.0, None
+    for _ in range(MATCH_TRIES):
+        distance = distance_of(sigma)
+        if abs(distance / wanted - 1) < MATCH_TOLERANCE:
+            return sigma
+        if before is not None and sigma != before[0]:
+            slope = math.log(distance / before[1]) / math.log(sigma / before[0])
+        before = sigma, distance
+        # distances grow with σ, but their tail makes a secant uncertain
+        sigma = float(f"{sigma * (wanted / distance) ** (1 / max(slope, 0.3)):.4g}")
+    raise click.ClickException(f"no σ of mean distance {wanted:.3f} was found in {MATCH_TRIES} tries")
+
+
+def inversions(dataset: str, work: Path) -> str:
     """Return the place of the inversions of the first images; they are made if they are not there."""
-    url = str(work / dataset / f"inversions-{num_images}.zarr")
-    cache(dataset, method="invert", limit=num_images, out=url, executor="local", quiet=True)
+    url = str(work / dataset / f"inversions-{IMAGES[dataset]}.zarr")
+    cache(dataset, method="invert", limit=IMAGES[dataset], out=url, executor="local", quiet=True)
     return url
 
 
@@ -143,27 +180,29 @@ def code_rms(reader: CacheReader, inversions: CacheReader) -> float:
     return float(np.sqrt(np.square(moved).reshape(*moved.shape[:2], -1).mean(axis=2)).mean())
 
 
-def measured(dataset: str, row: Row, work: Path, encoders: tuple[str, ...]) -> dict[str, Any]:
+def measured(dataset: str, row: Row, work: Path) -> dict[str, Any]:
     """Return the qualities of a row's views: name → value, low, high."""
     reader = CacheReader(str(folder(dataset, row, work)))
     parts: dict[str, Any] = {"cache": lambda: reader, "train": lambda: load_dataset(dataset, "train")}
     path = find_models(dataset, {"encoder"})["encoder"]
     parts["encoder"] = lambda: load_model(path, "encoder", torch.device("cpu"))
-    found: dict[str, Any] = {"distance": [float(np.nanmean(reader.distance))]}
+    found: dict[str, Any] = {"settings": reader.spec.config}
     if row.method != "expert":
-        anchors = CacheReader(inversions(dataset, row.num_images[dataset], work))
+        anchors = CacheReader(inversions(dataset, work))
         parts["inversions"] = lambda: anchors
         found["code_rms"] = [code_rms(reader, anchors)]
-        found["settings"] = reader.spec.config
     subject = Subject(parts, name=reader.url, device="cpu")
-    rows = [row.measure for row in view_quality(subject, num_images=len(reader)).measured]
-    if encoders and dataset == "digits":
-        given = {"encoders": encoders, "num_images": len(reader)}
-        rows += DIAGNOSTICS.resolve("seen", dataset, given).build().measure(subject, 0)
-    for one in rows:
-        name = f"{one.name} under {one.group}" if one.group else one.name
-        found[name] = [one.value, one.low, one.high]
+    for one in view_quality(subject, num_images=len(reader)).measured:
+        found[one.measure.name] = [one.measure.value, one.measure.low, one.measure.high]
+    # views of the expert transform have no anchor but their image
+    found["distance"] = found["reconstruction_to_view" if "inversions" in parts else "image_to_view"]
     return found
+
+
+def asked(dataset: str, row: Row) -> dict[str, Any]:
+    """Return what a row is made of: one that was made of something else is made again."""
+    settings = {"strength": ROWS[0].name} if row.name == MATCHED else row.settings
+    return {"method": row.method, "settings": settings, "num_images": IMAGES[dataset]}
 
 
 def table(dataset: str, rows: dict[str, dict[str, Any]]) -> str:
@@ -172,27 +211,24 @@ def table(dataset: str, rows: dict[str, dict[str, Any]]) -> str:
     lines = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     for name, row in rows.items():
         cells = [cell(title, row.get(key)) for title, key in columns.items()]
-        few = "" if row["num_images"] == IMAGES[dataset] else f", {row['num_images']} images"
-        lines.append(f"| {name}{few} | {' | '.join(cells)} |")
-    title = f"### {dataset}: {IMAGES[dataset]} images × {NUM_VIEWS} views"
-    return f"{title}\n\n" + "\n".join(lines) + "\n" + seen_table(rows)
-
-
-def seen_table(rows: dict[str, dict[str, Any]]) -> str:
-    """Return the table of what independent encoders see; empty if none was asked."""
-    groups = sorted({key.split(" under ")[1] for row in rows.values() for key in row if " under " in key})
-    others = [group for group in groups if group != "f"]
-    if not others:
-        return ""
-    heads = ["distance under f", *(f"under {group}" for group in others)]
-    heads += [f"survives {group}" for group in others]
-    lines = ["", f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
-    for name, row in rows.items():
-        keys = [f"distance under {group}" for group in ("f", *others)]
-        keys += [f"survives under {group}" for group in others]
-        if keys[0] in row:
-            lines.append(f"| {name} | {' | '.join(cell(key, row.get(key)) for key in keys)} |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    first = next(iter(rows.values()))
+    scale = [
+        f"{title}: {cell(title, first[f'{COLUMNS[title]} of reconstructions'])} of the reconstructions, "
+        f"{cell(title, first[f'{COLUMNS[title]} of shuffled pixels'][:1])} of shuffled pixels"
+        for title in KERNEL_DISTANCES
+    ]
+    return "\n".join(
+        [
+            f"### {dataset}: {IMAGES[dataset]} images × {NUM_VIEWS} views",
+            "",
+            *lines,
+            "",
+            f"For scale, {'; '.join(scale)}. The classifier reads "
+            f"{cell('label kept', first['classifier_accuracy'])} of the real images right.",
+            "",
+        ]
+    )
 
 
 def cell(title: str, value: Any) -> str:
@@ -211,13 +247,6 @@ def cell(title: str, value: Any) -> str:
 @click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder of the caches.")
 @click.option("--out", default=RESULT, type=click.Path(path_type=Path), help="JSON file of the result.")
 @click.option(
-    "--encoder",
-    "encoders",
-    multiple=True,
-    type=click.Path(dir_okay=False, exists=True),
-    help="Encoder of digits of another seed, for `seen`; repeatable.",
-)
-@click.option(
     "--dataset",
     "datasets",
     multiple=True,
@@ -226,29 +255,29 @@ def cell(title: str, value: Any) -> str:
     show_default=True,
 )
 @click.option("--page", type=click.Path(path_type=Path), help="Replace the tables of this page.")
-def main(
-    work: Path, out: Path, encoders: tuple[str, ...], datasets: tuple[str, ...], page: Path | None
-) -> None:
+def main(work: Path, out: Path, datasets: tuple[str, ...], page: Path | None) -> None:
     """Measure what is missing, write the result after every row, print the tables."""
     keep_freed_memory()
     torch.set_num_threads(1)
     document: dict[str, Any] = {"machine": machine("torch"), "num_images": IMAGES, "datasets": {}}
     if out.exists():
         document["datasets"] = json.loads(out.read_text("utf-8"))["datasets"]
-    order = [(row, dataset) for dataset in datasets for row in QUICK]
-    order += [(row, dataset) for row in SLOW for dataset in row.datasets if dataset in datasets]
+    # the methods of every data set before the rest
+    order = [(row, dataset) for rows in (METHODS, CURES + DISTANCES) for dataset in datasets for row in rows]
     for row, dataset in order:
         rows = document["datasets"].setdefault(dataset, {})
-        if row.name in rows:
+        wanted = asked(dataset, row)
+        if dataset not in row.datasets or rows.get(row.name, {}).get("asked") == wanted:
             continue
-        cost = made(dataset, row, work)
-        rows[row.name] = {**cost, **measured(dataset, row, work, encoders)}
+        started = time.monotonic()
+        rows[row.name] = {"asked": wanted, **made(dataset, row, work), **measured(dataset, row, work)}
         write_atomically(out, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
-        click.echo(f"{dataset}: {row.name}: {cost}")
+        click.echo(f"{dataset}: {row.name}: {time.monotonic() - started:.0f} s")
     texts = []
     for dataset, rows in document["datasets"].items():
-        names = [row.name for row in ROWS if row.name in rows]
-        texts.append(table(dataset, {name: rows[name] for name in names}))
+        shown = [row for row in ROWS if rows.get(row.name, {}).get("asked") == asked(dataset, row)]
+        if shown:
+            texts.append(table(dataset, {row.name: rows[row.name] for row in shown}))
     click.echo("\n".join(texts))
     if page is not None:
         head, marker, _ = page.read_text(encoding="utf-8").partition("<!-- tables -->")

@@ -36,7 +36,7 @@ REPORTED: dict[str, dict[str, Any]] = {
     "label_kept": {"per_class": False},
     "realism": {},
     "diversity": {"num_lpips": 0},
-    "seen": {},
+    "seen": {"num_lpips": 0},
 }
 
 

@@ -69,11 +69,21 @@ def test_a_row_holds_ratio_target_memory_quality_and_the_gpu(results):
     first = next(line for line in text.splitlines() if line.startswith("| step"))
     cells = ["step: old / new", "12.3\u00a0(9–150)", "≥ 10", "old 2.5\u00a0GB<br>new 30\u00a0MB", "a / b"]
     assert first == f"| {' | '.join(cells)} | not measured |"
-    assert "| `benchmarks/search.py` |" in text
-    assert "| `benchmarks/start_up.py`, run apart |" in text
+    assert "| `benchmarks/search.py`, 2026-01-02 |" in text
+    assert "| `benchmarks/start_up.py`, run apart, 2026-01-02 |" in text
     second = next(line for line in text.splitlines() if line.startswith("| search"))
     assert "one: 99.5% of views within 0.05 of ε₁, spread 90% of the bound<br>two: " in second
     assert {line.count("|") for line in text.splitlines()} == {7}
+
+
+def test_results_of_another_default_search_say_so():
+    found = {"end_to_end": document(**{"a / b": {"median": 3, "low": 3, "high": 3}})}
+    target = {"says": "Fast", "row": "end_to_end/a / b", "at_least": 2}
+    for date, told in (("2026-11-28", True), ("2026-11-29", False)):
+        found["end_to_end"]["date"] = date
+        targets = table.target_table([target], found)
+        assert ("W-boundary" in targets, "| yes |" in targets) == (told, not told)
+        assert ("W-boundary" in table.ratio_table(found, [], [], ["end_to_end"])) == told
 
 
 def test_qualities_kept_apart_stand_in_their_row():

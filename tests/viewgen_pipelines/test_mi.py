@@ -1,6 +1,7 @@
 """`viewgen mi`: pairs, resuming, reports, refusals, the command line, Ray against local."""
 
 import csv
+import dataclasses
 import io
 import json
 import signal
@@ -78,18 +79,31 @@ def out(tmp_path):
     return str(tmp_path / "out")
 
 
+@pytest.fixture(scope="module")
+def any_result():
+    """The result of one pair, measured once, for tests of what is done with results."""
+    known = []
+
+    def run(task, place, tell):
+        if not known:
+            known.append(view_pairs.run_pair(task, place, tell))
+        return dataclasses.replace(known[0], x=task.x.label, y=task.y.label)
+
+    return run
+
+
 @pytest.fixture
-def measured(monkeypatch):
-    """Record the pairs that are measured, and let one end the run."""
-    pairs, run = [], view_pairs.run_pair
-    pairs_until = {"stop": None}
+def measured(monkeypatch, any_result):
+    """Record the pairs that are measured, and let one end the run. `until["run"]` measures."""
+    pairs = []
+    pairs_until = {"stop": None, "run": any_result}
 
     def recording(task, place, tell):
         name = (task.x.label, task.y.label)
         if name == pairs_until["stop"]:
             raise KeyboardInterrupt
         pairs.append(name)
-        return run(task, place, tell)
+        return pairs_until["run"](task, place, tell)
 
     monkeypatch.setattr("viewgen_pipelines.mutual_information.run_pair", recording)
     recording.pairs, recording.until = pairs, pairs_until
@@ -187,7 +201,7 @@ def test_a_pair_without_variation_is_refused_and_the_others_are_measured(cache, 
     assert "rows of y are the same" in err
 
 
-def test_caches_of_one_method_are_told_apart_by_their_folders(cache, out):
+def test_caches_of_one_method_are_told_apart_by_their_folders(cache, out, measured):
     urls = [cache("near.zarr", seed=1), cache("far.zarr", seed=2)]
     result = mi("digits", cache=urls, out=out, **SETTINGS)
     assert [pair.y for pair in result.pairs][1::2] == ["wsearch (near)", "wsearch (far)"]
@@ -283,6 +297,7 @@ def test_interrupting_the_command_says_how_to_go_on(out, command, monkeypatch):
 
 def test_pairs_that_one_source_makes(out, measured, digits):
     """Their two views are measured, without (original, expert), and kept under the settings of the images."""
+    measured.until["run"] = view_pairs.run_pair
     names = ["frequency:0.7", "patches?distance=4&size=16"]
     options = {**SETTINGS, "out": out, "limit": NUM_IMAGES, "estimator": "infonce", "critic": "separable"}
     found = mi("digits", pair=names, **options)

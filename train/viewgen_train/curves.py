@@ -31,7 +31,7 @@ TITLES = ("loss", "accuracy", "learning rate")
 
 
 class CurveWriter:
-    """A `viewgen_train.loop.Observer` that passes metrics on and draws, at each checkpoint, curves.
+    """A `viewgen_train.loop.Observer` that passes metrics on and draws curves, at some checkpoints and at the end.
 
     Args:
         steps_per_epoch: number of steps per epoch, the unit of the curves' horizontal axis.
@@ -43,11 +43,11 @@ class CurveWriter:
         self._folder: Path | None = None
         self._names = tuple(loggers)
         self._loggers: list[Logger] = []
-        self._drawn = -math.inf
+        self._drawn = math.inf
 
     def start(self, folder: Path, first_step: int) -> None:
         """Open the loggers; they go on from `first_step`."""
-        self._folder = folder
+        self._folder, self._drawn = folder, time.monotonic()
         for name in self._names:
             self._loggers.append(open_logger(name, folder, first_step))
 
@@ -57,7 +57,7 @@ class CurveWriter:
             logger.log(step + 1, values)
 
     def checkpoint(self) -> None:
-        """Flush what was logged and draw the curves."""
+        """Flush what was logged, and draw the curves if that was long ago."""
         for logger in self._loggers:
             logger.flush()
         if time.monotonic() - self._drawn > DRAWING_PAUSE_SECONDS:

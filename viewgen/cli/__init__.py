@@ -106,7 +106,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(words: list[str], debug: bool) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    received = []
+
+    def end(number: int, _: object) -> None:
+        received.append(number)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        _dispatch(words, debug)
+    except SystemExit:
+        # what the handler interrupts may raise an exit of its own, with another code: so does Ray
+        if received:
+            sys.exit(128 + received[0])
+        raise
+
+
+def _dispatch(words: list[str], debug: bool) -> None:
     try:
         with shown():
             sys.exit(cli.main(args=words, prog_name="viewgen", standalone_mode=False) or 0)

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from viewgen.diagnostics.bootstrap import bootstrap_measure, mean_over_images
+from viewgen.diagnostics.lpips import mean_lpips
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.view_sample import NUM_IMAGES, ViewSample, by_images, view_sample
-from viewgen.errors import MissingFileError
-from viewgen.images import to_model
-from viewgen.inversion.perceptual import LpipsDistance, check_perceptual
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
 
@@ -69,20 +67,11 @@ class Diversity:
         return measures
 
     def _lpips(self, subject: Subject, sample: ViewSample, seed: int) -> list[Measure]:
-        try:
-            check_perceptual("lpips", has_discriminator=False)
-        except MissingFileError as error:
-            subject.note(f"LPIPS was not measured: {error}")
-            return []
-        lpips = LpipsDistance(torch.device(subject.device))
         first, second = torch.triu_indices(sample.num_views, sample.num_views, 1)
-        values = []
-        for views in sample.views[: self.config.num_lpips]:
-            with torch.no_grad():
-                features = lpips.features(to_model(views, subject.device))
-                pairs = ([layer[index] for layer in features] for index in (first, second))
-                values.append(lpips.distance(*pairs).mean().cpu())
-        found = torch.stack(values)
+        views = map(torch.from_numpy, sample.views[: self.config.num_lpips])
+        found = mean_lpips(subject, views, first, second)
+        if found is None:
+            return []
         on = f"{len(found):,} images"
         return [bootstrap_measure("lpips_diversity", mean_over_images(found), len(found), seed=seed, on=on)]
 

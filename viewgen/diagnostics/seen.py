@@ -8,25 +8,29 @@ D(e) of two different real images:
 - own_image_nearest: share of views whose nearest real image under e is their own;
 - survives: distance under e divided by distance under f, the share of ε₁ that is there for e.
 
-And without any encoder: the change in pixels (root mean square, share of the range) and in the gradient
-domain (norm of the change of the finite differences, divided by that of the anchor's).
+And without any encoder: the change in pixels (root mean square, share of the range), in the gradient domain
+(norm of the change of the finite differences, divided by that of the anchor's), and in LPIPS, where its
+weights are at hand.
 
 References:
     Intriguing properties of neural networks, Szegedy et al., 2014, https://arxiv.org/abs/1312.6199
     Adversarial Examples Are Not Bugs, They Are Features, Ilyas et al., 2019 (transfer between networks),
     https://arxiv.org/abs/1905.02175
+    The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, Zhang et al., 2018 (LPIPS),
+    https://arxiv.org/abs/1801.03924
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
 from viewgen.diagnostics.bootstrap import Statistic, bootstrap_measure, mean_of_pairs, mean_over_images
+from viewgen.diagnostics.lpips import mean_lpips
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.view_sample import (
     NUM_IMAGES,
@@ -39,6 +43,7 @@ from viewgen.diagnostics.view_sample import (
 )
 from viewgen.errors import UsageError
 from viewgen.networks.files import load_model
+from viewgen.networks.weights import trained_file
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
 from viewgen.views.distances import mean_pairwise_distance
@@ -51,8 +56,13 @@ class SeenConfig(Settings):
 
     title = "seen"
 
-    encoders: tuple[str, ...] = setting((), "weights files of encoders that took no part in making the views")
+    encoders: tuple[str, ...] = setting(
+        (), "encoders that took no part in making the views: weights files, or folders of trainings"
+    )
     num_images: int = setting(NUM_IMAGES, "images whose views are measured, at most", ge=2)
+    num_lpips: int = setting(
+        32, "images whose views LPIPS compares with their anchor, at most; 0 for none", ge=0
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -107,10 +117,12 @@ class Seen:
         """Return the visible change, and the distances under f and under each given encoder."""
         sample = view_sample(subject, self.config.num_images)
         measures = self._visible(sample, seed)
+        if self.config.num_lpips:
+            measures += self._lpips(subject, sample, seed)
         if not self.config.encoders:
             subject.note(
                 "whether other encoders see the views was not measured: name some that took no part in "
-                "making them with --set seen.encoders=FILE,FILE"
+                "making them with --set seen.encoders=RUN,RUN"
             )
             return measures
         if len(sample) < 3:
@@ -152,17 +164,31 @@ class Seen:
             for name, values in found.items()
         ]
 
+    def _lpips(self, subject: Subject, sample: ViewSample, seed: int) -> list[Measure]:
+        count = self.config.num_lpips
+        pictures = (
+            torch.from_numpy(np.concatenate([anchor[None], views]))
+            for anchor, views in zip(sample.anchors[:count], sample.views[:count], strict=True)
+        )
+        views = torch.arange(1, sample.num_views + 1)
+        found = mean_lpips(subject, pictures, torch.zeros_like(views), views)
+        if found is None:
+            return []
+        on = f"{len(found):,} images"
+        return [bootstrap_measure("lpips_change", mean_over_images(found), len(found), seed=seed, on=on)]
+
     def _projections(self, subject: Subject, sample: ViewSample) -> list[tuple[str, Projections]]:
         """Return the projections under f, and under each of the given encoders, by name."""
         if twice := [one for one, count in Counter(self.config.encoders).items() if count > 1]:
             raise UsageError(f"seen: encoders names {twice[0]} twice; expected different files")
         named = [("f", sample_projections(subject, self.config.num_images))]
         for file in self.config.encoders:
-            path = Path(file).expanduser()
+            path = trained_file(file)
             encoder = load_model(path, "encoder", torch.device(subject.device))
-            # two files may have one name in two folders
-            taken = {name for name, _ in named}
-            name = path.stem if path.stem not in taken else str(path)
+            # the weights of all trainings have one name
+            name = path.absolute().parent.name if path.stem == "last" else path.stem
+            if name in {other for other, _ in named}:
+                name = str(path)
             named.append((name, project_sample(encoder, sample, subject.device)))
         return named
 

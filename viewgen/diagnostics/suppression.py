@@ -27,7 +27,6 @@ References:
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,6 +40,7 @@ from viewgen.diagnostics.probe import ProbeConfig, linear_probe
 from viewgen.errors import UsageError
 from viewgen.images import to_model
 from viewgen.networks.encoder import Encoder
+from viewgen.networks.weights import trained_file
 from viewgen.randomness import addressed_generator, addressed_seed
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
@@ -231,8 +231,7 @@ class Suppression:
 
     def _supervised(self, subject: Subject) -> Encoder:
         assert self.config.supervised is not None
-        path = Path(self.config.supervised).expanduser()
-        path = path / "last.safetensors" if path.is_dir() else path
+        path = trained_file(self.config.supervised)
         encoder = load_image_encoder(path, subject.device)
         if not isinstance(encoder, Encoder):
             raise UsageError(f"supervised is {path}, an encoder of several branches; expected one encoder")

@@ -33,6 +33,7 @@ __all__ = [
     "models_root",
     "network_file",
     "public_files",
+    "trained_file",
     "user_cards",
 ]
 
@@ -309,6 +310,12 @@ def find_models(
     if unknown:
         raise MissingFileError(_no_weights(dataset, unknown))
     return found
+
+
+def trained_file(path: str | Path) -> Path:
+    """Return the weights file of an encoder: the file itself, or that of a training's folder."""
+    path = Path(path).expanduser()
+    return path / "last.safetensors" if path.is_dir() else path
 
 
 def _pretrain_command(kind: str, dataset: str, out: str) -> str:

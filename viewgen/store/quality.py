@@ -4,6 +4,7 @@ Shards and their records never change, so these lie in a folder of their own, ``
 of the cache for which they hold. Readers of views ignore it.
 """
 
+import hashlib
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,13 +16,15 @@ from viewgen.store.bounds import Text
 from viewgen.store.spec import CacheSpec, canonical_json
 from viewgen.store.storage import Storage
 
-__all__ = ["QUALITY_FOLDER", "read_report", "read_scores", "write_report", "write_scores"]
+__all__ = ["QUALITY_FOLDER", "SCORES_DOCUMENT", "read_report", "read_scores", "write_report", "write_scores"]
 
 QUALITY_FOLDER = "quality"
 FORMAT = 1
 
 _REPORT = f"{QUALITY_FOLDER}/report.json"
 _SCORES = f"{QUALITY_FOLDER}/scores"
+SCORES_DOCUMENT = f"{_SCORES}/zarr.json"
+"""The document of the scores' group, which changes with the scores."""
 
 _Array = np.ndarray[Any, Any]
 
@@ -73,8 +76,7 @@ def write_scores(storage: Storage, spec: CacheSpec, scores: dict[str, _Array]) -
 
     written: dict[str, Any] = {}
     store = MemoryStore(written)
-    attributes = {"viewgen": {"format": FORMAT, "identity": spec.identity}}
-    group = zarr.create_group(store, attributes=attributes)
+    group = zarr.create_group(store)
     for name, values in scores.items():
         array = group.create_array(
             name,
@@ -86,10 +88,17 @@ def write_scores(storage: Storage, spec: CacheSpec, scores: dict[str, _Array]) -
             dimension_names=("image", "view"),
         )
         array[...] = values
+    objects = {path: bytes(data.to_bytes()) for path, data in written.items() if path != "zarr.json"}
+    digest = hashlib.sha256()
+    for path in sorted(objects):
+        digest.update(f"{path} {len(objects[path])}\n".encode() + objects[path])
+    attributes = {"format": FORMAT, "identity": spec.identity, "sha256": digest.hexdigest()}
+    group.update_attributes({"viewgen": attributes})
+    objects["zarr.json"] = bytes(written["zarr.json"].to_bytes())
     storage.delete_tree(_SCORES)
     # the group's document last: readers see no scores before all are there
-    for path in sorted(written, key=lambda path: path == "zarr.json"):
-        storage.write(f"{_SCORES}/{path}", bytes(written[path].to_bytes()))
+    for path, data in objects.items():
+        storage.write(f"{_SCORES}/{path}", data)
 
 
 def read_scores(storage: Storage, spec: CacheSpec) -> dict[str, _Array]:
@@ -100,7 +109,7 @@ def read_scores(storage: Storage, spec: CacheSpec) -> dict[str, _Array]:
     """
     place, shape = f"{storage.url}/{_SCORES}", (spec.num_images, spec.num_views)
     try:
-        document = parse_json(storage.read(f"{_SCORES}/zarr.json"), f"{place}/zarr.json")
+        document = parse_json(storage.read(SCORES_DOCUMENT), f"{storage.url}/{SCORES_DOCUMENT}")
     except MissingFileError:
         return {}
     try:

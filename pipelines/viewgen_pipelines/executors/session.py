@@ -102,8 +102,7 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
     with _quiet(), contextlib.ExitStack() as watched:
         try:
             if not joined:
-                _start(ray, address, num_workers)
-                _restore_sigterm(handler)
+                _start(ray, address, num_workers, handler)
             if own:
                 watched.enter_context(ended_with_this_process(children_named("raylet")))
             there = ray.cluster_resources()
@@ -159,7 +158,7 @@ def sweep_sessions(folder: Path) -> list[str]:
     return swept
 
 
-def _start(ray: Any, address: str | None, num_workers: int) -> None:
+def _start(ray: Any, address: str | None, num_workers: int, handler: Any) -> None:
     settings: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
@@ -183,9 +182,10 @@ def _start(ray: Any, address: str | None, num_workers: int) -> None:
         with warnings.catch_warnings(), _stderr_closed(), alone:
             warnings.simplefilter("ignore")
             ray.init(**settings)
+            _restore_sigterm(handler)
     except SystemExit as ending:
-        # the handler that `ray.init` puts in place at once leaves with the bare number of the signal
-        code = 128 + signal.SIGTERM if ending.code == signal.SIGTERM else ending.code
+        # the two handlers that `ray.init` puts in place leave with the bare number of the signal, or with 1
+        code = 128 + signal.SIGTERM if ending.code in (1, signal.SIGTERM) else ending.code
         raise SystemExit(code) from None
     except Exception as error:
         place, remedy = "a Ray session on this machine", "--executor local needs no Ray"

@@ -57,7 +57,7 @@ def build_app(
 def sheet_rows(snapshot: Snapshot, query: Query | None) -> NDArray[np.int64]:
     """Return the rows of a contact sheet: one page of the grid, or a few evenly spread rows."""
     if query is None:
-        readable = np.array([row for row in snapshot.rows if snapshot.readable(int(row))], np.int64)
+        readable = snapshot.readable_rows
         return np.array(sample_rows(readable, SHEET_ROWS), np.int64)
     rows = select(snapshot, query)
     return rows[(query.page - 1) * query.size : query.page * query.size]

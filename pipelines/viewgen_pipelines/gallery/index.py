@@ -26,7 +26,7 @@ from viewgen.store import (
     open_storage,
     read_spec,
 )
-from viewgen.store.quality import QUALITY_FOLDER, read_scores
+from viewgen.store.quality import QUALITY_FOLDER, SCORES_DOCUMENT, read_scores
 
 __all__ = ["REFRESH_SECONDS", "CacheIndex", "Snapshot"]
 
@@ -95,8 +95,7 @@ class Snapshot:
         """
         margin = self.worst_margin
         read = np.where(margin < 0, "foreign", np.where(margin >= 0, "kept", "unread"))
-        has_views = np.isin(self.columns["status"], (Status.OK, Status.NOT_CONVERGED))
-        return np.where(has_views & ("label_margin" in self.scores), read, "")
+        return np.where(self.has_views & ("label_margin" in self.scores), read, "")
 
     @cached_property
     def row_of_source(self) -> dict[int, int]:
@@ -117,6 +116,16 @@ class Snapshot:
         """Committed rows, whatever their status, ascending."""
         return np.flatnonzero(self.columns["status"] != Status.ABSENT)
 
+    @cached_property
+    def has_views(self) -> NDArray[np.bool_]:
+        """True for rows that have views, `(N,)`."""
+        return np.isin(self.columns["status"], (Status.OK, Status.NOT_CONVERGED))
+
+    @property
+    def readable_rows(self) -> NDArray[np.int64]:
+        """Rows that have views, ascending."""
+        return np.flatnonzero(self.has_views)
+
     @property
     def epsilon_boundary(self) -> float | None:
         """ε₁ of the method's configuration, None if it has none."""
@@ -129,8 +138,7 @@ class Snapshot:
 
     def readable(self, row: int) -> bool:
         """Return True if the row exists and has views."""
-        status = self.columns["status"]
-        return 0 <= row < len(status) and status[row] in (Status.OK, Status.NOT_CONVERGED)
+        return 0 <= row < len(self.has_views) and bool(self.has_views[row])
 
     def shard_of(self, row: int) -> int:
         return row // self.spec.shard_images
@@ -201,7 +209,10 @@ class CacheIndex:
 
     def _refresh(self) -> None:
         identity = read_spec(self.storage).identity
-        seen = (identity, *self.storage.paths("commits"), *self.storage.paths(QUALITY_FOLDER))
+        # scores keep their paths when they are written again
+        scores_document = self._bytes(SCORES_DOCUMENT)
+        paths = (*self.storage.paths("commits"), *self.storage.paths(QUALITY_FOLDER))
+        seen = (identity, scores_document, *paths)
         if seen == self._seen:
             return
         with warnings.catch_warnings():
@@ -236,6 +247,13 @@ class CacheIndex:
             version=version, reader=reader, columns=columns, faulty=faulty, scores=scores
         )
         self._seen = seen
+
+    def _bytes(self, path: str) -> bytes:
+        """Return an object's contents, empty where there is none."""
+        try:
+            return self.storage.read(path)
+        except MissingFileError:
+            return b""
 
 
 def _over_views(values: NDArray[np.float32], reduce: Callable[..., Any]) -> NDArray[np.float32]:

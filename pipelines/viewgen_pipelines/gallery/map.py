@@ -29,6 +29,7 @@ __all__ = [
     "draw_panel",
     "embed",
     "make_map",
+    "partners",
     "shared_rows",
     "why_no_map",
 ]
@@ -103,10 +104,10 @@ def make_map(sources: Sequence[CacheSource], snapshots: Sequence[Snapshot], rows
     count = min(len(rows), max(LEAST_IMAGES, MAX_POINTS // per_image))
     chosen = np.linspace(0, len(rows) - 1, count).astype(np.int64)
     rows = rows[chosen]
-    partners = [_partners(snapshot, first, rows) for snapshot in snapshots]
+    of_caches = [partners(snapshot, first, rows) for snapshot in snapshots]
     blocks = [
         snapshot.reader.views(found).reshape(-1, *_shape(snapshot))
-        for snapshot, found in zip(snapshots, partners, strict=True)
+        for snapshot, found in zip(snapshots, of_caches, strict=True)
     ]
     originals = [sources[0].original(first, int(row)) for row in rows]
     if all(image is not None and image.shape == _shape(first) for image in originals):
@@ -117,14 +118,14 @@ def make_map(sources: Sequence[CacheSource], snapshots: Sequence[Snapshot], rows
     return Map(
         rows=rows,
         originals=parts[0] if with_originals else None,
-        partners=tuple(partners),
+        partners=tuple(of_caches),
         views=tuple(part.reshape(count, -1, 2) for part in parts[with_originals:]),
     )
 
 
 def shared_rows(snapshots: Sequence[Snapshot], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return those of the first cache's rows whose images have views in every cache."""
-    found = [_partners(snapshot, snapshots[0], rows) >= 0 for snapshot in snapshots]
+    found = [partners(snapshot, snapshots[0], rows) >= 0 for snapshot in snapshots]
     return rows[np.all(found, axis=0)]
 
 
@@ -220,10 +221,16 @@ def _pixels(position: NDArray[np.float64]) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def _partners(snapshot: Snapshot, first: Snapshot, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def partners(snapshot: Snapshot, first: Snapshot, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the rows of a cache that hold the views of the same images, −1 where there are none."""
-    found = [snapshot.row_of_source.get(int(source), -1) for source in first.columns["source_index"][rows]]
-    return np.array([row if snapshot.readable(row) else -1 for row in found], np.int64)
+    own = snapshot.readable_rows
+    if not len(own):
+        return np.full(len(rows), -1, np.int64)
+    sources = snapshot.columns["source_index"][own]
+    order = np.argsort(sources)
+    wanted = first.columns["source_index"][rows]
+    place = order[np.searchsorted(sources, wanted, sorter=order).clip(max=len(own) - 1)]
+    return np.where(sources[place] == wanted, own[place], -1)
 
 
 def _shape(snapshot: Snapshot) -> tuple[int, int, int]:

@@ -356,6 +356,19 @@ def test_a_change_that_only_f_sees_does_not_survive(monkeypatch, tmp_path):
     assert found["spread f"] == pytest.approx(0, abs=1e-5)
 
 
+def test_encoders_of_trainings_are_named_by_their_folders(monkeypatch, tmp_path):
+    folders = [tmp_path / name for name in ("seed-1", "seed-2")]
+    for folder in folders:
+        folder.mkdir()
+    loaded = []
+    monkeypatch.setattr(
+        "viewgen.diagnostics.seen.load_model", lambda path, kind, device: loaded.append(path) or _Blind(1)
+    )
+    found = measured("seen", subject_of(copies(IMAGES), encoder=_Blind(0)), encoders=tuple(map(str, folders)))
+    assert loaded == [folder / "last.safetensors" for folder in folders]
+    assert {"distance f", "distance seed-1", "distance seed-2"} <= found.keys()
+
+
 def test_encoders_that_cannot_be_compared_are_named(small_models, tmp_path):
     path = tmp_path / "e.safetensors"
     save_model(small_models.encoder, path)
@@ -391,6 +404,34 @@ def test_gradient_change_in_closed_form():
     assert gradient_change(views[:, :1] * 0 + ramp[:, None] + 7, ramp).tolist() == [0.0]
     brighter = subject_of((copies(IMAGES).astype(int) + 51).clip(0, 255))
     assert 0 < measured("seen", brighter)["pixel_change"] <= 0.2
+
+
+class _Brightness:
+    """In the place of LPIPS: the difference of mean brightness, in levels of storage."""
+
+    def __init__(self, device):
+        pass
+
+    def features(self, images):
+        return [127.5 * images.mean(dim=(1, 2, 3))]
+
+    def distance(self, first, second):
+        return (first[0] - second[0]).abs()
+
+
+def test_lpips_compares_views_with_each_other_and_with_their_anchor(monkeypatch, tmp_path):
+    monkeypatch.setattr("viewgen.inversion.perceptual.lpips_trunk", lambda: tmp_path / "vgg16.pth")
+    steps = 10 * np.arange(1, NUM_VIEWS + 1)[None, :, None, None, None]
+    subject = subject_of(100 + steps + 0 * copies(IMAGES), reconstructions=100 + 0 * IMAGES)
+    assert "lpips_change" not in measured("seen", subject)
+    assert any("LPIPS was not measured" in note for note in subject.notes)
+    monkeypatch.setattr("viewgen.diagnostics.lpips.check_perceptual", lambda *_, **__: None)
+    monkeypatch.setattr("viewgen.diagnostics.lpips.LpipsDistance", _Brightness)
+    assert measured("seen", subject)["lpips_change"] == pytest.approx(steps.mean(), rel=1e-5)
+    first, second = np.triu_indices(NUM_VIEWS, 1)
+    expected = 10 * np.abs(first - second).mean()
+    assert measured("diversity", subject)["lpips_diversity"] == pytest.approx(expected, rel=1e-5)
+    assert "lpips_change" not in measured("seen", subject, num_lpips=0)
 
 
 def test_a_cache_of_reconstructions_holds_no_views():

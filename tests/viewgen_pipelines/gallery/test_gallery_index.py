@@ -5,6 +5,7 @@ import pytest
 
 from viewgen.errors import MissingFileError
 from viewgen.store import CacheReader, create_cache, drop_commits, open_storage
+from viewgen.store.quality import write_scores
 from viewgen_pipelines.gallery.index import CacheIndex
 
 
@@ -57,6 +58,19 @@ def test_new_shards_are_read_and_old_ones_are_not_read_again(make_cache, index_o
     index.snapshot()
     assert [shard_id for shard_id, _ in asked] == [3]
     assert "views" not in asked[0][1]
+
+
+def test_scores_that_are_written_again_under_the_same_names_are_seen(make_cache, index_of):
+    cache = make_cache()
+    index = index_of(cache)
+    assert index.snapshot().scores == {}
+    kept = cache.score()
+    first = index.snapshot()
+    np.testing.assert_array_equal(first.scores["density"], kept["density"])
+    cache.score()
+    assert index.snapshot() is first, "the same scores are no change"
+    write_scores(cache.storage, cache.spec, kept | {"density": kept["density"] + 1})
+    np.testing.assert_array_equal(index.snapshot().scores["density"], kept["density"] + 1)
 
 
 def test_it_looks_at_most_once_a_second(make_cache):

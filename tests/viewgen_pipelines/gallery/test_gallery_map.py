@@ -68,6 +68,27 @@ def test_points_lie_where_f_puts_them_and_belong_to_images_of_every_cache(made):
     np.testing.assert_array_equal(found.originals, again.originals)
 
 
+@pytest.mark.parametrize("committed", [[0, 2, 3, 4], []])
+def test_partners_equal_a_loop_over_the_rows(make_cache, committed):
+    first = CacheSource(url=make_cache().url).snapshot()
+    cache = make_cache("other", shards=[])
+    make, rows_of = cache.make, cache.spec.shard_rows
+    # the same images in another order, and images that the first cache has not
+    places = np.random.default_rng(0).permutation(60)[:40]
+    cache.make = lambda shard_id: make(shard_id) | {"source_index": places[list(rows_of(shard_id))]}
+    cache.commit(*committed)
+    other = CacheSource(url=cache.url).snapshot()
+    rows = np.random.default_rng(1).permutation(first.rows)
+    expected = [-1] * len(rows)
+    for number, row in enumerate(rows):
+        for candidate in other.rows:
+            same = other.columns["source_index"][candidate] == first.columns["source_index"][row]
+            if same and other.readable(int(candidate)):
+                expected[number] = int(candidate)
+    assert maps.partners(other, first, rows).tolist() == expected
+    assert (max(expected) >= 0) == bool(committed)
+
+
 def test_few_images_of_large_caches_are_chosen_evenly(made, monkeypatch):
     monkeypatch.setattr(maps, "MAX_POINTS", 70)
     monkeypatch.setattr(maps, "embed", lambda z: np.zeros((len(z), 2)))

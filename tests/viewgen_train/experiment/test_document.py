@@ -127,6 +127,20 @@ def test_a_diagnostic_may_name_an_encoder_that_is_trained_first(file):
     assert settings == {"suppression.supervised": found.encoders[0].out, "epochs": 3}
 
 
+def test_a_diagnostic_may_name_several_encoders(file):
+    text = A2 + (
+        '[encoders.one]\ntrain = {assimilation = "none"}\n[encoders.two]\ntrain = {assimilation = "none"}\n'
+        '[measure]\ncaches = ["seen"]\n[measure.settings]\n'
+        '"seen.encoders" = ["encoder:two", "mine.safetensors", "encoder:one"]\n'
+    )
+    found = plan(file, text)
+    one, two = (task.out for task in found.encoders)
+    settings = with_encoders(found.document.measure.settings, found.folder)
+    assert settings == {"seen.encoders": [two, "mine.safetensors", one]}
+    with pytest.raises(UsageError, match="did you mean 'two'"):
+        plan(file, text.replace("encoder:two", "encoder:twoo"))
+
+
 B = '[rows.b]\ncache = "views"\n'
 GRID = B + "[rows.b.grid]\n"
 CACHE = '[caches.c]\nmethod = "wperturb"\n'

@@ -25,7 +25,7 @@ __all__ = [
     "check_data",
     "check_encoders",
     "check_references",
-    "named_encoder",
+    "named_encoders",
     "resolved",
     "resolved_probe",
     "row_settings",
@@ -164,21 +164,23 @@ def _check_diagnostics(document: Document) -> None:
         DIAGNOSTICS.resolve(diagnostic_name(owner), "", {setting: value})
 
 
-def named_encoder(value: Any) -> str | None:
-    """Return the encoder of [encoders] that a diagnostic's setting names, as ``"encoder:NAME"``, or None."""
-    named = isinstance(value, str) and value.startswith(ENCODER)
-    return value.removeprefix(ENCODER) if named else None
+def named_encoders(value: Any) -> tuple[str, ...]:
+    """Return the encoders of [encoders] that a diagnostic's setting names: ``"encoder:NAME"``, or a list."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    return tuple(
+        one.removeprefix(ENCODER) for one in texts if isinstance(one, str) and one.startswith(ENCODER)
+    )
 
 
 def check_encoders(document: Document) -> None:
     """Check that encoders can be trained before there is any cache, and that settings name known ones."""
     for name, value in document.measure.settings.items():
-        named = named_encoder(value)
-        if named is not None and named not in document.encoders:
-            raise UsageError(
-                f"[measure.settings]: {name} is {value!r}{nearest_name(named, document.encoders)}; "
-                f"expected one of [encoders]: {', '.join(document.encoders) or 'there is none'}"
-            )
+        for named in named_encoders(value):
+            if named not in document.encoders:
+                raise UsageError(
+                    f"[measure.settings]: {name} is {value!r}{nearest_name(named, document.encoders)}; "
+                    f"expected one of [encoders]: {', '.join(document.encoders) or 'there is none'}"
+                )
     for name, encoder in document.encoders.items():
         found = resolved(
             document.experiment.dataset, {**document.train, **encoder.train}, f"[encoders.{name}]"

@@ -248,7 +248,7 @@ def _cache(
         )
     options = dict(task.options)
     num_views = options["views"] or USUAL_CACHED_VIEWS
-    key = (options["method"], options.get("solver"))
+    key = (options["method"], options.get("solver"), options.get("crops"))
     note = ""
     if key not in measured:
         measured[key] = _per_view(plan, options)

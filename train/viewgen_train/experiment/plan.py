@@ -22,7 +22,7 @@ from viewgen_train.experiment.checks import (
     check_data,
     check_encoders,
     check_references,
-    named_encoder,
+    named_encoders,
     resolved,
     resolved_probe,
     row_settings,
@@ -178,7 +178,7 @@ def make_plan(
     taken = seeds or about.seeds
     caches = tuple(_cache_task(document, name, tables, folder, taken) for name in order if name in needed)
     trained = {table.encoder for name, table in tables.items() if name in needed}
-    trained |= {named_encoder(value) for value in document.measure.settings.values()}
+    trained |= {one for value in document.measure.settings.values() for one in named_encoders(value)}
     encoders = tuple(
         EncoderTask(
             name=name,
@@ -245,15 +245,17 @@ def with_encoders(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return settings of diagnostics with the folders of the encoders that they name.
 
     Args:
-        settings: name → value, ``"encoder:NAME"`` for an encoder of the experiment.
+        settings: name → value, ``"encoder:NAME"`` for an encoder of the experiment, or a list of such.
         folder: folder of the experiment.
     """
-    encoders = {name: named_encoder(value) for name, value in settings.items()}
-    return dict(settings) | {
-        name: str(folder / ENCODERS / file_part(encoder))
-        for name, encoder in encoders.items()
-        if encoder is not None
-    }
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [placed(one) for one in value]
+        named = named_encoders(value)
+        return str(folder / ENCODERS / file_part(named[0])) if named else value
+
+    return {name: placed(value) for name, value in settings.items()}
 
 
 def _cache_url(name: str, table: CacheTable, folder: Path) -> str:
