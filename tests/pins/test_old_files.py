@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pinned import (
     CACHE,
+    CURVES,
     EVALUATION,
     FINISHED,
     GOLDEN,
@@ -128,7 +129,7 @@ def test_a_run_whose_checkpoints_have_digests_goes_on_to_the_same_losses():
         assert hashlib.sha256(archive).hexdigest() == digest.decode().strip()
     begun = losses(folder)
     assert len(begun) == 12
-    done(UNFINISHED.replace("runs/unfinished", str(folder)))
+    done(f"{CURVES['A2']} --out {folder}")
     found = losses(folder)
     assert found[: len(begun)] == begun
     assert_close(found, stored("curves")["curves"]["A2"], RESUMED_LOSS)
