@@ -53,7 +53,7 @@ SLOW_FILES = {
 PIPELINES = Path(__file__).parent / "viewgen_pipelines"
 
 
-SWEPT = pytest.StashKey[dict[int, str]]()
+SWEPT = pytest.StashKey[set[int]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:

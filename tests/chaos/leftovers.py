@@ -12,6 +12,7 @@ import signal
 import time
 from pathlib import Path
 
+from viewgen_pipelines.executors.orphans import below
 from viewgen_pipelines.shards.lease import process_is_alive, this_process
 
 __all__ = ["MARK", "mark_run", "sweep_leftovers"]
@@ -25,12 +26,15 @@ def mark_run() -> None:
     os.environ[MARK] = json.dumps(this_process())
 
 
-def sweep_leftovers() -> dict[int, str]:
-    """End this user's processes of runs that have ended; return their numbers and command lines."""
-    swept: dict[int, str] = {}
+def sweep_leftovers() -> set[int]:
+    """End this user's processes of runs that have ended, and whatever these started; return their numbers.
+
+    Some processes of Ray write a title over their environment, and have their parents' mark only.
+    """
+    swept: set[int] = set()
     # again, for what one of them was about to start; one that cannot be ended is not waited for
     for _ in range(MOST_LOOKS):
-        if not (found := _leftovers()):
+        if not (found := below(_leftovers()).keys()):
             break
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
@@ -40,8 +44,9 @@ def sweep_leftovers() -> dict[int, str]:
     return swept
 
 
-def _leftovers() -> dict[int, str]:
-    found = {}
+def _leftovers() -> set[int]:
+    """Return the processes that have the mark of a run that has ended."""
+    found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         # ended meanwhile, another user's, or a mark that is none
         with contextlib.suppress(OSError, ValueError):
@@ -50,6 +55,5 @@ def _leftovers() -> dict[int, str]:
             ours = marks and folder.stat().st_uid == os.getuid()
             # None on another machine or in another container
             if ours and process_is_alive(json.loads(marks[0])) is False:
-                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
-                found[int(folder.name)] = words.decode(errors="replace").strip()
+                found.add(int(folder.name))
     return found

@@ -23,12 +23,16 @@ def test_processes_of_ended_runs_are_ended_and_no_others():
     processes = {}
     try:
         for name, mark in (ended | others).items():
-            words = ["sh", "-c", "sleep 60 & wait"]  # one that has started another
-            processes[name] = subprocess.Popen(words, env=plain | ({MARK: json.dumps(mark)} if mark else {}))
+            # one that has started another, without the mark
+            words = ["sh", "-c", f"env -u {MARK} sleep 60 & echo; wait"]
+            environment = plain | ({MARK: json.dumps(mark)} if mark else {})
+            processes[name] = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE)
+            processes[name].stdout.readline()
         swept = sweep_leftovers()
-        assert {processes[name].pid for name in ended} <= swept.keys()
+        assert {processes[name].pid for name in ended} <= swept
+        assert len(swept) >= 2 * len(ended)
         assert {processes[name].pid for name in others}.isdisjoint(swept)
-        assert sweep_leftovers() == {}
+        assert sweep_leftovers() == set()
         for name, process in processes.items():
             assert process.poll() is None if name in others else process.wait(10) == -9, name
     finally:
@@ -36,7 +40,7 @@ def test_processes_of_ended_runs_are_ended_and_no_others():
             if name in others:
                 subprocess.run(["pkill", "-P", str(process.pid)], check=False)
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def test_whatever_a_run_starts_has_its_mark():
