@@ -31,7 +31,7 @@ TITLES = ("loss", "accuracy", "learning rate")
 
 
 class CurveWriter:
-    """A `viewgen_train.loop.Observer` that passes metrics on and draws curves, at some checkpoints and at the end.
+    """A `viewgen_train.loop.Observer` that passes metrics on, and draws curves now and then.
 
     Args:
         steps_per_epoch: number of steps per epoch, the unit of the curves' horizontal axis.
