@@ -11,7 +11,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
+from fsspec.spec import AbstractFileSystem
 
 from viewgen.addresses import check_options, check_url, guarded_client
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError, nearest_name
@@ -163,7 +165,7 @@ class FsspecStorage(Storage):
 
     def paths(self, prefix: str = "") -> list[str]:
         with self._clear_errors("list", prefix):
-            return sorted(self._below(prefix, self._fs.find(self._listed(prefix))))
+            return sorted(self._below(prefix, self._find(prefix)))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         with self._clear_errors("list", prefix):
@@ -175,7 +177,7 @@ class FsspecStorage(Storage):
         One listing tells it on most; the index of an HTTP server has names only, and each is asked for.
         """
         with self._clear_errors("list", prefix):
-            found = self._fs.find(self._listed(prefix), detail=True)
+            found = self._find(prefix)
             listing = {path: found[place] for path, place in self._below(prefix, found).items()}
         bare = [path for path, about in listing.items() if about.get("size") is None]
         for path, about in zip(bare, self.map_parallel(self._about, bare), strict=True):
@@ -203,11 +205,33 @@ class FsspecStorage(Storage):
                 raise
             raise cause from None
 
-    def _listed(self, prefix: str) -> str:
-        """Return the place of a folder that is to be listed anew."""
-        folder = self._place(prefix)
-        self._fs.invalidate_cache(folder)
-        return folder
+    def _find(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """Return place → what a new listing says, of all objects below a folder.
+
+        Stores without folders list all at once. Elsewhere fsspec's own walk would leave out a folder that
+        cannot be listed.
+        """
+        top = self._place(prefix)
+        self._fs.invalidate_cache(top)
+        kind, found = type(self._fs), dict[str, dict[str, Any]]()
+        own = (
+            kind._find is not AsyncFileSystem._find
+            if issubclass(kind, AsyncFileSystem)
+            else kind.find is not AbstractFileSystem.find
+        )
+        if own:
+            return dict(self._fs.find(top, detail=True))
+        pending = [top]
+        while pending:
+            folder = pending.pop()
+            with suppress(FileNotFoundError):
+                for about in self._fs.ls(folder, detail=True):
+                    place = about["name"].rstrip("/")
+                    if about["type"] != "directory":
+                        found[about["name"]] = about
+                    elif len(place) > len(folder):
+                        pending.append(place)
+        return found
 
     def _below(self, prefix: str, places: Iterable[str]) -> dict[str, str]:
         """Return path → place of the places below a folder."""

@@ -1,13 +1,14 @@
 """Stamps and sizes of objects on file systems whose listings tell too little, or too much."""
 
-import functools
 import http.server
 import os
 import threading
+from functools import partial
 from itertools import count
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from viewgen.errors import StorageError
 from viewgen.store import open_storage
@@ -32,7 +33,7 @@ def index(tmp_path):
     for name in ("a/1.png", "a/2.png", "b/3.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode())
-    handler = functools.partial(Handler, directory=tmp_path)
+    handler = partial(Handler, directory=tmp_path)
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
     thread.start()
@@ -99,3 +100,24 @@ def test_a_time_of_access_is_no_change(monkeypatch):
     storage.write("a", b"2")
     after = storage.stamps()
     assert [path for path in after if after[path] != before[path]] == ["a"]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(monkeypatch):
+    """An HTTP server that is not there, and a folder without permission where fsspec walks through all."""
+    storages = [open_storage("http://127.0.0.1:9/c"), open_storage("memory://walked/c")]
+    storages[1].write("commits/a/1.json", b"1")
+
+    def ls(self, path, detail=True, **options):
+        if path.endswith("/commits/a"):
+            raise PermissionError(13, "no entry", path)
+        return listed(self, path, detail=detail, **options)
+
+    listed = MemoryFileSystem.ls
+    monkeypatch.setattr(MemoryFileSystem, "find", AbstractFileSystem.find)
+    assert storages[1].paths() == storages[1].paths("commits") == ["commits/a/1.json"]
+    assert storages[1].paths("absent") == []
+    monkeypatch.setattr(MemoryFileSystem, "ls", ls)
+    for storage in storages:
+        for ask in (storage.paths, storage.sizes, storage.stamps, partial(storage.paths, "commits")):
+            with pytest.raises(StorageError, match="cannot list"):
+                ask()
