@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +16,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from viewgen.store import CacheSpec, Storage, open_storage
 from viewgen.store.remote import FsspecStorage
 from viewgen.testing.caches import Arrays, random_shard, small_spec, write_random_cache
+
+sys.path.insert(0, str(Path(__file__).parent / "chaos"))
+
+from leftovers import mark_run, sweep_leftovers
 
 STARTED = time.monotonic()
 # Runs of the command under Ray serve no gallery, here and in the processes that tests start.
@@ -46,6 +51,16 @@ SLOW_FILES = {
 
 
 PIPELINES = Path(__file__).parent / "viewgen_pipelines"
+
+
+SWEPT = pytest.StashKey[set[int]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """End what an earlier, killed run left behind, which would disturb this one."""
+    if not hasattr(config, "workerinput"):  # of pytest-xdist
+        mark_run()
+        config.stash[SWEPT] = sweep_leftovers()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -276,6 +291,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if "chaos" not in config.getoption("-m"):
         return
     terminalreporter.section("tally")
+    if swept := config.stash[SWEPT]:
+        terminalreporter.line(f"ended {len(swept)} processes that an earlier run had left behind")
     for outcome in ("passed", "failed", "skipped"):
         for report in terminalreporter.getreports(outcome):
             if (outcome == "skipped" and report.when == "setup") or report.when == "call":

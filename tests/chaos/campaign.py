@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 PIPELINE_TESTS = Path(__file__).parent.parent / "viewgen_pipelines"
-sys.path.insert(0, str(PIPELINE_TESTS))
+sys.path[:0] = [str(PIPELINE_TESTS), str(Path(__file__).parent)]
 
 import faulty_method  # noqa: E402
 from dying_driver import start_driver  # noqa: E402
 from expected_cache import assert_every_image_once  # noqa: E402
+from leftovers import mark_run, sweep_leftovers  # noqa: E402
 
 from viewgen_pipelines.shards.lease import process_is_alive  # noqa: E402
 
@@ -256,6 +257,9 @@ def main() -> None:
         "--seed", type=int, default=None, help="of the order of events (default: drawn and printed)"
     )
     options = parser.parse_args()
+    mark_run()
+    if swept := sweep_leftovers():
+        print(f"ended {len(swept)} processes of an earlier run", flush=True)
     seed = random.randrange(10**6) if options.seed is None else options.seed
     for executor in ("local", "ray") if options.executor == "both" else (options.executor,):
         print(f"{executor}: {options.faults} faults, seed {seed}", flush=True)

@@ -60,14 +60,16 @@ class FileSystem:
     def info(self, place: str) -> dict[str, Any]:
         return {"size": len(self._ask(place, "look at"))}
 
-    def find(self, place: str) -> list[str]:
+    def find(self, place: str, detail: bool) -> dict[str, dict[str, Any]]:
         folder = place.removeprefix("c").lstrip("/")
         self.world.step(f"list {folder}")
         self._may_fail()
-        return [f"c/{path}" for path in self.world.objects if not folder or path.startswith(f"{folder}/")]
+        objects = self.world.objects
+        chosen = [path for path in objects if not folder or path.startswith(f"{folder}/")]
+        return {f"c/{path}": {"size": len(objects[path])} for path in chosen}
 
     def ls(self, place: str, detail: bool) -> list[str]:
-        return sorted({f"c/{path.split('/')[1]}" for path in self.find(place)})
+        return sorted({f"c/{path.split('/')[1]}" for path in self.find(place, detail)})
 
     def rm_file(self, place: str) -> None:
         path = place.removeprefix("c/")

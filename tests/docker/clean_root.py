@@ -18,8 +18,12 @@ from dockerfile import instructions
 
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-# Where the network is reached, and from which index packages come, is the machine's matter.
-PASSED_ON = ("PIP_", "TORCH_CPU_INDEX", "SSL_CERT_FILE", "http_proxy", "https_proxy", "no_proxy")
+# Where the network is reached, and from which index packages come, is the machine's matter. The mark tells a
+# later run of the tests what a killed one has left.
+PASSED_ON = (
+    *("PIP_", "TORCH_CPU_INDEX", "SSL_CERT_FILE", "http_proxy", "https_proxy", "no_proxy"),
+    "VIEWGEN_TEST_RUN",
+)
 
 # ROOT USER FOLDER WORDS…; the mount lives in a namespace of its own, so that nothing is left of it
 _ENTER = """

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pinned import (
     CACHE,
+    CURVES,
     EVALUATION,
     FINISHED,
     GOLDEN,
@@ -116,6 +117,22 @@ def test_an_unfinished_run_goes_on_to_the_same_losses():
     found = losses(Path("runs/unfinished"))
     assert found[: len(begun)] == begun
     assert_close(found, golden, RESUMED_LOSS)
+
+
+def test_a_run_whose_checkpoints_have_digests_goes_on_to_the_same_losses():
+    """Written by the version that added them, and stopped after twelve steps."""
+    folder = Path("runs/digests")
+    shutil.copytree(GOLDEN.parent / "attempts/run", folder)
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        data = (folder / name).read_bytes()
+        archive, digest = data.rsplit(b"\nviewgen sha256:", 1)
+        assert hashlib.sha256(archive).hexdigest() == digest.decode().strip()
+    begun = losses(folder)
+    assert len(begun) == 12
+    done(f"{CURVES['A2']} --out {folder}")
+    found = losses(folder)
+    assert found[: len(begun)] == begun
+    assert_close(found, stored("curves")["curves"]["A2"], RESUMED_LOSS)
 
 
 def test_a_run_with_other_settings_is_refused(tmp_path):

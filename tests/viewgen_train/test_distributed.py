@@ -38,6 +38,11 @@ def alone():
     return module.everything(World())
 
 
+def named(tensors, names):
+    """Return some tensors by name; a comparison that fails tells the name and the difference."""
+    return {name: tensors[name] for name in names}
+
+
 def test_the_processes_know_each_other(ranks):
     assert [found["rank"].tolist() for found in ranks] == [[0, 2], [1, 2]]
     assert [float(found["mean"]) for found in ranks] == [0.5, 0.5]
@@ -49,8 +54,7 @@ def test_training_is_that_of_one_process(ranks, alone, what):
     names = [name for name in alone if name.startswith(what)]
     assert len(names) >= 3
     for found in ranks:
-        for name in names:
-            torch.testing.assert_close(found[name], alone[name], rtol=1e-9, atol=1e-12, msg=name)
+        torch.testing.assert_close(named(found, names), named(alone, names), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("role", ["first", "rest"])
@@ -60,8 +64,7 @@ def test_encoders_of_two_roles_have_the_gradients_of_one_process(ranks, alone, r
     assert len(names) >= 60
     assert max(float(alone[name].abs().max()) for name in names) > 1e-3
     for found in ranks:
-        for name in names:
-            torch.testing.assert_close(found[name], alone[name], rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(named(found, names), named(alone, names), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["moco", "byol"])
@@ -70,15 +73,14 @@ def test_keys_queue_and_target_are_those_of_one_process(ranks, alone, name):
     names = [key for key in alone if key.startswith(f"momentum {name} ") and "num_batches" not in key]
     assert len(names) >= 100
     for found in ranks:
-        for key in names:
-            torch.testing.assert_close(found[key], alone[key], rtol=1e-3, atol=1e-4, msg=key)
+        torch.testing.assert_close(named(found, names), named(alone, names), rtol=1e-3, atol=1e-4)
 
 
 def test_correlations_are_those_of_the_whole_batch(ranks, alone):
     """Float64, so only sums in another order differ."""
     for found in ranks:
-        for name in ("correlated loss", "correlated gradient"):
-            torch.testing.assert_close(found[name], alone[name], rtol=1e-9, atol=1e-12)
+        names = ("correlated loss", "correlated gradient")
+        torch.testing.assert_close(named(found, names), named(alone, names), rtol=1e-9, atol=1e-12)
 
 
 def test_gradients_of_this_test_are_not_zero(alone):
@@ -91,10 +93,8 @@ def test_layers_are_those_of_one_process(ranks, alone, kind):
     names = [name for name in alone if name.startswith(kind) and name != f"{kind} gradient"]
     assert names
     for found in ranks:
-        for name in names:
-            # float32 at 100 ± 1: an ulp of the input is 1e-5 of its deviation
-            expected = alone[name]
-            torch.testing.assert_close(found[name], expected, rtol=2e-5, atol=1e-4, msg=name)
+        # float32 at 100 ± 1: an ulp of the input is 1e-5 of its deviation
+        torch.testing.assert_close(named(found, names), named(alone, names), rtol=2e-5, atol=1e-4)
     if kind != "apart":
         gradient = torch.cat([found[f"{kind} gradient"] for found in ranks])
         torch.testing.assert_close(gradient, alone[f"{kind} gradient"], rtol=1e-3, atol=1e-4)

@@ -64,6 +64,6 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert losses(one) == pytest.approx(losses(other), rel=1e-4)
     assert len(losses(other)) == 3
     weights = [load_file(folder / "last.safetensors") for folder in (one, other)]
-    assert weights[0].keys() == weights[1].keys()
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
+    # Two halves of a batch are summed in another order, and an optimiser's steps carry that on; `atol` is for
+    # weights near zero, of which `rtol` leaves nothing.
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)

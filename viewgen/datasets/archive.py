@@ -13,7 +13,15 @@ from typing import IO, Protocol
 from viewgen.errors import CorruptDataError, StorageError, ViewgenError
 from viewgen.files import open_regular
 
-__all__ = ["TarMember", "damage_as_error", "open_zip", "read_maybe_gzip", "read_zip_member", "tar_members"]
+__all__ = [
+    "TarMember",
+    "check_directory",
+    "damage_as_error",
+    "open_zip",
+    "read_maybe_gzip",
+    "read_zip_member",
+    "tar_members",
+]
 
 COPY_BYTES = 1 << 20
 # the textures have 5,700 members, Tiny ImageNet's directory has 12 MB
@@ -128,13 +136,22 @@ def open_zip(path: Path, most_directory_bytes: int = MOST_DIRECTORY_BYTES) -> zi
         BadZipFile, OSError: it cannot be read.
     """
     with open_regular(path) as file:
-        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
-    if end is not None and end[zipfile._ECD_SIZE] > most_directory_bytes:  # type: ignore[attr-defined]
-        raise CorruptDataError(
-            f"{path} has a directory of {end[zipfile._ECD_SIZE]} bytes, "  # type: ignore[attr-defined]
-            f"expected at most {most_directory_bytes}; nobody made it for this"
-        )
+        check_directory(file, str(path), most_directory_bytes)
     return zipfile.ZipFile(path)
+
+
+def check_directory(file: IO[bytes], name: str, most_bytes: int = MOST_DIRECTORY_BYTES) -> None:
+    """Refuse a .zip archive with a directory of more bytes, which opening it would read into memory.
+
+    Raises:
+        CorruptDataError: the directory is larger.
+    """
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if end is not None and end[zipfile._ECD_SIZE] > most_bytes:  # type: ignore[attr-defined]
+        raise CorruptDataError(
+            f"{name} has a directory of {end[zipfile._ECD_SIZE]} bytes, "  # type: ignore[attr-defined]
+            f"expected at most {most_bytes}; nobody made it for this"
+        )
 
 
 def read_zip_member(archive: zipfile.ZipFile, name: str, *, cap: int) -> bytes:

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viewgen.datasets.copied import copied_folder
+from viewgen.datasets.copied import copied_folder, sizes_at_url, spread
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import Blocks, Labelling, decoded_folder, load_decoded
 from viewgen.datasets.files import is_url
@@ -79,7 +79,7 @@ def load(settings: FolderSettings, split: str, root: Path, download: bool) -> Im
         CorruptDataError: pictures cannot be decoded; the message lists them with reasons.
     """
     image_size, name = settings.size, settings.name
-    split, class_names, files = _listed(settings, split, root, download=download)
+    split, class_names, files = _listed(settings, split, _checked(settings, root, download))
     source = {"size": image_size, "classes": list(class_names), "listing": fingerprint(files)}
     return load_decoded(
         name,
@@ -92,10 +92,9 @@ def load(settings: FolderSettings, split: str, root: Path, download: bool) -> Im
 
 
 def _listed(
-    settings: FolderSettings, split: str, root: Path, *, download: bool = True
+    settings: FolderSettings, split: str, path: Path
 ) -> tuple[str, tuple[str, ...], list[tuple[Path, int]]]:
-    """Return the canonical name of a split, the class names, and the files with their labels."""
-    path = _checked(settings, root, download)
+    """Return the canonical name of a split of a folder, the class names, and the files with their labels."""
     directories = _split_directories(path)
     shares = [name for name in ("test", "val") if getattr(settings, name)]
     if "test" in shares and "test" in directories:
@@ -121,12 +120,19 @@ def _listed(
 def raw_sizes(settings: FolderSettings, split: str, most: int, root: Path) -> list[tuple[int, int]]:
     """Return width and height of the files themselves, of at most `most` pictures spread over the split.
 
-    Pictures that cannot be opened are left out.
+    Pictures that cannot be opened are left out. Those at a URL are copied only if all are asked for.
     """
-    _, _, files = _listed(settings, split, root)
-    count = min(len(files), most)
-    chosen = (files[place * len(files) // count][0] for place in range(count))
-    return [size for file in chosen if (size := picture_size(file)) is not None]
+
+    def listed(path: Path) -> list[Path]:
+        return [file for file, _ in _listed(settings, split, path)[2]]
+
+    _check_settings(settings)
+    if is_url(settings.path):
+        found = sizes_at_url(settings.path.rstrip("/"), root, most, listed)
+        if found is not None:
+            return found
+    files = spread(listed(_checked(settings, root, download=True)), most)
+    return [size for file in files if (size := picture_size(file)) is not None]
 
 
 def resized_name(settings: FolderSettings, image_size: int) -> str:
@@ -140,6 +146,16 @@ def _refuse_download(root: Path) -> list[Path]:
 
 def _checked(settings: FolderSettings, root: Path, download: bool) -> Path:
     """Return the folder on the disk, copied there if it is at a URL and may be."""
+    _check_settings(settings)
+    if is_url(settings.path):
+        return copied_folder(settings.path.rstrip("/"), root, download=download)
+    path = Path(settings.path).expanduser().resolve()
+    if not path.is_dir():
+        raise MissingFileError(f"there is no directory {path}; expected {path}/CLASS/picture.png")
+    return path
+
+
+def _check_settings(settings: FolderSettings) -> None:
     if settings.size is not None and not 8 <= settings.size <= MAX_IMAGE_SIZE:
         raise UsageError(f"?size= takes 8 to {MAX_IMAGE_SIZE} pixels, got {settings.size}")
     if settings.test + settings.val >= 1:
@@ -149,12 +165,6 @@ def _checked(settings: FolderSettings, root: Path, download: bool) -> Path:
         )
     if not settings.path:
         raise UsageError("folder: needs a path, for example folder:/data/flowers")
-    if is_url(settings.path):
-        return copied_folder(settings.path.rstrip("/"), root, download=download)
-    path = Path(settings.path).expanduser().resolve()
-    if not path.is_dir():
-        raise MissingFileError(f"there is no directory {path}; expected {path}/CLASS/picture.png")
-    return path
 
 
 def _split_directories(path: Path) -> dict[str, Path]:

@@ -35,6 +35,7 @@ from viewgen.datasets.decoded import Blocks, Labelling, decoded_folder, load_dec
 from viewgen.datasets.files import stamp
 from viewgen.datasets.folder import read_picture
 from viewgen.datasets.labelled import check_size, settings_text
+from viewgen.datasets.matlab import read_structures
 from viewgen.datasets.pictures import decode_blocks
 from viewgen.datasets.shares import divide
 from viewgen.errors import CorruptDataError, DataError, MissingFileError, UsageError, ViewgenError
@@ -123,7 +124,7 @@ def load(settings: MpiiSettings, split: str, root: Path, download: bool) -> Imag
         MissingFileError: annotations or a picture are missing.
         MissingExtraError: SciPy, which reads the annotations, is not installed.
         DataError: the split has nobody.
-        CorruptDataError: the annotations have another structure.
+        CorruptDataError: the annotations have another structure, or are larger than any published ones.
     """
     check_size(settings.size)
     if not settings.path:
@@ -168,11 +169,9 @@ def _blocks(path: Path, split: str, settings: MpiiSettings) -> Blocks:
 def _people(path: Path) -> Iterator[Person]:
     """Yield the people of the training pictures who are fully described, in the order of the annotations."""
     need("readouts")
-    from scipy.io import loadmat
-
     annotations = path / ANNOTATIONS
     try:
-        release = loadmat(annotations, struct_as_record=False, squeeze_me=True)["RELEASE"]
+        release = read_structures(annotations)["RELEASE"]
         pictures = np.atleast_1d(release.annolist)
         trained = np.atleast_1d(release.img_train)
         for picture, train in zip(pictures, trained, strict=True):
@@ -187,7 +186,7 @@ def _people(path: Path) -> Iterator[Person]:
                 yield found
     except ViewgenError:
         raise
-    except Exception as error:  # those of SciPy's reader are of many kinds
+    except Exception as error:  # of structures with other fields, they are of many kinds
         raise CorruptDataError(f"{annotations} is not the published annotations: {error}") from error
 
 

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
+from viewgen.datasets.arrays import array_header, opened_arrays, read_array
 from viewgen.datasets.dataset import DatasetEntry, DatasetInfo, ImageDataset, canonical_split
 from viewgen.datasets.decoded import decoded_folder, load_decoded
 from viewgen.datasets.files import absolute, open_file, stamp
 from viewgen.datasets.labelled import Labelled, check_size, labelled_blocks, labelling, settings_text
 from viewgen.datasets.pictures import array_size
-from viewgen.errors import CorruptDataError, DataError, UsageError, ViewgenError
+from viewgen.errors import DataError, UsageError
 from viewgen.settings import Settings, setting
 
 __all__ = ["ENTRY", "NpzSettings"]
@@ -43,6 +43,7 @@ def load(settings: NpzSettings, split: str, root: Path, download: bool) -> Image
         MissingFileError: there is no such file.
         DataError: no images in it, or of another shape or type.
         CorruptDataError: it is damaged.
+        OutOfMemoryError: its images do not fit into the free memory.
     """
     url, name = _checked(settings)
     with _opened(url) as arrays:
@@ -71,7 +72,7 @@ def raw_sizes(settings: NpzSettings, split: str, most: int, root: Path) -> list[
     with _opened(url) as arrays:
         splits = _splits(url, arrays.files)
         images, _ = splits[_canonical(name, split, splits)]
-        shape = _shape(arrays, images)
+        shape, _ = array_header(arrays, images)
     size = array_size(shape[1:])
     return [] if size is None else [size] * min(shape[0], most)
 
@@ -96,42 +97,20 @@ def _canonical(name: str, split: str, splits: Mapping[str, object]) -> str:
     return canonical_split(name, split, splits, aliases)
 
 
-def _shape(arrays: Any, name: str) -> tuple[int, ...]:
-    """Return the shape of an array without reading its values."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    with arrays.zip.open(f"{name}.npy") as file:
-        read = readers.get(np.lib.format.read_magic(file))
-        return tuple(arrays[name].shape if read is None else read(file)[0])
-
-
 @contextmanager
 def _opened(url: str) -> Iterator[Any]:
-    """Open the arrays; whatever fails while they are read is told as damage."""
-    try:
-        with open_file(url) as file:
-            arrays = np.load(file, allow_pickle=False)
-            if isinstance(arrays, np.ndarray):
-                raise DataError(
-                    f"{url} is one array without a name; expected an .npz file, as "
-                    "numpy.savez('name.npz', images=images, labels=labels) writes it"
-                )
-            with arrays:
-                yield arrays
-    except (ViewgenError, MemoryError):
-        raise
-    except Exception as error:  # those of NumPy, zipfile and zlib are of many kinds
-        raise CorruptDataError(
-            f"{url} is no .npz file, is damaged, or holds objects ({type(error).__name__}: {error})"
-        ) from error
+    with open_file(url) as file, opened_arrays(file, url) as arrays:
+        yield arrays
 
 
 def _classes(url: str, labels: str, arrays: Any, name: str) -> list[str]:
     """Return the names of the classes in an array of labels."""
-    return list(labelling(_vector(url, labels, arrays[labels]).tolist(), name).class_names)
+    return list(labelling(_vector(url, labels, arrays).tolist(), name).class_names)
 
 
-def _vector(url: str, labels: str, classes: NDArray[Any]) -> NDArray[Any]:
+def _vector(url: str, labels: str, arrays: Any) -> NDArray[Any]:
     """Return labels `(N,)` or `(N, 1)` as `(N,)`."""
+    classes = read_array(arrays, labels, url)
     columns = classes.reshape(len(classes), -1)
     if columns.shape[1] != 1:
         raise DataError(f"{url}: {labels} has {columns.shape[1]} labels of each image; expected one of each")
@@ -162,8 +141,8 @@ def _first(names: list[str], forms: list[str]) -> str | None:
 
 def _labelled(url: str, images: str, labels: str | None) -> Iterator[Labelled]:
     with _opened(url) as arrays:
-        pixels = arrays[images]
-        classes = None if labels is None else _vector(url, labels, arrays[labels])
+        pixels = read_array(arrays, images, url)
+        classes = None if labels is None else _vector(url, labels, arrays)
     if classes is not None and len(classes) != len(pixels):
         raise DataError(
             f"{url}: {labels} has {len(classes)} labels for {len(pixels)} images; expected one of each"

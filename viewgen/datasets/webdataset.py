@@ -5,7 +5,6 @@ A sample is what has one name up to the first dot: ``000012.jpg`` beside ``00001
 The tars are read once, in order, and decoded. The classes of the train split are those of both.
 """
 
-import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +21,14 @@ from viewgen.datasets.labelled import (
     settings_text,
 )
 from viewgen.datasets.pictures import PICTURE_SUFFIXES
-from viewgen.errors import CorruptDataError, DataError, UsageError
+from viewgen.documents import parse_json
+from viewgen.errors import CorruptDataError, DataError, UsageError, ViewgenError
 from viewgen.settings import Settings, setting
 
 __all__ = ["ENTRY", "WebDatasetSettings"]
 
-MAX_FILE_BYTES = 256 << 20
+MAX_SAMPLE_BYTES = 256 << 20
+MAX_FIELDS = 1000
 LABELS = ("cls", "label", "json", "txt")
 JSON_LABELS = ("label", "class", "cls", "target")
 
@@ -111,14 +112,16 @@ def _samples(tar: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                 stem, _, extension = base.partition(".")
                 if not member.isfile() or not stem or not extension:
                     continue
-                if member.size > MAX_FILE_BYTES:
-                    raise CorruptDataError(
-                        f"{tar}: {member.name} has {member.size:,} bytes; that is no picture"
-                    )
                 if f"{folder}/{stem}" != key:
                     if fields:
                         yield key.removeprefix("/"), fields
                     key, fields = f"{folder}/{stem}", {}
+                if (size := member.size + sum(map(len, fields.values()))) > MAX_SAMPLE_BYTES:
+                    raise CorruptDataError(
+                        f"{tar}: {member.name} and what belongs to it have {size:,} bytes; that is no picture"
+                    )
+                if len(fields) >= MAX_FIELDS:
+                    raise CorruptDataError(f"{tar}: sample {stem!r} has more than {MAX_FIELDS} fields")
                 opened = archive.extractfile(member)
                 assert opened is not None
                 fields[extension.lower()] = opened.read()
@@ -145,7 +148,7 @@ def _label(tar: str, key: str, fields: dict[str, bytes], chosen: str) -> Any:
         text = fields[found].decode("utf-8").strip()
         if found != "json":
             return int(text) if text.lstrip("-").isdecimal() else text
-        document = json.loads(text)
+        document = parse_json(text, f"{tar}: {key}.{found}")
         if isinstance(document, dict):
             # several attributes in a list are no class; the export of a cache names it in words beside them
             named = [name for name in JSON_LABELS if name in document]
@@ -153,6 +156,8 @@ def _label(tar: str, key: str, fields: dict[str, bytes], chosen: str) -> Any:
             names = [field] if field else one or named
             return document[names[0]] if names else None
         return document
+    except ViewgenError:
+        raise
     except (UnicodeDecodeError, ValueError, KeyError) as error:
         raise DataError(f"{tar}: the label of sample {key!r} cannot be read ({error!r})") from error
 

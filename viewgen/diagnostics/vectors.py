@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from viewgen.errors import CorruptDataError, DataError, ViewgenError
+from viewgen.datasets.arrays import opened_arrays, read_array
+from viewgen.datasets.files import open_file
+from viewgen.errors import DataError
 
 __all__ = ["Vectors", "read_vectors"]
 
@@ -34,24 +36,22 @@ def read_vectors(path: Path) -> Vectors:
     """Read a file of vectors.
 
     Raises:
+        MissingFileError: there is no such file.
         CorruptDataError: it is no ``.npz`` file, or is damaged.
+        OutOfMemoryError: its features do not fit into the free memory.
         DataError: an array is missing, has another shape, or holds numbers that are not finite; a name occurs
             twice.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = sorted({"features", "id"} - {*arrays.files})
-            if missing:
-                raise DataError(
-                    f"{path} lacks {', '.join(missing)} (it has {', '.join(arrays.files) or 'nothing'}); "
-                    "expected features, (N, D), and id, (N,), as numpy.savez(PATH, features=features, "
-                    "id=names) writes them"
-                )
-            features, names = np.asarray(arrays["features"], np.float32), arrays["id"]
-    except ViewgenError:
-        raise
-    except Exception as error:  # those of NumPy, zipfile and zlib are of many kinds
-        raise CorruptDataError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    with open_file(str(path)) as file, opened_arrays(file, str(path)) as arrays:
+        missing = sorted({"features", "id"} - {*arrays.files})
+        if missing:
+            raise DataError(
+                f"{path} lacks {', '.join(missing)} (it has {', '.join(arrays.files) or 'nothing'}); "
+                "expected features, (N, D), and id, (N,), as numpy.savez(PATH, features=features, "
+                "id=names) writes them"
+            )
+        features = np.asarray(read_array(arrays, "features", str(path)), np.float32)
+        names = read_array(arrays, "id", str(path))
     if features.ndim != 2 or names.shape != features.shape[:1]:
         raise DataError(
             f"{path}: features have shape {features.shape} and id {names.shape}; expected (N, D) and (N,)"

@@ -5,12 +5,14 @@ of the cache for which they hold. Readers of views ignore it.
 """
 
 import hashlib
-import json
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
-from viewgen.errors import CorruptDataError, MissingFileError
+from viewgen.documents import Document, checked, parse_json
+from viewgen.errors import CorruptDataError, MissingFileError, UsageError
+from viewgen.store.bounds import Text
 from viewgen.store.spec import CacheSpec, canonical_json
 from viewgen.store.storage import Storage
 
@@ -27,6 +29,29 @@ SCORES_DOCUMENT = f"{_SCORES}/zarr.json"
 _Array = np.ndarray[Any, Any]
 
 
+# with the messages of errors in it
+_Sentence = Annotated[str, Field(max_length=20_000)]
+
+
+class _Measure(Document):
+    # readers pass them on as arguments
+    model_config = ConfigDict(extra="forbid")
+    diagnostic: Text
+    seed: int
+    name: Text
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    on: Text = ""
+    group: Text = ""
+
+
+class _Report(Document):
+    measures: list[_Measure] = Field(max_length=1000)
+    verdict: list[_Sentence] = Field(max_length=100)
+    notes: list[_Sentence] = Field(max_length=100)
+
+
 def write_report(storage: Storage, spec: CacheSpec, report: dict[str, Any]) -> None:
     """Write a report, a JSON object, in the place of an earlier one."""
     document = {"format": FORMAT, "identity": spec.identity, "report": report}
@@ -36,11 +61,10 @@ def write_report(storage: Storage, spec: CacheSpec, report: dict[str, Any]) -> N
 def read_report(storage: Storage, spec: CacheSpec) -> dict[str, Any] | None:
     """Return the report of a cache; None if there is none, or one of another configuration or format."""
     try:
-        document = json.loads(storage.read(_REPORT))
+        document = parse_json(storage.read(_REPORT), f"{storage.url}/{_REPORT}")
         if (document["format"], document["identity"]) == (FORMAT, spec.identity):
-            report: dict[str, Any] = document["report"]
-            return report
-    except (MissingFileError, ValueError, KeyError, TypeError):
+            return checked(_Report, document["report"])
+    except (MissingFileError, CorruptDataError, UsageError, KeyError, TypeError):
         pass
     return None
 
@@ -83,33 +107,40 @@ def read_scores(storage: Storage, spec: CacheSpec) -> dict[str, _Array]:
     Raises:
         CorruptDataError: they cannot be read.
     """
-    import zarr
-    from zarr.buffer.cpu import Buffer
-    from zarr.storage import MemoryStore
-
+    place, shape = f"{storage.url}/{_SCORES}", (spec.num_images, spec.num_views)
     try:
-        document = json.loads(storage.read(SCORES_DOCUMENT))
+        document = parse_json(storage.read(SCORES_DOCUMENT), f"{storage.url}/{SCORES_DOCUMENT}")
     except MissingFileError:
         return {}
-    except ValueError as error:
-        raise CorruptDataError(f"{storage.url}/{SCORES_DOCUMENT} is damaged: {error}") from error
     try:
         kept = document["attributes"]["viewgen"]
         if (kept["format"], kept["identity"]) != (FORMAT, spec.identity):
             return {}
-        prefix = f"{_SCORES}/"
-        stored: Any = {
-            path.removeprefix(prefix): Buffer.from_bytes(storage.read(path))
-            for path in storage.paths(_SCORES)
-        }
-        group = zarr.open_group(MemoryStore(stored), mode="r")
-        found = {name: np.asarray(array[...], np.float32) for name, array in group.arrays()}
-    except Exception as error:  # a damaged document takes zarr to any of them
+        paths = storage.paths(_SCORES)
+        names = [path.split("/")[2] for path in paths if path.count("/") == 3 and path.endswith("/zarr.json")]
+        return {name: _values(storage, f"{_SCORES}/{name}", shape) for name in names}
+    except (CorruptDataError, MissingFileError, KeyError, TypeError) as error:
         raise CorruptDataError(
-            f"{storage.url}/{_SCORES} cannot be read ({type(error).__name__}: {error}); write it again with "
+            f"{place} cannot be read ({type(error).__name__}: {error}); write it again with "
             f"`viewgen measure {storage.url} --write-columns`"
         ) from error
-    shape = (spec.num_images, spec.num_views)
-    if wrong := [name for name, values in found.items() if values.shape != shape]:
-        raise CorruptDataError(f"{storage.url}/{_SCORES}/{wrong[0]} has another shape than {shape}")
-    return found
+
+
+def _values(storage: Storage, place: str, shape: tuple[int, int]) -> _Array:
+    """Return the values of an array of `write_scores`, which has no other form: one chunk, as it is."""
+    document = parse_json(storage.read(f"{place}/zarr.json"), f"{storage.url}/{place}/zarr.json")
+    form = {
+        "shape": [*shape],
+        "data_type": "float32",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [*shape]}},
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+    }
+    if wrong := [key for key, value in form.items() if document[key] != value]:
+        raise CorruptDataError(f"{place}/zarr.json has another {wrong[0]} than viewgen writes")
+    try:
+        data = storage.read_document(f"{place}/c/0/0", 4 * shape[0] * shape[1])
+    except MissingFileError:  # Zarr writes no chunk of NaN alone
+        return np.full(shape, np.nan, np.float32)
+    if len(data) != 4 * shape[0] * shape[1]:
+        raise CorruptDataError(f"{place}/c/0/0 has {len(data)} bytes, expected {4 * shape[0] * shape[1]}")
+    return np.frombuffer(data, "<f4").reshape(shape).astype(np.float32)

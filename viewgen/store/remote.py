@@ -1,6 +1,7 @@
 """Storage in memory, on S3 and at any other URL that fsspec supports."""
 
 import errno
+import hashlib
 import random
 import secrets
 import threading
@@ -10,8 +11,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
-from fsspec.utils import tokenize
+from fsspec.spec import AbstractFileSystem
 
 from viewgen.addresses import check_options, check_url, guarded_client
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError, nearest_name
@@ -147,41 +149,89 @@ class FsspecStorage(Storage):
 
     def size(self, path: str) -> int | None:
         with self._clear_errors("read", path):
-            place = self._place(path)
-            self._fs.invalidate_cache(place)
+            self._fs.invalidate_cache(self._place(path))
             try:
-                return int(self._fs.info(place)["size"])
+                return int(self._info(path)["size"])
             except FileNotFoundError:
                 return None
 
     def fingerprint(self, path: str) -> str:
         with self._clear_errors("read", path):
-            place = self._place(path)
-            self._fs.invalidate_cache(place)
-            return str(self._fs.ukey(place))
+            self._fs.invalidate_cache(self._place(path))
+            return _mark(self._info(path))
 
     def stamps(self) -> dict[str, str]:
-        # from one listing: a request for each object would take minutes
-        with self._clear_errors("list", ""):
-            self._fs.invalidate_cache(self._root)
-            found = self._fs.find(self._root, detail=True)
-            start = len(self._fs._strip_protocol(self._root)) + 1
-            return {place[start:]: tokenize(about) for place, about in sorted(found.items())}
+        return {path: _mark(about) for path, about in sorted(self._listing("").items())}
 
     def paths(self, prefix: str = "") -> list[str]:
         with self._clear_errors("list", prefix):
-            return sorted(self._below(prefix, self._fs.find(self._listed(prefix))))
+            return sorted(self._below(prefix, self._find(prefix)))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         with self._clear_errors("list", prefix):
-            found = self._fs.find(self._listed(prefix), detail=True)
-            return {path: int(found[place]["size"]) for path, place in self._below(prefix, found).items()}
+            return {path: int(about["size"]) for path, about in self._listing(prefix).items()}
 
-    def _listed(self, prefix: str) -> str:
-        """Return the place of a folder that is to be listed anew."""
-        folder = self._place(prefix)
-        self._fs.invalidate_cache(folder)
-        return folder
+    def _listing(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """Return path → what the file system says of each object below a folder, its size at least.
+
+        One listing tells it on most; the index of an HTTP server has names only, and each is asked for.
+        """
+        with self._clear_errors("list", prefix):
+            found = self._find(prefix)
+            listing = {path: found[place] for path, place in self._below(prefix, found).items()}
+        bare = [path for path, about in listing.items() if about.get("size") is None]
+        for path, about in zip(bare, self.map_parallel(self._about, bare), strict=True):
+            listing[path] = about
+        return {path: about for path, about in listing.items() if about}
+
+    def _about(self, path: str) -> dict[str, Any]:
+        """Return what the file system says of one object; nothing if it is absent."""
+        with self._clear_errors("read", path), suppress(FileNotFoundError):
+            return self._info(path)
+        return {}
+
+    def _info(self, path: str) -> dict[str, Any]:
+        """Return what the file system says of one object; FileNotFoundError if it is absent.
+
+        That of HTTP says "not found" whatever the server answered; only 404 and 410 are meant so.
+        """
+        try:
+            return dict(self._fs.info(self._place(path)))
+        except FileNotFoundError as error:
+            cause = error.__cause__
+            if cause is None or not self._protocols & {"http", "https"}:
+                raise
+            if getattr(cause, "status", None) in (404, 410):
+                raise
+            raise cause from None
+
+    def _find(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """Return place → what a new listing says, of all objects below a folder.
+
+        Stores without folders list all at once. Elsewhere fsspec's own walk would leave out a folder that
+        cannot be listed.
+        """
+        top = self._place(prefix)
+        self._fs.invalidate_cache(top)
+        kind, found = type(self._fs), dict[str, dict[str, Any]]()
+        own = (
+            kind._find is not AsyncFileSystem._find
+            if issubclass(kind, AsyncFileSystem)
+            else kind.find is not AbstractFileSystem.find
+        )
+        if own:
+            return dict(self._fs.find(top, detail=True))
+        pending = [top]
+        while pending:
+            folder = pending.pop()
+            with suppress(FileNotFoundError):
+                for about in self._fs.ls(folder, detail=True):
+                    place = about["name"].rstrip("/")
+                    if about["type"] != "directory":
+                        found[about["name"]] = about
+                    elif len(place) > len(folder):
+                        pending.append(place)
+        return found
 
     def _below(self, prefix: str, places: Iterable[str]) -> dict[str, str]:
         """Return path → place of the places below a folder."""
@@ -247,6 +297,14 @@ class FsspecStorage(Storage):
             reason = f"permission denied ({reason}); check the credentials and the bucket's policy"
         place = f"{self.url}/{path}".rstrip("/")
         return StorageError(f"cannot {verb} {place}: {type(error).__name__}: {redacted(reason)}")
+
+
+def _mark(about: dict[str, Any]) -> str:
+    """Return a digest of what a file system says of an object, without what reading the object changes."""
+    # of SFTP and SMB, "time" is that of the last access
+    ignored = {"time"} if "mtime" in about else set()
+    kept = {key: value for key, value in about.items() if key not in ignored and "access" not in key.lower()}
+    return hashlib.sha256(str(kept).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _is_conflict(error: OSError) -> bool:

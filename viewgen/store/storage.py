@@ -126,11 +126,19 @@ class Storage(ABC):
         return None
 
     def fingerprint(self, path: str) -> str:
-        """Return a text that changes when the object does, as far as can be told without reading it."""
-        return str(self.size(path))
+        """Return a text that changes when the object does, and not when it is read.
+
+        As far as can be told without reading it; by default from the size alone.
+
+        Raises:
+            MissingFileError: it is absent.
+        """
+        if (size := self.size(path)) is None:
+            raise MissingFileError(f"{self.url}/{path} does not exist")
+        return str(size)
 
     def stamps(self) -> dict[str, str]:
-        """Return path → a text that changes when the object does, for all objects."""
+        """Return path → a text as `fingerprint` makes it, of all objects; one is not that of the other."""
         return {path: self.fingerprint(path) for path in self.paths()}
 
     def refuses_existing(self) -> bool:
@@ -209,6 +217,11 @@ class LocalStorage(Storage):
                 return self.local_path(path).stat().st_size
             except (FileNotFoundError, NotADirectoryError):
                 return None
+
+    def fingerprint(self, path: str) -> str:
+        with self._clear_errors("read", path):
+            found = self.local_path(path).stat()
+        return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
 
     def paths(self, prefix: str = "") -> list[str]:
         folder = self.local_path(prefix) if prefix else self.root

@@ -107,6 +107,24 @@ class StorageContract:
         assert len(outcomes) == 1
         assert storage.read("lease") == b"%d" % outcomes[0]
 
+    def test_stamps_change_with_the_objects_and_with_nothing_else(self, storage: Storage) -> None:
+        for path in ("f/a", "f/b", "f/c", "d"):
+            storage.write(path, b"1")
+        before, one = storage.stamps(), storage.fingerprint("f/a")
+        assert before.keys() == {"f/a", "f/b", "f/c", "d"}
+        storage.read("f/a")
+        assert storage.stamps() == before
+        assert storage.fingerprint("f/a") == one
+        storage.write("f/a", b"2")
+        storage.write("f/b", b"22")
+        storage.delete("d")
+        after = storage.stamps()
+        assert after.keys() == {"f/a", "f/b", "f/c"}
+        assert [path for path in after if after[path] == before[path]] == ["f/c"]
+        assert storage.fingerprint("f/a") != one
+        with pytest.raises(MissingFileError):
+            storage.fingerprint("d")
+
     def test_delete_tree_takes_the_folder_and_nothing_beside_it(self, storage: Storage) -> None:
         for path in ("views/a", "views/b/c", "views2/a", "v"):
             storage.write(path, b"x")

@@ -90,6 +90,8 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
     check_address(address)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if address is None and "ray" not in sys.modules:  # once imported, Ray reads no mode, and asks by itself
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     need("ray", "add --executor local")
     import ray
 

@@ -1,6 +1,7 @@
 """A folder of pictures at a URL: copied once, brought up to date, and the same data set as on the disk."""
 
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from PIL import Image
 
 from viewgen.datasets import load_dataset
 from viewgen.datasets.copied import copied_folder
-from viewgen.datasets.registry import canonical_name, known_side
-from viewgen.errors import DataError, MissingFileError
+from viewgen.datasets.folder import ENTRY as FOLDER
+from viewgen.datasets.registry import canonical_name, chosen_dataset, known_side
+from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.store import open_storage
 from viewgen.store.remote import FsspecStorage
 
@@ -87,6 +89,33 @@ def test_a_copy_that_was_interrupted_is_completed(url, monkeypatch, tmp_path):
     assert load_dataset(f"folder:{url}", data_root=tmp_path).class_names == ("a",)
     monkeypatch.setattr(FsspecStorage, "stamps", None)
     assert copied_folder(url, tmp_path, download=False) == files
+
+
+def test_sizes_are_told_from_first_bytes_without_a_copy(url, reads, monkeypatch, tmp_path):
+    assert known_side(f"folder:{url}", data_root=tmp_path) == 12
+    assert len(reads) == 1
+    assert not (tmp_path / "copies").exists()
+    raw_sizes = partial(FOLDER.raw_sizes, chosen_dataset(f"folder:{url}?test=0.5").settings)
+    assert raw_sizes("test", 1, tmp_path) == [(12, 12)]
+    # a header behind the first bytes
+    open_storage(url).write("b/5.png", png(PIXELS[0][:, :9]))
+    open_storage(url).write("b/7.png", b"damaged")
+    monkeypatch.setattr("viewgen.datasets.copied.HEADER_BYTES", 20)
+    reads.clear()
+    assert (
+        sorted(raw_sizes("train", 3, tmp_path) + raw_sizes("test", 3, tmp_path)) == [(9, 12)] + [(12, 12)] * 5
+    )
+    with pytest.raises(UsageError, match=f"folder:{url}.*has no split 'tset'"):
+        raw_sizes("tset", 3, tmp_path)
+    other = chosen_dataset(f"folder:{url}/a").settings
+    with pytest.raises(DataError, match=f"{url}/a has no class directories: 3 pictures lie in it"):
+        FOLDER.raw_sizes(other, "train", 2, tmp_path)
+    assert not (tmp_path / "copies").exists()
+    # of all, which are copied then
+    assert len(raw_sizes("train", 100, tmp_path)) == 3
+    reads.clear()
+    assert len(raw_sizes("train", 2, tmp_path)) == 2
+    assert reads == [], "of the copy"
 
 
 def test_a_file_that_is_too_large_is_none(url, monkeypatch, tmp_path):

@@ -104,7 +104,7 @@ def test_damage_is_told(release, tmp_path):
     with pytest.raises(CorruptDataError, match="is not the published annotations"):
         load()
     (release / ANNOTATIONS).write_bytes(b"no MATLAB file")
-    with pytest.raises(CorruptDataError, match="is not the published annotations"):
+    with pytest.raises(CorruptDataError, match="cannot be read as a MATLAB file"):
         load()
     (release / ANNOTATIONS).unlink()
     with pytest.raises(FileNotFoundError, match="as it is published"):

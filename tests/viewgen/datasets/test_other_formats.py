@@ -134,6 +134,12 @@ def test_damaged_tars_and_pictures(tmp_path):
     tar.write_bytes(tar_of([("1.png", png(PIXELS[0])[:60])]))
     with pytest.raises(CorruptDataError, match=r"a\.tar: 1\.png cannot be decoded"):
         load_dataset(f"webdataset:{tar}", data_root=tmp_path / "data")
+    many = [(f"1.{number}", b"x") for number in range(1001)]
+    label = ("1.json", b"[" * 50_000)
+    for samples, message in ((many, "more than 1000 fields"), ([label, ("1.png", b"")], "hundreds deep")):
+        tar.write_bytes(tar_of(samples))
+        with pytest.raises(CorruptDataError, match=message):
+            load_dataset(f"webdataset:{tar}", data_root=tmp_path / "data")
     tar.write_bytes(tar_of([("1.png", png(PIXELS[0])), ("2.png", png(PIXELS[0][:, :5]))]))
     with pytest.raises(DataError, match=r"2\.png is 5×12 pixels.*\?size=64"):
         load_dataset(f"webdataset:{tar}", data_root=tmp_path / "data")

@@ -24,7 +24,7 @@ def scores_of(spec):
     random = np.random.default_rng(0)
     margin = random.normal(size=(spec.num_images, spec.num_views)).astype(np.float32)
     margin[3] = np.nan
-    return {"label_margin": margin, "density": margin**2}
+    return {"label_margin": margin, "density": margin**2, "unknown": np.full_like(margin, np.nan)}
 
 
 def test_a_report_is_read_back_shown_and_no_foreign_object(cached, capsys):
@@ -80,6 +80,13 @@ def test_damage_is_found(cached):
     write_scores(storage, spec, scores_of(spec))
     document = json.loads(storage.read("quality/scores/zarr.json"))
     assert document["attributes"]["viewgen"]["identity"] == spec.identity
+    chunk = storage.read("quality/scores/density/c/0/0")
+    storage.write("quality/scores/density/c/0/0", chunk + b"\0")
+    with pytest.raises(CorruptDataError, match="is larger than"):
+        read_scores(storage, spec)
+    storage.write("quality/scores/density/c/0/0", chunk[1:])
+    with pytest.raises(CorruptDataError, match="expected"):
+        read_scores(storage, spec)
     storage.write("quality/scores/density/zarr.json", b"{")
     with pytest.raises(CorruptDataError, match="--write-columns"):
         read_scores(storage, spec)

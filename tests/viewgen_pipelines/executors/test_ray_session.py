@@ -51,6 +51,7 @@ def test_the_session_is_private(shared_ray):
     with urllib.request.urlopen(request, timeout=30) as answer:
         assert answer.status == 200
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert os.environ["RAY_AUTH_MODE"] == "token"
     sockets = [str(path) for path in private_folder("ray").glob("session_2*/sockets/*")]
     assert sockets
     assert max(map(len, sockets)) < 100
