@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +24,15 @@ pytestmark = [
 ]
 
 
+TORCH = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
+
+
 @pytest.fixture(scope="module")
 def builder() -> Iterator[Builder]:
+    try:
+        urllib.request.urlopen(f"{TORCH}/torch/", timeout=20).close()
+    except OSError as error:
+        pytest.skip(f"{TORCH}, from which the images take torch, does not answer: {error}")
     release = re.search(r"^ARG PYTHON_IMAGE=.*-slim-(\w+)", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
     with tempfile.TemporaryDirectory(prefix="viewgen-images-") as name:
         folder = Path(name)
