@@ -31,8 +31,15 @@ PIECE_BYTES = 1 << 20
 HEADER_BYTES = 128
 # kinds of elements, and classes of arrays
 MATRIX, COMPRESSED = 14, 15
-CELL, STRUCTURE = 1, 2
-PLAIN = frozenset((4, *range(6, 16)))  # text, floating point, whole numbers
+NUMBERS = frozenset((*range(1, 8), 9, 12, 13))
+WHOLE, FLAGS, NAMES, LETTERS = (
+    frozenset((5, 6)),
+    frozenset((6,)),
+    frozenset((1, 16)),
+    frozenset((1, 2, 4, 16, 17, 18)),
+)
+CELL, STRUCTURE, TEXT = 1, 2, 4
+PLAIN = frozenset((TEXT, *range(6, 16)))  # text, floating point, whole numbers
 
 
 def read_structures(path: Path) -> dict[str, Any]:
@@ -119,41 +126,48 @@ class _Walk:
         self.place += 8
         if not size:
             return 0
-        start, _ = self._element()
+        start, _ = self._element(FLAGS)
         flags = self._words[1].unpack_from(self.data, start)[0]
-        start, size = self._element()
-        if size > 4 * MOST_AXES:
-            raise ValueError("an array with too many axes")
+        start, size = self._element(WHOLE)
+        if size % 4 or not 8 <= size <= 4 * MOST_AXES:
+            raise ValueError(f"an array with {size / 4:g} axes; expected 2 to {MOST_AXES}")
         shape = self._words[size // 4].unpack_from(self.data, start)
-        self._element()  # its name
+        self._element(NAMES)
         elements, kind = math.prod(shape), flags & 0xFF
         if min(shape, default=0) < 0:
             raise ValueError("an array with a negative side")
         if kind in PLAIN:
-            _, size = self._element()
+            expected = LETTERS if kind == TEXT else NUMBERS
+            _, size = self._element(expected)
             if flags & 0x800:  # imaginary parts
-                self._element()
+                self._element(expected)
             return self._fitting(0, elements, size)
         if kind == CELL:
             return self._fitting(elements, 8 * elements, len(self.data) - self.place)
         if kind == STRUCTURE:
-            start, _ = self._element()
+            start, _ = self._element(WHOLE)
             length = self._words[1].unpack_from(self.data, start)[0]
-            _, size = self._element()
+            _, size = self._element(NAMES)
             fields = size // length if length > 0 else 0
             room = len(self.data) - self.place if fields else 8
             return self._fitting(elements * fields, 8 * elements * max(fields, 1), room)
         raise ValueError(f"an array of the class {kind}; expected numbers, text, cells and structures")
 
-    def _element(self) -> tuple[int, int]:
-        """Step over an element that is no array; return the start and the size of its contents."""
+    def _element(self, expected: frozenset[int]) -> tuple[int, int]:
+        """Step over an element of an expected kind; return the start and the size of its contents.
+
+        SciPy ends the process at numbers of a kind that it does not know.
+        """
         kind, size = self._pair.unpack_from(self.data, self.place)
         if kind >> 16:  # a small one: size and kind share a word, the contents are in the other
             start, size = self.place + 4, kind >> 16
+            kind &= 0xFFFF
             self.place += 8
         else:
             start = self.place + 8
             self.place = start + -(-size // 8) * 8
+        if kind not in expected:
+            raise ValueError(f"an element of kind {kind} where one of {sorted(expected)} belongs")
         if start + size > len(self.data):
             raise ValueError("it ends within an array")
         return start, size

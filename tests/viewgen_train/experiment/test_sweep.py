@@ -179,7 +179,9 @@ def test_measures_of_i_nce(monkeypatch):
                 "images": 16, "training": 1.7}  # fmt: skip
     found = {"dataset": {"test": 20}, "loss": None, "i_nce": held_out, "i_nce_training": 1.7}
     monkeypatch.setattr("viewgen_train.experiment.work.evaluate", lambda *_, **__: found)
-    task = SimpleNamespace(kind="training", out="", probe={}, readout=None, data_root=None, diagnostics=())
+    task = SimpleNamespace(
+        kind="training", out="", probe={}, readout=None, readout_limit=None, data_root=None, diagnostics=()
+    )
     values = {one.name: one.value for one in _measured(task, SimpleNamespace(device="cpu"))}
     assert values == {"i_nce": 1.5, "i_nce_ceiling": 2.0, "i_nce_saturated": 1.0, "i_nce_training": 1.7}
     del found["i_nce"]

@@ -63,7 +63,7 @@ def test_records_of_earlier_versions_are_untouched_and_new_ones_come_back():
     tables = effective_settings(settings)
     assert train_settings("digits", tables) == settings
     assert tables["negatives"].keys() == {"ifm_epsilon", "ifm_alpha", "ifm_only", "hardness", "class_prior"}
-    assert effective_settings(train_settings("digits", {"assimilation": "A2-simsiam"}))["negatives"] == {}
+    assert "negatives" not in effective_settings(train_settings("digits", {"assimilation": "A2-simsiam"}))
 
 
 def test_the_flags_are_the_settings(monkeypatch):
