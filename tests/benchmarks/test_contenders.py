@@ -51,6 +51,7 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(end_to_end, "recipe", shorter)
 
 
+@pytest.mark.chaos
 def test_the_papers_inversion_is_as_good_as_ours_after_as_many_steps(few_steps):
     made = {
         name: end_to_end.one_inversion(name, 2)() for name in (end_to_end.PAPER, end_to_end.OURS)

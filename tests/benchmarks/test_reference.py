@@ -39,6 +39,7 @@ def test_the_loss_is_the_products():
     torch.testing.assert_close(batched_loss(z, anchors, **settings)[0], expected)
 
 
+@pytest.mark.chaos
 def test_the_search_lowers_its_loss_and_stops_at_the_batchs_mean(generator):
     plain = PlainSynthesis(generator.state_dict(), 16)
     plain.requires_grad_(False)

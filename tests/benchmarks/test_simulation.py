@@ -139,6 +139,7 @@ def test_impossible_scenarios_are_refused():
             Scenario(**({"num_images": 1, "shard_images": 1, "num_workers": 1} | changes))
 
 
+@pytest.mark.chaos
 def test_the_sweeps_behind_the_pictures(recording, tmp_path):
     times = {"request": 0.02, "list_name": 1e-4, "list_record": (1e-3, 1e-4), "driver": 0.01}
     found = sweeps(recording, times, most_images=50_000)

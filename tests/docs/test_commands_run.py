@@ -87,6 +87,7 @@ def test_a_generator_of_ones_own(folder):
     assert len(CacheReader("mine.zarr")) == 16
 
 
+@pytest.mark.chaos
 def test_s3(folder, monkeypatch):
     boto3 = pytest.importorskip("boto3")
     server_module = pytest.importorskip("moto.server", reason="needs moto[server]")

@@ -76,6 +76,8 @@ def test_a_diagnostic_of_a_plugin_needs_nothing_but_its_entry(brightness, tmp_pa
     assert "brightness, seed 5 measured, 1 of 2 diagnostics" in err
 
 
+@pytest.mark.chaos
+@pytest.mark.xdist_group("ray")
 @pytest.mark.filterwarnings("ignore")  # Ray's own code warns
 def test_ray_measures_what_one_process_measures(brightness, shared_ray):
     options = {"diagnostics": ["brightness"], "seeds": [1, 2, 3], "quiet": True}

@@ -71,6 +71,7 @@ def test_only_methods_that_search_have_a_precision(make):
         make("c.zarr", precision="half")
 
 
+@pytest.mark.chaos
 def test_any_batch_size_gives_the_same_cache(make):
     made = {size: make(f"{size}.zarr", batch_size=size) for size in (None, 1, "auto")}
     expected = arrays(made[None].url)

@@ -40,7 +40,8 @@ def test_a_driver_killed_at_any_write_is_continued_by_the_next(tmp_path, faults,
     assert run_driver(path, kill_at_write=WRITES, out=str(tmp_path / "whole.zarr"), **SMALL) == 0
 
 
-@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.chaos), 1])
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_driver_killed_again_and_again_gets_there(tmp_path, faults, seed):
     path, url = faults(), str(tmp_path / "c.zarr")
     moments = random.Random(seed)
