@@ -49,7 +49,7 @@ def _leftovers() -> set[int]:
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         # ended meanwhile, another user's, or a mark that is none
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             variables = (folder / "environ").read_bytes().split(b"\0")
             marks = [text.partition(b"=")[2] for text in variables if text.startswith(f"{MARK}=".encode())]
             ours = marks and folder.stat().st_uid == os.getuid()

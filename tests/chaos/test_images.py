@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ TORCH = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu"
 def builder() -> Iterator[Builder]:
     try:
         urllib.request.urlopen(f"{TORCH}/torch/", timeout=20).close()
+    except urllib.error.HTTPError:
+        raise
     except OSError as error:
         pytest.skip(f"{TORCH}, from which the images take torch, does not answer: {error}")
     release = re.search(r"^ARG PYTHON_IMAGE=.*-slim-(\w+)", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)

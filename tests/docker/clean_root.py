@@ -53,8 +53,9 @@ class Image:
         home = {"HOME": "/root" if self.user == "0:0" else "/home/viewgen"}
         environment = path | home | passed | self.environment | more
         (self.root / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
-        if (constraint := Path(passed.get("PIP_CONSTRAINT", ""))).is_file():
-            shutil.copy(constraint, self.root / "tmp/constraint.txt")
+        if constraints := passed.get("PIP_CONSTRAINT", "").split():
+            texts = [Path(constraint).read_text("utf-8") for constraint in constraints]
+            (self.root / "tmp/constraint.txt").write_text("\n".join(texts))
             environment["PIP_CONSTRAINT"] = "/tmp/constraint.txt"
         result = subprocess.run(
             ["unshare", "--mount", "/bin/sh", "-c", _ENTER, "sh", self.root, self.user, self.folder, *words],

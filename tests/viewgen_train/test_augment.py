@@ -78,3 +78,15 @@ def test_recipes_of_solo_learn_blur_and_solarise_as_it_does():
     assert a2.second.solarize_probability == 0.2
     other = train_settings("cifar10", {"recipe": "solo-learn-byol", "augment": "abcde"})
     assert second_expert(other.expert, other.second) is None
+
+
+def test_what_the_second_view_alone_would_use_is_refused_where_there_is_none():
+    given = {"recipe": "solo-learn-byol", "assimilation": "A1", "expert.solarize_threshold": 0.7}
+    with pytest.raises(UsageError, match="solarize_threshold"):
+        train_settings("cifar10", given)
+
+
+def test_a_second_view_like_the_first_is_the_default():
+    given = {"expert.blur_probability": 0.5, "assimilation": "none"}
+    same = train_settings("cifar10", given | {"second.blur_probability": 0.5})
+    assert record(same) == record(train_settings("cifar10", given))

@@ -123,6 +123,13 @@ def train_settings(
         name: Choice(entry, entry.settings(**parts[name])) for name, entry in entries.items()
     }
     found |= {name: cls(**parts[name]) for name, cls in COMPONENTS.items()}
+    built = found["objective"].build()
+    asked = [
+        place.removeprefix("second.")
+        for place in words
+        if place.startswith("second.") and place not in of_recipe
+    ]
+    found["second"] = settled_second_view(found, built.num_generated, asked, alike=views.joint or bool(roles))
     for name, part in found.items():
         given_here = {place.partition(".")[2] for place in words if place.startswith(f"{name}.")}
         if name == "expert":
@@ -133,19 +140,12 @@ def train_settings(
             f"score_weight is {found['views'].settings.score_weight}, which the loss of {objective.name!r} "
             "would ignore; choose an --objective that weights pairs, such as simclr or infonce, or drop_below"
         )
-    built = found["objective"].build()
     head = built.head
     # what a recipe says of a head is for its own objective
     _refuse_beside(head, objective.name, {place: words[place] for place in words.keys() - of_recipe})
     if not head.any_projector:
         found["network"] = found["network"].replace(projector="objective")
     _check_reconstruction(found, head, objective.name, roles)
-    asked = [
-        place.removeprefix("second.")
-        for place in words
-        if place.startswith("second.") and place not in of_recipe
-    ]
-    found["second"] = settled_second_view(found, built.num_generated, asked, alike=views.joint or bool(roles))
     if head.jigsaw:
         _check_jigsaw(found, kind, bool(roles))
     if objective.check is not None:

@@ -49,7 +49,8 @@ def settled_second_view(
     second: SecondViewSettings = found["second"]
     reason = _no_second_view(found, num_views, alike)
     if not reason:
-        return second
+        same = {name for name, value in _given(second).items() if value == getattr(found["expert"], name)}
+        return second.replace(**dict.fromkeys(same))
     for name in asked:
         raise UsageError(
             f"second.{name} is given and has no effect, because {reason}; leave it out, or change that"

@@ -56,7 +56,7 @@ class TransformedSource:
         self.transform = transform
         self.roles = source.roles
         self.alike = alike or self.roles != ("view",)
-        self._instead = ExpertSource(expert, name="missing")
+        self._instead = ExpertSource(expert, name="missing", second=second)
         self._weak = expert.crop_only().replace(crop_scale=WEAK_CROP_SCALE, crop_ratio=WEAK_CROP_RATIO)
 
     def views(self, images: Images, num_views: int) -> Views:

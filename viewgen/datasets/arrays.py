@@ -39,7 +39,7 @@ def opened_arrays(file: IO[bytes], name: str) -> Iterator[Any]:
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             yield arrays
-    except ViewgenError:
+    except (ViewgenError, MemoryError):
         raise
     except Exception as error:  # those of NumPy, zipfile and zlib are of many kinds
         raise CorruptDataError(
@@ -66,12 +66,14 @@ def read_array(arrays: Any, key: str, name: str) -> NDArray[Any]:
         name: name of the file in messages.
 
     Raises:
-        CorruptDataError: there are fewer bytes than its header claims.
+        CorruptDataError: there are fewer bytes than its header claims, or objects.
         OutOfMemoryError: it does not fit into the free memory.
     """
     from viewgen.memory import available_bytes
 
     shape, dtype = array_header(arrays, key)
+    if dtype.hasobject:
+        raise CorruptDataError(f"{name}: {key} holds objects of Python; write text or numbers")
     claimed, there = math.prod(shape) * dtype.itemsize, arrays.zip.getinfo(f"{key}.npy").file_size
     if claimed > there:
         raise CorruptDataError(f"{name} is damaged: {key} claims {claimed:,} bytes and has {there:,}")

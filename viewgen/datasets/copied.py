@@ -50,7 +50,7 @@ def copied_folder(url: str, root: Path, *, download: bool = True) -> Path:
             raise MissingFileError(f"the pictures below {public_url(url)} are not copied to {root} yet")
         return copy / "files"
     storage = open_storage(url)
-    stamps = {path: stamp for path, stamp in storage.stamps().items() if _is_picture(path)}
+    stamps = storage.stamps(_is_picture)
     _check(list(stamps), url)
     with directory_lock(copy):
         try:
@@ -86,13 +86,16 @@ def sizes_at_url(
         return None
     with TemporaryDirectory() as name:
         folder = Path(name)
-        for path in paths:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).touch()
         try:
+            for parent in {(folder / path).parent for path in paths}:
+                parent.mkdir(parents=True, exist_ok=True)
+            for path in paths:
+                (folder / path).touch()
             chosen = [path.relative_to(folder).as_posix() for path in spread(choose(folder), most)]
         except ViewgenError as error:
             raise type(error)(str(error).replace(name, public_url(url))) from None
+        except OSError as error:
+            raise StorageError(f"cannot lay out the names below {public_url(url)}: {error}") from error
     found = storage.map_parallel(lambda path: _size(storage, path), chosen)
     return [size for size in found if size is not None]
 

@@ -148,7 +148,7 @@ def _label(tar: str, key: str, fields: dict[str, bytes], chosen: str) -> Any:
         text = fields[found].decode("utf-8").strip()
         if found != "json":
             return int(text) if text.lstrip("-").isdecimal() else text
-        document = parse_json(text, f"{tar}: {key}.{found}")
+        document = parse_json(text, f"{tar}: {key}.{found}", most_bytes=MAX_SAMPLE_BYTES, check_numbers=False)
         if isinstance(document, dict):
             # several attributes in a list are no class; the export of a cache names it in words beside them
             named = [name for name in JSON_LABELS if name in document]

@@ -151,17 +151,20 @@ class FsspecStorage(Storage):
         with self._clear_errors("read", path):
             self._fs.invalidate_cache(self._place(path))
             try:
-                return int(self._info(path)["size"])
+                size = self._info(path)["size"]
             except FileNotFoundError:
                 return None
+            if size is None:
+                raise StorageError(f"{self.url}/{path}: its server does not tell its size")
+            return int(size)
 
     def fingerprint(self, path: str) -> str:
         with self._clear_errors("read", path):
             self._fs.invalidate_cache(self._place(path))
             return _mark(self._info(path))
 
-    def stamps(self) -> dict[str, str]:
-        return {path: _mark(about) for path, about in sorted(self._listing("").items())}
+    def stamps(self, wanted: Callable[[str], bool] = bool) -> dict[str, str]:
+        return {path: _mark(about) for path, about in sorted(self._listing("", wanted).items())}
 
     def paths(self, prefix: str = "") -> list[str]:
         with self._clear_errors("list", prefix):
@@ -169,16 +172,21 @@ class FsspecStorage(Storage):
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         with self._clear_errors("list", prefix):
-            return {path: int(about["size"]) for path, about in self._listing(prefix).items()}
+            listing = self._listing(prefix)
+            # a server may tell no size of a page that it makes
+            return {
+                path: int(about["size"]) for path, about in listing.items() if about.get("size") is not None
+            }
 
-    def _listing(self, prefix: str) -> dict[str, dict[str, Any]]:
-        """Return path → what the file system says of each object below a folder, its size at least.
+    def _listing(self, prefix: str, wanted: Callable[[str], bool] = bool) -> dict[str, dict[str, Any]]:
+        """Return path → what the file system says of each wanted object below a folder.
 
         One listing tells it on most; the index of an HTTP server has names only, and each is asked for.
         """
         with self._clear_errors("list", prefix):
             found = self._find(prefix)
-            listing = {path: found[place] for path, place in self._below(prefix, found).items()}
+            below = self._below(prefix, found).items()
+            listing = {path: found[place] for path, place in below if wanted(path)}
         bare = [path for path, about in listing.items() if about.get("size") is None]
         for path, about in zip(bare, self.map_parallel(self._about, bare), strict=True):
             listing[path] = about
@@ -301,8 +309,8 @@ class FsspecStorage(Storage):
 
 def _mark(about: dict[str, Any]) -> str:
     """Return a digest of what a file system says of an object, without what reading the object changes."""
-    # of SFTP and SMB, "time" is that of the last access
-    ignored = {"time"} if "mtime" in about else set()
+    # of SFTP and SMB, "time" is that of the last access; of HTTP, "url" may be signed anew for each request
+    ignored = {"url"} | ({"time"} if "mtime" in about else set())
     kept = {key: value for key, value in about.items() if key not in ignored and "access" not in key.lower()}
     return hashlib.sha256(str(kept).encode("utf-8", "surrogateescape")).hexdigest()
 

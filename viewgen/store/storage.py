@@ -137,9 +137,13 @@ class Storage(ABC):
             raise MissingFileError(f"{self.url}/{path} does not exist")
         return str(size)
 
-    def stamps(self) -> dict[str, str]:
-        """Return path → a text as `fingerprint` makes it, of all objects; one is not that of the other."""
-        return {path: self.fingerprint(path) for path in self.paths()}
+    def stamps(self, wanted: Callable[[str], bool] = bool) -> dict[str, str]:
+        """Return path → a text as `fingerprint` makes it, of the wanted objects; the two may differ.
+
+        Args:
+            wanted: function of a path; some file systems are asked for each wanted object.
+        """
+        return {path: self.fingerprint(path) for path in self.paths() if wanted(path)}
 
     def refuses_existing(self) -> bool:
         """Try whether `write_new` holds when two processes create an object at the same time."""

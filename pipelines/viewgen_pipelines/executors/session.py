@@ -184,8 +184,8 @@ def _start(ray: Any, address: str | None, num_workers: int, handler: Any) -> Non
             ray.init(**settings)
             _restore_sigterm(handler)
     except SystemExit as ending:
-        # the two handlers that `ray.init` puts in place leave with the bare number of the signal, or with 1
-        code = 128 + signal.SIGTERM if ending.code in (1, signal.SIGTERM) else ending.code
+        # one handler that `ray.init` puts in place leaves with the bare number of the signal
+        code = 128 + signal.SIGTERM if ending.code == signal.SIGTERM else ending.code
         raise SystemExit(code) from None
     except Exception as error:
         place, remedy = "a Ray session on this machine", "--executor local needs no Ray"

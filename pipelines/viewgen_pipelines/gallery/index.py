@@ -249,10 +249,10 @@ class CacheIndex:
         self._seen = seen
 
     def _bytes(self, path: str) -> bytes:
-        """Return an object's contents, empty where there is none."""
+        """Return an object's contents, empty where there is none that can be read."""
         try:
             return self.storage.read(path)
-        except MissingFileError:
+        except (MissingFileError, CorruptDataError):
             return b""
 
 

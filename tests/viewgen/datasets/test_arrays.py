@@ -88,3 +88,19 @@ def test_what_does_not_fit_into_memory_is_not_begun(monkeypatch: pytest.MonkeyPa
         read(content)
     monkeypatch.setattr("viewgen.memory.available_bytes", lambda: 0)  # not known
     np.testing.assert_array_equal(read(content), VALUES)
+
+
+def test_memory_that_is_short_is_no_damage(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.zeros(3))
+    with pytest.raises(MemoryError), open(tmp_path / "x.npz", "rb") as file, opened_arrays(file, "x.npz"):
+        raise MemoryError
+
+
+def test_objects_are_named_as_such(tmp_path):
+    np.savez(tmp_path / "x.npz", labels=np.array(["cat", "dog"] * 400, dtype=object))
+    with (
+        open(tmp_path / "x.npz", "rb") as file,
+        pytest.raises(CorruptDataError, match="labels holds objects of Python"),
+        opened_arrays(file, "x.npz") as arrays,
+    ):
+        read_array(arrays, "labels", "x.npz")

@@ -128,7 +128,7 @@ def test_what_is_no_folder_of_pictures_is_refused(tmp_path, monkeypatch):
     with pytest.raises(MissingFileError, match="no pictures below memory://nothing"):
         load_dataset("folder:memory://nothing/there", data_root=tmp_path)
     for strange in ("a/../../x.png", "/x.png", "a//x.png", "a\\x.png", "c:x.png"):
-        monkeypatch.setattr(FsspecStorage, "stamps", lambda self, strange=strange: {strange: "1"})
+        monkeypatch.setattr(FsspecStorage, "stamps", lambda self, wanted, strange=strange: {strange: "1"})
         with pytest.raises(DataError, match="no name of a file"):
             copied_folder("memory://nothing/there", tmp_path)
     assert not (tmp_path / "copies").exists()

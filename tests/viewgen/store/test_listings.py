@@ -12,6 +12,7 @@ from fsspec.spec import AbstractFileSystem
 
 from viewgen.errors import StorageError
 from viewgen.store import open_storage
+from viewgen.store.remote import FsspecStorage, _mark
 
 
 @pytest.fixture
@@ -121,3 +122,34 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(monkeypatch):
         for ask in (storage.paths, storage.sizes, storage.stamps, partial(storage.paths, "commits")):
             with pytest.raises(StorageError, match="cannot list"):
                 ask()
+
+
+def test_what_an_address_is_signed_with_is_no_change():
+    told = {"name": "https://a/b.png", "size": 3, "ETag": '"1"'}
+    assert _mark(told | {"url": "https://c/b.png?sig=1"}) == _mark(told | {"url": "https://c/b.png?sig=2"})
+    assert _mark(told) != _mark(told | {"ETag": '"2"'})
+
+
+def test_objects_whose_server_tells_no_size(monkeypatch, url_of_names):
+    storage = open_storage(url_of_names)
+    monkeypatch.setattr(FsspecStorage, "_info", lambda self, path: {"name": path, "size": None})
+    assert storage.sizes() == {}
+    with pytest.raises(StorageError, match="does not tell its size"):
+        storage.size("a.txt")
+
+
+def test_only_wanted_objects_are_asked_for(monkeypatch, url_of_names):
+    asked = []
+    monkeypatch.setattr(FsspecStorage, "_info", lambda self, path: asked.append(path) or {"size": 1})
+    assert open_storage(url_of_names).stamps(lambda path: path == "a.txt").keys() == {"a.txt"}
+    assert asked == ["a.txt"]
+
+
+@pytest.fixture
+def url_of_names(monkeypatch):
+    """URL of a folder whose listing has names alone, as that of an HTTP server."""
+    names = ("a.txt", "b.txt")
+    monkeypatch.setattr(
+        FsspecStorage, "_find", lambda self, prefix: {self._place(name): {"size": None} for name in names}
+    )
+    return "memory://names"

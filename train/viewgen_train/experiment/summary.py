@@ -14,7 +14,7 @@ __all__ = ["CacheSummary", "RowSummary", "Summary", "is_share", "measure_label",
 LABELS = {
     "top1": "linear probe",
     "knn5_top1": "5-NN",
-    "probe_top1": "linear probe",
+    "probe_top1": "linear probe on the way",
     "label_kept": "label kept",
     "images_with_foreign_view": "images with a view of another class",
     "distinct_views": "distinct views",
