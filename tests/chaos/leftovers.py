@@ -34,7 +34,10 @@ def sweep_leftovers() -> set[int]:
     swept: set[int] = set()
     # again, for what one of them was about to start; one that cannot be ended is not waited for
     for _ in range(MOST_LOOKS):
-        if not (found := below(_leftovers()).keys()):
+        if not (marked := _leftovers()):
+            break
+        own = _own()
+        if not (found := below(marked - own).keys() - own):
             break
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
@@ -42,6 +45,16 @@ def sweep_leftovers() -> set[int]:
         swept |= found
         time.sleep(LOOK_SECONDS)
     return swept
+
+
+def _own() -> set[int]:
+    """Return this process and those that it was started by, which may come from a run that has ended."""
+    found, pid = set[int](), os.getpid()
+    while pid:
+        found.add(pid)
+        # after the name, which may hold anything: state and parent
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return found
 
 
 def _leftovers() -> set[int]:
