@@ -55,6 +55,10 @@ BOMBS = {
     "a negative side": array(FLOAT64, (-1, -MANY), element(2, bytes(8))),
     "axes": array(FLOAT64, (1,) * 1000, element(2, bytes(8))),
     "cells in cells": array(CELL, (1, 1)) * 100_000 + element(14, b""),
+    # SciPy would end the process
+    "numbers of no kind": array(FLOAT64, (1, 1), element(255, bytes(8))),
+    "letters of no kind": array(TEXT, (1, 7), element(8, b"point 0")),
+    "letters without axes": array(TEXT, (), element(16, b"p")),
     "no array": element(9, bytes(8)),
     "an end within a variable": element(14, b"", 2**31),
     "an end within numbers": array(FLOAT64, (1, 1), element(9, b"", 2**31)),
