@@ -5,12 +5,14 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from viewgen.cli import main
+from viewgen.diagnostics.probe import probe_config
 from viewgen.store import CacheReader
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,7 @@ def run_snippets(page: str) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_flushing: None) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("viewgen_train.evaluate.probe_config", partial(probe_config, epochs=3, num_seeds=2))
     return tmp_path
 
 

@@ -85,7 +85,7 @@ KILLED = """
 import os, signal, sys, torch
 sys.path.insert(0, {tests!r})
 import conftest
-import torch.utils.tensorboard.writer
+import torch._dynamo, torch.utils.tensorboard.writer
 from pathlib import Path
 from viewgen.datasets import load_dataset
 from viewgen_train import loop as session

@@ -56,7 +56,9 @@ def arm(moment: str) -> None:
 
 
 if __name__ == "__main__":
-    import torch.utils.tensorboard.writer  # once, rather than in every process
+    # once, rather than in every process
+    import torch._dynamo
+    import torch.utils.tensorboard.writer
 
     torch.set_num_threads(1)
     curves.draw_curves = lambda *_: None
