@@ -3,9 +3,9 @@
 Every method makes 8 views of the same images from the same inversions. Costs are counted while the views are
 made, inversions apart: images that pass through the encoder, forwards and backwards, per view (and before it
 through the generator, where there is one), and views per second of one core's time, which another process on
-the machine does not take from it. Qualities are those of `viewgen measure`, with intervals over images. The
-matched σ is the one whose views of these very images have the mean distance of the first row; looking for it
-is no part of its cost.
+the machine does not take from it; the script keeps to one core. Qualities are those of `viewgen measure`,
+with intervals over images. The matched σ is the one whose views of these very images have the mean distance
+of the first row; looking for it is no part of its cost.
 
     python benchmarks/view_quality.py --work FOLDER --page docs/explanation/view-quality.md
 
@@ -15,6 +15,7 @@ such views is measured by `viewgen experiment seen`.
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -78,13 +79,7 @@ CURES = [
         "4 crops": {"crops": 4},
     }.items()
 ]
-DISTANCES = [
-    Row(name=f"{title}, ε₁ {epsilon}", method=method, settings={"epsilon_boundary": epsilon},
-        datasets=("digits",))
-    for epsilon in (0.11, 0.2, 0.4)
-    for title, method in (("W-search (newton)", "wsearch"), ("W-boundary", "wboundary"))
-]  # fmt: skip
-ROWS = METHODS + CURES + DISTANCES
+ROWS = METHODS + CURES
 # column → name of a measure, or of a cost
 COLUMNS = {
     "distance": "distance",
@@ -258,12 +253,14 @@ def cell(title: str, value: Any) -> str:
 def main(work: Path, out: Path, datasets: tuple[str, ...], page: Path | None) -> None:
     """Measure what is missing, write the result after every row, print the tables."""
     keep_freed_memory()
+    # the run of `cache` takes as many threads as it has cores, and threads that wait for each other burn time
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     document: dict[str, Any] = {"machine": machine("torch"), "num_images": IMAGES, "datasets": {}}
     if out.exists():
         document["datasets"] = json.loads(out.read_text("utf-8"))["datasets"]
     # the methods of every data set before the rest
-    order = [(row, dataset) for rows in (METHODS, CURES + DISTANCES) for dataset in datasets for row in rows]
+    order = [(row, dataset) for rows in (METHODS, CURES) for dataset in datasets for row in rows]
     for row, dataset in order:
         rows = document["datasets"].setdefault(dataset, {})
         wanted = asked(dataset, row)

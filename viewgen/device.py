@@ -4,7 +4,7 @@ import os
 
 from viewgen.errors import UsageError
 
-__all__ = ["available_cores", "resolve_device"]
+__all__ = ["available_cores", "available_threads", "resolve_device"]
 
 
 def resolve_device(name: str = "auto") -> str:
@@ -32,3 +32,9 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def available_threads() -> int:
+    """Return how many threads a process that works alone takes: OMP_NUM_THREADS, or one per core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(asked) if asked.isdecimal() and int(asked) else available_cores()

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from viewgen.device import available_cores, resolve_device
+from viewgen.device import available_cores, available_threads, resolve_device
 from viewgen.errors import UsageError
 
 
@@ -27,3 +27,13 @@ def test_a_device_that_is_not_there_is_refused(name):
 
 def test_cores_are_those_that_the_process_may_use():
     assert available_cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads"), [("3", 3), ("2,1", 2), (" 1 ", 1), ("", None), ("0", None), ("all", None)]
+)
+def test_threads_are_as_many_as_asked_for_or_one_per_core(asked, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert available_threads() == (threads or available_cores())
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert available_threads() == available_cores()

@@ -83,6 +83,18 @@ def test_correlations_are_those_of_the_whole_batch(ranks, alone):
         torch.testing.assert_close(named(found, names), named(alone, names), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_a_reconstruction_is_that_of_one_process(ranks, alone, progress):
+    """In the warm-up, on reconstruction alone, and after it; float32, as above."""
+    names = [name for name in alone if name.startswith(f"rebuilt {progress} ")]
+    for part in ("encoder.backbone", "decoder"):
+        largest = [float(alone[name].abs().max()) for name in names if f" {part}." in name]
+        assert len(largest) >= 14
+        assert max(largest) > 1e-3
+    for found in ranks:
+        torch.testing.assert_close(named(found, names), named(alone, names), rtol=1e-3, atol=1e-5)
+
+
 def test_gradients_of_this_test_are_not_zero(alone):
     """Otherwise a gather without gradients would pass."""
     assert min(float(v.abs().max()) for name, v in alone.items() if name.startswith("gradient 0")) > 1e-6

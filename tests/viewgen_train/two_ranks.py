@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.roles import Role
+from viewgen_train.decoder import build_decoder
 from viewgen_train.distributed import World, synchronise_batchnorm
+from viewgen_train.masking import Corrupted
 from viewgen_train.network import ContrastiveNetwork, Predictor, group_shuffle
 from viewgen_train.objectives.barlow_twins import BarlowTwins, BarlowTwinsSettings
 from viewgen_train.objectives.byol import BYOL, BYOLSettings
 from viewgen_train.objectives.moco import MoCo, MoCoSettings
 from viewgen_train.objectives.objective import Head, Outputs, Widths
-from viewgen_train.objectives.simclr import simclr
+from viewgen_train.objectives.reconstruction import Reconstruction
+from viewgen_train.objectives.simclr import SimCLR, SimCLRSettings, simclr
 
 GLOBAL_BATCH = 12
 STEPS = 3
@@ -143,9 +146,44 @@ def correlated(world: World) -> dict[str, Tensor]:
     return {"correlated gradient": gradient, "correlated loss": losses["loss"].detach()}
 
 
+def rebuilt(world: World) -> dict[str, Tensor]:
+    """Take the gradients of SimCLR with inpainting, in the warm-up and after it."""
+    found = {}
+    random = torch.Generator().manual_seed(9)
+    images = torch.randn(2, GLOBAL_BATCH, 3, 8, 8, generator=random)
+    # masks of other areas in either half of the batch
+    holes = torch.arange(GLOBAL_BATCH)[:, None, None, None] >= torch.arange(8)
+    weights = holes.float().expand(1, GLOBAL_BATCH, 1, 8, 8).contiguous()
+    for progress in (0.0, 0.5):
+        torch.manual_seed(10)
+        encoder = Encoder(EncoderConfig(image_size=8, width=2, projection_dim=4))
+        network = ContrastiveNetwork(
+            encoder, Head(), None, separate=False, bf16=False, decoder=build_decoder(encoder, pooled=False)
+        )
+        parallel = world.data_parallel(synchronise_batchnorm(network, world))
+        objective = Reconstruction(SimCLR(SimCLRSettings()), weight=2.0, warm_up=0.25)
+        objective.whole_graph = True
+        part = world.share(weights[0])[None]
+        targets = world.share(images[0])[None]
+        corrupted = Corrupted(inputs=targets * (1 - part), targets=targets, weights=part)
+        parts = parallel(torch.stack([world.share(view) for view in images]), None, corrupted)
+        out = Outputs(
+            **{name: world.gather(one).transpose(0, 1) for name, one in parts.items()}, progress=progress
+        )
+        losses = objective.loss(out)
+        losses["loss"].backward()
+        found |= {f"rebuilt {progress} {name}": loss.detach() for name, loss in losses.items()}
+        found |= {
+            f"rebuilt {progress} {name}": parameter.grad
+            for name, parameter in network.named_parameters()
+            if parameter.grad is not None
+        }
+    return found
+
+
 def everything(world: World) -> dict[str, Tensor]:
     found = train(world) | normalise(world) | apart(world) | branched(world) | momentum(world)
-    return found | correlated(world)
+    return found | correlated(world) | rebuilt(world)
 
 
 if __name__ == "__main__":

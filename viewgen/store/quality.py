@@ -25,6 +25,8 @@ _REPORT = f"{QUALITY_FOLDER}/report.json"
 _SCORES = f"{QUALITY_FOLDER}/scores"
 SCORES_DOCUMENT = f"{_SCORES}/zarr.json"
 """The document of the scores' group, which changes with the scores."""
+# bytes of an array's document
+_LARGEST = 1 << 20
 
 _Array = np.ndarray[Any, Any]
 
@@ -89,10 +91,7 @@ def write_scores(storage: Storage, spec: CacheSpec, scores: dict[str, _Array]) -
         )
         array[...] = values
     objects = {path: bytes(data.to_bytes()) for path, data in written.items() if path != "zarr.json"}
-    digest = hashlib.sha256()
-    for path in sorted(objects):
-        digest.update(f"{path} {len(objects[path])}\n".encode() + objects[path])
-    attributes = {"format": FORMAT, "identity": spec.identity, "sha256": digest.hexdigest()}
+    attributes = {"format": FORMAT, "identity": spec.identity, "sha256": _digest(objects)}
     group.update_attributes({"viewgen": attributes})
     objects["zarr.json"] = bytes(written["zarr.json"].to_bytes())
     storage.delete_tree(_SCORES)
@@ -116,9 +115,19 @@ def read_scores(storage: Storage, spec: CacheSpec) -> dict[str, _Array]:
         kept = document["attributes"]["viewgen"]
         if (kept["format"], kept["identity"]) != (FORMAT, spec.identity):
             return {}
-        paths = storage.paths(_SCORES)
-        names = [path.split("/")[2] for path in paths if path.count("/") == 3 and path.endswith("/zarr.json")]
-        return {name: _values(storage, f"{_SCORES}/{name}", shape) for name in names}
+        paths = [
+            path.removeprefix(f"{_SCORES}/") for path in storage.paths(_SCORES) if path != SCORES_DOCUMENT
+        ]
+        objects = {
+            path: storage.read_document(
+                f"{_SCORES}/{path}", 4 * shape[0] * shape[1] if path.endswith("/c/0/0") else _LARGEST
+            )
+            for path in paths
+        }
+        if _digest(objects) != kept["sha256"]:
+            raise CorruptDataError("they are not those that were written")
+        names = [path.split("/")[0] for path in paths if path.count("/") == 1 and path.endswith("/zarr.json")]
+        return {name: _values(objects, name, shape) for name in names}
     except (CorruptDataError, MissingFileError, KeyError, TypeError) as error:
         raise CorruptDataError(
             f"{place} cannot be read ({type(error).__name__}: {error}); write it again with "
@@ -126,9 +135,17 @@ def read_scores(storage: Storage, spec: CacheSpec) -> dict[str, _Array]:
         ) from error
 
 
-def _values(storage: Storage, place: str, shape: tuple[int, int]) -> _Array:
+def _digest(objects: dict[str, bytes]) -> str:
+    """Return the digest of the objects below the group's document, by their paths."""
+    digest = hashlib.sha256()
+    for path in sorted(objects):
+        digest.update(f"{path} {len(objects[path])}\n".encode() + objects[path])
+    return digest.hexdigest()
+
+
+def _values(objects: dict[str, bytes], name: str, shape: tuple[int, int]) -> _Array:
     """Return the values of an array of `write_scores`, which has no other form: one chunk, as it is."""
-    document = parse_json(storage.read(f"{place}/zarr.json"), f"{storage.url}/{place}/zarr.json")
+    document = parse_json(objects[f"{name}/zarr.json"], f"{name}/zarr.json")
     form = {
         "shape": [*shape],
         "data_type": "float32",
@@ -136,11 +153,10 @@ def _values(storage: Storage, place: str, shape: tuple[int, int]) -> _Array:
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
     }
     if wrong := [key for key, value in form.items() if document[key] != value]:
-        raise CorruptDataError(f"{place}/zarr.json has another {wrong[0]} than viewgen writes")
-    try:
-        data = storage.read_document(f"{place}/c/0/0", 4 * shape[0] * shape[1])
-    except MissingFileError:  # Zarr writes no chunk of NaN alone
+        raise CorruptDataError(f"{name}/zarr.json has another {wrong[0]} than viewgen writes")
+    data = objects.get(f"{name}/c/0/0")
+    if data is None:  # Zarr writes no chunk of NaN alone
         return np.full(shape, np.nan, np.float32)
     if len(data) != 4 * shape[0] * shape[1]:
-        raise CorruptDataError(f"{place}/c/0/0 has {len(data)} bytes, expected {4 * shape[0] * shape[1]}")
+        raise CorruptDataError(f"{name}/c/0/0 has {len(data)} bytes, expected {4 * shape[0] * shape[1]}")
     return np.frombuffer(data, "<f4").reshape(shape).astype(np.float32)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
-from viewgen.device import available_cores, resolve_device
+from viewgen.device import available_threads, resolve_device
 from viewgen_pipelines.executors.executor import Place, PoolWorker, Work
 
 __all__ = ["LocalExecutor"]
@@ -21,7 +21,7 @@ class LocalExecutor:
     owns_session = False
 
     def __init__(self) -> None:
-        self.place = Place(device=resolve_device(), num_threads=available_cores())
+        self.place = Place(device=resolve_device(), num_threads=available_threads())
 
     def pool(
         self,

@@ -4,6 +4,7 @@ import numpy as np
 
 from viewgen.datasets import ImageDataset
 from viewgen.datasets.dataset import MemoryImages
+from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.measure import Subject
 from viewgen.store import CacheReader, open_storage
 from viewgen.testing.caches import small_spec, write_cache_of
@@ -78,3 +79,12 @@ def subject_of(
 
 def copies(images: np.ndarray) -> np.ndarray:
     return np.repeat(images[:, None], NUM_VIEWS, axis=1)
+
+
+def measured(name: str, subject: Subject, **settings) -> dict[str, float]:
+    """Return the values of a diagnostic by name and group; each lies in its interval."""
+    found = DIAGNOSTICS.resolve(name, "bars", settings).build().measure(subject, 0)
+    for measure in found:
+        assert measure.low is not None
+        assert measure.low <= measure.value <= measure.high
+    return {" ".join(filter(None, (row.name, row.group))): row.value for row in found}

@@ -5,32 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from constructed_caches import IMAGES, NUM_VIEWS, SIDE, copies, subject_of
+from constructed_caches import IMAGES, NUM_VIEWS, SIDE, copies, measured, subject_of
 from torch import nn
 
 from viewgen.diagnostics import DIAGNOSTICS
-from viewgen.diagnostics.measure import Subject
 from viewgen.diagnostics.seen import gradient_change
 from viewgen.diagnostics.view_sample import by_images
 from viewgen.errors import ModelError, UsageError
 from viewgen.networks.files import save_model
 
-pytestmark = pytest.mark.usefixtures("no_flushing")
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path_factory, monkeypatch):
-    """One folder of classifiers for this file."""
-    folder = tmp_path_factory.getbasetemp() / "quality-caches"
-    monkeypatch.setenv("VIEWGEN_CACHE", str(folder))
-
-
-def measured(name: str, subject: Subject, **settings) -> dict[str, float]:
-    found = DIAGNOSTICS.resolve(name, "bars", settings).build().measure(subject, 0)
-    for measure in found:
-        assert measure.low is not None
-        assert measure.low <= measure.value <= measure.high
-    return {" ".join(filter(None, (row.name, row.group))): row.value for row in found}
+pytestmark = pytest.mark.usefixtures("no_flushing", "one_folder_of_classifiers")
 
 
 # seen by f alone

@@ -5,7 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from constructed_caches import IMAGES, LABELS, NUM_IMAGES, NUM_VIEWS, SIDE, copies, dataset_of, subject_of
+from constructed_caches import (
+    IMAGES,
+    LABELS,
+    NUM_IMAGES,
+    NUM_VIEWS,
+    SIDE,
+    copies,
+    dataset_of,
+    measured,
+    subject_of,
+)
 
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.bootstrap import bootstrap_measure, mean_of_pairs, mean_over_images, resampled_counts
@@ -19,22 +29,7 @@ from viewgen.diagnostics.realism import balls_holding, kernel_terms, shuffled_pi
 from viewgen.errors import DataError
 from viewgen.testing import DiagnosticContract
 
-pytestmark = pytest.mark.usefixtures("no_flushing")
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path_factory, monkeypatch):
-    """One folder of classifiers for this file."""
-    folder = tmp_path_factory.getbasetemp() / "quality-caches"
-    monkeypatch.setenv("VIEWGEN_CACHE", str(folder))
-
-
-def measured(name: str, subject: Subject, **settings) -> dict[str, float]:
-    found = DIAGNOSTICS.resolve(name, "bars", settings).build().measure(subject, 0)
-    for measure in found:
-        assert measure.low is not None
-        assert measure.low <= measure.value <= measure.high
-    return {" ".join(filter(None, (row.name, row.group))): row.value for row in found}
+pytestmark = pytest.mark.usefixtures("no_flushing", "one_folder_of_classifiers")
 
 
 class _OfACache(DiagnosticContract):

@@ -11,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from viewgen.store import open_storage, summarise_cache
-from viewgen.store.quality import read_scores, write_report, write_scores
+from viewgen.store.quality import _digest, read_scores, write_report, write_scores
 from viewgen.testing.caches import small_spec, write_random_cache
 from viewgen_pipelines.quality import ViewQuality, quality_lines
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hostile import LIMITS, mutated, text_of, typed
+
+SCORES = "quality/scores"
+GROUP, ARRAY = f"{SCORES}/zarr.json", f"{SCORES}/margin/zarr.json"
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +38,8 @@ def measured():
         "high": 2.0,
     }
     write_report(storage, spec, {"measures": [row], "verdict": ["half of them repeat"], "notes": ["none"]})
-    write_scores(storage, spec, {"margin": np.zeros((spec.num_images, spec.num_views), np.float32)})
-    paths = ["quality/report.json", "quality/scores/zarr.json", "quality/scores/margin/zarr.json"]
-    return url, {path: storage.read(path) for path in paths}
+    write_scores(storage, spec, {"margin": np.ones((spec.num_images, spec.num_views), np.float32)})
+    return url, {path: storage.read(path) for path in ("quality/report.json", GROUP, ARRAY)}
 
 
 @LIMITS
@@ -49,6 +51,11 @@ def test_a_report_or_scores_with_hostile_values(measured, data):
     document = data.draw(mutated(json.loads(originals[path])))
     storage = open_storage(url)
     storage.write(path, text_of(document))
+    if path == ARRAY and data.draw(st.booleans()):  # by somebody who can compute a digest
+        group = json.loads(originals[GROUP])
+        objects = {part: storage.read(f"{SCORES}/{part}") for part in ("margin/zarr.json", "margin/c/0/0")}
+        group["attributes"]["viewgen"]["sha256"] = _digest(objects)
+        storage.write(GROUP, text_of(group))
     try:
         summary = typed(lambda: summarise_cache(url))
         assert isinstance(summary, dict)
@@ -57,4 +64,5 @@ def test_a_report_or_scores_with_hostile_values(measured, data):
         scores = typed(lambda: read_scores(storage, small_spec()))
         assert isinstance(scores, dict) or scores.exit_code == 5
     finally:
-        storage.write(path, originals[path])
+        for written, contents in originals.items():
+            storage.write(written, contents)

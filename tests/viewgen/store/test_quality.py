@@ -84,8 +84,12 @@ def test_damage_is_found(cached):
     storage.write("quality/scores/density/c/0/0", chunk + b"\0")
     with pytest.raises(CorruptDataError, match="is larger than"):
         read_scores(storage, spec)
-    storage.write("quality/scores/density/c/0/0", chunk[1:])
-    with pytest.raises(CorruptDataError, match="expected"):
+    for damaged in (chunk[1:], chunk[:-1] + bytes([chunk[-1] ^ 1])):
+        storage.write("quality/scores/density/c/0/0", damaged)
+        with pytest.raises(CorruptDataError, match="not those that were written"):
+            read_scores(storage, spec)
+    storage.delete("quality/scores/density/c/0/0")
+    with pytest.raises(CorruptDataError, match="not those that were written"):
         read_scores(storage, spec)
     storage.write("quality/scores/density/zarr.json", b"{")
     with pytest.raises(CorruptDataError, match="--write-columns"):
