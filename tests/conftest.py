@@ -97,7 +97,7 @@ class SharedRay:
     def __init__(self) -> None:
         self._running: contextlib.ExitStack | None = None
 
-    def start(self, faults: Path) -> None:
+    def start(self, faults: Path, site: Path) -> None:
         from viewgen_pipelines.executors.session import ray_session
 
         if self._running is not None:
@@ -106,7 +106,8 @@ class SharedRay:
             environment = starting.enter_context(pytest.MonkeyPatch.context())
             # the workers' environment is that of the session's start
             environment.setenv("VIEWGEN_TEST_FAULTS", str(faults))
-            environment.setenv("PYTHONPATH", str(PIPELINES), prepend=os.pathsep)
+            for folder in (PIPELINES, site):
+                environment.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
             starting.enter_context(ray_session(None, num_workers=2))
             self._running = starting.pop_all()
 
@@ -143,16 +144,22 @@ def ray_faults_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ray") / "faults.json"
 
 
+@pytest.fixture(scope="session")
+def ray_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder, empty at first, from which the workers of the shared Ray session import."""
+    return tmp_path_factory.mktemp("site")
+
+
 @pytest.fixture
-def shared_ray(ray_faults_path: Path) -> None:
+def shared_ray(ray_faults_path: Path, ray_site: Path) -> None:
     """One Ray session for all tests in this process."""
-    SHARED_RAY.start(ray_faults_path)
+    SHARED_RAY.start(ray_faults_path, ray_site)
 
 
 @pytest.fixture(scope="class")
-def shared_ray_of_class(ray_faults_path: Path) -> None:
+def shared_ray_of_class(ray_faults_path: Path, ray_site: Path) -> None:
     """The same session, for a fixture of a class."""
-    SHARED_RAY.start(ray_faults_path)
+    SHARED_RAY.start(ray_faults_path, ray_site)
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ def symbol_images(num_rows, seed=0):
     return images.to(torch.uint8), float((joint * ratio.log()).sum())
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.chaos)])
 def test_images_of_a_discrete_joint_distribution(shared):
     (x, y), exact = symbol_images(1500)
     config = MIConfig(
