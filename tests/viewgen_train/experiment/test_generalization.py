@@ -118,7 +118,7 @@ def results(tmp_path):
 
 
 def summary(values=None):
-    caches = {"c": CacheSummary(name="c", values={}, record=None)}
+    caches = {"c": CacheSummary(name="c", values={}, intervals={}, record=None)}
     return Summary(rows={"a": row("a", values or {}), "b": row("b", {})}, caches=caches, baseline=None)
 
 
@@ -162,14 +162,11 @@ def test_terms_of_all_rows_are_drawn_together(monkeypatch, tmp_path):
 def test_measures_of_caches_stand_in_the_table_that_names_them():
     record = Record(kind="cache", name="c", seed=0)
     values = {("area", "expert"): {0: 0.25, 1: 0.75}, ("area", "wsearch"): {0: 0.5}, ("delta", ""): {0: 3.0}}
-    found = Summary(
-        rows={}, caches={"c": CacheSummary(name="c", values=values, record=record)}, baseline=None
-    )
-    lines = _cache_blocks(found, ["area"])[-1].rows
-    assert lines == [
-        ["c: expert", "area under 1 − σ(δ)", "0.500 (0.250 to 0.750, 2 seeds)"],
-        ["c: wsearch", "area under 1 − σ(δ)", "0.500"],
-    ]
+    cache = CacheSummary(name="c", values=values, intervals={}, record=record)
+    found = Summary(rows={}, caches={"c": cache}, baseline=None)
+    table = _cache_blocks(found, ["area"])[-1]
+    assert table.titles == ["cache", "area under 1 − σ(δ), expert", "area under 1 − σ(δ), wsearch"]
+    assert table.rows == [["c", "0.500 (0.250 to 0.750, 2 seeds)", "0.500"]]
     assert len(_cache_blocks(found, ["top1"])) == 1
 
 

@@ -32,6 +32,7 @@ from viewgen_train.experiment.plots import (
     scatter_correlation,
     scatter_points,
 )
+from viewgen_train.experiment.report import _cache_blocks
 from viewgen_train.experiment.results import Record
 from viewgen_train.experiment.summary import CacheSummary, RowSummary, Summary, is_share, measure_label
 
@@ -144,11 +145,24 @@ def summary():
         f"c{a}": CacheSummary(
             name=f"c{a}",
             values={("label_kept", ""): {0: 0.8 + a / 10}},
+            intervals={},
             record=Record(kind="cache", name=f"c{a}", seed=0),
         )
         for a in (0, 1)
     }
     return Summary(rows={one.row.name: one for one in rows}, caches=caches, baseline=rows[0])
+
+
+def test_a_measure_of_caches_has_a_column_for_each_group(summary):
+    seen = {("survives", "one"): {0: 0.5}, ("survives", "two"): {0: 0.25, 1: 0.75}}
+    first, second = summary.caches.values()
+    first = replace(first, values={**first.values, **seen}, intervals={("survives", "one"): (0.375, 0.625)})
+    *_, table = _cache_blocks(replace(summary, caches={"c0": first, "c1": second}), ["survives"])
+    assert table.titles == ["cache", "survives, one", "survives, two"]
+    assert table.rows == [
+        ["c0", "0.500 (0.375 to 0.625)", "0.500 (0.250 to 0.750, 2 seeds)"],
+        ["c1", "", ""],
+    ]
 
 
 def test_a_heat_map_over_values_that_are_lists(summary, tmp_path):

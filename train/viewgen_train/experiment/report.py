@@ -289,15 +289,14 @@ def _cache_blocks(summary: Summary, measures: Sequence[str]) -> list[Block]:
             if key in cache.values
         ]
         blocks.append(TableBlock(["pair of views", "estimator", "mutual information, nats"], lines))
-    named = [
-        [f"{cache.name}: {group}" if group else cache.name, measure_label(name), _seeds_cell(values, 3)]
-        for measure in measures
-        for cache in caches
-        for (name, group), values in cache.values.items()
-        if name == measure
-    ]
-    if named:
-        blocks.append(TableBlock(["cache", "measure", "value"], named))
+    for measure in measures:
+        found = dict.fromkeys(group for cache in caches for name, group in cache.values if name == measure)
+        if not found:
+            continue
+        label = measure_label(measure)
+        heads = ["cache", *(f"{label}, {group}" if group else label for group in found)]
+        lines = [[cache.name, *(_measured_cell(cache, (measure, one)) for one in found)] for cache in caches]
+        blocks.append(TableBlock(heads, lines))
     notes = [
         f"{cache.name}: {reason}"
         for cache in caches
@@ -310,6 +309,16 @@ def _cache_blocks(summary: Summary, measures: Sequence[str]) -> list[Block]:
         if cache.record is not None and cache.record.status != "finished"
     ]
     return [*blocks, *([Items([*notes, *lost])] if notes or lost else [])]
+
+
+def _measured_cell(cache: CacheSummary, key: tuple[str, str]) -> str:
+    """Return a measure of a cache, with its own interval if it was measured once."""
+    values = cache.values.get(key)
+    if values is None:
+        return ""
+    cell = _seeds_cell(values, 3)
+    interval = cache.intervals.get(key)
+    return cell if interval is None or len(values) > 1 else f"{cell} ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def _seeds_cell(values: Mapping[int, float], digits: int = 2) -> str:

@@ -100,11 +100,13 @@ class CacheSummary:
     Attributes:
         name: name of the cache.
         values: (measure, group) → seed → value.
+        intervals: (measure, group) → its interval over images, of the last seed that has one.
         record: the record of the cache, or None if it is not made.
     """
 
     name: str
     values: Mapping[tuple[str, str], Mapping[int, float]]
+    intervals: Mapping[tuple[str, str], tuple[float, float]]
     record: Record | None
 
     def mean(self, measure: str) -> float | None:
@@ -142,7 +144,12 @@ def summarise(plan: ExperimentPlan, results: ResultFolder) -> Summary:
     for name in results.identity["caches"]:
         records = [made[name], *diagnosed.get(name, [])] if name in made else []
         if records:
-            caches[name] = CacheSummary(name=name, values=_values(records), record=made.get(name))
+            caches[name] = CacheSummary(
+                name=name,
+                values=_values(records),
+                intervals=_intervals(records),
+                record=made.get(name),
+            )
     return Summary(rows=rows, caches=caches, baseline=rows.get(plan.document.experiment.baseline))
 
 
@@ -153,6 +160,15 @@ def _values(records: Iterable[Record]) -> dict[tuple[str, str], dict[int, float]
             if math.isfinite(measure.value):
                 found.setdefault((measure.name, measure.group), {})[record.seed] = measure.value
     return found
+
+
+def _intervals(records: Iterable[Record]) -> dict[tuple[str, str], tuple[float, float]]:
+    return {
+        (measure.name, measure.group): (measure.low, measure.high)
+        for record in records
+        for measure in record.measures
+        if measure.low is not None and measure.high is not None
+    }
 
 
 def _row(row: Row, records: Iterable[Record]) -> RowSummary:
