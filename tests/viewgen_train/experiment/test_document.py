@@ -145,6 +145,22 @@ def test_a_diagnostic_may_name_several_encoders(file):
         plan(file, text.replace("encoder:two", "encoder:twoo"))
 
 
+def test_a_search_may_name_encoders_that_are_trained_first(file):
+    text = A2 + (
+        '[encoders.one]\ntrain = {assimilation = "none"}\n[encoders.idle]\ntrain = {assimilation = "none"}\n'
+        '[caches.two]\nmethod = "wsearch"\nencoders = ["encoder:one", "mine.safetensors"]\n'
+    )
+    found = plan(file, text)
+    (encoder,) = found.encoders
+    assert encoder.name == "one"
+    (task,) = [task for task in found.caches if task.name == "two"]
+    assert task.options["encoders"] == [f"{encoder.out}/last.safetensors", "mine.safetensors"]
+    with pytest.raises(
+        UsageError, match=r"\[caches.two\]: encoders is .*; expected one of \[encoders\]: one, idle"
+    ):
+        plan(file, text.replace("encoder:one", "encoder:none"))
+
+
 B = '[rows.b]\ncache = "views"\n'
 GRID = B + "[rows.b.grid]\n"
 CACHE = '[caches.c]\nmethod = "wperturb"\n'

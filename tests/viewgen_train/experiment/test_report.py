@@ -157,12 +157,18 @@ def test_a_measure_of_caches_has_a_column_for_each_group(summary):
     seen = {("survives", "one"): {0: 0.5}, ("survives", "two"): {0: 0.25, 1: 0.75}}
     first, second = summary.caches.values()
     first = replace(first, values={**first.values, **seen}, intervals={("survives", "one"): (0.375, 0.625)})
-    *_, table = _cache_blocks(replace(summary, caches={"c0": first, "c1": second}), ["survives"])
+    second = replace(second, values={**second.values, ("survives", "two"): {0: 1.0}})
+    third = replace(
+        second, name="c2", values={("label_kept", ""): {0: 0.5}, ("label_kept", "one"): {0: 0.25}}
+    )
+    caches = {"c0": first, "c1": second, "c2": third}
+    *_, kept, table = _cache_blocks(replace(summary, caches=caches), ["label_kept", "survives"])
     assert table.titles == ["cache", "survives, one", "survives, two"]
     assert table.rows == [
         ["c0", "0.500 (0.375 to 0.625)", "0.500 (0.250 to 0.750, 2 seeds)"],
-        ["c1", "", ""],
+        ["c1", "–", "1.000"],
     ]
+    assert kept.rows == [["c2", "0.250"]], "the rest stands in the first table"
 
 
 def test_a_heat_map_over_values_that_are_lists(summary, tmp_path):

@@ -170,22 +170,25 @@ def _check_diagnostics(document: Document) -> None:
 
 
 def named_encoders(value: Any) -> tuple[str, ...]:
-    """Return the encoders of [encoders] that a diagnostic's setting names: ``"encoder:NAME"``, or a list."""
+    """Return the encoders of [encoders] that a setting names: ``"encoder:NAME"``, or a list of such."""
     texts = value if isinstance(value, list | tuple) else [value]
     return tuple(
         one.removeprefix(ENCODER) for one in texts if isinstance(one, str) and one.startswith(ENCODER)
     )
 
 
-def check_encoders(document: Document) -> None:
+def check_encoders(document: Document, tables: Mapping[str, CacheTable]) -> None:
     """Check that encoders can be trained before there is any cache, and that settings name known ones."""
-    for name, value in document.measure.settings.items():
-        for named in named_encoders(value):
-            if named not in document.encoders:
-                raise UsageError(
-                    f"[measure.settings]: {name} is {value!r}{nearest_name(named, document.encoders)}; "
-                    f"expected one of [encoders]: {', '.join(document.encoders) or 'there is none'}"
-                )
+    given = {"measure.settings": document.measure.settings}
+    given |= {f"caches.{name}": table.settings for name, table in tables.items()}
+    for place, settings in given.items():
+        for name, value in settings.items():
+            for named in named_encoders(value):
+                if named not in document.encoders:
+                    raise UsageError(
+                        f"[{place}]: {name} is {value!r}{nearest_name(named, document.encoders)}; "
+                        f"expected one of [encoders]: {', '.join(document.encoders) or 'there is none'}"
+                    )
     for name, encoder in document.encoders.items():
         found = resolved(
             document.experiment.dataset, {**document.train, **encoder.train}, f"[encoders.{name}]"

@@ -46,6 +46,7 @@ __all__ = [
 
 MATCH = "match:"
 ENCODERS, CACHES, RUNS = "encoders", "caches", "runs"
+WEIGHTS = "last.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +166,7 @@ def make_plan(
     if seeds is not None and (not seeds or len(set(seeds)) != len(seeds)):
         raise UsageError(f"--seeds {','.join(map(str, seeds))}: expected different seeds, at least one")
     settings = {name: row_settings(about.dataset, row, tables) for name, row in rows.items()}
-    check_encoders(document)
+    check_encoders(document, tables)
     for name, table in tables.items():
         check_cache_settings(about.dataset, name, table)
     probe = resolved_probe(about.dataset, document)
@@ -178,7 +179,10 @@ def make_plan(
     taken = seeds or about.seeds
     caches = tuple(_cache_task(document, name, tables, folder, taken) for name in order if name in needed)
     trained = {table.encoder for name, table in tables.items() if name in needed}
-    trained |= {one for value in document.measure.settings.values() for one in named_encoders(value)}
+    of_caches = [value for name in needed for value in tables[name].settings.values()]
+    trained |= {
+        one for value in (*document.measure.settings.values(), *of_caches) for one in named_encoders(value)
+    }
     encoders = tuple(
         EncoderTask(
             name=name,
@@ -241,19 +245,20 @@ def _needed(used: set[str | None], tables: Mapping[str, CacheTable]) -> set[str]
     return found
 
 
-def with_encoders(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return settings of diagnostics with the folders of the encoders that they name.
+def with_encoders(settings: Mapping[str, Any], folder: Path, file: str = "") -> dict[str, Any]:
+    """Return settings of diagnostics or caches with the places of the encoders that they name.
 
     Args:
         settings: name → value, ``"encoder:NAME"`` for an encoder of the experiment, or a list of such.
         folder: folder of the experiment.
+        file: name of the file in an encoder's folder; by default the folder itself.
     """
 
     def placed(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [placed(one) for one in value]
         named = named_encoders(value)
-        return str(folder / ENCODERS / file_part(named[0])) if named else value
+        return str(folder / ENCODERS / file_part(named[0]) / file) if named else value
 
     return {name: placed(value) for name, value in settings.items()}
 
@@ -273,14 +278,14 @@ def _cache_task(
     url = _cache_url(name, table, folder)
     options = None
     if table.url is None:
-        own = dict(table.settings)
+        own = with_encoders(table.settings, folder, WEIGHTS)
         if (other := _before(table, tables)) is not None:
             own["strength"] = MATCH + _cache_url(other, tables[other], folder)
         # a method without networks has no use for those that all caches share
         networks = VIEWS.entry(table.method).needs & set(KINDS)
         encoder = table.encoder
         if encoder in document.encoders:
-            encoder = str(folder / ENCODERS / file_part(str(encoder)) / "last.safetensors")
+            encoder = str(folder / ENCODERS / file_part(str(encoder)) / WEIGHTS)
         options = {
             "dataset": about.dataset,
             "method": table.method,

@@ -221,11 +221,11 @@ def page(
     lacking = missing(plan, summary)
     if lacking:
         blocks += [Heading("Not run yet"), Items(lacking)]
-    seconds = sum(row.seconds for row in summary.rows.values())
     made = sum(cache.record.seconds for cache in summary.caches.values() if cache.record is not None)
-    blocks.append(
-        Paragraph(f"Trainings took {seconds / 3600:.2f} hours in sum, caches {made / 3600:.2f} hours.")
-    )
+    took = [("trainings of the rows", sum(row.seconds for row in summary.rows.values())), ("caches", made)]
+    told = ", ".join(f"{what} {seconds / 3600:.2f} hours" for what, seconds in took if seconds)
+    if told:
+        blocks.append(Paragraph(f"Time in sum: {told}."))
     return blocks
 
 
@@ -291,11 +291,17 @@ def _cache_blocks(summary: Summary, measures: Sequence[str]) -> list[Block]:
         blocks.append(TableBlock(["pair of views", "estimator", "mutual information, nats"], lines))
     for measure in measures:
         found = dict.fromkeys(group for cache in caches for name, group in cache.values if name == measure)
+        if measure in shown:  # without a group it stands in the first table
+            found.pop("", None)
         if not found:
             continue
         label = measure_label(measure)
         heads = ["cache", *(f"{label}, {group}" if group else label for group in found)]
-        lines = [[cache.name, *(_measured_cell(cache, (measure, one)) for one in found)] for cache in caches]
+        lines = [
+            [cache.name, *(_measured_cell(cache, (measure, one)) for one in found)]
+            for cache in caches
+            if any((measure, one) in cache.values for one in found)
+        ]
         blocks.append(TableBlock(heads, lines))
     notes = [
         f"{cache.name}: {reason}"
@@ -315,7 +321,7 @@ def _measured_cell(cache: CacheSummary, key: tuple[str, str]) -> str:
     """Return a measure of a cache, with its own interval if it was measured once."""
     values = cache.values.get(key)
     if values is None:
-        return ""
+        return "–"
     cell = _seeds_cell(values, 3)
     interval = cache.intervals.get(key)
     return cell if interval is None or len(values) > 1 else f"{cell} ({interval[0]:.3f} to {interval[1]:.3f})"
