@@ -253,7 +253,7 @@ def cell(title: str, value: Any) -> str:
 def main(work: Path, out: Path, datasets: tuple[str, ...], page: Path | None) -> None:
     """Measure what is missing, write the result after every row, print the tables."""
     keep_freed_memory()
-    # the run of `cache` takes as many threads as it has cores, and threads that wait for each other burn time
+    # threads that wait for each other on a busy machine burn time, which would count
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     document: dict[str, Any] = {"machine": machine("torch"), "num_images": IMAGES, "datasets": {}}

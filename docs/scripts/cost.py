@@ -1,18 +1,16 @@
 """What a cache and a training cost: ``python docs/scripts/cost.py --dataset cifar10 --images 50000``.
 
 Storage is exact. GPU hours are computed from the networks' FLOPs and the speed that you name; they were not
-measured. The passes per view are those that ``--count 256`` counts on digits. ``--cache URL`` adds the
-seconds and updates of a finished cache, on the machine that made it.
+measured. The work per view, in forward passes through g and f, is what ``--count 256`` counts on digits.
+``--cache URL`` adds the seconds and updates of a finished cache, on the machine that made it.
 """
 
 import argparse
 import json
 import tempfile
-from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from viewgen.networks.encoder import Encoder, EncoderConfig
@@ -25,7 +23,7 @@ from viewgen_pipelines.shards.plan import automatic_shard_images
 
 
 def pass_flops(dataset: str, image_size: int) -> dict[str, int]:
-    """Return FLOPs per view: g and f without gradient, an update with its gradients, and training f."""
+    """Return FLOPs per view: a forward pass through g and f, and training f."""
     # recipes hold training settings too
     generator_settings = _settings_of(GeneratorConfig, recipe(dataset, "generator"))
     encoder_settings = _settings_of(EncoderConfig, recipe(dataset, "encoder"))
@@ -37,49 +35,35 @@ def pass_flops(dataset: str, image_size: int) -> dict[str, int]:
         )
         encoder = Encoder(EncoderConfig(**(encoder_settings | {"image_size": image_size})))
         generator.eval().requires_grad_(False)
-        w = torch.randn(1, num_style_layers(image_size), generator.config.style_dim, requires_grad=True)
+        w = torch.randn(1, num_style_layers(image_size), generator.config.style_dim)
         images = torch.randn(1, 3, image_size, image_size)
         encoder.eval()
         with FlopCounterMode(display=False) as train:
             encoder(images).sum().backward()
         encoder.requires_grad_(False)
-        with FlopCounterMode(display=False) as forward:
-            z = encoder(generator.synthesis(w))
-        with FlopCounterMode(display=False) as backward:
-            z.sum().backward()
-    once = forward.get_total_flops()
-    return {
-        "forward": once,
-        "gradient": once + 2 * backward.get_total_flops(),  # the boundary solver goes back twice
-        "train": train.get_total_flops(),
-    }
+        with torch.no_grad(), FlopCounterMode(display=False) as forward:
+            encoder(generator.synthesis(w))
+    return {"forward": forward.get_total_flops(), "train": train.get_total_flops()}
 
 
 def _settings_of(config: type[Settings], settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in config.model_fields}
 
 
-def count_passes(num_images: int) -> dict[str, float]:
-    """Return how often g draws a view in a W-search of digits, with and without gradient, per view."""
-    drawn: Counter[str] = Counter()
-    synthesis = Generator.synthesis
-
-    def counted(generator: Generator, w: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        drawn["gradient" if w.requires_grad and torch.is_grad_enabled() else "forward"] += len(w)
-        return synthesis(generator, w, *args, **kwargs)
-
-    Generator.synthesis = counted
+def count_work(num_images: int) -> dict[str, float]:
+    """Return the work of a W-search of digits per view, in forward passes through g and f."""
+    forward = pass_flops("digits", 32)["forward"]
     with tempfile.TemporaryDirectory() as folder:
-        options: dict[str, Any] = {"limit": num_images, "executor": "local", "quiet": True}
+        options: dict[str, Any] = {"limit": num_images, "executor": "local", "quiet": True, "quality": False}
         cache("digits", method="invert", out=f"{folder}/inversions.zarr", **options)
-        drawn.clear()
-        result = cache(
-            "digits", out=f"{folder}/views.zarr", inversions=f"{folder}/inversions.zarr", **options
-        )
+        with FlopCounterMode(display=False) as search:
+            result = cache(
+                "digits", out=f"{folder}/views.zarr", inversions=f"{folder}/inversions.zarr", **options
+            )
         reader = CacheReader(result.url)
         views = len(reader) * reader.spec.num_views
-    Generator.synthesis = synthesis
-    return {"gradient_passes": drawn["gradient"] / views, "forward_passes": drawn["forward"] / views}
+        updates = float(reader.array("steps", reader.rows).mean())
+    return {"passes": search.get_total_flops() / forward / views, "updates_per_image": updates}
 
 
 def cost(options: argparse.Namespace) -> dict[str, float]:
@@ -99,11 +83,10 @@ def cost(options: argparse.Namespace) -> dict[str, float]:
         result["measured_worker_seconds_per_view"] = per_view
         result["measured_worker_hours"] = per_view * views / 3600
     flops = pass_flops(options.dataset, size)
-    work = views * (options.gradient_passes * flops["gradient"] + options.forward_passes * flops["forward"])
+    work = views * options.passes * flops["forward"]
     train = options.images * options.epochs * 3 * flops["train"]  # two expert views and a generated one
     result |= {
-        "computed_gflop_per_gradient_pass": flops["gradient"] / 1e9,
-        "computed_gflop_per_forward_pass": flops["forward"] / 1e9,
+        "computed_gflop_per_pass": flops["forward"] / 1e9,
         "computed_gpu_hours": work / options.tflops / 1e12 / 3600,
         "computed_training_gpu_hours": train / options.tflops / 1e12 / 3600,
     }
@@ -118,16 +101,15 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=32, help="pixels")
     parser.add_argument("--images", type=int, default=50_000, help="N")
     parser.add_argument("--views", type=int, default=8, help="V, per image")
-    parser.add_argument("--gradient-passes", type=float, default=2.3, help="of W-search, per view")
     parser.add_argument(
-        "--forward-passes", type=float, default=7.0, help="of W-search, per view; of W-perturb 1"
+        "--passes", type=float, default=13.2, help="work of a view, in forward passes; of W-perturb 1"
     )
     parser.add_argument("--epochs", type=int, default=800, help="of the training")
     parser.add_argument("--tflops", type=float, default=100, help="speed that the GPU reaches, in 10^12/s")
     parser.add_argument("--cache", help="a finished cache whose seconds are added")
-    parser.add_argument("--count", type=int, help="count the passes of a W-search of so many digits, and end")
+    parser.add_argument("--count", type=int, help="count the work of a W-search of so many digits, and end")
     options = parser.parse_args()
-    result = count_passes(options.count) if options.count else cost(options)
+    result = count_work(options.count) if options.count else cost(options)
     print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in result.items()}))
 
 

@@ -5,6 +5,7 @@ of the cache for which they hold. Readers of views ignore it.
 """
 
 import hashlib
+import re
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ _REPORT = f"{QUALITY_FOLDER}/report.json"
 _SCORES = f"{QUALITY_FOLDER}/scores"
 SCORES_DOCUMENT = f"{_SCORES}/zarr.json"
 """The document of the scores' group, which changes with the scores."""
-# bytes of an array's document
+# bytes of an array's document at most
 _LARGEST = 1 << 20
 
 _Array = np.ndarray[Any, Any]
@@ -115,8 +116,11 @@ def read_scores(storage: Storage, spec: CacheSpec) -> dict[str, _Array]:
         kept = document["attributes"]["viewgen"]
         if (kept["format"], kept["identity"]) != (FORMAT, spec.identity):
             return {}
+        # an array's document and its chunk; what else lies there was not written by viewgen
         paths = [
-            path.removeprefix(f"{_SCORES}/") for path in storage.paths(_SCORES) if path != SCORES_DOCUMENT
+            path.removeprefix(f"{_SCORES}/")
+            for path in storage.paths(_SCORES)
+            if re.fullmatch(rf"{_SCORES}/[^/]+/(zarr\.json|c/0/0)", path)
         ]
         objects = {
             path: storage.read_document(
@@ -126,7 +130,7 @@ def read_scores(storage: Storage, spec: CacheSpec) -> dict[str, _Array]:
         }
         if _digest(objects) != kept["sha256"]:
             raise CorruptDataError("they are not those that were written")
-        names = [path.split("/")[0] for path in paths if path.count("/") == 1 and path.endswith("/zarr.json")]
+        names = [path.removesuffix("/zarr.json") for path in paths if path.endswith("/zarr.json")]
         return {name: _values(objects, name, shape) for name in names}
     except (CorruptDataError, MissingFileError, KeyError, TypeError) as error:
         raise CorruptDataError(

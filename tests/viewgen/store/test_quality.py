@@ -52,6 +52,7 @@ def test_scores_are_read_back_by_us_and_by_zarr(cached, tmp_path):
     expected = scores_of(spec)
     write_scores(storage, spec, {"old": expected["density"]})
     write_scores(storage, spec, expected)
+    storage.write("quality/scores/.DS_Store", b"of somebody's file browser")
     found = read_scores(storage, spec)
     assert found.keys() == expected.keys()
     for name, values in expected.items():
