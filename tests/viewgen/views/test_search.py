@@ -177,8 +177,9 @@ def test_converged_images_keep_the_stopping_rule(make_problem, solver):
     assert result.steps[result.status == Status.NOT_CONVERGED].eq(60).all()
 
 
-def test_hinge_only_pushes_views_out_to_the_boundary(make_problem):
-    config = WSearchConfig(solver="adam", boundary="hinge", uniformity_weight=0.0, max_steps=60)
+@pytest.mark.parametrize("solver", ["newton", "adam"])
+def test_hinge_only_pushes_views_out_to_the_boundary(make_problem, solver):
+    config = WSearchConfig(solver=solver, boundary="hinge", uniformity_weight=0.0, max_steps=60)
     problem = make_problem(config)
     result = search_views(problem, 12, 12)
     distance, _ = measured(problem, result.codes)
