@@ -106,6 +106,7 @@ class SharedRay:
             environment = starting.enter_context(pytest.MonkeyPatch.context())
             # the workers' environment is that of the session's start
             environment.setenv("VIEWGEN_TEST_FAULTS", str(faults))
+            environment.setenv("RAY_metrics_report_interval_ms", "1000")  # of 10,000
             for folder in (PIPELINES, site):
                 environment.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
             starting.enter_context(ray_session(None, num_workers=2))

@@ -37,7 +37,7 @@ def test_ray_exports_them_under_the_names_that_dashboards_use(shared_ray, make_s
     (node,) = ray.nodes()
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     series = {}
-    end = time.monotonic() + 60  # Ray reports every ten seconds
+    end = time.monotonic() + 60  # Ray reports every second, see the session
     while time.monotonic() < end and not exported_names() <= {name for name, _ in series}:
         time.sleep(0.5)
         text = urllib.request.urlopen(address, timeout=30).read().decode()
