@@ -52,7 +52,7 @@ def shortened(value: Any) -> Any:
 def program() -> str:
     """Return how this command was called, as it can be typed again in the same shell."""
     called = Path(sys.argv[0])
-    if called.name == "__main__.py":
+    if called.parts[-2:] == ("viewgen", "__main__.py"):
         return f"{shlex.quote(sys.executable)} -m viewgen"
     if called.name != "viewgen" or shutil.which("viewgen") == str(called.absolute()):
         return "viewgen"

@@ -19,6 +19,7 @@ from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, MissingFileError, StorageError, UsageError, nearest_name
 from viewgen.networks.files import KINDS, file_digest
 from viewgen.registry import Entry, Registry
+from viewgen.terminal import program
 
 __all__ = [
     "PROVIDERS",
@@ -321,7 +322,7 @@ def trained_file(path: str | Path) -> Path:
 def _pretrain_command(kind: str, dataset: str, out: str) -> str:
     # the discriminator comes out of the generator's training, and a flow makes views
     trained = {"discriminator": "generator", "flow": "views"}.get(kind, kind)
-    return f"viewgen pretrain {trained} --dataset {shlex.quote(dataset)} --out {shlex.quote(out)}"
+    return f"{program()} pretrain {trained} --dataset {shlex.quote(dataset)} --out {shlex.quote(out)}"
 
 
 def _no_weights(dataset: str, kinds: list[str]) -> str:
@@ -345,8 +346,8 @@ def _no_weights(dataset: str, kinds: list[str]) -> str:
     if public:
         parts.append(
             "Then import it; the other networks are trained by one plan, and the views made:\n"
-            f"  viewgen models import {public[0].file} --as {dataset}\n"
-            f"  viewgen prepare --dataset {shlex.quote(dataset)}\n"
+            f"  {program()} models import {public[0].file} --as {dataset}\n"
+            f"  {program()} prepare --dataset {shlex.quote(dataset)}\n"
             "Or train all of them by one plan; --dry-run says what that costs on this machine:"
         )
     else:
@@ -357,7 +358,7 @@ def _no_weights(dataset: str, kinds: list[str]) -> str:
         )
     lines = [_pretrain_command(name, dataset, out) for name in ("encoder", "generator", "inverter")]
     parts.append(
-        f"  viewgen prepare --dataset {shlex.quote(dataset)} --dry-run\n"
+        f"  {program()} prepare --dataset {shlex.quote(dataset)} --dry-run\n"
         "Or one after the other:\n  " + "\n  ".join(lines) + f"\nand add --models {out}, or name a file of "
         f"your own with --{last} FILE"
     )
