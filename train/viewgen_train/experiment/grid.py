@@ -145,7 +145,10 @@ def _row(
     shown = {
         one if short.count(one) == 1 else name: axes[name] for one, name in zip(short, axes, strict=True)
     }
-    label = ", ".join([table.label or group, *(f"{SYMBOLS.get(n, n)} {_text(v)}" for n, v in shown.items())])
+    start = table.label or group
+    values = [f"{SYMBOLS.get(name, name)} {_text(value)}" for name, value in shown.items()]
+    # "recipe quick-moco", not "recipe, recipe quick-moco"
+    label = ", ".join(values if start in shown else [start, *values])
     row = Row(
         name=f"{group}[{_told(shown)}]" if shown else group,
         label=label,
