@@ -193,6 +193,8 @@ def test_plots(summary, tmp_path):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert np.asarray(picture).std() > 1
     assert not draw_bars(summary, ["nothing"], tmp_path / "no.png")
+    once = {name: replace(one, curves={"knn5_top1": {0: [(2.0, 0.5)]}}) for name, one in summary.rows.items()}
+    assert not draw_curves(replace(summary, rows=once), tmp_path / "no.png"), "a point is no curve"
     assert not draw_scatter(summary, Scatter(x="nothing", y="top1"), tmp_path / "no.png")
     assert not (tmp_path / "no.png").exists()
 

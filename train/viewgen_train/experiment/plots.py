@@ -105,8 +105,12 @@ def draw_bars(summary: Summary, measures: Sequence[str], path: Path) -> bool:
 
 
 def draw_curves(summary: Summary, path: Path) -> bool:
-    """Draw accuracy over epochs, the mean of each row's trainings; False if no training measured it."""
-    names = [one for one in CURVES if any(row.curves.get(one) for row in summary.rows.values())]
+    """Draw accuracy over epochs, the mean of each row's trainings; False if none was measured twice."""
+
+    def is_line(name: str) -> bool:
+        return any(len(mean_curve(row.curves.get(name, {}))) > 1 for row in summary.rows.values())
+
+    names = [one for one in CURVES if is_line(one)]
     if not names:
         return False
     figure = new_figure(5.6 * len(names) + 2.6, 4.6)
