@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from viewgen_pipelines.executors import LocalExecutor
+
 # Page faults of the last 25 of 40 times that 32 MiB are allocated and freed, and the settings then.
 PROGRAM = """
 import json, os, resource, sys
@@ -49,3 +51,8 @@ def test_a_worker_sets_threads_and_keeps_freed_memory():
     # untouched, each of 25 tensors is mapped anew: some 8192 pages, or 16 huge ones
     assert other["faults"] > 25 * 10
     assert worker["faults"] < 25
+
+
+def test_the_local_worker_takes_as_many_threads_as_asked_for(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert LocalExecutor().place.num_threads == 3

@@ -195,6 +195,17 @@ def test_without_a_terminal_it_begins_only_when_told(photos, root, tmp_path, cap
     assert not (tmp_path / "run").exists()
 
 
+def test_it_ends_with_a_verdict_which_strict_turns_into_exit_code_1(
+    prepared, photos, root, capsys, monkeypatch
+):
+    monkeypatch.setattr("viewgen_pipelines.quality.verdict", lambda measures: ["they are drawn by hand"])
+    again = [*words(photos, root, Path(prepared.out)), "--overwrite", "--yes", "--quality"]
+    code, _, err = call(*again, capsys=capsys)
+    assert code == 0
+    assert "these views cannot be trusted: they are drawn by hand" in err
+    assert call(*again, "--strict", capsys=capsys)[0] == 1
+
+
 def test_the_run_folder_is_named_after_the_data(tmp_path, monkeypatch):
     (tmp_path / "photos" / "code").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "photos" / "code")

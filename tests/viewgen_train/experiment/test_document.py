@@ -145,6 +145,12 @@ def test_a_diagnostic_may_name_several_encoders(file):
         plan(file, text.replace("encoder:two", "encoder:twoo"))
 
 
+def test_a_row_is_not_named_twice(file):
+    alike = A2 + '[rows.alpha]\ncache = "views"\n[rows.alpha.grid]\n"train.alpha" = [0.25, 1.0]\n'
+    labels = {row.label for row in plan(file, alike).rows.values() if row.group == "alpha"}
+    assert labels == {"α 0.25", "α 1.0"}
+
+
 def test_a_search_may_name_encoders_that_are_trained_first(file):
     text = A2 + (
         '[encoders.one]\ntrain = {assimilation = "none"}\n[encoders.idle]\ntrain = {assimilation = "none"}\n'
