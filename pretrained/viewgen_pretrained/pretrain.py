@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 
 from viewgen.datasets import ImageDataset, load_dataset
-from viewgen.datasets.registry import known_side
 from viewgen.errors import ModelError, UsageError
 from viewgen.memory import available_bytes
 from viewgen.networks.encoder import Encoder
@@ -29,7 +28,7 @@ from viewgen_pretrained.settings import (
     InverterTrainingConfig,
     ViewsTrainingConfig,
 )
-from viewgen_pretrained.sizes import check_side, defaults, takes_size
+from viewgen_pretrained.sizes import check_known_side, check_side, defaults, takes_size
 from viewgen_pretrained.training_curves import TrainingCurves
 from viewgen_train.distributed import World
 from viewgen_train.loader import MEMORY_SHARE
@@ -94,10 +93,9 @@ def adversarial_images(dataset: str, split: str, data_root: str | None) -> Image
     Raises:
         ModelError: StyleGAN2 takes no images of their side; raised before pictures are decoded.
     """
-    resizable = takes_size(dataset)
-    check_side(dataset, known_side(dataset, split, data_root=data_root), resizable=resizable)
+    check_known_side(dataset, split, data_root=data_root)
     images = load_dataset(dataset, split, data_root=data_root)
-    check_side(dataset, images.image_size, resizable=resizable)
+    check_side(dataset, images.image_size, resizable=takes_size(dataset))
     return images
 
 

@@ -15,11 +15,20 @@ import tomllib
 from importlib import resources
 from typing import Any
 
-from viewgen.datasets.registry import chosen_dataset
+from viewgen.datasets.registry import chosen_dataset, known_side
 from viewgen.errors import ModelError, UsageError, nearest_name
 from viewgen.recipes import has_recipe, recipe
 
-__all__ = ["SIZES", "check_side", "data_size", "defaults", "fitting_side", "largest_side", "takes_size"]
+__all__ = [
+    "SIZES",
+    "check_known_side",
+    "check_side",
+    "data_size",
+    "defaults",
+    "fitting_side",
+    "largest_side",
+    "takes_size",
+]
 
 SIZES = ("small", "medium", "large")
 SMALLEST_SIDE = 8
@@ -106,6 +115,21 @@ def check_side(dataset: str, side: int | None, *, resizable: bool) -> None:
         f"{dataset} has images of {side} px; StyleGAN2 takes a power of two from 8 on, here {sides} px: "
         f"{advice}"
     )
+
+
+def check_known_side(dataset: str, split: str, *, data_root: str | None = None) -> None:
+    """Refuse a data set whose side is known without decoding its pictures, as `check_side` does.
+
+    Args:
+        dataset: name of the data set.
+        split: its split.
+        data_root: where data sets are.
+
+    Raises:
+        ModelError: the side is no power of two from 8 on.
+    """
+    side = known_side(dataset, split, data_root=data_root)
+    check_side(dataset, side, resizable=takes_size(dataset))
 
 
 def _at_size(dataset: str, side: int) -> str:

@@ -1,6 +1,8 @@
 """Sizes by the number of images, sides that StyleGAN2 takes, costs of trainings, and dry runs."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -87,6 +89,21 @@ def test_a_data_set_with_a_size_is_advised_its_own(name, advised):
         check_side(name, 48, resizable=True)
     assert f'"{advised}"' in str(error.value)
     assert not takes_size("stl10")
+
+
+@pytest.mark.parametrize("kind", ["generator", "inverter"])
+def test_a_side_is_refused_before_torch_is_imported(kind, tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        Image.new("RGB", (48, 48)).save(tmp_path / "photos" / label / "0.png")
+    words = ["pretrain", kind, "--dataset", f"folder:{tmp_path / 'photos'}", "--out", str(tmp_path / "run")]
+    program = (
+        "import sys; sys.modules['torch'] = None  # an import fails\n"
+        f"from viewgen.cli import main; main({words!r})"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "StyleGAN2 takes a power of two from 8 on, here 32 or 64 px" in found.stderr
 
 
 def test_a_dry_run_refuses_an_inverter_of_a_generator_that_needs_none(dataset, data_root, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import augment_option
+from viewgen.cli.options import augment_option, options_file
 
 __all__ = ["calibrate"]
 
@@ -33,6 +33,7 @@ __all__ = ["calibrate"]
 )
 @augment_option("Operations of the expert views")
 @click.option("--seed", default=0, show_default=True, help="Of the sample and the views.")
+@options_file()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def calibrate(
     dataset: str,

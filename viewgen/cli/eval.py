@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
+from viewgen.cli.options import options_file
 
 __all__ = ["eval"]
 
@@ -54,6 +55,7 @@ __all__ = ["eval"]
     "--batch-size", type=click.IntRange(min=1), default=512, show_default=True,
     help="Images embedded at once.",
 )  # fmt: skip
+@options_file()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def eval(
     run: Path,

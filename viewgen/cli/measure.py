@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import GroupedCommand, add_options, parse_settings
+from viewgen.cli.options import GroupedCommand, add_options, options_file, parse_settings
 from viewgen.cli.storage_option import storage_option
 from viewgen.diagnostics import DIAGNOSTICS
 
@@ -23,6 +23,7 @@ _OPTIONS: tuple[Any, ...] = (
             help="Setting of a diagnostic, repeatable."),
     _option("--seeds", multiple=True, type=int, default=(0,), show_default=True, metavar="N",
             help="Seed of the random numbers, repeatable: each diagnostic is run with each."),
+    options_file(),
     "Output",
     _option("--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
             help="Write all numbers as CSV."),

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import GroupedCommand, add_options, augment_option
+from viewgen.cli.options import GroupedCommand, add_options, augment_option, options_file
 from viewgen.cli.storage_option import storage_option
 from viewgen.diagnostics import ESTIMATORS
 
@@ -25,6 +25,7 @@ _OPTIONS = (
             show_default=True, help="What the network is trained for; the others are read off it."),
     _option("--out", metavar="URL", help="Folder of results, mi.csv and mi.png.  [default: in "
             "$VIEWGEN_CACHE or the user's cache folder]"),
+    options_file(),
     _option("--overwrite", is_flag=True, help="Measure again what is there."),
     _option("--bits", is_flag=True, help="Table, CSV and plot in bits; JSON always holds nats."),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),

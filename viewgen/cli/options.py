@@ -7,11 +7,15 @@ from weakref import WeakKeyDictionary
 
 import click
 
+from viewgen.config_file import read_config
+from viewgen.errors import UsageError, nearest_name
 from viewgen.views.compositions import PRESETS
 
-__all__ = ["GroupedCommand", "add_options", "augment_option", "parse_settings"]
+__all__ = ["GroupedCommand", "add_options", "augment_option", "options_file", "parse_settings"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+# key of the context's meta data: settings of the file of `options_file`
+FILE_SETTINGS = "viewgen.file_settings"
 
 
 def add_options(options: Sequence[Callable[[Any], Any] | str]) -> Callable[[Command], Command]:
@@ -71,9 +75,60 @@ def augment_option(what: str) -> Callable[[Command], Command]:
     )
 
 
-def parse_settings(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Parse repeated NAME=VALUE arguments (a click callback); a value that is not JSON is a string."""
+def options_file() -> Callable[[Command], Command]:
+    """Return the option ``--config FILE`` of a command whose options are what there is to configure.
+
+    A name in the file is that of an option, with ``-`` or ``_``, or that of a setting, where the command has
+    ``--set``. What the command line says comes before it.
+    """
+    return click.option(
+        "--config",
+        type=click.Path(dir_okay=False),
+        is_eager=True,
+        expose_value=False,
+        callback=_read_options,
+        metavar="FILE",
+        help="Options and settings in a TOML or YAML file; those of the command line come before it.",
+    )
+
+
+def _read_options(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    options = {
+        flag[2:].replace("-", "_"): one
+        for one in ctx.command.params
+        if isinstance(one, click.Option) and one.name not in (param.name, "settings")
+        for flag in one.opts
+        if flag.startswith("--")
+    }
+    takes_settings = any(one.name == "settings" for one in ctx.command.params)
     values: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    for name, value in read_config(path, f"--config {path}").items():
+        option = options.get(name.replace("-", "_"))
+        if option is not None:
+            if option.multiple and not isinstance(value, list):
+                value = [value]
+            values[str(option.name)] = value
+        elif takes_settings:
+            settings[name] = value
+        else:
+            known = sorted(flag.replace("_", "-") for flag in options)
+            raise UsageError(
+                f"--config {path}: {ctx.info_name} has no option {name!r}{nearest_name(name, known)} "
+                f"(known: {', '.join(known)})"
+            )
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+    ctx.meta[FILE_SETTINGS] = settings
+
+
+def parse_settings(ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Parse repeated NAME=VALUE arguments (a click callback); a value that is not JSON is a string.
+
+    They come before the settings of a file that `options_file` has read.
+    """
+    values: dict[str, Any] = dict(ctx.meta.get(FILE_SETTINGS, {}))
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not separator:

@@ -1,14 +1,13 @@
 """``viewgen pretrain``: train the networks that make views."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import GroupedCommand, add_options, parse_settings
+from viewgen.cli.options import GroupedCommand, add_options, options_file, parse_settings
 from viewgen.cli.setting_options import given_settings
 from viewgen.device import resolve_device
 
@@ -37,6 +36,7 @@ def _options(*own: Any, heading: str = "Networks") -> tuple[Any, ...]:
         click.option("--seed", default=0, show_default=True),
         click.option("--set", "settings", multiple=True, callback=parse_settings, metavar="NAME=VALUE",
                      help="A training setting that differs from the data set's recipe; repeatable."),
+        options_file(),
         *((heading, *own) if own else ()),
         "Execution",
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …"),
@@ -47,7 +47,6 @@ def _options(*own: Any, heading: str = "Networks") -> tuple[Any, ...]:
 
 def _run(
     kind: str,
-    function: Callable[..., dict[str, Any]],
     *,
     device: str,
     seed: int,
@@ -55,11 +54,19 @@ def _run(
     dry_run: bool,
     **options: Any,
 ) -> None:
+    if kind in ("generator", "inverter"):
+        # at once, before torch is imported
+        from viewgen_pretrained.sizes import check_known_side
+
+        check_known_side(options["dataset"], options["split"], data_root=options["data_root"])
     device = resolve_device(device)
     options["settings"] = {"seed": seed, **options["settings"]}
     if dry_run:
         _describe(kind, as_json, device=device, **options)
         return
+    from viewgen_pretrained import pretrain as trainings
+
+    function = getattr(trainings, f"pretrain_{kind}")
     card = function(device=device, command=["viewgen", *sys.argv[1:]], **options)
     if as_json:
         print_json(card)
@@ -109,9 +116,7 @@ def encoder(**options: Any) -> None:
       viewgen pretrain encoder --dataset cifar10 --out runs/cifar10 --device cuda
       viewgen pretrain encoder --dataset cifar10 --out runs/cifar10 --dry-run
     """
-    from viewgen_pretrained.pretrain import pretrain_encoder
-
-    _run("encoder", pretrain_encoder, **options)
+    _run("encoder", **options)
 
 
 @pretrain.command(cls=GroupedCommand)
@@ -123,9 +128,7 @@ def generator(**options: Any) -> None:
     Example:
       viewgen pretrain generator --dataset cifar10 --out runs/cifar10 --set num_images=25000000
     """
-    from viewgen_pretrained.pretrain import pretrain_generator
-
-    _run("generator", pretrain_generator, **options)
+    _run("generator", **options)
 
 
 @pretrain.command(cls=GroupedCommand)
@@ -141,9 +144,7 @@ def inverter(**options: Any) -> None:
     Example:
       viewgen pretrain inverter --dataset cifar10 --out runs/cifar10
     """
-    from viewgen_pretrained.pretrain import pretrain_inverter
-
-    _run("inverter", pretrain_inverter, **options)
+    _run("inverter", **options)
 
 
 @pretrain.command(cls=GroupedCommand)
@@ -168,7 +169,5 @@ def views(
       viewgen train --dataset cifar10 --assimilation none --generated flow --objective infonce \\
         --set views.file=runs/views/flow.safetensors
     """
-    from viewgen_pretrained.pretrain import pretrain_views
-
     flags = {"objective": objective, "space": space, "coupling": coupling, "labels": labels}
-    _run("views", pretrain_views, **options | {"settings": given_settings({}, options["settings"], flags)})
+    _run("views", **options | {"settings": given_settings({}, options["settings"], flags)})

@@ -15,8 +15,16 @@ from typing import Any, Protocol
 
 import platformdirs
 
+from viewgen.datasets.registry import chosen_dataset
 from viewgen.documents import read_object
-from viewgen.errors import CorruptDataError, MissingFileError, StorageError, UsageError, nearest_name
+from viewgen.errors import (
+    CorruptDataError,
+    MissingFileError,
+    StorageError,
+    UsageError,
+    ViewgenError,
+    nearest_name,
+)
 from viewgen.networks.files import KINDS, file_digest
 from viewgen.registry import Entry, Registry
 from viewgen.terminal import program
@@ -356,10 +364,22 @@ def _no_weights(dataset: str, kinds: list[str]) -> str:
             "`viewgen models import FILE` takes a StyleGAN2 checkpoint of yours.\n"
             "Train all networks by one plan; --dry-run says what that costs on this machine:"
         )
-    lines = [_pretrain_command(name, dataset, out) for name in ("encoder", "generator", "inverter")]
-    parts.append(
-        f"  {program()} prepare --dataset {shlex.quote(dataset)} --dry-run\n"
-        "Or one after the other:\n  " + "\n  ".join(lines) + f"\nand add --models {out}, or name a file of "
-        f"your own with --{last} FILE"
-    )
+    parts.append(f"  {program()} prepare --dataset {shlex.quote(dataset)} --dry-run")
+    own = f"name a file of your own with --{last} FILE"
+    if _has_pictures_of_any_size(dataset):
+        parts.append(f"It scales the pictures to a side that the networks take. Or {own}")
+    else:
+        lines = [_pretrain_command(name, dataset, out) for name in ("encoder", "generator", "inverter")]
+        parts.append(
+            "Or one after the other:\n  " + "\n  ".join(lines) + f"\nand add --models {out}, or {own}"
+        )
     return "\n".join(parts)
+
+
+def _has_pictures_of_any_size(dataset: str) -> bool:
+    """Return True if ``?size=`` is a setting of the data set and is not given."""
+    try:
+        settings = chosen_dataset(dataset).settings
+    except ViewgenError:  # of networks whose data set is not known here
+        return False
+    return "size" in type(settings).model_fields and settings.size is None

@@ -69,6 +69,16 @@ def test_the_core_finds_weights_without_the_package_of_pretrained_ones(file, mon
         find_models("digits", {"encoder"})
 
 
+def test_pictures_of_any_size_are_sent_to_prepare_which_scales_them(file):
+    with pytest.raises(MissingFileError) as error:
+        find_models("folder:/x/photos", {"generator"})
+    assert "prepare --dataset folder:/x/photos --dry-run" in str(error.value)
+    assert "pretrain" not in str(error.value)  # refuses sides that are no powers of two
+    for name in ("folder:/x/photos?size=32", "cifar10"):
+        with pytest.raises(MissingFileError, match="pretrain generator --dataset"):
+            find_models(name, {"generator"})
+
+
 def test_the_users_own_networks_are_found_by_their_data_set(file, tmp_path):
     own = tmp_path / "models" / "cars"
     own.mkdir(parents=True)
