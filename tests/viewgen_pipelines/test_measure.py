@@ -15,7 +15,7 @@ from viewgen.cli import main
 from viewgen.datasets import load_dataset
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.measure import Measure
-from viewgen.diagnostics.report import measure_table
+from viewgen.diagnostics.report import Measured, measure_table
 from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import save_model
@@ -181,7 +181,7 @@ def test_on_a_narrow_terminal_words_wrap_and_numbers_stay_whole():
         name="frechet_distance[another feature network]", value=-0.0012345, on="a long subject " * 4
     )
     console = Console(width=60, file=io.StringIO())
-    console.print(measure_table([long]))
+    console.print(measure_table([Measured(diagnostic="", seed=0, measure=long)]))
     assert "-0.001234" in console.file.getvalue()
 
 

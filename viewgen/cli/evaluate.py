@@ -130,10 +130,10 @@ def evaluate(
             }
         )
         return
-    from viewgen.diagnostics.report import measure_table
+    from viewgen.diagnostics.report import Measured, measure_table
     from viewgen.terminal import console
 
-    console().print(measure_table(found.measures))
+    console().print(measure_table([Measured(diagnostic="", seed=0, measure=one) for one in found.measures]))
     for note in found.notes:
         click.echo(f"note: {note}")
     if written:

@@ -66,48 +66,67 @@ def write_tensorboard(measured: Sequence[Measured], folder: str | Path) -> None:
         writer.close()
 
 
-def _widest(measures: Sequence[Measure], title: str) -> int | None:
-    """Return the width of a column of numbers; None for words, which may wrap."""
-    if title == "value":
-        return max((len(f"{measure.value:.4g}") for measure in measures), default=None)
-    return len("-0.0000 … -0.0000") if title == "interval" else None
+def measure_table(measured: Sequence[Measured]) -> Any:
+    """Return measures for a terminal of any width: a heading for what is measured on what, its numbers below.
 
-
-def measure_table(measures: Sequence[Measure]) -> Any:
-    """Return measures as a `rich` table, with a column for intervals if there are any."""
+    The part of `Measure.on` before a semicolon goes to the heading; what follows stands beside the number.
+    """
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    intervals = any(measure.low is not None for measure in measures)
-    table = Table(box=None, header_style="bold")
-    for title in ("", "measure", "value", *(["interval"] if intervals else []), "on"):
-        # where the terminal is narrow, words wrap and numbers stay whole
-        number = title in ("value", "interval")
-        table.add_column(title, no_wrap=number, overflow="fold", min_width=_widest(measures, title))
-    for measure in measures:
-        cells = [measure.group, measure.name, f"{measure.value:.4g}"]
-        if intervals:
+    sections: dict[tuple[str, str, str], list[tuple[Measure, str]]] = {}
+    for row in measured:
+        context, _, remark = row.measure.on.partition("; ")
+        key = (row.diagnostic, row.measure.group, context)
+        sections.setdefault(key, []).append((row.measure, remark))
+    widest = max((len(row.measure.name) for row in measured), default=0)
+    number = max((len(_number(row.measure.value)) for row in measured), default=0)
+    parts: list[Any] = []
+    for (diagnostic, group, context), rows in sections.items():
+        title = ", ".join(part for part in (diagnostic, group) if part)
+        parts.append(Text.assemble((title, "bold"), "  " if title and context else "", (context, "dim")))
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, min_width=widest + 2, overflow="fold")
+        table.add_column(no_wrap=True, min_width=number)
+        table.add_column(overflow="fold")
+        for measure, remark in rows:
             known = measure.low is not None and measure.high is not None
-            cells.append(f"{measure.low:.4g} … {measure.high:.4g}" if known else "")
-        table.add_row(*cells, measure.on)
-    return table
+            interval = f"{measure.low:.4g} … {measure.high:.4g}" if known else ""
+            beside = "   ".join(part for part in (interval, remark) if part)
+            table.add_row(f"  {measure.name}", _number(measure.value), beside)
+        parts.append(table)
+    return Group(*parts)
 
 
-def over_seeds(measured: Sequence[Measured]) -> list[Measure]:
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def over_seeds(measured: Sequence[Measured]) -> list[Measured]:
     """Return one measure over all seeds of each: their mean, with the interval from lowest to highest."""
-    groups: dict[tuple[str, str, str], list[Measure]] = {}
+    groups: dict[tuple[str, str, str], list[Measured]] = {}
     for row in measured:
         key = (row.diagnostic, row.measure.group, row.measure.name)
-        groups.setdefault(key, []).append(row.measure)
-    return [
-        found[0]
-        if len(found) == 1
-        else Measure(
-            name=found[0].name,
-            value=sum(measure.value for measure in found) / len(found),
-            low=min(measure.value for measure in found),
-            high=max(measure.value for measure in found),
-            on=f"{found[0].on}, {len(found)} seeds".removeprefix(", "),
-            group=found[0].group,
-        )
-        for found in groups.values()
-    ]
+        groups.setdefault(key, []).append(row)
+    return [found[0] if len(found) == 1 else _mean(found) for found in groups.values()]
+
+
+def _mean(found: Sequence[Measured]) -> Measured:
+    """Return the mean over the seeds."""
+    first = found[0].measure
+    values = [row.measure.value for row in found]
+    context, semicolon, remark = first.on.partition("; ")
+    seeds = f"{len(found)} seeds"
+    return Measured(
+        diagnostic=found[0].diagnostic,
+        seed=found[0].seed,
+        measure=Measure(
+            name=first.name,
+            value=sum(values) / len(values),
+            low=min(values),
+            high=max(values),
+            on=(f"{context}, {seeds}" if context else seeds) + semicolon + remark,
+            group=first.group,
+        ),
+    )

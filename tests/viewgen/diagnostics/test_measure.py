@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -151,10 +152,37 @@ def test_the_table_has_intervals_where_there_are_any_and_one_row_for_all_seeds()
         return stream.getvalue()
 
     merged = over_seeds(MEASURED)
-    assert [measure.value for measure in merged][:2] == [0.5, 2.0]
-    assert (merged[1].low, merged[1].high, merged[1].on) == (1.5, 2.5, "2 seeds")
+    assert [row.measure.value for row in merged][:2] == [0.5, 2.0]
+    second = merged[1].measure
+    assert (second.low, second.high, second.on) == (1.5, 2.5, "2 seeds")
     assert "1.5 … 2.5" in text(merged)
-    assert "interval" not in text([MEASURED[0].measure])
+    assert "…" not in text([MEASURED[0]])
+
+
+def test_the_table_says_once_what_was_measured_on_what_and_breaks_no_name():
+    from rich.console import Console
+
+    long = "correlation_class_error_of_every_view"
+    rows = [
+        Measured(diagnostic="bounds", seed=0, measure=Measure(name=name, value=value, on=on))
+        for name, value, on in [
+            (long, -0.00123456, "10 classes × 100 images; at least"),
+            ("error", 0.25, "360 test images"),
+            ("sigma", 1.0, "10 classes × 100 images"),
+        ]
+    ]
+    stream = io.StringIO()
+    Console(file=stream, width=60, markup=False).print(measure_table(rows))
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    assert lines == [
+        "bounds  10 classes × 100 images",
+        f"  {long}  -0.001235  at least",
+        f"  {'sigma':{len(long)}}  1",
+        "bounds  360 test images",
+        f"  {'error':{len(long)}}  0.25",
+    ]
+    merged = over_seeds([*rows, *(replace(row, seed=1) for row in rows)])
+    assert merged[0].measure.on == "10 classes × 100 images, 2 seeds; at least"
 
 
 def test_tensorboard_gets_a_scalar_of_each_with_the_seed_as_step(tmp_path):

@@ -333,4 +333,5 @@ ENTRY = Entry(
     settings=BoundsConfig,
     needs=Bounds.needs,
     build=Bounds,
+    on_request=True,
 )

@@ -174,4 +174,5 @@ ENTRY = Entry(
     settings=ConcentrationConfig,
     needs=ConcentrationOfViews.needs,
     build=ConcentrationOfViews,
+    on_request=True,
 )

@@ -112,4 +112,5 @@ ENTRY = Entry(
     settings=ShortcutsConfig,
     needs=Shortcuts.needs,
     build=Shortcuts,
+    on_request=True,
 )
