@@ -23,8 +23,8 @@ from viewgen_pipelines.cache import cache
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# test_commands_run.py runs these pages' snippets, with the commands around them
-ELSEWHERE = {"generator.md", "s3.md", "ray-data.md"}
+# other tests run these pages' snippets, with the commands around them or in a process of their own
+ELSEWHERE = {"generator.md", "s3.md", "ray-data.md", "stable-pretraining.md"}
 # libraries that a page's snippets need besides ours
 LIBRARIES = {"libraries.md": ("lightly", "pytorch_lightning")}
 

@@ -52,7 +52,6 @@ def test_what_is_not_there_is_refused_before_anything_starts(cache, tmp_path):
         viewgen.ray.read_view  # noqa: B018
 
 
-@pytest.mark.chaos
 @pytest.mark.xdist_group("ray")
 @pytest.mark.filterwarnings("ignore")  # Ray's own code warns
 def test_ray_data_reads_all_rows(shared_ray, cache, tmp_path, monkeypatch):

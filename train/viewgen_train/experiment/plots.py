@@ -97,9 +97,11 @@ def draw_bars(summary: Summary, measures: Sequence[str], path: Path) -> bool:
         low, high = min(seen), max(seen)
         room = 0.15 * (high - low) or 1.0
         # bars from a value, not from 0: what is compared are differences
-        panel.set_xlim(low - room, high + room)
+        low, high = low - room, high + room
+        # an interval of few trainings may reach where no share is
+        panel.set_xlim(*((max(low, 0.0), min(high, 100.0)) if is_share(measure) else (low, high)))
     panels[0].set_yticks(range(len(labels)), labels)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(labels) - 0.4, -0.6)
     save_figure(figure, path)
     return True
 
