@@ -50,6 +50,32 @@ def test_the_table_can_be_computed_from_the_csv(run_toy, made_up, tmp_path):
         assert f"| {label} | 3 | {fmean(values):.2f} ± {stdev(values):.2f} |" in table
 
 
+def test_groups_that_share_an_axis_stand_beside_each_other(run_toy, made_up, toy_text, tmp_path):
+    more = """
+[rows.full]
+label = "A2-SimSiam"
+cache = "same"
+train = {assimilation = "A2", objective = "simsiam"}
+
+[rows.full.grid]
+"train.alpha" = [0.5, 1.0]
+"""
+    made_up.accuracies = {"a2[alpha=0.25]": 0.6, "a2[alpha=0.5]": 0.4, "full[alpha=0.5]": 0.7}
+    run_toy(toy_text + more)
+    table = (tmp_path / "results/table.md").read_text()
+    _, _, matrix = table.partition("## linear probe, %, by α\n\n")
+    assert matrix.splitlines()[:5] == [
+        "| α | A2 | A2-SimSiam |",
+        "| --- | ---: | ---: |",
+        "| 0.25 | 61.00 ± 1.00 | – |",
+        "| 0.5 | 41.00 ± 1.00 | 71.00 ± 1.00 |",
+        "| 1.0 | – | 31.00 ± 1.00 |",
+    ]
+    assert "## 5-NN, %, by α" in table
+    run_toy(out=str(tmp_path / "without"))  # of one group the first table says as much
+    assert "by α" not in (tmp_path / "without/table.md").read_text()
+
+
 def test_the_readout_may_learn_from_the_first_images(run_toy, made_up, toy_text, tmp_path, monkeypatch):
     train, limits = made_up.train, set()
     monkeypatch.setattr(

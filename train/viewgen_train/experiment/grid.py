@@ -10,7 +10,7 @@ from typing import Any
 from viewgen.errors import UsageError, nearest_name
 from viewgen_train.experiment.document import CacheTable, Document, RowTable
 
-__all__ = ["SYMBOLS", "Row", "file_part", "rows_and_caches"]
+__all__ = ["SYMBOLS", "Row", "axis_text", "file_part", "rows_and_caches"]
 
 # how a setting is written in tables and plots
 SYMBOLS = {
@@ -146,7 +146,7 @@ def _row(
         one if short.count(one) == 1 else name: axes[name] for one, name in zip(short, axes, strict=True)
     }
     start = table.label or group
-    values = [f"{SYMBOLS.get(name, name)} {_text(value)}" for name, value in shown.items()]
+    values = [f"{SYMBOLS.get(name, name)} {axis_text(value)}" for name, value in shown.items()]
     # "recipe quick-moco", not "recipe, recipe quick-moco"
     label = ", ".join(values if start in shown else [start, *values])
     row = Row(
@@ -183,10 +183,10 @@ def _changed(table: CacheTable, values: Mapping[str, Any]) -> CacheTable:
 
 
 def _told(axes: Mapping[str, Any]) -> str:
-    return ",".join(f"{name}={_text(value)}" for name, value in axes.items())
+    return ",".join(f"{name}={axis_text(value)}" for name, value in axes.items())
 
 
-def _text(value: Any) -> str:
+def axis_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -3,12 +3,12 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from viewgen.files import write_atomically
 from viewgen_train.experiment.made_by import command, missing
+from viewgen_train.experiment.matrix import matrices
 from viewgen_train.experiment.page import (
     Block,
     Heading,
@@ -25,9 +25,9 @@ from viewgen_train.experiment.plots import scatter_correlation
 from viewgen_train.experiment.results import Record, ResultFolder
 from viewgen_train.experiment.summary import (
     CacheSummary,
-    RowSummary,
     Summary,
     is_share,
+    mean_cell,
     measure_label,
     summarise,
 )
@@ -204,6 +204,8 @@ def page(
     ]
     if summary.rows:
         blocks += [Heading("Accuracy"), accuracy_table(plan, summary), Items(NOTES)]
+        for title, table in matrices(plan, summary, _trained(summary, about.measures)):
+            blocks += [Heading(title), table]
         if about.source:
             blocks.append(Paragraph(f"Published numbers: {about.source}"))
     if words:
@@ -232,7 +234,7 @@ def page(
 def accuracy_table(plan: ExperimentPlan, summary: Summary) -> TableBlock:
     """Return the table of rows: mean ± deviation, difference to the baseline, published numbers."""
     about = plan.document.experiment
-    measures = [one for one in about.measures if any(row.values.get(one) for row in summary.rows.values())]
+    measures = _trained(summary, about.measures)
     published = _published_of(plan, summary)
     titles = ["row", "trainings"]
     for measure in measures:
@@ -245,7 +247,7 @@ def accuracy_table(plan: ExperimentPlan, summary: Summary) -> TableBlock:
         count = max((len(seeds) for seeds in row.values.values()), default=0)
         cells = [row.row.label, str(count) + (f" + {len(row.lost)} lost" if row.lost else "")]
         for measure in measures:
-            cells.append(_mean_cell(row, measure))
+            cells.append(mean_cell(row, measure))
             if summary.baseline is not None:
                 gap = row.against(summary.baseline, measure)
                 cells.append(
@@ -256,13 +258,9 @@ def accuracy_table(plan: ExperimentPlan, summary: Summary) -> TableBlock:
     return TableBlock(titles, rows)
 
 
-def _mean_cell(row: RowSummary, measure: str) -> str:
-    found = row.spread(measure)
-    if found is None:
-        return ""
-    scale, digits = (100, 2) if is_share(measure) else (1, 4)
-    mean = f"{scale * found.mean:.{digits}f}"
-    return mean if math.isnan(found.deviation) else f"{mean} ± {scale * found.deviation:.{digits}f}"
+def _trained(summary: Summary, measures: Sequence[str]) -> list[str]:
+    """Return the measures that some training has."""
+    return [one for one in measures if any(row.values.get(one) for row in summary.rows.values())]
 
 
 def _published_of(plan: ExperimentPlan, summary: Summary) -> list[str]:

@@ -9,7 +9,7 @@ from viewgen_train.experiment.plan import ExperimentPlan
 from viewgen_train.experiment.results import Record, ResultFolder
 from viewgen_train.experiment.statistics import Paired, Spread, paired, spread
 
-__all__ = ["CacheSummary", "RowSummary", "Summary", "is_share", "measure_label", "summarise"]
+__all__ = ["CacheSummary", "RowSummary", "Summary", "is_share", "mean_cell", "measure_label", "summarise"]
 
 LABELS = {
     "top1": "linear probe",
@@ -187,3 +187,13 @@ def _row(row: Row, records: Iterable[Record]) -> RowSummary:
         curves=curves,
         seconds=sum(record.seconds for record in records),
     )
+
+
+def mean_cell(row: RowSummary, measure: str) -> str:
+    """Return mean ± deviation of a measure over the trainings of a row as text, or an empty one."""
+    found = row.spread(measure)
+    if found is None:
+        return ""
+    scale, digits = (100, 2) if is_share(measure) else (1, 4)
+    mean = f"{scale * found.mean:.{digits}f}"
+    return mean if math.isnan(found.deviation) else f"{mean} ± {scale * found.deviation:.{digits}f}"

@@ -1,0 +1,50 @@
+"""Rows of several groups beside each other: where groups share one axis, a table of its values by groups."""
+
+from collections.abc import Sequence
+
+from viewgen_train.experiment.grid import SYMBOLS, axis_text
+from viewgen_train.experiment.page import TableBlock
+from viewgen_train.experiment.plan import ExperimentPlan
+from viewgen_train.experiment.summary import RowSummary, Summary, is_share, mean_cell, measure_label
+
+__all__ = ["matrices"]
+
+# fewer values than these are read as well from the table of all rows
+LEAST_VALUES = 3
+
+
+def matrices(plan: ExperimentPlan, summary: Summary, measures: Sequence[str]) -> list[tuple[str, TableBlock]]:
+    """Return the title and the table of every measure, for each axis that at least two groups of rows share.
+
+    Args:
+        plan: the experiment.
+        summary: its rows.
+        measures: measures that the page shows.
+    """
+    found = []
+    for axis, groups in _shared(summary).items():
+        values = dict.fromkeys(text for rows in groups.values() for text in rows)
+        if len(groups) < 2 or len(values) < LEAST_VALUES:
+            continue
+        name = axis.partition(".")[2]
+        titles = [SYMBOLS.get(name, name), *(plan.document.rows[group].label or group for group in groups)]
+        for measure in measures:
+            lines = [[text, *(_cell(rows.get(text), measure) for rows in groups.values())] for text in values]
+            label = measure_label(measure) + (", %" if is_share(measure) else "")
+            found.append((f"{label}, by {titles[0]}", TableBlock(titles, lines)))
+    return found
+
+
+def _shared(summary: Summary) -> dict[str, dict[str, dict[str, RowSummary]]]:
+    """Return axis → group → value → row, for the groups whose grid has one axis."""
+    found: dict[str, dict[str, dict[str, RowSummary]]] = {}
+    for one in summary.rows.values():
+        if len(one.row.axes) == 1:
+            (axis,) = one.row.axes
+            places = found.setdefault(axis, {}).setdefault(one.row.group, {})
+            places[axis_text(one.row.axes[axis])] = one
+    return found
+
+
+def _cell(row: RowSummary | None, measure: str) -> str:
+    return "–" if row is None else mean_cell(row, measure) or "–"
