@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
+from viewgen.diagnostics import knn
 from viewgen.diagnostics.features import Features
 from viewgen.diagnostics.knn import knn_accuracies, knn_accuracy, nearest_neighbours
 from viewgen.errors import UsageError
@@ -51,6 +53,38 @@ def test_neighbours_are_those_of_scikit_learn(metric, chunk_size):
         TEST.embeddings.double().numpy(), return_distance=False
     )
     np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize(("num_train", "k"), [(300, 5), (257, 1), (300, 16), (300, 300), (17, 1)])
+def test_neighbours_of_any_number_are_those_of_a_sort(metric, num_train, k):
+    """Groups of columns of every size, with and without a rest, and none."""
+    train, test = TRAIN.embeddings[:num_train].double(), TEST.embeddings.double()
+    if metric == "cosine":
+        nearness = F.normalize(test, dim=1) @ F.normalize(train, dim=1).T
+    else:
+        nearness = -torch.cdist(test, train)
+    found = nearest_neighbours(train, test, num_neighbours=k, metric=metric)
+    assert torch.equal(found, nearness.argsort(dim=1, descending=True)[:, :k])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_faiss_finds_the_same_neighbours_where_it_is_asked(metric, monkeypatch):
+    pytest.importorskip("faiss")
+    train, test = TRAIN.embeddings, TEST.embeddings
+    expected = nearest_neighbours(train, test, num_neighbours=7, metric=metric)
+    monkeypatch.setattr(knn, "FAISS_PAIRS", 1)
+    asked = []
+    by_faiss = knn._faiss_neighbours
+    monkeypatch.setattr(knn, "_faiss_neighbours", lambda *given: asked.append(1) or by_faiss(*given))
+    found = nearest_neighbours(train.T.contiguous().T, test, num_neighbours=7, metric=metric)
+    assert torch.equal(found, expected)
+    assert found.dtype == torch.int64
+    test = test.clone()
+    test[3, 2] = torch.nan  # of which faiss says that there are no neighbours
+    assert nearest_neighbours(train, test, num_neighbours=7, metric=metric).shape == (200, 7)
+    nearest_neighbours(train.double(), TEST.embeddings.double(), num_neighbours=7, metric=metric)
+    assert len(asked) == 1
 
 
 def test_the_metrics_differ():
