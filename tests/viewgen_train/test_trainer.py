@@ -57,6 +57,23 @@ def test_bf16_gives_the_same_to_its_precision(make_settings):
     torch.testing.assert_close(half, full, atol=0.1, rtol=0)
 
 
+def test_a_compiled_backbone_is_the_same_network_under_the_same_names(make_settings, monkeypatch):
+    plain = network_of(make_settings())
+    compiled = []
+
+    def compile_quickly(module):
+        compiled.append(module)
+        module._compiled_call_impl = torch.compile(
+            module._call_impl, backend="eager"
+        )  # inductor takes a minute
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
+    network = network_of(make_settings(compile=True))
+    assert compiled == [network.encoder.backbone]
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    torch.testing.assert_close(network(views())["z"], plain(views())["z"], atol=1e-6, rtol=0)
+
+
 def test_the_projector_of_e_ssl_has_two_layers_each_with_batch_normalisation(make_settings):
     for assimilation in ("A2", "A2-simsiam"):
         network = network_of(make_settings(assimilation=assimilation, projector="mlp-bn"))

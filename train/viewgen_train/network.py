@@ -345,4 +345,8 @@ def build_network(
     ).to(device)
     if shape.channels_last:
         channels_last(network)
+    if shape.compile:
+        for part in network.encoder.modules():
+            if isinstance(part, Encoder):
+                part.backbone.compile()
     return network

@@ -167,6 +167,11 @@ class NetworkSettings(Settings):
         "auto", "float32, bf16 (autocast), or auto: bf16 on GPUs that have it"
     )
     channels_last: bool = setting(True, "whether images and weights lie channels-last in memory")
+    compile: bool = setting(
+        False,
+        "torch.compile of the backbone, whose results differ in rounding; the first step takes a minute",
+        since=2,
+    )
     batchnorm: Literal["concatenated", "separate"] = setting(
         "concatenated", "batch statistics over all views together, or view by view"
     )
