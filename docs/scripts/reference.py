@@ -94,7 +94,7 @@ MODULES = {
     ),
     "From images to a cache": (
         "viewgen_pretrained.prepare.command",
-        "viewgen_pretrained.sizes",
+        "viewgen.sizes",
         "viewgen_pretrained.cost",
         "viewgen_pipelines.cost",
     ),

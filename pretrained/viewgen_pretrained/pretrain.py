@@ -18,6 +18,7 @@ from viewgen.networks.stylegan2 import Generator
 from viewgen.networks.weights import network_file
 from viewgen.recipes import recipe
 from viewgen.settings import Settings
+from viewgen.sizes import check_known_side, check_side, defaults, takes_size
 from viewgen.views.compositions import refuse_colorless
 from viewgen_pretrained import quality
 from viewgen_pretrained.generator import GeneratorTrainer
@@ -28,7 +29,6 @@ from viewgen_pretrained.settings import (
     InverterTrainingConfig,
     ViewsTrainingConfig,
 )
-from viewgen_pretrained.sizes import check_known_side, check_side, defaults, takes_size
 from viewgen_pretrained.training_curves import TrainingCurves
 from viewgen_train.distributed import World
 from viewgen_train.loader import MEMORY_SHARE
@@ -171,7 +171,7 @@ def encoder_settings(images: ImageDataset, given: Mapping[str, Any]) -> TrainSet
 
     The ``[<name>.encoder]`` recipe of the data set applies if it sets the length of the training; otherwise
     the ``[<name>.train]`` recipe applies. Without either, the number of images decides
-    (`viewgen_pretrained.sizes`). For cifar10, cifar100 and tinyimagenet, the latter is the baseline
+    (`viewgen.sizes`). For cifar10, cifar100 and tinyimagenet, the latter is the baseline
     of Table 2 of Constructive Assimilation (Han et al., 2023, https://arxiv.org/abs/2304.00601).
 
     Args:

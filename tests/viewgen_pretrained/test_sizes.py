@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 
 from viewgen.cli import main
 from viewgen.errors import ModelError, UsageError
+from viewgen.sizes import SIZES, check_side, data_size, defaults, fitting_side, takes_size
 from viewgen_pretrained.cost import generator_cost, inverter_cost, mean_step_seconds
 from viewgen_pretrained.dry_run import describe_pretraining
 from viewgen_pretrained.pretrain import pretrain_generator, pretrain_inverter
 from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
-from viewgen_pretrained.sizes import SIZES, check_side, data_size, defaults, fitting_side, takes_size
 
 SMALL_GENERATOR = {"channels": (6, 4), "num_mapping_layers": 2, "batch_size": 4, "num_images": 400}
 

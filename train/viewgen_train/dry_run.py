@@ -24,7 +24,7 @@ from viewgen_train.recipes import MethodRecipe, method_recipe
 from viewgen_train.records import record, view_name
 from viewgen_train.resolve import effective_settings, train_settings
 from viewgen_train.settings import TrainSettings
-from viewgen_train.sizes import check_sizes
+from viewgen_train.sizes import check_sizes, settings_by_number
 
 __all__ = ["Description", "describe", "settings_tables"]
 
@@ -120,21 +120,22 @@ def describe(
     if "generator" in first.views.entry.needs:
         _attempt(problems, lambda: generator_file(name, given))
     used = _attempt(problems, lambda: usable_device(device, gpus, workers))
-    resolved, splitting = _attempt(problems, lambda: settled(name, given, spec)) or (first, None)
+    counts = _attempt(problems, lambda: image_counts(name, given.split, given.data_root))
+    num_images, image_size = counts or (0, 0)
+    num_images = min(given.limit or num_images, num_images if spec is None else spec.num_images)
+    preset = counts and settings_by_number(name, given.settings, num_images, image_size)
+    found = _attempt(problems, lambda: settled(name, given, spec, preset=preset))
+    resolved, splitting = found or (first, None)
     _attempt(problems, lambda: check_workers(resolved, gpus, workers))
     if problems:
         raise _together(problems)
     assert used is not None
     resolved = resolved_precision(resolved, used)
-    num_images, image_size = image_counts(name, given.split, given.data_root)
     views = resolved.views
     side = views.entry.side(views.settings, image_size)
     if spec is not None and "cache" in views.entry.needs:
         side = spec.height
     check_sizes(resolved, image_size, side)
-    if spec is not None:
-        num_images = spec.num_images
-    num_images = min(given.limit or num_images, num_images)
     num_views = USUAL_CACHED_VIEWS if spec is None else spec.num_views
     return Description(
         dataset=name,

@@ -33,18 +33,17 @@ from viewgen_train.caches import (
 from viewgen_train.loader import MEMORY_SHARE
 from viewgen_train.masking import refuse_grey
 from viewgen_train.objectives.assimilation import build_objective
+from viewgen_train.objectives.ifm import warn_of_large_epsilon
 from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
 from viewgen_train.roles import cached_entry, check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
-from viewgen_train.sizes import check_sizes
+from viewgen_train.sizes import check_sizes, settings_by_number
 
 __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
 
 log = logging.getLogger(__name__)
 
-# of 2ε/τ, above which a training with IFM warns
-LARGEST_SHIFT = 20
 # Its networks ship with viewgen, so that its cache can be made without further ado.
 EMBEDDED_DATASET = "digits"
 AT_HAND = {"cache", "inversions", "generator", "encoder", "clips", "training"}  # what a training can give
@@ -163,7 +162,13 @@ def make_plan(options: TrainOptions) -> TrainPlan:
     dataset = load_dataset(name, options.split, data_root=options.data_root)
     refuse_colorless((options.settings or {}).get("augment"), dataset)
     reader = None if url is None else CacheReader(url, options.storage_options)
-    settings, splitting = settled(dataset.name, options, None if reader is None else reader.spec, dataset)
+    spec = None if reader is None else reader.spec
+    used = min(options.limit or len(dataset), len(dataset) if spec is None else spec.num_images)
+    preset = settings_by_number(dataset.name, options.settings, used, dataset.image_size)
+    if preset:
+        told = ", ".join(f"{name} {value}" for name, value in preset.items())
+        log.info("settings by the number of images, as %s has no recipe: %s", dataset.name, told)
+    settings, splitting = settled(dataset.name, options, spec, dataset, preset=preset)
     cache, num_images, generator = None, len(dataset), None
     side = settings.views.entry.side(settings.views.settings, dataset.image_size)
     use_unconverged, unconverged = options.use_unconverged, 0
@@ -215,7 +220,12 @@ def make_plan(options: TrainOptions) -> TrainPlan:
 
 
 def settled(
-    dataset: str, options: TrainOptions, cache: CacheSpec | None, images: ImageDataset | None = None
+    dataset: str,
+    options: TrainOptions,
+    cache: CacheSpec | None,
+    images: ImageDataset | None = None,
+    *,
+    preset: Mapping[str, Any] | None = None,
 ) -> tuple[TrainSettings, Choice[Any] | None]:
     """Return the settings, and the view source of views of different roles.
 
@@ -224,6 +234,7 @@ def settled(
         options: options of the command.
         cache: specification of the cache of views or inversions, if there is one.
         images: the data set, for settings that depend on its images; None before it is loaded.
+        preset: values that stand in for a recipe, see `viewgen_train.sizes`.
 
     Raises:
         UsageError: a setting is invalid, or would be ignored.
@@ -231,27 +242,14 @@ def settled(
     """
     known, made_by = () if cache is None else cache.roles, cached_entry(cache)
     how = "" if made_by is None else made_by.transform
-    settings = train_settings(dataset, options.settings, cached_roles=known, cached_transform=how)
+    settings = train_settings(dataset, options.settings, preset, cached_roles=known, cached_transform=how)
     if images is not None:
         entry = settings.views.entry
         settings = replace(settings, views=Choice(entry, entry.fit(settings.views.settings, images)))
     splitting = splitting_views(settings, cache)
     check_roles(settings, () if splitting is None else splitting.entry.roles, cache)
-    _warn_of_large_epsilon(settings)
+    warn_of_large_epsilon(settings)
     return resolved_precision(settings, options.device), splitting
-
-
-def _warn_of_large_epsilon(settings: TrainSettings) -> None:
-    """Warn if IFM's perturbation is so large that its loss no longer depends on how well views compare."""
-    epsilon = settings.negatives.ifm_epsilon
-    temperature = getattr(settings.objective.settings, "temperature", 1.0)
-    if 2 * epsilon / temperature > LARGEST_SHIFT:
-        log.warning(
-            "ifm_epsilon is %g at a temperature of %g: with 2ε/τ = %.0f, the perturbed loss is nearly linear "
-            "in the logits, and anchors that are solved pull as hard as all others; IFM's authors use 0.05 "
-            "to 0.2 at 0.2 and 0.5",
-            *(epsilon, temperature, 2 * epsilon / temperature),
-        )
 
 
 def _out(

@@ -1,13 +1,22 @@
-"""Checks of a training's settings against the size of its images, before any step."""
+"""Settings by the number of images, and checks of settings against their size, before any step."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from viewgen.config_file import dotted
 from viewgen.errors import UsageError
+from viewgen.recipes import has_recipe
+from viewgen.sizes import SIZES, data_size, defaults
 from viewgen.views.expert_settings import check_mask_side
 from viewgen_train.jigsaw import check_jigsaw
 from viewgen_train.records import view_name
 from viewgen_train.second_view import second_expert
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["check_sizes"]
+__all__ = ["check_sizes", "settings_by_number"]
+
+BY_NUMBER = ("width", "projection_dim", "batch_size", "learning_rate", "epochs")
 
 
 def check_sizes(settings: TrainSettings, image_size: int, side: int) -> None:
@@ -34,3 +43,27 @@ def check_sizes(settings: TrainSettings, image_size: int, side: int) -> None:
             f"views {side} px; choose 'first' or 'all'"
         )
     check_jigsaw(settings, image_size)
+
+
+def settings_by_number(
+    dataset: str, given: Mapping[str, Any] | None, num_images: int, image_size: int
+) -> dict[str, Any]:
+    """Return the settings that the number of images decides, for a data set without a recipe.
+
+    They are those of `viewgen pretrain encoder`, whose steps become epochs. Many images have the usual
+    defaults.
+
+    Args:
+        dataset: name of the data set.
+        given: settings of the user, which are left out.
+        num_images: number of images to train on.
+        image_size: their side, in pixels.
+    """
+    names = {name.rpartition(".")[2] for name, _ in dotted(given or {})}
+    if has_recipe(dataset) or "recipe" in names or data_size(num_images) == SIZES[-1]:
+        return {}
+    found = defaults(dataset, "encoder", num_images=num_images, image_size=image_size)
+    found["epochs"] = max(1, math.ceil(found.pop("num_steps") * found["batch_size"] / num_images))
+    if "num_steps" in names:
+        names.add("epochs")
+    return {name: found[name] for name in BY_NUMBER if name in found and name not in names}

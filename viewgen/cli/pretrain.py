@@ -56,7 +56,7 @@ def _run(
 ) -> None:
     if kind in ("generator", "inverter"):
         # at once, before torch is imported
-        from viewgen_pretrained.sizes import check_known_side
+        from viewgen.sizes import check_known_side
 
         check_known_side(options["dataset"], options["split"], data_root=options["data_root"])
     device = resolve_device(device)

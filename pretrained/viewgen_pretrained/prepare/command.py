@@ -15,6 +15,7 @@ from viewgen.device import available_cores, resolve_device
 from viewgen.errors import CacheMismatchError, UsageError, ViewgenError
 from viewgen.files import write_atomically
 from viewgen.progress import Progress
+from viewgen.sizes import SIZES, check_side, takes_size
 from viewgen_pipelines.cache import cache
 from viewgen_pipelines.cost import expected_workers
 from viewgen_pipelines.executors import check_executor
@@ -24,7 +25,6 @@ from viewgen_pretrained.prepare.estimate import StagePlan, plan_costs, stage_pla
 from viewgen_pretrained.prepare.gates import Gate, judge
 from viewgen_pretrained.prepare.plan import make_plan
 from viewgen_pretrained.prepare.stages import STAGES, Work, cache_settings
-from viewgen_pretrained.sizes import SIZES, check_side, takes_size
 
 __all__ = ["CONFIG", "GateError", "Prepared", "default_out", "prepare"]
 

@@ -15,7 +15,7 @@ from viewgen.datasets import ImageDataset, load_dataset, resolve_data_root
 from viewgen.datasets.registry import chosen_dataset
 from viewgen.diagnostics.generated import spread
 from viewgen.errors import UsageError
-from viewgen_pretrained.sizes import data_size, fitting_side, largest_side
+from viewgen.sizes import data_size, fitting_side, largest_side
 
 __all__ = ["DataReport", "Side", "chosen_side", "held_out", "look_at"]
 
@@ -52,7 +52,7 @@ def chosen_side(dataset: str, split: str, networks: str | None, data_root: str |
     Args:
         dataset: name of the data set.
         split: split of the training images.
-        networks: row of `viewgen_pretrained.sizes`; by default that of the number of images.
+        networks: row of `viewgen.sizes`; by default that of the number of images.
         data_root: folder of the data sets, None for the default.
     """
     choice = chosen_dataset(dataset)

@@ -11,6 +11,7 @@ from viewgen.diagnostics.calibration import CalibrationConfig
 from viewgen.errors import UsageError
 from viewgen.recipes import recipe
 from viewgen.registry import Choice
+from viewgen.sizes import data_size, defaults
 from viewgen.views import VIEWS
 from viewgen.views.compositions import expert_values
 from viewgen.views.entry import ViewEntry
@@ -31,7 +32,6 @@ from viewgen_pretrained.prepare.data import DataReport
 from viewgen_pretrained.prepare.gates import GateSettings
 from viewgen_pretrained.pretrain import encoder_settings
 from viewgen_pretrained.settings import GeneratorTrainingConfig, InverterTrainingConfig
-from viewgen_pretrained.sizes import data_size, defaults
 from viewgen_train.plan import resolved_precision
 from viewgen_train.settings import TrainSettings
 
@@ -56,7 +56,7 @@ class Plan:
 
     Attributes:
         dataset, split: name and split of the training images.
-        networks: row of `viewgen_pretrained.sizes`.
+        networks: row of `viewgen.sizes`.
         seed: root of all random numbers.
         encoder: resolved settings of f's training; None if its file is given.
         encoder_given: the same settings as overrides of `pretrain_encoder`.

@@ -12,6 +12,7 @@ References:
     Can contrastive learning avoid shortcut solutions?, Robinson et al., 2021, https://arxiv.org/abs/2106.11230
 """
 
+import logging
 from typing import Any
 
 from torch import Tensor
@@ -19,8 +20,14 @@ from torch import Tensor
 from viewgen_train.objectives.contrast import Contrast
 from viewgen_train.objectives.negatives import NegativesCombinator
 from viewgen_train.objectives.objective import Outputs
+from viewgen_train.settings import TrainSettings
 
-__all__ = ["IFM"]
+__all__ = ["IFM", "warn_of_large_epsilon"]
+
+log = logging.getLogger(__name__)
+
+# of 2ε/τ, above which a training with IFM warns
+LARGEST_SHIFT = 20
 
 
 class IFM(NegativesCombinator):
@@ -50,3 +57,16 @@ class IFM(NegativesCombinator):
         losses: dict[str, Tensor] = self.base.loss(out)
         mean = (losses["loss"] + self.weight * perturbed) / (1 + self.weight)
         return {**losses, "loss": mean, "unperturbed_loss": losses["loss"]}
+
+
+def warn_of_large_epsilon(settings: TrainSettings) -> None:
+    """Warn if IFM's perturbation is so large that its loss no longer depends on how well views compare."""
+    epsilon = settings.negatives.ifm_epsilon
+    temperature = getattr(settings.objective.settings, "temperature", 1.0)
+    if 2 * epsilon / temperature > LARGEST_SHIFT:
+        log.warning(
+            "ifm_epsilon is %g at a temperature of %g: with 2ε/τ = %.0f, the perturbed loss is nearly linear "
+            "in the logits, and anchors that are solved pull as hard as all others; IFM's authors use 0.05 "
+            "to 0.2 at 0.2 and 0.5",
+            *(epsilon, temperature, 2 * epsilon / temperature),
+        )

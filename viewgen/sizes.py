@@ -38,7 +38,7 @@ FULL_R1_SIDE = 101
 
 @functools.cache
 def _table() -> dict[str, dict[str, Any]]:
-    return tomllib.loads(resources.files("viewgen_pretrained").joinpath("sizes.toml").read_text("utf-8"))
+    return tomllib.loads(resources.files("viewgen").joinpath("sizes.toml").read_text("utf-8"))
 
 
 def data_size(num_images: int) -> str:
