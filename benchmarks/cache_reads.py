@@ -9,7 +9,11 @@ uses when the cache fits: all views in one tensor, rows taken from it. "in-memor
 from one array in memory, "memcpy" copies as many bytes from a random place of it. The DataLoader asks a
 `CacheReader` for one sample at a time and collates, in this process or in two worker processes.
 
+"zarr-python VERSION, PIPELINE" is a newer one in an interpreter of its own, if one is given: its times
+include some tenths of a millisecond for the question and the answer.
+
     python benchmarks/cache_reads.py
+    python benchmarks/cache_reads.py --zarr-python /tmp/newest/bin/python
 """
 
 import statistics
@@ -27,6 +31,7 @@ import zarr
 from measure import peak_bytes, row, write_result
 from random_cache import write_random_cache
 from torch.utils.data import DataLoader, Dataset, Sampler
+from zarr_elsewhere import elsewhere
 
 from viewgen.memory import keep_freed_memory
 from viewgen.store import CacheReader, CacheSpec
@@ -210,7 +215,11 @@ def check_values(tasks: dict[str, _Task], num_images: int) -> None:
     """Let all contenders but memcpy read the same rows; AssertionError if one reads other bytes."""
     rows = np.random.default_rng(1).permutation(num_images)[:BATCH]
     for task, contenders in tasks.items():
-        found = {name: read(rows) for name, (_, read) in contenders.items() if name != "memcpy"}
+        found = {
+            name: getattr(read, "values", read)(rows)
+            for name, (_, read) in contenders.items()
+            if name != "memcpy"
+        }
         expected = np.asarray(found["viewgen"]).tobytes()
         for name, values in found.items():
             if np.asarray(values).tobytes() != expected:
@@ -245,19 +254,30 @@ def title(task: str, name: str) -> str:
 @click.option("--images", default=16384, show_default=True, help="Images of the cache, 24.6 kB each.")
 @click.option("--rounds", default=15, show_default=True, help="Rounds of all contenders.")
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Measure memory too.")
-def main(images: int, rounds: int, memory: bool) -> None:
+@click.option(
+    "--zarr-python",
+    "python",
+    envvar="VIEWGEN_ZARR_PYTHON",
+    help="Interpreter with a newer zarr-python, see zarr_elsewhere.py.",
+)
+def main(images: int, rounds: int, memory: bool, python: str | None) -> None:
     """Measure, print a table and write the result file."""
     keep_freed_memory()  # as trainings do
     with tempfile.TemporaryDirectory() as folder:
         spec = write_random_cache(Path(folder), images)
         tasks = contests(Path(folder), spec)
+        for task, readers in (
+            elsewhere(python, Path(folder) / "views", spec.shard_images).items() if python else ()
+        ):
+            count = tasks[task]["viewgen"][0]
+            tasks[task] |= {name: (count, read) for name, read in readers.items()}
         check_values(tasks, images)
         seconds = time_reads(tasks, images, rounds)
     peaks = {
         (task, name): peak_bytes(one_call, task, name)
         for task in tasks
         for name in tasks[task]
-        if memory and name != MANY
+        if memory and name != MANY and not name.startswith("zarr-python ")
     }
     ratios = {}
     for task, times in seconds.items():

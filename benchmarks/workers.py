@@ -40,7 +40,7 @@ def make(method: str, *arguments: str, confine: Sequence[str] = ()) -> tuple[dic
         method,
         "--json",
     ]
-    output, memory = run_watched([*command, "--no-gallery", *arguments])
+    output, memory = run_watched([*command, "--no-gallery", "--no-quality", *arguments])
     document: dict[str, Any] = json.loads(output)
     return document, memory
 

@@ -1,13 +1,17 @@
 """Contenders of a benchmark do the same work."""
 
+import sys
 from pathlib import Path
 
 import augmentation
 import cache_reads
 import end_to_end
 import loading
+import numpy as np
 import pytest
 import torch
+import zarr
+import zarr_elsewhere
 from random_cache import write_random_cache
 
 from viewgen.images import to_model
@@ -21,6 +25,23 @@ def test_all_readers_of_a_cache_read_the_same_bytes(tmp_path):
     tasks["whole shard"]["another"] = (256, lambda rows: b"other bytes")
     with pytest.raises(AssertionError, match="whole shard: another"):
         cache_reads.check_values(tasks, 512)
+
+
+def test_zarr_python_of_another_interpreter_reads_the_same_bytes(tmp_path, capsys, monkeypatch):
+    spec = write_random_cache(tmp_path, 512, image_size=8, shard_images=256)
+    pipelines = {"default": "", "none": "zarr.NoSuchPipeline"}
+    monkeypatch.setattr(zarr_elsewhere, "PIPELINES", pipelines)
+    readers = zarr_elsewhere.elsewhere(sys.executable, tmp_path / "views", spec.shard_images)
+    name = f"zarr-python {zarr.__version__}, default"
+    assert [[*found] for found in readers.values()] == [[name], [name]]
+    assert "zarr-python, none, is left out" in capsys.readouterr().out
+    tasks = cache_reads.contests(tmp_path, spec, num_workers=0)
+    for task, found in readers.items():
+        tasks[task][name] = (256, found[name])
+    cache_reads.check_values(tasks, 512)
+    for found in readers.values():
+        found[name](np.arange(256))  # without the values
+    readers["whole shard"][name].process.close()
 
 
 def test_loaders_of_caches_and_of_files_give_the_same_views(tmp_path):
