@@ -41,6 +41,7 @@ from viewgen.views.entry import Resources
 from viewgen.views.offline import Batch, offline_step
 from viewgen_train.cost import random_trainer
 from viewgen_train.resolve import train_settings
+from viewgen_train.trainer import AssimilationTrainer
 
 ROOT = Path(__file__).parents[1]
 TESTS = (
@@ -161,6 +162,7 @@ def search(clock: Clock, models: Models, num_images: int, updates: int) -> list[
 def train(clock: Clock, batch_sizes: tuple[int, ...], width: int, repeats: int) -> list[dict[str, Any]]:
     """Return the speed of a training step in every form, and its share of a matrix product's speed."""
     found = []
+    flops: dict[tuple[str, int], int] = {}
     forms = itertools.product(("none", "A2"), batch_sizes, ("float32", "bf16"), (False, True))
     for assimilation, batch_size, precision, compiled in forms:
         if clock.is_over():
@@ -168,16 +170,19 @@ def train(clock: Clock, batch_sizes: tuple[int, ...], width: int, repeats: int) 
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         given = {"assimilation": assimilation, "batch_size": batch_size, "precision": precision}
         given |= {"width": width, "compile": compiled, "knn_every": 0, "epochs": 10**6}
-        settings = train_settings("cifar10", given)
         with tempfile.TemporaryDirectory() as folder:
-            trainer = random_trainer(settings, 4 * batch_size, 32, clock.device, Path(folder))
+            if (assimilation, batch_size) not in flops:
+                # of a trainer of its own: what runs under the counter once is never compiled
+                trainer = make_trainer(clock, {**given, "compile": False}, Path(folder) / "counted")
+                with FlopCounterMode(display=False) as counter:
+                    trainer.step(0)
+                flops[assimilation, batch_size] = cast(int, counter.get_total_flops())
+            trainer = make_trainer(clock, given, Path(folder) / "timed")
             steps = itertools.count()
-            with FlopCounterMode(display=False) as counter:
-                trainer.step(next(steps))
             work = lambda trainer=trainer, steps=steps: trainer.step(next(steps))  # noqa: E731
-            seconds, peak = clock.seconds(work, warm_up=3, repeats=repeats)
-        flops = cast(int, counter.get_total_flops())
+            seconds, peak = clock.seconds(work, warm_up=4, repeats=repeats)
         side = 8192 if clock.device.type == "cuda" else 1024
+        speed = flops[assimilation, batch_size] / seconds
         found.append(
             {
                 "assimilation": assimilation,
@@ -185,12 +190,19 @@ def train(clock: Clock, batch_sizes: tuple[int, ...], width: int, repeats: int) 
                 "precision": precision,
                 "compiled": compiled,
                 "images_per_second": batch_size / seconds,
-                "share_of_matrix_product": flops / seconds / product_speed(clock, dtype, side),
+                "share_of_matrix_product": speed / product_speed(clock, dtype, side),
                 "peak_bytes": peak,
             }
         )
         click.echo(f"training {found[-1]}")
     return found
+
+
+def make_trainer(clock: Clock, given: dict[str, Any], folder: Path) -> AssimilationTrainer:
+    """Return a trainer on random images."""
+    folder.mkdir()
+    settings = train_settings("cifar10", given)
+    return random_trainer(settings, 4 * settings.optimiser.batch_size, 32, clock.device, folder)
 
 
 @click.command()
@@ -204,6 +216,8 @@ def main(device: str, minutes: float, small: bool, tests: bool) -> None:
     if target.type == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("torch sees no CUDA device; --device cpu --small tries the script")
     keep_freed_memory()
+    # float32 in convolutions as in products, whose speeds are compared
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     clock = Clock(minutes, target)
     models, num_images, updates = (narrow_models(), 4, 2) if small else (paper_models(), 512, NUM_UPDATES)
     document: dict[str, Any] = {

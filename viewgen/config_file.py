@@ -41,6 +41,8 @@ def read_config(path: str | Path, name: str) -> dict[str, Any]:
         if type(error).__module__.partition(".")[0] != "yaml":
             raise
         raise UsageError(f"{name} cannot be read: {error}") from error
+    if document is None:  # of YAML: nothing but comments
+        return {}
     if not isinstance(document, dict):
         raise UsageError(f"{name} holds {type(document).__name__}; expected a table of settings")
     return dict(dotted(document))

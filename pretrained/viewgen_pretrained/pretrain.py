@@ -37,6 +37,7 @@ from viewgen_train.plan import TrainPlan, resolved_precision
 from viewgen_train.resolve import train_settings
 from viewgen_train.run import CONFIG
 from viewgen_train.settings import TrainSettings
+from viewgen_train.sizes import WARM_UP_SHARE
 from viewgen_train.worker import build_trainer, write_config
 
 __all__ = [
@@ -53,7 +54,6 @@ log = logging.getLogger(__name__)
 
 # of an encoder's training where the data set's recipe has no length
 ENCODER_STEPS = 20_000
-WARM_UP_SHARE = 0.05
 STORAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 

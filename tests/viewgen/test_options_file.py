@@ -67,12 +67,51 @@ def test_a_name_that_is_no_option_is_refused_with_the_nearest(tmp_path):
         raise run(plain, "--config", str(path)).exception
 
 
-def test_a_wrong_value_is_refused_as_on_the_command_line(tmp_path):
+@pytest.mark.parametrize(("value", "read"), [('"many"', "many"), ("7.9", "7.9"), ("true", "True")])
+def test_a_wrong_value_is_refused_as_on_the_command_line(tmp_path, value, read):
     path = tmp_path / "a.toml"
-    path.write_text('num-images = "many"\n')
+    path.write_text(f"num-images = {value}\n")
     result = run(plain, "--config", str(path))
     assert result.exit_code == 2
-    assert "'--num-images': 'many' is not a valid integer" in result.output
+    assert f"'--num-images': '{read}' is not a valid integer" in result.output
+
+
+def test_a_list_for_one_value_and_a_number_for_a_flag_are_refused(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("num-images = [1, 2]\n")
+    with pytest.raises(UsageError, match=r"num-images is \[1, 2\]; expected one value"):
+        raise run(plain, "--config", str(path)).exception
+    path.write_text("num-images = 1\nfast = 2\n")
+    assert "'--fast': '2' is not a valid boolean" in run(with_settings, "--config", str(path)).output
+
+
+def test_names_without_a_value_are_left_out(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("# nothing\n")
+    assert values(plain, "--config", str(path)) == {"num_images": 3}
+    path.write_text("num-images:\n")
+    assert values(plain, "--config", str(path)) == {"num_images": 3}
+
+
+def test_a_setting_of_the_command_line_replaces_that_of_the_file_under_any_name(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(
+        "num-images = 1\nepochs = 2\n[probe]\nepochs = 5\n[network]\nwidth = 8\n[sum.other]\nx = 1\n"
+    )
+    found = values(with_settings, "--config", str(path), "--set", "epochs=3", "--set", "network.width=4")
+    assert found["settings"] == {"epochs": 3, "network.width": 4, "other.x": 1}
+
+
+def test_what_a_dry_run_prints_is_such_a_file(tmp_path):
+    words = ["pretrain", "generator", "--dataset", "digits", "--out", str(tmp_path / "run"), "--dry-run"]
+    printed = CliRunner().invoke(cli, [*words, "--set", "num_images=77"]).output
+    path = tmp_path / "a.toml"
+    path.write_text(printed)
+    again = CliRunner().invoke(cli, [*words, "--config", str(path)]).output
+    assert "num_images = 77" in printed
+    head, tail = printed.partition("\n\n")[0], printed.rpartition("[generator]")[2].splitlines()
+    assert head in again
+    assert [line for line in tail if " = " in line] == [line for line in again.splitlines() if " = " in line]
 
 
 @pytest.mark.parametrize(

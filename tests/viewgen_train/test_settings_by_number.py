@@ -9,22 +9,49 @@ from viewgen_train.sizes import settings_by_number
 
 def by_number(num_images, **given):
     found = settings_by_number("folder:/x", given, num_images, 32)
-    return {name: found[name] for name in ("width", "batch_size", "learning_rate", "epochs") if name in found}
+    return {name: found[name] for name in found if name != "projection_dim"}
 
 
 def test_few_images_have_a_small_network_and_many_epochs():
-    assert by_number(128) == {"width": 16, "batch_size": 64, "learning_rate": 0.1, "epochs": 300}
-    assert by_number(2_000) == {"width": 32, "batch_size": 128, "learning_rate": 0.2, "epochs": 256}
+    small = {"width": 16, "batch_size": 64, "learning_rate": 0.1}
+    assert by_number(128) == {**small, "epochs": 300, "warm_up_epochs": 15}
+    assert by_number(2_000) == {
+        "width": 32, "batch_size": 128, "learning_rate": 0.2, "epochs": 267, "warm_up_epochs": 13.4
+    }  # fmt: skip
     assert by_number(60_000) == {}
     # a batch of all images, and a learning rate in proportion
-    assert by_number(16) == {"width": 16, "batch_size": 16, "learning_rate": 0.025, "epochs": 600}
+    assert by_number(16) == {
+        **small,
+        "batch_size": 16,
+        "learning_rate": 0.025,
+        "epochs": 600,
+        "warm_up_epochs": 30,
+    }
+
+
+@pytest.mark.parametrize("num_images", [64, 100, 127, 128, 191, 255, 999])
+def test_the_steps_are_those_of_the_table(num_images):
+    found = by_number(num_images)
+    assert 600 <= found["epochs"] * (num_images // found["batch_size"]) < 600 + num_images // 64
 
 
 def test_what_is_given_is_not_replaced():
-    assert "epochs" not in by_number(128, num_steps=7)
+    without_length = {"width": 16, "batch_size": 64, "learning_rate": 0.1}
+    assert by_number(128, num_steps=7) == without_length
     assert by_number(128, optimiser={"epochs": 5, "batch_size": 32}) == {"width": 16, "learning_rate": 0.1}
+    assert by_number(2_000, batch_size=256)["epochs"] == 572  # of 7 steps
     assert by_number(128, recipe="quick-simclr") == {}
     assert settings_by_number("digits", {}, 1_437, 32) == {}
+    # a setting of the view source under the same name is another one
+    assert by_number(128, generated="viewmaker", views={"learning_rate": 0.001})["learning_rate"] == 0.1
+
+
+def test_an_experiment_trains_what_its_file_says(tiny, tiny_root, tmp_path):
+    options = {"data_root": tiny_root, "settings": {"assimilation": "none", "batch_size": 8}}
+    plan = make_plan(
+        TrainOptions(dataset=tiny.name, device="cpu", out=str(tmp_path), by_number=False, **options)
+    )
+    assert (plan.settings.network.width, plan.settings.optimiser.epochs) == (64, 1000)
 
 
 @pytest.mark.parametrize("limit", [None, 8])

@@ -68,6 +68,7 @@ class TrainOptions:
     memory_bytes: int | None = None
     use_unconverged: bool = False
     overwrite: bool = False
+    by_number: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +165,9 @@ def make_plan(options: TrainOptions) -> TrainPlan:
     reader = None if url is None else CacheReader(url, options.storage_options)
     spec = None if reader is None else reader.spec
     used = min(options.limit or len(dataset), len(dataset) if spec is None else spec.num_images)
-    preset = settings_by_number(dataset.name, options.settings, used, dataset.image_size)
+    preset = None
+    if options.by_number:
+        preset = settings_by_number(dataset.name, options.settings, used, dataset.image_size)
     if preset:
         told = ", ".join(f"{name} {value}" for name, value in preset.items())
         log.info("settings by the number of images, as %s has no recipe: %s", dataset.name, told)

@@ -31,7 +31,7 @@ from viewgen_train.settings import COMPONENTS, NEGATIVES, TrainSettings
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from viewgen_train.objectives.objective import Head
 
-__all__ = ["effective_settings", "train_settings"]
+__all__ = ["effective_settings", "places", "train_settings"]
 
 # settings that the data set's [*.encoder] recipe gives: one network, whatever trains it
 NETWORK_NAMES = ("backbone", "width", "projection_dim", "projector")
@@ -72,11 +72,9 @@ def train_settings(
     Raises:
         UsageError: a setting is unknown or would be ignored, or a value is invalid.
     """
-    words = _places(given or {})
+    words = places(given or {})
     method = words.pop("recipe", None)
-    base = _places(preset or {}) | (
-        {} if method is None else _places(method_recipe(method, dataset).settings)
-    )
+    base = places(preset or {}) | ({} if method is None else places(method_recipe(method, dataset).settings))
     if "objective.name" in words:
         base.pop("loss", None)
     if "augment" in words:
@@ -240,8 +238,8 @@ def _recipe(dataset: str, *, viewmaker: bool) -> dict[str, Any]:
     return values | (recipe(dataset, "train-viewmaker") if viewmaker else {})
 
 
-def _places(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted name → value of the given settings."""
+def places(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the place of each given setting, ``"network.width"`` for ``"width"``, with its value."""
     found: dict[str, Any] = {}
     for name, value in _leaves(given):
         place = NAMES.get(name) or name

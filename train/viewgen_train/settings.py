@@ -169,7 +169,8 @@ class NetworkSettings(Settings):
     channels_last: bool = setting(True, "whether images and weights lie channels-last in memory")
     compile: bool = setting(
         False,
-        "torch.compile of the backbone, whose results differ in rounding; the first step takes a minute",
+        "torch.compile of the trained backbone (not of a target network), whose results differ in rounding; "
+        "the first step takes a minute",
         since=2,
     )
     batchnorm: Literal["concatenated", "separate"] = setting(

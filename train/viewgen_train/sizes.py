@@ -4,19 +4,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from viewgen.config_file import dotted
 from viewgen.errors import UsageError
 from viewgen.recipes import has_recipe
 from viewgen.sizes import SIZES, data_size, defaults
 from viewgen.views.expert_settings import check_mask_side
 from viewgen_train.jigsaw import check_jigsaw
 from viewgen_train.records import view_name
+from viewgen_train.resolve import places
 from viewgen_train.second_view import second_expert
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["check_sizes", "settings_by_number"]
+__all__ = ["WARM_UP_SHARE", "check_sizes", "settings_by_number"]
 
-BY_NUMBER = ("width", "projection_dim", "batch_size", "learning_rate", "epochs")
+BY_NUMBER = ("width", "projection_dim", "batch_size", "learning_rate", "epochs", "warm_up_epochs")
+# of all epochs
+WARM_UP_SHARE = 0.05
 
 
 def check_sizes(settings: TrainSettings, image_size: int, side: int) -> None:
@@ -59,11 +61,14 @@ def settings_by_number(
         num_images: number of images to train on.
         image_size: their side, in pixels.
     """
-    names = {name.rpartition(".")[2] for name, _ in dotted(given or {})}
-    if has_recipe(dataset) or "recipe" in names or data_size(num_images) == SIZES[-1]:
+    named = places(given or {})
+    if has_recipe(dataset) or "recipe" in named or data_size(num_images) == SIZES[-1]:
         return {}
     found = defaults(dataset, "encoder", num_images=num_images, image_size=image_size)
-    found["epochs"] = max(1, math.ceil(found.pop("num_steps") * found["batch_size"] / num_images))
-    if "num_steps" in names:
-        names.add("epochs")
-    return {name: found[name] for name in BY_NUMBER if name in found and name not in names}
+    batch_size = named.get("optimiser.batch_size", found["batch_size"])
+    steps_of_epoch = max(1, num_images // batch_size) if isinstance(batch_size, int) and batch_size > 0 else 1
+    found["epochs"] = math.ceil(found.pop("num_steps") / steps_of_epoch)
+    found["warm_up_epochs"] = round(WARM_UP_SHARE * found["epochs"], 1)
+    if named.keys() & {"optimiser.epochs", "optimiser.num_steps"}:
+        del found["epochs"], found["warm_up_epochs"]
+    return {name: found[name] for name in BY_NUMBER if name in found and not named.keys() & places({name: 0})}

@@ -96,6 +96,7 @@ def train(
     workers: int | None = None,
     memory_bytes: int | None = None,
     use_unconverged: bool = False,
+    by_number: bool = True,
     checkpoint_seconds: float = 60.0,
     overwrite: bool = False,
     previous_checkpoint: bool = False,
@@ -126,6 +127,8 @@ def train(
         memory_bytes: host memory limit for images and views, in bytes; data beyond it are streamed.
         use_unconverged: True to use the views of images that did not converge; by default an expert view
             takes their place, except in a run that began with them.
+        by_number: True to take width, batch, learning rate and length by the number of images, where the data
+            set has no recipe (`viewgen_train.sizes.settings_by_number`).
         checkpoint_seconds: seconds between checkpoints.
         overwrite: True to discard an earlier run in `out`.
         previous_checkpoint: True to go on from the checkpoint before the last one, which is discarded.
@@ -170,6 +173,7 @@ def train(
         device=device,
         memory_bytes=memory_bytes,
         use_unconverged=use_unconverged,
+        by_number=by_number,
         overwrite=overwrite,
     )
     with shown(quiet=quiet or progress is not None):

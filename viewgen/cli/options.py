@@ -1,7 +1,7 @@
 """Shared parts of commands with many options: a table of options, and settings as NAME=VALUE."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -11,7 +11,7 @@ from viewgen.config_file import read_config
 from viewgen.errors import UsageError, nearest_name
 from viewgen.views.compositions import PRESETS
 
-__all__ = ["GroupedCommand", "add_options", "augment_option", "options_file", "parse_settings"]
+__all__ = ["GroupedCommand", "add_options", "augment_option", "not_given", "options_file", "parse_settings"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # key of the context's meta data: settings of the file of `options_file`
@@ -107,12 +107,13 @@ def _read_options(ctx: click.Context, param: click.Parameter, path: str | None) 
     settings: dict[str, Any] = {}
     for name, value in read_config(path, f"--config {path}").items():
         option = options.get(name.replace("-", "_"))
+        if value is None:  # of YAML: a name without a value
+            continue
         if option is not None:
-            if option.multiple and not isinstance(value, list):
-                value = [value]
-            values[str(option.name)] = value
+            values[str(option.name)] = _as_on_the_command_line(path, name, value, multiple=option.multiple)
         elif takes_settings:
-            settings[name] = value
+            # as `viewgen pretrain encoder --dry-run` prints them, [encoder.network]
+            settings[name.removeprefix(f"{ctx.info_name}.")] = value
         else:
             known = sorted(flag.replace("_", "-") for flag in options)
             raise UsageError(
@@ -123,12 +124,21 @@ def _read_options(ctx: click.Context, param: click.Parameter, path: str | None) 
     ctx.meta[FILE_SETTINGS] = settings
 
 
+def _as_on_the_command_line(path: str, name: str, value: Any, *, multiple: bool) -> Any:
+    """Return a value of the file as text, so that an option reads it as it reads its argument."""
+    if isinstance(value, list):
+        if not multiple:
+            raise UsageError(f"--config {path}: {name} is {value!r}; expected one value")
+        return [str(one) for one in value]
+    return [str(value)] if multiple else str(value)
+
+
 def parse_settings(ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
     """Parse repeated NAME=VALUE arguments (a click callback); a value that is not JSON is a string.
 
     They come before the settings of a file that `options_file` has read.
     """
-    values: dict[str, Any] = dict(ctx.meta.get(FILE_SETTINGS, {}))
+    values: dict[str, Any] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not separator:
@@ -137,4 +147,9 @@ def parse_settings(ctx: click.Context, _param: click.Parameter, pairs: tuple[str
             values[name] = json.loads(text)
         except json.JSONDecodeError:
             values[name] = text
-    return values
+    return not_given(ctx.meta.get(FILE_SETTINGS, {}), values) | values
+
+
+def not_given(kept: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's settings without those that are given by their whole or their last name."""
+    return {name: value for name, value in kept.items() if not {name, name.rpartition(".")[2]} & given.keys()}

@@ -47,7 +47,8 @@ _OPTIONS = (
             help="Cache of views.  [default: the complete one that changed last in $VIEWGEN_CACHE, or, "
             "without that, in the user's cache folder, the working directory and the folders in it]"),
     _option("--out", metavar="RUN", help="Folder of the run.  [default: runs/...]"),
-    _option("--epochs", type=int, metavar="N", help="Passes over the images.  [default: the recipe's]"),
+    _option("--epochs", type=int, metavar="N", help="Passes over the images.  [default: the recipe's, or by "
+            "their number]"),
     _option("--batch-size", type=int, metavar="N", help="Images of a step, over all workers."),
     augment_option("Operations of the expert views"),
     set_option("A setting that differs from the data set's recipe; repeatable. --dry-run lists them all."),

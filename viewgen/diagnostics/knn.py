@@ -66,7 +66,8 @@ def nearest_neighbours(
         test_features: `(M, D)`.
         num_neighbours: k.
         metric: ``"cosine"`` or ``"euclidean"``.
-        chunk_size: test samples compared at once; by default the number that fits into 256 MB.
+        chunk_size: test samples compared at once; by default the number that fits into 256 MB, on a processor
+            at most 256. No effect on faiss.
 
     Raises:
         UsageError: fewer training samples than neighbours, or an unknown metric.

@@ -14,7 +14,7 @@ LEAST_VALUES = 3
 
 
 def matrices(plan: ExperimentPlan, summary: Summary, measures: Sequence[str]) -> list[tuple[str, TableBlock]]:
-    """Return the title and the table of every measure, for each axis that at least two groups of rows share.
+    """Return the title and the table of every measure, for each axis of which groups have values in common.
 
     Args:
         plan: the experiment.
@@ -24,10 +24,12 @@ def matrices(plan: ExperimentPlan, summary: Summary, measures: Sequence[str]) ->
     found = []
     for axis, groups in _shared(summary).items():
         values = dict.fromkeys(text for rows in groups.values() for text in rows)
-        if len(groups) < 2 or len(values) < LEAST_VALUES:
+        common = [text for text in values if sum(text in rows for rows in groups.values()) > 1]
+        if not common or len(values) < LEAST_VALUES:
             continue
         name = axis.partition(".")[2]
-        titles = [SYMBOLS.get(name, name), *(plan.document.rows[group].label or group for group in groups)]
+        labels = [plan.document.rows[group].label or group for group in groups]
+        titles = [SYMBOLS.get(name, name), *(labels if len({*labels}) == len(labels) else groups)]
         for measure in measures:
             lines = [[text, *(_cell(rows.get(text), measure) for rows in groups.values())] for text in values]
             label = measure_label(measure) + (", %" if is_share(measure) else "")

@@ -126,6 +126,7 @@ def run_training_task(task: TrainWork, place: Place, tell: Tell) -> Record:
             limit=task.limit,
             data_root=task.data_root,
             device=place.device,
+            by_number=False,  # what is trained is what the file says
             checkpoint_seconds=task.checkpoint_seconds,
             evaluate=False,
             progress=ToldProgress(lambda _what, share: tell(TRAINING_SHARE * share)),
