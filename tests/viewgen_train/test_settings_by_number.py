@@ -66,4 +66,8 @@ def test_a_folder_is_trained_without_a_word_about_sizes(
     assert (plan.settings.network.width, plan.settings.optimiser.batch_size) == (16, size)
     assert plan.settings.optimiser.epochs == 2
     assert f"has no recipe: width 16, projection_dim 64, batch_size {size}" in caplog.text
-    assert describe(tiny.name, device="cpu", **options).settings == plan.settings
+    description = describe(tiny.name, device="cpu", **options)
+    assert description.settings == plan.settings
+    assert "# by the number of images, as there is no recipe: width, projection_dim" in "\n".join(
+        description.lines()
+    )

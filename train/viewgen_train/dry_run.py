@@ -40,6 +40,7 @@ class Description:
         settings: resolved settings.
         roles: roles of the views; empty if they are interchangeable.
         recipe: recipe of a method that the settings begin with, or None.
+        by_number: settings that the number of images decided.
         estimate: estimated time and memory.
     """
 
@@ -51,6 +52,7 @@ class Description:
     settings: TrainSettings
     roles: tuple[Role, ...]
     recipe: MethodRecipe | None
+    by_number: Mapping[str, Any]
     estimate: TrainEstimate
 
     def to_json(self) -> dict[str, Any]:
@@ -75,6 +77,11 @@ class Description:
             f"{steps} steps an epoch",
             f"# views: {self.cache or view_name(self.settings)}",
             *([] if self.recipe is None else [f"# {line}" for line in self.recipe.lines()]),
+            *(
+                [f"# by the number of images, as there is no recipe: {', '.join(self.by_number)}"]
+                if self.by_number
+                else []
+            ),
             *settings_tables(effective_settings(self.settings, self.roles)),
         ]
         lines += [
@@ -145,6 +152,7 @@ def describe(
         cache=url,
         settings=resolved,
         roles=() if splitting is None else splitting.entry.roles,
+        by_number=preset or {},
         recipe=method_recipe(method, name) if (method := (given.settings or {}).get("recipe")) else None,
         estimate=estimate(
             resolved,
