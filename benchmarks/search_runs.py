@@ -179,7 +179,7 @@ def run_reference(
             start,
             **paper_settings(config),
         )
-        found.append(outcome.codes)
+        found.append(outcome.w)
         steps += [outcome.steps] * len(part)
     seconds = time.perf_counter() - started
     return {
