@@ -135,13 +135,17 @@ def _is_for_faiss(train_features: Tensor, test_features: Tensor) -> bool:
 def _faiss_neighbours(
     train_features: Tensor, test_features: Tensor, num_neighbours: int, metric: Metric
 ) -> Tensor:
-    """Return what `nearest_neighbours` does, of faiss's exact index."""
+    """Return what `nearest_neighbours` does, by faiss's exact search without an index."""
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
-    index = (faiss.IndexFlatIP if metric == "cosine" else faiss.IndexFlatL2)(train_features.shape[1])
-    index.add(np.ascontiguousarray(train_features.numpy()))
-    return torch.from_numpy(index.search(np.ascontiguousarray(test_features.numpy()), num_neighbours)[1])
+    places = faiss.knn(
+        np.ascontiguousarray(test_features.numpy()),
+        np.ascontiguousarray(train_features.numpy()),
+        num_neighbours,
+        metric=faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2,
+    )[1]
+    return torch.from_numpy(places)
 
 
 def knn_accuracies(
