@@ -67,7 +67,7 @@ def test_encoders_of_two_roles_have_the_gradients_of_one_process(ranks, alone, r
         torch.testing.assert_close(named(found, names), named(alone, names), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["moco", "byol"])
+@pytest.mark.parametrize("name", ["moco", "byol", "nnclr"])
 def test_keys_queue_and_target_are_those_of_one_process(ranks, alone, name):
     """Batch statistics in groups too; float32, whose sums in another order differ in the last digits."""
     names = [key for key in alone if key.startswith(f"momentum {name} ") and "num_batches" not in key]
@@ -76,10 +76,20 @@ def test_keys_queue_and_target_are_those_of_one_process(ranks, alone, name):
         torch.testing.assert_close(named(found, names), named(alone, names), rtol=1e-3, atol=1e-4)
 
 
-def test_correlations_are_those_of_the_whole_batch(ranks, alone):
+@pytest.mark.parametrize("name", ["barlow", "vicreg"])
+def test_correlations_are_those_of_the_whole_batch(ranks, alone, name):
     """Float64, so only sums in another order differ."""
     for found in ranks:
-        names = ("correlated loss", "correlated gradient")
+        names = (f"correlated {name} loss", f"correlated {name} gradient")
+        torch.testing.assert_close(named(found, names), named(alone, names), rtol=1e-9, atol=1e-12)
+
+
+def test_patches_are_compared_over_the_whole_batch(ranks, alone):
+    """Float64; the objective's own networks have the gradients of the whole batch on each rank."""
+    names = [name for name in alone if name.startswith("patched ")]
+    assert len(names) >= 12
+    assert float(alone["patched gradient"].abs().max()) > 1e-4
+    for found in ranks:
         torch.testing.assert_close(named(found, names), named(alone, names), rtol=1e-9, atol=1e-12)
 
 

@@ -130,6 +130,22 @@ def test_the_result_says_what_was_evaluated_and_is_kept(run, data_root):
     assert evaluate(run, data_root=data_root, settings=QUICK)["top1_per_seed"] == found["top1_per_seed"]
 
 
+def test_a_collapsed_encoder_is_told(pictures, data_root, tmp_path, capsys):
+    encoder = make_encoder()
+    with torch.no_grad():
+        for parameter in list(encoder.projector.parameters())[-2:]:
+            parameter.zero_()
+        list(encoder.projector.parameters())[-1].fill_(1.0)
+    path = tmp_path / "f.safetensors"
+    save_model(encoder, path)
+    found = evaluate(path, dataset=f"folder:{pictures}", data_root=data_root, settings=QUICK)
+    assert "the encoder has collapsed" in found["collapse"]["warning"]
+    words = ["eval", str(path), "--dataset", f"folder:{pictures}", "--data-root", str(data_root)]
+    with pytest.raises(SystemExit):
+        main([*words, "--probe-epochs", "1", "--probe-seeds", "1"])
+    assert "the encoder has collapsed" in "".join(capsys.readouterr())
+
+
 def test_an_encoder_file_will_do(run, pictures, data_root, tmp_path):
     path = tmp_path / "f.safetensors"
     save_model(make_encoder(), path)

@@ -84,6 +84,37 @@ def test_the_target_follows_during_the_warm_up(make_tiny_plan):
     assert max(float(difference.detach().abs().max()) for difference in moved) > 0
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])
+def test_the_target_is_the_closed_form_of_a_moving_average(make_settings, decay):
+    """θ_k = mᵏθ₀ + (1 − m)·Σ m^{k−i}·φ_i: m = 0 copies, m = 1 freezes."""
+    network = moco_network(make_settings, key_batchnorm="whole")
+    network.head = replace(network.head, momentum=decay)
+    weight, slow = next(iter(network.encoder.parameters())), next(iter(network.target.parameters()))
+    first, fast = slow.detach().clone(), []
+    for _ in range(4):
+        with torch.no_grad():
+            weight.normal_()
+        fast.append(weight.detach().clone())
+        network.follow()
+    expected = decay**4 * first + (1 - decay) * sum(decay ** (3 - i) * one for i, one in enumerate(fast))
+    torch.testing.assert_close(slow.detach(), expected)
+    if decay in (0.0, 1.0):
+        assert torch.equal(slow, fast[-1] if decay == 0 else first)
+
+
+def test_target_and_queue_go_on_while_the_reconstruction_is_the_whole_loss(make_tiny_plan):
+    given_here = given("moco") | {"reconstruction": "autoencoding", "reconstruction_epochs": 2.0}
+    trainer = build_trainer(make_tiny_plan(**given_here), World(), CPU)
+    network, queue = trainer.network, trainer.objective.base.queue
+    slow = [parameter.clone() for parameter in network.target.parameters()]
+    before = queue.keys.clone()
+    trainer.step(0)
+    for old, new, fast in zip(slow, network.target.parameters(), network.encoder.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * fast)
+    changed = (queue.keys != before).any(dim=1)
+    assert int(changed.sum()) == 8  # the keys of the batch
+
+
 def moco_network(make_settings, **settings):
     found = make_settings(assimilation="none", objective="moco", queue_size=20, **settings)
     torch.manual_seed(3)

@@ -161,3 +161,14 @@ def test_a_run_that_is_not_there_is_explained(tmp_path):
         open_run(tmp_path)
     with pytest.raises(ViewgenError, match="expected 'last' or 'best'"):
         open_run(tmp_path, "first")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"augment": "abcde"}, "c drops the colour"), ({"reconstruction": "colorization"}, "are grey")],
+)
+def test_a_dry_run_refuses_what_needs_colour(given, message):
+    with pytest.raises(UsageError, match=message):
+        describe("digits", device="cpu", settings={"assimilation": "none", **given})
+    # of images that are not there nothing is known
+    describe("cifar10", device="cpu", data_root="/nowhere", settings={"assimilation": "none", **given})

@@ -18,10 +18,13 @@ from viewgen_train.masking import Corrupted
 from viewgen_train.network import ContrastiveNetwork, Predictor, group_shuffle
 from viewgen_train.objectives.barlow_twins import BarlowTwins, BarlowTwinsSettings
 from viewgen_train.objectives.byol import BYOL, BYOLSettings
+from viewgen_train.objectives.cpc import CPC, CPCSettings
 from viewgen_train.objectives.moco import MoCo, MoCoSettings
+from viewgen_train.objectives.nnclr import NNCLR, NNCLRSettings
 from viewgen_train.objectives.objective import Head, Outputs, Widths
 from viewgen_train.objectives.reconstruction import Reconstruction
 from viewgen_train.objectives.simclr import SimCLR, SimCLRSettings, simclr
+from viewgen_train.objectives.vicreg import VICReg, VICRegSettings
 
 GLOBAL_BATCH = 12
 STEPS = 3
@@ -99,15 +102,16 @@ def branched(world: World) -> dict[str, Tensor]:
 
 
 def momentum(world: World) -> dict[str, Tensor]:
-    """Train MoCo and BYOL for two steps, on networks with a target and batch statistics in groups."""
+    """Train MoCo, BYOL and NNCLR for two steps: targets, queues, batch statistics in groups."""
     found = {}
-    for name, settings in (
-        ("moco", MoCoSettings(queue_size=17, target_momentum=0.5, key_groups=3, symmetric=True)),
-        ("byol", BYOLSettings(target_momentum=0.5)),
-    ):
+    objectives: dict[str, Any] = {
+        "moco": MoCo(MoCoSettings(queue_size=17, target_momentum=0.5, key_groups=3, symmetric=True)),
+        "byol": BYOL(BYOLSettings(target_momentum=0.5)),
+        "nnclr": NNCLR(NNCLRSettings(queue_size=17, temperature=1.0)),
+    }
+    for name, objective in objectives.items():
         torch.manual_seed(5)
-        objective: Any = MoCo(settings) if isinstance(settings, MoCoSettings) else BYOL(settings)
-        if isinstance(objective, MoCo):
+        if not isinstance(objective, BYOL):
             objective.allocate(Widths(features=16, projections=4))
         head = objective.head
         encoder = Encoder(EncoderConfig(image_size=8, width=2, projection_dim=4, projector=head.projector))
@@ -130,20 +134,46 @@ def momentum(world: World) -> dict[str, Tensor]:
             objective.after_step(out.detach())
             found[f"momentum {name} loss {step}"] = loss.detach()
         found |= {f"momentum {name} {key}": value for key, value in network.state_dict().items()}
-        if isinstance(objective, MoCo):
+        if not isinstance(objective, BYOL):
             found[f"momentum {name} queue"] = objective.queue.keys
     return found
 
 
 def correlated(world: World) -> dict[str, Tensor]:
-    """Take the gradients of Barlow Twins, whose correlations are over the whole batch."""
-    x = torch.randn(GLOBAL_BATCH, 2, 5, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    """Take the gradients of Barlow Twins and VICReg, whose statistics are over the whole batch."""
+    found = {}
+    for name, objective in {
+        "barlow": BarlowTwins(BarlowTwinsSettings()),
+        "vicreg": VICReg(VICRegSettings()),
+    }.items():
+        x = torch.randn(GLOBAL_BATCH, 2, 5, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+        part = world.share(x).clone().requires_grad_()
+        losses = objective.loss(Outputs(z=world.gather(part).transpose(0, 1)))
+        losses["loss"].backward()
+        assert part.grad is not None
+        found[f"correlated {name} gradient"] = world.gather(part.grad) / world.size
+        found[f"correlated {name} loss"] = losses["loss"].detach()
+    return found
+
+
+def patched(world: World) -> dict[str, Tensor]:
+    """Take the gradients of CPC, whose negatives are patches of the whole batch, and of its own networks."""
+    torch.manual_seed(11)
+    objective = CPC(CPCSettings(patches=3, first_offset=1, last_offset=2, context_width=4, context_blocks=1))
+    objective.allocate(Widths(features=6, projections=5))
+    objective.double()
+    random = torch.Generator().manual_seed(12)
+    x, z = (torch.randn(GLOBAL_BATCH, 1, 9, n, generator=random, dtype=torch.float64) for n in (6, 5))
     part = world.share(x).clone().requires_grad_()
-    losses = BarlowTwins(BarlowTwinsSettings()).loss(Outputs(z=world.gather(part).transpose(0, 1)))
-    losses["loss"].backward()
+    patches, projections = (world.gather(one).transpose(0, 1) for one in (part, world.share(z)))
+    loss = objective.loss(Outputs(z=projections.mean(dim=2), patches=patches, patch_projections=projections))
+    loss["loss"].backward()
     assert part.grad is not None
-    gradient = world.gather(part.grad) / world.size
-    return {"correlated gradient": gradient, "correlated loss": losses["loss"].detach()}
+    found = {f"patched {name}": p.grad for name, p in objective.named_parameters() if p.grad is not None}
+    return found | {
+        "patched loss": loss["loss"].detach(),
+        "patched gradient": world.gather(part.grad) / world.size,
+    }
 
 
 def rebuilt(world: World) -> dict[str, Tensor]:
@@ -183,7 +213,7 @@ def rebuilt(world: World) -> dict[str, Tensor]:
 
 def everything(world: World) -> dict[str, Tensor]:
     found = train(world) | normalise(world) | apart(world) | branched(world) | momentum(world)
-    return found | correlated(world) | rebuilt(world)
+    return found | correlated(world) | patched(world) | rebuilt(world)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 
 from viewgen.datasets import ImageDataset
-from viewgen.diagnostics.collapse import collapse_warning, feature_measures, projection_measures
+from viewgen.diagnostics.collapse import (
+    collapse_warning,
+    constant_warning,
+    feature_measures,
+    projection_measures,
+)
 from viewgen.diagnostics.features import Features, evaluation_mode, extract_features
 from viewgen.diagnostics.knn import knn_accuracies, knn_r_squared
 from viewgen.diagnostics.probe import linear_probe, probe_config
@@ -101,7 +106,7 @@ class CollapseWatch:
 
     @torch.no_grad()
     def measure(self, out: Outputs) -> dict[str, float]:
-        """Return measures of features in evaluation mode, and of the projections of a step's first two views.
+        """Return measures of features in evaluation mode, and of the projections of a step's first views.
 
         Args:
             out: outputs of the step.
@@ -112,9 +117,9 @@ class CollapseWatch:
                 for rows in self._rows.split(EMBEDDED_AT_ONCE)
             ]
         values = feature_measures(torch.cat(features))
-        if len(out.z) > 1:
-            values |= projection_measures(out.z[0], out.z[1] if out.target is None else out.target[1])
-        warning = collapse_warning(values)
+        second = None if len(out.z) < 2 else out.z[1] if out.target is None else out.target[1]
+        values |= projection_measures(out.z[0], second)
+        warning = collapse_warning(values) or constant_warning(out.z[0])
         if warning is not None and not self._warned:
             log.warning("%s", warning)
             self._warned = True

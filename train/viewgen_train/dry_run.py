@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from viewgen.config_file import toml_value
-from viewgen.errors import UsageError, ViewgenError
+from viewgen.datasets import load_dataset
+from viewgen.errors import MissingFileError, UsageError, ViewgenError
 from viewgen.progress import duration_text
 from viewgen.roles import Role
 from viewgen.store import CacheSpec, open_storage, read_spec
+from viewgen.views.compositions import refuse_colorless
 from viewgen_train.caches import find_cache, recorded_name
 from viewgen_train.cost import USUAL_CACHED_VIEWS, TrainEstimate, estimate, image_counts
+from viewgen_train.masking import refuse_grey
 from viewgen_train.plan import (
     EMBEDDED_DATASET,
     TrainOptions,
@@ -134,6 +137,7 @@ def describe(
     found = _attempt(problems, lambda: settled(name, given, spec, preset=preset))
     resolved, splitting = found or (first, None)
     _attempt(problems, lambda: check_workers(resolved, gpus, workers))
+    _attempt(problems, lambda: _refuse_without_color(name, given, resolved))
     if problems:
         raise _together(problems)
     assert used is not None
@@ -163,6 +167,19 @@ def describe(
             splitting=splitting,
         ),
     )
+
+
+def _refuse_without_color(name: str, given: TrainOptions, settings: TrainSettings) -> None:
+    """Refuse what needs colour for grey images, as the training would, where the images are at hand."""
+    augment = (given.settings or {}).get("augment")
+    if augment is None and settings.reconstruction.task != "colorization":
+        return
+    try:
+        images = load_dataset(name, given.split, data_root=given.data_root, download=False)
+    except MissingFileError:
+        return
+    refuse_colorless(augment, images)
+    refuse_grey(settings, images)
 
 
 def _attempt(problems: list[ViewgenError], check: Callable[[], Any]) -> Any:

@@ -2,7 +2,8 @@
 
 The step of a layer's weights w with gradient g is scaled by η·‖w‖ / (‖g‖ + λ·‖w‖), with trust coefficient η
 and weight decay λ. Group option ``adapt=False`` turns the scale off, for biases and normalisations, which
-BYOL and Barlow Twins also exempt from weight decay.
+BYOL and Barlow Twins also exempt from weight decay. torch has none; lightly's, which the tests compare it
+with, is not installed with this package, and does not bound the scale as solo-learn's recipes do.
 
 References:
     Large Batch Training of Convolutional Networks, You et al., 2017, https://arxiv.org/abs/1708.03888

@@ -248,7 +248,8 @@ def places(given: Mapping[str, Any]) -> dict[str, Any]:
             place = f"{component}.{field}" if entry is None else name
         elif name in OWNERS:
             place = f"{OWNERS[name]}.{name}"
-        if found.setdefault(place, value) != value:
+        before = found.setdefault(place, value)
+        if before is not value and before != value:
             raise UsageError(f"{name} is {value!r} and was given as {found[place]!r} too; give one of them")
     return found
 

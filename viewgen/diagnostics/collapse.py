@@ -42,6 +42,7 @@ __all__ = [
     "Collapse",
     "CollapseConfig",
     "collapse_warning",
+    "constant_warning",
     "effective_rank",
     "feature_measures",
     "projection_measures",
@@ -51,6 +52,8 @@ __all__ = [
 
 COLLAPSED_DEVIATION = 0.05
 COLLAPSED_RANK = 1.5
+# of the largest projection, below which a deviation is rounding
+CONSTANT = 1e-6
 IMAGES_AT_ONCE = 256
 
 
@@ -96,16 +99,19 @@ def feature_measures(features: Tensor) -> dict[str, float]:
     }
 
 
-def projection_measures(z1: Tensor, z2: Tensor) -> dict[str, float]:
-    """Return ``projection_sd``, ``projection_rankme``, ``alignment`` and ``uniformity`` of two views.
+def projection_measures(z1: Tensor, z2: Tensor | None = None) -> dict[str, float]:
+    """Return ``projection_sd`` and ``projection_rankme``, of two views ``alignment`` and ``uniformity`` too.
 
     Args:
-        z1, z2: projections of any length, `(N, D)`; at most 2048 images are compared, the first.
+        z1, z2: projections of any length, `(N, D)`; at most 2048 images are compared, the first. z2 is None
+            for objectives of one view.
     """
-    z1, z2 = (F.normalize(z[:MAX_IMAGES].double(), dim=1) for z in (z1, z2))
-    return {
-        "projection_sd": unit_deviation(z1),
-        "projection_rankme": rankme(z1),
+    z1 = F.normalize(z1[:MAX_IMAGES].double(), dim=1)
+    found = {"projection_sd": unit_deviation(z1), "projection_rankme": rankme(z1)}
+    if z2 is None:
+        return found
+    z2 = F.normalize(z2[:MAX_IMAGES].double(), dim=1)
+    return found | {
         "alignment": alignment(z1, z2),
         "uniformity": (uniformity(z1) + uniformity(z2)) / 2,
     }
@@ -200,3 +206,19 @@ ENTRY = Entry(
     needs=Collapse.needs,
     build=Collapse,
 )
+
+
+def constant_warning(projections: Tensor) -> str | None:
+    """Return a sentence about dimensions of projections that are the same for all images, or None.
+
+    Args:
+        projections: projections of a batch, of any length, `(N, D)`.
+    """
+    deviation = projections.std(dim=0, correction=0)
+    still = int((deviation <= CONSTANT * projections.abs().amax().clamp_min(1e-30)).sum())
+    if not still or len(projections) < 2:
+        return None
+    return (
+        f"{still} of {projections.shape[1]} dimensions of the projections are the same for all images of a "
+        "batch: they tell nothing. Lower the learning rate"
+    )

@@ -183,9 +183,9 @@ def _strength(text: str, name: str) -> float:
         strength = float(text)
     except ValueError:
         strength = float("nan")
-    if not 0 < strength <= MAX_STRENGTH:
+    if not 0 <= strength <= MAX_STRENGTH:
         raise UsageError(
-            f"augment is {name!r}: the strength is {text!r}; expected a number above 0 and at most "
+            f"augment is {name!r}: the strength is {text!r}; expected a number from 0 to "
             f"{MAX_STRENGTH} after the colon"
         )
     return strength

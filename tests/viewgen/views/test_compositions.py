@@ -49,6 +49,11 @@ def test_a_letter_alone_turns_the_others_off(letter):
     assert config.randaugment_ops == config.solarize_probability == 0
 
 
+def test_strength_0_changes_no_colour():
+    found = expert_values("ad:0")
+    assert [found[name] for name in ("brightness", "contrast", "saturation", "hue")] == [0, 0, 0, 0]
+
+
 def test_strength_scales_the_jitter():
     for name, strength in {"ad:0.25": 0.25, "ad": 0.5, "simclr": 1.0, "infomin:0.5": 0.5}.items():
         config = ExpertConfig(**expert_values(name))
@@ -88,8 +93,8 @@ def test_no_value_of_a_combination_is_ignored(name):
         ("aab", "a is there twice"),
         ("abc:0.5", "add d"),
         ("ad:", "strength is ''"),
-        ("ad:3", "at most 2.5"),
-        ("ad:0", "above 0"),
+        ("ad:3", "from 0 to 2.5"),
+        ("ad:-0.1", "a number from 0 to 2.5"),
         ("infomin:nan", "strength is 'nan'"),
     ],
 )

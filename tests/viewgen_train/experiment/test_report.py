@@ -76,6 +76,36 @@ train = {assimilation = "A2", objective = "simsiam"}
     assert "by α" not in (tmp_path / "without/table.md").read_text()
 
 
+def test_the_baseline_stands_in_the_group_that_it_belongs_to(run_toy, made_up, toy_text, tmp_path):
+    text = toy_text.replace(
+        'train = {assimilation = "none"}', 'train = {assimilation = "none", temperature = 0.5}'
+    )
+    more = """
+[rows.alone]
+train = {assimilation = "none"}
+
+[rows.alone.grid]
+"train.temperature" = [0.1, 0.2]
+
+[rows.a1]
+cache = "same"
+train = {assimilation = "A1"}
+
+[rows.a1.grid]
+"train.temperature" = [0.1, 0.5]
+"""
+    made_up.accuracies = {"plain": 0.9}
+    run_toy(text + more)
+    _, _, matrix = (tmp_path / "results/table.md").read_text().partition("## linear probe, %, by τ\n\n")
+    assert matrix.splitlines()[:5] == [
+        "| τ | alone | a1 |",
+        "| --- | ---: | ---: |",
+        "| 0.1 | 31.00 ± 1.00 | 31.00 ± 1.00 |",
+        "| 0.2 | 31.00 ± 1.00 | – |",
+        "| 0.5 | 91.00 ± 1.00 | 31.00 ± 1.00 |",
+    ]
+
+
 def test_the_readout_may_learn_from_the_first_images(run_toy, made_up, toy_text, tmp_path, monkeypatch):
     train, limits = made_up.train, set()
     monkeypatch.setattr(

@@ -25,6 +25,8 @@ def test_every_objective_bears_a_combinator_or_says_why_not(name):
     [
         ({"ifm_epsilon": -0.1}, "ifm_epsilon is -0.1; expected greater than or equal to 0"),
         ({"ifm_epsilon": math.inf}, "ifm_epsilon is inf"),
+        ({"ifm_epsilon": math.nan}, "ifm_epsilon is nan; expected a finite number"),
+        ({"hardness": math.nan}, "hardness is nan; expected a finite number"),
         ({"ifm_epsilon": 0.1, "ifm_alpha": -1.0}, "ifm_alpha is -1.0"),
         ({"hardness": -1.0}, "hardness is -1.0"),
         ({"class_prior": 1.0}, "class_prior is 1.0; expected less than 1"),
@@ -37,7 +39,10 @@ def test_every_objective_bears_a_combinator_or_says_why_not(name):
         ({"objective": "barlow-twins", "hardness": 1.0}, "hard negatives: it has no negatives"),
         ({"objective": "vicreg", "class_prior": 0.1}, "hard negatives: it has no negatives.*class_prior"),
         ({"objective": "decoupled", "ifm_epsilon": 0.1}, "cannot bear IFM: its denominator has no positive"),
-        ({"assimilation": "A2-full", "hardness": 1.0}, "hard negatives: its anchors have several positives"),
+        (
+            {"assimilation": "A2-full", "hardness": 1.0},
+            "in A2 its anchors have several positives",
+        ),
         ({"assimilation": "A2", "objective": "barlow-twins"}, "cannot bear A2: it compares dimensions"),
         ({"objective": "nnclr", "assimilation": "A2"}, "cannot bear A2: its positives are nearest neigh"),
         ({"objective": "cpc", "assimilation": "none", "hardness": 1.0}, "it compares vectors of any length"),

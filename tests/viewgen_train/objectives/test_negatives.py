@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -122,6 +123,8 @@ def test_what_is_off_changes_nothing(name):
     base, x = BASES[name], vectors()
     plain = value(base, x)
     assert torch.equal(value(IFM(base, EPSILON, 0.0), x), plain)
+    for objective in (IFM(base, EPSILON, 0.0), IFM(base, 0.0), HardNegatives(base, 0.0)):
+        assert_same(partial(value, objective), partial(value, base), x)
     for objective in (IFM(base, 0.0, only=True), HardNegatives(base, 0.0), HardNegatives(base, 1e-12)):
         torch.testing.assert_close(value(objective, x), plain)
     torch.testing.assert_close(value(IFM(base, EPSILON, 1e12), x), value(IFM(base, EPSILON, only=True), x))
@@ -302,6 +305,24 @@ def step(count=6, **more):
     """Return outputs of two views with everything that an objective with negatives uses."""
     z, p, target = (F.normalize(vectors(count=count, seed=seed), dim=2) for seed in (0, 5, 6))
     return Outputs(z=z, p=p, target=target.detach(), **more)
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_a_small_temperature_and_large_hardness_are_finite_for_every_objective(name):
+    settings = OBJECTIVES.entry(name).settings
+    sharp = built(name, **({"temperature": 0.05} if "temperature" in settings.model_fields else {}))
+    if isinstance(sharp, torch.nn.Module):
+        sharp.bfloat16()
+    out = step()
+    leaf = out.z.detach().bfloat16().requires_grad_()
+    p = out.p.detach().bfloat16().requires_grad_()  # of NNCLR's, z only chooses neighbours
+    low = replace(out, z=leaf, p=p, target=out.target.bfloat16())
+    loss = HardNegatives(sharp, 6.0).loss(low)["loss"]
+    loss.backward()
+    assert bool(torch.isfinite(loss))
+    gradients = [one.grad for one in (leaf, p) if one.grad is not None]
+    assert gradients
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
 
 
 @pytest.mark.parametrize("name", HARD)

@@ -306,3 +306,17 @@ def test_projectors_are_those_of_the_papers():
     hidden = ["Linear", "BatchNorm1d+", "ReLU"]
     assert layers("simsiam") == [*hidden, *hidden, "Linear", "BatchNorm1d"]
     assert layers("barlow") == [*hidden, *hidden, "Linear"]
+
+
+def test_alignment_and_uniformity_are_lightlys():
+    pytest.importorskip("lightly")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import_torchvision("ops")
+        from lightly.loss.hypersphere_loss import HypersphereLoss
+
+    x = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64).requires_grad_()
+    for weight, scale in ((1.0, 2.0), (0.3, 1.0)):
+        reference = HypersphereLoss(t=scale, lam=weight, alpha=2)
+        ours = loss_of("align-uniform", uniformity_weight=weight, uniformity_scale=scale)
+        assert_same(ours, lambda v, reference=reference: reference(v[0], v[1]), x)

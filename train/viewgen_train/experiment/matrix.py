@@ -1,6 +1,6 @@
 """Rows of several groups beside each other: where groups share one axis, a table of its values by groups."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from viewgen_train.experiment.grid import SYMBOLS, axis_text
 from viewgen_train.experiment.page import TableBlock
@@ -45,7 +45,25 @@ def _shared(summary: Summary) -> dict[str, dict[str, dict[str, RowSummary]]]:
             (axis,) = one.row.axes
             places = found.setdefault(axis, {}).setdefault(one.row.group, {})
             places[axis_text(one.row.axes[axis])] = one
+    for axis, groups in found.items():
+        for one in summary.rows.values():
+            if not one.row.axes:
+                _take_in(one, axis, groups)
     return found
+
+
+def _take_in(single: RowSummary, axis: str, groups: Mapping[str, dict[str, RowSummary]]) -> None:
+    """Add a row without a grid, such as the baseline, to a group from which it differs in the axis alone."""
+    owner, _, name = axis.partition(".")
+    if owner != "train" or name not in single.row.train:
+        return
+    for rows in groups.values():
+        other = next(iter(rows.values())).row
+        settings = [
+            {key: value for key, value in row.train.items() if key != name} for row in (single.row, other)
+        ]
+        if settings[0] == settings[1] and single.row.cache == other.cache:
+            rows.setdefault(axis_text(single.row.train[name]), single)
 
 
 def _cell(row: RowSummary | None, measure: str) -> str:

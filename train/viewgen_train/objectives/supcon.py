@@ -113,5 +113,8 @@ ENTRY = ObjectiveEntry(
     bears=frozenset({"A1", "A2", "IFM"}),
     weighted=False,
     only_a2=frozenset({"anchors"}),
-    reasons={"hard negatives": "its anchors have several positives, for which they are not defined"},
+    reasons={
+        "hard negatives": "in A2 its anchors have several positives, for which they are not defined, and "
+        "without it is simclr, which bears them"
+    },
 )
