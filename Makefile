@@ -69,13 +69,15 @@ docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The sdist, the wheel made of it, and that wheel at work away from these sources.
-TRIED := $(CURDIR)/build/tried
+TRIED := $(shell mktemp -d)/tried
 TRY := PYTHONPATH=$(TRIED) OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python
 dist: $(VENV)/installed-dev
 	rm -rf dist $(TRIED)
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(TRIED) dist/*.whl
-	cd $(TRIED) && $(TRY) -c "import viewgen; assert viewgen.__file__.startswith('$(TRIED)'), viewgen.__file__"
+	cd $(TRIED) && $(TRY) -c "import viewgen, viewgen_pipelines, viewgen_pretrained, viewgen_train; \
+		found = [one.__file__ for one in (viewgen, viewgen_pipelines, viewgen_pretrained, viewgen_train)]; \
+		assert all(file.startswith('$(TRIED)/') for file in found), found"
 	cd $(TRIED) && $(TRY) -m viewgen models list
 	cd $(TRIED) && $(TRY) -m viewgen cache --dataset digits --method wperturb --views 2 --limit 8 --executor local --out tried.zarr
 	cd $(TRIED) && $(TRY) -m viewgen verify tried.zarr

@@ -34,7 +34,7 @@ class ViewDataset(ViewSamples, Dataset[Sample]):
         Raises:
             IndexError: a position is outside.
         """
-        if isinstance(index, Tensor) and index.ndim == 0:
+        if isinstance(index, Tensor | np.ndarray) and index.ndim == 0:
             index = index.item()
         if isinstance(index, int | np.integer):
             return self.__getitems__([int(index)])[0]

@@ -18,7 +18,7 @@ from viewgen_pretrained.cost import (
     shape_of,
 )
 from viewgen_pretrained.learned_views import labelled_images, num_steps
-from viewgen_pretrained.pretrain import adversarial_images, encoder_settings, training_config
+from viewgen_pretrained.pretrain import adversarial_images, encoder_settings, training_config, warn_of_side
 from viewgen_pretrained.settings import (
     GeneratorTrainingConfig,
     InverterTrainingConfig,
@@ -108,6 +108,7 @@ def describe_pretraining(
     given = settings or {}
     if kind == "encoder":
         images = load_dataset(dataset, split, data_root=data_root)
+        warn_of_side(images)
         found = resolved_precision(encoder_settings(images, given), device)
         return _description(kind, images, effective_settings(found), encoder_cost(found, images, device))
     if kind == "views":

@@ -48,6 +48,7 @@ __all__ = [
     "pretrain_inverter",
     "pretrain_views",
     "training_config",
+    "warn_of_side",
 ]
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ def _feature_net(path: Path, images: ImageDataset, device: str) -> Encoder:
     return encoder
 
 
-def _warn_of_side(images: ImageDataset) -> None:
+def warn_of_side(images: ImageDataset) -> None:
     """Say at once that no generator can be trained beside an encoder of images of this side."""
     try:
         check_side(images.name, images.image_size, resizable=takes_size(images.name))
@@ -227,7 +228,7 @@ def pretrain_encoder(
         model card.
     """
     images = load_dataset(dataset, split, data_root=data_root)
-    _warn_of_side(images)
+    warn_of_side(images)
     refuse_colorless((settings or {}).get("augment"), images)
     found = resolved_precision(encoder_settings(images, settings or {}), device)
     out = Path(out)

@@ -68,18 +68,31 @@ def test_the_settings_of_trainings(run, name):
     assert code == 0
     line = {
         "train": r"optimiser\.batch_size +512",
+        "encoder": r"optimiser\.batch_size +512",
+        "prepare": "noise +0.5",
         "generator": "r1_weight +10",
         "inverter": "hidden_dim +256",
         "learned-views": "num_blocks +6",
     }
     assert re.search(rf"^{line[name]}", text, re.MULTILINE)
-    command = {"train": "train", "learned-views": "pretrain views"}.get(name, f"pretrain {name}")
+    commands = {"train": "train", "learned-views": "pretrain views", "prepare": "prepare"}
+    command = commands.get(name, f"pretrain {name}")
     assert f"viewgen {command} " in text
     assert max(len(row) for row in text.splitlines()) <= 80
     schema = json.loads(run("settings", name, "--json")[1])
     assert schema["type"] == "object"
-    described = schema["properties"]["network"]["properties"] if name == "train" else schema["properties"]
+    described = schema["properties"]
+    if name in ("train", "encoder"):
+        described = described["network"]["properties"]
     assert all(field["description"] for field in described.values())
+
+
+def test_what_has_settings_is_listed_without_a_name(run):
+    code, text, _ = run("settings")
+    assert code == 0
+    assert re.search(r"^trainings +train, encoder, prepare, generator", text, re.MULTILINE)
+    assert re.search(r"^views .*wsearch", text, re.MULTILINE | re.DOTALL)
+    assert "knn" in json.loads(run("settings", "--json")[1])["diagnostics"]
 
 
 def test_one_name_of_two_nouns(run):
@@ -95,7 +108,6 @@ def test_one_name_of_two_nouns(run):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("settings",), "settings of what?"),
         (("views", "wsearch"), "did you mean: viewgen list settings wsearch"),
         (("settings", "wserch"), "nothing is called 'wserch'; did you mean 'wsearch'?"),
         (("settings", "digits", "--of", "views"), "nothing is called 'digits'"),

@@ -63,7 +63,8 @@ def test_slices_lists_arrays_masks_and_tensors_are_batches(cache):
         batch = dataset[index]
         assert torch.equal(batch["views"], torch.from_numpy(contents["views"][rows]))
         assert batch["index"].tolist() == rows.tolist()
-    assert isinstance(dataset[np.int64(3)]["index"], int)
+    for position in (np.int64(3), np.array(3), torch.tensor(3)):
+        assert isinstance(dataset[position]["index"], int)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,12 @@ def test_a_network_that_they_do_not_have(run, tmp_path):
     try:
         with pytest.raises(UsageError, match="its width is 2, theirs 64; export it with --to viewgen"):
             export_backbone(folder, tmp_path / "out", "timm")
+        assert not (tmp_path / "out").exists()
+        # the hub takes viewgen's own files
+        assert export_backbone(folder, tmp_path / "hub", "hf")["library"] == "hf"
     finally:
         (folder / "last.safetensors").write_bytes(wide)
-    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "hub/encoder.safetensors").read_bytes() == narrow
+    page = (tmp_path / "hub/README.md").read_text("utf-8")
+    assert page.startswith("---\nlicense: other\n")
+    assert "load_image_encoder" in page

@@ -106,6 +106,8 @@ def test_the_card_has_the_accuracy_of_these_weights(run, tmp_path):
     assert card["measured"] == {**measured, "test_images": 360}
     page = (tmp_path / "README.md").read_text()
     assert f"linear probe {100 * found['top1']:.2f} ± {100 * found['top1_sd']:.2f} %" in page
+    assert page.startswith("---\nlicense: other\n")
+    assert "## Licence\n\nTerms of the images of " in page
     found["weights"]["digest"] = "sha256:0"
     (run / "evaluation.json").write_text(json.dumps(found))
     assert export_encoder(run, tmp_path, overwrite=True)["measured"] == {}

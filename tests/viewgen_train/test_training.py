@@ -163,6 +163,21 @@ def test_a_run_that_is_not_there_is_explained(tmp_path):
         open_run(tmp_path, "first")  # type: ignore[arg-type]
 
 
+def test_a_dry_run_says_where_the_views_come_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIEWGEN_CACHE", str(tmp_path / "caches"))
+    lines = describe("cifar100", device="cpu").lines()
+    assert lines[1].startswith("# views: none is there; first ")
+    assert lines[1].endswith("cache --dataset cifar100")
+    assert (
+        describe("digits", device="cpu")
+        .lines()[1]
+        .startswith("# views: a cache that the training makes first")
+    )
+    alone = describe("digits", device="cpu", settings={"assimilation": "none"}).lines()
+    assert alone[1] == "# views: expert"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [({"augment": "abcde"}, "c drops the colour"), ({"reconstruction": "colorization"}, "are grey")],

@@ -32,7 +32,8 @@ def export_backbone(
     """Write a run's backbone with the names of torchvision's and timm's residual networks.
 
     The folder gets ``model.safetensors``, ``config.json`` (in timm's form) and ``README.md`` with the lines
-    that load it; for the hub also what `export_encoder` writes.
+    that load it; for the hub also what `export_encoder` writes, and that alone if the network has another
+    shape than timm's.
 
     Args:
         run: folder of a `viewgen train` run.
@@ -49,7 +50,13 @@ def export_backbone(
         MissingFileError, ModelError: as `export_encoder`.
     """
     opened = open_run(run, which)
-    config = _plain(opened)
+    try:
+        config = _plain(opened)
+    except UsageError:
+        if library != "hf":
+            raise
+        # of another shape than timm's: for the hub viewgen's own files, whose card says how to load them
+        return export_encoder(run, out, which=which, overwrite=overwrite) | {"library": library}
     folder = Path(out).expanduser()
     there = [name for name in (WEIGHTS, CONFIG, PAGE) if (folder / name).exists()]
     if there and not overwrite:
@@ -109,6 +116,7 @@ def _config(config: EncoderConfig) -> dict[str, Any]:
 def _page(page: str, library: str, config: EncoderConfig, card: dict[str, Any]) -> str:
     """Return the model card: what `export_encoder` says of the training, and how to load the weights."""
     about, _, own = page.partition("```python\n")
+    about = about.removeprefix("---\n").partition("---\n")[2]
     made = {
         "torchvision": ("import torchvision", f"torchvision.models.{config.backbone}()", True),
         "timm": ("import timm", f'timm.create_model("{config.backbone}", num_classes=0)', False),
@@ -136,16 +144,15 @@ def _page(page: str, library: str, config: EncoderConfig, card: dict[str, Any]) 
         "```",
         "",
     ]
+    facts = {
+        "license": "other",
+        **({"library_name": "timm"} if library == "hf" else {}),
+        "tags": ["viewgen", "self-supervised-learning", "image-feature-extraction"],
+    }
     if library != "hf":
-        return about + "\n".join(lines)
+        return front_matter(facts) + about + "\n".join(lines)
     return (
-        front_matter(
-            {
-                "license": "other",
-                "library_name": "timm",
-                "tags": ["viewgen", "self-supervised-learning", "image-feature-extraction"],
-            }
-        )
+        front_matter(facts)
         + about
         + "\n".join([*lines, "With viewgen, from the folder itself:", "", "```python", own.rstrip("\n")])
         + f"\n\nThe weights were learned from {card['dataset']['name']}, whose terms may hold for them.\n"

@@ -28,6 +28,7 @@ from viewgen.store import (
     pending_shards,
     read_spec,
 )
+from viewgen.terminal import program
 from viewgen.views import VIEWS
 
 __all__ = [
@@ -293,6 +294,6 @@ def no_cache(dataset: str | None, split: str, *, inversions: bool = False) -> Mi
     return MissingFileError(
         f"no cache of {kind} of {dataset or 'any data set'} ({split}) in {cache_folder()}{places}; make one "
         "with\n"
-        f"  viewgen cache --dataset {shlex.quote(dataset or 'D')} --method {method}\n"
+        f"  {program()} cache --dataset {shlex.quote(dataset or 'D')} --method {method}\n"
         f"or name one with {option} URL"
     )

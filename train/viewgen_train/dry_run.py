@@ -1,5 +1,6 @@
 """`viewgen train --dry-run` as a function: settings and estimated cost of a training."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from viewgen.errors import MissingFileError, UsageError, ViewgenError
 from viewgen.progress import duration_text
 from viewgen.roles import Role
 from viewgen.store import CacheSpec, open_storage, read_spec
+from viewgen.terminal import program
 from viewgen.views.compositions import refuse_colorless
 from viewgen_train.caches import find_cache, recorded_name
 from viewgen_train.cost import USUAL_CACHED_VIEWS, TrainEstimate, estimate, image_counts
@@ -71,6 +73,14 @@ class Description:
             "estimate": self.estimate.to_json(),
         }
 
+    def _views(self) -> str:
+        """Return where the views come from, in words."""
+        if self.cache is not None or "cache" not in self.settings.views.entry.needs:
+            return self.cache or view_name(self.settings)
+        if self.dataset == EMBEDDED_DATASET:
+            return "a cache that the training makes first, which is not in the estimate"
+        return f"none is there; first {program()} cache --dataset {shlex.quote(self.dataset)}"
+
     def lines(self) -> list[str]:
         """Return lines of TOML: the settings as tables, the estimate as comments."""
         found = self.estimate
@@ -78,7 +88,7 @@ class Description:
         lines = [
             f"# {self.dataset} {self.split}: {self.num_images} images of {self.image_size} px, "
             f"{steps} steps an epoch",
-            f"# views: {self.cache or view_name(self.settings)}",
+            f"# views: {self._views()}",
             *([] if self.recipe is None else [f"# {line}" for line in self.recipe.lines()]),
             *(
                 [f"# by the number of images, as there is no recipe: {', '.join(self.by_number)}"]

@@ -8,6 +8,7 @@ import torch
 
 from viewgen.documents import read_object
 from viewgen.errors import CorruptDataError, UsageError
+from viewgen.export.card import front_matter, licence_lines
 from viewgen.files import write_atomically
 from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
@@ -110,7 +111,8 @@ def _page(card: dict[str, Any], settings: TrainSettings) -> str:
     images = f"{dataset['images']:,} images of {dataset['name']} ({dataset['split']})"
     how = f"assimilation {assimilation_name(settings)} with {views} views, {card['epochs']:g} epochs"
     lines = [
-        f"# Encoder of {dataset['name']}",
+        front_matter({"license": "other", "tags": ["viewgen", "self-supervised-learning"]})
+        + f"# Encoder of {dataset['name']}",
         "",
         f"A {kind}, trained without labels on {images} by viewgen: {how}, batch "
         f"{settings.optimiser.batch_size}, seed {card['seed']}. All settings are in `{CARD}`.",
@@ -126,7 +128,10 @@ def _page(card: dict[str, Any], settings: TrainSettings) -> str:
     if "reals" in measured:
         reals = ", ".join(f"{name} {values['r2']:.3f}" for name, values in measured["reals"].items())
         lines += [f"R² of a linear regression on {measured['test_images']:,} test images: {reals}.", ""]
+    lines += licence_lines([dataset["name"]])
     lines += [
+        "## Use",
+        "",
         "```python",
         "from viewgen.images import to_model",
         "from viewgen.views.branched import load_image_encoder",

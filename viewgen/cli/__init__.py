@@ -22,6 +22,8 @@ from viewgen.terminal import boundary, json_text, unescaped
 __all__ = ["main", "print_json"]
 
 # name: (module, one line for the list of commands)
+# variable by which a shell's completion calls the program, of click
+COMPLETION = "_VIEWGEN_COMPLETE"
 COMMANDS = {
     "cache": ("viewgen.cli.cache", "Generate views of a data set and store them: the main job."),
     "calibrate": ("viewgen.cli.calibrate", "Measure ε₁, the mean anchor-to-expert-view distance."),
@@ -101,6 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
     for word in (*words, *map(os.environ.get, ("VIEWGEN_CACHE", "RAY_ADDRESS"))):
         if word and "://" in word:
             remember_url(word)
+    if COMPLETION in os.environ:  # a shell asks what may follow, and gets bytes
+        cli.main(prog_name="viewgen")
     with boundary():
         _run(words, debug)
 

@@ -35,6 +35,8 @@ REGISTRIES = {
 # settings of trainings: name → module and name of the settings, or of a table of components' settings
 TRAININGS = {
     "train": ("viewgen_train.settings", "COMPONENTS"),
+    "encoder": ("viewgen_train.settings", "COMPONENTS"),
+    "prepare": ("viewgen_pretrained.prepare.gates", "GateSettings"),
     "generator": ("viewgen_pretrained.settings", "GeneratorTrainingConfig"),
     "inverter": ("viewgen_pretrained.settings", "InverterTrainingConfig"),
     "learned-views": ("viewgen_pretrained.settings", "ViewsTrainingConfig"),
@@ -65,17 +67,17 @@ def list(noun: str, name: str | None, of: str | None, as_json: bool) -> None:
       viewgen list settings wsearch --json
       viewgen list settings train
     """
-    if (noun == "settings") != (name is not None):
+    if noun != "settings" and name is not None:
         raise click.UsageError(
-            "settings of what? For example: viewgen list settings wsearch"
-            if name is None
-            else f"viewgen list {noun} takes no further word, got {name!r}; did you mean: "
+            f"viewgen list {noun} takes no further word, got {name!r}; did you mean: "
             f"viewgen list settings {name}"
         )
     if of is not None and name is None:
         raise click.UsageError(f"--of {of} is an option of: viewgen list settings NAME")
     if noun == "recipes":
         _list_recipes(as_json)
+    elif name is None and noun == "settings":
+        _list_configurable(as_json)
     elif name is None:
         _list_names(noun, as_json)
     elif name in TRAININGS and of is None:
@@ -135,6 +137,19 @@ def _described(registry: Registry[Any], name: str) -> dict[str, Any]:
     return row | {"summary": entry.summary, "needs": sorted(entry.needs)}
 
 
+def _list_configurable(as_json: bool) -> None:
+    """Show what has settings: trainings, and the entries of every registry."""
+    found: dict[str, tuple[str, ...]] = {"trainings": tuple(TRAININGS)}
+    found |= {noun: registry.names for noun in REGISTRIES if (registry := _registry(noun)) is not None}
+    if as_json:
+        print_json(found)
+        return
+    width = max(map(len, found))
+    for noun, names in found.items():
+        _echo(f"{noun:{width}}  ", ", ".join(names), width + 2)
+    click.echo("\nviewgen list settings NAME  shows what can be set.", err=True)
+
+
 def _list_training(name: str, as_json: bool) -> None:
     """Show the settings of a training."""
     module, attribute = TRAININGS[name]
@@ -145,7 +160,15 @@ def _list_training(name: str, as_json: bool) -> None:
         if as_json:
             print_json(found.model_json_schema())
             return
-        _echo("", f"viewgen pretrain {name.removeprefix('learned-')} --set NAME=VALUE", 2)
+        if name == "prepare":
+            _echo(
+                "",
+                "viewgen prepare --set gates.NAME=VALUE; encoder.NAME, generator.NAME and inverter.NAME are "
+                "settings of their trainings, cache.NAME of the cache",
+                2,
+            )
+        else:
+            _echo("", f"viewgen pretrain {name.removeprefix('learned-')} --set NAME=VALUE", 2)
         _show_rows([*_rows(found)])
         return
     if as_json:
@@ -157,7 +180,8 @@ def _list_training(name: str, as_json: bool) -> None:
             }
         )
         return
-    _echo("", f"viewgen {name} --set NAME=VALUE, with the name of its part before a dot or without", 2)
+    command = "pretrain encoder" if name == "encoder" else name
+    _echo("", f"viewgen {command} --set NAME=VALUE, with the name of its part before a dot or without", 2)
     _show_rows([row for part, settings in found.items() for row in _rows(settings, f"{part}.")])
     _echo(
         "\n",

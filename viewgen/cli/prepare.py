@@ -9,7 +9,7 @@ import click
 
 from viewgen.cli import print_json
 from viewgen.cli.cache import say_what_comes_next
-from viewgen.cli.options import add_options
+from viewgen.cli.options import GroupedCommand, add_options
 from viewgen.cli.setting_options import config_option, set_option
 
 __all__ = ["prepare"]
@@ -26,16 +26,17 @@ _OPTIONS = (
                "repeatable."),
     config_option(),
     _option("--yes", is_flag=True, help="Begin without asking."),
-    _option("--dry-run", is_flag=True, help="Look at the data, print plan and cost, write nothing."),
+    _option("--dry-run", is_flag=True,
+            help="Look at the data, print plan and cost; writes no more than decoded pictures."),
     _option("--estimate/--no-estimate", default=True, envvar="VIEWGEN_ESTIMATE",
             help="Estimate the time, from a few steps.  [default: estimate]"),
     _option("--overwrite", is_flag=True, help="Train again what differs from the plan."),
     _option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
-    # the images
+    "Images",
     _option("--split", metavar="S", help="Images to train on.  [default: train]"),
     _option("--data-root", envvar="VIEWGEN_DATA", metavar="DIR", help="Where data sets are."),
     _option("--seed", type=int, metavar="N", help="Root of all random numbers.  [default: 0]"),
-    # the execution
+    "Execution",
     _option("--device", default="auto", show_default=True, help="Of the trainings: auto, cpu, cuda …"),
     _option("--executor", type=click.Choice(["ray", "local"]), default=None,
             help="Of the cache.  [default: ray where it is installed]"),
@@ -46,7 +47,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @add_options(_OPTIONS)
 def prepare(
     as_json: bool,

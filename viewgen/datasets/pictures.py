@@ -86,7 +86,7 @@ def decode_picture(data: bytes, name: str, image_size: int | None) -> NDArray[np
         raise
     except DECODER_ERRORS as error:
         raise CorruptDataError(
-            f"{name} cannot be decoded as a picture: {error}. Replace or remove it."
+            f"{name} cannot be decoded as a picture: {_told(error)}. Replace or remove it."
         ) from error
     if image_size is not None and picture.size != (image_size, image_size):
         picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
@@ -168,3 +168,8 @@ def decode_blocks(
             decoded = [image for image in pool.map(decode, block) if image is not None]
             if decoded:
                 yield np.stack(decoded)
+
+
+def _told(error: BaseException) -> str:
+    """Return a decoder's words, without the object in memory that it was given."""
+    return "it is in no known format" if "<_io.BytesIO" in str(error) else str(error)

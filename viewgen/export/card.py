@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from viewgen.datasets.registry import DATASETS
@@ -107,12 +108,15 @@ def weights_card(cards: dict[str, dict[str, Any]]) -> str:
         "Each network's `.card.json` holds all settings of its training. The folder is what `viewgen cache "
         "--models` and `viewgen train --models` take.",
         "",
-        "## Licence",
-        "",
-        *(f"Terms of the images of {name}: {_terms(name)[1]}." for name in sorted(names)),
-        "",
+        *licence_lines(names),
     ]
     return "\n".join(lines)
+
+
+def licence_lines(datasets: Iterable[str]) -> list[str]:
+    """Return the section of a card about the terms of the images that networks were trained on."""
+    terms = [f"Terms of the images of {name}: {_terms(name)[1]}." for name in sorted(datasets)]
+    return ["## Licence", "", *terms, ""]
 
 
 def front_matter(values: dict[str, Any]) -> str:

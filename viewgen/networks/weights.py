@@ -371,7 +371,9 @@ def _no_weights(dataset: str, kinds: list[str]) -> str:
     else:
         lines = [_pretrain_command(name, dataset, out) for name in ("encoder", "generator", "inverter")]
         parts.append(
-            "Or one after the other:\n  " + "\n  ".join(lines) + f"\nand add --models {out}, or {own}"
+            "Or one after the other:\n  "
+            + "\n  ".join(lines)
+            + f"\nand add --models {shlex.quote(out)}, or {own}"
         )
     return "\n".join(parts)
 

@@ -224,6 +224,11 @@ def _weights_card(source: Storage) -> dict[str, bytes]:
             document = parse_json(source.read(name), f"{source.url}/{name}")
             if isinstance(document, dict):
                 cards[name.removesuffix(".card.json")] = document
+    if not cards and source.exists("config.json") and source.exists("last.safetensors"):
+        raise UsageError(
+            f"{source.url} is the folder of a training; write its encoder with a card first: viewgen "
+            "export RUN --to hf --out DIR, and push that"
+        )
     return {CARD: weights_card(cards).encode()}
 
 

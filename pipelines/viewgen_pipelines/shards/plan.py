@@ -328,11 +328,14 @@ def _inputs(
         further: files of further encoders.
     """
     load = functools.partial(load_dataset, options.dataset, options.split, data_root=options.data_root)
+    entry = chosen_dataset(options.dataset).entry
+    # a place of the user's, whose pictures are copied where they lie elsewhere, and looked at anew
+    elsewhere = entry.is_present(resolve_data_root(options.data_root)) is None
     try:
-        dataset = load(download=False)
+        dataset = load(download=elsewhere)
     except MissingFileError:
-        if chosen_dataset(options.dataset).entry.is_present(resolve_data_root(options.data_root)) is None:
-            raise  # a path of the user's, which nothing can be downloaded to
+        if elsewhere:
+            raise
         # without networks there is no use in downloading images
         _model_paths(method, options, options.dataset)
         dataset = load()

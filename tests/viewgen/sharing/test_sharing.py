@@ -177,6 +177,14 @@ def test_a_cache_on_the_hub(hub, cache, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_trainings_folder_is_sent_to_export_first(weights, tmp_path):
+    (weights / "encoder.safetensors").rename(weights / "last.safetensors")
+    (weights / "encoder.card.json").unlink()
+    (weights / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="is the folder of a training; write its encoder with a card first"):
+        push(str(weights), f"memory://weights/{tmp_path.name}")
+
+
 def test_weights_on_the_hub(hub, weights, tmp_path, capsys):
     with pytest.raises(SystemExit) as ending:
         main(["push", str(weights), "hf://someone/encoder", "--json"])
