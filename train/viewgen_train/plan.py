@@ -38,7 +38,7 @@ from viewgen_train.records import assimilation_name, record, view_name
 from viewgen_train.resolve import train_settings
 from viewgen_train.roles import cached_entry, check_roles, splitting_views
 from viewgen_train.settings import TrainSettings
-from viewgen_train.sizes import check_sizes, settings_by_number
+from viewgen_train.sizes import check_sizes, settings_by_number, told
 
 __all__ = ["TrainOptions", "TrainPlan", "check_options", "generator_file", "make_plan", "resolved_precision"]
 
@@ -169,8 +169,7 @@ def make_plan(options: TrainOptions) -> TrainPlan:
     if options.by_number:
         preset = settings_by_number(dataset.name, options.settings, used, dataset.image_size)
     if preset:
-        told = ", ".join(f"{name} {value}" for name, value in preset.items())
-        log.info("settings by the number of images, as %s has no recipe: %s", dataset.name, told)
+        log.info("settings by the number of images, as %s has no recipe: %s", dataset.name, told(preset))
     settings, splitting = settled(dataset.name, options, spec, dataset, preset=preset)
     cache, num_images, generator = None, len(dataset), None
     side = settings.views.entry.side(settings.views.settings, dataset.image_size)

@@ -14,7 +14,7 @@ from viewgen_train.resolve import places
 from viewgen_train.second_view import second_expert
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["WARM_UP_SHARE", "check_sizes", "settings_by_number"]
+__all__ = ["WARM_UP_SHARE", "check_sizes", "settings_by_number", "told"]
 
 BY_NUMBER = ("width", "projection_dim", "batch_size", "learning_rate", "epochs", "warm_up_epochs")
 # of all epochs
@@ -72,3 +72,8 @@ def settings_by_number(
     if named.keys() & {"optimiser.epochs", "optimiser.num_steps"}:
         del found["epochs"], found["warm_up_epochs"]
     return {name: found[name] for name in BY_NUMBER if name in found and not named.keys() & places({name: 0})}
+
+
+def told(settings: Mapping[str, Any]) -> str:
+    """Return settings in a line of text."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())

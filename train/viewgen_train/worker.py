@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from viewgen.datasets import ImageDataset, load_dataset, resolve_data_root
-from viewgen.datasets.registry import chosen_dataset
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets.registry import lies_elsewhere
 from viewgen.errors import CacheMismatchError, DataError, UsageError
 from viewgen.files import write_atomically
 from viewgen.memory import free_gpu_bytes
@@ -292,8 +292,8 @@ def _knn_sets(plan: TrainPlan, dataset: ImageDataset) -> KnnSets | None:
         return None
     most = plan.settings.diagnostics.knn_images
     try:
-        # a place of the user's, a hub for example, has its test images where it has the others
-        elsewhere = chosen_dataset(plan.dataset).entry.is_present(resolve_data_root(plan.data_root)) is None
+        # a hub for example has its test images where it has the others
+        elsewhere = lies_elsewhere(plan.dataset, plan.data_root)
         test = load_dataset(plan.dataset, "test", data_root=plan.data_root, download=elsewhere)
     except (UsageError, FileNotFoundError, DataError):
         return KnnSets(train=dataset, test=None, max_images=most)

@@ -15,6 +15,7 @@ __all__ = [
     "chosen_dataset",
     "download_dataset",
     "known_side",
+    "lies_elsewhere",
     "list_datasets",
     "load_dataset",
 ]
@@ -104,6 +105,14 @@ def known_side(name: str, split: str = "train", *, data_root: str | Path | None 
         return int(choice.settings.size)
     sizes = choice.entry.raw_sizes(choice.settings, split, 1, resolve_data_root(data_root))
     return sizes[0][0] if sizes and sizes[0][0] == sizes[0][1] else None
+
+
+def lies_elsewhere(name: str, data_root: str | Path | None = None) -> bool:
+    """Return True if a data set is at a place that its name tells: a path, a URL, a hub.
+
+    Its pictures are copied where they are not on this machine, and looked at anew each time.
+    """
+    return chosen_dataset(name).entry.is_present(resolve_data_root(data_root)) is None
 
 
 def list_datasets(data_root: str | Path | None = None) -> list[DatasetInfo]:

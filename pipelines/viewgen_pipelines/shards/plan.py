@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from viewgen.datasets import ImageDataset, load_dataset, resolve_data_root
-from viewgen.datasets.registry import chosen_dataset
+from viewgen.datasets import ImageDataset, load_dataset
+from viewgen.datasets.registry import lies_elsewhere
 from viewgen.errors import CacheMismatchError, MissingFileError, ModelError, UsageError
 from viewgen.networks.files import KINDS, code_shape, file_digest, networks_beside, read_header
 from viewgen.networks.weights import find_models
@@ -328,9 +328,7 @@ def _inputs(
         further: files of further encoders.
     """
     load = functools.partial(load_dataset, options.dataset, options.split, data_root=options.data_root)
-    entry = chosen_dataset(options.dataset).entry
-    # a place of the user's, whose pictures are copied where they lie elsewhere, and looked at anew
-    elsewhere = entry.is_present(resolve_data_root(options.data_root)) is None
+    elsewhere = lies_elsewhere(options.dataset, options.data_root)
     try:
         dataset = load(download=elsewhere)
     except MissingFileError:
