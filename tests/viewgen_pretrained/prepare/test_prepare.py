@@ -13,6 +13,8 @@ from viewgen.config_file import read_config
 from viewgen.errors import CacheMismatchError
 from viewgen.networks.files import file_digest
 from viewgen.store import CacheReader
+from viewgen_pipelines.shards.worker import ShardWorker
+from viewgen_pretrained.generator import GeneratorTrainer
 from viewgen_pretrained.prepare import command, prepare
 from viewgen_pretrained.prepare.command import GateError, default_out
 
@@ -99,6 +101,42 @@ def test_the_same_call_keeps_what_is_finished(prepared, photos, root, monkeypatc
     assert again.plan == prepared.plan
     assert again.measured == prepared.measured
     assert (again.cache, digests(Path(again.out))) == (prepared.cache, before)
+
+
+def test_a_stop_inside_a_training_and_inside_the_cache_goes_on_from_there(
+    prepared, photos, root, tmp_path, monkeypatch
+):
+    """Of the networks and of the views the same bits come out as of a run that nothing stopped."""
+    step, steps = GeneratorTrainer.step, []
+
+    def stopped(trainer: GeneratorTrainer, number: int) -> Any:
+        steps.append(number)
+        if steps == [0, 1]:
+            raise KeyboardInterrupt
+        return step(trainer, number)
+
+    monkeypatch.setattr(GeneratorTrainer, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, root, tmp_path / "run")
+    assert sorted(digests(tmp_path / "run")) == ["encoder.safetensors"]
+
+    work, shards = ShardWorker.run, []
+
+    def cut_off(worker: ShardWorker, *given: Any) -> Any:
+        shards.append(given)
+        if len(shards) == 2:
+            raise KeyboardInterrupt
+        return work(worker, *given)
+
+    monkeypatch.setattr(ShardWorker, "run", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, root, tmp_path / "run")
+    assert digests(tmp_path / "run") == digests(Path(prepared.out))
+    assert len(shards) == 2
+    again = run(photos, root, tmp_path / "run")
+    views = [CacheReader(one.cache) for one in (prepared, again)]
+    first, second = (reader.views(reader.rows) for reader in views)
+    np.testing.assert_array_equal(first, second)
 
 
 def test_a_lost_network_is_made_again_and_another_plan_is_refused(prepared, photos, root):
