@@ -11,6 +11,7 @@ EXTRAS = {
     "gallery": ("FastAPI and Jinja", ("fastapi", "jinja2")),
     "s3": ("s3fs", ("s3fs",)),
     "lpips": ("lpips", ("lpips",)),
+    "faiss": ("faiss", ("faiss",)),
     "fid": ("torch-fidelity", ("torch_fidelity",)),
     "readouts": ("SciPy and scikit-learn", ("scipy", "sklearn")),
     "tensorboard": ("TensorBoard", ("tensorboard",)),

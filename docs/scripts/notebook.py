@@ -59,10 +59,16 @@ def _outputs(text: str, name: str, namespace: dict[str, Any]) -> Iterator[dict[s
     if result is not None:
         yield {
             "output_type": "execute_result",
-            "data": {"text/plain": [repr(result)]},
+            "data": {"text/plain": [repr(result)], **_page_of(result)},
             "execution_count": None,
             "metadata": {},
         }
+
+
+def _page_of(result: Any) -> dict[str, list[str]]:
+    """Return what Jupyter shows in the place of the text, of objects that have it."""
+    page = getattr(result, "_repr_html_", None)
+    return {} if page is None else {"text/html": [page()]}
 
 
 def pictures(notebook: Notebook) -> Iterator[tuple[str, bytes]]:
@@ -89,6 +95,8 @@ def to_markdown(notebook: Notebook) -> str:
             data = output.get("data", {})
             if "image/png" in data:
                 parts.append(f"![What the cell above draws]({next(names)})")
+            elif "text/html" in data:
+                parts.append("".join(data["text/html"]).replace("\n\n", "\n"))
             else:
                 parts.append(_fenced("".join(output.get("text") or data["text/plain"]), "text"))
     return "\n\n".join(parts) + "\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from viewgen_pipelines.cache import cache
+from viewgen.cli import main
 
 ROOT = Path(__file__).parents[2]
 PATH = ROOT / "docs/notebook.ipynb"
@@ -17,20 +17,26 @@ def scripts():
     return runpy.run_path(str(ROOT / "docs/scripts/notebook.py"))
 
 
-def test_it_runs_on_any_cache_of_digits(scripts, tmp_path, monkeypatch, check_command, no_flushing):
+def _results(notebook):
+    return [
+        output["data"] for cell in notebook["cells"] for output in cell.get("outputs", ()) if "data" in output
+    ]
+
+
+def test_it_runs_from_its_command_on(scripts, tmp_path, monkeypatch, no_flushing):
     notebook = json.loads(PATH.read_text("utf-8"))
-    commands = ["".join(cell["source"]) for cell in notebook["cells"] if cell["source"][0].startswith("!")]
-    assert commands
-    for command in commands:
-        check_command(command.removeprefix("!viewgen ").split())
-    cache(
-        "digits", method="expert", views=2, limit=24, shard_images=8, executor="local", quiet=True,
-        out=str(tmp_path / "views.zarr"),
-    )  # fmt: skip
+    (command,) = ["".join(cell["source"]) for cell in notebook["cells"] if cell["source"][0].startswith("!")]
     monkeypatch.chdir(tmp_path)
+    short = ["--limit", "24", "--executor", "local", "--no-quality", "--set", "invert.max_steps=3"]
+    with pytest.raises(SystemExit) as end:
+        main([*command.removeprefix("!viewgen ").split(), *short])
+    assert not end.value.code
     ran = scripts["run"](json.loads(PATH.read_text("utf-8")))
     kept = [[output["output_type"] for output in cell.get("outputs", ())] for cell in notebook["cells"]]
     found = [[output["output_type"] for output in cell.get("outputs", ())] for cell in ran["cells"]]
+    (shown,) = [data for data in _results(ran) if "text/html" in data]
+    assert "<img" in "".join(shown["text/html"]), "the reader shows views of some images"
+    assert [[*data] for data in _results(ran)] == [[*data] for data in _results(notebook)]
     assert found == kept, "run `python docs/scripts/notebook.py docs/notebook.ipynb` and keep its outputs"
 
 

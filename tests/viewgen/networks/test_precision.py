@@ -25,7 +25,6 @@ from viewgen.views.wsearch.loss import near_boundary
 from viewgen.views.wsearch.settings import WSearchConfig
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-# Some images of this search are done in bfloat16 and go on in float32, some are done at once, some never.
 CONFIG = WSearchConfig(
     max_steps=12, patience=2, spread_share=0.5, learning_rate=0.003, solver="adam", precision="bfloat16"
 )
@@ -59,8 +58,20 @@ def models(request, small_models: Models) -> Models:
 
 
 @pytest.fixture(scope="module")
-def found(models: Models, image_batch: Batch) -> Batch:
-    return run(models, CONFIG, image_batch)
+def config(models: Models, image_batch: Batch) -> WSearchConfig:
+    """A search of which some images go on in float32, and others do not: processors round differently."""
+    for tolerance in (0.03, 0.025, 0.02, 0.0175, 0.015, 0.0125, 0.01):
+        chosen = CONFIG.replace(tolerance=tolerance)
+        out = run(models, chosen, image_batch)
+        done = (out["status"] == Status.OK) & out["continued"].astype(bool)
+        if done.any() and not out["continued"].all():
+            return chosen
+    raise AssertionError("at no tolerance did some images go on")
+
+
+@pytest.fixture(scope="module")
+def found(models: Models, config: WSearchConfig, image_batch: Batch) -> Batch:
+    return run(models, config, image_batch)
 
 
 @pytest.fixture
@@ -143,30 +154,30 @@ def test_stored_distances_are_float32s_of_the_stored_views(models, image_batch, 
     assert np.array_equal(render(models.generator, w, 32).cpu().numpy(), found["views"].reshape(-1, 3, 8, 8))
 
 
-def test_images_off_the_boundary_go_on_and_come_back(models, image_batch, found):
+def test_images_off_the_boundary_go_on_and_come_back(models, config, image_batch, found):
     went_on = found["continued"].astype(bool)
     done = found["status"] == Status.OK
     assert 0 < went_on.sum() < 12
-    near = near_boundary(torch.from_numpy(found["distance"]), CONFIG).all(dim=1).numpy()
+    near = near_boundary(torch.from_numpy(found["distance"]), config).all(dim=1).numpy()
     assert near[done & ~went_on].all()
     # the search in float32 stops by images that are not rounded to 8 bits yet
     with torch.no_grad():
         w = torch.from_numpy(found["w_plus"]).to(models.device).flatten(0, 1)
         z = models.encoder(models.generator.decode(w).clamp(-1, 1)).unflatten(0, (12, 3))
     distance = (z - anchor_features(models, image_batch)[:, None]).norm(dim=2)
-    off = (distance - CONFIG.epsilon_boundary).abs().amax(dim=1).cpu().numpy()
-    assert off[done & went_on].max() <= CONFIG.tolerance + 1e-5
-    assert found["steps"].max() <= CONFIG.max_steps
+    off = (distance - config.epsilon_boundary).abs().amax(dim=1).cpu().numpy()
+    assert off[done & went_on].max() <= config.tolerance + 1e-5
+    assert found["steps"].max() <= config.max_steps
     assert set(found["status"]) <= {Status.OK, Status.NOT_CONVERGED}
 
 
-def test_steps_count_both_parts(models, image_batch, found, monkeypatch):
+def test_steps_count_both_parts(models, config, image_batch, found, monkeypatch):
     went_on = found["continued"].astype(bool)
     # with a tolerance that nothing misses the same search ends in bfloat16 alone
     monkeypatch.setattr(
         "viewgen.views.wsearch.source.near_boundary", lambda d, c: torch.ones_like(d, dtype=torch.bool)
     )
-    alone = run(models, CONFIG, image_batch)
+    alone = run(models, config, image_batch)
     assert not alone["continued"].any()
     more = (found["steps"] - alone["steps"])[went_on]
     assert more.min() >= 0
@@ -195,20 +206,20 @@ def test_newton_steps_go_on_in_float32_too(models, image_batch):
 
 @settings(deadline=None, max_examples=4, derandomize=True)
 @given(data=st.data())
-def test_an_image_gets_the_same_views_in_any_company(models, image_batch, found, data):
+def test_an_image_gets_the_same_views_in_any_company(models, config, image_batch, found, data):
     rows = data.draw(st.lists(st.integers(0, 11), min_size=1, max_size=12, unique=True))
     batch = {name: array[rows] for name, array in image_batch.items()}
-    again = run(models, CONFIG, batch, batch_size=data.draw(st.sampled_from([None, 1, 5, 40])))
+    again = run(models, config, batch, batch_size=data.draw(st.sampled_from([None, 1, 5, 40])))
     for key, array in again.items():
         assert np.array_equal(array, found[key][rows], equal_nan=True), key
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, np.finfo(np.float32).max])
-def test_a_poisoned_anchor_fails_alone(models, image_batch, found, value):
+def test_a_poisoned_anchor_fails_alone(models, config, image_batch, found, value):
     """The last overflows bfloat16, whose largest number is a little smaller, if it is not normalised."""
     poisoned = {name: array.copy() for name, array in image_batch.items()}
     poisoned["anchor_w_plus"][4, 1, 7] = value
-    out = run(models, CONFIG, poisoned)
+    out = run(models, config, poisoned)
     others = np.arange(12) != 4
     expected = {Status.FAILED} if not np.isfinite(value) else {Status.FAILED, Status.NOT_CONVERGED}
     assert out["status"][4] in expected
