@@ -16,6 +16,7 @@ from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import Kind, file_digest, load_model, read_header, save_model
 from viewgen.networks.stylegan2 import Generator
 from viewgen.networks.weights import network_file
+from viewgen.progress import Progress
 from viewgen.recipes import recipe
 from viewgen.settings import Settings
 from viewgen.sizes import check_known_side, check_side, defaults, takes_size
@@ -117,6 +118,9 @@ def _finish(
     path = out / f"{kind}.safetensors"
     save_model(network, path, dtype=STORAGE_DTYPES[dtype], notes={"dataset": dataset.name})
     stored = load_model(path, kind, next(network.parameters()).device)
+    with Progress(logger=__name__).bar(f"measuring the {kind}", 1, brief=True) as bar:
+        measured = measure(stored)
+        bar.update(1)
     card = {
         "kind": kind,
         "file": path.name,
@@ -136,7 +140,7 @@ def _finish(
         "command": shlex.join(command or []),
         "storage_dtype": dtype,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "measured": measure(stored),
+        "measured": measured,
     }
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
     (out / f"{kind}.card.json").write_text(text, encoding="utf-8")

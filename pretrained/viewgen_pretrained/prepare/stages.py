@@ -9,7 +9,8 @@ OUT/prepare.toml            the plan
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from viewgen.documents import read_object
 from viewgen.errors import CacheMismatchError, CorruptDataError
 from viewgen.files import write_atomically
 from viewgen.networks.files import Kind, Models, file_digest, load_model, load_models
+from viewgen.progress import Progress
 from viewgen.views.compositions import dataset_expert
 from viewgen_pretrained.dry_run import own_settings
 from viewgen_pretrained.prepare.measured import (
@@ -183,7 +185,8 @@ class Work:
             settings = {**plan.encoder_given, "seed": plan.seed}
             self._train(pretrain_encoder, settings=settings)
         encoder = load_model(self.file("encoder"), "encoder", self.device)
-        return encoder_numbers(encoder, self.images, self.test, self.device)
+        with _measuring("encoder"):
+            return encoder_numbers(encoder, self.images, self.test, self.device)
 
     def _epsilon(self) -> dict[str, float]:
         epsilon = self.plan.epsilon
@@ -204,7 +207,8 @@ class Work:
             self._train(
                 pretrain_generator, settings=own_settings(plan.generator), encoder=self.file("encoder")
             )
-        return generator_numbers(self._models("generator", "encoder"), self.images, plan.seed)
+        with _measuring("generator"):
+            return generator_numbers(self._models("generator", "encoder"), self.images, plan.seed)
 
     def _inverter(self) -> dict[str, float]:
         plan = self.plan
@@ -216,13 +220,22 @@ class Work:
                 encoder=self.file("encoder"),
                 settings=own_settings(plan.inverter),
             )
-        return inverter_numbers(
-            self._models("generator", "discriminator", "inverter", "encoder"),
-            self.images if self.test is None else self.test,
-            plan.inversion,
-            self.epsilon,
-            plan.seed,
-        )
+        with _measuring("inverter"):
+            return inverter_numbers(
+                self._models("generator", "discriminator", "inverter", "encoder"),
+                self.images if self.test is None else self.test,
+                plan.inversion,
+                self.epsilon,
+                plan.seed,
+            )
+
+
+@contextmanager
+def _measuring(kind: str) -> Iterator[None]:
+    """Show that the numbers of a gate are measured, now and then if it takes long."""
+    with Progress(logger=__name__).bar(f"measuring the {kind}", 1, brief=True) as bar:
+        yield
+        bar.update(1)
 
 
 def cache_settings(plan: Plan, epsilon: float) -> dict[str, Any]:
