@@ -26,6 +26,7 @@ MIN_FREE_DISK = 2 * GIB
 OPTIONAL = {
     "gallery": "for `viewgen inspect`",
     "readouts": "for the gallery's map of views under f, and diagnostics of scikit-learn",
+    "faiss": "to find the nearest neighbours of large sets sooner",
     "fid": "for the features of Inception in `viewgen measure`",
     "tensorboard": "for --logger tensorboard",
     "wandb": "for --logger wandb",
