@@ -84,4 +84,4 @@ dist: $(VENV)/installed-dev
 	cd $(TRIED) && $(TRY) -m viewgen inspect tried.zarr --static tried --images 4
 
 clean:
-	rm -rf $(VENV) demo gallery views.zarr views.png build dist
+	rm -rf $(VENV) demo gallery views.zarr views.png inversions-*.zarr build dist
