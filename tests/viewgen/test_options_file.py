@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from viewgen.cli import cli
 from viewgen.cli.options import options_file, parse_settings
+from viewgen.cli.setting_options import given_settings
 from viewgen.errors import UsageError
 
 
@@ -100,6 +101,12 @@ def test_a_setting_of_the_command_line_replaces_that_of_the_file_under_any_name(
     )
     found = values(with_settings, "--config", str(path), "--set", "epochs=3", "--set", "network.width=4")
     assert found["settings"] == {"epochs": 3, "network.width": 4, "other.x": 1}
+
+
+def test_a_setting_of_the_inversion_is_not_that_of_the_method():
+    """The file of `viewgen cache` has both, and the flag means the method's."""
+    found = given_settings({"invert.max_steps": 5, "max_steps": 7}, {}, {"max_steps": 9})
+    assert found == {"invert.max_steps": 5, "max_steps": 9}
 
 
 def test_what_a_dry_run_prints_is_such_a_file(tmp_path):

@@ -11,7 +11,7 @@ from viewgen.config_file import read_config
 from viewgen.errors import UsageError, nearest_name
 from viewgen.views.compositions import PRESETS
 
-__all__ = ["GroupedCommand", "add_options", "augment_option", "not_given", "options_file", "parse_settings"]
+__all__ = ["GroupedCommand", "add_options", "augment_option", "options_file", "parse_settings"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # key of the context's meta data: settings of the file of `options_file`
@@ -147,9 +147,9 @@ def parse_settings(ctx: click.Context, _param: click.Parameter, pairs: tuple[str
             values[name] = json.loads(text)
         except json.JSONDecodeError:
             values[name] = text
-    return not_given(ctx.meta.get(FILE_SETTINGS, {}), values) | values
+    return _not_given(ctx.meta.get(FILE_SETTINGS, {}), values) | values
 
 
-def not_given(kept: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _not_given(kept: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a file's settings without those that are given by their whole or their last name."""
     return {name: value for name, value in kept.items() if not {name, name.rpartition(".")[2]} & given.keys()}

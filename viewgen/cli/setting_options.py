@@ -8,7 +8,7 @@ from typing import Any
 import click
 from pydantic.fields import FieldInfo
 
-from viewgen.cli.options import not_given, parse_settings
+from viewgen.cli.options import parse_settings
 from viewgen.config_file import read_config
 from viewgen.errors import UsageError
 from viewgen.registry import Registry
@@ -115,5 +115,4 @@ def given_settings(config: dict[str, Any], settings: dict[str, Any], flags: dict
             raise UsageError(
                 f"{flag} {named[name]} and --set {name}={settings[name]} differ; give one of them"
             )
-    given = settings | named
-    return not_given(config, given) | given
+    return {**config, **settings, **named}
