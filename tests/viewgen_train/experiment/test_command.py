@@ -30,7 +30,7 @@ def test_it_lists_what_ships():
         "ifm-difficulty", "ifm-epsilon", "ifm-robust-sets", "linear-loss", "losses", "mi-table",
         "objectives", "rcl-augmentations", "rcl-masking", "rcl", "recipes", "richer-augmentations",
         "seen", "shared-factors", "shortcut-views", "sweep-color", "sweep-crop", "sweep-frequency",
-        "sweep-jitter", "sweep-patches", "table1", "views-per-image",
+        "sweep-generated", "sweep-jitter", "sweep-patches", "table1", "views-per-image",
     ]  # fmt: skip
     assert "Table 1 of Constructive Assimilation" in run("--list").stdout
     assert run().exit_code == 2

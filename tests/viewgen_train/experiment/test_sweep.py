@@ -1,5 +1,6 @@
 """Sweeps: the quadratic against known curves, the sentences, the picture; shipped sweeps."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from viewgen_train.network import build_network
 from viewgen_train.objectives.assimilation import build_objective
 
 SWEEP = Sweep(row="crop")
+ON_FASHION = ("sweep-crop", "sweep-jitter", "sweep-frequency", "sweep-generated")
 
 
 def test_a_quadratic_is_found_with_its_top():
@@ -70,6 +72,19 @@ def test_a_reverse_u_is_told_with_its_sweet_spot(tmp_path):
     assert (tmp_path / "sweep.png").stat().st_size > 1000
 
 
+def test_grids_share_one_curve_and_keep_their_own_lines(tmp_path):
+    found = summary(lambda x: 0.6 - 0.05 * (x - 2.2) ** 2, noise=0.002)
+    other = summary(lambda x: 0.6 - 0.05 * (x - 2.2) ** 2, values=(1.5, 2.5), noise=0.002)
+    for name, one in other.rows.items():
+        found.rows[name.replace("crop", "noise")] = replace(one, row=replace(one.row, group="noise"))
+    both = Sweep(row="noise", beside=("crop",))
+    assert [row.row.group for row in sweep_rows(found, both)] == ["noise"] * 2 + ["crop"] * 5
+    first, second = sweep_words(found, both)
+    assert first.startswith("Sweep of noise, crop: ")
+    assert second.endswith("21 trainings, taken as independent.")
+    assert draw_sweep(found, both, tmp_path / "sweep.png")
+
+
 @pytest.mark.parametrize(
     ("y_of", "noise", "told"),
     [
@@ -117,20 +132,21 @@ def test_measures_of_one_attribute():
         ("sweep-crop", 7),
         ("sweep-jitter", 7),
         ("sweep-frequency", 9),
+        ("sweep-generated", 16),
         ("sweep-color", 6),
         ("sweep-patches", 6),
         ("shared-factors", 7),
     ],
 )
 def test_shipped_sweeps_have_their_grids(name, count, tmp_path):
-    dataset = "fashion-mnist" if name in ("sweep-crop", "sweep-jitter", "sweep-frequency") else None
+    dataset = "fashion-mnist" if name in ON_FASHION else None
     found = make_plan(load_document(name, dataset=dataset), tmp_path, with_data=False)
     assert len(found.rows) == count
     assert len(found.trainings) == 3 * count
 
 
 @pytest.mark.parametrize("dataset", ["cifar100", "tinyimagenet"])
-@pytest.mark.parametrize("name", ["sweep-crop", "sweep-jitter", "sweep-frequency"])
+@pytest.mark.parametrize("name", ON_FASHION)
 def test_the_scale_of_the_loss_fits_the_temperature(name, dataset, tmp_path):
     """The learning rates of these recipes presume a loss times τ / 0.07."""
     found = make_plan(load_document(name, scale="paper", dataset=dataset), tmp_path, with_data=False)
@@ -192,4 +208,7 @@ def test_a_sweep_of_no_row_is_refused(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text('extends = "sweep-crop"\n[[sweeps]]\nrow = "corp"\n')
     with pytest.raises(UsageError, match=r"row is 'corp'; did you mean 'crop'|row is 'corp'"):
+        make_plan(load_document(str(path), dataset="digits"), tmp_path, with_data=False)
+    path.write_text('extends = "sweep-crop"\n[[sweeps]]\nrow = "crop"\nbeside = ["corp"]\n')
+    with pytest.raises(UsageError, match="beside is 'corp'"):
         make_plan(load_document(str(path), dataset="digits"), tmp_path, with_data=False)

@@ -120,11 +120,12 @@ def check_references(document: Document, rows: Mapping[str, Row], tables: Mappin
             )
     groups = {row.group for row in rows.values()}
     for number, sweep in enumerate(document.sweeps, 1):
-        if sweep.row not in groups:
-            raise UsageError(
-                f"[[sweeps]] {number}: row is {sweep.row!r}{nearest_name(sweep.row, groups)}; expected one "
-                f"of [rows]: {', '.join(sorted(groups))}"
-            )
+        for setting, name in [("row", sweep.row), *(("beside", one) for one in sweep.beside)]:
+            if name not in groups:
+                raise UsageError(
+                    f"[[sweeps]] {number}: {setting} is {name!r}{nearest_name(name, groups)}; expected one of "
+                    f"[rows]: {', '.join(sorted(groups))}"
+                )
     for number, pair in enumerate(document.scatter, 1):
         for name in pair.rows:
             if name not in groups and name not in rows:

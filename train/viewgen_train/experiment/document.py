@@ -156,6 +156,7 @@ class Sweep(Settings):
     title = "[[sweeps]]"
 
     row: str = setting("", "name of the grid, one of [rows]", min_length=1)
+    beside: tuple[str, ...] = setting((), "other grids on the same axes, and of the same quadratic")
     x: str = setting("i_nce", "measure of the trainings, on the horizontal axis", min_length=1)
     y: str = setting("top1", "measure of the trainings, whose highest mean is the sweet spot", min_length=1)
 

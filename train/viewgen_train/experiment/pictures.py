@@ -53,7 +53,8 @@ def _wanted(plan: ExperimentPlan, summary: Summary, results: ResultFolder) -> li
         text += f" of {', '.join(one.rows)}" if one.rows else ""
         wanted.append((f"scatter-{number}.png", text, lambda path, one=one: draw_scatter(summary, one, path)))
     for number, sweep in enumerate(document.sweeps, 1):
-        text = f"{measure_label(sweep.y)} over {measure_label(sweep.x)} along the sweep of {sweep.row}"
+        along = ", ".join((sweep.row, *sweep.beside))
+        text = f"{measure_label(sweep.y)} over {measure_label(sweep.x)} along the sweep of {along}"
         wanted.append(
             (f"sweep-{number}.png", text, lambda path, sweep=sweep: draw_sweep(summary, sweep, path))
         )

@@ -26,6 +26,7 @@ from viewgen_train.experiment.summary import RowSummary, Summary, is_share, meas
 __all__ = ["Quadratic", "draw_sweep", "fit_quadratic", "sweep_rows", "sweep_words"]
 
 NUM_COEFFICIENTS = 3
+GROUP_COLOURS = ("C0", "C1", "C2", "C4", "C5")  # C3 is the sweet spot's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,11 +94,12 @@ def fit_quadratic(x: Sequence[float], y: Sequence[float]) -> Quadratic | None:
 
 
 def sweep_rows(summary: Summary, sweep: Sweep) -> list[RowSummary]:
-    """Return the rows of a sweep that have both measures, in the order of its grid."""
+    """Return the rows of a sweep that have both measures: grid by grid, in the order of each."""
     return [
         row
+        for group in (sweep.row, *sweep.beside)
         for row in summary.rows.values()
-        if row.row.group == sweep.row and row.spread(sweep.x) and row.spread(sweep.y)
+        if row.row.group == group and row.spread(sweep.x) and row.spread(sweep.y)
     ]
 
 
@@ -145,10 +147,16 @@ def draw_sweep(summary: Summary, sweep: Sweep, path: Path) -> bool:
         (float(scaled(sweep.x, _mean(row, sweep.x))), float(scaled(sweep.y, _mean(row, sweep.y))))
         for row in rows
     ]
-    panel.plot(*zip(*means, strict=True), "-", color="C0", lw=1, label="means, in the order of the sweep")
-    for row, place in zip(rows, means, strict=True):
-        panel.plot(*place, "o", color="C0", markerfacecolor="w" if _is_saturated(row, sweep) else "C0")
-        panel.annotate(row.row.label, place, xytext=(4, 3), textcoords="offset points", fontsize=7)
+    for number, group in enumerate(dict.fromkeys(row.row.group for row in rows)):
+        colour = GROUP_COLOURS[number % len(GROUP_COLOURS)]
+        along = [place for row, place in zip(rows, means, strict=True) if row.row.group == group]
+        name = "means, in the order of the sweep" if not sweep.beside else f"{group}: means, in its order"
+        panel.plot(*zip(*along, strict=True), "-", color=colour, lw=1, label=name)
+        for row, place in zip(rows, means, strict=True):
+            if row.row.group == group:
+                face = "w" if _is_saturated(row, sweep) else colour
+                panel.plot(*place, "o", color=colour, markerfacecolor=face)
+                panel.annotate(row.row.label, place, xytext=(4, 3), textcoords="offset points", fontsize=7)
     best = max(range(len(rows)), key=lambda number: means[number][1])
     panel.plot(*means[best], "*", color="C3", markersize=13, label="sweet spot")
     found = fit_quadratic([one[0] for one in points], [one[1] for one in points])
@@ -182,7 +190,7 @@ def sweep_words(summary: Summary, sweep: Sweep) -> list[str]:
     inside = best is not order[0] and best is not order[-1]
     where = "between the ends" if inside else "at an end"
     words = [
-        f"Sweep of {sweep.row}: {y} is highest for {best.row.label} "
+        f"Sweep of {', '.join((sweep.row, *sweep.beside))}: {y} is highest for {best.row.label} "
         f"({factor * _mean(best, sweep.y):.2f}{unit}), at {x} {_mean(best, sweep.x):.2f}, {where} of the "
         f"range {_mean(order[0], sweep.x):.2f} to {_mean(order[-1], sweep.x):.2f}."
     ]
