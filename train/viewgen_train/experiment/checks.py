@@ -123,8 +123,8 @@ def check_references(document: Document, rows: Mapping[str, Row], tables: Mappin
         for setting, name in [("row", sweep.row), *(("beside", one) for one in sweep.beside)]:
             if name not in groups:
                 raise UsageError(
-                    f"[[sweeps]] {number}: {setting} is {name!r}{nearest_name(name, groups)}; expected one of "
-                    f"[rows]: {', '.join(sorted(groups))}"
+                    f"[[sweeps]] {number}: {setting} is {name!r}{nearest_name(name, groups)}; expected one "
+                    f"of [rows]: {', '.join(sorted(groups))}"
                 )
     for number, pair in enumerate(document.scatter, 1):
         for name in pair.rows:
