@@ -32,7 +32,7 @@ def write_random_cache(
         given: name → contents `(N, ...)` of arrays that are not to be random.
     """
     spec = CacheSpec(
-        dataset={"name": "random"},
+        dataset={"name": "random", "split": "train"},
         method="random",
         config={},
         models={},

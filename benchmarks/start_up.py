@@ -14,13 +14,14 @@ from pathlib import Path
 import click
 from measure import interleave, row, write_result
 
-MOST_SECONDS = 0.4
+MOST_SECONDS = 0.15
 NOTHING = "python -c pass"
 COMMANDS = {
     NOTHING: ["-c", "pass"],
     "viewgen --help": ["-m", "viewgen", "--help"],
     "viewgen cache --help": ["-m", "viewgen", "cache", "--help"],
     "viewgen train --help": ["-m", "viewgen", "train", "--help"],
+    "python -c 'import viewgen'": ["-c", "import viewgen"],
     "python -c 'import torch'": ["-c", "import torch"],
 }
 REPORT = """import atexit, sys

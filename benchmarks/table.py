@@ -26,6 +26,7 @@ HEADINGS = {
     "objectives": "Objectives",
     "evaluation": "Evaluation",
     "start_up": "Command line",
+    "opening": "Opening a cache",
     "commit_log": "Commit log",
 }
 # before this day the default W-search followed random directions to ε₁, which is a method of its own now

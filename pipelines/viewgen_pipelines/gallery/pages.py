@@ -72,6 +72,7 @@ class Pages:
         self.source, self.others = source, tuple(others)
         self.static_rows = static_rows
         self._map: tuple[object, maps.Map] | None = None
+        self._numbers: tuple[Snapshot, list[numbers.Fact], list[dict[str, str]]] | None = None
         self._map_lock = threading.Lock()
         names = [cache_name(one.index.url) for one in (source, *others)]
         if len(set(names)) < len(names):
@@ -102,16 +103,17 @@ class Pages:
         )
         samples = sample_rows(self._rows(snapshot), NUM_SAMPLES)
         report = read_report(self.source.index.storage, spec)
+        found, charts = self._summary(snapshot)
         return self._render(
             "overview.html",
             here="overview",
             url=self.source.index.url,
             snapshot=snapshot,
             spec=spec,
-            facts=[*numbers.facts(snapshot), *quality_facts(report)],
+            facts=[*found, *quality_facts(report)],
             quality=quality(report),
             counts=[count for count in counts if count["number"]],
-            charts=numbers.charts(snapshot),
+            charts=charts,
             troubles=find_troubles(self.source.index, snapshot),
             max_troubles=MAX_TROUBLES,
             provenance=numbers.provenance(snapshot),
@@ -119,6 +121,12 @@ class Pages:
             **self._live(snapshot),
             **cards.strip_context(snapshot),
         )
+
+    def _summary(self, snapshot: Snapshot) -> tuple[list[numbers.Fact], list[dict[str, str]]]:
+        """Return facts and charts of a snapshot, computed once: of a million images they take a second."""
+        if self._numbers is None or self._numbers[0] is not snapshot:
+            self._numbers = (snapshot, numbers.facts(snapshot), numbers.charts(snapshot))
+        return self._numbers[1:]
 
     def images(self, query: Query) -> str:
         """Return one page of the grid."""

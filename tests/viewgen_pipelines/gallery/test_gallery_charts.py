@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from viewgen_pipelines.gallery import numbers
-from viewgen_pipelines.gallery.charts import Bars, Mark, bar_chart, bin_values
+from viewgen_pipelines.gallery.charts import MOST_FOR_PERCENTILES, Bars, Mark, bar_chart, bin_values
 from viewgen_pipelines.gallery.index import CacheIndex
+from viewgen_pipelines.gallery.pages import Pages
+from viewgen_pipelines.gallery.sources import CacheSource
 
 floats = st.floats(-1e6, 1e6, allow_subnormal=False) | st.just(float("nan"))
 
@@ -31,6 +33,14 @@ def test_every_finite_value_is_counted_or_said_to_be_outside(values):
 def test_equal_values_make_one_bar():
     bars = bin_values(np.full(7, 0.3))
     assert (bars.counts.max(), bars.outside) == (7, 0)
+
+
+def test_bars_of_many_values_end_where_nearly_all_of_them_lie():
+    values = np.random.default_rng(0).normal(0, 1, 5 * MOST_FOR_PERCENTILES).astype(np.float32)
+    bars = bin_values(values)
+    assert (bars.low, bars.high) == pytest.approx((-2.83, 2.83), abs=0.05)  # ±2.576, a tenth wider
+    assert bars.counts.sum() + bars.outside == len(values)
+    assert bars.outside / len(values) == pytest.approx(0.0047, abs=0.001)
 
 
 def test_bars_are_as_high_as_their_counts_and_names_are_escaped():
@@ -69,6 +79,22 @@ def test_the_overview_has_every_histogram_with_its_target(make_cache):
     assert {"Steps to converge", "Inversion error (mean squared)", "Throughput of each shard"} <= set(charts)
     said = re.findall("<title>(.*?): .*? (.*?)</title>", charts["Throughput of each shard"])
     assert said == [(f"shard {number}", "views/s") for number in range(5)]
+
+
+def test_numbers_are_computed_once_until_the_cache_has_grown(make_cache, monkeypatch):
+    made = make_cache(shards=range(3))
+    seconds, counted = iter(range(0, 1000, 10)), []
+    source = CacheSource(url=made.url)
+    source.index._clock = lambda: float(next(seconds))  # every request looks at the storage
+    charts = numbers.charts
+    monkeypatch.setattr(numbers, "charts", lambda one: counted.append(one.version) or charts(one))
+    pages = Pages(source)
+    first = pages.overview()
+    assert pages.overview() == first
+    assert counted == [1]
+    made.commit(3)
+    assert pages.overview() != first
+    assert counted == [1, 2]
 
 
 def test_a_matrix_has_distances_and_means():
