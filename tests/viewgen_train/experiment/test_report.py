@@ -32,7 +32,7 @@ from viewgen_train.experiment.plots import (
     scatter_correlation,
     scatter_points,
 )
-from viewgen_train.experiment.report import _cache_blocks
+from viewgen_train.experiment.report import _cache_blocks, notes
 from viewgen_train.experiment.results import Record
 from viewgen_train.experiment.summary import CacheSummary, RowSummary, Summary, is_share, measure_label
 
@@ -253,6 +253,17 @@ def test_plots(summary, tmp_path):
     assert not draw_curves(replace(summary, rows=once), tmp_path / "no.png"), "a point is no curve"
     assert not draw_scatter(summary, Scatter(x="nothing", y="top1"), tmp_path / "no.png")
     assert not (tmp_path / "no.png").exists()
+
+
+def test_the_notes_are_those_of_the_rows_at_hand(summary):
+    said = " ".join(notes(summary))
+    assert "share one cache" in said
+    assert "paired by seed" in said
+    rows = {name: replace(one, row=replace(one.row, cache=None)) for name, one in summary.rows.items()}
+    said = " ".join(notes(replace(summary, rows=rows, baseline=None)))
+    assert "cache" not in said
+    assert "paired" not in said
+    assert "images and their views" in said
 
 
 def test_points_are_rows_or_trainings(summary):

@@ -46,14 +46,26 @@ CACHE_MEASURES = (
     *("reconstruction_to_view", "spread", "label_kept", "images_with_foreign_view", "distinct_views"),
     *("pixel_diversity", "converged_share"),
 )
-NOTES = (
-    "± is the standard deviation over trainings, which differ in their seed: initial weights, order of the "
-    "images, expert views and which cached view a step takes.",
-    "Differences are paired by seed. Their intervals are 95 %, by Student's t over the trainings.",
-    "All trainings of a row share one cache of views: what another cache, generator or encoder f would "
-    "change is in no interval.",
-    "Accuracies are those of the last epoch on the test images.",
-)
+
+
+def notes(summary: Summary) -> list[str]:
+    """Return the sentences below the table of accuracies: what its figures are, as far as it has them."""
+    cached = any(row.row.cache for row in summary.rows.values())
+    drawn = "images, expert views and which cached view a step takes" if cached else "images and their views"
+    found = [
+        "± is the standard deviation over trainings, which differ in their seed: initial weights, order of "
+        f"the {drawn}."
+    ]
+    if summary.baseline is not None:
+        found.append(
+            "Differences are paired by seed. Their intervals are 95 %, by Student's t over the trainings."
+        )
+    if cached:
+        found.append(
+            "All trainings of a row share one cache of views: what another cache, generator or encoder f "
+            "would change is in no interval."
+        )
+    return [*found, "Accuracies are those of the last epoch on the test images."]
 
 
 def write_report(plan: ExperimentPlan, results: ResultFolder, *, pictures: bool = True) -> list[str]:
@@ -203,7 +215,7 @@ def page(
         Paragraph(command(plan, summary), code=True),
     ]
     if summary.rows:
-        blocks += [Heading("Accuracy"), accuracy_table(plan, summary), Items(NOTES)]
+        blocks += [Heading("Accuracy"), accuracy_table(plan, summary), Items(notes(summary))]
         for title, table in matrices(plan, summary, _trained(summary, about.measures)):
             blocks += [Heading(title), table]
         if about.source:
