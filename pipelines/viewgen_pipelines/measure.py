@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewgen.device import resolve_device
 from viewgen.diagnostics import DIAGNOSTICS
@@ -18,8 +19,8 @@ from viewgen.files import write_atomically
 from viewgen.progress import Progress
 from viewgen.redaction import public_url
 from viewgen.registry import Choice, Entry
-from viewgen.store import open_storage
-from viewgen.store.quality import write_scores
+from viewgen.store import open_storage, read_spec
+from viewgen.store.quality import read_scores, write_scores
 from viewgen_pipelines.executors import check_executor, open_executor
 from viewgen_pipelines.executors.executor import Place, Tell
 from viewgen_pipelines.executors.process import configure_process
@@ -88,11 +89,13 @@ class TaskResult:
         measures: the numbers.
         notes: notes about them.
         files: name → contents of plots and documents.
+        columns: name → a number for each image of a cache, `(N,)`.
     """
 
     measures: list[Measure]
     notes: list[str]
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    columns: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
 
 # the subject that this process measured last: its features serve every diagnostic
@@ -112,6 +115,7 @@ def run_measure(task: MeasureTask, place: Place, tell: Tell) -> TaskResult:
     subject = _open(task.arguments, place.device, task.batch_size)
     subject.notes.clear()
     subject.files = {} if task.keep_files else None
+    subject.columns = {}
     # of several stages nobody knows how long each is: the bar shows the one under way
     subject.tell = lambda _what, done, total: tell(done / max(total, 1))
     try:
@@ -122,7 +126,9 @@ def run_measure(task: MeasureTask, place: Place, tell: Tell) -> TaskResult:
         # of diagnostics that nobody named, one that refuses these data costs the others nothing
         notes = [*subject.notes, f"{task.choice.name} is left out: {error}"]
         return TaskResult(measures=[], notes=notes)
-    return TaskResult(measures=measures, notes=list(subject.notes), files=subject.files or {})
+    return TaskResult(
+        measures=measures, notes=list(subject.notes), files=subject.files or {}, columns=subject.columns
+    )
 
 
 def measure(
@@ -167,8 +173,9 @@ def measure(
         weights: weights of a training: those after the last epoch or the best.
         inversions: URL of the inversions that a cache's views start from; by default beside it.
         limit: number of images whose views are compared, taken from the start; by default all.
-        write_columns: compute scores of every view of a cache and keep them in it; without named diagnostics,
-            nothing else is measured.
+        write_columns: compute scores of every view of a cache and keep them in it, and with them the columns
+            of the named diagnostics, such as the main parts of `concentration` with the first seed; without
+            named diagnostics, nothing else is measured.
         plots: folder for the plots of diagnostics that draw any, with the numbers behind them as JSON.
         batch_size: images embedded at once.
         executor: ``"local"``, one diagnostic after the other in this process, or ``"ray"``.
@@ -257,6 +264,8 @@ def measure(
         for number, task in enumerate(tasks)
         for one in results[number].measures
     )
+    if write_columns:
+        _add_columns(arguments, [results[number].columns for number in sorted(results, reverse=True)])
     notes = dict.fromkeys(note for number in sorted(results) for note in results[number].notes)
     files: list[str] = []
     if plots is not None:
@@ -304,6 +313,18 @@ def _refuse_ignored(
         if would:
             what = "file of vectors" if kind == "vectors" else kind
             raise UsageError(f"{option} is given, which a {what} would ignore; leave it out")
+
+
+def _add_columns(arguments: SubjectArguments, columns: Sequence[Mapping[str, NDArray[np.float32]]]) -> None:
+    """Add numbers of images to the scores that a cache has, alike for all views of an image."""
+    found = {name: values for one in columns for name, values in one.items()}
+    if not found:
+        return
+    storage = open_storage(arguments.subject, arguments.storage_options)
+    spec = read_spec(storage)
+    scores = read_scores(storage, spec)
+    repeated = {name: np.repeat(values[:, None], spec.num_views, axis=1) for name, values in found.items()}
+    write_scores(storage, spec, scores | repeated)
 
 
 def _write_columns(arguments: SubjectArguments, batch_size: int, progress: Progress) -> MeasureResult:

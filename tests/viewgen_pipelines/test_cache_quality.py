@@ -93,6 +93,25 @@ def test_scores_are_written_on_request_and_belong_to_a_cache(capsys, url, faults
         assert "belongs to a cache" in capsys.readouterr().err
 
 
+def test_main_parts_are_written_beside_the_scores(capsys, url, faults):
+    command(capsys, url, "--no-quality")
+    words = ["measure", url, "--write-columns", "-d", "concentration", "--set", "num_pooled=0", "--json"]
+    for extra, there in ([], True), (["--set", "concentration.views=expert"], False):
+        with pytest.raises(SystemExit) as caught:
+            main([*words, *extra])
+        assert not caught.value.code
+        measured = {row["name"] for row in json.loads(capsys.readouterr().out)["measures"]}
+        assert "area" in measured
+        scores = read_scores(open_storage(url), CacheReader(url).spec)
+        assert {"density", "label_margin"} <= set(scores)
+        assert ("main_part" in scores) == there, "those of expert views say nothing of the cache's"
+        if there:
+            inside = scores["main_part"]
+            assert (inside[:, 0] == inside[:, 1]).all()
+            assert set(np.unique(inside)) <= {0.0, 1.0}
+            assert inside[:, 0].mean() >= 0.9, "the largest share that is searched"
+
+
 def test_strict_turns_a_verdict_into_exit_code_1(capsys, url, faults, monkeypatch):
     monkeypatch.setattr(quality, "verdict", lambda measures: ["they are drawn by hand"])
     code, _, err = command(capsys, url, "--quality", "--strict")

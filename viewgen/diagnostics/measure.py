@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from viewgen.errors import DataError, MissingFileError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from viewgen.datasets import ImageDataset
     from viewgen.diagnostics.features import Features
@@ -128,6 +130,25 @@ class Subject:
         self._made: dict[str, Any] = {}
         self.notes: list[str] = []
         self.files: dict[str, bytes] | None = None
+        self.columns: dict[str, NDArray[np.float32]] = {}
+
+    def keep_column(self, name: str, source_index: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """Keep a number for each of some images of a cache, beside its scores if the caller asked for them.
+
+        Args:
+            name: name of the score.
+            source_index: rows of the data set, `(M,)`; images that the cache lacks are passed over.
+            values: their numbers, `(M,)`; other images get NaN.
+        """
+        import numpy as np
+
+        reader = self.part("cache")
+        order = np.argsort(source_index)
+        place = np.searchsorted(source_index, reader.source_index, sorter=order).clip(max=len(order) - 1)
+        there = source_index[order[place]] == reader.source_index
+        column = np.full(reader.spec.num_images, np.nan, np.float32)
+        column[reader.rows[there]] = values[order[place[there]]]
+        self.columns[name] = column
 
     def keep_file(self, name: str, make: Callable[[], bytes]) -> None:
         """Keep a file of results, such as a plot, where the caller has asked for files.

@@ -10,6 +10,7 @@ from viewgen_pipelines.gallery.numbers import Gauge
 from viewgen_pipelines.gallery.pictures import MAX_STRIP_VIEWS, frames_size, strip_size
 from viewgen_pipelines.gallery.queries import (
     PAGE_SIZES,
+    PART_FILTERS,
     SORTS,
     STATUS_NAMES,
     VIEW_FILTERS,
@@ -32,6 +33,7 @@ __all__ = [
 STATUS_WORDS = {"ok": "ok", "not-converged": "not converged", "failed": "failed"}
 STATUS_CSS = {"ok": "ok", "not-converged": "late", "failed": "failed"}
 SCORE_WORDS = {"label_margin": "margin", "nearest_view": "nearest view"}
+SCORES_OF_IMAGES = ("main_part",)  # alike for all views
 BOUNDARY_TOLERANCE = 0.05
 
 # so many classes fit into a list that people still use
@@ -72,7 +74,8 @@ def make_card(source: CacheSource, snapshot: Snapshot, row: int, query: str = ""
         "margin": float(snapshot.worst_margin[row]),
         "pair": float(snapshot.closest_pair[row]),
         "density": float(snapshot.mean_density[row]),
-        "views": str(snapshot.judged[row]),
+        "views": f"{snapshot.judged[row]} {snapshot.part[row]}".strip(),
+        "outlier": str(snapshot.part[row]) == "outlier",
         "num_foreign": _num_foreign(snapshot, row),
         "num_views": snapshot.spec.num_views,
         "reason": snapshot.failure(row),
@@ -131,7 +134,7 @@ def view_tiles(snapshot: Snapshot, card: dict[str, Any]) -> list[dict[str, Any]]
                 "scores": [
                     {"name": SCORE_WORDS.get(name, name), "value": values[view]}
                     for name, values in scores.items()
-                    if values[view] == values[view]
+                    if values[view] == values[view] and name not in SCORES_OF_IMAGES
                 ],
             }
         )
@@ -186,7 +189,10 @@ def toolbar(source: CacheSource, snapshot: Snapshot, query: Query, rows: NDArray
         "sorts": sorts,
         "labels": _label_choices(source, snapshot, snapshot.columns["label"][rows]),
         "statuses": list(STATUS_WORDS.items()),
-        "view_filters": list(VIEW_FILTERS.items()) if "label_margin" in snapshot.scores else [],
+        "view_filters": [
+            *(VIEW_FILTERS.items() if "label_margin" in snapshot.scores else ()),
+            *(PART_FILTERS.items() if "main_part" in snapshot.scores else ()),
+        ],
         "sizes": PAGE_SIZES,
     }
 

@@ -98,6 +98,15 @@ class Snapshot:
         return np.where(self.has_views & ("label_margin" in self.scores), read, "")
 
     @cached_property
+    def part(self) -> NDArray[np.str_]:
+        """Whether an image lies in the main part of its class, `(N,)`.
+
+        ``"main-part"``, ``"outlier"``, or empty where `concentration` has not looked at the image.
+        """
+        inside = self._of_scores("main_part", np.nanmin)
+        return np.where(inside == 1, "main-part", np.where(inside == 0, "outlier", ""))
+
+    @cached_property
     def row_of_source(self) -> dict[int, int]:
         """Source index → row."""
         rows = self.rows

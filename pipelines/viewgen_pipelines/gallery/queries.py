@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from viewgen.status import Status
 from viewgen_pipelines.gallery.index import Snapshot
 
-__all__ = ["PAGE_SIZES", "SORTS", "STATUS_NAMES", "VIEW_FILTERS", "Query", "select", "sort_values"]
+__all__ = [
+    "PAGE_SIZES",
+    "PART_FILTERS",
+    "SORTS",
+    "STATUS_NAMES",
+    "VIEW_FILTERS",
+    "Query",
+    "select",
+    "sort_values",
+]
 
 STATUS_NAMES: dict[int, str] = {
     Status.OK: "ok",
@@ -37,6 +46,12 @@ VIEW_FILTERS = {
     "unread": "not judged: the image itself is misread",
 }
 
+# values of `Snapshot.part`
+PART_FILTERS = {
+    "main-part": "in the main part of its class",
+    "outlier": "outside of its class's main part",
+}
+
 _ATTRIBUTES = {
     "distance": "mean_distance",
     "miss": "worst_miss",
@@ -54,7 +69,7 @@ class Query:
         sort: key of `SORTS`; a leading minus sorts the largest first.
         label: ``"3"`` for a class, ``"1.3"`` for value 3 of attribute 1, empty for all.
         status: value of `STATUS_NAMES`, empty for all.
-        views: key of `VIEW_FILTERS`, empty for all.
+        views: key of `VIEW_FILTERS` or `PART_FILTERS`, empty for all.
         page: number of the page, from 1.
         size: images per page.
     """
@@ -78,7 +93,7 @@ class Query:
             sort=sort if sort.removeprefix("-") in SORTS else "row",
             label=label if _label_numbers(label) else "",
             status=status if status in STATUS_NAMES.values() else "",
-            views=views if views in VIEW_FILTERS else "",
+            views=views if views in VIEW_FILTERS or views in PART_FILTERS else "",
             page=max(1, _integer(parameters.get("page"), 1)),
             size=size if size in PAGE_SIZES else PAGE_SIZES[0],
         )
@@ -109,7 +124,8 @@ def select(snapshot: Snapshot, query: Query) -> NDArray[np.int64]:
             return rows[:0]
         rows = rows[labels[:, attribute] == value]
     if query.views:
-        rows = rows[snapshot.judged[rows] == query.views]
+        told = snapshot.part if query.views in PART_FILTERS else snapshot.judged
+        rows = rows[told[rows] == query.views]
     key = query.sort.removeprefix("-")
     descending = query.sort.startswith("-")
     if key == "row":

@@ -8,8 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from viewgen.store.quality import write_scores
 from viewgen_pipelines.gallery.index import CacheIndex
-from viewgen_pipelines.gallery.queries import PAGE_SIZES, SORTS, STATUS_NAMES, VIEW_FILTERS, Query, select
+from viewgen_pipelines.gallery.pages import Pages
+from viewgen_pipelines.gallery.queries import (
+    PAGE_SIZES,
+    PART_FILTERS,
+    SORTS,
+    STATUS_NAMES,
+    VIEW_FILTERS,
+    Query,
+    select,
+)
+from viewgen_pipelines.gallery.sources import CacheSource
 
 
 @pytest.fixture
@@ -65,6 +76,22 @@ def test_images_are_filtered_by_what_their_views_are_read_as(snapshot, make_cach
     assert not select(unscored, Query(views="foreign")).size
 
 
+def test_main_parts_and_outliers_are_filtered_and_marked(make_cache):
+    cache = make_cache()
+    scores = cache.score()
+    rows = np.arange(len(scores["density"]))[:, None]
+    inside = np.where(rows < 20, rows % 4 != 1, np.nan) + 0 * scores["density"]
+    write_scores(cache.storage, cache.spec, {"main_part": inside.astype(np.float32)})
+    snapshot = CacheIndex(cache.url).snapshot()
+    there = [row for row in range(20) if row != 6]  # row 6 has failed
+    assert select(snapshot, Query(views="outlier")).tolist() == [row for row in there if row % 4 == 1]
+    assert select(snapshot, Query(views="main-part")).tolist() == [row for row in there if row % 4 != 1]
+    page = Pages(CacheSource(url=cache.url)).images(Query(views="outlier"))
+    assert page.count(">outlier</span>") == 5
+    assert "outside of its class&#39;s main part" in page
+    assert "with a view of another class" not in page, "there are no margins"
+
+
 def test_attributes_of_a_label_are_filtered_one_by_one(make_cache):
     cache = make_cache(shards=[], label_shape=(2,))
     make = cache.make
@@ -93,7 +120,7 @@ def test_no_query_string_breaks_it(parameters):
     assert query.size in PAGE_SIZES
     assert 1 <= query.page < 10**9
     assert query.status in ("", *STATUS_NAMES.values())
-    assert query.views in ("", *VIEW_FILTERS)
+    assert query.views in ("", *VIEW_FILTERS, *PART_FILTERS)
     assert all(part.removeprefix("-").isdigit() for part in query.label.split(".") if query.label)
 
 

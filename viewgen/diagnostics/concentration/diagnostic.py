@@ -12,7 +12,9 @@ import json
 from functools import partial
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import model_validator
 
 from viewgen.diagnostics.concentration.class_views import ClassViewsConfig, class_views
@@ -89,6 +91,8 @@ class ConcentrationOfViews:
                 "that of the images"
             )
         document = concentration_json(found, seed)
+        if config.shares and sample.kind != "expert":
+            subject.keep_column("main_part", *_membership(found))
         measures = [*self._areas(found, seed), *self._deltas(found), *_sigmas(found)]
         if config.num_pooled:
             pooled = pooled_pairs(
@@ -153,6 +157,14 @@ class ConcentrationOfViews:
                     )
                 )
         return measures
+
+
+def _membership(found: Concentration) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the images of the sample, and 1 for those in the largest share's main part of their class."""
+    parts = found.main_parts[max(found.main_parts)]
+    rows = np.concatenate(found.sample.rows)
+    inside = np.isin(rows, np.concatenate([part.members for part in parts]))
+    return rows, inside.astype(np.float32)
 
 
 def _sigmas(found: Concentration) -> list[Measure]:

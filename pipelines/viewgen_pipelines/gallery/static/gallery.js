@@ -47,7 +47,7 @@
     const views = toolbar.elements.views?.value;
     const shown = cards.filter((card) =>
       (!wanted || card.dataset.class.split(" ").includes(wanted)) && (!status || card.dataset.status === status) &&
-      (!views || card.dataset.views === views));
+      (!views || card.dataset.views.split(" ").includes(views)));
     const value = (card) => (card.dataset[key] === "" ? Infinity : sign * Number(card.dataset[key]));
     const order = (a, b) => {
       const difference = value(a) - value(b);
