@@ -250,6 +250,22 @@ def test_aligned_and_uniform_features_have_the_loss_of_the_sphere(temperature, l
     assert float(info_nce_of(found)) - math.log(count) == pytest.approx(limit, abs=1e-3)
 
 
+def test_the_loss_does_not_tell_which_of_two_features_is_encoded():
+    """Proposition 2.2 of Robinson et al., 2021: either is a minimiser, and suppresses the other."""
+    both = F.normalize(torch.randn(2, 4096, 3, generator=torch.Generator().manual_seed(0)).double(), dim=2)
+    objective = SimCLR(SimCLRSettings(temperature=0.5))
+    losses, read = [], []
+    for encoded in both:
+        losses.append(float(value(objective, encoded[None].repeat(2, 1, 1))) - math.log(2 * 4096))
+        # the hemisphere in which the second feature lies, by least squares on one half, read on the other
+        label = both[1][:, :1].sign()
+        weights = torch.linalg.lstsq(encoded[:2048], label[:2048]).solution
+        read.append(float((encoded[2048:] @ weights).sign().eq(label[2048:]).double().mean()))
+    assert losses == pytest.approx([-1.4048] * 2, abs=5e-3), "the minimum, of aligned and uniform features"
+    assert read[0] == pytest.approx(0.5, abs=0.04)
+    assert read[1] > 0.98
+
+
 def test_negatives_that_share_what_is_encoded_cannot_be_told_apart():
     same = torch.full((4, 9), 1 / TAU, dtype=torch.float64)
     found = info_nce_of(Contrast(positives=same[:, :1], negatives=same[:, 1:], temperature=TAU))
