@@ -227,6 +227,21 @@ def test_a_measure_of_caches_has_a_column_for_each_group(summary):
     assert kept.rows == [["c2", "0.250"]], "the rest stands in the first table"
 
 
+def test_estimators_stand_beside_each_other(summary):
+    first, second = summary.caches.values()
+    values = {
+        ("mine_nats", "original, expert"): {0: 2.0, 1: 3.0},
+        ("infonce_nats", "original, expert"): {0: 1.5},
+    }
+    first = replace(first, values={**first.values, **values, ("mine_nats", "expert, view"): {0: 1.0}})
+    *_, table = _cache_blocks(replace(summary, caches={"c0": first, "c1": second}), [])
+    assert table.titles == ["cache", "pair of views", "infonce, nats", "mine, nats"]
+    assert sorted(table.rows) == [
+        ["c0", "expert, view", "–", "1.00"],
+        ["c0", "original, expert", "1.50", "2.50 (2.00 to 3.00, 2 seeds)"],
+    ]
+
+
 def test_a_heat_map_over_values_that_are_lists(summary, tmp_path):
     rows = {
         name: replace(

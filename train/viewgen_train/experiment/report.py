@@ -290,15 +290,16 @@ def _cache_blocks(summary: Summary, measures: Sequence[str]) -> list[Block]:
     blocks: list[Block] = [TableBlock(titles, rows)]
     groups = sorted({key for cache in caches for key in cache.values if key[1]})
     diagnosed = [key for key in groups if any(len(cache.values.get(key, {})) > 0 for cache in caches)]
-    estimates = [key for key in diagnosed if key[0].endswith("_nats")]
+    estimates = dict.fromkeys(name for name, _ in diagnosed if name.endswith("_nats"))
     if estimates:
         lines = [
-            [f"{cache.name}: {key[1]}", key[0].removesuffix("_nats"), _seeds_cell(cache.values[key])]
+            [cache.name, pair, *(_estimate_cell(cache, (name, pair)) for name in estimates)]
             for cache in caches
-            for key in estimates
-            if key in cache.values
+            for pair in dict.fromkeys(group for name, group in diagnosed if name in estimates)
+            if any((name, pair) in cache.values for name in estimates)
         ]
-        blocks.append(TableBlock(["pair of views", "estimator", "mutual information, nats"], lines))
+        heads = [f"{name.removesuffix('_nats')}, nats" for name in estimates]
+        blocks.append(TableBlock(["cache", "pair of views", *heads], lines))
     for measure in measures:
         found = dict.fromkeys(group for cache in caches for name, group in cache.values if name == measure)
         if measure in shown:  # without a group it stands in the first table
@@ -335,6 +336,10 @@ def _measured_cell(cache: CacheSummary, key: tuple[str, str]) -> str:
     cell = _seeds_cell(values, 3)
     interval = cache.intervals.get(key)
     return cell if interval is None or len(values) > 1 else f"{cell} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _estimate_cell(cache: CacheSummary, key: tuple[str, str]) -> str:
+    return _seeds_cell(cache.values[key]) if key in cache.values else "–"
 
 
 def _seeds_cell(values: Mapping[int, float], digits: int = 2) -> str:
