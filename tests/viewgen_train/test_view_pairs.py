@@ -23,7 +23,7 @@ from viewgen_pipelines.cache import cache
 from viewgen_train.distributed import World
 from viewgen_train.dry_run import describe
 from viewgen_train.evaluate import evaluate
-from viewgen_train.held_out import held_out_i_nce
+from viewgen_train.held_out import held_out_i_nce, training_ceiling
 from viewgen_train.plan import TrainOptions, make_plan
 from viewgen_train.run import open_run
 from viewgen_train.training import train
@@ -164,7 +164,8 @@ def test_the_candidates_of_other_objectives(plan, settings, candidates):
     ("settings", "reason"),
     [
         ({"objective": "simsiam"}, "no negatives"),
-        ({"assimilation": "A1", "objective": "infonce"}, "an expert and a generated view"),
+        ({"assimilation": "A2", "objective": "infonce"}, "a term of its own"),
+        ({"assimilation": "A1", "objective": "infonce", "ifm_epsilon": 0.1}, "another loss"),
     ],
 )
 def test_other_trainings_have_no_i_nce(plan, settings, reason):
@@ -176,6 +177,15 @@ def test_other_trainings_have_no_i_nce(plan, settings, reason):
     trainer = build_trainer(found, World(), torch.device("cpu"))
     assert "i_nce" not in trainer.step(0)
     assert held_out_i_nce(found.settings, trainer.network.encoder, trainer._knn.test) is None, reason
+
+
+def test_a1_has_the_value_of_its_training_alone(plan):
+    found = plan(assimilation="A1", generated="expert", objective="infonce", views_per_step=2)
+    trainer = build_trainer(found, World(), torch.device("cpu"))
+    metrics = trainer.step(0)
+    assert float(metrics["i_nce"]) == pytest.approx(math.log(8) - float(metrics["loss"]), abs=1e-5)
+    assert training_ceiling(found.settings) == pytest.approx(math.log(8))
+    assert held_out_i_nce(found.settings, trainer.network.encoder, trainer._knn.test) is None
 
 
 def make_plan_without(plan, name, **settings):

@@ -29,7 +29,7 @@ from viewgen.networks.files import file_digest, read_header
 from viewgen.views.branched import ImageEncoder, load_image_encoder
 from viewgen.views.compositions import dataset_expert
 from viewgen.views.expert import ExpertConfig
-from viewgen_train.held_out import held_out_i_nce
+from viewgen_train.held_out import held_out_i_nce, training_ceiling
 from viewgen_train.run import open_run
 from viewgen_train.settings import TrainSettings
 
@@ -288,6 +288,7 @@ def evaluate(
         own = _own_test(subject.dataset, data_root) if other else test
         if own is not None:
             i_nce = held_out_i_nce(subject.settings, subject.encoder, own, seed=seed, device=device)
+    most = None if subject.settings is None else training_ceiling(subject.settings)
     about = {
         "run": str(run),
         "weights": {"file": str(subject.weights), "digest": file_digest(subject.weights)},
@@ -295,7 +296,9 @@ def evaluate(
         "epochs": subject.epochs,
         "loss": subject.loss,
         **({} if i_nce is None else {"i_nce": i_nce | {"training": subject.i_nce}}),
-        **({} if subject.i_nce is None else {"i_nce_training": subject.i_nce}),
+        **(
+            {} if subject.i_nce is None else {"i_nce_training": subject.i_nce, "i_nce_training_ceiling": most}
+        ),
         "probe": probe.to_json(),
         "seed": seed,
         "device": device,

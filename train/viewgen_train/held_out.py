@@ -37,7 +37,7 @@ from viewgen_train.objectives.contrast import Counted
 from viewgen_train.settings import TrainSettings
 from viewgen_train.worker import build_source
 
-__all__ = ["held_out_i_nce"]
+__all__ = ["held_out_i_nce", "training_ceiling"]
 
 MAX_IMAGES, IMAGES_AT_ONCE = 1024, 128
 FEWEST_IMAGES = 8
@@ -105,6 +105,14 @@ def held_out_i_nce(
         "candidates": candidates,
         "images": count // candidates * candidates,
     }
+
+
+def training_ceiling(settings: TrainSettings) -> float | None:
+    """Return ln K, the most that a training's own I_NCE can be; None if its objective has no such number."""
+    objective = build_objective(settings)
+    if not isinstance(objective, Counted):
+        return None
+    return float(np.log(objective.num_candidates(settings.optimiser.batch_size)))
 
 
 def _projected(network: Any, views: Tensor, place: int, roles: tuple[Any, ...]) -> Tensor:

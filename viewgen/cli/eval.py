@@ -129,7 +129,9 @@ def _print_table(document: dict[str, Any]) -> None:
             f"{i_nce['ceiling']:.2f}{near}{beside}"
         )
     elif (in_training := document.get("i_nce_training")) is not None:
-        click.echo(f"I_NCE of the views {in_training:.2f} nats in training")
+        ceiling = document["i_nce_training_ceiling"]
+        near = ", within 1 nat of which it says at least so much" if in_training > ceiling - 1 else ""
+        click.echo(f"I_NCE of the views {in_training:.2f} nats in training, at most {ceiling:.2f}{near}")
     if collapse["warning"] is not None:
         click.echo(f"warning: {collapse['warning']}")
     click.echo(f"{document['images_per_second']:,.0f} images/s embedded, {document['seconds']:.1f} s in all")

@@ -193,15 +193,17 @@ def test_a_readout_of_another_size_than_the_views_is_refused(tmp_path):
 def test_measures_of_i_nce(monkeypatch):
     held_out = {"nats": 1.5, "low": 1.4, "high": 1.6, "ceiling": 2.0, "saturated": True, "candidates": 8,
                 "images": 16, "training": 1.7}  # fmt: skip
-    found = {"dataset": {"test": 20}, "loss": None, "i_nce": held_out, "i_nce_training": 1.7}
+    found = {"dataset": {"test": 20}, "loss": None, "i_nce": held_out}
+    found |= {"i_nce_training": 1.7, "i_nce_training_ceiling": 2.5}
     monkeypatch.setattr("viewgen_train.experiment.work.evaluate", lambda *_, **__: found)
     task = SimpleNamespace(
         kind="training", out="", probe={}, readout=None, readout_limit=None, data_root=None, diagnostics=()
     )
     values = {one.name: one.value for one in _measured(task, SimpleNamespace(device="cpu"))}
-    assert values == {"i_nce": 1.5, "i_nce_ceiling": 2.0, "i_nce_saturated": 1.0, "i_nce_training": 1.7}
+    in_training = {"i_nce_training": 1.7, "i_nce_training_ceiling": 2.5, "i_nce_training_saturated": 1.0}
+    assert values == {"i_nce": 1.5, "i_nce_ceiling": 2.0, "i_nce_saturated": 1.0} | in_training
     del found["i_nce"]
-    assert [one.name for one in _measured(task, SimpleNamespace(device="cpu"))] == ["i_nce_training"]
+    assert [one.name for one in _measured(task, SimpleNamespace(device="cpu"))] == [*in_training]
 
 
 def test_a_sweep_of_no_row_is_refused(tmp_path):

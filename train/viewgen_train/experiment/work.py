@@ -193,7 +193,12 @@ def _measured(task: TrainWork, place: Place) -> list[Measure]:
             Measure(name="i_nce_saturated", value=float(i_nce["saturated"]), on=on),
         ]
     if "i_nce_training" in found:
-        measures.append(Measure(name="i_nce_training", value=found["i_nce_training"], on="the last steps"))
+        value, ceiling = found["i_nce_training"], found["i_nce_training_ceiling"]
+        numbers = {"": value, "_ceiling": ceiling, "_saturated": float(value > ceiling - 1)}
+        measures += [
+            Measure(name=f"i_nce_training{name}", value=number, on="the last steps")
+            for name, number in numbers.items()
+        ]
     if found["loss"] is not None:
         measures.append(Measure(name="loss", value=found["loss"], on="the last steps"))
     if task.diagnostics:

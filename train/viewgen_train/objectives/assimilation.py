@@ -15,6 +15,7 @@ from torch import Tensor
 
 from viewgen.errors import UsageError
 from viewgen_train.objectives.alignment import Assimilable, attraction
+from viewgen_train.objectives.contrast import Counted
 from viewgen_train.objectives.hard_negatives import HardNegatives
 from viewgen_train.objectives.ifm import IFM
 from viewgen_train.objectives.objective import Combinator, Objective, Outputs
@@ -33,6 +34,8 @@ class A1(Combinator):
 
     def __init__(self, base: Objective, num_generated: int) -> None:
         super().__init__(base, 1, num_generated)
+        if isinstance(base, Counted):  # then ln K − loss is the mean I_NCE of expert and generated view
+            self.temperature, self.num_candidates = base.temperature, base.num_candidates
 
     def loss(self, out: Outputs) -> dict[str, Tensor]:
         """Return the base loss, averaged over the generated views."""
