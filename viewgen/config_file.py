@@ -1,6 +1,7 @@
 """Configuration files: settings in TOML or YAML, as dotted names."""
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 
 from viewgen.errors import MissingFileError, UsageError
 
-__all__ = ["dotted", "read_config", "toml_value"]
+__all__ = ["dotted", "read_config", "toml_text", "toml_value"]
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def read_config(path: str | Path, name: str) -> dict[str, Any]:
@@ -55,6 +58,28 @@ def dotted(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield from dotted(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def toml_text(tables: Mapping[str, Any], prefix: str = "") -> str:
+    """Return nested tables as a TOML document: of a table its values, then its tables.
+
+    Args:
+        tables: name → value, table, or list of tables; no value is None.
+        prefix: dotted name of the table, with a dot behind it.
+    """
+    lines, parts = [], []
+    for name, value in tables.items():
+        key = (
+            name if name.replace("-", "").replace("_", "").isalnum() and name.isascii() else json.dumps(name)
+        )
+        several = isinstance(value, list | tuple) and value and all(isinstance(one, dict) for one in value)
+        if isinstance(value, dict):
+            parts.append(f"[{prefix}{key}]\n{toml_text(value, f'{prefix}{key}.')}")
+        elif several:
+            parts += [f"[[{prefix}{key}]]\n{toml_text(one, f'{prefix}{key}.')}" for one in value]
+        else:
+            lines.append(f"{key} = {toml_value(value)}")
+    return "\n".join(["\n".join(lines) + "\n" if lines else "", *parts]).lstrip("\n")
 
 
 def toml_value(value: Any) -> str:

@@ -40,7 +40,7 @@ def test_it_runs_and_tells_the_words(words, made_up, tmp_path):
     result = run(*words, "--seeds", "0-1,4", "--only", "plain", "--only", "a2", "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
-    assert found.keys() == {"folder", "table", "num_done", "num_trainings", "diverged", "words"}
+    assert found.keys() == {"folder", "table", "num_done", "num_trainings", "diverged", "words", "unfinished"}
     assert (found["num_done"], found["num_trainings"]) == (9, 9)
     assert [name for name in made_up.done if name.startswith("plain")] == ["plain 0", "plain 1", "plain 4"]
     again = run(*words, "--seeds", "0-1,4")

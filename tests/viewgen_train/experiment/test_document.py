@@ -56,6 +56,28 @@ def test_what_is_nearer_comes_first(file):
     assert (paper.experiment.dataset, paper.train["width"]) == ("cifar10", 3)
 
 
+def test_the_merged_file_is_the_same_experiment(file, tmp_path):
+    for source in (str(file), "table1", "flows", "mi-table", "concentration-augmentations", "sweep-crop"):
+        document = load_document(source)
+        path = tmp_path / f"{document.name}.toml"
+        path.write_text(document.text)
+        again = load_document(str(path))
+        assert again.scale == ""
+        whole = {"source": "", "scale": "", "text": ""}
+        assert again.replace(**whole) == document.replace(**whole)
+
+
+def test_a_file_cannot_extend_itself(tmp_path):
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text('extends = "second.toml"\n')
+    second.write_text('extends = "first.toml"\n')
+    with pytest.raises(UsageError, match="a file cannot extend itself"):
+        load_document(str(first))
+    first.write_text(f'extends = "{first.name}"\n')
+    with pytest.raises(UsageError, match=r"first.toml extends .*first.toml: a file cannot"):
+        load_document(str(first))
+
+
 def plan(path: Path, text: str = "", **options):
     if text:
         path.write_text(text)
@@ -191,6 +213,10 @@ WRONG = {
     "an axis of an unknown setting": (
         GRID + '"cache.sigmo" = [0.1]\n',
         r"\[caches.views\[sigmo=0.1\]\]: .*sigmo",
+    ),
+    "rows with one folder": (
+        '[rows."a b"]\ntrain = {assimilation = "none"}\n[rows.a-b]\ntrain = {assimilation = "none"}\n',
+        "the rows 'a b' and 'a-b' would share their files",
     ),
     "a place twice": (GRID + '"train.alpha" = [1.0, 1.0]\n', "twice"),
     "a pair that is none": (GRID + '"train.alpha+train.epochs" = [[1.0]]\n', "expected a list of 2"),

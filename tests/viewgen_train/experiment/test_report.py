@@ -3,6 +3,7 @@
 import csv
 import html.parser
 import json
+import tomllib
 from dataclasses import replace
 from statistics import fmean, stdev
 
@@ -13,6 +14,7 @@ from PIL import Image
 from viewgen.diagnostics.measure import Measure
 from viewgen_train.experiment.document import Scatter
 from viewgen_train.experiment.grid import Row
+from viewgen_train.experiment.made_by import made_on
 from viewgen_train.experiment.page import (
     Heading,
     Items,
@@ -279,6 +281,28 @@ def test_the_notes_are_those_of_the_rows_at_hand(summary):
     assert "cache" not in said
     assert "paired" not in said
     assert "images and their views" in said
+
+
+def test_processors_of_several_kinds_are_told():
+    def trained(instructions, device="cpu"):
+        versions = {} if instructions is None else {"instructions": instructions}
+        return Record(kind="training", name="a", seed=0, about={"device": device, "versions": versions})
+
+    one = made_on([trained("AVX2"), trained("AVX2"), Record(kind="cache", name="c", seed=0)])
+    assert one == ["Trained on the processor (AVX2); nothing here ran on a GPU."]
+    _, mixed = made_on([trained("AVX2"), trained("AVX512"), trained(None), trained("AVX512")])
+    assert "(AVX2: 1, AVX512: 2, not recorded: 1)" in mixed
+    assert made_on([trained("AVX2", "cuda:0")]) == ["Trained on cuda:0."]
+    assert made_on([]) == []
+
+
+def test_a_plot_of_a_measure_that_nobody_has_is_told(run_toy, made_up, toy_text, tmp_path):
+    run_toy(toy_text + '[[scatter]]\nx = "label_keptt"\ny = "top1"\n')
+    table = (tmp_path / "results/table.md").read_text()
+    assert "No training or cache has the measure 'label_keptt' of [[scatter]] 1." in table
+    merged = (tmp_path / "results/experiment.toml").read_text()
+    assert "[rows.a2.grid]" in merged
+    assert tomllib.loads(merged)["scatter"] == [{"x": "label_keptt", "y": "top1"}]
 
 
 def test_points_are_rows_or_trainings(summary):

@@ -15,7 +15,7 @@ from viewgen.errors import (
     ViewgenError,
 )
 from viewgen.store import CacheReader
-from viewgen_train.experiment.results import ResultFolder
+from viewgen_train.experiment.results import Record, ResultFolder
 from viewgen_train.loop import only_run
 
 pytestmark = pytest.mark.usefixtures("_free_cost")
@@ -262,13 +262,49 @@ def test_a_cache_without_views_costs_its_rows_only(run_toy, made_up, out):
     assert len(made_up.done) == 7
 
 
-def test_an_encoder_that_is_not_trained_ends_it(run_toy, made_up, toy_text):
+def test_an_encoder_that_diverges_costs_the_rows_that_need_it_and_no_others(run_toy, made_up, toy_text):
     text = toy_text.replace('method = "original"', 'method = "expert"\nencoder = "mine"')
     text += '[encoders.mine]\ntrain = {assimilation = "none"}\n'
     made_up.broken["mine", 0] = ("diverged", "loss is nan")
     for _ in range(2):  # nor does the next call take what it left
-        with pytest.raises(ViewgenError, match=r"\[encoders.mine\]: its training diverged: loss is nan"):
-            run_toy(text)
+        result = run_toy(text)
+        assert not result.complete
+        assert {name.partition(" ")[0] for name in made_up.done} == {"mine", "plain"}
+        reason = "its cache same could not be made: its encoder mine diverged: loss is nan"
+        assert result.diverged["a2[alpha=0.25], seed 0"] == reason
+        assert "cache same" in result.unfinished
+
+
+def test_a_diverged_encoder_of_the_diagnostics_ends_it(run_toy, made_up, toy_text):
+    measured = 'caches = ["seen"]\nsettings = {"seen.encoders" = ["encoder:mine"]}\nprobe = {epochs = 2}'
+    text = toy_text.replace("probe = {epochs = 2}", measured)
+    text += '[encoders.mine]\ntrain = {assimilation = "none"}\n'
+    made_up.broken["mine", 0] = ("diverged", "loss is nan")
+    reason = r"\[encoders.mine\]: its training diverged: loss is nan, and \[measure\]"
+    with pytest.raises(ViewgenError, match=reason):
+        run_toy(text)
+
+
+def test_a_diagnostic_that_fails_leaves_the_experiment_incomplete(run_toy, made_up, toy_text, monkeypatch):
+    text = toy_text.replace("probe = {epochs = 2}", 'caches = ["distinct"]\nprobe = {epochs = 2}')
+    ends = iter(["failed", "finished", "finished", "finished"])
+
+    def run_diagnostics(task, place, tell):
+        status = next(ends)
+        about = {"measurements": list(task.diagnostics)}
+        reason = "too few views" if status == "failed" else ""
+        return Record(kind="diagnostics", name=task.name, seed=task.seed, status=status, reason=reason,
+                      seconds=2.0, identity=task.identity, about=about)  # fmt: skip
+
+    monkeypatch.setattr("viewgen_train.experiment.runner.run_diagnostics", run_diagnostics)
+    result = run_toy(text)
+    assert result.num_done == result.num_trainings
+    assert not result.complete
+    assert result.unfinished == {"diagnostics of same, seed 0": "failed: too few views"}
+    assert (
+        "Not finished: diagnostics of same, seed 0 (failed: too few views)." in Path(result.table).read_text()
+    )
+    assert run_toy(text).complete, "the next call does it again"
 
 
 def test_a_cache_that_is_there(run_toy, made_up, toy_text, tiny_cache, tmp_path):

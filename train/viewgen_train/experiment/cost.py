@@ -40,7 +40,7 @@ class TaskCost:
     """Cost of the equal tasks of a row, cache or encoder.
 
     Attributes:
-        kind: ``"encoder"``, ``"cache"`` or ``"training"``.
+        kind: ``"encoder"``, ``"cache"``, ``"diagnostics"`` of a cache, or ``"training"``.
         name: its name.
         count: number of tasks.
         seconds: time of one of them on one worker; None if it could not be measured.
@@ -97,11 +97,12 @@ class ExperimentCost:
     def lines(self) -> list[str]:
         """Return a table of the tasks, and the totals."""
         width = max((len(task.name) for task in self.tasks), default=0)
+        kind_width = max((len(task.kind) for task in self.tasks), default=0)
         lines = [self.title]
         for task in self.tasks:
             time = "not measured" if task.seconds is None else duration_text(task.seconds)
             lines.append(
-                f"  {task.kind:8}  {task.name:{width}}  {task.count:3} × {time:>12}, "
+                f"  {task.kind:{kind_width}}  {task.name:{width}}  {task.count:3} × {time:>12}, "
                 f"{task.num_bytes / 1e6:,.1f} MB each" + (f"  ({task.note})" if task.note else "")
             )
         count = sum(task.count for task in self.tasks)
@@ -144,7 +145,12 @@ def measure_cost(
     try:
         for done, ((kind, name), count) in enumerate(pending.items()):
             tell("measuring the cost", done, len(pending))
-            if kind == "cache":
+            if kind == "diagnostics":
+                note = "the first one will show how long they take"
+                tasks.append(
+                    TaskCost(kind=kind, name=name, count=count, seconds=None, num_bytes=0, note=note)
+                )
+            elif kind == "cache":
                 tasks += _inversions(plan, caches[name], num_images, counts[1], measured)
                 tasks.append(_cache(plan, caches[name], num_images, counts[1], measured))
             else:

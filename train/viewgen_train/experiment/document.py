@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from viewgen.config_file import toml_text
 from viewgen.errors import MissingFileError, UsageError, nearest_name
 from viewgen.settings import Settings, setting
 
@@ -169,6 +170,7 @@ class Document(Settings):
     name: str = setting("", "name", min_length=1)
     source: str = setting("", "name of the preset, or the file as it was given")
     scale: str = setting("", "scale")
+    text: str = setting("", "the tables of this scale and data set, as a file without scales")
     experiment: ExperimentTable = setting(ExperimentTable(), "data and seeds")
     train: dict[str, Any] = setting({}, "settings of every training")
     cache: CacheDefaults = setting(CacheDefaults(), "options of every cache")
@@ -226,11 +228,14 @@ def load_document(source: str, *, scale: str | None = None, dataset: str | None 
         tables = _over(tables, layer.get("scales", {}).get(scale, {}).get(dataset, {}))
     if dataset is not None:
         tables = _over(tables, {"experiment": {"dataset": dataset}})
-    return _document({"name": name, "source": source, "scale": scale}, tables)
+    about = {"name": name, "source": source, "scale": scale, "text": toml_text(tables)}
+    return _document(about, tables)
 
 
-def _read(source: str) -> tuple[str, list[dict[str, Any]]]:
+def _read(source: str, above: tuple[str, ...] = ()) -> tuple[str, list[dict[str, Any]]]:
     """Return the name of an experiment, and the tables of its file after those that it extends."""
+    if source in above:
+        raise UsageError(f"{' extends '.join((*above, source))}: a file cannot extend itself")
     path = Path(source).expanduser()
     shipped = resources.files(__package__).joinpath(PRESETS, f"{source}.toml")
     if "/" not in source and shipped.is_file():
@@ -257,7 +262,7 @@ def _read(source: str) -> tuple[str, list[dict[str, Any]]]:
         raise UsageError(f"{source}: extends is {before!r}; expected the name of a preset, or a file")
     if before.endswith(".toml"):
         before = str(path.parent / before)
-    return name, [*_read(before)[1], tables]
+    return name, [*_read(before, (*above, source))[1], tables]
 
 
 def _check_scales(scales: Any, source: str) -> None:

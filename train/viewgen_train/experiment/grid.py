@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,12 +78,23 @@ def rows_and_caches(document: Document) -> tuple[dict[str, Row], dict[str, Cache
             if cache is not None:
                 caches[cache[0]] = cache[1]
     swept = {table.cache for table in document.rows.values() if _axes_of(table, "cache")}
+    for what, names in (("rows", rows), ("caches", caches)):
+        _check_files(what, names)
     used = {row.cache for row in rows.values()}
     for name in swept - used:
         # of a cache that is only swept, the one without a value on its axes is nobody's
         if name is not None and not _named(name, caches):
             del caches[name]
     return rows, caches
+
+
+def _check_files(what: str, names: Iterable[str]) -> None:
+    """Refuse names whose results would lie in one folder."""
+    folders: dict[str, str] = {}
+    for name in names:
+        other = folders.setdefault(file_part(name), name)
+        if other != name:
+            raise UsageError(f"the {what} {other!r} and {name!r} would share their files; rename one")
 
 
 def _named(name: str, caches: Mapping[str, CacheTable]) -> bool:

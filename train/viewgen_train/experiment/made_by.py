@@ -1,11 +1,13 @@
 """What of an experiment was made, by which command, and what is missing."""
 
 import shlex
+from collections.abc import Iterable
 
 from viewgen_train.experiment.plan import ExperimentPlan
+from viewgen_train.experiment.results import Record, ResultFolder
 from viewgen_train.experiment.summary import RowSummary, Summary
 
-__all__ = ["command", "missing"]
+__all__ = ["command", "made_on", "missing", "unfinished"]
 
 
 def command(plan: ExperimentPlan, summary: Summary) -> str:
@@ -33,6 +35,45 @@ def missing(plan: ExperimentPlan, summary: Summary) -> list[str]:
         lacking = [str(seed) for seed in row.seeds if seed not in done]
         if lacking:
             lines.append(f"{row.label}: seed{'s' * (len(lacking) > 1)} {', '.join(lacking)}")
+    return lines
+
+
+def unfinished(plan: ExperimentPlan, results: ResultFolder) -> dict[str, str]:
+    """Return the caches of a plan, and their diagnostics, that have no finished record → why."""
+    tasks = [("cache", one.name, 0, f"cache {one.name}") for one in plan.caches]
+    if plan.document.measure.caches:
+        tasks += [
+            ("diagnostics", one.name, seed, f"diagnostics of {one.name}, seed {seed}")
+            for one in plan.caches
+            for seed in one.seeds
+        ]
+    found = {}
+    for kind, name, seed, words in tasks:
+        record = results.read(kind, name, seed)
+        if record is None or record.status != "finished":
+            found[words] = "not run yet" if record is None else f"{record.status}: {record.reason}"
+    return found
+
+
+def made_on(records: Iterable[Record]) -> list[str]:
+    """Return sentences about the processors that trainings ran on, and whether they are of one kind."""
+    trainings = [one for one in records if one.kind == "training" and one.about.get("device")]
+    if not trainings:
+        return []
+    devices = sorted({str(one.about["device"]) for one in trainings})
+    sets: dict[str, int] = {}
+    for one in trainings:
+        name = one.about.get("versions", {}).get("instructions", "not recorded")
+        sets[name] = sets.get(name, 0) + 1
+    if any(device.startswith("cuda") for device in devices):
+        return [f"Trained on {', '.join(devices)}."]
+    lines = [f"Trained on the processor ({', '.join(sets)}); nothing here ran on a GPU."]
+    if len(sets) > 1:
+        counts = ", ".join(f"{name}: {count}" for name, count in sets.items())
+        lines.append(
+            f"These trainings ran on processors of different instruction sets ({counts}), where the same "
+            "command trains other networks: a difference between their rows is not one of settings alone."
+        )
     return lines
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from viewgen.files import write_atomically
-from viewgen_train.experiment.made_by import command, missing
+from viewgen_train.experiment.made_by import command, made_on, missing, unfinished
 from viewgen_train.experiment.matrix import matrices
 from viewgen_train.experiment.page import (
     Block,
@@ -21,8 +21,8 @@ from viewgen_train.experiment.page import (
 )
 from viewgen_train.experiment.pictures import draw_pictures, drawn_before
 from viewgen_train.experiment.plan import ExperimentPlan, shown_settings
-from viewgen_train.experiment.plots import scatter_correlation
 from viewgen_train.experiment.results import Record, ResultFolder
+from viewgen_train.experiment.sentences import sentences
 from viewgen_train.experiment.summary import (
     CacheSummary,
     Summary,
@@ -31,8 +31,7 @@ from viewgen_train.experiment.summary import (
     measure_label,
     summarise,
 )
-from viewgen_train.experiment.sweep import sweep_words
-from viewgen_train.experiment.wording import answer, correlation_words, difference_cell, summary_lines
+from viewgen_train.experiment.wording import difference_cell
 
 __all__ = ["CSV_COLUMNS", "write_report"]
 
@@ -81,10 +80,11 @@ def write_report(plan: ExperimentPlan, results: ResultFolder, *, pictures: bool 
     summary = summarise(plan, results)
     write_atomically(folder / "results.csv", csv_text(plan, records, summary).encode())
     write_atomically(folder / "curves.csv", _curves_text(summary).encode())
+    write_atomically(folder / "experiment.toml", _merged(plan).encode())
     write_atomically(folder / "provenance.json", _provenance(plan, results, records).encode())
     drawn = draw_pictures(plan, summary, results) if pictures else drawn_before(plan, summary, results)
     words = sentences(plan, summary)
-    blocks = page(plan, summary, words, drawn)
+    blocks = page(plan, summary, words, drawn, [*made_on(records), *_unfinished(plan, results)])
     write_atomically(folder / "table.md", markdown_text(blocks).encode())
     write_atomically(folder / "table.html", html_text(blocks, plan.document.name).encode())
     return words
@@ -164,46 +164,21 @@ def _provenance(plan: ExperimentPlan, results: ResultFolder, records: Iterable[R
     return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
-    """Return what the numbers say: answers to the experiment's questions, then each measure over all rows."""
-    document, lines = plan.document, []
-    for one in document.questions:
-        row, other = summary.rows.get(one.row), summary.rows.get(one.against)
-        found = None if row is None else row.against(other, one.measure)
-        labels = (plan.rows[one.row].label, plan.rows[one.against].label)
-        told = answer(found, *labels, measure_label(one.measure), points=is_share(one.measure))
-        trained = [each for each in (row, other) if each is not None and each.values]
-        if trained and not any(each.values.get(one.measure) for each in trained):
-            told = f"Not known: no training of these rows has the measure {one.measure!r}."
-        lines.append(f"{one.ask} {told}")
-    if summary.baseline is not None:
-        for measure in document.experiment.measures:
-            differences = [
-                (row.row.label, row.against(summary.baseline, measure))
-                for row in summary.rows.values()
-                if row is not summary.baseline
-            ]
-            lines += summary_lines(differences, summary.baseline.row.label, measure_label(measure))
-    finished = [row for row in summary.rows.values() if row.values]
-    lines += [
-        f"No finished training has the measure {name!r}, which [experiment] lists."
-        for name in document.experiment.measures
-        if finished and not any(row.values.get(name) for row in finished)
-    ]
-    for sweep in document.sweeps:
-        lines += sweep_words(summary, sweep)
-    for pair in document.scatter:
-        found_r = scatter_correlation(summary, pair)
-        if found_r is not None:
-            names = (measure_label(pair.x), measure_label(pair.y))
-            lines.append(correlation_words(found_r, *names, over=pair.over))
-    return lines
+def _merged(plan: ExperimentPlan) -> str:
+    """Return the experiment as one file that needs no preset and no scale."""
+    document = plan.document
+    scale = f", scale {document.scale}" if document.scale else ""
+    return f"# {document.name}: {document.experiment.dataset}{scale}, as it was run.\n\n{document.text}"
 
 
 def page(
-    plan: ExperimentPlan, summary: Summary, words: list[str], pictures: list[tuple[str, str]]
+    plan: ExperimentPlan,
+    summary: Summary,
+    words: list[str],
+    pictures: list[tuple[str, str]],
+    circumstances: Sequence[str] = (),
 ) -> list[Block]:
-    """Return the blocks of the page."""
+    """Return the blocks of the page; `circumstances` are sentences on how and how far it was run."""
     document, data = plan.document, plan.identity["dataset"]
     about = document.experiment
     scale = f", scale {document.scale}" if document.scale else ""
@@ -240,7 +215,13 @@ def page(
     told = ", ".join(f"{what} {seconds / 3600:.2f} hours" for what, seconds in took if seconds)
     if told:
         blocks.append(Paragraph(f"Time in sum: {told}."))
-    return blocks
+    return [*blocks, *(Paragraph(one) for one in circumstances)]
+
+
+def _unfinished(plan: ExperimentPlan, results: ResultFolder) -> list[str]:
+    """Return a sentence about caches and diagnostics that were begun and not finished."""
+    lost = {what: why for what, why in unfinished(plan, results).items() if why != "not run yet"}
+    return [f"Not finished: {'; '.join(f'{what} ({why})' for what, why in lost.items())}."] if lost else []
 
 
 def accuracy_table(plan: ExperimentPlan, summary: Summary) -> TableBlock:

@@ -1,7 +1,7 @@
 """`viewgen experiment` as a function: plan a grid of caches and trainings, run what is missing, show it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from viewgen_pipelines.executors import check_executor
 from viewgen_train.experiment.cost import ExperimentCost, measure_cost
 from viewgen_train.experiment.document import Document, load_document
 from viewgen_train.experiment.grid import file_part
+from viewgen_train.experiment.made_by import unfinished
 from viewgen_train.experiment.plan import ExperimentPlan, make_plan
 from viewgen_train.experiment.report import write_report
 from viewgen_train.experiment.results import ResultFolder
@@ -32,6 +33,7 @@ class ExperimentResult:
         num_trainings: number of trainings of the call.
         diverged: name and seed of the trainings without numbers → reason.
         words: sentences about the results.
+        unfinished: caches, and diagnostics of caches, that are not finished → why.
     """
 
     folder: str
@@ -40,11 +42,12 @@ class ExperimentResult:
     num_trainings: int
     diverged: Mapping[str, str]
     words: tuple[str, ...]
+    unfinished: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
-        """True if every training of the call has a result."""
-        return self.num_done == self.num_trainings
+        """True if every training, cache and diagnostic of the call has a result."""
+        return self.num_done == self.num_trainings and not self.unfinished
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -55,6 +58,7 @@ class ExperimentResult:
             "num_trainings": self.num_trainings,
             "diverged": dict(self.diverged),
             "words": list(self.words),
+            "unfinished": dict(self.unfinished),
         }
 
 
@@ -142,6 +146,7 @@ def experiment(
             f"{one.name}, seed {one.seed}": one.reason for one in mine if one is not None and one.reason
         },
         words=tuple(words),
+        unfinished=unfinished(plan, results),
     )
 
 

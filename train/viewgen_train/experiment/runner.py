@@ -9,6 +9,7 @@ from typing import Any
 from viewgen.errors import ViewgenError
 from viewgen.progress import Bar, Progress
 from viewgen_pipelines.executors import Executor, open_executor
+from viewgen_train.experiment.checks import named_encoders
 from viewgen_train.experiment.cost import measure_cost
 from viewgen_train.experiment.plan import CacheTask, ExperimentPlan, TrainTask, with_encoders
 from viewgen_train.experiment.report import write_report
@@ -35,6 +36,8 @@ def pending_counts(plan: ExperimentPlan, results: ResultFolder | None) -> dict[t
     wanted = wanted_measurements(plan)
     tasks = [("encoder", one.name, 0) for one in plan.encoders]
     tasks += [("cache", one.name, 0) for one in plan.caches]
+    if plan.document.measure.caches:
+        tasks += [("diagnostics", one.name, seed) for one in plan.caches for seed in one.seeds]
     tasks += [("training", one.row.name, one.seed) for one in plan.trainings]
     for kind, name, seed in tasks:
         if results is None or not is_done(results.read(kind, name, seed), wanted[kind]):
@@ -91,16 +94,14 @@ class Runner:
     def run(self) -> None:
         """Do what has no result."""
         pending = pending_counts(self.plan, self.results)
-        work = self._diagnostics()
-        if not pending and not work:
+        if not pending:
             self.progress.say("nothing is missing; writing the tables")
             return
         seconds = self._seconds(pending)
         about = self.plan.document.experiment
         title = f"{self.plan.document.name} on {about.dataset}"
-        total = sum(seconds[key] * count for key, count in pending.items()) + len(work)
-        with self.progress.bar(title, total, unit="%") as bar:
-            self._weighed = _Weighed(bar, seconds, sum(pending.values()) + len(work))
+        with self.progress.bar(title, 100.0, unit="%") as bar:
+            self._weighed = _Weighed(bar, seconds, pending)
             self._encoders()
             self._caches()
             self._rest()
@@ -108,7 +109,7 @@ class Runner:
     def _seconds(self, pending: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], float]:
         """Return (kind, name) → expected seconds, of earlier results or measured steps."""
         known = self.results.expected()
-        for kind in ("encoder", "cache", "training"):
+        for kind in ("encoder", "cache", "diagnostics", "training"):
             for record in self.results.records(kind):
                 if record.status == "finished" and record.seconds > 0:
                     known[kind, record.name] = record.seconds
@@ -137,14 +138,43 @@ class Runner:
         if tasks:
             with self._executor(len(tasks)) as executor:
                 self._each(executor, run_training_task, tasks)
-        for one in self.plan.encoders:
-            record = self.results.read("encoder", one.name, 0)
-            if record is not None and record.status != "finished":
-                raise ViewgenError(f"[encoders.{one.name}]: its training {record.status}: {record.reason}")
+        lost = self._lost_encoders()
+        settings = self.plan.document.measure.settings
+        for name in [name for value in settings.values() for name in named_encoders(value)]:
+            if name in lost:
+                raise ViewgenError(f"[encoders.{name}]: its training {lost[name]}, and [measure] needs it")
+
+    def _lost_encoders(self) -> dict[str, str]:
+        """Return name → status and reason of the encoders that have no weights."""
+        records = [self.results.read("encoder", one.name, 0) for one in self.plan.encoders]
+        return {
+            one.name: f"{one.status}: {one.reason}"
+            for one in records
+            if one is not None and one.status != "finished"
+        }
 
     def _caches(self) -> None:
+        lost = self._lost_encoders()
         for task in self.plan.caches:
             if self._is_done("cache", task.name, 0):
+                continue
+            table = self.plan.identity["caches"][task.name]
+            needed = [
+                table["encoder"],
+                *(one for v in table["settings"].values() for one in named_encoders(v)),
+            ]
+            if reasons := [f"its encoder {one} {lost[one]}" for one in needed if one in lost]:
+                identity = self.results.digest("cache", task.name)
+                record = Record(
+                    kind="cache",
+                    name=task.name,
+                    seed=0,
+                    status="failed",
+                    reason=reasons[0],
+                    identity=identity,
+                )
+                self.results.write(record)
+                self._say(record, f"cache {task.name}")
                 continue
             work = CacheWork(
                 name=task.name,
@@ -158,7 +188,7 @@ class Runner:
             self._weighed.start(("cache", task.name))
             record = run_cache(work, 0, partial(self._weighed.tell, 0))
             self.results.write(record)
-            self._weighed.finish(0)
+            self._weighed.finish(0, record.seconds)
             self._weighed.forget()
             self._say(record, f"cache {task.name}")
 
@@ -272,7 +302,7 @@ class Runner:
             self._weighed.start((kind or task.kind, task.name))
         for number, record in executor.each(work, tasks, self._weighed.tell):
             self.results.write(record)
-            self._weighed.finish(number)
+            self._weighed.finish(number, record.seconds)
             self._say(record, f"{record.name}, seed {record.seed}")
             self._report_sometimes()
         self._weighed.forget()
@@ -295,35 +325,52 @@ class Runner:
 
 
 class _Weighed:
-    """The one bar of an experiment: tasks count by their expected seconds."""
+    """The one bar of an experiment: tasks count by their seconds, expected or, of their like, measured.
 
-    def __init__(self, bar: Bar, seconds: Mapping[tuple[str, str], float], num_tasks: int) -> None:
-        self._bar, self._seconds, self._num_tasks = bar, seconds, num_tasks
-        self._done, self._num_done = 0.0, 0
-        self._weights: list[float] = []
-        self._shares: list[float] = []
+    Args:
+        bar: a bar of 100 units.
+        seconds: (kind, name) → expected seconds of a task.
+        pending: (kind, name) → number of tasks.
+    """
+
+    def __init__(
+        self, bar: Bar, seconds: Mapping[tuple[str, str], float], pending: Mapping[tuple[str, str], int]
+    ) -> None:
+        self._bar, self._seconds, self._left = bar, dict(seconds), dict(pending)
+        self._done, self._num_done, self._num_tasks = 0.0, 0, sum(pending.values())
+        self._under_way: list[tuple[tuple[str, str], float]] = []
 
     def start(self, key: tuple[str, str]) -> None:
         """Add a task; its number is the count of those before it."""
-        self._weights.append(self._seconds.get(key, 1.0))
-        self._shares.append(0.0)
+        self._left[key] = max(0, self._left.get(key, 0) - 1)
+        self._under_way.append((key, 0.0))
 
     def tell(self, number: int, share: float) -> None:
         """Set the share of a task that is done."""
-        self._shares[number] = max(self._shares[number], min(1.0, share))
+        key, before = self._under_way[number]
+        self._under_way[number] = key, max(before, min(1.0, share))
         self._show()
 
-    def finish(self, number: int) -> None:
-        """Count a task as done."""
-        self._shares[number] = 1.0
+    def finish(self, number: int, seconds: float) -> None:
+        """Count a task as done; diagnostics to come are expected to take as long as the last ones."""
+        key, _ = self._under_way[number]
+        self._under_way[number] = key, 1.0
         self._num_done += 1
+        if seconds > 0 and key[0] == "diagnostics":
+            self._seconds |= {one: seconds for one in self._seconds if one[0] == "diagnostics"}
         self._show()
 
     def forget(self) -> None:
         """End the numbering of tasks that are all done."""
-        self._done += sum(w * s for w, s in zip(self._weights, self._shares, strict=True))
-        self._weights, self._shares = [], []
+        self._done += sum(self._of(key) for key, _ in self._under_way)
+        self._under_way = []
+
+    def _of(self, key: tuple[str, str]) -> float:
+        return self._seconds.get(key, 1.0)
 
     def _show(self) -> None:
-        under_way = sum(w * s for w, s in zip(self._weights, self._shares, strict=True))
-        self._bar.update(self._done + under_way, f"{self._num_done} of {self._num_tasks} tasks")
+        done = self._done + sum(self._of(key) * share for key, share in self._under_way)
+        left = sum(self._of(key) * (1 - share) for key, share in self._under_way)
+        left += sum(self._of(key) * count for key, count in self._left.items())
+        share = done / (done + left) if done + left else 1.0
+        self._bar.update(100.0 * share, f"{self._num_done} of {self._num_tasks} tasks")
