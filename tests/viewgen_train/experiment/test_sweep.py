@@ -145,6 +145,17 @@ def test_shipped_sweeps_have_their_grids(name, count, tmp_path):
     assert len(found.trainings) == 3 * count
 
 
+def test_settings_that_change_together_are_told_by_the_first(tmp_path):
+    found = make_plan(load_document("sweep-jitter", dataset="fashion-mnist"), tmp_path, with_data=False)
+    assert [row.label for row in found.rows.values()][:2] == [
+        "jitter, brightness 0.1 …",
+        "jitter, brightness 0.2 …",
+    ]
+    assert next(iter(found.rows)).startswith("jitter[expert.brightness=0.1,expert.contrast=0.1,")
+    found = make_plan(load_document("views-per-image", dataset="digits"), tmp_path, with_data=False)
+    assert "A2, V 8, m 2" in [row.label for row in found.rows.values()]
+
+
 @pytest.mark.parametrize("dataset", ["cifar100", "tinyimagenet"])
 @pytest.mark.parametrize("name", ON_FASHION)
 def test_the_scale_of_the_loss_fits_the_temperature(name, dataset, tmp_path):

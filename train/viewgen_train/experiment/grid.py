@@ -23,6 +23,7 @@ SYMBOLS = {
     "views.space": "space",
     "views.share": "shares",
     "expert.crop_scale": "area",
+    "expert.brightness": "brightness",
     "alpha": "α",
     "temperature": "τ",
     "views": "V",
@@ -157,7 +158,9 @@ def _row(
         one if short.count(one) == 1 else name: axes[name] for one, name in zip(short, axes, strict=True)
     }
     start = table.label or group
-    values = [f"{SYMBOLS.get(name, name)} {axis_text(value)}" for name, value in shown.items()]
+    told = [one for one, name in zip(shown, axes, strict=True) if name not in _along(table)]
+    values = [f"{SYMBOLS.get(name, name)} {axis_text(shown[name])}" for name in told]
+    values = [f"{text} …" if len(told) < len(shown) else text for text in values]
     # "recipe quick-moco", not "recipe, recipe quick-moco"
     label = ", ".join(values if start in shown else [start, *values])
     row = Row(
@@ -171,6 +174,12 @@ def _row(
         published=_published(table, _told(shown)),
     )
     return row, made
+
+
+def _along(table: RowTable) -> set[str]:
+    """Return settings that labels leave out: of three or more that change together, all but the first."""
+    joint = [axis.split("+") for axis in table.grid]
+    return {name for names in joint if len(names) > 2 for name in names[1:]}
 
 
 def _published(table: RowTable, place: str) -> dict[str, float]:
