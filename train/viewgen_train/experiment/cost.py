@@ -27,8 +27,10 @@ from viewgen_train.resolve import train_settings
 from viewgen_train.roles import splitting_views
 from viewgen_train.settings import TrainSettings
 
-__all__ = ["ExperimentCost", "TaskCost", "measure_cost"]
+__all__ = ["INVERSIONS", "ExperimentCost", "TaskCost", "measure_cost"]
 
+# name of the task that makes the inversions
+INVERSIONS = "inversions"
 # images whose views are made to measure a method
 NUM_MEASURED = 16
 # weights and momentum, each written twice, and the best weights
@@ -110,7 +112,8 @@ class ExperimentCost:
             f"{count} tasks, {self.seconds / 3600:.2f} hours of one worker on {self.device}, "
             f"{self.seconds / 3600 / self.workers:.2f} hours with {self.workers}; "
             f"{self.num_bytes / 1e9:.2f} GB",
-            "not included: accuracy on the way, the evaluation at the end, measurements of the caches",
+            "accuracies are counted as passes of their images; not included: fits of probes, measurements of "
+            "the caches",
         ]
         return lines
 
@@ -207,10 +210,31 @@ def _training(
         kind=kind,
         name=name,
         count=count,
-        seconds=rate * steps * optimiser.batch_size,
+        seconds=rate * (steps * optimiser.batch_size + _evaluated(plan, kind, settings, num_images)),
         num_bytes=COPIES * weights,
         note=note,
     )
+
+
+def _evaluated(plan: ExperimentPlan, kind: str, settings: TrainSettings, num_images: int) -> float:
+    """Return how many images of a step take as long as the evaluations, on the way and at the end.
+
+    An evaluation passes test images and those that it learns from forward once, where a step passes each of
+    its views forward and backward, as long as three times forward.
+    """
+    about, how, every = plan.document.experiment, settings.assimilation, settings.diagnostics
+    try:
+        num_test = image_counts(about.dataset, "test", plan.data_root)[0]
+    except ViewgenError:
+        num_test = 0
+    epochs = settings.optimiser.epochs
+    pauses = [one for one in (every.knn_every, every.probe_every) if one]
+    points = {number * one for one in pauses for number in range(1, int(epochs / one) + 1)}
+    embedded = len(points) * (min(every.knn_images, num_images) + min(every.knn_images, num_test))
+    if kind == "training":
+        embedded += num_images + num_test
+    num_views = {"none": 2, "A1": 1 + how.views_per_step, "A2": 2 + how.views_per_step}[how.kind]
+    return embedded / (3 * num_views)
 
 
 def _splitting(plan: ExperimentPlan, kind: str, name: str, settings: TrainSettings) -> Choice[Any] | None:
@@ -290,7 +314,7 @@ def _inversions(
     return [
         TaskCost(
             kind="cache",
-            name="inversions",
+            name=INVERSIONS,
             count=1,
             seconds=None if rate is None else rate * num_images,
             num_bytes=num_images * (code_bytes + 3 * size**2),

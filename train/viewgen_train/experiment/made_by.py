@@ -67,7 +67,8 @@ def made_on(records: Iterable[Record]) -> list[str]:
         sets[name] = sets.get(name, 0) + 1
     if any(device.startswith("cuda") for device in devices):
         return [f"Trained on {', '.join(devices)}."]
-    lines = [f"Trained on the processor ({', '.join(sets)}); nothing here ran on a GPU."]
+    told = "" if [*sets] == ["not recorded"] else f" ({', '.join(sets)})"
+    lines = [f"Trained on the processor{told}; nothing here ran on a GPU."]
     if len(sets) > 1:
         counts = ", ".join(f"{name}: {count}" for name, count in sets.items())
         lines.append(

@@ -204,7 +204,7 @@ def sweep_words(summary: Summary, sweep: Sweep) -> list[str]:
     found = fit_quadratic([one[0] for one in points], [one[1] for one in points])
     if found is None:
         return [*words, "Too few trainings for a quadratic."]
-    interval = f"{factor * found.curvature_low:.3g} to {factor * found.curvature_high:.3g}"
+    interval = f"{factor * found.curvature_low:.3g} to {factor * found.curvature_high:.3g}".replace("-", "−")
     if found.is_reverse_u:
         told = (
             f"A reverse U of {y} over {x} is shown: the quadratic's curvature lies within {interval}{unit} "
