@@ -71,6 +71,12 @@ def test_patches_are_parts_of_their_cells_in_uniform_order():
     assert chisquare(counts).pvalue > 1e-4
 
 
+def test_the_crop_keeps_at_least_six_tenths():
+    crop = JigsawPatches(3, ExpertConfig(crop_scale=(0.2, 1.0), jitter_probability=0.8))._crop
+    assert crop.crop_scale == (0.6, 1.0)
+    assert (crop.jitter_probability, crop.grayscale_probability) == (0.0, 0.0), "patches keep their colours"
+
+
 def test_a_head_knows_the_places_of_the_patches():
     torch.manual_seed(0)
     head = JigsawHead(6, 4, 9)

@@ -33,6 +33,17 @@ def test_published_numbers_are_of_every_method():
         assert {("cifar10", f"solo-learn-{method}"), ("cifar100", f"solo-learn-{method}")} <= found.keys()
 
 
+def test_infomin_is_trained_as_published():
+    """PyContrast's MoCo with a jigsaw branch, except for the size of the images."""
+    settings = train_settings("cifar10", {"recipe": "infomin"})
+    moco, how = settings.objective.settings, settings.optimiser
+    assert (moco.temperature, moco.jigsaw_weight, moco.jigsaw_grid) == (0.15, 0.5, 3)
+    assert (moco.queue_size, moco.target_momentum) == (65_536, 0.999)
+    assert (how.batch_size, how.learning_rate, how.weight_decay, how.schedule) == (256, 0.03, 1e-4, "cosine")
+    assert how.learning_rate_floor == 0.001, "the cosine ends at the rate times 0.1³"
+    assert (settings.network.projector_hidden, settings.network.projection_dim) == (2048, 128)
+
+
 def test_given_values_come_before_the_recipe():
     settings = train_settings("cifar100", {"recipe": "solo-learn-byol", "learning_rate": 0.7, "epochs": 3})
     assert (settings.optimiser.name, settings.optimiser.learning_rate, settings.optimiser.epochs) == (

@@ -238,6 +238,10 @@ def test_a_cache_with_a_gap_is_refused(plan, tiny, cache_of):
     [
         ({"assimilation": "A1"}, "Give --assimilation none"),
         (
+            {"objective": "moco", "symmetric": True, "queue_size": 16, "key_batchnorm": "whole"},
+            "in one queue",
+        ),
+        (
             {"generated": "expert", "branches": "shared"},
             "branches is 'shared', a setting for views of different",
         ),

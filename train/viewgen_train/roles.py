@@ -66,6 +66,11 @@ def check_roles(settings: TrainSettings, roles: tuple[Role, ...], cache: CacheSp
             "adds views to them. Give --assimilation none"
         )
     objective = build_objective(settings)
+    if getattr(settings.objective.build(), "one_queue", False):
+        raise UsageError(
+            f"objective {settings.objective.name!r} keeps the keys of all views in one queue, where those of "
+            f"the roles {named} would meet queries of their own role; give --objective infonce or simclr"
+        )
     if objective.head.one_sided:
         raise UsageError(
             f"objective {settings.objective.name!r} trains on the first view alone, and views of the roles "

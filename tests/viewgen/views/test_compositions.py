@@ -75,6 +75,9 @@ def test_presets_are_the_published_ones():
         assert (config.flip_probability, config.grayscale_probability) == (0.5, 0.2)
     assert simclr.randaugment_ops == 0
     assert (infomin.randaugment_ops, infomin.randaugment_magnitude) == (2, 10.0)
+    assert (infomin.randaugment_deviation, infomin.randaugment_probability) == (0.5, 0.5)
+    assert (infomin.brightness, infomin.contrast, infomin.saturation, infomin.hue) == (0.8, 0.8, 0.8, 0.2)
+    assert infomin.jitter_probability == 0.8
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "a", "ab", "abc", "abcd", "abcde", "be"])

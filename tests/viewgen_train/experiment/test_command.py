@@ -86,8 +86,8 @@ def test_the_cost_is_measured_and_nothing_written(words, tmp_path, monkeypatch):
     assert timed == ["none", "A2"]
     tasks = {task["name"]: task for task in found["tasks"]}
     assert tasks.keys() == {"same", "plain", "a2[alpha=0.25]", "a2[alpha=0.5]"}
-    # 21 images, 2 epochs of 2 steps of 8 at 8 images a second; 29 images embedded twice on the way and once at
-    # the end, each of which takes a third of one of the 2 or 3 views of a step
+    # 21 images, 2 epochs of 2 steps of 8 at 8 images a second; 29 images embedded twice on the way and once
+    # at the end, each of which takes a third of one of the 2 or 3 views of a step
     plain, a2 = 4.0 + 3 * 29 / (3 * 2) / 8, 4.0 + 3 * 29 / (3 * 3) / 8
     assert (tasks["plain"]["count"], tasks["plain"]["seconds"]) == (3, pytest.approx(plain))
     assert tasks["same"]["num_bytes"] == 21 * 2 * 3 * 8 * 8

@@ -110,6 +110,7 @@ class MoCo(nn.Module):
     """
 
     num_expert, num_generated = 0, 2
+    one_queue = True
 
     def __init__(self, settings: MoCoSettings) -> None:
         super().__init__()
