@@ -67,6 +67,15 @@ def test_the_merged_file_is_the_same_experiment(file, tmp_path):
         assert again.replace(**whole) == document.replace(**whole)
 
 
+def test_a_scale_of_a_data_set_is_that_of_its_paths_too():
+    found = load_document("sweep-patches", scale="paper", dataset="photos:/data/DIV2K?size=256")
+    assert found.experiment.dataset == "photos:/data/DIV2K?size=256"
+    assert found.rows["patches"].grid == {"train.views.distance": (32, 48, 64, 80, 96, 128, 160, 192)}
+    assert found.measure.readout == "cifar10"
+    with pytest.raises(UsageError, match="photoss:x has no settings at scale 'paper'"):
+        load_document("sweep-patches", scale="paper", dataset="photoss:x")
+
+
 def test_a_file_cannot_extend_itself(tmp_path):
     first, second = tmp_path / "first.toml", tmp_path / "second.toml"
     first.write_text('extends = "second.toml"\n')

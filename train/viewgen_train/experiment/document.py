@@ -225,7 +225,8 @@ def load_document(source: str, *, scale: str | None = None, dataset: str | None 
     for layer in layers:
         # what a file says for a scale comes before what it says for all, and that before what it extends
         tables = _over(tables, {name: table for name, table in layer.items() if name != "scales"})
-        tables = _over(tables, layer.get("scales", {}).get(scale, {}).get(dataset, {}))
+        of_scale = layer.get("scales", {}).get(scale, {})
+        tables = _over(tables, of_scale.get(dataset, of_scale.get(_base(dataset), {})))
     if dataset is not None:
         tables = _over(tables, {"experiment": {"dataset": dataset}})
     about = {"name": name, "source": source, "scale": scale, "text": toml_text(tables)}
@@ -293,12 +294,17 @@ def _chosen(
         raise UsageError(f"--scale {scale}{nearest_name(scale, scales)}: expected one of {', '.join(scales)}")
     found = scales[scale]
     dataset = dataset or own or next(iter(found))
-    if dataset not in found:
+    if dataset not in found and _base(dataset) not in found:
         raise UsageError(
             f"{dataset} has no settings at scale {scale!r}{nearest_name(dataset, found)}; it has them for "
             f"{', '.join(found)} (add a table [scales.{scale}.{dataset}] to a file of your own)"
         )
     return scale, dataset
+
+
+def _base(dataset: str | None) -> str:
+    """Return the name of a data set without its path and settings: ``photos`` of ``photos:PATH?size=256``."""
+    return "" if dataset is None else dataset.partition(":")[0].partition("?")[0]
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
