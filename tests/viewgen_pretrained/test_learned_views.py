@@ -12,6 +12,7 @@ from viewgen.datasets.dataset import ImageDataset, MemoryImages
 from viewgen.diagnostics.mutual_information import ArrayPairs, MIConfig, estimate_mutual_information
 from viewgen.errors import DataError, UsageError
 from viewgen.networks.files import load_model, save_model
+from viewgen.networks.flow import Flow, FlowConfig
 from viewgen.views import VIEWS
 from viewgen.views.flow import FlowViewsConfig
 from viewgen_pretrained.dry_run import describe_pretraining
@@ -126,6 +127,34 @@ def linearly_shared(y):
     """Return what the views would share if they were Gaussian, in nats."""
     covariance, det = np.cov(y.double().numpy().T), np.linalg.det
     return 0.5 * math.log(covariance[0, 0] * det(covariance[1:, 1:]) / det(covariance))
+
+
+def test_one_linear_block_takes_away_what_gaussian_pixels_share():
+    """F(x₁) = −Σ₂₁ x₁ / Σ₁₁, of two hidden units: relu(x₁) − relu(−x₁) = x₁."""
+    images, nats = gaussian_pixels()
+    x = torch.from_numpy(images.images(np.arange(len(images)))[:, :, 0, 0]).double()
+    covariance = torch.cov(x.T)
+    flow = Flow(FlowConfig(image_size=1, space="RGB", num_blocks=1, hidden=2)).double()
+    first, second, last = flow.blocks[0].f[::2]
+    with torch.no_grad():
+        first.weight[:, 0, 0, 0] = torch.tensor([1.0, -1.0])
+        second.weight[:, :, 0, 0] = torch.eye(2)
+        last.weight[:, :, 0, 0] = -covariance[1:, :1] / covariance[0, 0] * torch.tensor([1.0, -1.0])
+        for layer in (first, second):
+            layer.bias.zero_()
+        y = flow.blocks[0](x[:, :, None, None])[0][:, :, 0, 0]
+    assert linearly_shared(x) == pytest.approx(nats, abs=0.02)
+    assert linearly_shared(y) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_each_side_has_its_own_learning_rate(make):
+    trainer = make(objective="semi", labels=6, view_learning_rate=3e-4, critic_learning_rate=5e-4)
+    rates = {one["lr"] for one in trainer.critic_optimiser.param_groups}
+    assert rates == {5e-4}
+    assert {one["lr"] for one in trainer.optimiser.param_groups} == {3e-4}
+    of_critic = {id(one) for group in trainer.critic_optimiser.param_groups for one in group["params"]}
+    assert of_critic == {id(one) for one in trainer.critic.parameters()}
+    assert not of_critic & {id(one) for group in trainer.optimiser.param_groups for one in group["params"]}
 
 
 def test_gaussian_pixels_end_with_nothing_shared(make):

@@ -132,7 +132,7 @@ def test_measures_of_one_attribute():
         ("sweep-crop", 7),
         ("sweep-jitter", 7),
         ("sweep-frequency", 9),
-        ("sweep-generated", 16),
+        ("sweep-generated", 13),
         ("sweep-color", 6),
         ("sweep-patches", 6),
         ("shared-factors", 7),
