@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,7 @@ def toml_text(tables: Mapping[str, Any], prefix: str = "") -> str:
     """
     lines, parts = [], []
     for name, value in tables.items():
-        key = (
-            name if name.replace("-", "").replace("_", "").isalnum() and name.isascii() else json.dumps(name)
-        )
+        key = name if _BARE_KEY.fullmatch(name) else _string(name)
         several = isinstance(value, list | tuple) and value and all(isinstance(one, dict) for one in value)
         if isinstance(value, dict):
             parts.append(f"[{prefix}{key}]\n{toml_text(value, f'{prefix}{key}.')}")
@@ -83,7 +82,17 @@ def toml_text(tables: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def toml_value(value: Any) -> str:
-    """Return a JSON value in TOML."""
+    """Return a value of a TOML document, or of JSON, as TOML; tables in lists are written inline."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_string(name)} = {toml_value(one)}" for name, one in value.items()) + "}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml_value, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return json.dumps(value).replace("NaN", "nan").replace("Infinity", "inf")
+
+
+def _string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

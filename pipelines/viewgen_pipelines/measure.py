@@ -14,12 +14,12 @@ from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.report import Measured, to_json
 from viewgen.diagnostics.scores import view_scores
 from viewgen.diagnostics.subjects import SubjectArguments, subject_kind
-from viewgen.errors import DataError, OutOfMemoryError, UsageError, nearest_name
+from viewgen.errors import CorruptDataError, DataError, OutOfMemoryError, UsageError, nearest_name
 from viewgen.files import write_atomically
 from viewgen.progress import Progress
 from viewgen.redaction import public_url
 from viewgen.registry import Choice, Entry
-from viewgen.store import open_storage, read_spec
+from viewgen.store import CacheSpec, Storage, open_storage, read_spec
 from viewgen.store.quality import read_scores, write_scores
 from viewgen_pipelines.executors import check_executor, open_executor
 from viewgen_pipelines.executors.executor import Place, Tell
@@ -315,6 +315,14 @@ def _refuse_ignored(
             raise UsageError(f"{option} is given, which a {what} would ignore; leave it out")
 
 
+def _kept_scores(storage: Storage, spec: CacheSpec) -> dict[str, NDArray[np.float32]]:
+    """Return the scores that a cache has; none if they are damaged, as they are written anew."""
+    try:
+        return read_scores(storage, spec)
+    except CorruptDataError:
+        return {}
+
+
 def _add_columns(arguments: SubjectArguments, columns: Sequence[Mapping[str, NDArray[np.float32]]]) -> None:
     """Add numbers of images to the scores that a cache has, alike for all views of an image."""
     found = {name: values for one in columns for name, values in one.items()}
@@ -334,7 +342,9 @@ def _write_columns(arguments: SubjectArguments, batch_size: int, progress: Progr
     with progress.bar("scores", spec.num_images, unit="images") as bar:
         subject.tell = lambda _what, done, _total: bar.update(done)
         scores = view_scores(subject)
-    write_scores(open_storage(arguments.subject, arguments.storage_options), spec, scores)
+    storage = open_storage(arguments.subject, arguments.storage_options)
+    # columns of diagnostics stay: the cache is what it was
+    write_scores(storage, spec, _kept_scores(storage, spec) | scores)
     measured = [
         Measured(
             diagnostic="scores",

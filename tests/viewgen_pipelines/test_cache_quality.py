@@ -96,7 +96,7 @@ def test_scores_are_written_on_request_and_belong_to_a_cache(capsys, url, faults
 def test_main_parts_are_written_beside_the_scores(capsys, url, faults):
     command(capsys, url, "--no-quality")
     words = ["measure", url, "--write-columns", "-d", "concentration", "--set", "num_pooled=0", "--json"]
-    for extra, there in ([], True), (["--set", "concentration.views=expert"], False):
+    for extra, there in (["--set", "concentration.views=expert"], False), ([], True):
         with pytest.raises(SystemExit) as caught:
             main([*words, *extra])
         assert not caught.value.code
@@ -110,6 +110,10 @@ def test_main_parts_are_written_beside_the_scores(capsys, url, faults):
             assert (inside[:, 0] == inside[:, 1]).all()
             assert set(np.unique(inside)) <= {0.0, 1.0}
             assert inside[:, 0].mean() >= 0.9, "the largest share that is searched"
+    with pytest.raises(SystemExit):
+        main(["measure", url, "--write-columns", "--json"])
+    again = read_scores(open_storage(url), CacheReader(url).spec)
+    np.testing.assert_array_equal(again["main_part"], inside)
 
 
 def test_strict_turns_a_verdict_into_exit_code_1(capsys, url, faults, monkeypatch):

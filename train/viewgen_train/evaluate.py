@@ -109,7 +109,7 @@ class Evaluation:
         if self.probe is not None:
             document |= accuracies(self.probe, slice(None))
             document["weighted_knn"] = self.weighted.to_json()
-        if self.probe is not None and len(self.attributes) > 1:
+        if self.probe is not None and self.attributes != ("0",):  # several, or one with a name
             document["attributes"] = {
                 name: accuracies(self.probe, slice(index, index + 1))
                 for index, name in enumerate(self.attributes)

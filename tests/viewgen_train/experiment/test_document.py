@@ -1,10 +1,13 @@
 """The file of an experiment: what it builds on, what a scale lays over it, and what is refused."""
 
+import tomllib
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
 
+from viewgen.config_file import toml_text
 from viewgen.errors import MissingFileError, UsageError
 from viewgen_train.experiment.document import _read, load_document, presets
 from viewgen_train.experiment.grid import rows_and_caches
@@ -65,6 +68,17 @@ def test_the_merged_file_is_the_same_experiment(file, tmp_path):
         assert again.scale == ""
         whole = {"source": "", "scale": "", "text": ""}
         assert again.replace(**whole) == document.replace(**whole)
+
+
+def test_tables_and_back():
+    tables = {
+        "a b": {"x": [1.5, float("inf"), -float("inf")], "ü": 'del \x7f, "quoted"\n', "on": True, "none": []},
+        "rows": {"plain": {}, "grid": {"train.alpha": [[0.1, "auto"], [0.2, "x"]]}},
+        "questions": [{"ask": "Is it?", "more": {"a": 1}}, {"ask": "😀"}],
+        "mixed": [1, {"a": [{"b": 2}]}],
+        "day": date(2026, 11, 30),
+    }
+    assert tomllib.loads(toml_text(tables)) == tables
 
 
 def test_a_scale_of_a_data_set_is_that_of_its_paths_too():

@@ -290,6 +290,7 @@ def test_processors_of_several_kinds_are_told():
 
     one = made_on([trained("AVX2"), trained("AVX2"), Record(kind="cache", name="c", seed=0)])
     assert one == ["Trained on the processor (AVX2); nothing here ran on a GPU."]
+    assert len(made_on([trained("AVX2"), trained(None)])) == 1, "what is not known is no difference"
     _, mixed = made_on([trained("AVX2"), trained("AVX512"), trained(None), trained("AVX512")])
     assert "(AVX2: 1, AVX512: 2, not recorded: 1)" in mixed
     assert made_on([trained("AVX2", "cuda:0")]) == ["Trained on cuda:0."]

@@ -275,6 +275,19 @@ def test_an_encoder_that_diverges_costs_the_rows_that_need_it_and_no_others(run_
         assert "cache same" in result.unfinished
 
 
+def test_a_cache_matched_to_a_lost_one_is_lost_too(run_toy, made_up, toy_text):
+    text = toy_text.replace("[rows.plain]", '[caches.first]\nmethod = "wperturb"\n\n[caches.second]\n'
+                            'method = "wperturb"\nstrength = "match:first"\n\n[rows.plain]')  # fmt: skip
+    text += '[rows.more]\ncache = "second"\ntrain = {assimilation = "A1"}\n'
+    made_up.broken["first", 0] = ("failed", "no views")
+    result = run_toy(text)
+    assert result.unfinished["cache first"] == "failed: no views"
+    reason = "its strength is that of first, which could not be made: no views"
+    assert result.unfinished["cache second"] == f"failed: {reason}"
+    assert result.diverged["more, seed 0"] == f"its cache second could not be made: {reason}"
+    assert "plain 0" in made_up.done
+
+
 def test_a_diverged_encoder_of_the_diagnostics_ends_it(run_toy, made_up, toy_text):
     measured = 'caches = ["seen"]\nsettings = {"seen.encoders" = ["encoder:mine"]}\nprobe = {epochs = 2}'
     text = toy_text.replace("probe = {epochs = 2}", measured)

@@ -225,3 +225,6 @@ def test_a_sweep_of_no_row_is_refused(tmp_path):
     path.write_text('extends = "sweep-crop"\n[[sweeps]]\nrow = "crop"\nbeside = ["corp"]\n')
     with pytest.raises(UsageError, match="beside is 'corp'"):
         make_plan(load_document(str(path), dataset="digits"), tmp_path, with_data=False)
+    path.write_text('extends = "sweep-crop"\n[[sweeps]]\nrow = "crop"\nbeside = ["crop"]\n')
+    with pytest.raises(UsageError, match="row and beside name a grid twice"):
+        make_plan(load_document(str(path), dataset="digits"), tmp_path, with_data=False)

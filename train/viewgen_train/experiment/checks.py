@@ -120,6 +120,8 @@ def check_references(document: Document, rows: Mapping[str, Row], tables: Mappin
             )
     groups = {row.group for row in rows.values()}
     for number, sweep in enumerate(document.sweeps, 1):
+        if len({sweep.row, *sweep.beside}) <= len(sweep.beside):
+            raise UsageError(f"[[sweeps]] {number}: row and beside name a grid twice; give each once")
         for setting, name in [("row", sweep.row), *(("beside", one) for one in sweep.beside)]:
             if name not in groups:
                 raise UsageError(

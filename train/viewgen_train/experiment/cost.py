@@ -227,7 +227,9 @@ def _evaluated(plan: ExperimentPlan, kind: str, settings: TrainSettings, num_ima
         num_test = image_counts(about.dataset, "test", plan.data_root)[0]
     except ViewgenError:
         num_test = 0
-    epochs = settings.optimiser.epochs
+    optimiser = settings.optimiser
+    per_epoch = max(1, num_images // optimiser.batch_size)
+    epochs = optimiser.num_steps / per_epoch if optimiser.num_steps else optimiser.epochs
     pauses = [one for one in (every.knn_every, every.probe_every) if one]
     points = {number * one for one in pauses for number in range(1, int(epochs / one) + 1)}
     embedded = len(points) * (min(every.knn_images, num_images) + min(every.knn_images, num_test))

@@ -158,9 +158,12 @@ def _row(
         one if short.count(one) == 1 else name: axes[name] for one, name in zip(short, axes, strict=True)
     }
     start = table.label or group
-    told = [one for one, name in zip(shown, axes, strict=True) if name not in _along(table)]
-    values = [f"{SYMBOLS.get(name, name)} {axis_text(shown[name])}" for name in told]
-    values = [f"{text} …" if len(told) < len(shown) else text for text in values]
+    first, hidden = _joint(table)
+    values = [
+        f"{SYMBOLS.get(one, one)} {axis_text(shown[one])}" + (" …" if name in first else "")
+        for one, name in zip(shown, axes, strict=True)
+        if name not in hidden
+    ]
     # "recipe quick-moco", not "recipe, recipe quick-moco"
     label = ", ".join(values if start in shown else [start, *values])
     row = Row(
@@ -176,10 +179,18 @@ def _row(
     return row, made
 
 
-def _along(table: RowTable) -> set[str]:
-    """Return settings that labels leave out: of three or more that change together, all but the first."""
-    joint = [axis.split("+") for axis in table.grid]
-    return {name for names in joint if len(names) > 2 for name in names[1:]}
+def _joint(table: RowTable) -> tuple[set[str], set[str]]:
+    """Return settings that stand for others in labels, and these: of three or more that change together.
+
+    The first stands for all, if it has another value at each place.
+    """
+    first, hidden = set[str](), set[str]()
+    for axis, values in table.grid.items():
+        names = axis.split("+")
+        if len(names) > 2 and len({str(value[0]) for value in values}) == len(values):
+            first.add(names[0])
+            hidden |= {*names[1:]}
+    return first, hidden
 
 
 def _published(table: RowTable, place: str) -> dict[str, float]:

@@ -9,6 +9,8 @@ from viewgen_train.experiment.summary import RowSummary, Summary
 
 __all__ = ["command", "made_on", "missing", "unfinished"]
 
+UNKNOWN = "not recorded"
+
 
 def command(plan: ExperimentPlan, summary: Summary) -> str:
     """Return the command line that makes what was made: with its rows and seeds, where some are missing."""
@@ -57,19 +59,20 @@ def unfinished(plan: ExperimentPlan, results: ResultFolder) -> dict[str, str]:
 
 def made_on(records: Iterable[Record]) -> list[str]:
     """Return sentences about the processors that trainings ran on, and whether they are of one kind."""
-    trainings = [one for one in records if one.kind == "training" and one.about.get("device")]
+    trainings = [one for one in records if one.kind in ("training", "encoder") and one.about.get("device")]
     if not trainings:
         return []
     devices = sorted({str(one.about["device"]) for one in trainings})
     sets: dict[str, int] = {}
     for one in trainings:
-        name = one.about.get("versions", {}).get("instructions", "not recorded")
+        name = one.about.get("versions", {}).get("instructions", UNKNOWN)
         sets[name] = sets.get(name, 0) + 1
     if any(device.startswith("cuda") for device in devices):
         return [f"Trained on {', '.join(devices)}."]
-    told = "" if [*sets] == ["not recorded"] else f" ({', '.join(sets)})"
+    known = {name: count for name, count in sets.items() if name != UNKNOWN}
+    told = f" ({', '.join(known)})" if known else ""
     lines = [f"Trained on the processor{told}; nothing here ran on a GPU."]
-    if len(sets) > 1:
+    if len(known) > 1:
         counts = ", ".join(f"{name}: {count}" for name, count in sets.items())
         lines.append(
             f"These trainings ran on processors of different instruction sets ({counts}), where the same "

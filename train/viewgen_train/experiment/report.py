@@ -84,7 +84,8 @@ def write_report(plan: ExperimentPlan, results: ResultFolder, *, pictures: bool 
     write_atomically(folder / "provenance.json", _provenance(plan, results, records).encode())
     drawn = draw_pictures(plan, summary, results) if pictures else drawn_before(plan, summary, results)
     words = sentences(plan, summary)
-    blocks = page(plan, summary, words, drawn, [*made_on(records), *_unfinished(plan, results)])
+    trained = made_on([*records, *results.records("encoder")])
+    blocks = page(plan, summary, words, drawn, [*trained, *_unfinished(plan, results)])
     write_atomically(folder / "table.md", markdown_text(blocks).encode())
     write_atomically(folder / "table.html", html_text(blocks, plan.document.name).encode())
     return words
@@ -168,7 +169,7 @@ def _merged(plan: ExperimentPlan) -> str:
     """Return the experiment as one file that needs no preset and no scale."""
     document = plan.document
     scale = f", scale {document.scale}" if document.scale else ""
-    return f"# {document.name}: {document.experiment.dataset}{scale}, as it was run.\n\n{document.text}"
+    return f"# {document.name}: {document.experiment.dataset}{scale}, all of it.\n\n{document.text}"
 
 
 def page(

@@ -7,13 +7,15 @@ from functools import partial
 from typing import Any
 
 from viewgen.errors import ViewgenError
-from viewgen.progress import Bar, Progress
+from viewgen.progress import Progress
+from viewgen.views import VIEWS
 from viewgen_pipelines.executors import Executor, open_executor
 from viewgen_train.experiment.checks import named_encoders
 from viewgen_train.experiment.cost import INVERSIONS, measure_cost
-from viewgen_train.experiment.plan import CacheTask, ExperimentPlan, TrainTask, with_encoders
+from viewgen_train.experiment.plan import MATCH, CacheTask, ExperimentPlan, TrainTask, with_encoders
 from viewgen_train.experiment.report import write_report
 from viewgen_train.experiment.results import Record, ResultFolder
+from viewgen_train.experiment.weighed import Weighed
 from viewgen_train.experiment.work import (
     QUALITY,
     CacheWork,
@@ -101,7 +103,7 @@ class Runner:
         about = self.plan.document.experiment
         title = f"{self.plan.document.name} on {about.dataset}"
         with self.progress.bar(title, 100.0, unit="%") as bar:
-            self._weighed = _Weighed(bar, seconds, pending)
+            self._weighed = Weighed(bar, seconds, pending)
             self._encoders()
             self._caches()
             self._rest()
@@ -162,22 +164,13 @@ class Runner:
         for task in self.plan.caches:
             if self._is_done("cache", task.name, 0):
                 continue
-            table = self.plan.identity["caches"][task.name]
-            needed = [
-                table["encoder"],
-                *(one for v in table["settings"].values() for one in named_encoders(v)),
-            ]
-            if reasons := [f"its encoder {one} {lost[one]}" for one in needed if one in lost]:
+            if reason := self._why_not(task, lost):
                 identity = self.results.digest("cache", task.name)
                 record = Record(
-                    kind="cache",
-                    name=task.name,
-                    seed=0,
-                    status="failed",
-                    reason=reasons[0],
-                    identity=identity,
+                    kind="cache", name=task.name, seed=0, status="failed", reason=reason, identity=identity
                 )
                 self.results.write(record)
+                self._weighed.leave_out(("cache", task.name))
                 self._say(record, f"cache {task.name}")
                 continue
             work = CacheWork(
@@ -196,6 +189,24 @@ class Runner:
             self._weighed.forget()
             self._say(record, f"cache {task.name}")
 
+    def _why_not(self, task: CacheTask, lost: Mapping[str, str]) -> str:
+        """Return why a cache cannot be made: an encoder, or the cache it is matched to, is lost."""
+        table = self.plan.identity["caches"][task.name]
+        settings = table["settings"]
+        names = [name for value in settings.values() for name in named_encoders(value)]
+        if task.options is not None and "encoder" in VIEWS.entry(task.options["method"]).needs:
+            names.append(table["encoder"])
+        for name in names:
+            if name in lost:
+                return f"its encoder {name} {lost[name]}"
+        strength = settings.get("strength")
+        other = strength.removeprefix(MATCH) if isinstance(strength, str) else None
+        if other is not None and other in self.plan.identity["caches"]:
+            record = self.results.read("cache", other, 0)
+            if record is not None and record.status != "finished":
+                return f"its strength is that of {other}, which could not be made: {record.reason}"
+        return ""
+
     def _rest(self) -> None:
         """Run the diagnostics of caches, and the trainings."""
         lost = {one.name: one.reason for one in self.results.records("cache") if one.status != "finished"}
@@ -205,9 +216,13 @@ class Runner:
                 continue
             if task.cache in lost:
                 self._without_cache(task, lost[str(task.cache)])
+                self._weighed.leave_out(("training", task.row.name))
             else:
                 trainings.append(self._training(task))
         diagnostics = [one for one in self._diagnostics() if one.name not in lost]
+        for one in self._diagnostics():
+            if one.name in lost:
+                self._weighed.leave_out(("diagnostics", one.name))
         if not trainings and not diagnostics:
             return
         with self._executor(len(trainings) + len(diagnostics)) as executor:
@@ -326,55 +341,3 @@ class Runner:
         if time.monotonic() - self._reported > REPORT_SECONDS:
             write_report(self.plan, self.results, pictures=False)
             self._reported = time.monotonic()
-
-
-class _Weighed:
-    """The one bar of an experiment: tasks count by their seconds, expected or, of their like, measured.
-
-    Args:
-        bar: a bar of 100 units.
-        seconds: (kind, name) → expected seconds of a task.
-        pending: (kind, name) → number of tasks.
-    """
-
-    def __init__(
-        self, bar: Bar, seconds: Mapping[tuple[str, str], float], pending: Mapping[tuple[str, str], int]
-    ) -> None:
-        self._bar, self._seconds, self._left = bar, dict(seconds), dict(pending)
-        self._done, self._num_done, self._num_tasks = 0.0, 0, sum(pending.values())
-        self._under_way: list[tuple[tuple[str, str], float]] = []
-
-    def start(self, key: tuple[str, str]) -> None:
-        """Add a task; its number is the count of those before it."""
-        self._left[key] = max(0, self._left.get(key, 0) - 1)
-        self._under_way.append((key, 0.0))
-
-    def tell(self, number: int, share: float) -> None:
-        """Set the share of a task that is done."""
-        key, before = self._under_way[number]
-        self._under_way[number] = key, max(before, min(1.0, share))
-        self._show()
-
-    def finish(self, number: int, seconds: float) -> None:
-        """Count a task as done; diagnostics to come are expected to take as long as the last ones."""
-        key, _ = self._under_way[number]
-        self._under_way[number] = key, 1.0
-        self._num_done += 1
-        if seconds > 0 and key[0] == "diagnostics":
-            self._seconds |= {one: seconds for one in self._seconds if one[0] == "diagnostics"}
-        self._show()
-
-    def forget(self) -> None:
-        """End the numbering of tasks that are all done."""
-        self._done += sum(self._of(key) for key, _ in self._under_way)
-        self._under_way = []
-
-    def _of(self, key: tuple[str, str]) -> float:
-        return self._seconds.get(key, 1.0)
-
-    def _show(self) -> None:
-        done = self._done + sum(self._of(key) * share for key, share in self._under_way)
-        left = sum(self._of(key) * (1 - share) for key, share in self._under_way)
-        left += sum(self._of(key) * count for key, count in self._left.items())
-        share = done / (done + left) if done + left else 1.0
-        self._bar.update(100.0 * share, f"{self._num_done} of {self._num_tasks} tasks")

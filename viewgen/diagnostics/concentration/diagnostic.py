@@ -91,7 +91,7 @@ class ConcentrationOfViews:
                 "that of the images"
             )
         document = concentration_json(found, seed)
-        if config.shares and sample.kind != "expert":
+        if config.shares and config.views != "expert" and subject.has("cache"):
             subject.keep_column("main_part", *_membership(found))
         measures = [*self._areas(found, seed), *self._deltas(found), *_sigmas(found)]
         if config.num_pooled:
