@@ -275,6 +275,12 @@ def test_an_encoder_that_diverges_costs_the_rows_that_need_it_and_no_others(run_
         assert "cache same" in result.unfinished
 
 
+def test_a_cache_may_have_the_name_of_the_inversions(run_toy, made_up, toy_text):
+    assert run_toy(
+        toy_text.replace("caches.same", "caches.inversions").replace('"same"', '"inversions"')
+    ).complete
+
+
 def test_a_cache_matched_to_a_lost_one_is_lost_too(run_toy, made_up, toy_text):
     text = toy_text.replace("[rows.plain]", '[caches.first]\nmethod = "wperturb"\n\n[caches.second]\n'
                             'method = "wperturb"\nstrength = "match:first"\n\n[rows.plain]')  # fmt: skip

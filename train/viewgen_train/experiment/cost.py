@@ -29,7 +29,7 @@ from viewgen_train.settings import TrainSettings
 
 __all__ = ["INVERSIONS", "ExperimentCost", "TaskCost", "measure_cost"]
 
-# name of the task that makes the inversions
+# kind of the task that makes the inversions
 INVERSIONS = "inversions"
 # images whose views are made to measure a method
 NUM_MEASURED = 16
@@ -42,8 +42,9 @@ class TaskCost:
     """Cost of the equal tasks of a row, cache or encoder.
 
     Attributes:
-        kind: ``"encoder"``, ``"cache"``, ``"diagnostics"`` of a cache, or ``"training"``.
-        name: its name.
+        kind: ``"encoder"``, ``"inversions"`` for all caches, ``"cache"``, ``"diagnostics"`` of a cache, or
+            ``"training"``.
+        name: its name, empty for the inversions.
         count: number of tasks.
         seconds: time of one of them on one worker; None if it could not be measured.
         num_bytes: disk space of one of them.
@@ -315,8 +316,8 @@ def _inversions(
     code_bytes = 4 * 512 * (2 * (size.bit_length() - 1) - 2)
     return [
         TaskCost(
-            kind="cache",
-            name=INVERSIONS,
+            kind=INVERSIONS,
+            name="",
             count=1,
             seconds=None if rate is None else rate * num_images,
             num_bytes=num_images * (code_bytes + 3 * size**2),

@@ -220,8 +220,8 @@ def page(
 
 
 def _unfinished(plan: ExperimentPlan, results: ResultFolder) -> list[str]:
-    """Return a sentence about caches and diagnostics that were begun and not finished."""
-    lost = {what: why for what, why in unfinished(plan, results).items() if why != "not run yet"}
+    """Return a sentence about caches and diagnostics of caches that are not finished."""
+    lost = unfinished(plan, results)
     return [f"Not finished: {'; '.join(f'{what} ({why})' for what, why in lost.items())}."] if lost else []
 
 

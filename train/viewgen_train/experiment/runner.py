@@ -120,10 +120,10 @@ class Runner:
             with self.progress.steps() as tell:
                 cost = measure_cost(self.plan, unknown, workers=1, tell=tell)
             known |= {(task.kind, task.name): task.seconds or 1.0 for task in cost.tasks}
-            inversions = known.pop(("cache", INVERSIONS), 0.0)
-            for key in (key for key in pending if key[0] == "cache"):
-                known[key] += inversions  # the first cache makes them for all
-                break
+            inversions = known.pop((INVERSIONS, ""), 0.0)
+            first = next((key for key in pending if key[0] == "cache"), None)
+            if first is not None:  # which makes them for all
+                known[first] += inversions
             self.results.expect(known)
         return {key: known[key] for key in pending}
 
