@@ -34,7 +34,7 @@ def test_processes_of_ended_runs_are_ended_and_no_others():
         assert {processes[name].pid for name in others}.isdisjoint(swept)
         assert sweep_leftovers() == set()
         for name, process in processes.items():
-            # a shell whose child was killed first ends by itself; one that nobody ended would wait for 60 seconds
+            # a shell whose child was killed first ends by itself; one that nobody ended waits for 60 s
             assert process.poll() is None if name in others else process.wait(10) is not None, name
     finally:
         for name, process in processes.items():
