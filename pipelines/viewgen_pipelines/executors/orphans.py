@@ -36,7 +36,9 @@ def ended_with_this_process(roots: list[int], grace_seconds: float = GRACE_SECON
     if not roots or not Path("/proc/self/stat").exists():
         yield
         return
-    words = [sys.executable, "-I", "-S", __file__, str(grace_seconds), *map(str, roots)]
+    # what runs already is noted here: it may have ended, and left children, when the watcher first looks
+    known = [f"{pid}:{start}" for pid, start in below(set(roots)).items()]
+    words = [sys.executable, "-I", "-S", __file__, str(grace_seconds), *known]
     # signals of the terminal, and of whoever ends this process's group, must not reach it
     watcher = subprocess.Popen(
         words,
@@ -98,11 +100,10 @@ def _processes() -> dict[int, tuple[int, str]]:
     return found
 
 
-def _watch(roots: set[int], grace_seconds: float) -> None:
-    """Note what runs below `roots` until standard input ends; then end what is left of it."""
+def _watch(known: dict[int, str], grace_seconds: float) -> None:
+    """Note what runs below the processes known (process → start) until standard input ends; then end them all."""
     import select
 
-    known = below(roots)
     while True:
         known |= below({pid for pid, start in known.items() if _start(pid) == start})
         if select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
@@ -126,4 +127,4 @@ def _start(pid: int) -> str | None:
 
 
 if __name__ == "__main__":
-    _watch({int(word) for word in sys.argv[2:]}, float(sys.argv[1]))
+    _watch({int(pid): start for pid, start in (word.split(":") for word in sys.argv[2:])}, float(sys.argv[1]))

@@ -12,12 +12,14 @@ from viewgen_pipelines.executors.orphans import below, children_named
 # A driver whose child has a child that ignores everything but SIGKILL, as Ray's agents do.
 DRIVER = """
 import subprocess, sys, time
-from viewgen_pipelines.executors.orphans import ended_with_this_process
+from viewgen_pipelines.executors.orphans import below, ended_with_this_process
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
 STARTS = f"subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}])"
 CHILD = f"import subprocess, sys, time; {STARTS}; time.sleep(60)"
 child = subprocess.Popen([sys.executable, "-S", "-c", CHILD])
 bystander = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+while sys.argv[1] == "leaves" and len(below({child.pid})) < 2:
+    time.sleep(0.01)
 with ended_with_this_process([child.pid], grace_seconds=0.3):
     print(child.pid, bystander.pid, flush=True)
     if sys.argv[1] == "killed":
