@@ -101,7 +101,7 @@ def _processes() -> dict[int, tuple[int, str]]:
 
 
 def _watch(known: dict[int, str], grace_seconds: float) -> None:
-    """Note what runs below the processes known (process → start) until standard input ends; then end them all."""
+    """Note what runs below `known`, process → start, until standard input ends; then end what is left."""
     import select
 
     while True:
