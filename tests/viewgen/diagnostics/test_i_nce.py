@@ -48,6 +48,23 @@ def test_the_best_critic_of_gaussians(rho, nats, bound):
     assert found.saturated == (rho == 0.99)
 
 
+def test_the_interval_is_that_of_an_unbiased_estimate():
+    """40 samples; mirrored, 20 of the intervals held the bound, and 13 left out their own estimate."""
+    rho, infonce, config = 0.9, InfoNCE(64), MIConfig(num_resamplings=100)
+
+    def scores(seed):
+        return [log_ratio(*gaussian_pairs(rho, 4, 1024, seed), rho)[None]]
+
+    ones = torch.ones(1, 1024, dtype=torch.float64)
+    bound = np.mean([float(infonce.estimate(scores(seed), [ones])[0]) for seed in range(1000, 1040)])
+    covered = 0
+    for seed in range(40):
+        found = bootstrap(infonce, scores(seed), config, seed)
+        assert found.low <= found.nats <= found.high <= math.log(64)
+        covered += found.low <= bound <= found.high
+    assert covered >= 34
+
+
 def best_shared(num_values, num_candidates):
     """Return ln K − E ln(1 + Bin(K − 1, 1/C)), the most of InfoNCE when one of C equal values is shared."""
     others = np.arange(num_candidates)

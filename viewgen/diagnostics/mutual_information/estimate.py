@@ -288,7 +288,9 @@ def bootstrap(estimator: Estimator, blocks: Sequence[Tensor], config: MIConfig, 
 
     Images are resampled with all their views and all their pairs. The interval is reflected at the estimate
     (2·estimate − quantile): a mean of exponentials misses rare large terms, which biases the estimate
-    upwards, and a resampling misses more of them, which biases it further in the same direction.
+    upwards, and a resampling misses more of them, which biases it further in the same direction. An unbiased
+    estimate has no such bias to be mirrored; the resamplings, which repeat images among the candidates, still
+    have it, and are centred at the estimate first.
 
     Args:
         estimator: estimator of the value.
@@ -305,9 +307,13 @@ def bootstrap(estimator: Estimator, blocks: Sequence[Tensor], config: MIConfig, 
     w_SN = torch.cat([torch.ones(1, num_images, dtype=torch.float64), w_SN])
     values = estimator.estimate(blocks, w_SN.split(sizes, dim=1))
     nats, resampled = float(values[0]), values[1:]
+    if estimator.is_unbiased:
+        resampled = resampled - resampled.mean() + nats
     tail = (1 - config.confidence) / 2
     quantiles = torch.quantile(resampled, torch.tensor([1 - tail, tail], dtype=torch.float64))
     low, high = (2 * nats - quantiles).tolist()
+    if estimator.ceiling is not None:
+        high = min(high, max(estimator.ceiling, nats))
     return Bound(nats=nats, low=low, high=high, saturated=_is_saturated(estimator, nats))
 
 

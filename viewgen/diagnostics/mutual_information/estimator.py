@@ -61,12 +61,14 @@ class Estimator(ABC):
         name: name on the command line.
         title: name in tables and plots.
         is_lower_bound: True if its expectation never exceeds the mutual information.
+        is_unbiased: True if the estimate's expectation over images is the bound that the network reaches.
         ceiling: upper limit of the estimate for any data, in nats, or None.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     is_lower_bound: ClassVar[bool] = True
+    is_unbiased: ClassVar[bool] = False
     ceiling: float | None = None
 
     @abstractmethod

@@ -33,6 +33,7 @@ class InfoNCE(Estimator):
 
     name = "infonce"
     title = "InfoNCE"
+    is_unbiased = True  # a mean over batches of K, whatever the number of images
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
