@@ -2,7 +2,9 @@
 
 I_NCE = ln K − L, where L is InfoNCE's loss among K candidates, one of which is right. It is a lower bound of
 the mutual information of the two views for any critic, and at most ln K. The critic is that of the objective:
-the product of both projections, divided by τ. Both directions are averaged, whatever the objective does.
+the product of both projections, divided by τ. Both directions are averaged, whatever the objective does. Of an
+objective that changes InfoNCE's negatives (IFM, hard negatives) or adds a reconstruction it is that of InfoNCE
+alone, so that ln K − I_NCE compares encoders by one loss.
 
 References:
     Representation Learning with Contrastive Predictive Coding, van den Oord et al., 2018,
@@ -34,6 +36,7 @@ from viewgen_train.distributed import World
 from viewgen_train.network import ContrastiveNetwork, of_role
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.objectives.contrast import Counted
+from viewgen_train.objectives.objective import Combinator
 from viewgen_train.settings import TrainSettings
 from viewgen_train.worker import build_source
 
@@ -70,7 +73,7 @@ def held_out_i_nce(
     """
     views = encoder.views if isinstance(encoder, BranchedEncoder) else settings.views
     settings = replace(settings, views=views)
-    objective = build_objective(settings)
+    objective = _unchanged(build_objective(settings))
     count = min(MAX_IMAGES, len(dataset))
     usable = isinstance(objective, Counted) and settings.assimilation.kind == "none"
     if not usable or views.entry.needs or count < FEWEST_IMAGES:
@@ -105,6 +108,13 @@ def held_out_i_nce(
         "candidates": candidates,
         "images": count // candidates * candidates,
     }
+
+
+def _unchanged(objective: Any) -> Any:
+    """Return the objective that others change or add to."""
+    while isinstance(objective, Combinator):
+        objective = objective.base
+    return objective
 
 
 def training_ceiling(settings: TrainSettings) -> float | None:

@@ -18,7 +18,7 @@ from viewgen_train.experiment.work import _measured
 from viewgen_train.network import build_network
 from viewgen_train.objectives.assimilation import build_objective
 
-SWEEP = Sweep(row="crop")
+SWEEP = Sweep(y="top1", row="crop")
 ON_FASHION = ("sweep-crop", "sweep-jitter", "sweep-frequency", "sweep-generated")
 
 
@@ -77,7 +77,7 @@ def test_grids_share_one_curve_and_keep_their_own_lines(tmp_path):
     other = summary(lambda x: 0.6 - 0.05 * (x - 2.2) ** 2, values=(1.5, 2.5), noise=0.002)
     for name, one in other.rows.items():
         found.rows[name.replace("crop", "noise")] = replace(one, row=replace(one.row, group="noise"))
-    both = Sweep(row="noise", beside=("crop",))
+    both = Sweep(y="top1", row="noise", beside=("crop",))
     assert [row.row.group for row in sweep_rows(found, both)] == ["noise"] * 2 + ["crop"] * 5
     first, second = sweep_words(found, both)
     assert first.startswith("Sweep of noise, crop: ")

@@ -134,7 +134,7 @@ class Question(Settings):
     ask: str = setting("", "the question", min_length=1)
     row: str = setting("", "the row", min_length=1)
     against: str = setting("", "the row that it is compared with", min_length=1)
-    measure: str = setting("top1", "measure that is compared")
+    measure: str = setting("", "measure that is compared; by default the first of the table")
 
 
 class Scatter(Settings):
@@ -143,7 +143,7 @@ class Scatter(Settings):
     title = "[[scatter]]"
 
     x: str = setting("", "measure of a row's cache, or of its trainings", min_length=1)
-    y: str = setting("top1", "measure of the trainings")
+    y: str = setting("", "measure of the trainings; by default the first of the table")
     correlation: Literal["pearson", "spearman"] = setting(
         "pearson", "correlation of the values, or of their ranks"
     )
@@ -159,7 +159,10 @@ class Sweep(Settings):
     row: str = setting("", "name of the grid, one of [rows]", min_length=1)
     beside: tuple[str, ...] = setting((), "other grids on the same axes, and of the same quadratic")
     x: str = setting("i_nce", "measure of the trainings, on the horizontal axis", min_length=1)
-    y: str = setting("top1", "measure of the trainings, whose highest mean is the sweet spot", min_length=1)
+    y: str = setting(
+        "",
+        "measure of the trainings, whose highest mean is the sweet spot; by default the first of the table",
+    )
 
 
 class Document(Settings):
@@ -190,6 +193,8 @@ TABLES: dict[str, type[Settings]] = {
 }
 NAMED: dict[str, type[Settings]] = {"encoders": EncoderTable, "caches": CacheTable, "rows": RowTable}
 LISTS: dict[str, type[Settings]] = {"questions": Question, "scatter": Scatter, "sweeps": Sweep}
+# what of a list is the table's first measure unless it is given
+FIRST_MEASURE = {"questions": "measure", "scatter": "y", "sweeps": "y"}
 
 
 def presets() -> dict[str, str]:
@@ -325,12 +330,15 @@ def _document(about: Mapping[str, str], tables: Mapping[str, Any]) -> Document:
         given = values.get(table, {})
         _check_table(given, f"[{table}]")
         values[table] = {one: _built(kind, given[one], f"[{table}.{one}]") for one in given}
+    measures = values.get("experiment", ExperimentTable()).measures
     for table, kind in LISTS.items():
         given = values.get(table, [])
         if not isinstance(given, list):
             raise UsageError(f"[[{table}]] is {given!r}; expected a list of tables")
+        first = {FIRST_MEASURE[table]: next(iter(measures), "top1")}
         values[table] = tuple(
-            _built(kind, one, f"[[{table}]] {number}") for number, one in enumerate(given, 1)
+            _built(kind, {**first, **one} if isinstance(one, Mapping) else one, f"[[{table}]] {number}")
+            for number, one in enumerate(given, 1)
         )
     _check_table(values.get("train", {}), "[train]")
     return Document(**{**values, **about})

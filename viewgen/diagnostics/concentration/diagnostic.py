@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from viewgen.diagnostics.concentration.class_views import ClassViewsConfig, class_views
+from viewgen.diagnostics.concentration.class_views import ClassViews, ClassViewsConfig, class_views
 from viewgen.diagnostics.concentration.measurement import (
     Concentration,
     concentration_json,
@@ -119,8 +119,8 @@ class ConcentrationOfViews:
         sample = found.sample
         measures = []
         for count in sorted(found.curves, reverse=True):
-            group = {sample.num_views: sample.kind, 0: "images alone"}.get(
-                count, f"{sample.kind}, {count} of {sample.num_views} views"
+            group = {sample.num_views: _of(sample), 0: "images alone"}.get(
+                count, f"{_of(sample)}, {count} of {sample.num_views} views"
             )
             area = found.curves[count].area(seed)
             on = f"{sample.on}; at most" if count else sample.on
@@ -142,7 +142,7 @@ class ConcentrationOfViews:
         sample = found.sample
         scale = (sample.dataset.channels * sample.dataset.image_size**2) ** 0.5
         on = f"{sample.on}; at most"
-        measures = [Measure(name="delta_max", value=found.delta_max, on="images alone", group=sample.kind)]
+        measures = [Measure(name="delta_max", value=found.delta_max, on="images alone", group=_of(sample))]
         for share in found.main_parts:
             low, high = found.delta_of(share)
             for name, unit in (("delta", 1.0), ("delta_rms", scale)):
@@ -153,10 +153,15 @@ class ConcentrationOfViews:
                         low=low / unit,
                         high=high / unit,
                         on=on,
-                        group=sample.kind,
+                        group=_of(sample),
                     )
                 )
         return measures
+
+
+def _of(sample: ClassViews) -> str:
+    """Return the name of the views in measures: one for all methods of caches, which a table compares."""
+    return "expert" if sample.kind == "expert" else "cached views"
 
 
 def _membership(found: Concentration) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -175,7 +180,7 @@ def _sigmas(found: Concentration) -> list[Measure]:
         low, high = float(curve.sigma_low[place]), float(curve.sigma_high[place])
         name = f"sigma[δ = {part:g} δ_max]"
         measures.append(
-            Measure(name=name, value=low, low=low, high=high, on=f"{sample.on}; at least", group=sample.kind)
+            Measure(name=name, value=low, low=low, high=high, on=f"{sample.on}; at least", group=_of(sample))
         )
     return measures
 
