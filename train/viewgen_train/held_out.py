@@ -2,9 +2,9 @@
 
 I_NCE = ln K − L, where L is InfoNCE's loss among K candidates, one of which is right. It is a lower bound of
 the mutual information of the two views for any critic, and at most ln K. The critic is that of the objective:
-the product of both projections, divided by τ. Both directions are averaged, whatever the objective does. Of an
-objective that changes InfoNCE's negatives (IFM, hard negatives) or adds a reconstruction it is that of InfoNCE
-alone, so that ln K − I_NCE compares encoders by one loss.
+the product of both projections, divided by τ. Both directions are averaged, whatever the objective does. Of
+an objective that changes InfoNCE's negatives (IFM, hard negatives) or adds a reconstruction it is that of
+InfoNCE alone, so that ln K − I_NCE compares encoders by one loss.
 
 References:
     Representation Learning with Contrastive Predictive Coding, van den Oord et al., 2018,
