@@ -6,6 +6,9 @@ there beforehand; the digests of all their objects are compared. "while they wor
 shard's begin to the last commit, the wait for the slower worker's last shard included. "whole stage" counts
 the workers' start too, which takes as long for two as for one: its share shrinks as the job grows.
 
+How much two cores of a machine can do at all is measured without Ray and without a common cache: two commands
+that know nothing of each other, each on a core of its own, beside one of them alone.
+
     python benchmarks/workers.py
 """
 
@@ -15,6 +18,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +66,22 @@ def working_seconds(folder: Path) -> tuple[float, float]:
     return max(ends.values()) - min(begins.values()), sum(shard_seconds)
 
 
+def apart(folder: Path, commands: int, *arguments: str) -> float:
+    """Return the longest working time of so many commands at once, each with a cache and core of its own."""
+    outs = [folder / f"apart-{number}.zarr" for number in range(commands)]
+
+    def one(number: int) -> None:
+        options = ("--executor", "local", "--out", str(outs[number]), *arguments)
+        make("wsearch", *options, confine=("taskset", "-c", str(number)))
+
+    with ThreadPoolExecutor(commands) as pool:
+        list(pool.map(one, range(commands)))
+    seconds = [working_seconds(out)[0] for out in outs]
+    for out in outs:
+        shutil.rmtree(out)
+    return max(seconds)
+
+
 @click.command()
 @click.option("--images", default=192, show_default=True)
 @click.option("--rounds", default=2, show_default=True)
@@ -72,6 +92,8 @@ def main(images: int, rounds: int) -> None:
     all_shards: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     digests: dict[str, dict[str, str]] = {}
     memory: dict[str, int | None] = {}
+    one_apart: list[float] = []
+    two_apart: list[float] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         few = ("--limit", str(images))
@@ -88,6 +110,8 @@ def main(images: int, rounds: int) -> None:
                 all_shards[name].append(shards)
                 digests[name] = object_digests(str(out))
                 shutil.rmtree(out)
+            one_apart.append(apart(folder, 1, "--inversions", inversions, *few))
+            two_apart.append(apart(folder, 2, "--inversions", inversions, *few))
     expected = digests["2 workers"]
     identical = len(expected) > 0 and all(found == expected for found in digests.values())
     quality = f"{len(expected)} objects of the caches {'are identical' if identical else 'DIFFER'}"
@@ -98,6 +122,8 @@ def main(images: int, rounds: int) -> None:
         for what, seconds in (("while they work", working), ("whole stage", stage))
         for name in ("1 worker, 1 core", "1 worker")
     }
+    title = "1 command, 1 core / 2 commands, each half of the work, without Ray"
+    ratios[title] = row(one_apart, [seconds / 2 for seconds in two_apart], quality="each its own cache")
     alone, both = all_shards["1 worker, 1 core"], all_shards["2 workers"]
     slower = statistics.median(b / a for a, b in zip(alone, both, strict=True))
     idle = statistics.median(
@@ -105,7 +131,9 @@ def main(images: int, rounds: int) -> None:
     )
     text = (
         f"Of two workers at once, each takes {slower:.2f} times as long for a shard as one alone on one core "
-        f"(Ray's own processes on it too), and they wait for shards {idle:.1%} of the time."
+        f"(Ray's own processes on it too), and they wait for shards {idle:.1%} of the time. Two "
+        "commands that share nothing, each on a core of its own, are together "
+        f"{ratios[title]['median']:.2f} × as fast as one."
     )
     click.echo(text)
     document = {
@@ -114,6 +142,8 @@ def main(images: int, rounds: int) -> None:
         "seconds_of_all_shards": all_shards,
         "seconds_working": working,
         "seconds_of_the_stage": stage,
+        "seconds_of_one_command": one_apart,
+        "seconds_of_two_commands": two_apart,
         "identical": identical,
         "images": images,
     }

@@ -11,6 +11,7 @@ from PIL import Image
 
 from viewgen.picture import tile
 from viewgen.redaction import redacted
+from viewgen.role_pictures import role_pictures
 from viewgen.store import CacheReader, summarise_cache
 
 __all__ = ["reader_html"]
@@ -75,7 +76,8 @@ def _picture(reader: CacheReader) -> str:
     if not len(reader):
         return ""
     rows = reader.rows[np.linspace(0, len(reader) - 1, min(NUM_IMAGES, len(reader))).astype(np.int64)]
-    views = reader.views(rows)[:, :MAX_VIEWS]
+    roles = reader.spec.roles
+    views = role_pictures(reader.views(rows), roles)[:, :MAX_VIEWS]
     pixels = tile(_rgb(views.reshape(-1, *views.shape[2:])), views.shape[1], scale=_scale(views.shape[-1]))
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format="PNG", optimize=True)
@@ -84,7 +86,8 @@ def _picture(reader: CacheReader) -> str:
         Image.fromarray(pixels).convert("RGB").save(out, format="JPEG", quality=85)
     kind = "png" if out.getvalue().startswith(b"\x89PNG") else "jpeg"
     text = base64.b64encode(out.getvalue()).decode()
-    label = f"views of {len(rows)} images, an image a line"
+    names = ", ".join(role.name for role in roles[:MAX_VIEWS])
+    label = f"views of {len(rows)} images, an image a line{f': {names}' if names else ''}"
     return f'<img alt="{label}" title="{label}" style="max-width:100%" src="data:image/{kind};base64,{text}">'
 
 

@@ -13,7 +13,7 @@ from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.report import Measured, to_json
 from viewgen.diagnostics.scores import view_scores
-from viewgen.diagnostics.subjects import SubjectArguments, subject_kind
+from viewgen.diagnostics.subjects import SubjectArguments, subject_kind, takes_expert
 from viewgen.errors import CorruptDataError, DataError, OutOfMemoryError, UsageError, nearest_name
 from viewgen.files import write_atomically
 from viewgen.progress import Progress
@@ -21,6 +21,7 @@ from viewgen.redaction import public_url
 from viewgen.registry import Choice, Entry
 from viewgen.store import CacheSpec, Storage, open_storage, read_spec
 from viewgen.store.quality import read_scores, write_scores
+from viewgen.views.compositions import composition, refuse_colorless
 from viewgen_pipelines.executors import check_executor, open_executor
 from viewgen_pipelines.executors.executor import Place, Tell
 from viewgen_pipelines.executors.process import configure_process
@@ -144,6 +145,7 @@ def measure(
     networks: Mapping[str, str] | None = None,
     weights: Literal["last", "best"] = "last",
     inversions: str | None = None,
+    augment: str | None = None,
     limit: int | None = None,
     write_columns: bool = False,
     plots: str | Path | None = None,
@@ -172,6 +174,8 @@ def measure(
         networks: kind → weights file that replaces the data set's own.
         weights: weights of a training: those after the last epoch or the best.
         inversions: URL of the inversions that a cache's views start from; by default beside it.
+        augment: combination of operations of the expert views (see `viewgen.views.compositions`) in the place
+            of the data set's recipe.
         limit: number of images whose views are compared, taken from the start; by default all.
         write_columns: compute scores of every view of a cache and keep them in it, and with them the columns
             of the named diagnostics, such as the main parts of `concentration` with the first seed; without
@@ -199,7 +203,6 @@ def measure(
         raise UsageError("expected at least one seed, and --batch-size and --limit of at least 1")
     progress = Progress(quiet=quiet, logger=__name__)
     kind = subject_kind(subject)
-    _refuse_ignored(kind, dataset=dataset, split=split, weights=weights, storage_options=storage_options)
     arguments = SubjectArguments(
         kind=kind,
         subject=subject if kind == "dataset" else absolute_url(subject),
@@ -212,7 +215,9 @@ def measure(
         limit=limit,
         inversions=None if inversions is None else absolute_url(inversions),
         storage_options=dict(storage_options or {}),
+        augment=augment,
     )
+    arguments.refuse_ignored()
     if executor == "ray" and subject.startswith("memory://"):
         raise UsageError("a memory:// cache is not shared with Ray's workers; add --executor local")
     if kind != "cache" and (write_columns or inversions is not None):
@@ -222,6 +227,8 @@ def measure(
     if write_columns:
         if plots is not None and not diagnostics:
             raise UsageError("--plots belongs to diagnostics, and with --write-columns none is run; name one")
+        if not diagnostics:
+            _check_augment(arguments, (), batch_size)
         scored = _write_columns(arguments, batch_size, progress)
         if not diagnostics:
             return scored
@@ -230,6 +237,7 @@ def measure(
     given = _by_entry(entries, settings or {})
     chosen, left_out = _possible(entries, arguments, batch_size, strict=bool(diagnostics))
     choices = [DIAGNOSTICS.resolve(entry.name, name, given[entry.name]) for entry in chosen]
+    _check_augment(arguments, choices, batch_size)
     for entry, reason in left_out.items():
         progress.say(f"{entry} is left out: {reason.splitlines()[0]}")
     tasks = [
@@ -294,25 +302,16 @@ def _write_files(
     return paths
 
 
-def _refuse_ignored(
-    kind: str,
-    *,
-    dataset: str | None,
-    split: str,
-    weights: str,
-    storage_options: Mapping[str, Any] | None,
-) -> None:
-    """Refuse options that a kind of subject would ignore."""
-    ignored = {
-        "--weights": weights != "last" and kind != "training",
-        "--dataset": dataset is not None and kind == "vectors",
-        "--split": split != "train" and kind in ("cache", "training", "vectors"),
-        "--storage-option": bool(storage_options) and kind not in ("cache", "training"),
-    }
-    for option, would in ignored.items():
-        if would:
-            what = "file of vectors" if kind == "vectors" else kind
-            raise UsageError(f"{option} is given, which a {what} would ignore; leave it out")
+def _check_augment(arguments: SubjectArguments, choices: Sequence[Choice[Entry]], batch_size: int) -> None:
+    """Refuse a combination of expert operations that is none, or that these diagnostics would not use."""
+    augment = arguments.augment
+    if augment is None:
+        return
+    composition(augment)
+    if not any(takes_expert(choice, arguments.kind) for choice in choices):
+        other = "add --set views=expert" if arguments.kind == "cache" else "add -d concentration, for example"
+        raise UsageError(f"--augment {augment}: none of what is measured takes expert views; {other}")
+    refuse_colorless(augment, _open(arguments, "cpu", batch_size).train)
 
 
 def _kept_scores(storage: Storage, spec: CacheSpec) -> dict[str, NDArray[np.float32]]:

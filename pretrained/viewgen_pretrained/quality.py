@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 256
 MAX_IMAGES = 10_000
+# K of a flow's I_NCE, with enough images
+MAX_CANDIDATES = 256
 
 
 def _device(network: torch.nn.Module) -> torch.device:
@@ -152,9 +154,10 @@ def measure_flow(flow: Flow, path: Path, trainer: FlowTrainer, data_root: str | 
     """Return I_NCE of the learned views and of the colour split, and accuracies of the learned views.
 
     Each I_NCE is that of a separable critic of its own, trained on some of the training images and measured
-    on others; `i_nce_ceiling` is ln K. Cross-entropies and accuracies are those of the training's classifiers
-    on the test split. `least_deviation` is the smallest standard deviation of a channel over the training
-    images.
+    on others. K is the same for both, 256 or a quarter of fewer images, whatever the batch of the training;
+    `i_nce_ceiling` is ln K, and a value within 1 nat of it is saturated: at least so much. Cross-entropies
+    and accuracies are those of the training's classifiers on the test split. `least_deviation` is the
+    smallest standard deviation of a channel over the training images.
 
     Args:
         flow: the flow as it is stored.
@@ -168,7 +171,7 @@ def measure_flow(flow: Flow, path: Path, trainer: FlowTrainer, data_root: str | 
     assert settings.deviation is not None
     measured: dict[str, Any] = {"least_deviation": round(min(settings.deviation), 6)}
     rows = _rows(dataset)
-    candidates = min(config.batch_size, len(rows) // 4)
+    candidates = min(MAX_CANDIDATES, len(rows) // 4)
     if config.measure_steps and candidates >= 8:
         color = VIEWS.resolve("color", dataset.name, {"space": config.space})
         how = MIConfig(
@@ -181,11 +184,12 @@ def measure_flow(flow: Flow, path: Path, trainer: FlowTrainer, data_root: str | 
             )
             measured[name] = round(found.nats, 4)
             measured[f"{name}_interval"] = [round(found.low, 4), round(found.high, 4)]
+            measured[f"{name}_saturated"] = found.bounds["infonce"].saturated
             for text in found.warnings:
                 log.warning("%s: %s", name, text)
         measured["i_nce_ceiling"] = round(float(np.log(candidates)), 4)
     elif config.measure_steps:
-        log.warning("what the views share is not measured: it takes at least 32 images and batches of 8")
+        log.warning("what the views share is not measured: it takes at least 32 images")
     return {**measured, **_classified(flow, trainer, settings, data_root)}
 
 

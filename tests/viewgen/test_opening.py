@@ -1,16 +1,21 @@
 """A cache as an object of notebooks, zarr-python, xarray and PyTorch."""
 
+import base64
+import io
 import pickle
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import viewgen
 from viewgen.errors import CorruptDataError, MissingExtraError
+from viewgen.role_pictures import role_picture
 from viewgen.store import open_storage
 from viewgen.store.quality import write_report, write_scores
 from viewgen.testing.caches import small_spec, write_random_cache
+from viewgen.views import VIEWS
 
 STATUS = np.array([1] * 5 + [2, 3] + [1] * 14)
 
@@ -104,6 +109,21 @@ def test_a_notebook_shows_statistics_and_views(cache):
     assert "quality" not in html
     write_report(storage, reader.spec, {"measures": [], "verdict": ["noise & <i>"], "notes": []})
     assert "noise &amp; &lt;i&gt;" in reader._repr_html_()
+
+
+def test_a_notebook_shows_the_channels_of_each_role(tmp_path):
+    """Grey of the first channel beside opponent colours of the others, as the gallery draws them."""
+    url, roles = str(tmp_path / "colors.zarr"), VIEWS.entry("color").roles
+    write_random_cache(open_storage(url), small_spec(method="color", roles=roles))
+    reader = viewgen.open(url)
+    html = reader._repr_html_()
+    assert "an image a line: first, rest" in html
+    shown = Image.open(io.BytesIO(base64.b64decode(re.search(r"png;base64,([^\"]+)", html)[1])))
+    for view, role in enumerate(roles):
+        left = 2 + view * 50  # 4 px enlarged to 48, gaps of 2
+        pixels = np.asarray(shown)[2:50:12, left : left + 48 : 12].transpose(2, 0, 1)
+        drawn = role_picture(reader.views(reader.rows[:1])[0, view], role)
+        np.testing.assert_array_equal(pixels, drawn)
 
 
 def test_a_notebook_shows_an_empty_cache_and_one_of_two_channels(tmp_path):

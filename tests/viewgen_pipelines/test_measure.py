@@ -23,6 +23,8 @@ from viewgen.randomness import addressed_generator
 from viewgen.registry import Entry
 from viewgen_pipelines.measure import measure
 
+FEW = {"num_per_class": 3, "num_views": 1, "num_deltas": 3, "num_pooled": 0, "fewer_views": False}
+
 
 @pytest.fixture
 def brightness(monkeypatch):
@@ -208,8 +210,49 @@ def test_plots_are_written_with_the_numbers_behind_them(tmp_path):
 
 def test_no_file_is_written_unless_asked_for_and_plots_need_a_diagnostic(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = {"num_per_class": 3, "num_views": 1, "num_deltas": 3, "num_pooled": 0, "fewer_views": False}
-    found = measure("digits", diagnostics=["concentration"], settings=settings, quiet=True)
+    found = measure("digits", diagnostics=["concentration"], settings=FEW, quiet=True)
     assert found.files == ()
     assert "files" not in found.to_json()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_composition_of_expert_views_is_measured_by_its_name(tmp_path, caplog):
+    def values(augment):
+        options = {"plots": tmp_path / str(augment), "augment": augment, "quiet": True}
+        found = measure("digits", diagnostics=["concentration"], settings=FEW, **options)
+        document = json.loads((tmp_path / str(augment) / "concentration-curves.json").read_text())
+        assert document["augment"] == augment
+        return [row.measure.value for row in found.measured]
+
+    assert values("a") != values(None)
+    assert "hue" not in caplog.text
+    values("ad")
+    assert "hue and saturation do nothing there; brightness and contrast act" in caplog.text
+
+
+def test_a_composition_without_effect_is_refused(encoder, tmp_path, make_spec, write_cache, no_flushing):
+    from viewgen.store import open_storage
+
+    def refused(subject, message, *names, augment="ab", **options):
+        with pytest.raises(UsageError, match=message):
+            measure(str(subject), diagnostics=names, augment=augment, quiet=True, **options)
+
+    refused("digits", "c drops the colour", "concentration", augment="abc")
+    refused("digits", "a is there twice", "concentration", augment="aa")
+    refused("digits", "none of what is measured .* add -d conc", "concentration", settings={"views": "cache"})
+    refused(encoder, "takes expert views", "knn", "probe", dataset="digits")
+    np.savez(tmp_path / "vectors.npz", features=np.eye(3), id=["a", "b", "c"])
+    refused(tmp_path / "vectors.npz", "--augment is given, which a file of vectors would ignore", "outcomes")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    refused(tmp_path / "run", "views that it was trained with; for others measure its encoder", "bounds")
+
+    made_of = {"name": "digits", "split": "train", "digest": load_dataset("digits").digest}
+    url = str(tmp_path / "c.zarr")
+    write_cache(open_storage(url), make_spec(dataset=made_of, height=32, width=32, num_images=40))
+    refused(url, "--augment ab: none .* add --set views=expert", "concentration", settings=FEW)
+    refused(url, "takes expert views", write_columns=True)
+    found = measure(
+        url, diagnostics=["concentration"], settings=FEW | {"views": "expert"}, augment="ab", quiet=True
+    )
+    assert found.measured[0].measure.group == "expert"

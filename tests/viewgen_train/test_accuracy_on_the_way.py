@@ -15,9 +15,12 @@ from viewgen.diagnostics.probe import linear_probe, probe_config
 from viewgen.errors import UsageError
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.randomness import addressed_generator
+from viewgen_train.curves import read_series
 from viewgen_train.diagnostics import KnnSets, accuracies
+from viewgen_train.experiment.work import _curves
 from viewgen_train.resolve import train_settings
 from viewgen_train.training import train
+from viewgen_train.worker import train_worker
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
 
@@ -79,6 +82,34 @@ def test_few_images_are_those_of_the_whole_order(tiny_folder, tiny_root):
     assert found["knn5_top1"] == pytest.approx(knn_accuracies(train, test)[0, 0], abs=1e-6)
     more = replace(few, max_images=12)
     assert found != accuracies(encoder, more, torch.device("cpu"), 4, knn=True, probe=False)
+
+
+def test_each_attribute_has_a_curve_of_its_own(plan_of, tmp_path, monkeypatch):
+    """Also in a run that began without these columns."""
+    plan, _ = plan_of(
+        dataset="overlay:trifeature:16?size=16&images=40",
+        out=str(tmp_path / "run"),
+        settings={"assimilation": "none", "epochs": 3, "knn_every": 1, "probe_every": 1},
+    )
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            "viewgen_train.diagnostics._of_attributes", lambda name, top1, _: {name: float(top1.mean())}
+        )
+        train_worker(plan, "cpu", stop_after=plan.num_steps // 3)
+    train_worker(plan, "cpu")
+    series = read_series(tmp_path / "run/metrics.csv")
+    for metric in ("knn5_top1", "knn5_heldout", "probe_top1"):
+        each = [series[f"{metric}[{attribute}]"][1] for attribute in ("digit", "shape", "texture", "color")]
+        assert len(series[metric][1]) == 3
+        assert [len(one) for one in each] == [2] * 4
+        assert len(np.unique(each)) > 1
+        np.testing.assert_allclose(np.mean(each, axis=0), series[metric][1][1:], atol=1e-5)
+    kept = _curves(tmp_path / "run")
+    assert kept["knn5_top1[digit]"] == [
+        (epoch, value)
+        for epoch, value in zip((2.0, 3.0), series["knn5_top1[digit]"][1].tolist(), strict=True)
+    ]
+    assert "probe_top1[color]" in kept
 
 
 def test_a_negative_pause_is_refused():

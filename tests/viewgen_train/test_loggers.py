@@ -21,7 +21,7 @@ def two_parts(name, folder):
     for first_step, steps in ((0, (1, 2)), (2, (3,))):
         logger = open_logger(name, folder, first_step)
         for step in steps:
-            logger.log(step, {"loss": float(step)})
+            logger.log(step, {"loss": float(step), "knn5_top1[a b%]": 0.5})
         logger.flush()
         logger.close()
 
@@ -52,6 +52,7 @@ def test_mlflow_keeps_one_run(tmp_path, monkeypatch):
     (run,) = client.search_runs([client.get_experiment_by_name("viewgen").experiment_id])
     history = client.get_metric_history(run.info.run_id, "loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 1), (2, 2), (3, 3)]
+    assert client.get_metric_history(run.info.run_id, "knn5_top1/a b_"), "no brackets there"
     assert run.data.params == {"width": "2", "optimiser.name": "sgd"}
     assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
 

@@ -7,10 +7,13 @@ import pytest
 
 from viewgen.cli import main
 from viewgen.errors import UsageError
+from viewgen.views.compositions import expert_values
+from viewgen.views.expert import ExpertConfig
 from viewgen_train import dry_run
 from viewgen_train.cost import TrainEstimate
 from viewgen_train.dry_run import describe
 from viewgen_train.objectives import OBJECTIVES
+from viewgen_train.optimiser import learning_rate
 from viewgen_train.recipes import method_recipe, method_recipes
 from viewgen_train.resolve import effective_settings, train_settings
 
@@ -42,6 +45,46 @@ def test_infomin_is_trained_as_published():
     assert (how.batch_size, how.learning_rate, how.weight_decay, how.schedule) == (256, 0.03, 1e-4, "cosine")
     assert how.learning_rate_floor == 0.001, "the cosine ends at the rate times 0.1³"
     assert (settings.network.projector_hidden, settings.network.projection_dim) == (2048, 128)
+
+
+@pytest.mark.parametrize("dataset", ["colorful-digits", "overlay", "colorful-digits:photos:p?labels=picture"])
+def test_rcl_is_trained_as_published(dataset):
+    """Li et al.'s Colorful-MNIST: 30 epochs of inpainting alone, then MoCo beside it; a rate of steps."""
+    settings = train_settings(dataset, {"recipe": "rcl"})
+    rebuilt, how = settings.reconstruction, settings.optimiser
+    assert rebuilt.task == "inpainting"
+    assert (rebuilt.reconstruction_weight, rebuilt.reconstruction_epochs) == (10, 30)
+    assert (how.name, how.batch_size, how.epochs, how.weight_decay) == ("sgd", 512, 200, 1e-4)
+    rates = [learning_rate(how, 100 * epoch, 20_000) for epoch in (0, 30, 149, 150, 174, 175, 199)]
+    assert rates == pytest.approx([0.1] * 3 + [0.01] * 2 + [0.001] * 2)
+    assert (settings.objective.name, settings.objective.settings.temperature) == ("moco", 0.1)
+    assert (settings.network.backbone, settings.network.projection_dim) == ("convnet6", 64)
+    assert settings.expert.crop_scale == ((0.6, 1.0) if dataset == "overlay" else (0.2, 1.0))
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+def test_huang_et_al_are_trained_as_published(dataset):
+    """Their CIFAR protocol: five operations, SGD without a warm-up, 800 epochs of 512 images."""
+    found = {
+        name: train_settings(dataset, {"recipe": f"huang2023-{name}"})
+        for name in ("simclr", "moco", "simsiam", "barlow-twins")
+    }
+    for name, settings in found.items():
+        how = settings.optimiser
+        assert settings.objective.name == name
+        assert settings.expert == ExpertConfig(**expert_values("abcde"))
+        assert (how.name, how.batch_size, how.epochs) == ("sgd", 512, 800)
+        assert (how.momentum, how.weight_decay, how.warm_up_epochs) == (0.9, 5e-4, 0)
+        assert settings.network.backbone == "resnet18"
+    rates = {name: settings.optimiser.learning_rate for name, settings in found.items()}
+    assert rates == {"simclr": 0.06, "moco": 0.08, "simsiam": 0.05, "barlow-twins": 1e-3}
+    moco = found["moco"].objective.settings
+    assert (moco.temperature, moco.queue_size, moco.target_momentum) == (0.1, 4096, 0.99)
+    assert (moco.symmetric, moco.key_batchnorm, moco.key_groups) == (True, "shuffled", 8)
+    assert found["simclr"].objective.settings.temperature == 0.5
+    assert found["barlow-twins"].objective.settings.off_diagonal_weight == 5e-3
+    widths = {name: settings.network.projection_dim for name, settings in found.items()}
+    assert widths == {"simclr": 128, "moco": 128, "simsiam": 2048, "barlow-twins": 2048}
 
 
 def test_given_values_come_before_the_recipe():

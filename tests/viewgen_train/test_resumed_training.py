@@ -1,6 +1,7 @@
 """A training interrupted anywhere ends with the bits and the metrics of an undisturbed one."""
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import pickle
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from viewgen.errors import CacheMismatchError, CorruptDataError
 from viewgen_train.distributed import World
 from viewgen_train.loop import TrainingDivergedError
+from viewgen_train.roles import splitting_views
 from viewgen_train.run import open_run
 from viewgen_train.trainer import AssimilationTrainer
 from viewgen_train.worker import build_trainer, train_worker
@@ -31,6 +33,7 @@ KINDS = {
 STATEFUL = (
     {"objective": "moco", "queue_size": 19, "key_groups": 2, "symmetric": True},
     {"objective": "byol"},
+    {"objective": "infonce", "assimilation": "none", "generated": "color"},
 )
 
 
@@ -80,20 +83,29 @@ def test_a_run_in_pieces_equals_a_run_in_one(make_tiny_plan, tmp_path, kind):
 
 
 def test_a_killed_process_loses_nothing(make_tiny_plan, tmp_path):
-    """Neither MoCo's queue and target network nor BYOL's target network and predictor, under A2."""
+    """MoCo's queue and target network and BYOL's target network and predictor, both under A2, and the two
+    encoders of a colour split.
+    """
     specification = importlib.util.spec_from_file_location("killed_trainings", SCRIPT)
     killed = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(killed)
-    kinds = {moment: STATEFUL[number % 2] for number, moment in enumerate(killed.MOMENTS)}
-    plans = {moment: make_tiny_plan(out=tmp_path / moment, **kind) for moment, kind in kinds.items()}
+    kinds = {moment: STATEFUL[number % len(STATEFUL)] for number, moment in enumerate(killed.MOMENTS)}
+
+    def make(folder, kind):
+        found = make_tiny_plan(out=tmp_path / folder, **kind)
+        return dataclasses.replace(found, splitting=splitting_views(found.settings, None))
+
+    plans = {moment: make(moment, kind) for moment, kind in kinds.items()}
     (tmp_path / "plans").write_bytes(pickle.dumps(plans))
     result = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path / "plans")], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     for kind in STATEFUL:
-        whole = make_tiny_plan(out=tmp_path / kind["objective"], **kind)
+        whole = make(kind["objective"], kind)
         train_worker(whole, "cpu", checkpoint_seconds=1e9)
+    halves = load_file(tmp_path / "infonce/last.safetensors")
+    assert {name.split(".")[1] for name in halves} == {"first", "rest"}
     for moment, step in killed.MOMENTS.items():
         folder = tmp_path / moment
         assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == step

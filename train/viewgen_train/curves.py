@@ -89,11 +89,13 @@ def draw_curves(folder: Path, steps_per_epoch: int) -> None:
         panel.set_xlabel("epoch")
         panel.grid(alpha=0.3)
         panel.margins(x=0.02)
-    for name, (place, label) in PANELS.items():
-        if name in series:
+    for metric, (place, label) in PANELS.items():
+        for name in (one for one in series if one.partition("[")[0] == metric):
             steps, values = series[name]
             marker = "o" if place == 1 else None
-            panels[place].plot(steps / steps_per_epoch, values, label=label, marker=marker, markersize=3)
+            # of one attribute: knn5_top1[digit]
+            told = label + name.removeprefix(metric).replace("[", ", ").replace("]", "")
+            panels[place].plot(steps / steps_per_epoch, values, label=told, marker=marker, markersize=3)
     for panel in panels:
         if len(panel.get_lines()) > 1:
             panel.legend()

@@ -3,7 +3,9 @@
 import logging
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from viewgen.datasets import ImageDataset
@@ -52,6 +54,9 @@ def accuracies(
 ) -> dict[str, float]:
     """Return accuracies on test images, and on training images that are held out from the neighbours.
 
+    Where images have several class attributes, ``knn5_top1`` is the mean over them, and ``knn5_top1[digit]``
+    the accuracy of one.
+
     Args:
         encoder: encoder on `device`; its training mode is restored.
         sets: data sets of the measurement.
@@ -70,22 +75,33 @@ def accuracies(
         parts["top1"] = (train, extract_features(encoder, sets.test, device=device, rows=rows))
     values: dict[str, float] = {}
     for name, pair in parts.items() if knn else ():
-        values |= _knn(name, *pair)
+        values |= _knn(name, *pair, sets.train)
     if probe and train.has_classes:
         name = "top1" if "top1" in parts else "heldout"
         config = probe_config(sets.train.name, num_seeds=1, augmentation="none")
-        values[f"probe_{name}"] = linear_probe(*parts[name], config, seed=seed).mean
+        top1 = linear_probe(*parts[name], config, seed=seed).top1[0]
+        values |= _of_attributes(f"probe_{name}", top1, sets.train)
     return values
 
 
-def _knn(name: str, train: Features, test: Features) -> dict[str, float]:
-    """Return the 5-NN accuracy, averaged over label attributes, and R², averaged over real numbers."""
+def _knn(name: str, train: Features, test: Features, dataset: ImageDataset) -> dict[str, float]:
+    """Return the 5-NN accuracies, and R², averaged over real numbers."""
     neighbours = (min(5, len(train)),)
-    found = {}
+    found: dict[str, float] = {}
     if train.has_classes:
-        found[f"knn5_{name}"] = float(knn_accuracies(train, test, neighbours=neighbours)[0].mean())
+        top1 = knn_accuracies(train, test, neighbours=neighbours)[0]
+        found |= _of_attributes(f"knn5_{name}", top1, dataset)
     if train.reals is not None:
         found[f"knn5_r2_{name}"] = float(knn_r_squared(train, test, neighbours=neighbours)[0].mean())
+    return found
+
+
+def _of_attributes(name: str, top1: NDArray[np.float64], dataset: ImageDataset) -> dict[str, float]:
+    """Return the mean of the attributes' accuracies `(A,)`, and each of them where there are several."""
+    found = {name: float(top1.mean())}
+    if len(top1) > 1:
+        names = dataset.attribute_names or tuple(map(str, range(len(top1))))
+        found |= {f"{name}[{one}]": float(value) for one, value in zip(names, top1, strict=True)}
     return found
 
 

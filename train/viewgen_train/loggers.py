@@ -8,6 +8,7 @@ that goes on continues the service's run, whose name is kept in the run's folder
 import json
 import logging
 import os
+import re
 import secrets
 import warnings
 from abc import ABC, abstractmethod
@@ -64,7 +65,7 @@ class TensorBoardLogger(Logger):
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(_tag(name), value, step)
 
     def flush(self) -> None:
         self._writer.flush()
@@ -123,7 +124,7 @@ class MlflowLogger(Logger):
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._client.log_metric(self._run_id, name, float(value), step=step)
+            self._client.log_metric(self._run_id, _tag(name), float(value), step=step)
 
     def close(self) -> None:
         self._client.set_terminated(self._run_id)
@@ -168,6 +169,11 @@ def open_logger(name: str, folder: Path, first_step: int) -> Logger:
     made = LOGGERS[name]
     assert made is not None
     return made(folder, first_step)
+
+
+def _tag(name: str) -> str:
+    """Return the name of a metric without brackets, which some services refuse: ``knn5_top1/digit``."""
+    return re.sub(r"[^\w.:/ -]", "_", re.sub(r"\[(.*)\]$", r"/\1", name))
 
 
 def _kept(place: Path, new: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from viewgen.cli import print_json
-from viewgen.cli.options import GroupedCommand, add_options, options_file, parse_settings
+from viewgen.cli.options import GroupedCommand, add_options, augment_option, options_file, parse_settings
 from viewgen.cli.storage_option import storage_option
 from viewgen.diagnostics import DIAGNOSTICS
 
@@ -44,6 +44,7 @@ _OPTIONS: tuple[Any, ...] = (
       for kind in _KINDS),
     _option("--inversions", metavar="URL",
             help="Of a cache: the inversions that its views start from.  [default: beside it]"),
+    augment_option("Operations of the expert views that are measured, not of a training's own views"),
     _option("--limit", type=int, metavar="N", help="Compare the views of only the first N images."),
     _option("--write-columns", is_flag=True,
             help="Compute scores of every view of a cache (label margin, density, nearest view) and keep "
@@ -81,6 +82,7 @@ def measure(
       viewgen measure wsearch.zarr -d seen --set seen.encoders=other-seed.safetensors
       viewgen measure wsearch.zarr --write-columns
       viewgen measure digits -d concentration --plots plots
+      viewgen measure trifeature:32 -d concentration --set attribute=shape --augment ad
       viewgen measure digits --csv digits.csv
       viewgen measure runs/digits-A2 -d tsne --plots plots
       viewgen measure subjects.npz -d outcomes --set outcomes.table=outcomes.csv

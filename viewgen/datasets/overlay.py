@@ -115,6 +115,7 @@ class StlSettings(OverlaySettings):
     title: ClassVar[str] = "stl-digits"
 
     background: str = setting("stl10", "data set of the backgrounds")
+    foreground: str = setting("mnist", "data set of the digits, which are bright on black, such as digits")
     size: int = setting(96, "side of the images, in pixels", ge=8, le=1024)
     layout: Literal["anywhere", "grid"] = setting(
         "grid", "places of the copies: anywhere inside of the image, or cells of a 3×3 grid"
@@ -131,6 +132,7 @@ class GarmentSettings(StlSettings):
     title: ClassVar[str] = "garment-digits"
 
     background: str = setting("fashion-mnist", "data set of the backgrounds")
+    foreground: str = setting("digits", "data set of the digits, which are bright on black, such as mnist")
     size: int = setting(32, "side of the images, in pixels", ge=8, le=1024)
     tint: bool = setting(True, "whether each background is multiplied by a random colour")
 
@@ -228,17 +230,15 @@ def _resized(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def _load(entry: str, settings: OverlaySettings, split: str, root: Path, download: bool) -> ImageDataset:
-    from viewgen.datasets.registry import chosen_dataset, load_dataset
+    from viewgen.datasets.registry import chosen_dataset, load_parts
     from viewgen.randomness import addressed_seed
 
     name = _name(entry, settings)
     split = canonical_split(name, split, SPLITS)
     if settings.layout == "grid" and settings.size < CELLS:
         raise UsageError(f"{name}: {settings.size} px do not hold a grid of {CELLS}×{CELLS} cells")
-    parts = {
-        which: load_dataset(getattr(settings, which), split, data_root=root, download=download)
-        for which in ("background", "foreground")
-    }
+    named = {which: str(getattr(settings, which)) for which in ("background", "foreground")}
+    parts = load_parts(name, named, split, data_root=root, download=download)
     background, foreground = parts["background"], parts["foreground"]
     cut = _cut_side(background.image_size, settings.crop)
     if cut < settings.size:
@@ -379,7 +379,7 @@ COLORFUL_ENTRY = _entry(
     "mnist on stl10; also :BACKGROUND",
 )
 STL_ENTRY = _entry(
-    "stl-digits", "copies of a digit in a grid on pictures of STL-10", StlSettings, "digits on stl10"
+    "stl-digits", "copies of a digit in a grid on pictures of STL-10", StlSettings, "mnist on stl10"
 )
 GARMENT_ENTRY = _entry(
     "garment-digits",

@@ -1,5 +1,6 @@
 """The data sets by name."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ __all__ = [
     "lies_elsewhere",
     "list_datasets",
     "load_dataset",
+    "load_parts",
 ]
 
 DATASETS: Registry[DatasetEntry] = Registry(
@@ -75,6 +77,43 @@ def load_dataset(
     """
     dataset: ImageDataset = chosen_dataset(name).build(split, resolve_data_root(data_root), download)
     return dataset
+
+
+def load_parts(
+    whole: str, parts: Mapping[str, str], split: str, *, data_root: str | Path | None, download: bool
+) -> dict[str, ImageDataset]:
+    """Load the data sets that another one is made of, part → data set.
+
+    Args:
+        whole: name of the other one, for messages.
+        parts: part → name of its data set.
+        split: split of all.
+        data_root: as in `load_dataset`.
+        download: fetch missing files.
+
+    Raises:
+        MissingFileError: files are missing; the message names all parts that lack some, and the commands that
+            fetch them.
+        UsageError, CorruptDataError, DataError, StorageError: as `load_dataset`.
+    """
+    root = resolve_data_root(data_root)
+    found: dict[str, ImageDataset] = {}
+    lines, commands = [], []
+    for part, name in parts.items():
+        try:
+            found[part] = load_dataset(name, split, data_root=root, download=download)
+        except MissingFileError as error:
+            lines.append(f"  {part} {name}: {error}")
+            choice = chosen_dataset(name)
+            # what lies at a path, or is one of several versions, has no command
+            if choice.entry.is_present(root) is False and choice.settings == choice.entry.settings():
+                commands.append(f"  viewgen datasets --download {choice.name} --data-root {root}")
+    if lines:
+        told = ["These fetch what is missing:", *commands] if commands else []
+        raise MissingFileError(
+            "\n".join([f"{whole} cannot be made, because files are missing:", *lines, *told])
+        )
+    return found
 
 
 def canonical_name(name: str, split: str = "train", *, data_root: str | Path | None = None) -> str:

@@ -4,8 +4,8 @@ Three transposed 4×4 convolutions with batch normalisation and rectifier, and a
 encoder's last map to a heat map of each key point. The decoder learns Gaussians around the annotated points,
 by the mean squared error; points that are not annotated, or lie outside of the image, weigh nothing. A
 predicted point is the largest value of its heat map, a quarter of a pixel towards the larger neighbour. PCKh
-is the share of annotated test points whose error is at most half of the head's size; the total weighs every
-point alike.
+is the share of annotated test points whose error is at most half of the head's size. That of a pair is the
+mean of left and right, however many of either are annotated; the total weighs every annotated point alike.
 
 Any data set can be read out that has, for each key point NAME, a class attribute NAME (1 where it is
 annotated), real numbers NAME.x and NAME.y, and a real number head_size, in pixels (`viewgen.datasets.mpii`).
@@ -160,6 +160,28 @@ def pckh(predicted: Tensor, points: KeyPoints, threshold: float = 0.5) -> Tensor
     return right
 
 
+def by_name(right: Tensor, points: KeyPoints) -> dict[str, tuple[float, int]]:
+    """Return PCKh and the number of annotated points of each key point, and of ``"all"``.
+
+    Left and right are one key point, with the mean of their PCKh, or the only one that is annotated.
+
+    Args:
+        right: see `pckh`, `(N, P)`.
+        points: the annotated ones.
+    """
+    counts, hits = points.annotated.sum(dim=0).tolist(), right.sum(dim=0).tolist()
+    shares: dict[str, list[float]] = {}
+    totals: dict[str, int] = {}
+    for name, count, hit in zip(points.names, counts, hits, strict=True):
+        if count:
+            side = next((one for one in SIDES if name.startswith(one)), "")
+            row = name.removeprefix(side)
+            shares.setdefault(row, []).append(hit / count)
+            totals[row] = totals.get(row, 0) + count
+    found = {row: (sum(each) / len(each), totals[row]) for row, each in shares.items()}
+    return {**found, "all": (sum(hits) / sum(counts), sum(counts))} if found else {}
+
+
 class Pose:
     """PCKh of key points that a decoder reads out of an encoder's frozen maps.
 
@@ -173,7 +195,7 @@ class Pose:
         self.config = config
 
     def measure(self, subject: Subject, seed: int) -> list[Measure]:
-        """Return ``pckh`` of each key point, left and right together, and of all.
+        """Return ``pckh`` of each key point, the mean of left and right, and of all.
 
         Raises:
             UsageError: the images have no key points, or the encoder has several branches.
@@ -193,21 +215,10 @@ class Pose:
         right = pckh(predicted, test, self.config.threshold)
         if not bool(test.annotated.any()):
             raise DataError(f"{subject.test.name} {subject.test.split} has no annotated key point")
-        groups: dict[str, list[int]] = {}
-        for index, name in enumerate(test.names):
-            side = next((one for one in SIDES if name.startswith(one)), "")
-            groups.setdefault(name.removeprefix(side), []).append(index)
-        groups["all"] = list(range(len(test.names)))
         on = f"{len(test.places):,} {subject.test.split}, {len(train.places):,} {subject.train.split}"
         return [
-            Measure(
-                name="pckh",
-                value=float(right[:, columns].sum() / test.annotated[:, columns].sum()),
-                on=f"{int(test.annotated[:, columns].sum()):,} points of {on}",
-                group=name,
-            )
-            for name, columns in groups.items()
-            if bool(test.annotated[:, columns].any())
+            Measure(name="pckh", value=value, on=f"{count:,} points of {on}", group=name)
+            for name, (value, count) in by_name(right, test).items()
         ]
 
     def _train(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.datasets.registry import DATASETS
+from viewgen.diagnostics.concentration.class_views import ClassViewsConfig
 from viewgen.diagnostics.features import extract_features
 from viewgen.diagnostics.measure import Subject, ViewPair
 from viewgen.diagnostics.mutual_information.views import (
@@ -37,7 +38,7 @@ from viewgen.views.compositions import dataset_expert
 from viewgen.views.entry import ViewEntry
 from viewgen.views.expert import ExpertConfig
 
-__all__ = ["SubjectArguments", "subject_kind"]
+__all__ = ["SubjectArguments", "subject_kind", "takes_expert"]
 
 Kind = Literal["cache", "training", "encoder", "dataset", "vectors"]
 NETWORKS: tuple[Any, ...] = ("encoder", "generator", "inverter", "discriminator")
@@ -63,6 +64,14 @@ def subject_kind(subject: str) -> Kind:
         f"nothing to measure at {subject!r}: expected the URL of a cache, the folder of a training, an "
         f"encoder file, a file of feature vectors (.npz), or a data set ({known})"
     )
+
+
+def takes_expert(choice: Choice[Any], kind: Kind) -> bool:
+    """Return whether a diagnostic reads the expert transform of a kind of subject."""
+    if isinstance(choice.settings, ClassViewsConfig):
+        return choice.settings.takes_expert(has_cache=kind == "cache")
+    augmentation = getattr(choice.settings, "augmentation", "expert")
+    return bool(choice.entry.needs & {"expert", "pairs"}) and augmentation != "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +106,30 @@ class SubjectArguments:
     inversions: str | None = field(default=None, repr=False)
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     augment: str | None = None
+
+    def refuse_ignored(self) -> None:
+        """Refuse options that this kind of subject would ignore.
+
+        Raises:
+            UsageError: one of them is given.
+        """
+        kind = self.kind
+        ignored = {
+            "--weights": self.which != "last" and kind != "training",
+            "--dataset": self.dataset is not None and kind == "vectors",
+            "--split": self.split != "train" and kind in ("cache", "training", "vectors"),
+            "--augment": self.augment is not None and kind == "vectors",
+            "--storage-option": bool(self.storage_options) and kind not in ("cache", "training"),
+        }
+        for option, would in ignored.items():
+            if would:
+                what = "file of vectors" if kind == "vectors" else kind
+                raise UsageError(f"{option} is given, which a {what} would ignore; leave it out")
+        if self.augment is not None and kind == "training" and self.dataset is None:
+            raise UsageError(
+                f"--augment {self.augment} is given, and a training is measured with the expert views that "
+                "it was trained with; for others measure its encoder file (last.safetensors) or its data set"
+            )
 
     def described(self) -> dict[str, Any]:
         """Return the data set's name and split, and for a training its record.

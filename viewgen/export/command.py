@@ -93,6 +93,7 @@ def export_cache(
         "picture": picture,
         "originals": originals,
         "use_unconverged": use_unconverged,
+        **({"roles": [role.name for role in spec.roles]} if spec.roles else {}),
     }
     rows = Rows(reader, source, picture=picture, originals=originals, data_root=data_root)
     _prepare(target, mark, overwrite=overwrite)
@@ -104,7 +105,8 @@ def export_cache(
         for shard_id in reader.committed:
             written += writer.write(shard_id)
             bar.advance(1)
-    card = cache_card(summarise_cache(url, storage_options), writer.how_to_read())
+    how_to_read = "\n\n".join(filter(None, (writer.how_to_read(), rows.about_roles)))
+    card = cache_card(summarise_cache(url, storage_options), how_to_read)
     target.write(CARD, card.encode())
     return Exported(out=target.url, format=to, images=len(reader), written=written, views=spec.num_views)
 

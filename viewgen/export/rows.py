@@ -1,4 +1,8 @@
-"""The images of a cache as encoded pictures with their labels and scores, shard by shard."""
+"""The images of a cache as encoded pictures with their labels and scores, shard by shard.
+
+A view of a role has the channels of that role alone, with the stored values: one channel as a grey picture;
+of several, each at its place in a colour picture whose other channels are mid-grey.
+"""
 
 import io
 from collections.abc import Iterator
@@ -17,6 +21,8 @@ from viewgen.store.quality import read_scores
 __all__ = ["PICTURES", "ExportedRow", "Rows"]
 
 Picture = Literal["png", "jpg", "webp"]
+# of the channels that a view of a role does not have
+MID_GREY = 128
 # extension → arguments of Pillow's writer
 PICTURES: dict[str, dict[str, Any]] = {
     "png": {"format": "PNG"},
@@ -95,6 +101,25 @@ class Rows:
         named = self._dataset is not None and not spec.label_shape
         self.class_names = self._dataset.class_names if named and self._dataset is not None else ()
 
+    @property
+    def about_roles(self) -> str:
+        """Markdown about the pictures of views of different kinds; empty if there is one kind."""
+        roles = self.reader.spec.roles
+        if not roles:
+            return ""
+        found = []
+        for number, role in enumerate(roles):
+            channels = f", channel {' and '.join(map(str, role.channels))}" if role.channels else ""
+            zero = ", with 127.5 for zero" if role.signed else ""
+            found.append(f"view {number} is `{role.name}`{channels}{zero}")
+        parts = (
+            " A picture has the channels of its view alone (counted from 0): one as grey, several in their "
+            f"places among red, green and blue, the others of which are {MID_GREY} throughout."
+        )
+        return f"An image's views are of different kinds: {'; '.join(found)}." + (
+            parts if any(role.channels for role in roles) else ""
+        )
+
     def _opened(self, originals: bool, data_root: str | None) -> ImageDataset | None:
         """Return the data set of the images; None where it is not at hand and only names its classes."""
         made_of = self.reader.spec.dataset
@@ -126,7 +151,10 @@ class Rows:
                 index=int(contents["source_index"][place]),
                 label=label,
                 class_name=self._class_name(label),
-                views=[self._encoded(view) for view in contents["views"][place]],
+                views=[
+                    self._encoded(self._of_role(number, view))
+                    for number, view in enumerate(contents["views"][place])
+                ],
                 image=None if images is None else self._encoded(images[place]),
                 scores={name: np.asarray(values, np.float64).tolist() for name, values in scores.items()},
             )
@@ -135,6 +163,18 @@ class Rows:
         if self._dataset is not None:
             return self._dataset.label_text(label)
         return "-".join(map(str, label)) if isinstance(label, list) else str(label)
+
+    def _of_role(self, number: int, view: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return what a view `(C, H, W)` shows: the channels of its role as `(1, H, W)` or `(C, H, W)`."""
+        roles = self.reader.spec.roles
+        if not roles or not roles[number].channels:
+            return view
+        shown: NDArray[np.uint8] = roles[number].of(view)
+        if len(shown) == 1:
+            return shown
+        among_grey = np.full_like(view, MID_GREY)
+        among_grey[list(roles[number].channels)] = shown
+        return among_grey
 
     def _encoded(self, image: NDArray[np.uint8]) -> bytes:
         pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)

@@ -15,8 +15,10 @@ References:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from viewgen.errors import UsageError, nearest_name
@@ -31,10 +33,13 @@ __all__ = [
     "PRESETS",
     "Composition",
     "composition",
+    "composition_name",
     "dataset_expert",
     "expert_values",
     "refuse_colorless",
 ]
+
+log = logging.getLogger(__name__)
 
 # beyond it the hue's rotation would exceed half a turn
 MAX_STRENGTH = 2.5
@@ -145,8 +150,24 @@ def dataset_expert(dataset: str, augment: str | None = None) -> ExpertConfig:
     return ExpertConfig(**(recipe(dataset, "expert") if augment is None else expert_values(augment)))
 
 
+def composition_name(expert: ExpertConfig) -> str | None:
+    """Return the name of the combination that has these values of `ExpertConfig`, or None.
+
+    Of values that several combinations have, the name is that of the first in the order of `PRESETS` and
+    letters.
+    """
+    strength = min(expert.brightness / _JITTER["brightness"], MAX_STRENGTH)
+    words = ["".join(some) for count in range(len(LETTERS)) for some in combinations(LETTERS, count + 1)]
+    for word in (*PRESETS, *words):
+        jitters = composition(word).values["jitter_probability"]
+        for name in (word, f"{word}:{strength:g}") if jitters else (word,):
+            if ExpertConfig(**expert_values(name)) == expert:
+                return name
+    return None
+
+
 def refuse_colorless(augment: str | None, dataset: ImageDataset) -> None:
-    """Refuse the letter c, which drops the colour, for images that have none.
+    """Refuse the letter c, which drops the colour, for images that have none; warn of d, half of which acts.
 
     Raises:
         UsageError: the first images are all grey.
@@ -154,15 +175,22 @@ def refuse_colorless(augment: str | None, dataset: ImageDataset) -> None:
     import numpy as np
 
     letters = "" if augment is None else augment.partition(":")[0]
-    if "c" not in letters or letters in PRESETS:
+    if letters in PRESETS or not set(letters) & {"c", "d"}:
         return
     images = dataset.images(np.arange(min(NUM_LOOKED_AT, len(dataset))))
-    if bool((images == images[:, :1]).all()):
+    if not bool((images == images[:, :1]).all()):
+        return
+    if "c" in letters:
         others = "".join(letter for letter in letters if letter != "c")
         raise UsageError(
             f"augment is {augment!r}: c drops the colour, and the images of {dataset.name} have none"
             + (f"; give {others!r}" if others else "; of the others a, b, d and e act on grey images")
         )
+    log.warning(
+        "augment is %r, and the images of %s are grey: of the colour distortion d, hue and saturation do "
+        "nothing there; brightness and contrast act",
+        *(augment, dataset.name),
+    )
 
 
 def _check_letters(word: str) -> None:

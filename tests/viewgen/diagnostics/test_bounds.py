@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from constructed_caches import IMAGES, LABELS, dataset_of
+from constructed_caches import IMAGES, LABELS, copies, dataset_of, subject_of
 
 from viewgen.diagnostics import DIAGNOSTICS
 from viewgen.diagnostics.bounds.centres import class_centres, divergence
@@ -19,6 +19,7 @@ from viewgen.diagnostics.bounds.tightness import lipschitz
 from viewgen.diagnostics.measure import Subject
 from viewgen.diagnostics.nearest_centre import nearest_centre
 from viewgen.errors import DataError, ModelError, UsageError
+from viewgen.images import to_model
 from viewgen.views.expert import ExpertConfig
 
 ROUNDING = 1e-9
@@ -125,7 +126,7 @@ def test_the_lipschitz_constant_is_the_largest_ratio_of_all_pairs(views_at_once,
 
 def test_lemma_2_and_theorem_4_hold_and_the_sharper_form_is_never_above_the_printed_one():
     ratios = []
-    for seed in range(300):
+    for seed in range(1000):
         num_classes, dim = 2 + seed % 3, 1 + seed % 7
         raw = random_sample(seed, num_classes=num_classes, num_images=14, num_views=3, dim=dim)
         found = cross_correlation(standardised(raw, center=seed % 2 == 0))
@@ -207,7 +208,7 @@ def perfect_infonce(centres: torch.Tensor, shares: torch.Tensor) -> float:
 
 def test_the_sharper_bound_of_a_product_holds_and_the_printed_one_never_binds():
     gaps = []
-    for seed in range(300):
+    for seed in range(1000):
         random = torch.Generator().manual_seed(seed)
         num_classes = 2 + seed % 4
         centres = F.normalize(torch.randn(num_classes, 3, generator=random).double(), dim=1)
@@ -254,6 +255,7 @@ def subject_with(encoder, *, test: bool = True) -> Subject:
     return subject
 
 
+WORDS = ("certified", "estimated")
 FEW = {"num_per_class": 8, "num_views": 2, "num_deltas": 6, "num_epsilons": 5}
 
 
@@ -281,6 +283,49 @@ def test_measured_terms_fit_together(small_models):
     assert subject.files["terms.png"].startswith(b"\x89PNG")
     features = values_of(subject_with(small_models.encoder), space="features")
     assert features["alignment"] != found["alignment"]
+
+
+@pytest.mark.usefixtures("no_flushing")
+def test_a_perfect_world_has_no_error_and_a_bound_of_zero(small_models, monkeypatch):
+    """The images of a class share a view, and all their views fall on one point; two classes are opposite."""
+    views = copies(IMAGES)
+    views[:, 1] = np.where(LABELS == 0, 10, 240)[:, None, None, None]
+    known = to_model(views.reshape(-1, *views.shape[2:]), "cpu").flatten(1)
+    labels = torch.from_numpy(np.repeat(LABELS, views.shape[1]))
+    corners = torch.zeros(2, small_models.encoder.config.projection_dim)
+    corners[:, 0] = torch.tensor([1.0, -1.0])
+
+    def project(x):
+        return corners[labels[torch.cdist(x.flatten(1), known).argmin(dim=1)]]
+
+    monkeypatch.setattr(small_models.encoder, "project", project)
+    subject = subject_of(views, encoder=small_models.encoder)
+    subject._makers["test"] = lambda: dataset_of(IMAGES, LABELS)
+    subject.files = {}
+    found = values_of(subject, num_views=3, num_per_class=20)
+    assert found["sigma"] == found["theorem2_holds"] == found["theorem2_threshold"] == 1
+    for name in ("delta", "epsilon", "loose_share", "lipschitz", "alignment", "delta_mu", "rho_max"):
+        assert found[name] == pytest.approx(0, abs=1e-12), name
+    for name in ("theorem2_bound", "lemma1_bound", "lemma1_sharper", "error_train", "error_test"):
+        assert found[name] == 0, name
+    assert found["divergence_largest"] == found["divergence_of_simplex"] == -1
+    assert "theorem1_bound" not in found
+
+
+def test_each_number_has_its_direction_and_is_certified_or_estimated(small_models):
+    diagnostic = DIAGNOSTICS.resolve("bounds", "bars", FEW).build()
+    rows = diagnostic.measure(subject_with(small_models.encoder), 0)
+    remarks = {row.name: row.on.partition("; ")[2] for row in rows}
+    neither = {name for name, text in remarks.items() if not any(word in text for word in WORDS)}
+    assert neither == {"epsilon", "theorem2_bound"}
+    both = "certified here, estimated beyond"
+    assert remarks["sigma"] == remarks["lipschitz"] == remarks["loose_share"] == f"at least, {both}"
+    assert remarks["delta"] == f"at most, {both}"
+    assert remarks["rho: σLδ/r"] == remarks["rho_max"] == remarks["theorem2_holds"] == both
+    assert remarks["lemma1_bound"] == remarks["theorem4_sharper"] == f"upper bound, {both}"
+    assert remarks["theorem2_bound"] == "no bound: the condition fails"
+    assert remarks["epsilon"] == "chosen"
+    assert remarks["error_test"] == remarks["infonce_uniform"] == "estimated"
 
 
 def test_what_the_bounds_need_is_said(small_models, monkeypatch):

@@ -128,6 +128,13 @@ def test_a_curve_holds_the_largest_part_of_every_delta(distance):
     assert closed.low.tolist() == closed.high.tolist() == exact.tolist()
 
 
+def test_a_distance_above_delta_is_not_within_it_though_both_round_to_the_same_float32():
+    distance = torch.tensor([[0.0, 0.1], [0.1, 0.0]])
+    assert float(distance[0, 1]) > 0.1
+    curve = class_curve("a", distance, np.array([0.1, 0.11]), exact_up_to=0)
+    assert curve.low.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("num_deltas", [2, 12])
 def test_delta_of_a_share_is_the_smallest_distance_that_suffices(distance, share, num_deltas):

@@ -8,7 +8,16 @@ from torch import nn
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.datasets.dataset import MemoryImages
 from viewgen.diagnostics.measure import Subject
-from viewgen.diagnostics.pose import KeyPoints, Pose, PoseConfig, heat_maps, pckh, pose_decoder, read_off
+from viewgen.diagnostics.pose import (
+    KeyPoints,
+    Pose,
+    PoseConfig,
+    by_name,
+    heat_maps,
+    pckh,
+    pose_decoder,
+    read_off,
+)
 from viewgen.errors import UsageError
 from viewgen.networks.encoder import Encoder, EncoderConfig
 
@@ -39,6 +48,21 @@ def test_pckh_counts_annotated_points_within_half_a_head():
     predicted = torch.tensor([[[4.9, 0.0], [0.0, 5.1]], [[9.8, 0.0], [0.0, 0.0]]])
     assert pckh(predicted, points).tolist() == [[True, False], [True, False]]
     assert pckh(predicted, points, threshold=0.52).tolist() == [[True, True], [True, False]]
+
+
+def test_left_and_right_count_alike_and_points_of_the_total_do():
+    """As in the evaluation of MPII: rows are means of two shares, the total is weighted by counts."""
+    annotated = torch.tensor([[1, 1, 1, 0]] + 3 * [[1, 0, 0, 0]]).bool()
+    points = KeyPoints(
+        names=("left_knee", "right_knee", "head", "left_hip"), places=torch.zeros(4, 4, 2),
+        annotated=annotated, head_size=torch.ones(4),
+    )  # fmt: skip
+    right = annotated & torch.tensor([[1, 0, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]).bool()
+    assert by_name(right, points) == {
+        "knee": (pytest.approx((3 / 4 + 0) / 2), 5),
+        "head": (1, 1),
+        "all": (pytest.approx(4 / 6), 6),
+    }
 
 
 def test_heat_maps_are_read_off_where_they_were_drawn():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.metrics import silhouette_score
 
 from viewgen.datasets import ImageDataset
@@ -101,7 +102,49 @@ def measured(**settings):
     return {(one.name, one.group): one.value for one in found}
 
 
-def test_an_ignored_attribute_retains_nothing(tmp_path):
+class Reads(Encoder):
+    """Features that are the mean levels of some color channels."""
+
+    def __init__(self, *channels: int) -> None:
+        super().__init__(EncoderConfig(image_size=8, width=2))
+        self.channels = list(channels)
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        levels = images[:, self.channels].mean(dim=(2, 3))
+        return F.pad(levels, (0, self.embedding_dim - levels.shape[1]))
+
+
+def two_levels(split: str) -> ImageDataset:
+    """Images whose first channel is one attribute, and whose second is the other."""
+    random = np.random.default_rng(len(split))
+    targets = np.stack([random.permutation(np.arange(600) % 3) for _ in range(2)], axis=1)
+    pixels = random.integers(0, 40, (600, 3, 8, 8))
+    pixels[:, :2] += 100 * targets[:, :, None, None]
+    return ImageDataset(
+        name="levels", split=split, image_size=8, num_classes=3, class_names=(),
+        pixels=MemoryImages(pixels.astype(np.uint8)), targets=targets, attribute_names=("seen", "ignored"),
+    )  # fmt: skip
+
+
+def test_features_that_ignore_an_attribute_retain_nothing_of_it(monkeypatch):
+    """Beside a reference that reads it."""
+    monkeypatch.setattr(Suppression, "_supervised", lambda *_: Reads(0, 1).eval())
+    parts = {
+        "train": lambda: two_levels("train"),
+        "test": lambda: two_levels("test"),
+        "encoder": lambda: Reads(0).eval(),
+    }
+    config = SuppressionConfig(supervised="reference", num_images=300, epochs=10, num_permutations=5)
+    found = {(one.name, one.group): one.value for one in Suppression(config).measure(Subject(parts), 0)}
+    assert found["supervised_top1", "ignored"] > 0.99
+    # three times the deviation of a share of 600 images at chance is 0.09
+    assert abs(found["retained", "ignored"]) < 0.1
+    assert found["retained", "seen"] == pytest.approx(1, abs=0.01)
+    assert found["energy_ratio", "ignored"] == pytest.approx(1, abs=0.7)
+    assert found["energy_ratio", "seen"] > 100
+
+
+def test_an_attribute_that_is_in_no_pixel_is_read_at_chance(tmp_path):
     save_model(encoder(), tmp_path / "last.safetensors")
     found = measured(supervised=str(tmp_path))
     assert found["attribute_top1", "shade"] > 0.9

@@ -18,6 +18,7 @@ from viewgen.export import FORMATS, export_cache
 from viewgen.store import open_storage
 from viewgen.store.quality import write_report, write_scores
 from viewgen.testing.caches import small_spec, write_random_cache
+from viewgen.views import VIEWS
 
 STATUS = np.array([1] * 5 + [2, 3] + [1] * 14)
 USED = np.delete(np.arange(21), [5, 6])
@@ -121,6 +122,32 @@ def test_image_folder_of_torchvision_reads_a_folder(cache, tmp_path):
     url, _ = cache
     export_cache(url, str(tmp_path / "folder"), "folder", quiet=True)
     assert len(datasets.ImageFolder(str(tmp_path / "folder"))) == 2 * 19
+
+
+def test_pictures_have_the_channels_of_their_role(tmp_path):
+    """With the stored values: neither view shows what the other one has."""
+    url, out = str(tmp_path / "colors.zarr"), tmp_path / "out"
+    spec = small_spec(height=8, width=8, method="color", roles=VIEWS.entry("color").roles)
+    contents = write_random_cache(open_storage(url), spec)
+    export_cache(url, str(out), "folder", quiet=True)
+    for row in range(3):
+        first, rest = (
+            np.asarray(Image.open(next(out.glob(f"*/{row:08d}-view{view}.png")))) for view in (0, 1)
+        )
+        np.testing.assert_array_equal(first, contents["views"][row, 0, 0])
+        np.testing.assert_array_equal(rest[..., 1:].transpose(2, 0, 1), contents["views"][row, 1, 1:])
+        assert (rest[..., 0] == 128).all()
+    card = (out / "README.md").read_text("utf-8")
+    for text in (
+        "view 0 is `first`, channel 0, with 127.5 for zero; ",
+        "view 1 is `rest`, channel 1 and 2, ",
+    ):
+        assert text in card
+    # an export of all channels, as there was one before, is not gone on with
+    mark = json.loads((out / ".viewgen-export.json").read_text())
+    (out / ".viewgen-export.json").write_text(json.dumps({**mark, "roles": None}))
+    with pytest.raises(UsageError, match=r"another export:\n  roles: there None, asked \['first', 'rest'\]"):
+        export_cache(url, str(out), "folder", quiet=True)
 
 
 def test_tars_of_attributes_and_of_shards_without_images(tmp_path):

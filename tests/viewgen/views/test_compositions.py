@@ -10,6 +10,7 @@ from viewgen.views.compositions import (
     LETTERS,
     PRESETS,
     composition,
+    composition_name,
     dataset_expert,
     expert_values,
     refuse_colorless,
@@ -113,6 +114,27 @@ def test_c_is_refused_for_grey_images():
     for name in ("abde", "simclr", None):
         refuse_colorless(name, digits)
     refuse_colorless("abcde", load_dataset("trifeature:32"))
+
+
+def test_of_d_on_grey_images_it_is_said_what_acts(caplog):
+    digits = load_dataset("digits")
+    for name in ("ab", "simclr", None):
+        refuse_colorless(name, digits)
+    refuse_colorless("ad", load_dataset("trifeature:32"))
+    assert not caplog.records
+    refuse_colorless("ad:0.25", digits)
+    assert caplog.messages == [
+        "augment is 'ad:0.25', and the images of digits are grey: of the colour distortion d, hue and "
+        "saturation do nothing there; brightness and contrast act"
+    ]
+
+
+def test_the_name_of_a_combination_is_found_from_its_values():
+    for name in ("a", "ad", "abcde", "ad:0.125", "abd:1", "d:0", *PRESETS, "infomin:0.5"):
+        assert composition_name(ExpertConfig(**expert_values(name))) == name
+    assert composition_name(ExpertConfig(**expert_values("ad:0.5"))) == "ad"
+    assert composition_name(ExpertConfig(**expert_values("ad") | {"jitter_probability": 1.0})) is None
+    assert composition_name(ExpertConfig(brightness=40.0)) is None
 
 
 def test_views_of_a_source_do_not_move_when_an_operation_is_added():

@@ -12,6 +12,8 @@ from viewgen.images import to_model, to_storage
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import load_model, save_model
 from viewgen.registry import Choice
+from viewgen.store import CacheReader, CacheSpec, open_storage
+from viewgen.testing.caches import small_spec, write_random_cache
 from viewgen.views import VIEWS
 from viewgen.views.color_spaces import from_rgb
 from viewgen.views.flow import FlowViewsConfig, packed, unpacked
@@ -76,6 +78,22 @@ def test_the_record_needs_the_file_no_longer(settings, path, images, tmp_path):
     assert unpacked(packed(path)).config.space == "YDbDr"
 
 
+def test_the_space_that_a_flow_must_have(settings, path, images):
+    """A flow of another is refused; as the flow itself tells its space, no record has it."""
+    asked = FlowViewsConfig(file=str(path), space="YDbDr")
+    found = ENTRY.fit(asked, dataset_of(images))
+    assert found.space == "YDbDr"
+    assert found.record() == settings.record()
+    assert "space" not in settings.record()
+    assert "space" in asked.record(), "of a file that is not read yet it tells what is meant"
+    told = r"flow\.safetensors was trained in YDbDr, and flow views in RGB were asked for; name a flow of RGB"
+    with pytest.raises(ModelError, match=told):
+        ENTRY.fit(asked.replace(space="RGB"), dataset_of(images))
+    with pytest.raises(ModelError, match="the recorded flow was trained in YDbDr"):
+        ENTRY.fit(settings.replace(file=None, space="Lab"), dataset_of(images))
+    assert unpacked(ENTRY.stand_in(FlowViewsConfig(space="HSV")).weights).config.space == "HSV"
+
+
 def test_a_pair_of_one_and_two_channels(path, images):
     name, given = VIEWS.parsed(f"flow:{path}")
     choice = VIEWS.resolve(name, "some", given)
@@ -127,8 +145,22 @@ def test_a_collapsed_channel_is_refused(images, tmp_path):
         ENTRY.fit(FlowViewsConfig(file=str(path)), dataset_of(constant))
 
 
-def test_a_cache_of_a_source_that_is_not_here_is_refused(settings):
-    """What an older version meets: a name that it does not know, before it reads a view."""
-    record = Choice(ENTRY, settings).record()
+def test_a_source_that_is_not_here(settings):
+    """Its views cannot be made, and are read: the specification says which channels count."""
+    record = Choice(ENTRY, settings).record() | {"name": "flow2"}
     with pytest.raises(UsageError, match="no view method 'flow2'"):
-        VIEWS.read(record | {"name": "flow2"})
+        VIEWS.read(record)
+    storage = open_storage("memory://flow2/views.zarr")
+    spec = small_spec(method="flow2", config=record["settings"], roles=ENTRY.roles)
+    stored = write_random_cache(storage, spec)["views"]
+    reader = CacheReader("memory://flow2/views.zarr")
+    assert reader.spec.roles == ENTRY.roles
+    np.testing.assert_array_equal(reader.views(reader.rows), stored)
+
+
+def test_a_reader_without_roles_refuses_the_cache(settings):
+    """As a version without a key of the specification does: it would take channels for colours."""
+    document = small_spec(method="flow", config=settings.record(), roles=ENTRY.roles).to_json()
+    document["kinds"] = document.pop("roles")
+    with pytest.raises(CorruptDataError, match=r"specification cannot be read: .*kinds"):
+        CacheSpec.from_json(document)

@@ -165,7 +165,8 @@ def test_measures_of_caches_stand_in_the_table_that_names_them():
     cache = CacheSummary(name="c", values=values, intervals={}, record=record)
     found = Summary(rows={}, caches={"c": cache}, baseline=None)
     table = _cache_blocks(found, ["area"])[-1]
-    assert table.titles == ["cache", "area under 1 − σ(δ), expert", "area under 1 − σ(δ), wsearch"]
+    area = "area under 1 − σ(δ) (at most)"
+    assert table.titles == ["cache", f"{area}, expert", f"{area}, wsearch"]
     assert table.rows == [["c", "0.500 (0.250 to 0.750, 2 seeds)", "0.500"]]
     assert len(_cache_blocks(found, ["top1"])) == 1
 
@@ -179,10 +180,33 @@ def test_the_shipped_experiments_ask_what_they_should(tmp_path):
         name: name for name in ("a", "ab", "ac", "ad", "ae")
     }
     settings = found.document.measure.settings
-    assert settings == {"attribute": "shape", "num_per_class": 500, "num_views": 16}
+    assert settings["attribute"] == "shape"
+    assert (settings["concentration.num_per_class"], settings["concentration.num_views"]) == (500, 16)
     control = plan("color-strength-control")
     assert control.document.measure.settings["attribute"] == "color"
     strengths = [one.expert.brightness for one in control.settings.values()]
     assert strengths == pytest.approx([0.8, 0.4, 0.2, 0.1])
     assert {one.expert.jitter_probability for one in control.settings.values()} == {1.0}
     assert len(plan("richer-augmentations").trainings) == 60
+    linear = plan("linear-loss")
+    assert linear.settings["simclr-tau-1"].objective.settings.temperature == 1
+    assert len([name for name in linear.rows if name.startswith("tempered[")]) == 6
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("richer-augmentations", (62.74, 27.95)), ("color-strength", (82.75, 46.67))],
+)
+def test_at_the_paper_scale_every_row_is_the_authors_training_with_its_number(tmp_path, name, first, dataset):
+    found = make_plan(load_document(name, scale="paper", dataset=dataset), tmp_path, with_data=False)
+    assert all({"cifar10", "cifar100"} <= row.published.keys() for row in found.rows.values())
+    published = next(iter(found.rows.values())).published
+    assert (published["cifar10"], published["cifar100"]) == first
+    rates = {"simclr": 0.06, "barlow-twins": 1e-3, "moco": 0.08, "simsiam": 0.05}
+    for settings in found.settings.values():
+        how = settings.optimiser
+        assert (how.learning_rate, how.epochs) == (rates[settings.objective.name], 800)
+    # the row's operations, not the recipe's
+    views = {row: found.settings[row].expert for row in found.rows}
+    assert len({view.model_dump_json() for view in views.values()}) == len(views) // 4

@@ -42,7 +42,7 @@ __all__ = [
 
 # measurement of a cache that is none of the diagnostics by name
 QUALITY = "quality"
-# curves of a training that a record keeps
+# curves of a training that a record keeps, with those of each attribute
 CURVES = ("knn5_top1", "probe_top1", "knn5_heldout", "probe_heldout", "knn5_r2_top1", "loss")
 # of the loss, a point in so many epochs is enough
 TRAINING_SHARE = 0.95
@@ -222,14 +222,14 @@ def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
     document = read_config(folder)
     per_epoch = max(1, document["dataset"]["num_images"] // _batch_size(document["config"]))
     found = {}
-    for name in CURVES:
-        if name in series:
-            steps, values = series[name]
-            every = max(1, len(steps) // 100) if name == "loss" else 1
-            found[name] = [
-                (round(float(step) / per_epoch, 4), float(value))
-                for step, value in zip(steps[::every], values[::every], strict=True)
-            ]
+    kept = [name for curve in CURVES for name in series if name.partition("[")[0] == curve]
+    for name in kept:
+        steps, values = series[name]
+        every = max(1, len(steps) // 100) if name == "loss" else 1
+        found[name] = [
+            (round(float(step) / per_epoch, 4), float(value))
+            for step, value in zip(steps[::every], values[::every], strict=True)
+        ]
     return found
 
 

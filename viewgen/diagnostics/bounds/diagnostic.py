@@ -1,8 +1,9 @@
 """Bounds on the error of the nearest-centre classifier as a diagnostic, each with every term beside it.
 
 What is certified is so for a finite world: the drawn images with their drawn views, the image itself among
-them, with classes in their true shares. Of others the same numbers are estimates with a direction: more views
-can only lower d_A, raise R_ε and raise L; more images can do either.
+them, with classes in their true shares; there L is the largest ratio of all pairs, and a bound that holds is
+one. Of others the same numbers are estimates, with a direction where there is one: more views can only lower
+d_A, raise R_ε and raise L; more images can do either. Both stand beside each number.
 
 References:
     Towards the Generalization of Contrastive Self-Supervised Learning, Huang, Yi, Zhao and Jiang, 2021,
@@ -73,7 +74,7 @@ class BoundsConfig(ClassViewsConfig):
     num_deltas: int = setting(40, "values of δ that are tried", ge=2, le=1000)
     num_epsilons: int = setting(50, "values of ε that are tried, quantiles of the images' diameters", ge=2)
     exact_up_to: int = setting(
-        64, "images of a class up to which main parts are searched by branch and bound", ge=0, le=150
+        150, "images of a class up to which main parts are searched by branch and bound", ge=0, le=150
     )
 
 
@@ -135,17 +136,16 @@ class Bounds:
         return F.normalize(z, dim=-1) if self.config.normalise else z
 
     def _outputs(self, sample: ClassViews, unit: Embedded, apart: Divergence) -> list[Measure]:
+        certified, mean = sample.certified(), unit.z.double().mean(dim=1)
         values = {
-            "alignment": alignment_of_views(unit.z, unit.weights),
-            "divergence_largest": apart.largest,
-            "divergence_mean": apart.mean,
-            "divergence_of_simplex": -1 / (sample.num_classes - 1),
-            "delta_mu": apart.delta_mu,
-            "mean_output_norm": float(
-                (unit.weights[:, None] * unit.z.double().mean(dim=1)).sum(dim=0).norm()
-            ),
+            "alignment": (alignment_of_views(unit.z, unit.weights), certified),
+            "divergence_largest": (apart.largest, certified),
+            "divergence_mean": (apart.mean, certified),
+            "divergence_of_simplex": (-1 / (sample.num_classes - 1), f"{sample.on}; certified"),
+            "delta_mu": (apart.delta_mu, certified),
+            "mean_output_norm": (float((unit.weights[:, None] * mean).sum(dim=0).norm()), certified),
         }
-        return [Measure(name=name, value=value, on=sample.on) for name, value in values.items()]
+        return [Measure(name=name, value=value, on=on) for name, (value, on) in values.items()]
 
     def _errors(
         self,
@@ -163,7 +163,7 @@ class Bounds:
                 mean_over_images(wrong * unit.weights, unit.weights),
                 len(wrong),
                 seed=seed,
-                on=f"{len(wrong):,} images of the sample",
+                on=f"{len(wrong):,} images of the sample; certified, interval estimated",
             )
         ]
         if not subject.has("test"):
@@ -184,7 +184,7 @@ class Bounds:
         )
         numbers = torch.tensor(sample.numbers)
         missed = numbers[nearest_centre(self._scaled(z), centres)] != torch.from_numpy(labels[rows])
-        on = f"{len(rows):,} {subject.test.split} images"
+        on = f"{len(rows):,} {subject.test.split} images; estimated"
         statistic = mean_over_images(missed.double())
         return [*measures, bootstrap_measure("error_test", statistic, len(rows), seed=seed, on=on)]
 
@@ -216,12 +216,13 @@ class Bounds:
         )
         aligned = alignment_of_views(unit.z, unit.weights)
         num_views = unit.z.shape[1]
-        at_least, at_most = f"{sample.on}; at least", f"{sample.on}; at most"
-        certified = f"{sample.on}; certified for these"
+        at_least, at_most = sample.certified("at least"), sample.certified("at most")
+        certified, bound = sample.certified(), sample.certified("upper bound")
+        none = f"{sample.on}; no bound: the condition fails"
         rows: list[tuple[str, float, str]] = [
             ("lipschitz", constant, at_least),
             ("delta", best.delta, at_most),
-            ("epsilon", best.epsilon, "chosen"),
+            ("epsilon", best.epsilon, f"{sample.on}; chosen"),
             ("sigma", best.sigma, at_least),
             ("loose_share", best.loose_share, at_least),
             ("rho_max", best.rho_max, certified),
@@ -232,16 +233,12 @@ class Bounds:
             ("rho_allowed", rho_allowed(apart.largest, apart.delta_mu), certified),
             ("theorem2_threshold", best.threshold, certified),
             ("theorem2_holds", float(best.holds), certified),
-            ("theorem2_bound", best.bound, certified if best.holds else "no bound: the condition fails"),
+            ("theorem2_bound", best.bound, bound if best.holds else none),
         ]
         if best.epsilon > 0:
             rows += [
-                ("theorem1_bound", loose_share_bound(aligned, best.epsilon, num_views), certified),
-                (
-                    "theorem1_sharper",
-                    sharper_loose_share_bound(aligned, best.epsilon, num_views),
-                    certified,
-                ),
+                ("theorem1_bound", loose_share_bound(aligned, best.epsilon, num_views), bound),
+                ("theorem1_sharper", sharper_loose_share_bound(aligned, best.epsilon, num_views), bound),
             ]
         lemma = lemma1(
             curve.delta,
@@ -253,7 +250,7 @@ class Bounds:
             unit.weights.numpy(),
         )
         if lemma is not None:
-            rows += [("lemma1_bound", lemma.bound, certified), ("lemma1_sharper", lemma.sharper, certified)]
+            rows += [("lemma1_bound", lemma.bound, bound), ("lemma1_sharper", lemma.sharper, bound)]
         return [Measure(name=name, value=value, on=on) for name, value, on in rows]
 
     def _lipschitz(self, sample: ClassViews, unit: Embedded) -> float:
@@ -274,7 +271,7 @@ class Bounds:
     ) -> list[Measure]:
         """Return InfoNCE's parts at temperature 1 and at the chosen one, and Theorem 3."""
         unit = unit.with_outputs(unit.z / radius)
-        on = f"{sample.on}, {self.config.num_draws} draws"
+        on = f"{sample.on}, {self.config.num_draws} draws; estimated"
         first, second = apart.pair
         measures = []
         for temperature in dict.fromkeys((1.0, self.config.temperature)):
@@ -284,7 +281,7 @@ class Bounds:
                 measures.append(Measure(name=name, value=value, on=on, group=group))
             if temperature == 1:
                 p_k, p_l = (float(unit.shares[place]) for place in (first, second))
-                perfect = "estimated: perfect case"
+                perfect = f"{on}, upper bound in the perfect case"
                 bounds = {
                     "theorem3_bound": theorem3(parts[1], p_k, p_l),
                     "theorem3_sharper": sharper_product_bound(parts[1], unit.shares, first, second),
@@ -308,16 +305,16 @@ class Bounds:
         except DataError as error:
             subject.note(f"Lemma 2 and Theorem 4 were not evaluated: {error}")
             return []
-        certified = f"{sample.on}; certified for these"
+        certified, bound = sample.certified(), sample.certified("upper bound")
         values = {
-            "correlation_diagonal": (found.diagonal, sample.on),
-            "correlation_identity": (found.identity, sample.on),
-            "correlation_class_error": (found.class_error, sample.on),
-            "correlation_alignment": (found.alignment, sample.on),
-            "lemma2_bound": (found.lemma2, certified),
-            "correlation_divergence": (found.largest, sample.on),
-            "theorem4_bound": (found.theorem4, certified),
-            "theorem4_sharper": (found.sharper, certified),
+            "correlation_diagonal": (found.diagonal, certified),
+            "correlation_identity": (found.identity, certified),
+            "correlation_class_error": (found.class_error, certified),
+            "correlation_alignment": (found.alignment, certified),
+            "lemma2_bound": (found.lemma2, bound),
+            "correlation_divergence": (found.largest, certified),
+            "theorem4_bound": (found.theorem4, bound),
+            "theorem4_sharper": (found.sharper, bound),
         }
         return [Measure(name=name, value=value, on=on) for name, (value, on) in values.items()]
 

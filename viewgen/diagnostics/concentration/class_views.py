@@ -23,11 +23,12 @@ from viewgen.randomness import addressed_generator
 from viewgen.settings import Settings, setting
 from viewgen.status import Status
 from viewgen.store import CacheReader
+from viewgen.views.compositions import composition_name
 from viewgen.views.draws import ImageDraws
 from viewgen.views.expert import ExpertConfig, ExpertSource
 from viewgen.views.source import Images
 
-__all__ = ["ClassViews", "ClassViewsConfig", "check_memory", "class_views", "labels_of"]
+__all__ = ["ClassViews", "ClassViewsConfig", "check_memory", "class_views", "graph_bytes", "labels_of"]
 
 ViewsChoice = Literal["auto", "cache", "expert"]
 
@@ -37,6 +38,8 @@ IMAGES_AT_ONCE = 256
 MEMORY_SHARE = 0.8
 KEPT_BYTES = 1 << 28
 INVERT = "invert"
+# here: for these images and views; beyond: for others
+CERTIFIED = "certified here, estimated beyond"
 
 # rows of the data set (N,) and m → views, uint8 (N, m, C, H, W)
 MakeViews = Callable[[NDArray[np.int64], int], NDArray[np.uint8]]
@@ -52,6 +55,10 @@ class ClassViewsConfig(Settings):
     num_per_class: int = setting(100, "training images of each class, at most", ge=2)
     num_views: int | None = setting(None, "views of each image; by default all of a cache, else 8", ge=1)
 
+    def takes_expert(self, *, has_cache: bool) -> bool:
+        """Return whether expert views are measured, of a subject with a cache or without."""
+        return self.views == "expert" or (self.views == "auto" and not has_cache)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassViews:
@@ -65,6 +72,7 @@ class ClassViews:
         shares: share of each class among all images, p_k, float64 `(K,)`.
         num_views: m, views of an image beside the image itself.
         kind: kind of the views: ``"expert"``, or the method of the cache.
+        expert: settings of expert views; None of those of a cache.
     """
 
     dataset: ImageDataset
@@ -74,6 +82,7 @@ class ClassViews:
     shares: NDArray[np.float64]
     num_views: int
     kind: str
+    expert: ExpertConfig | None = None
     _make: MakeViews = field(repr=False)
     _kept: dict[int, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
 
@@ -88,11 +97,24 @@ class ClassViews:
         return sum(map(len, self.rows))
 
     @property
+    def augment(self) -> str | None:
+        """Name of the combination of operations of expert views, where they have one."""
+        return None if self.expert is None else composition_name(self.expert)
+
+    @property
     def on(self) -> str:
         """Words for images and views."""
         smallest, largest = (function(map(len, self.rows)) for function in (min, max))
         count = f"{largest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
         return f"{self.num_classes} classes × {count} images × {self.num_views} views"
+
+    def certified(self, direction: str = "") -> str:
+        """Return words for images and views, the direction of a number, and where it is more than estimated.
+
+        Args:
+            direction: ``"at least"``, ``"at most"``, … of the number beyond these images and views.
+        """
+        return f"{self.on}; {direction}{', ' if direction else ''}{CERTIFIED}"
 
     def images(self, label: int) -> NDArray[np.uint8]:
         """Return the images of a class, uint8 `(N, C, H, W)`."""
@@ -162,6 +184,7 @@ def class_views(subject: Subject, config: ClassViewsConfig, seed: int) -> ClassV
     num_views = config.num_views
     usable = np.ones(len(dataset), np.bool_)
     reader: CacheReader | None = None
+    expert: ExpertConfig | None = None
     if config.views == "cache" or subject.has("cache"):
         reader = subject.part("cache")
         check_cache(reader, dataset)
@@ -175,7 +198,8 @@ def class_views(subject: Subject, config: ClassViewsConfig, seed: int) -> ClassV
             )
         num_views = num_views or there
     else:
-        kind, make, num_views = "expert", _expert(dataset, subject.expert, seed), num_views or NUM_VIEWS
+        expert = subject.expert
+        kind, make, num_views = "expert", _expert(dataset, expert, seed), num_views or NUM_VIEWS
     counts = np.bincount(labels, minlength=len(names))
     rows, kept = [], []
     for label in range(len(names)):
@@ -196,6 +220,7 @@ def class_views(subject: Subject, config: ClassViewsConfig, seed: int) -> ClassV
         shares=counts[kept] / counts[kept].sum(),
         num_views=num_views,
         kind=kind,
+        expert=expert,
         _make=make,
     )
 
@@ -258,6 +283,14 @@ def _expert(dataset: ImageDataset, config: ExpertConfig, seed: int) -> MakeViews
     return make
 
 
+def graph_bytes(num_images: int) -> int:
+    """Return the bytes of a class's distances and of all that the search of main parts makes of them.
+
+    Distances and their sorted half are float32, and the graph's complement has up to three copies of a byte.
+    """
+    return (4 + 2 + 3) * num_images**2
+
+
 def check_memory(sample: ClassViews, more_bytes: int = 0, available: int | None = None) -> None:
     """Check that the largest class fits into memory: its views, its distances, and what is given.
 
@@ -266,8 +299,8 @@ def check_memory(sample: ClassViews, more_bytes: int = 0, available: int | None 
     """
     largest = max(map(len, sample.rows))
     image_bytes = sample.dataset.channels * sample.dataset.image_size**2
-    # float32 distances, the graph's complement with its copies of one byte, and the views with one copy
-    needed = 8 * largest**2 + 2 * largest * (sample.num_views + 1) * image_bytes + more_bytes
+    # the views with one copy
+    needed = graph_bytes(largest) + 2 * largest * (sample.num_views + 1) * image_bytes + more_bytes
     free = int(MEMORY_SHARE * (available_bytes() if available is None else available))
     if needed > free:
         raise OutOfMemoryError(

@@ -158,11 +158,14 @@ def class_curve(name: str, distance: Tensor, delta: Floats, *, exact_up_to: int)
 
 
 def _apart(distance: NDArray[np.float32], limit: float) -> NDArray[np.bool_]:
-    # compared in float32, without a float64 copy of the distances
+    return np.asarray(distance > _rounded(limit))
+
+
+def _rounded(limit: float) -> np.float32:
+    """Return the largest float32 that is not above a limit; comparisons then need no float64 copies."""
     rounded = np.float32(limit)
-    if rounded > limit:
-        rounded = np.nextafter(rounded, np.float32(-np.inf))
-    return np.asarray(distance > rounded)
+    # a Python float beside a float32 would be rounded itself
+    return np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > limit else rounded
 
 
 def delta_of_share(
@@ -186,7 +189,7 @@ def delta_of_share(
     if curve.low[0] >= needed:
         return 0.0, 0.0, curve.members[0]
     d = distance.numpy()
-    values = np.unique(d[np.triu_indices(len(d), 1)])
+    values = _sorted_pairs(d)
     enough = np.flatnonzero(curve.low >= needed)
     first = int(enough[0]) if len(enough) else len(delta)
     start = curve.members[first - 1]
@@ -213,12 +216,31 @@ def delta_of_share(
     return low, high, members
 
 
+def _sorted_pairs(distance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the distances of all pairs, ascending, `(N(N − 1)/2,)`, without arrays of indices."""
+    size = len(distance)
+    values = np.empty(size * (size - 1) // 2, np.float32)
+    end = 0
+    for row in range(1, size):
+        values[end : end + row] = distance[row, :row]
+        end += row
+    values.sort()
+    return values
+
+
 def _smallest(
     values: NDArray[np.float32], below: float, last: float, holds: Callable[[float], bool]
 ) -> float:
-    """Return a value above `below` at which `holds` and not at the value before it, if it holds at `last`."""
-    left = int(np.searchsorted(values, below, side="right"))
-    right = max(left, int(np.searchsorted(values, last, side="right")) - 1)
+    """Return a value above `below` at which `holds` and not at a smaller one, if it holds at `last`.
+
+    Args:
+        values: distances, ascending; the same one may be there several times.
+        below: distance at which it does not hold.
+        last: distance at which it does.
+        holds: predicate that stays true at larger distances.
+    """
+    left = int(np.searchsorted(values, _rounded(below), side="right"))
+    right = max(left, int(np.searchsorted(values, _rounded(last), side="right")) - 1)
     right = min(right, len(values) - 1)
     while left < right:
         middle = (left + right) // 2

@@ -1,5 +1,8 @@
 """Concentration as a diagnostic: area under 1 − σ(δ), δ for a share, pairs within and between classes.
 
+Beside each number stand its direction and what is certified. Drawn views are some of A(x): of the same images
+with more views d_A, δ and areas can only fall and σ rise. Of other images all are estimates.
+
 The better augmented data are concentrated within classes, the sooner 1 − σ(δ) falls. Compared are numbers of
 the same images, of as many views each: the largest clique of a sample depends on both.
 
@@ -17,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from viewgen.diagnostics.concentration.class_views import ClassViews, ClassViewsConfig, class_views
+from viewgen.diagnostics.concentration.class_views import CERTIFIED, ClassViews, ClassViewsConfig, class_views
 from viewgen.diagnostics.concentration.measurement import (
     Concentration,
     concentration_json,
@@ -47,7 +50,7 @@ class ConcentrationConfig(ClassViewsConfig):
     shares: tuple[float, ...] = setting((0.5, 0.9), "shares σ of a class whose δ is searched")
     num_pooled: int = setting(500, "images of all classes whose pairs are compared; 0 for none", ge=0)
     exact_up_to: int = setting(
-        64, "images of a class up to which open intervals are closed by branch and bound", ge=0, le=150
+        150, "images of a class up to which open intervals are closed by branch and bound", ge=0, le=150
     )
     per_class: bool = setting(False, "whether each class has an area too")
 
@@ -102,7 +105,11 @@ class ConcentrationOfViews:
                 device=subject.device,
             )
             on = f"pairs of {len(pooled.labels):,} images × {sample.num_views} views"
-            measures += pair_measures(pooled.distance, pooled.labels, found.delta_max, seed=seed, on=on)
+            areas = pair_measures(pooled.distance, pooled.labels, found.delta_max, seed=seed, on=on)
+            measures += areas
+            document["pair_areas"] = {
+                area.name: {"value": area.value, "low": area.low, "high": area.high} for area in areas
+            }
             delta = torch.from_numpy(found.curve.delta)
             within, between = pair_shares(pooled.distance, pooled.labels, delta)
             shares = {"within": within, "between": between}
@@ -123,14 +130,14 @@ class ConcentrationOfViews:
                 count, f"{_of(sample)}, {count} of {sample.num_views} views"
             )
             area = found.curves[count].area(seed)
-            on = f"{sample.on}; at most" if count else sample.on
+            on = f"{sample.on}; {'at most; ' if count else ''}interval {CERTIFIED}"
             measures.append(
                 Measure(name="area", value=area.value, low=area.low, high=area.high, on=on, group=group)
             )
         if self.config.per_class:
             for one in found.curve.classes:
                 area = type(found.curve)(delta=found.curve.delta, classes=(one,)).area(seed)
-                on = f"{one.num_images:,} images × {sample.num_views} views; at most"
+                on = f"{one.num_images:,} images × {sample.num_views} views; at most; interval {CERTIFIED}"
                 measures.append(
                     Measure(
                         name="area", value=area.value, low=area.low, high=area.high, on=on, group=one.name
@@ -141,8 +148,9 @@ class ConcentrationOfViews:
     def _deltas(self, found: Concentration) -> list[Measure]:
         sample = found.sample
         scale = (sample.dataset.channels * sample.dataset.image_size**2) ** 0.5
-        on = f"{sample.on}; at most"
-        measures = [Measure(name="delta_max", value=found.delta_max, on="images alone", group=_of(sample))]
+        on = sample.certified("at most")
+        largest = f"images alone; at least, {CERTIFIED}"
+        measures = [Measure(name="delta_max", value=found.delta_max, on=largest, group=_of(sample))]
         for share in found.main_parts:
             low, high = found.delta_of(share)
             for name, unit in (("delta", 1.0), ("delta_rms", scale)):
@@ -179,9 +187,8 @@ def _sigmas(found: Concentration) -> list[Measure]:
         place = round(part * (len(curve.delta) - 1))
         low, high = float(curve.sigma_low[place]), float(curve.sigma_high[place])
         name = f"sigma[δ = {part:g} δ_max]"
-        measures.append(
-            Measure(name=name, value=low, low=low, high=high, on=f"{sample.on}; at least", group=_of(sample))
-        )
+        on = sample.certified("at least")
+        measures.append(Measure(name=name, value=low, low=low, high=high, on=on, group=_of(sample)))
     return measures
 
 

@@ -177,13 +177,19 @@ def pooled_pairs(
 
 
 def concentration_json(found: Concentration, seed: int) -> dict[str, Any]:
-    """Return curves, main parts and areas as JSON values."""
-    curve = found.curve
+    """Return data set, views, curves, main parts and areas as JSON values.
+
+    ``"augment"`` is the name of the combination of expert operations, None of other views and settings.
+    """
+    curve, sample = found.curve, found.sample
     area = curve.area(seed)
     return {
-        "views": found.sample.kind,
-        "num_images": found.sample.num_images,
-        "num_views": found.sample.num_views,
+        "dataset": sample.dataset.name,
+        "split": sample.dataset.split,
+        "views": sample.kind,
+        "augment": sample.augment,
+        "num_images": sample.num_images,
+        "num_views": sample.num_views,
         "delta": curve.delta.tolist(),
         "sigma_low": curve.sigma_low.tolist(),
         "sigma_high": curve.sigma_high.tolist(),

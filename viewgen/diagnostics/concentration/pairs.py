@@ -38,7 +38,14 @@ def pair_measures(distance: Tensor, labels: Tensor, delta_max: float, *, seed: i
         "pair_area_ratio": lambda counts: within(counts) / between(counts),
     }
     return [
-        bootstrap_measure(name, statistic, len(labels), seed=seed, on=on)
+        # both areas are too large with few views, and of their ratio nothing is known
+        bootstrap_measure(
+            name,
+            statistic,
+            len(labels),
+            seed=seed,
+            on=f"{on}; estimated" if name == "pair_area_ratio" else f"{on}; at most, estimated",
+        )
         for name, statistic in statistics.items()
         # where all images share a view, both areas are 0 and have no ratio
         if bool(torch.isfinite(statistic(torch.ones(1, len(labels), dtype=torch.float64))).all())

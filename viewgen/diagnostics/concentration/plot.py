@@ -23,7 +23,7 @@ def draw_curves(document: Mapping[str, Any]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 3.8), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9.6, 4.1), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
     delta = np.array(document["delta"])
@@ -36,7 +36,8 @@ def draw_curves(document: Mapping[str, Any]) -> bytes:
         panels[0].step(delta, high, where="post", color=colour, linewidth=2 if whole else 1, label=label)
         panels[0].fill_between(delta, low, high, step="post", color=colour, alpha=0.25, linewidth=0)
     panels[0].set_ylabel("1 − σ(δ)")
-    panels[0].set_title(f"{document['views']}: images outside of the main part, worst class", fontsize=10)
+    panels[0].set_title("images outside of the main part, worst class", fontsize=10)
+    figure.suptitle(_title(document), fontsize=11)
     for number, one in enumerate(document["classes"]):
         low, high = 1 - np.array(one["sigma_high"]), 1 - np.array(one["sigma_low"])
         colour = COLOURS[number % len(COLOURS)]
@@ -56,6 +57,12 @@ def draw_curves(document: Mapping[str, Any]) -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format="png")
     return data.getvalue()
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    """Return data set and views in words; of earlier documents, the kind of the views alone."""
+    words = (document.get("dataset"), f"{document['views']} {document.get('augment') or ''}".strip())
+    return ", ".join(filter(None, words))
 
 
 def draw_compared(documents: Mapping[str, Mapping[str, Any]]) -> bytes:

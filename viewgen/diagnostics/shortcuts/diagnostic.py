@@ -9,7 +9,8 @@ from torch import Tensor
 from viewgen.diagnostics.features import evaluation_mode
 from viewgen.diagnostics.measure import Measure, Subject
 from viewgen.diagnostics.shortcuts.limit import Normalisation, lifted_curvature, lim_nce, optimal_value
-from viewgen.errors import UsageError
+from viewgen.documents import read_object
+from viewgen.errors import CorruptDataError, UsageError
 from viewgen.networks.encoder import Encoder
 from viewgen.registry import Entry
 from viewgen.settings import Settings, setting
@@ -19,6 +20,8 @@ from viewgen.views.source import Images
 
 __all__ = ["ENTRY", "Shortcuts", "ShortcutsConfig"]
 
+DEFAULT_TEMPERATURE = 0.1
+
 
 class ShortcutsConfig(Settings):
     """Sample and temperature of the measurement."""
@@ -26,7 +29,9 @@ class ShortcutsConfig(Settings):
     title = "shortcuts"
 
     num_images: int = setting(500, "test images, each with two expert views", ge=2, le=1000)
-    temperature: float = setting(0.1, "τ of the loss", gt=0)
+    temperature: float | None = setting(
+        None, "τ of the loss; by default the training's own, or 0.1 where it has none", gt=0
+    )
     normalisation: Normalisation = setting(
         "pairs", "pairs: attraction as a mean over positive pairs; printed: over all n² pairs"
     )
@@ -52,6 +57,7 @@ class Shortcuts:
 
         Raises:
             UsageError: the encoder has several branches.
+            CorruptDataError: the record of a training is damaged.
         """
         if not isinstance(subject.encoder, Encoder):
             raise UsageError("views of different roles have no joint projections")
@@ -60,13 +66,14 @@ class Shortcuts:
         rows = np.linspace(0, len(subject.test) - 1, count).round().astype(np.int64)
         points = self._projections(subject, rows, seed).double().cpu()
         positives = partners(count)
-        tau, how = config.temperature, config.normalisation
+        tau = config.temperature or _trained_temperature(subject) or DEFAULT_TEMPERATURE
+        how = config.normalisation
         energy = float(lim_nce(points, positives, tau, how))
         values, vectors = torch.linalg.eigh(lifted_curvature(points, positives, tau, how))
-        on = f"{count:,} {subject.test.split}, two expert views of each, τ {config.temperature:g}"
+        on = f"{count:,} {subject.test.split}, two expert views of each, τ {tau:g}"
         found = {
             "lim_nce": energy,
-            "optimal_lim_nce": optimal_value(points.shape[1], config.temperature),
+            "optimal_lim_nce": optimal_value(points.shape[1], tau),
             "smallest_curvature": float(values[0]),
         }
         measures = [Measure(name=name, value=value, on=on) for name, value in found.items()]
@@ -89,6 +96,26 @@ class Shortcuts:
                 views = source.views(images, 2).model
                 found.append(subject.encoder(views.flatten(0, 1)).unflatten(0, (2, -1)))
         return F.normalize(torch.cat(found, dim=1).flatten(0, 1), dim=1)
+
+
+def _trained_temperature(subject: Subject) -> float | None:
+    """Return τ of the objective of a training; None for another subject, or an objective without one."""
+    if not subject.has("run"):
+        return None
+    path = subject.part("run") / "config.json"
+    record = read_object(path).get("config")
+    settings = record
+    if isinstance(record, dict) and "objective" in record:
+        settings = record["objective"].get("settings") if isinstance(record["objective"], dict) else None
+    elif isinstance(record, dict):  # of version 0.1.0, with a temperature that SimSiam does not use
+        bare = {"simsiam", "A2-simsiam"} & {record.get("loss"), record.get("assimilation")}
+        settings = {} if bare else record
+    if not isinstance(settings, dict):
+        raise CorruptDataError(f"{path} has the settings {settings!r} of its objective; expected a table")
+    tau = settings.get("temperature")
+    if tau is not None and not (isinstance(tau, int | float) and tau > 0):
+        raise CorruptDataError(f"{path} has the temperature {tau!r}; expected a number above 0")
+    return tau
 
 
 def partners(count: int) -> Tensor:
