@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from viewgen_train.experiment.statistics import Correlation, Paired, paired
-from viewgen_train.experiment.wording import answer, correlation_words, difference_cell, summary_lines
+from viewgen_train.experiment.wording import (
+    answer,
+    chance_line,
+    correlation_words,
+    difference_cell,
+    summary_lines,
+)
 
 
 def gap(mean: float, half: float, wins: int = 3, count: int = 5, ties: int = 0) -> Paired:
@@ -53,18 +59,20 @@ def test_too_few_trainings():
 def test_all_rows_together():
     rows = [("up", gap(0.1, 0.05)), ("same", gap(0.0, 0.05)), ("down", gap(-0.1, 0.05)), ("none", None)]
     lines = summary_lines(rows, "SimCLR", "5-NN")
-    assert lines[:3] == [
+    assert lines == [
         "In 5-NN, 1 of 3 rows is higher than SimCLR: up.",
         "In 5-NN, 1 of 3 rows is lower than SimCLR: down.",
         "In 5-NN, 1 of 3 rows is not shown to differ from SimCLR: same.",
     ]
-    assert "by chance" in lines[3]
+    assert "of 30 that equal the baseline, 2 would leave out 0" in chance_line(30)
     assert summary_lines([("one", gap(0.1, float("nan"), count=1))], "SimCLR", "5-NN") == []
 
 
 def test_cells_and_correlations():
     assert difference_cell(gap(-0.0123, 0.02, wins=1)) == "−1.23 (−3.23 to +0.77), 1 of 5"
     assert difference_cell(paired({0: 0.6}, {0: 0.5})) == "+10.00 (one pair)"
+    small = gap(0.0123, 0.0006, wins=5)
+    assert difference_cell(small, points=False) == "+0.01230 (+0.01170 to +0.01290), 5 of 5"
     assert difference_cell(None) == ""
     none = correlation_words(Correlation(r=0.5, low=-0.1, high=0.8, count=9), "label kept", "probe")
     assert "no correlation is shown" in none

@@ -27,11 +27,10 @@ from viewgen_train.experiment.summary import (
     CacheSummary,
     Summary,
     is_share,
-    mean_cell,
     measure_label,
     summarise,
 )
-from viewgen_train.experiment.wording import difference_cell
+from viewgen_train.experiment.tables import accuracy_table, difference_table, trained_measures
 
 __all__ = ["CSV_COLUMNS", "write_report"]
 
@@ -192,7 +191,11 @@ def page(
     ]
     if summary.rows:
         blocks += [Heading("Accuracy"), accuracy_table(plan, summary), Items(notes(summary))]
-        for title, table in matrices(plan, summary, _trained(summary, about.measures)):
+        apart = difference_table(plan, summary)
+        if apart is not None and summary.baseline is not None:
+            title = f"Less {summary.baseline.row.label} (95 % interval), higher in"
+            blocks += [Heading(title), apart]
+        for title, table in matrices(plan, summary, trained_measures(summary, about.measures)):
             blocks += [Heading(title), table]
         if about.source:
             blocks.append(Paragraph(f"Published numbers: {about.source}"))
@@ -223,45 +226,6 @@ def _unfinished(plan: ExperimentPlan, results: ResultFolder) -> list[str]:
     """Return a sentence about caches and diagnostics of caches that are not finished."""
     lost = unfinished(plan, results)
     return [f"Not finished: {'; '.join(f'{what} ({why})' for what, why in lost.items())}."] if lost else []
-
-
-def accuracy_table(plan: ExperimentPlan, summary: Summary) -> TableBlock:
-    """Return the table of rows: mean ± deviation, difference to the baseline, published numbers."""
-    about = plan.document.experiment
-    measures = _trained(summary, about.measures)
-    published = _published_of(plan, summary)
-    titles = ["row", "trainings"]
-    for measure in measures:
-        titles.append(measure_label(measure) + (", %" if is_share(measure) else ""))
-        if summary.baseline is not None:
-            titles.append("less the baseline (95 % interval), higher in")
-    titles += [f"published, {name}" for name in published]
-    rows = []
-    for row in summary.rows.values():
-        count = max((len(seeds) for seeds in row.values.values()), default=0)
-        cells = [row.row.label, str(count) + (f" + {len(row.lost)} lost" if row.lost else "")]
-        for measure in measures:
-            cells.append(mean_cell(row, measure))
-            if summary.baseline is not None:
-                gap = row.against(summary.baseline, measure)
-                cells.append(
-                    "baseline" if row is summary.baseline else difference_cell(gap, points=is_share(measure))
-                )
-        cells += [f"{row.row.published[name]:.2f}" if name in row.row.published else "" for name in published]
-        rows.append(cells)
-    return TableBlock(titles, rows)
-
-
-def _trained(summary: Summary, measures: Sequence[str]) -> list[str]:
-    """Return the measures that some training has."""
-    return [one for one in measures if any(row.values.get(one) for row in summary.rows.values())]
-
-
-def _published_of(plan: ExperimentPlan, summary: Summary) -> list[str]:
-    """Return the data sets whose published numbers are shown: that of the experiment, or else all."""
-    known = dict.fromkeys(name for row in summary.rows.values() for name in row.row.published)
-    own = plan.document.experiment.dataset
-    return [own] if own in known else [*known]
 
 
 def _cache_blocks(summary: Summary, measures: Sequence[str]) -> list[Block]:

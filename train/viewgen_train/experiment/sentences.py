@@ -5,7 +5,7 @@ from viewgen_train.experiment.plan import ExperimentPlan
 from viewgen_train.experiment.plots import row_value, scatter_correlation
 from viewgen_train.experiment.summary import Summary, is_share, measure_label
 from viewgen_train.experiment.sweep import sweep_words
-from viewgen_train.experiment.wording import answer, correlation_words, summary_lines
+from viewgen_train.experiment.wording import answer, chance_line, correlation_words, summary_lines
 
 __all__ = ["sentences"]
 
@@ -23,6 +23,7 @@ def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
             told = f"Not known: no training of these rows has the measure {one.measure!r}."
         lines.append(f"{one.ask} {told}")
     if summary.baseline is not None:
+        compared = 0
         for measure in document.experiment.measures:
             differences = [
                 (row.row.label, row.against(summary.baseline, measure))
@@ -30,6 +31,9 @@ def sentences(plan: ExperimentPlan, summary: Summary) -> list[str]:
                 if row is not summary.baseline
             ]
             lines += summary_lines(differences, summary.baseline.row.label, measure_label(measure))
+            compared += sum(one is not None and one.count > 1 for _, one in differences)
+        if compared > 1:
+            lines.append(chance_line(compared))
     finished = [row for row in summary.rows.values() if row.values]
     lines += [
         f"No finished training has the measure {name!r}, which [experiment] lists."

@@ -210,5 +210,5 @@ def mean_cell(row: RowSummary, measure: str) -> str:
     if found is None:
         return ""
     scale, digits = (100, 2) if is_share(measure) else (1, 4)
-    mean = f"{scale * found.mean:.{digits}f}"
+    mean = f"{scale * found.mean:.{digits}f}".replace("-", "−")
     return mean if math.isnan(found.deviation) else f"{mean} ± {scale * found.deviation:.{digits}f}"
