@@ -147,11 +147,16 @@ def draw_sweep(summary: Summary, sweep: Sweep, path: Path) -> bool:
         (float(scaled(sweep.x, _mean(row, sweep.x))), float(scaled(sweep.y, _mean(row, sweep.y))))
         for row in rows
     ]
-    for number, group in enumerate(dict.fromkeys(row.row.group for row in rows)):
-        colour = GROUP_COLOURS[number % len(GROUP_COLOURS)]
+    groups = [row.row.group for row in rows]
+    single = {group for group in groups if groups.count(group) == 1}  # plain rows, which have no order
+    if single:
+        panel.plot([], [], "o", color="C0", label="means of the rows")
+    for number, group in enumerate(dict.fromkeys(groups)):
+        colour = "C0" if group in single else GROUP_COLOURS[number % len(GROUP_COLOURS)]
         along = [place for row, place in zip(rows, means, strict=True) if row.row.group == group]
         name = "means, in the order of the sweep" if not sweep.beside else f"{group}: means, in its order"
-        panel.plot(*zip(*along, strict=True), "-", color=colour, lw=1, label=name)
+        if group not in single:
+            panel.plot(*zip(*along, strict=True), "-", color=colour, lw=1, label=name)
         for row, place in zip(rows, means, strict=True):
             if row.row.group == group:
                 face = "w" if _is_saturated(row, sweep) else colour
