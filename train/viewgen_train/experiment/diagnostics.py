@@ -95,4 +95,5 @@ def diagnose(
 def _labelled(one: Measure, label: str) -> Measure:
     if not label:
         return one
-    return replace(one, group=f"{label}: {one.group}" if one.group else label)
+    # expert views, measured again as "expert", are not "expert: expert"
+    return replace(one, group=f"{label}: {one.group}" if one.group not in ("", label) else label)
