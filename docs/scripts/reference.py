@@ -27,6 +27,7 @@ MODULES = {
         "viewgen.views.expert.ExpertConfig",
         "viewgen.views.online.OnlineConfig",
         "viewgen.views.viewmaker.ViewmakerSettings",
+        "viewgen.views.frozen_viewmaker.FrozenViewmakerConfig",
         "viewgen.inversion.settings.InvertConfig",
     ),
     "Caches": (

@@ -1,5 +1,7 @@
 """Checkpoints of a training, and the weights beside them: ``last.safetensors`` and ``best.safetensors``.
 
+A Viewmaker that trained beside the encoder gets a file of its own, ``viewmaker.safetensors``, in the end.
+
 The checkpoint file holds the state without the encoder's weights, and is authoritative. New weights are
 written under the name of their step, then the checkpoint is replaced, then the weights are renamed to
 ``last``. If the process dies in between, the weights of the current checkpoint still exist.
@@ -23,7 +25,7 @@ from viewgen.errors import CorruptDataError, MissingFileError, ModelError
 from viewgen.files import file_sha256, link_atomically, write_atomically
 from viewgen.networks.branches import Branches
 from viewgen.networks.encoder import Encoder
-from viewgen.networks.files import read_header, read_state, save_model
+from viewgen.networks.files import Kind, read_header, read_state, save_model
 
 __all__ = [
     "CHECKPOINT",
@@ -33,6 +35,7 @@ __all__ = [
     "restore_weights",
     "settle_weights",
     "use_previous",
+    "write_beside",
     "write_best",
     "write_checkpoint",
     "write_weights",
@@ -40,6 +43,8 @@ __all__ = [
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 LAST, BEST, PREVIOUS_WEIGHTS = "last.safetensors", "best.safetensors", "previous.safetensors"
+# kinds of networks that view sources train beside the encoder
+KINDS_BESIDE: tuple[Kind, ...] = ("viewmaker",)
 
 _TRAILER = b"\nviewgen sha256:%s\n"
 _TRAILER_BYTES = len(_TRAILER % bytes(64))
@@ -192,6 +197,13 @@ def settle_weights(folder: Path, step: int) -> None:
 def write_best(encoder: Encoder | Branches, folder: Path, step: int, notes: Mapping[str, Any]) -> None:
     """Write the best weights so far."""
     save_model(encoder, folder / BEST, notes={**notes, "step": step})
+
+
+def write_beside(networks: Mapping[str, Any], folder: Path, step: int, notes: Mapping[str, Any]) -> None:
+    """Write ``<kind>.safetensors`` of the networks of `KINDS_BESIDE` among those of a view source."""
+    for kind in KINDS_BESIDE:
+        if kind in networks:
+            save_model(networks[kind], folder / f"{kind}.safetensors", notes={**notes, "step": step})
 
 
 def restore_weights(encoder: Encoder | Branches, folder: Path, step: int) -> None:

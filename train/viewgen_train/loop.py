@@ -109,6 +109,9 @@ class Trainer(ABC):
     def after_checkpoint(self, folder: Path, next_step: int) -> None:  # noqa: B027
         """Give those files their final names, after the checkpoint is written."""
 
+    def after_training(self, folder: Path) -> None:  # noqa: B027
+        """Write what a finished training leaves behind; a later call of a finished one writes it again."""
+
     def on_divergence(self, folder: Path, step: int) -> str:
         """Write diagnostics of a metric that is not finite; return a sentence for the error message."""
         return ""
@@ -363,6 +366,8 @@ def _run(
             save(last_step)
     if writes:
         _write_picture(trainer, folder)
+        if max(first_step, last_step) == trainer.num_steps:
+            trainer.after_training(folder)
     return seconds_before + time.monotonic() - started
 
 

@@ -19,7 +19,7 @@ from viewgen.views.branched import BranchedEncoder, ImageEncoder
 from viewgen.views.expert import ExpertSource
 from viewgen.views.source import Images
 from viewgen_train.batch import StepDraws
-from viewgen_train.checkpoints import restore_weights, settle_weights, write_best, write_weights
+from viewgen_train.checkpoints import restore_weights, settle_weights, write_beside, write_best, write_weights
 from viewgen_train.diagnostics import CollapseWatch, KnnSets, accuracies
 from viewgen_train.distributed import World, synchronise_batchnorm
 from viewgen_train.gradients import backbone_norms, drop_idle_gradients
@@ -382,6 +382,10 @@ class AssimilationTrainer(Trainer):
     def after_checkpoint(self, folder: Path, next_step: int) -> None:
         """Rename the weights to ``last``."""
         settle_weights(folder, next_step)
+
+    def after_training(self, folder: Path) -> None:
+        """Write the networks that trained beside the encoder."""
+        write_beside(self.generated.networks(), folder, self._steps_done, self._notes)
 
     def on_divergence(self, folder: Path, step: int) -> str:
         """Write the source indices of the batch to ``diverged.json``; return a sentence for the message."""

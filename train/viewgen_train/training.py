@@ -12,7 +12,15 @@ from typing import Any
 from viewgen.errors import DataError, UsageError
 from viewgen.messages import shown
 from viewgen.progress import Progress
-from viewgen_train.checkpoints import BEST, CHECKPOINT, LAST, PREVIOUS, PREVIOUS_WEIGHTS, use_previous
+from viewgen_train.checkpoints import (
+    BEST,
+    CHECKPOINT,
+    KINDS_BESIDE,
+    LAST,
+    PREVIOUS,
+    PREVIOUS_WEIGHTS,
+    use_previous,
+)
 from viewgen_train.loggers import FOLDERS, chosen_loggers
 from viewgen_train.loop import only_run
 from viewgen_train.plan import TrainOptions, TrainPlan, make_plan
@@ -28,6 +36,7 @@ log = logging.getLogger(__name__)
 # what a run writes, the loggers' folders apart
 FILES = (
     *(CHECKPOINT, PREVIOUS, LAST, PREVIOUS_WEIGHTS, BEST, CONFIG, CURVES),
+    *(f"{kind}.safetensors" for kind in KINDS_BESIDE),
     *("identity.json", "metrics.csv", "evaluation.json", "evaluation-best.json", "diverged.json"),
 )
 
@@ -141,7 +150,8 @@ def train(
 
     Returns:
         result of the training. The folder holds ``last.safetensors``, ``best.safetensors``, ``config.json``,
-        ``metrics.csv``, ``curves.png``, TensorBoard events and ``evaluation.json``.
+        ``metrics.csv``, ``curves.png``, TensorBoard events and ``evaluation.json``, and with views of a
+        Viewmaker ``viewmaker.safetensors``.
 
     Raises:
         UsageError: an option or a setting is invalid.

@@ -30,6 +30,7 @@ from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.layout import channels_last, fold_batch_norms
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig
 from viewgen.networks.stylegan2.codes import WPlus
+from viewgen.networks.viewmaker import Viewmaker, ViewmakerConfig
 from viewgen.registry import Entry
 
 __all__ = [
@@ -47,8 +48,8 @@ __all__ = [
     "save_model",
 ]
 
-Kind = Literal["generator", "discriminator", "inverter", "encoder", "flow"]
-KINDS: tuple[Kind, ...] = ("generator", "discriminator", "inverter", "encoder", "flow")
+Kind = Literal["generator", "discriminator", "inverter", "encoder", "flow", "viewmaker"]
+KINDS: tuple[Kind, ...] = ("generator", "discriminator", "inverter", "encoder", "flow", "viewmaker")
 FORMAT = 1
 MOST_HEADER_BYTES = 4_000_000  # a network of 1000 tensors has about 0.1 MB
 LATENT_AVG, STYLEGAN2 = "latent_avg", "stylegan2"
@@ -59,6 +60,7 @@ OF_ONE_SHAPE: dict[str, tuple[Any, Any]] = {
     "discriminator": (Discriminator, DiscriminatorConfig),
     "inverter": (Inverter, InverterConfig),
     "flow": (Flow, FlowConfig),
+    "viewmaker": (Viewmaker, ViewmakerConfig),
 }
 
 
@@ -157,7 +159,8 @@ def save_model(
     """Write a network to `path` atomically.
 
     Args:
-        network: a `Discriminator`, `Inverter`, `Encoder`, `Branches`, `Flow` or generator of `GENERATORS`.
+        network: a `Discriminator`, `Inverter`, `Encoder`, `Branches`, `Flow`, `Viewmaker` or generator of
+            `GENERATORS`.
         path: the ``.safetensors`` file.
         dtype: storage type of floating-point tensors (float16 halves the file).
         notes: further JSON values for the header (data set, training command, …).

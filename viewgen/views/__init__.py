@@ -22,6 +22,7 @@ VIEWS: Registry[ViewEntry] = Registry(
         "jigsaw": "viewgen.views.jigsaw",
         "moving-digits": "viewgen.views.moving_digits",
         "viewmaker": "viewgen.views.viewmaker",
+        "frozen-viewmaker": "viewgen.views.frozen_viewmaker",
         "online": "viewgen.views.online",
         "invert": "viewgen.inversion.entry",
     },

@@ -10,10 +10,10 @@ References:
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from viewgen.errors import DataError, ModelError, UsageError
+from viewgen.networks.recorded import packed, packed_network, unpacked
 from viewgen.roles import Role
 from viewgen.settings import Settings, setting
 from viewgen.views.color import check_deviation, color_channels, standardised
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from viewgen.networks.flow import Flow
     from viewgen.views.source import Images, Views
 
-__all__ = ["ENTRY", "LEAST_DEVIATION", "FlowSource", "FlowViewsConfig", "flow_channels", "packed", "unpacked"]
+__all__ = ["ENTRY", "LEAST_DEVIATION", "FlowSource", "FlowViewsConfig", "flow_channels"]
 
 LEAST_DEVIATION = 1e-3
 """Standard deviation below which a channel has collapsed; those of the flow's input are 1."""
@@ -77,37 +77,6 @@ class FlowViewsConfig(Settings):
         return found if self.file is None else {**found, "weights": None}
 
 
-def packed(path: Path) -> str:
-    """Return the contents of a flow's file as text."""
-    from base64 import b64encode
-
-    return b64encode(path.read_bytes()).decode()
-
-
-@lru_cache(maxsize=8)
-def unpacked(text: str) -> Flow:
-    """Return the flow of a text of `packed`, frozen, on the CPU.
-
-    Raises:
-        ModelError, CorruptDataError: it holds no flow, or a damaged one.
-    """
-    from base64 import b64decode
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
-    from viewgen.networks.files import load_model
-
-    try:
-        contents = b64decode(text, validate=True)
-    except ValueError as error:
-        raise ModelError(f"the recorded weights of a flow are no base64: {error}") from error
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "recorded-flow.safetensors"
-        path.write_bytes(contents)
-        flow: Flow = load_model(path, "flow")
-    return flow
-
-
 class FlowSource:
     """The image under a flow, once for each role; a role has the channels that count.
 
@@ -124,7 +93,7 @@ class FlowSource:
 
         self.config = config
         # a copy, as the source moves it to the device of its images
-        self.flow = copy.deepcopy(unpacked(_weights(config)))
+        self.flow: Flow = copy.deepcopy(unpacked(_weights(config), "flow"))
         # without statistics those of the flow's input, which a new flow returns as it is
         self.mean = torch.tensor(config.mean or (0.0, 0.0, 0.0))
         self.deviation = torch.tensor(config.deviation or (1.0, 1.0, 1.0))
@@ -206,7 +175,7 @@ def fit(settings: FlowViewsConfig, dataset: ImageDataset) -> FlowViewsConfig:
     from viewgen.views.channel_statistics import channel_statistics, check_colored
 
     weights = _weights(settings)
-    settings, flow = settings.replace(weights=weights), unpacked(weights)
+    settings, flow = settings.replace(weights=weights), unpacked(weights, "flow")
     _check_space(settings, flow.config.space)
     if settings.mean is not None and settings.deviation is not None:
         return settings
@@ -225,16 +194,10 @@ def fit(settings: FlowViewsConfig, dataset: ImageDataset) -> FlowViewsConfig:
 
 def stand_in(settings: FlowViewsConfig) -> FlowViewsConfig:
     """Return settings with a new flow of the usual shape in place of a file."""
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
-    from viewgen.networks.files import save_model
     from viewgen.networks.flow import Flow, FlowConfig
 
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "flow.safetensors"
-        save_model(Flow(FlowConfig(image_size=1, space=settings.space or "RGB")), path)
-        return settings.replace(file=None, weights=packed(path))
+    flow = Flow(FlowConfig(image_size=1, space=settings.space or "RGB"))
+    return settings.replace(file=None, weights=packed_network(flow))
 
 
 ENTRY = ViewEntry(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from viewgen.views.source import Images, Views
 
-__all__ = ["ENTRY", "ViewmakerSettings", "ViewmakerSource"]
+__all__ = ["ENTRY", "ViewmakerSettings", "ViewmakerSource", "copies_and_noise"]
 
 
 class ViewmakerSettings(Settings):
@@ -58,17 +58,11 @@ class ViewmakerSource:
 
     def views(self, images: Images, num_views: int) -> Views:
         """Return model images `(V, B, C, H, W)`, with gradients to the network if requested."""
-        from viewgen.images import to_model
-        from viewgen.networks.viewmaker import num_noise_channels
         from viewgen.views.source import Views
 
         self._num_views = num_views
-        pixels = to_model(images.pixels)
-        noise = images.draws.uniform(
-            "viewmaker", num_views, num_noise_channels(), *pixels.shape[2:], device=pixels.device
-        )
-        flat: Tensor = self.viewmaker(pixels.repeat(num_views, 1, 1, 1), noise.transpose(0, 1).flatten(0, 1))
-        return Views(pixels=flat.view(num_views, *pixels.shape))
+        flat: Tensor = self.viewmaker(*copies_and_noise(images, num_views))
+        return Views(pixels=flat.view(num_views, *images.pixels.shape))
 
     def networks(self) -> Mapping[str, Any]:
         """Return the network and its optimiser."""
@@ -86,6 +80,22 @@ class ViewmakerSource:
         self._average_gradients(parameters)
         self.optimiser.step()
         return {"viewmaker_loss": loss.detach()}
+
+
+def copies_and_noise(images: Images, num_views: int) -> tuple[Tensor, Tensor]:
+    """Return a Viewmaker's input, view by view.
+
+    Returns:
+        model images `(V·B, C, H, W)`, and uniform numbers in [0, 1), `(V·B, num_noise_channels(), H, W)`.
+    """
+    from viewgen.images import to_model
+    from viewgen.networks.viewmaker import num_noise_channels
+
+    pixels = to_model(images.pixels)
+    noise = images.draws.uniform(
+        "viewmaker", num_views, num_noise_channels(), *pixels.shape[2:], device=pixels.device
+    )
+    return pixels.repeat(num_views, 1, 1, 1), noise.transpose(0, 1).flatten(0, 1)
 
 
 def build(settings: ViewmakerSettings, resources: Resources) -> ViewmakerSource:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from viewgen.errors import UsageError
+from viewgen.errors import ModelError, UsageError
+from viewgen.networks.files import load_model, read_header, save_model
 from viewgen.networks.viewmaker import Viewmaker, ViewmakerConfig, num_noise_channels
 
 
@@ -47,3 +48,14 @@ def test_every_noise_channel_counts(viewmaker):
 def test_impossible_shapes_are_refused(values):
     with pytest.raises(UsageError, match=r"budget|width"):
         ViewmakerConfig(**values)
+
+
+def test_a_file_holds_shape_and_weights(viewmaker, tmp_path):
+    save_model(viewmaker, path := tmp_path / "viewmaker.safetensors", notes={"step": 3})
+    loaded = load_model(path, "viewmaker")
+    assert loaded.config == viewmaker.config
+    assert (read_header(path)["kind"], read_header(path)["step"]) == ("viewmaker", 3)
+    images, noise = torch.rand(2, 3, 8, 8), torch.rand(2, num_noise_channels(), 8, 8)
+    torch.testing.assert_close(loaded(images, noise), viewmaker(images, noise))
+    with pytest.raises(ModelError, match="holds a network of kind 'viewmaker'; a flow is needed"):
+        load_model(path, "flow")

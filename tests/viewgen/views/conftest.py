@@ -1,4 +1,4 @@
-"""A flow with random weights for the tests of this folder."""
+"""A flow and a Viewmaker with random weights for the tests of this folder."""
 
 import sys
 from pathlib import Path

@@ -8,14 +8,17 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from random_flow import STATISTICS, write_flow
+from random_viewmaker import write_viewmaker
 
 from viewgen.datasets import load_dataset
 from viewgen.datasets.moving_digits import RenderedClips
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.generator import Generator
+from viewgen.networks.recorded import packed
 from viewgen.testing import GeneratorContract, LearnedSourceContract, ViewSourceContract
 from viewgen.views import VIEWS
-from viewgen.views.flow import FlowViewsConfig, packed
+from viewgen.views.flow import FlowViewsConfig
+from viewgen.views.frozen_viewmaker import FrozenViewmakerConfig
 from viewgen.views.wsearch.settings import WSearchConfig
 
 
@@ -110,6 +113,15 @@ class TestOnline(_WithNetworks):
 class TestViewmaker(LearnedSourceContract):
     entry = VIEWS.entry("viewmaker")
     exact = False  # networks at another batch size
+
+
+class TestFrozenViewmaker(ViewSourceContract):
+    entry = VIEWS.entry("frozen-viewmaker")
+
+    @cached_property
+    def settings(self):
+        with TemporaryDirectory() as folder:
+            return FrozenViewmakerConfig(weights=packed(write_viewmaker(Path(folder))))
 
 
 def test_every_built_in_source_is_held_to_it():

@@ -11,12 +11,13 @@ from viewgen.errors import CorruptDataError, DataError, MissingFileError, ModelE
 from viewgen.images import to_model, to_storage
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.files import load_model, save_model
+from viewgen.networks.recorded import packed, unpacked
 from viewgen.registry import Choice
 from viewgen.store import CacheReader, CacheSpec, open_storage
 from viewgen.testing.caches import small_spec, write_random_cache
 from viewgen.views import VIEWS
 from viewgen.views.color_spaces import from_rgb
-from viewgen.views.flow import FlowViewsConfig, packed, unpacked
+from viewgen.views.flow import FlowViewsConfig
 
 ENTRY = VIEWS.entry("flow")
 
@@ -75,7 +76,7 @@ def test_the_record_needs_the_file_no_longer(settings, path, images, tmp_path):
     assert ENTRY.fit(read, dataset_of(images)) == read
     views = [ENTRY.build(one, None).views(batch(images), 1).pixels for one in (settings, read)]
     assert torch.equal(*views)
-    assert unpacked(packed(path)).config.space == "YDbDr"
+    assert unpacked(packed(path), "flow").config.space == "YDbDr"
 
 
 def test_the_space_that_a_flow_must_have(settings, path, images):
@@ -91,7 +92,7 @@ def test_the_space_that_a_flow_must_have(settings, path, images):
         ENTRY.fit(asked.replace(space="RGB"), dataset_of(images))
     with pytest.raises(ModelError, match="the recorded flow was trained in YDbDr"):
         ENTRY.fit(settings.replace(file=None, space="Lab"), dataset_of(images))
-    assert unpacked(ENTRY.stand_in(FlowViewsConfig(space="HSV")).weights).config.space == "HSV"
+    assert unpacked(ENTRY.stand_in(FlowViewsConfig(space="HSV")).weights, "flow").config.space == "HSV"
 
 
 def test_a_pair_of_one_and_two_channels(path, images):
@@ -118,9 +119,9 @@ def test_refusals(path, images, settings, tmp_path):
     with pytest.raises(UsageError, match="expected three numbers above 0"):
         ENTRY.build(settings.replace(deviation=(1.0, 0.0, 1.0)), None)
     with pytest.raises(ModelError, match="no base64"):
-        unpacked("?")
+        unpacked("?", "flow")
     with pytest.raises((ModelError, CorruptDataError)):
-        unpacked(packed(path)[:400])
+        unpacked(packed(path)[:400], "flow")
     encoder = tmp_path / "encoder.safetensors"
     save_model(Encoder(EncoderConfig(image_size=8, backbone="convnet", width=1)), encoder)
     with pytest.raises(ModelError, match="holds a network of kind 'encoder'; a flow is needed"):
