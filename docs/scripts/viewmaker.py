@@ -13,7 +13,8 @@ import torch
 
 from viewgen.datasets import load_dataset
 from viewgen.images import to_model, to_storage
-from viewgen.networks.viewmaker import Viewmaker, ViewmakerConfig, num_noise_channels
+from viewgen.networks.files import load_model
+from viewgen.networks.viewmaker import num_noise_channels
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -25,9 +26,7 @@ NUM_IMAGES, NUM_VIEWS = 3, 8
 def main() -> None:
     run = Path(sys.argv[1])
     config = json.loads((run / "config.json").read_text())
-    checkpoint = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    viewmaker = Viewmaker(ViewmakerConfig(budget=config["config"]["viewmaker_budget"]))
-    viewmaker.load_state_dict(checkpoint["trainer"]["generated"]["viewmaker"])
+    viewmaker = load_model(run / "viewmaker.safetensors", "viewmaker")
     images = to_model(load_dataset(config["dataset"]["name"]).images(np.arange(NUM_IMAGES)))
     copies = images.repeat_interleave(NUM_VIEWS, 0)
     noise = torch.rand(

@@ -281,9 +281,9 @@ def views_per_image(method: ViewEntry, views: int | None, *, option: str = "--vi
         UsageError: the method makes another number of views, or no cache.
     """
     if "training" in method.needs:
-        raise UsageError(
-            f"{method.name} views are made in a training step; use `viewgen train --generated {method.name}`"
-        )
+        use, frozen = f"use `viewgen train --generated {method.name}`", f"frozen-{method.name}"
+        then = f", then --method {frozen}" if frozen in VIEWS.built_in else ""
+        raise UsageError(f"{method.name} views are made in a training step; {use}{then}")
     if views is not None and views < 1:
         raise UsageError(f"{option} {views}: at least one view per image is needed")
     if method.num_views is None:
