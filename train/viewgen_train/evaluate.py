@@ -29,7 +29,7 @@ from viewgen.networks.files import file_digest, read_header
 from viewgen.views.branched import ImageEncoder, load_image_encoder
 from viewgen.views.compositions import dataset_expert
 from viewgen.views.expert import ExpertConfig
-from viewgen_train.held_out import held_out_i_nce, training_ceiling
+from viewgen_train.held_out import held_out_i_nce, trained_objective, training_ceiling
 from viewgen_train.run import open_run
 from viewgen_train.settings import TrainSettings
 
@@ -287,7 +287,11 @@ def evaluate(
     if subject.settings is not None:
         own = _own_test(subject.dataset, data_root) if other else test
         if own is not None:
-            i_nce = held_out_i_nce(subject.settings, subject.encoder, own, seed=seed, device=device)
+            # the checkpoint is that of the last epoch
+            state = trained_objective(path, subject.settings) if which == "last" else None
+            i_nce = held_out_i_nce(
+                subject.settings, subject.encoder, own, seed=seed, device=device, objective_state=state
+            )
     most = None if subject.settings is None else training_ceiling(subject.settings)
     about = {
         "run": str(run),

@@ -15,7 +15,9 @@ References:
 Shape legend: N images, D projection dimension.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,24 +25,28 @@ import torch
 from torch import Tensor
 
 from viewgen.datasets import ImageDataset
+from viewgen.datasets.moving_digits import RenderedClips
 from viewgen.diagnostics.features import evaluation_mode
 from viewgen.diagnostics.mutual_information.config import MIConfig
 from viewgen.diagnostics.mutual_information.estimate import bootstrap
 from viewgen.diagnostics.mutual_information.infonce import InfoNCE
 from viewgen.networks.branches import Branches
+from viewgen.networks.encoder import Encoder
 from viewgen.randomness import addressed_generator
 from viewgen.views.branched import BranchedEncoder, ImageEncoder
 from viewgen.views.draws import ImageDraws
 from viewgen.views.source import Images
+from viewgen_train.checkpoints import CHECKPOINT
 from viewgen_train.distributed import World
 from viewgen_train.network import ContrastiveNetwork, of_role
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.objectives.contrast import Counted
-from viewgen_train.objectives.objective import Combinator
+from viewgen_train.objectives.objective import Combinator, Widths
+from viewgen_train.objectives.sequence import Sequence
 from viewgen_train.settings import TrainSettings
 from viewgen_train.worker import build_source
 
-__all__ = ["held_out_i_nce", "training_ceiling"]
+__all__ = ["held_out_i_nce", "trained_objective", "training_ceiling"]
 
 MAX_IMAGES, IMAGES_AT_ONCE = 1024, 128
 FEWEST_IMAGES = 8
@@ -54,6 +60,7 @@ def held_out_i_nce(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    objective_state: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Return I_NCE of the two views that a training contrasts, on images that it has not seen.
 
@@ -64,25 +71,37 @@ def held_out_i_nce(
             sorted by class the candidates would all be of one.
         seed: seed of the order, the views and the interval's resamplings.
         device: device of the encoder.
+        objective_state: trained networks of the objective, see `trained_objective`; a clip has none without.
 
     Returns:
         ``nats`` with the ends ``low`` and ``high`` of its 95 % interval over the images, ``ceiling`` ln K,
         ``saturated`` within 1 nat of it, ``candidates`` K (a training's batch, or all images if they are
         fewer) and ``images``, those of whole batches of K; None if the objective has no InfoNCE loss of two
-        views, or the views of held-out images are not at hand.
+        views, or the views of held-out images are not at hand. Of clips one of the two is the clip.
     """
     views = encoder.views if isinstance(encoder, BranchedEncoder) else settings.views
     settings = replace(settings, views=views)
     objective = _unchanged(build_objective(settings))
     count = min(MAX_IMAGES, len(dataset))
     usable = isinstance(objective, Counted) and settings.assimilation.kind == "none"
-    if not usable or views.entry.needs or count < FEWEST_IMAGES:
+    if not usable or count < FEWEST_IMAGES:
         return None
     assert isinstance(objective, Counted)
     network = encoder.branches if isinstance(encoder, BranchedEncoder) else encoder
+    is_clip = isinstance(objective, Sequence) and isinstance(dataset.pixels, RenderedClips)
+    if isinstance(objective, Sequence):
+        if objective_state is None or not is_clip or not isinstance(network, Encoder):
+            return None
+        widths = Widths(features=network.embedding_dim, projections=settings.network.projection_dim)
+        objective.allocate(widths)
+        objective.load_state_dict(objective_state)
+        objective.to(device)
+    elif views.entry.needs:
+        return None
     roles = encoder.roles if isinstance(encoder, BranchedEncoder) else ()
     contrastive = ContrastiveNetwork(network, objective.head, None, separate=True, bf16=False, roles=roles)
-    source = build_source(settings, contrastive, World(), torch.device(device))
+    clips = dataset if is_clip else None
+    source = build_source(settings, contrastive, World(), torch.device(device), dataset=clips)
     spread = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
     rows = spread[torch.randperm(count, generator=addressed_generator(seed, "held-out i_nce")).numpy()]
     sides: list[tuple[Tensor, Tensor]] = []
@@ -91,10 +110,14 @@ def held_out_i_nce(
             part = rows[start : start + IMAGES_AT_ONCE]
             index = torch.from_numpy(part)
             pixels = torch.from_numpy(dataset.images(part)).to(device)
-            made = source.views(
-                Images(pixels=pixels, source_index=index, draws=ImageDraws(seed, index)), 2
-            ).model
-            sides.append((_projected(network, made, 0, roles), _projected(network, made, 1, roles)))
+            images = Images(pixels=pixels, source_index=index, draws=ImageDraws(seed, index))
+            num_views = objective.num_generated if isinstance(objective, Sequence) else 2
+            made = source.views(images, num_views).model
+            if isinstance(objective, Sequence):
+                clip = objective.clip(torch.stack([network.embed(frames) for frames in made[:-1]]))
+                sides.append((clip.cpu(), _projected(network, made, -1, roles)))
+            else:
+                sides.append((_projected(network, made, 0, roles), _projected(network, made, 1, roles)))
     z1, z2 = (torch.cat(side).double() for side in zip(*sides, strict=True))
     candidates = min(settings.optimiser.batch_size, count)
     scores = (z1 @ z2.T / objective.temperature)[None]
@@ -108,6 +131,19 @@ def held_out_i_nce(
         "candidates": candidates,
         "images": count // candidates * candidates,
     }
+
+
+def trained_objective(folder: Path, settings: TrainSettings) -> dict[str, Any] | None:
+    """Return the trained networks of an objective, as far as held-out I_NCE needs them: the LSTM of clips.
+
+    They are in the checkpoint of the last epoch alone. None for other objectives, or without a checkpoint.
+    """
+    path = folder / CHECKPOINT
+    if not isinstance(_unchanged(build_objective(settings)), Sequence) or not path.is_file():
+        return None
+    trainer = torch.load(path, map_location="cpu", weights_only=True)["trainer"]
+    found: dict[str, Any] | None = trainer.get("objective")
+    return found
 
 
 def _unchanged(objective: Any) -> Any:

@@ -1,20 +1,31 @@
 """The sequence loss against a loop, and a training on moving digits."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from viewgen.datasets import load_dataset
 from viewgen.datasets.moving_digits import NUM_CLIPS
+from viewgen.diagnostics.mutual_information import MIConfig
+from viewgen.diagnostics.mutual_information.estimate import bootstrap
+from viewgen.diagnostics.mutual_information.infonce import InfoNCE
 from viewgen.errors import DataError, UsageError
+from viewgen.randomness import addressed_generator
+from viewgen.views.draws import ImageDraws
+from viewgen.views.moving_digits import MovingDigitsSource
+from viewgen.views.source import Images
 from viewgen_train.cost import estimate
 from viewgen_train.distributed import World
 from viewgen_train.evaluate import evaluate
+from viewgen_train.held_out import held_out_i_nce, trained_objective
 from viewgen_train.objectives import OBJECTIVES
 from viewgen_train.objectives.objective import Outputs, Widths
 from viewgen_train.objectives.sequence import Sequence, SequenceSettings
 from viewgen_train.plan import TrainOptions, make_plan
+from viewgen_train.run import open_run
 from viewgen_train.testing import ObjectiveContract
 from viewgen_train.worker import build_trainer, train_worker
 
@@ -72,6 +83,32 @@ def options(tmp_path, dataset=NAME, **settings):
     )
 
 
+def held_out_of_a_loop(run, state, test):
+    """Return I_NCE of 8 of 12 clips in random order, and the images that share two factors with them."""
+    sequence = Sequence(SequenceSettings())
+    sequence.allocate(Widths(features=16, projections=8))
+    sequence.load_state_dict(state)
+    order = torch.randperm(12, generator=addressed_generator(0, "held-out i_nce"))
+    pixels = torch.from_numpy(test.images(order.numpy()))
+    source = MovingDigitsSource(run.settings.views.settings, test.pixels)
+    views = source.views(Images(pixels=pixels, source_index=order, draws=ImageDraws(0, order)), 11).model
+    run.encoder.eval()
+    with torch.no_grad():
+        clips = sequence.clip(torch.stack([run.encoder.embed(frames) for frames in views[:10]]))
+        logits = (clips @ run.encoder(views[10]).T).double() / 0.1
+    config = MIConfig()
+    bound = bootstrap(InfoNCE(8), [logits[None]], config, 0)
+    return {
+        "nats": pytest.approx(bound.nats, abs=1e-5),
+        "low": pytest.approx(bound.low, abs=1e-5),
+        "high": pytest.approx(bound.high, abs=1e-5),
+        "ceiling": pytest.approx(math.log(8), abs=1e-5),
+        "saturated": bound.saturated,
+        "candidates": 8,
+        "images": 8,
+    }
+
+
 @pytest.mark.usefixtures("few", "_no_pictures")
 def test_a_training_on_clips_is_read_out_on_images(tmp_path):
     plan = make_plan(options(tmp_path, **{"views.share": "digit,position"}))
@@ -88,7 +125,10 @@ def test_a_training_on_clips_is_read_out_on_images(tmp_path):
     assert set(found["attributes"]) == {"digit", "background"}
     assert set(found["reals"]) == {"x", "y"}
     assert np.isfinite(found["distance"])
-    assert "i_nce" not in found
+    test = load_dataset(NAME, "test")
+    run, state = open_run(plan.out), trained_objective(Path(plan.out), plan.settings)
+    assert found["i_nce"] == held_out_of_a_loop(run, state, test) | {"training": found["i_nce_training"]}
+    assert held_out_i_nce(run.settings, run.encoder, test) is None, "a clip needs the LSTM"
     assert math.isfinite(found["i_nce_training"])
     cost = estimate(plan.settings, num_images=40, image_size=64, device="cpu")
     assert cost.without == "rendering the frames of clips"
