@@ -14,6 +14,8 @@ __all__ = ["CacheSummary", "RowSummary", "Summary", "is_share", "mean_cell", "me
 LABELS = {
     "top1": "linear probe",
     "knn5_top1": "5-NN",
+    "weighted_knn_top1": "weighted 200-NN",
+    "centre_top1": "nearest centre",
     "probe_top1": "linear probe on the way",
     "label_kept": "label kept",
     "images_with_foreign_view": "images with a view of another class",
@@ -51,7 +53,7 @@ LABELS = {
 SHARES = {
     *("top1", "knn5_top1", "label_kept", "images_with_foreign_view", "converged_share", "views_near_epsilon"),
     *("images_without_step", "classifier_accuracy", "reconstruction_misread", "duplicate_views"),
-    *("probe_top1", "probe_heldout", "knn5_heldout"),
+    *("probe_top1", "probe_heldout", "knn5_heldout", "weighted_knn_top1", "centre_top1"),
     *(
         "i_nce_saturated",
         "i_nce_training_saturated",
