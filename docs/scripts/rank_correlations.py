@@ -37,12 +37,17 @@ def trainings(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
 
 def told(ranks: np.ndarray, random: np.random.Generator) -> str:
     """Return the correlation of two columns of ranks, with an interval over the trainings."""
-    value = np.corrcoef(ranks.T)[0, 1]
+    value = correlation(ranks)
     resampled = [
         np.corrcoef(ranks[random.integers(len(ranks), size=len(ranks))].T)[0, 1] for _ in range(NUM_RESAMPLES)
     ]
     low, high = np.nanquantile(resampled, (0.025, 0.975))
     return f"{value:+.2f} ({low:+.2f} to {high:+.2f}; {len(ranks)})"
+
+
+def correlation(ranks: np.ndarray) -> float:
+    """Return the correlation of two columns of ranks `(N, 2)`."""
+    return float(np.corrcoef(ranks.T)[0, 1])
 
 
 def main() -> None:
@@ -51,6 +56,8 @@ def main() -> None:
     print("| experiment |", " | ".join(MEASURES), "|")
     print("|---|" + "---|" * len(MEASURES))
     pooled: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
+    # the same training may stand in two experiments, or in two rows
+    seen: dict[str, set[tuple[float, float]]] = {name: set() for name in MEASURES}
     for folder, accuracy in EXPERIMENTS.items():
         if not (RESULTS / folder / "results.csv").is_file():
             continue
@@ -61,12 +68,15 @@ def main() -> None:
                 for one in trainings(RESULTS / folder).values()
                 if {name, accuracy} <= one.keys()
             ]
+            pairs = [*dict.fromkeys(pairs)]
             if len(pairs) < 3:
                 cells.append("")
                 continue
             ranks = rankdata(np.array(pairs), axis=0) / len(pairs)
-            pooled[name].append(ranks)
-            cells.append(told(ranks, random))
+            new = [pair not in seen[name] for pair in pairs]
+            seen[name] |= set(pairs)
+            pooled[name].append(ranks[new])
+            cells.append(f"{correlation(ranks):+.2f} ({len(ranks)})")
         print(f"| {folder} |", " | ".join(cells), "|")
     cells = [told(np.concatenate(parts), random) if parts else "" for parts in pooled.values()]
     print("| all, ranked within their experiment |", " | ".join(cells), "|")
