@@ -66,13 +66,15 @@ def working_seconds(folder: Path) -> tuple[float, float]:
     return max(ends.values()) - min(begins.values()), sum(shard_seconds)
 
 
-def apart(folder: Path, commands: int, *arguments: str) -> float:
-    """Return the longest working time of so many commands at once, each with a cache and core of its own."""
+def apart(folder: Path, commands: int, inversions: str, *arguments: str) -> float:
+    """Return the longest working time of so many commands at once, each with caches and a core of its own."""
     outs = [folder / f"apart-{number}.zarr" for number in range(commands)]
 
     def one(number: int) -> None:
-        options = ("--executor", "local", "--out", str(outs[number]), *arguments)
-        make("wsearch", *options, confine=("taskset", "-c", str(number)))
+        own = f"{inversions}-{number}"  # a cache has one writer
+        shutil.copytree(inversions, own, dirs_exist_ok=True)
+        options = ("--executor", "local", "--inversions", own, "--out", str(outs[number]))
+        make("wsearch", *options, *arguments, confine=("taskset", "-c", str(number)))
 
     with ThreadPoolExecutor(commands) as pool:
         list(pool.map(one, range(commands)))
@@ -110,8 +112,8 @@ def main(images: int, rounds: int) -> None:
                 all_shards[name].append(shards)
                 digests[name] = object_digests(str(out))
                 shutil.rmtree(out)
-            one_apart.append(apart(folder, 1, "--inversions", inversions, *few))
-            two_apart.append(apart(folder, 2, "--inversions", inversions, *few))
+            one_apart.append(apart(folder, 1, inversions, *few))
+            two_apart.append(apart(folder, 2, inversions, *few))
     expected = digests["2 workers"]
     identical = len(expected) > 0 and all(found == expected for found in digests.values())
     quality = f"{len(expected)} objects of the caches {'are identical' if identical else 'DIFFER'}"
