@@ -160,6 +160,16 @@ def test_the_candidates_of_other_objectives(plan, settings, candidates):
     assert value["candidates"] == 8
 
 
+@pytest.mark.parametrize("changed", [{"ifm_epsilon": 0.1}, {"hardness": 1.0}])
+def test_changed_negatives_are_measured_as_infonce_alone(plan, changed):
+    """The training's own loss is another, and no I_NCE of it is logged."""
+    plain, found = (plan(generated="expert", objective="infonce", **one) for one in ({}, changed))
+    trainer = build_trainer(found, World(), torch.device("cpu"))
+    assert "i_nce" not in trainer.step(0)
+    encoder, test = trainer.network.encoder, trainer._knn.test
+    assert held_out_i_nce(found.settings, encoder, test) == held_out_i_nce(plain.settings, encoder, test)
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

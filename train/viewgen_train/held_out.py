@@ -36,13 +36,14 @@ from viewgen.randomness import addressed_generator
 from viewgen.views.branched import BranchedEncoder, ImageEncoder
 from viewgen.views.draws import ImageDraws
 from viewgen.views.source import Images
-from viewgen_train.checkpoints import CHECKPOINT
+from viewgen_train.checkpoints import CHECKPOINT, LAST, read_checkpoint
 from viewgen_train.distributed import World
 from viewgen_train.network import ContrastiveNetwork, of_role
 from viewgen_train.objectives.assimilation import build_objective
 from viewgen_train.objectives.contrast import Counted
 from viewgen_train.objectives.objective import Combinator, Widths
 from viewgen_train.objectives.sequence import Sequence
+from viewgen_train.run import read_step
 from viewgen_train.settings import TrainSettings
 from viewgen_train.worker import build_source
 
@@ -136,13 +137,17 @@ def held_out_i_nce(
 def trained_objective(folder: Path, settings: TrainSettings) -> dict[str, Any] | None:
     """Return the trained networks of an objective, as far as held-out I_NCE needs them: the LSTM of clips.
 
-    They are in the checkpoint of the last epoch alone. None for other objectives, or without a checkpoint.
+    They are in the checkpoint alone. None for other objectives, or without a checkpoint of the last weights.
+
+    Raises:
+        CorruptDataError: the checkpoint is damaged.
     """
-    path = folder / CHECKPOINT
-    if not isinstance(_unchanged(build_objective(settings)), Sequence) or not path.is_file():
+    if not isinstance(_unchanged(build_objective(settings)), Sequence):
         return None
-    trainer = torch.load(path, map_location="cpu", weights_only=True)["trainer"]
-    found: dict[str, Any] | None = trainer.get("objective")
+    checkpoint = read_checkpoint(folder / CHECKPOINT)
+    if checkpoint is None or checkpoint["trainer"]["step"] != read_step(folder / LAST):
+        return None
+    found: dict[str, Any] | None = checkpoint["trainer"].get("objective")
     return found
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from viewgen.datasets import ImageDataset, load_dataset
 from viewgen.datasets.registry import DATASETS
-from viewgen.diagnostics.concentration.class_views import ClassViewsConfig
 from viewgen.diagnostics.features import extract_features
 from viewgen.diagnostics.measure import Subject, ViewPair
 from viewgen.diagnostics.mutual_information.views import (
@@ -67,9 +66,13 @@ def subject_kind(subject: str) -> Kind:
 
 
 def takes_expert(choice: Choice[Any], kind: Kind) -> bool:
-    """Return whether a diagnostic reads the expert transform of a kind of subject."""
-    if isinstance(choice.settings, ClassViewsConfig):
-        return choice.settings.takes_expert(has_cache=kind == "cache")
+    """Return whether a diagnostic reads the expert transform of a kind of subject.
+
+    Settings that choose the views tell it themselves, by a method `takes_expert(has_cache=…)`.
+    """
+    own = getattr(choice.settings, "takes_expert", None)
+    if own is not None:
+        return bool(own(has_cache=kind == "cache"))
     augmentation = getattr(choice.settings, "augmentation", "expert")
     return bool(choice.entry.needs & {"expert", "pairs"}) and augmentation != "none"
 

@@ -12,7 +12,7 @@ from viewgen.datasets.moving_digits import NUM_CLIPS
 from viewgen.diagnostics.mutual_information import MIConfig
 from viewgen.diagnostics.mutual_information.estimate import bootstrap
 from viewgen.diagnostics.mutual_information.infonce import InfoNCE
-from viewgen.errors import DataError, UsageError
+from viewgen.errors import CorruptDataError, DataError, UsageError
 from viewgen.randomness import addressed_generator
 from viewgen.views.draws import ImageDraws
 from viewgen.views.moving_digits import MovingDigitsSource
@@ -129,6 +129,13 @@ def test_a_training_on_clips_is_read_out_on_images(tmp_path):
     run, state = open_run(plan.out), trained_objective(Path(plan.out), plan.settings)
     assert found["i_nce"] == held_out_of_a_loop(run, state, test) | {"training": found["i_nce_training"]}
     assert held_out_i_nce(run.settings, run.encoder, test) is None, "a clip needs the LSTM"
+    contents = bytearray((checkpoint := Path(plan.out, "checkpoint.pt")).read_bytes())
+    contents[len(contents) // 2] ^= 1
+    checkpoint.write_bytes(contents)
+    with pytest.raises(CorruptDataError, match=r"checkpoint\.pt cannot be read"):
+        trained_objective(Path(plan.out), plan.settings)
+    checkpoint.unlink()
+    assert trained_objective(Path(plan.out), plan.settings) is None
     assert math.isfinite(found["i_nce_training"])
     cost = estimate(plan.settings, num_images=40, image_size=64, device="cpu")
     assert cost.without == "rendering the frames of clips"
