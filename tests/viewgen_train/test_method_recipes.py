@@ -62,6 +62,37 @@ def test_rcl_is_trained_as_published(dataset):
     assert settings.expert.crop_scale == ((0.6, 1.0) if dataset == "overlay" else (0.2, 1.0))
 
 
+@pytest.mark.parametrize(
+    ("name", "dataset", "epochs", "warm_up", "sides"),
+    [
+        ("rcl-imagenet", "folder:ImageNet?size=224", 800, 10, (40, 80)),
+        ("rcl-mpii", "mpii:people?size=256", 300, 10, None),
+        ("rcl-fairface", "fairface:faces?size=224", 1000, 30, None),
+    ],
+)
+def test_rcl_of_real_pictures_is_trained_as_published(name, dataset, epochs, warm_up, sides):
+    """Li et al., appendix C: MoCo v2's training, inpainting alone in its first epochs."""
+    settings = train_settings(dataset, {"recipe": name})
+    rebuilt, how = settings.reconstruction, settings.optimiser
+    assert (rebuilt.task, rebuilt.reconstruction_weight, rebuilt.mask_side) == ("inpainting", 10, sides)
+    assert (rebuilt.reconstruction_epochs, how.epochs, how.batch_size) == (warm_up, epochs, 256)
+    assert (how.name, how.learning_rate, how.weight_decay, how.schedule) == ("sgd", 0.03, 1e-4, "cosine")
+    assert (settings.network.backbone, settings.network.projection_dim) == ("resnet50", 128)
+    assert settings.objective.settings.temperature == 0.2
+
+
+def test_ifm_is_trained_as_published():
+    """Robinson et al.: MoCo v2 on ImageNet100 as in their repository, SimCLR as in their earlier one."""
+    moco = train_settings("folder:ImageNet100?size=224", {"recipe": "ifm-moco"})
+    key = moco.objective.settings
+    assert (key.temperature, key.queue_size, key.target_momentum) == (0.2, 65_536, 0.99)
+    assert (moco.optimiser.learning_rate, moco.optimiser.batch_size, moco.optimiser.epochs) == (0.8, 512, 200)
+    simclr = train_settings("stl10", {"recipe": "ifm-simclr"})
+    assert (simclr.objective.settings.temperature, simclr.optimiser.epochs) == (0.5, 400)
+    assert simclr.expert.crop_scale == (0.08, 1.0)
+    assert {one.negatives.ifm_epsilon for one in (moco, simclr)} == {0.1}
+
+
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
 def test_huang_et_al_are_trained_as_published(dataset):
     """Their CIFAR protocol: five operations, SGD without a warm-up, 800 epochs of 512 images."""

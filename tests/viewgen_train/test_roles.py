@@ -172,6 +172,70 @@ def test_one_encoder_for_both_if_their_channels_allow(plan, tiny, tmp_path):
         build_trainer(plan(branches="shared"), World(), torch.device("cpu"))
 
 
+RCL = {"reconstruction": "inpainting", "mask_side": [3, 6]}
+
+
+@pytest.mark.parametrize("more", [{}, {"generated": "bands", "branches": "shared"}])
+def test_views_of_each_role_are_rebuilt_by_a_decoder_of_its_own(plan, more):
+    trainer = build_trainer(plan(reconstruction_view="all", **RCL, **more), World(), torch.device("cpu"))
+    network, images = trainer.network.eval(), trainer.batch(0)
+    views = trainer.views(images)
+    corrupted = trainer._corruption(views, images)
+    changed = corrupted.inputs != corrupted.targets
+    assert changed.flatten(2).any(dim=2).all()
+    mean = corrupted.targets.mean(dim=(3, 4), keepdim=True).expand_as(corrupted.targets)
+    torch.testing.assert_close(corrupted.inputs[changed], mean[changed])
+    errors = network(views, corrupted=corrupted)["reconstruction"]
+    for view, role in enumerate(network.roles):
+        encoder, decoder = network.encoder[role.name], network.decoder[role.name]
+        rebuilt = decoder(encoder.feature_map(role.of(corrupted.inputs[view])))
+        expected = (rebuilt - role.of(corrupted.targets[view])).square().mean(dim=(1, 2, 3))
+        torch.testing.assert_close(errors[:, view], expected)
+    assert (network.decoder["low"] is network.decoder["high"]) if more else len(network.decoder.decoders) == 2
+
+
+def test_a_warm_up_on_the_first_role_leaves_the_others(plan):
+    trainer = build_trainer(plan(reconstruction_epochs=0.5, **RCL), World(), torch.device("cpu"))
+    before = {name: value.clone() for name, value in trainer.network.named_parameters()}
+    metrics = trainer.step(0)
+    assert metrics["gradient_of_reconstruction"] > 0
+    assert "gradient_of_contrastive" not in metrics
+    after = dict(trainer.network.named_parameters())
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved == {
+        name for name in after if name.startswith(("encoder.encoders.first.backbone", "decoder"))
+    }
+    assert not [name for name in after if name.startswith("decoder") and "rest" in name]
+
+
+def test_a_reconstruction_of_roles_goes_on_after_a_stop(plan):
+    whole, pieces = plan(reconstruction_epochs=0.5, **RCL), plan(reconstruction_epochs=0.5, **RCL)
+    train_worker(whole, "cpu", checkpoint_seconds=1e9)
+    for stop_after in (1, None):
+        train_worker(pieces, "cpu", checkpoint_seconds=1e9, stop_after=stop_after)
+    states = [torch.load(Path(one.out) / "checkpoint.pt")["trainer"]["decoder"] for one in (whole, pieces)]
+    assert any(name.startswith("decoders.first.") for name in states[0])
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-3, atol=1e-4)
+    encoder = load_image_encoder(Path(whole.out) / "last.safetensors")
+    assert not [name for name in encoder.state_dict() if "decoder" in name]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"reconstruction_view": "image"}, "reconstruction_view is 'image', and views of different roles"),
+        (
+            {"reconstruction": "colorization", "mask_side": None},
+            "'colorization', and the view 'first' has some",
+        ),
+    ],
+)
+def test_what_roles_cannot_rebuild(plan, given, message):
+    with pytest.raises(UsageError, match=message):
+        plan(**{name: value for name, value in (RCL | given).items() if value is not None})
+
+
 def features_of_both(encoder, splitting, images):
     """Return the features of each role's encoder, one behind the other."""
     with torch.no_grad():

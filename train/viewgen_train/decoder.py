@@ -10,15 +10,18 @@ References:
     https://arxiv.org/abs/2012.09962
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from viewgen.errors import UsageError
+from viewgen.networks.branches import SHARED, Branches
 from viewgen.networks.convnet import ConvNet
 from viewgen.networks.convnet6 import ConvNet6
 from viewgen.networks.encoder import Encoder
 
-__all__ = ["Decoder", "build_decoder", "image_errors"]
+__all__ = ["Decoder", "Decoders", "build_decoder", "image_errors"]
 
 
 class Decoder(nn.Module):
@@ -39,6 +42,33 @@ class Decoder(nn.Module):
             maps = maps.mean(dim=(2, 3), keepdim=True)
         images: Tensor = self.layers(maps)
         return images
+
+
+class Decoders(nn.Module):
+    """Role → decoder, behind an encoder of each role or one for all.
+
+    Args:
+        encoders: the encoders.
+        roles: names of the roles whose views are rebuilt.
+        pooled: True to decode the pooled features, False to decode the last map.
+
+    Raises:
+        UsageError: see `build_decoder`.
+    """
+
+    def __init__(self, encoders: Branches, roles: Sequence[str], *, pooled: bool) -> None:
+        super().__init__()
+        self.roles = tuple(roles)
+        names = {SHARED: self.roles[0]} if encoders.config.shared else {role: role for role in self.roles}
+        self.decoders = nn.ModuleDict(
+            {name: build_decoder(encoders[role], pooled=pooled) for name, role in names.items()}
+        )
+
+    def __getitem__(self, role: str) -> Decoder:
+        """Return the decoder of a role."""
+        found = self.decoders[SHARED if SHARED in self.decoders else role]
+        assert isinstance(found, Decoder)
+        return found
 
 
 def build_decoder(encoder: Encoder, *, pooled: bool) -> Decoder:

@@ -1,8 +1,9 @@
 """Inputs of a reconstruction: masked, grey, or unchanged views, and what must be rebuilt of them.
 
 Masks are squares, filled with the data set's mean colour. Their number is uniform in a range, and so are
-their side, in whole pixels, and their place inside of the image. All numbers are addressed by seed, step and
-image, so that two processes with half a batch each mask what one process with the whole batch masks.
+their side, in whole pixels, and their place inside of the image. Views of different roles, which are images
+of other kinds than the data set's, are filled with their own mean. All numbers are addressed by seed, step
+and image, so that two processes with half a batch each mask what one process with the whole batch masks.
 
 Shape legend: R views, B images, C channels, H = W side.
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from viewgen.datasets import ImageDataset
 from viewgen.errors import UsageError
 from viewgen.images import to_model
+from viewgen.roles import Role
 from viewgen.views.color_jitter import to_gray
 from viewgen.views.source import Images
 from viewgen.views.square_masks import proportional_sides, square_masks
@@ -66,6 +68,14 @@ class Corrupted:
     targets: Tensor
     weights: Tensor | None = None
 
+    def of_role(self, view: int, role: Role) -> "Corrupted":
+        """Return the view at a place among the R, with the channels of its role."""
+        return Corrupted(
+            inputs=role.of(self.inputs[view : view + 1]),
+            targets=role.of(self.targets[view : view + 1]),
+            weights=None if self.weights is None else self.weights[view : view + 1],
+        )
+
 
 class Corruption:
     """The corruption of a reconstruction task.
@@ -73,10 +83,10 @@ class Corruption:
     Args:
         settings: settings of the reconstruction.
         image_size: H = W.
-        fill: colour of the masks, model units, `(C,)`.
+        fill: colour of the masks, model units, `(C,)`; None for each view's own mean.
     """
 
-    def __init__(self, settings: ReconstructionSettings, image_size: int, fill: Tensor) -> None:
+    def __init__(self, settings: ReconstructionSettings, image_size: int, fill: Tensor | None) -> None:
         self.settings, self.image_size, self.fill = settings, image_size, fill
 
     def __call__(self, views: Tensor, images: Images) -> Corrupted:
@@ -100,7 +110,8 @@ class Corruption:
         count, side = settings.mask_count, mask_sides(settings, self.image_size)
         numbers = images.draws.uniform("mask", len(targets), 1 + 3 * count[1]).transpose(0, 1)
         masks = square_masks(numbers, count, side, self.image_size).unsqueeze(2).to(targets.device)
-        inputs = torch.where(masks, self.fill.view(1, 1, -1, 1, 1), targets)
+        fill = targets.mean(dim=(3, 4), keepdim=True) if self.fill is None else self.fill.view(1, 1, -1, 1, 1)
+        inputs = torch.where(masks, fill, targets)
         weights = masks.float() if settings.reconstruction_pixels == "masked" else None
         return Corrupted(inputs=inputs, targets=targets, weights=weights)
 

@@ -27,7 +27,7 @@ from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.networks.layout import channels_last
 from viewgen.roles import Role
-from viewgen_train.decoder import Decoder, build_decoder, image_errors
+from viewgen_train.decoder import Decoder, Decoders, build_decoder, image_errors
 from viewgen_train.jigsaw import JigsawHead
 from viewgen_train.masking import Corrupted
 from viewgen_train.objectives.objective import Head
@@ -71,7 +71,7 @@ class ContrastiveNetwork(nn.Module):
         separate: True if each view has its own forward pass and batch statistics.
         bf16: True if convolutions and matrix products use bfloat16.
         roles: roles of the views in their order; empty if they are interchangeable.
-        decoder: decoder of a reconstruction, or None.
+        decoder: decoder of a reconstruction, decoders of roles, or None.
         error: error of a rebuilt image, of `viewgen_train.decoder.image_errors`.
         jigsaw: head of the jigsaw branch, or None.
 
@@ -88,7 +88,7 @@ class ContrastiveNetwork(nn.Module):
         separate: bool,
         bf16: bool,
         roles: tuple[Role, ...] = (),
-        decoder: Decoder | None = None,
+        decoder: Decoder | Decoders | None = None,
         error: str = "mse",
         jigsaw: JigsawHead | None = None,
     ) -> None:
@@ -149,13 +149,24 @@ class ContrastiveNetwork(nn.Module):
         return projections.float()[:, None]
 
     def _rebuilt(self, corrupted: Corrupted) -> Tensor:
-        """Return the errors of the rebuilt views, float32 `(B, R)`."""
-        assert self.decoder is not None
-        assert isinstance(self.encoder, Encoder)
+        """Return the errors of the rebuilt views, float32 `(B, R)`, of each role's in a pass of its own."""
+        if isinstance(self.encoder, Encoder):
+            assert isinstance(self.decoder, Decoder)
+            return self._errors(self.encoder, self.decoder, corrupted)
+        assert isinstance(self.decoder, Decoders)
+        rebuilt = zip(self.roles, self.decoder.roles, strict=False)
+        parts = [
+            self._errors(self.encoder[name], self.decoder[name], corrupted.of_role(index, role))
+            for index, (role, name) in enumerate(rebuilt)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _errors(self, encoder: Encoder, decoder: Decoder, corrupted: Corrupted) -> Tensor:
+        """Return the errors of views that one encoder reads, float32 `(B, R)`."""
         inputs, targets = corrupted.inputs.flatten(0, 1), corrupted.targets.flatten(0, 1)
         weights = None if corrupted.weights is None else corrupted.weights.flatten(0, 1)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
-            rebuilt = self.decoder(self.encoder.feature_map(inputs))
+            rebuilt = decoder(encoder.feature_map(inputs))
         errors = image_errors(rebuilt, targets, weights, self.error)
         by_view: Tensor = errors.unflatten(0, corrupted.inputs.shape[:2])
         return by_view.T
@@ -324,11 +335,16 @@ def build_network(
             encoder = Encoder(config(channels))
         hidden = shape.predictor_hidden or max(1, int(head.predictor_width * shape.projection_dim))
         predictor = Predictor(shape.projection_dim, hidden) if head.predictor else None
-        rebuilding, decoder = settings.reconstruction, None
+        rebuilding = settings.reconstruction
+        decoder: Decoder | Decoders | None = None
         if rebuilding.active:
             # last, so that the other weights are those of a training without it
-            assert isinstance(encoder, Encoder)
-            decoder = build_decoder(encoder, pooled=rebuilding.decoder_input == "pooled")
+            pooled = rebuilding.decoder_input == "pooled"
+            if isinstance(encoder, Branches):
+                rebuilt = encoder.roles if rebuilding.reconstruction_view == "all" else encoder.roles[:1]
+                decoder = Decoders(encoder, rebuilt, pooled=pooled)
+            else:
+                decoder = build_decoder(encoder, pooled=pooled)
         jigsaw = None
         if head.jigsaw:
             jigsaw = JigsawHead(encoder.embedding_dim, shape.projection_dim, head.jigsaw**2)

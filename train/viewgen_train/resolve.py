@@ -163,10 +163,15 @@ def _check_reconstruction(
             f"reconstruction is {how.task!r}, and objective {objective!r} embeds patches, of which no "
             "decoder makes an image; choose another --objective"
         )
-    if roles:
+    if roles and how.reconstruction_view == "image":
         raise UsageError(
-            f"reconstruction is {how.task!r}, and the views have roles with an encoder each; choose views "
-            "that are interchangeable"
+            "reconstruction_view is 'image', which no encoder of views of different roles reads; choose "
+            "first or all"
+        )
+    if roles and how.task == "colorization" and any(role.channels for role in roles):
+        raise UsageError(
+            f"reconstruction is 'colorization', and the view {roles[0].name!r} has some channels alone; "
+            "choose inpainting or autoencoding"
         )
     if how.reconstruction_epochs >= optimiser.epochs:
         raise UsageError(

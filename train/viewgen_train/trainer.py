@@ -118,9 +118,9 @@ class AssimilationTrainer(Trainer):
         self._corruption: Corruption | None = None
         if settings.reconstruction.active:
             size = self.network.encoder.config.image_size
-            self._corruption = Corruption(settings.reconstruction, size, mean_color(images))
-        grid = objective.head.jigsaw
-        self._patches = JigsawPatches(grid, settings.expert) if grid else None
+            fill = None if network.roles else mean_color(images)
+            self._corruption = Corruption(settings.reconstruction, size, fill)
+        self._patches = JigsawPatches(grid, settings.expert) if (grid := objective.head.jigsaw) else None
         self._rebuilding = objective if isinstance(objective, Reconstruction) else None
         if self._rebuilding is not None:
             self._rebuilding.whole_graph = world.size > 1

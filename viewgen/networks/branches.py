@@ -21,7 +21,7 @@ from viewgen.networks.config import NetworkConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.settings import setting
 
-__all__ = ["Branches", "BranchesConfig"]
+__all__ = ["SHARED", "Branches", "BranchesConfig"]
 
 # name of the encoder of all roles, where they share one
 SHARED = "shared"
