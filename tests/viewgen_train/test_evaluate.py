@@ -120,6 +120,7 @@ def test_the_result_says_what_was_evaluated_and_is_kept(run, data_root):
     assert found["notes"] == ["all 40 training images vote, fewer than 200"]
     assert 0 <= found["weighted_knn_top1"] <= 1
     assert 0 <= found["centre_top1"] <= 1
+    assert "top5" not in found, "of two classes"
     assert found["collapse"].keys() == {
         *("rankme", "effective_rank", "feature_sd", "projection_sd", "projection_rankme"),
         *("alignment", "uniformity", "warning"),

@@ -94,11 +94,13 @@ class Evaluation:
 
         def accuracies(probe: LinearProbe, column: slice) -> dict[str, Any]:
             part = dataclasses.replace(probe, top1=probe.top1[:, column])
+            top5 = probe.top5[:, column].mean()
             knn = neighbours(self.knn, column)
             return {
                 "top1": round(part.mean, 6),
                 "top1_sd": round(part.deviation, 6),
                 "top1_per_seed": [round(float(value), 6) for value in part.top1.mean(axis=1)],
+                **({} if np.isnan(top5) else {"top5": round(float(top5), 6)}),
                 "knn5_top1": knn["cosine"]["5"],
                 "knn": knn,
                 "weighted_knn_top1": round(float(self.weighted_knn[column].mean()), 6),

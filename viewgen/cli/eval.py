@@ -152,6 +152,9 @@ def _print_classes(document: dict[str, Any]) -> None:
         "linear probe",
         *(f"{100 * part['top1']:.2f} ± {100 * part['top1_sd']:.2f} %" for part in columns.values()),
     )
+    if any("top5" in part for part in columns.values()):
+        row = (f"{100 * part['top5']:.2f} %" if "top5" in part else "" for part in columns.values())
+        table.add_row("linear probe, top-5", *row)
     for metric, accuracies in document["knn"].items():
         for k in accuracies:
             row = (f"{100 * part['knn'][metric][k]:.2f} %" for part in columns.values())

@@ -35,6 +35,8 @@ from viewgen.settings import Settings, setting
 __all__ = ["ENTRY", "Augmented", "LinearProbe", "Probe", "ProbeConfig", "linear_probe", "probe_config"]
 
 INITIAL_DEVIATION = 0.01
+# classes up to which the share among the five likeliest says little
+TEN = 10
 
 # (seed of the probe, epoch, rows of the training images) → their features, float32 (B, D)
 Augmented = Callable[[int, int, Tensor], Tensor]
@@ -92,12 +94,15 @@ class LinearProbe:
 
     Attributes:
         top1: shares of test images classified correctly, after the last epoch, `(S, A)`.
+        top5: shares of test images whose class is among the five with the largest logits, `(S, A)`; NaN for
+            attributes of ten classes or fewer.
         loss: mean cross-entropy over the last epoch's batches, `(S, A)`.
         weight: `(S, A, K, D)`.
         bias: `(S, A, K)`; −∞ for the classes that an attribute does not have.
     """
 
     top1: NDArray[np.float64]
+    top5: NDArray[np.float64]
     loss: NDArray[np.float64]
     weight: Tensor
     bias: Tensor
@@ -205,9 +210,9 @@ def linear_probe(
     weight_SDO, bias_SO = weight_SDO.detach(), bias_SO.detach()
     weight = weight_SDO.mT.unflatten(1, (num_attributes, num_classes))
     bias = bias_SO.unflatten(1, (num_attributes, num_classes)).masked_fill(absent_AK, -torch.inf)
-    return LinearProbe(
-        top1=_accuracy(test, weight, bias), loss=loss_SA.double().cpu().numpy(), weight=weight, bias=bias
-    )
+    top1, top5 = _accuracies(test, weight, bias)
+    top5[:, (classes_A <= TEN).cpu().numpy()] = np.nan
+    return LinearProbe(top1=top1, top5=top5, loss=loss_SA.double().cpu().numpy(), weight=weight, bias=bias)
 
 
 def _start(num_seeds: int, num_outputs: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -220,15 +225,20 @@ def _start(num_seeds: int, num_outputs: int, width: int, seed: int) -> tuple[Ten
 
 
 @torch.no_grad()
-def _accuracy(test: Features, weight: Tensor, bias: Tensor, chunk_size: int = 8192) -> NDArray[np.float64]:
-    """Return the shares of correct answers, `(S, A)`."""
-    correct_SA = torch.zeros(weight.shape[:2], dtype=torch.int64, device=weight.device)
+def _accuracies(
+    test: Features, weight: Tensor, bias: Tensor, chunk_size: int = 8192
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the shares of correct answers, and of those among the five likeliest, each `(S, A)`."""
+    found_SA = [torch.zeros(weight.shape[:2], dtype=torch.int64, device=weight.device) for _ in range(2)]
+    count = min(5, weight.shape[2])
     for x_BD, labels_BA in zip(
         test.embeddings.split(chunk_size), test.attributes.split(chunk_size), strict=True
     ):
         logits = torch.einsum("bd,sakd->sabk", x_BD, weight) + bias[:, :, None]
-        correct_SA += (logits.argmax(dim=3) == labels_BA.T).sum(dim=2)
-    return (correct_SA.double() / len(test)).cpu().numpy()
+        found_SA[0] += (logits.argmax(dim=3) == labels_BA.T).sum(dim=2)
+        found_SA[1] += (logits.topk(count, dim=3).indices == labels_BA.T[..., None]).any(dim=3).sum(dim=2)
+    first, second = ((found.double() / len(test)).cpu().numpy() for found in found_SA)
+    return first, second
 
 
 class Probe:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import top_k_accuracy_score
 
 from viewgen.diagnostics.features import Features
 from viewgen.diagnostics.probe import ProbeConfig, linear_probe, probe_config
@@ -171,3 +172,21 @@ def test_a_loss_that_is_not_finite_is_an_error():
     broken = Features(embeddings=train.embeddings * 1e200, labels=train.labels)
     with pytest.raises(ViewgenError, match=r"not finite at learning rate 0\.5"):
         linear_probe(broken, broken, SMALL)
+
+
+def test_the_five_likeliest_of_many_classes_are_those_of_scikit_learn():
+    random = torch.Generator().manual_seed(0)
+    labels = torch.stack([torch.arange(240) % 12, torch.arange(240) % 10], dim=1)
+    labels = labels[torch.randperm(240, generator=random)]
+    x = torch.nn.functional.one_hot(labels[:, 0], 12).double()
+    x = x + torch.randn(240, 12, generator=random, dtype=torch.float64)
+    train, test = (
+        Features(embeddings=x[part], labels=labels[part]) for part in (slice(160), slice(160, 240))
+    )
+    found = linear_probe(train, test, SMALL)
+    for seed in range(2):
+        logits = test.embeddings @ found.weight[seed, 0].T + found.bias[seed, 0]
+        expected = top_k_accuracy_score(test.labels[:, 0], logits, k=5, labels=range(12))
+        assert found.top1[seed, 0] < expected < 1
+        assert found.top5[seed, 0] == pytest.approx(expected)
+    assert np.isnan(found.top5[:, 1]).all(), "of ten classes it says little"
