@@ -35,7 +35,7 @@ from viewgen_train.experiment.plots import (
     scatter_points,
 )
 from viewgen_train.experiment.report import _cache_blocks, notes
-from viewgen_train.experiment.results import Record
+from viewgen_train.experiment.results import Record, named_values
 from viewgen_train.experiment.summary import CacheSummary, RowSummary, Summary, is_share, measure_label
 
 
@@ -352,3 +352,13 @@ def test_a_measure_that_is_no_number_is_left_out(run_toy, made_up, tmp_path, mon
     with open(tmp_path / "results/results.csv", newline="") as file:
         losses = {row["value"] for row in csv.DictReader(file) if row["measure"] == "loss"}
     assert losses == {""}
+
+
+def test_the_only_attribute_need_not_be_named():
+    values = [("robust_top1", "class", 1), ("top1", "", 2), ("top1", "class", 3), ("gain", "digit", 4)]
+    assert named_values(values) == {
+        "robust_top1[class]": 1, "robust_top1": 1, "top1": 2, "top1[class]": 3, "gain[digit]": 4
+    }  # fmt: skip
+    measures = tuple(Measure(name=name, group=group, value=value, on="") for name, group, value in values)
+    record = Record(kind="training", name="moco", seed=0, measures=measures)
+    assert [record.value(name) for name in ("robust_top1", "gain[digit]", "gain")] == [1, 4, None]

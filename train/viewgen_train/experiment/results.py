@@ -7,10 +7,10 @@ there is refused.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -21,11 +21,15 @@ from viewgen.errors import CacheMismatchError, CorruptDataError, UsageError
 from viewgen.files import make_folder, write_atomically
 from viewgen_train.experiment.grid import file_part
 
-__all__ = ["Record", "ResultFolder", "differences"]
+__all__ = ["Record", "ResultFolder", "differences", "named_values"]
+
+Value = TypeVar("Value")
 
 IDENTITY = "experiment.json"
 RESULTS = "results"
 FILES = "measured"
+# name of an attribute that is the only one
+ONLY_ATTRIBUTE = "class"
 EXPECTED = "expected-seconds.json"
 # tables of the identity that grow with the file
 GROWING = ("encoders", "caches", "rows")
@@ -77,8 +81,21 @@ class Record:
     curves: Mapping[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def value(self, measure: str) -> float | None:
-        """Return the value of a measure without a group, or None."""
-        return next((one.value for one in self.measures if one.name == measure and not one.group), None)
+        """Return the value of a measure, ``robust_top1`` or, of an attribute, ``top1[digit]``, or None."""
+        return named_values((one.name, one.group, one.value) for one in self.measures).get(measure)
+
+
+def named_values(values: Iterable[tuple[str, str, Value]]) -> dict[str, Value]:
+    """Return values of (measure, group) by the names of tables and questions: ``top1[digit]``.
+
+    The group of a data set's only attribute, ``class``, can be left out.
+    """
+    values = [*values]
+    found = {f"{name}[{group}]" if group else name: value for name, group, value in values}
+    for name, group, value in values:
+        if group == ONLY_ATTRIBUTE:
+            found.setdefault(name, value)
+    return found
 
 
 class ResultFolder:

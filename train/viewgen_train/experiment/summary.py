@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from viewgen_train.experiment.grid import Row
 from viewgen_train.experiment.plan import ExperimentPlan
-from viewgen_train.experiment.results import Record, ResultFolder
+from viewgen_train.experiment.results import Record, ResultFolder, named_values
 from viewgen_train.experiment.statistics import Paired, Spread, paired, spread
 
 __all__ = ["CacheSummary", "RowSummary", "Summary", "is_share", "mean_cell", "measure_label", "summarise"]
@@ -197,9 +197,7 @@ def _row(row: Row, records: Iterable[Record]) -> RowSummary:
     finished = [record for record in records if record.status == "finished"]
     return RowSummary(
         row=row,
-        values={
-            f"{name}[{group}]" if group else name: seeds for (name, group), seeds in _values(finished).items()
-        },
+        values=named_values((name, group, seeds) for (name, group), seeds in _values(finished).items()),
         lost={one.seed: f"{one.status}: {one.reason}" for one in records if one.status != "finished"},
         curves=curves,
         seconds=sum(record.seconds for record in records),
