@@ -48,6 +48,12 @@ LABELS = {
     "rho_max": "ρ_max (certified for the sample)",
     "theorem2_holds": "condition of Theorem 2 holds (for the sample)",
     "mean_output_norm": "norm of the mean output",
+    "finetuned_top1": "fine-tuned",
+    "clean_top1": "learned from images",
+    "robust_top1": "learned from robust sets",
+    "nonrobust_top1": "learned from non-robust sets",
+    "median_steps": "steps to another class, median",
+    "unreached_share": "images that reached none",
 }
 # measures in [0, 1] that are told in percent
 SHARES = {
@@ -209,6 +215,6 @@ def mean_cell(row: RowSummary, measure: str) -> str:
     found = row.spread(measure)
     if found is None:
         return ""
-    scale, digits = (100, 2) if is_share(measure) else (1, 4)
+    scale, digits = (100, 2) if is_share(measure) else (1, 4 if abs(found.mean) < 10 else 2)
     mean = f"{scale * found.mean:.{digits}f}".replace("-", "−")
     return mean if math.isnan(found.deviation) else f"{mean} ± {scale * found.deviation:.{digits}f}"
