@@ -28,7 +28,7 @@ def test_it_lists_what_ships():
         "augmentation-ladder", "bounds-encoders", "color-strength-control", "color-strength",
         "concentration-augmentations", "concentration-views", "cures", "flows",
         "ifm-difficulty", "ifm-digits", "ifm-epsilon", "ifm-robust-sets", "linear-loss", "losses", "mi-table",
-        "objectives", "rcl-augmentations", "rcl-masking", "rcl", "recipes", "richer-augmentations",
+        "objectives", "rcl-augmentations", "rcl", "recipes", "richer-augmentations",
         "seen", "shared-factors", "shortcut-views", "sweep-color", "sweep-crop", "sweep-frequency",
         "sweep-generated", "sweep-jitter", "sweep-patches", "table1", "views-per-image",
     ]  # fmt: skip
