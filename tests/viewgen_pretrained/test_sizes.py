@@ -41,6 +41,14 @@ def test_more_images_get_larger_networks_and_longer_trainings():
         assert sorted(set(found)) == found, (section, setting)
 
 
+def test_overlays_of_all_usual_sizes_have_networks():
+    """At 32 px those of the recipe, at 128 px too."""
+    for section, settings in (("generator", GeneratorTrainingConfig), ("inverter", InverterTrainingConfig)):
+        name = "overlay:trifeature:128?size=128"
+        found = defaults(name, section, num_images=6_000, image_size=128)
+        assert len(settings(**found).channels) == 6
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_every_row_is_made_of_settings(size):
     generator = defaults("folder:/x", "generator", num_images=10**6, image_size=256, size=size)

@@ -93,11 +93,12 @@ def test_patches_are_compared_over_the_whole_batch(ranks, alone):
         torch.testing.assert_close(named(found, names), named(alone, names), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("title", ["rebuilt", "rebuilt of roles"])
 @pytest.mark.parametrize("progress", [0.0, 0.5])
-def test_a_reconstruction_is_that_of_one_process(ranks, alone, progress):
+def test_a_reconstruction_is_that_of_one_process(ranks, alone, title, progress):
     """In the warm-up, on reconstruction alone, and after it; float32, as above."""
-    names = [name for name in alone if name.startswith(f"rebuilt {progress} ")]
-    for part in ("encoder.backbone", "decoder"):
+    names = [name for name in alone if name.startswith(f"{title} {progress} ")]
+    for part in ("encoder.backbone" if title == "rebuilt" else "encoder.encoders.first.backbone", "decoder"):
         largest = [float(alone[name].abs().max()) for name in names if f" {part}." in name]
         assert len(largest) >= 14
         assert max(largest) > 1e-3

@@ -131,6 +131,15 @@ def test_the_result_says_what_was_evaluated_and_is_kept(run, data_root):
     assert evaluate(run, data_root=data_root, settings=QUICK)["top1_per_seed"] == found["top1_per_seed"]
 
 
+def test_the_five_likeliest_of_many_classes(run, data_root, monkeypatch, capsys):
+    """Two classes stand for many here: both are always among five."""
+    monkeypatch.setattr("viewgen.diagnostics.probe.TEN", 1)
+    with pytest.raises(SystemExit, match="0"):
+        main(["eval", str(run), "--data-root", str(data_root), "--probe-epochs", "1"])
+    assert json.loads((run / "evaluation.json").read_text())["top5"] == 1.0
+    assert "linear probe, top-5" in capsys.readouterr().out
+
+
 def test_a_collapsed_encoder_is_told(pictures, data_root, tmp_path, capsys):
     encoder = make_encoder()
     with torch.no_grad():

@@ -66,8 +66,8 @@ def test_rcl_is_trained_as_published(dataset):
     ("name", "dataset", "epochs", "warm_up", "sides"),
     [
         ("rcl-imagenet", "folder:ImageNet?size=224", 800, 10, (40, 80)),
-        ("rcl-mpii", "mpii:people?size=256", 300, 10, None),
-        ("rcl-fairface", "fairface:faces?size=224", 1000, 30, None),
+        ("rcl-mpii", "mpii:people?size=256", 300, 10, (40, 80)),
+        ("rcl-fairface", "fairface:faces?size=224", 1000, 30, (40, 80)),
     ],
 )
 def test_rcl_of_real_pictures_is_trained_as_published(name, dataset, epochs, warm_up, sides):
@@ -78,7 +78,11 @@ def test_rcl_of_real_pictures_is_trained_as_published(name, dataset, epochs, war
     assert (rebuilt.reconstruction_epochs, how.epochs, how.batch_size) == (warm_up, epochs, 256)
     assert (how.name, how.learning_rate, how.weight_decay, how.schedule) == ("sgd", 0.03, 1e-4, "cosine")
     assert (settings.network.backbone, settings.network.projection_dim) == ("resnet50", 128)
-    assert settings.objective.settings.temperature == 0.2
+    assert settings.network.projector_hidden == 2048
+    moco, views = settings.objective.settings, settings.expert
+    assert (moco.temperature, moco.queue_size, moco.target_momentum) == (0.2, 65_536, 0.999)
+    assert (views.crop_scale, views.jitter_probability, views.grayscale_probability) == ((0.2, 1.0), 0.8, 0.2)
+    assert (views.blur_probability, views.blur_sigma) == (0.5, (0.1, 2.0))
 
 
 def test_ifm_is_trained_as_published():
@@ -90,6 +94,11 @@ def test_ifm_is_trained_as_published():
     simclr = train_settings("stl10", {"recipe": "ifm-simclr"})
     assert (simclr.objective.settings.temperature, simclr.optimiser.epochs) == (0.5, 400)
     assert simclr.expert.crop_scale == (0.08, 1.0)
+    how = simclr.optimiser
+    assert (how.name, how.batch_size, how.learning_rate, how.weight_decay) == ("adamw", 256, 1e-3, 1e-6)
+    assert how.schedule == "constant"
+    assert (simclr.network.projector_hidden, simclr.network.batchnorm) == (512, "separate")
+    assert moco.expert.blur_probability == 0.5
     assert {one.negatives.ifm_epsilon for one in (moco, simclr)} == {0.1}
 
 

@@ -268,6 +268,10 @@ def test_a_run_of_another_task_is_another_run(make_tiny_plan):
         ({"reconstruction": "inpainting", "mask_count": [0, 4]}, "mask_count is \\(0, 4\\)"),
         ({"reconstruction": "autoencoding", "mask_count": [1, 2]}, "reconstruction is 'autoencoding'"),
         ({"reconstruction": "inpainting", "objective": "cpc"}, "embeds patches"),
+        (
+            {"reconstruction": "inpainting", "contrastive_weight": 0.0, "ifm_epsilon": 0.1},
+            "IFM and hard negatives change nothing",
+        ),
         ({"reconstruction": "jigsaw"}, "expected 'none', 'inpainting'"),
     ],
 )

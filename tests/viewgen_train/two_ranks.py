@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from viewgen.networks.branches import Branches, BranchesConfig
 from viewgen.networks.encoder import Encoder, EncoderConfig
 from viewgen.roles import Role
-from viewgen_train.decoder import build_decoder
+from viewgen_train.decoder import Decoders, build_decoder
 from viewgen_train.distributed import World, synchronise_batchnorm
 from viewgen_train.masking import Corrupted
 from viewgen_train.network import ContrastiveNetwork, Predictor, group_shuffle
@@ -28,6 +28,7 @@ from viewgen_train.objectives.vicreg import VICReg, VICRegSettings
 
 GLOBAL_BATCH = 12
 STEPS = 3
+ROLES = (Role(name="first", channels=(0,)), Role(name="rest", channels=(1, 2)))
 
 
 def train(world: World) -> dict[str, Tensor]:
@@ -83,16 +84,20 @@ def apart(world: World) -> dict[str, Tensor]:
     return {f"apart {name}": p.grad for name, p in layers.named_parameters() if p.grad is not None}
 
 
+def of_roles() -> Branches:
+    """Return an encoder of each role."""
+    shapes = {
+        role.name: EncoderConfig(image_size=8, width=2, projection_dim=4, in_channels=role.num_channels(3))
+        for role in ROLES
+    }
+    return Branches(BranchesConfig(branches=shapes))
+
+
 def branched(world: World) -> dict[str, Tensor]:
     """Take the gradients of an encoder of each of two roles, of different numbers of channels."""
     torch.manual_seed(3)
-    roles = (Role(name="first", channels=(0,)), Role(name="rest", channels=(1, 2)))
-    shapes = {
-        role.name: EncoderConfig(image_size=8, width=2, projection_dim=4, in_channels=role.num_channels(3))
-        for role in roles
-    }
-    encoder = Branches(BranchesConfig(branches=shapes))
-    network = ContrastiveNetwork(encoder, Head(), None, separate=False, bf16=False, roles=roles)
+    encoder = of_roles()
+    network = ContrastiveNetwork(encoder, Head(), None, separate=False, bf16=False, roles=ROLES)
     parallel = world.data_parallel(synchronise_batchnorm(network, world))
     images = torch.randn(2, GLOBAL_BATCH, 3, 8, 8, generator=torch.Generator().manual_seed(4))
     out = parallel(torch.stack([world.share(view) for view in images]))
@@ -176,20 +181,33 @@ def patched(world: World) -> dict[str, Tensor]:
     }
 
 
-def rebuilt(world: World) -> dict[str, Tensor]:
-    """Take the gradients of SimCLR with inpainting, in the warm-up and after it."""
+def rebuilt(world: World, *, by_role: bool) -> dict[str, Tensor]:
+    """Take the gradients of SimCLR with inpainting of the first view, in the warm-up and after it."""
+    title = "rebuilt of roles" if by_role else "rebuilt"
     found = {}
     random = torch.Generator().manual_seed(9)
     images = torch.randn(2, GLOBAL_BATCH, 3, 8, 8, generator=random)
+    if by_role:  # sums in another order differ more, of one channel in maps of one pixel
+        images = images.double()
     # masks of other areas in either half of the batch
     holes = torch.arange(GLOBAL_BATCH)[:, None, None, None] >= torch.arange(8)
     weights = holes.float().expand(1, GLOBAL_BATCH, 1, 8, 8).contiguous()
     for progress in (0.0, 0.5):
         torch.manual_seed(10)
-        encoder = Encoder(EncoderConfig(image_size=8, width=2, projection_dim=4))
-        network = ContrastiveNetwork(
-            encoder, Head(), None, separate=False, bf16=False, decoder=build_decoder(encoder, pooled=False)
-        )
+        if by_role:
+            network = ContrastiveNetwork(
+                branches := of_roles(),
+                Head(),
+                None,
+                separate=False,
+                bf16=False,
+                roles=ROLES,
+                decoder=Decoders(branches, ["first"], pooled=False),
+            ).double()
+        else:
+            encoder = Encoder(EncoderConfig(image_size=8, width=2, projection_dim=4))
+            decoder = build_decoder(encoder, pooled=False)
+            network = ContrastiveNetwork(encoder, Head(), None, separate=False, bf16=False, decoder=decoder)
         parallel = world.data_parallel(synchronise_batchnorm(network, world))
         objective = Reconstruction(SimCLR(SimCLRSettings()), weight=2.0, warm_up=0.25)
         objective.whole_graph = True
@@ -202,9 +220,9 @@ def rebuilt(world: World) -> dict[str, Tensor]:
         )
         losses = objective.loss(out)
         losses["loss"].backward()
-        found |= {f"rebuilt {progress} {name}": loss.detach() for name, loss in losses.items()}
+        found |= {f"{title} {progress} {name}": loss.detach() for name, loss in losses.items()}
         found |= {
-            f"rebuilt {progress} {name}": parameter.grad
+            f"{title} {progress} {name}": parameter.grad
             for name, parameter in network.named_parameters()
             if parameter.grad is not None
         }
@@ -213,7 +231,8 @@ def rebuilt(world: World) -> dict[str, Tensor]:
 
 def everything(world: World) -> dict[str, Tensor]:
     found = train(world) | normalise(world) | apart(world) | branched(world) | momentum(world)
-    return found | correlated(world) | patched(world) | rebuilt(world)
+    found |= correlated(world) | patched(world)
+    return found | rebuilt(world, by_role=False) | rebuilt(world, by_role=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 The decoder of ``convnet6`` mirrors it: six layers in the reverse order of widths, of which those that undo a
 halving are transposed 4×4 convolutions. Behind the other networks each doubling is a transposed 4×4
 convolution and a 3×3 convolution, with half as many channels as before, and one convolution gives the
-colours: 11 layers for five doublings. All but the last layer have batch normalisation and a rectifier.
+colours: 7 layers behind a residual network, whose maps have an eighth of the side, 11 for five doublings.
+All but the last layer have batch normalisation and a rectifier.
 
 References:
     Making Contrastive Learning Robust to Shortcuts, Li et al., 2020, appendix C,

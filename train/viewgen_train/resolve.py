@@ -168,10 +168,17 @@ def _check_reconstruction(
             "reconstruction_view is 'image', which no encoder of views of different roles reads; choose "
             "first or all"
         )
-    if roles and how.task == "colorization" and any(role.channels for role in roles):
+    some = [role.name for role in roles or () if role.channels]
+    if some and how.task == "colorization":
         raise UsageError(
-            f"reconstruction is 'colorization', and the view {roles[0].name!r} has some channels alone; "
-            "choose inpainting or autoencoding"
+            f"reconstruction is 'colorization', and the view {some[0]!r} has some channels alone; choose "
+            "inpainting or autoencoding"
+        )
+    negatives = found["negatives"]
+    if not how.contrastive_weight and (negatives.ifm_epsilon or negatives.hardness or negatives.class_prior):
+        raise UsageError(
+            "contrastive_weight is 0, and IFM and hard negatives change nothing of a loss that does not "
+            "count; leave out ifm_epsilon, hardness and class_prior"
         )
     if how.reconstruction_epochs >= optimiser.epochs:
         raise UsageError(

@@ -143,7 +143,7 @@ def _print_classes(document: dict[str, Any]) -> None:
 
     from viewgen.terminal import console
 
-    columns = {**document.get("attributes", {}), "mean" if "attributes" in document else "top-1": document}
+    columns = {**document.get("attributes", {}), "mean" if "attributes" in document else "accuracy": document}
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("")
     for name in columns:

@@ -356,8 +356,10 @@ def test_a_measure_that_is_no_number_is_left_out(run_toy, made_up, tmp_path, mon
 
 def test_the_only_attribute_need_not_be_named():
     values = [("robust_top1", "class", 1), ("top1", "", 2), ("top1", "class", 3), ("gain", "digit", 4)]
+    values += [("retained", "class", 5), ("retained", "year", 6)]
     assert named_values(values) == {
-        "robust_top1[class]": 1, "robust_top1": 1, "top1": 2, "top1[class]": 3, "gain[digit]": 4
+        "robust_top1[class]": 1, "robust_top1": 1, "top1": 2, "top1[class]": 3, "gain[digit]": 4,
+        "retained[class]": 5, "retained[year]": 6,
     }  # fmt: skip
     measures = tuple(Measure(name=name, group=group, value=value, on="") for name, group, value in values)
     record = Record(kind="training", name="moco", seed=0, measures=measures)

@@ -88,12 +88,13 @@ class Record:
 def named_values(values: Iterable[tuple[str, str, Value]]) -> dict[str, Value]:
     """Return values of (measure, group) by the names of tables and questions: ``top1[digit]``.
 
-    The group of a data set's only attribute, ``class``, can be left out.
+    The group of a measure's only attribute, ``class``, can be left out.
     """
     values = [*values]
     found = {f"{name}[{group}]" if group else name: value for name, group, value in values}
+    others = {name for name, group, _ in values if group not in ("", ONLY_ATTRIBUTE)}
     for name, group, value in values:
-        if group == ONLY_ATTRIBUTE:
+        if group == ONLY_ATTRIBUTE and name not in others:
             found.setdefault(name, value)
     return found
 
