@@ -16,7 +16,7 @@ from viewgen.role_pictures import resized
 __all__ = ["contact_sheet", "write_contact_sheet"]
 
 MIN_TILE = 64
-MARGIN, GAP, HEADER, CAPTION = 10, 4, 40, 15
+MARGIN, GAP, HEADER, CAPTION, LINE = 10, 4, 40, 15, 15
 INK, FAINT, OFF = (32, 32, 32), (120, 120, 120), (190, 60, 30)
 
 
@@ -38,8 +38,8 @@ def contact_sheet(
         reconstructions: `(R, 3, H, W)`, or None.
         views: `(R, V, 3, H, W)`.
         distances: distances of the views from their anchors, `(R, V)`; NaN where unknown.
-        title: first line.
-        row_names: name of each row, for example label and index of the image.
+        title: heading, broken into lines where it is wider than the picture.
+        row_names: name of each row, in lines, for example label and index of the image.
         epsilon_boundary: ε₁, or None.
         tolerance: |d − ε₁| in the encoder's space, above which a distance d is coloured.
 
@@ -51,13 +51,15 @@ def contact_sheet(
     scale = max(1, -(-MIN_TILE // side))
     tile = side * scale
     lead = 1 if reconstructions is None else 2
-    name_width = 74
+    font, small = ImageFont.load_default(13), ImageFont.load_default(11)
+    name_width = max(74, *(6 + int(small.getlength(line)) for name in row_names for line in name.split("\n")))
     width = 2 * MARGIN + name_width + (lead + num_views) * (tile + GAP) + 2 * GAP
-    height = MARGIN + HEADER + num_rows * (tile + CAPTION + GAP) + MARGIN
+    heading = _broken(title, font, width - 2 * MARGIN)
+    header = HEADER + LINE * heading.count("\n")
+    height = MARGIN + header + num_rows * (tile + CAPTION + GAP) + MARGIN
     canvas = Image.new("RGB", (width, height), (255, 255, 255))
     draw = ImageDraw.Draw(canvas)
-    font, small = ImageFont.load_default(13), ImageFont.load_default(11)
-    draw.text((MARGIN, MARGIN), title, INK, font)
+    draw.multiline_text((MARGIN, MARGIN), heading, INK, font)
 
     def column(index: int) -> int:
         # a wider gap sets the image and its reconstruction apart from the views
@@ -65,10 +67,11 @@ def contact_sheet(
 
     heads = ["image", *(["inverted"] if lead == 2 else []), *(f"view {k + 1}" for k in range(num_views))]
     for index, head in enumerate(heads):
-        draw.text((column(index), MARGIN + HEADER - 16), head, FAINT, small)
+        draw.text((column(index), MARGIN + header - 16), head, FAINT, small)
     for row in range(num_rows):
-        top = MARGIN + HEADER + row * (tile + CAPTION + GAP)
-        draw.text((MARGIN, top + tile // 2 - 7), row_names[row], INK, small)
+        top = MARGIN + header + row * (tile + CAPTION + GAP)
+        space = tile - LINE * (row_names[row].count("\n") + 1)
+        draw.multiline_text((MARGIN, top + max(0, space // 2)), row_names[row], INK, small)
         lead_tiles = [originals[row]] if reconstructions is None else [originals[row], reconstructions[row]]
         for index, pixels in enumerate([*lead_tiles, *views[row]]):
             enlarged = pixels.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
@@ -125,6 +128,28 @@ def write_contact_sheet(
 
 
 def _label_name(dataset: Any, label: NDArray[np.int64]) -> str:
-    if np.ndim(label) or int(label) < 0 or int(label) >= len(dataset.class_names):
+    """Return a label's class; of several attributes a line for each of the first three."""
+    if np.ndim(label):
+        named = zip(dataset.attributes, np.atleast_1d(label).tolist(), strict=False)
+        return "\n".join(f"{attribute.name} {value}"[:16] for attribute, value in [*named][:3])
+    if int(label) < 0 or int(label) >= len(dataset.class_names):
         return str(label.tolist())[:11]
     return str(dataset.class_names[int(label)])[:11]
+
+
+def _broken(text: str, font: Any, width: int) -> str:
+    """Return a text in lines that fit, broken between words, or within one that is too long."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if line and font.getlength(longer) > width:
+            lines.append(line)
+            longer = word
+        while font.getlength(longer) > width:
+            fitting = next(
+                n for n in range(len(longer), 0, -1) if font.getlength(longer[:n]) <= width or n == 1
+            )
+            lines.append(longer[:fitting])
+            longer = longer[fitting:]
+        line = longer
+    return "\n".join([*lines, line])
