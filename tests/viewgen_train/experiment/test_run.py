@@ -231,6 +231,7 @@ def test_a_training_that_diverges_is_a_row_with_its_reason(run_toy, toy_text, ou
     table = (out / "table.md").read_text()
     assert "| SimCLR | 0 + 1 lost |" in table
     assert "## Trainings without numbers\n\n- SimCLR, seed 0: diverged: encoder training" in table
+    assert str(out) not in table, "paths from the folder of the results on"
 
 
 def test_the_grid_goes_on_after_divergence_and_tells_others_apart(run_toy, made_up, out):

@@ -8,7 +8,7 @@ there is refused.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -191,7 +191,11 @@ class ResultFolder:
         write_atomically(self._place(record.kind, record.name, record.seed), text.encode())
 
     def records(self, kind: str) -> Iterator[Record]:
-        """Yield the records of a kind whose row, cache or encoder the experiment has, in its order."""
+        """Yield the records of a kind whose row, cache or encoder the experiment has, in its order.
+
+        Paths in their reasons are told from the folder on, so that a table says the same anywhere.
+        """
+        own = f"{self.path.absolute()}/"
         for name in self.identity[TABLES[kind]]:
             folder = self._place(kind, name, 0).parent
             seeds = sorted(
@@ -201,7 +205,7 @@ class ResultFolder:
             for seed in seeds:
                 record = self.read(kind, name, seed)
                 if record is not None:
-                    yield record
+                    yield replace(record, reason=record.reason.replace(own, ""))
 
     def files(self, kind: str, name: str, seed: int) -> Path:
         """Return the folder of the plots of a task's diagnostics."""
