@@ -224,7 +224,7 @@ def test_a_reconstruction_of_roles_goes_on_after_a_stop(plan):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"reconstruction_view": "image"}, "reconstruction_view is 'image', and views of different roles"),
+        ({"reconstruction_view": "image"}, "reconstruction_view is 'image', which no encoder of views of"),
         (
             {"reconstruction": "colorization", "mask_side": None},
             "'colorization', and the view 'first' has some",
