@@ -27,6 +27,7 @@ HEADINGS = {
     "evaluation": "Evaluation",
     "start_up": "Command line",
     "opening": "Opening a cache",
+    "many_images": "Measuring many images",
     "commit_log": "Commit log",
 }
 # before this day the default W-search followed random directions to ε₁, which is a method of its own now
