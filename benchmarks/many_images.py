@@ -55,10 +55,11 @@ def make(url: str, count: int) -> None:
 
 def told(document: Any) -> str:
     """Return some of the numbers that a command found."""
-    measures = document["measures"] if isinstance(document, dict) and "measures" in document else []
-    names = ("knn5_top1[cosine]", "alignment", "diversity", "kid")
-    found = {one["name"]: one["value"] for one in measures if one["name"] in names}
-    return ", ".join(f"{name} {value:.3f}" for name, value in found.items()) or "exit code 0"
+    if "pairs" in document:
+        return ", ".join(f"{one['x']} and {one['y']} {one['nats']:.2f} nats" for one in document["pairs"])
+    names = ("knn5_top1[cosine]", "alignment")
+    found = {one["name"]: one["value"] for one in document["measures"] if one["name"] in names}
+    return ", ".join(f"{name} {value:.3f}" for name, value in found.items())
 
 
 @click.command()

@@ -54,7 +54,7 @@ def contact_sheet(
     font, small = ImageFont.load_default(13), ImageFont.load_default(11)
     name_width = max(74, *(6 + int(small.getlength(line)) for name in row_names for line in name.split("\n")))
     width = 2 * MARGIN + name_width + (lead + num_views) * (tile + GAP) + 2 * GAP
-    heading = _broken(title, font, width - 2 * MARGIN)
+    heading = _in_lines(title, font, width - 2 * MARGIN)
     header = HEADER + LINE * heading.count("\n")
     height = MARGIN + header + num_rows * (tile + CAPTION + GAP) + MARGIN
     canvas = Image.new("RGB", (width, height), (255, 255, 255))
@@ -137,7 +137,7 @@ def _label_name(dataset: Any, label: NDArray[np.int64]) -> str:
     return str(dataset.class_names[int(label)])[:11]
 
 
-def _broken(text: str, font: Any, width: int) -> str:
+def _in_lines(text: str, font: Any, width: int) -> str:
     """Return a text in lines that fit, broken between words, or within one that is too long."""
     lines, line = [], ""
     for word in text.split(" "):

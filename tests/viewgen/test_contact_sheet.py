@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import ImageFont
 
-from viewgen.contact_sheet import MARGIN, _broken, _label_name, contact_sheet
+from viewgen.contact_sheet import MARGIN, _in_lines, _label_name, contact_sheet
 
 
 def drawn(title, names=("a\n#0",)):
@@ -13,14 +13,14 @@ def drawn(title, names=("a\n#0",)):
     )
 
 
-def test_a_heading_that_is_too_wide_is_broken():
+def test_a_heading_that_is_too_wide_is_in_lines():
     font = ImageFont.load_default(13)
     title = "overlay:trifeature:32?size=32&scale=0.75&tint=true&images=6000 (train) · wsearch"
-    lines = _broken(title, font, 200).split("\n")
+    lines = _in_lines(title, font, 200).split("\n")
     assert len(lines) > 2
     assert all(font.getlength(line) <= 200 for line in lines)
     assert "".join(lines).replace(" ", "") == title.replace(" ", "")
-    assert _broken("short title", font, 200) == "short title"
+    assert _in_lines("short title", font, 200) == "short title"
     short, long = drawn("short"), drawn(title)
     assert long.shape[0] > short.shape[0]
     assert long.shape[1] == short.shape[1]

@@ -133,7 +133,7 @@ def test_the_result_says_what_was_evaluated_and_is_kept(run, data_root):
 
 def test_the_five_likeliest_of_many_classes(run, data_root, monkeypatch, capsys):
     """Two classes stand for many here: both are always among five."""
-    monkeypatch.setattr("viewgen.diagnostics.probe.TEN", 1)
+    monkeypatch.setattr("viewgen.diagnostics.probe.TOP5_ABOVE", 1)
     with pytest.raises(SystemExit, match="0"):
         main(["eval", str(run), "--data-root", str(data_root), "--probe-epochs", "1"])
     assert json.loads((run / "evaluation.json").read_text())["top5"] == 1.0

@@ -25,6 +25,7 @@ from viewgen_train.distributed import World
 from viewgen_train.dry_run import describe
 from viewgen_train.evaluate import evaluate
 from viewgen_train.export import export_encoder
+from viewgen_train.gradients import drop_idle_gradients
 from viewgen_train.plan import TrainOptions, make_plan
 from viewgen_train.worker import build_trainer, train_worker
 
@@ -178,7 +179,8 @@ RCL = {"reconstruction": "inpainting", "mask_side": [3, 6]}
 @pytest.mark.parametrize("more", [{}, {"generated": "bands", "branches": "shared"}])
 def test_views_of_each_role_are_rebuilt_by_a_decoder_of_its_own(plan, more):
     trainer = build_trainer(plan(reconstruction_view="all", **RCL, **more), World(), torch.device("cpu"))
-    network, images = trainer.network.eval(), trainer.batch(0)
+    # normalised by their batch, without which an untrained decoder hardly depends on its input
+    network, images = trainer.network.train(), trainer.batch(0)
     views = trainer.views(images)
     corrupted = trainer._corruption(views, images)
     changed = corrupted.inputs != corrupted.targets
@@ -206,6 +208,11 @@ def test_a_warm_up_on_the_first_role_leaves_the_others(plan):
         name for name in after if name.startswith(("encoder.encoders.first.backbone", "decoder"))
     }
     assert not [name for name in after if name.startswith("decoder") and "rest" in name]
+    # in data-parallel processes the others have gradients of zero, on which the weight decay would act
+    for value in after.values():
+        value.grad = torch.zeros_like(value)
+    drop_idle_gradients(trainer.network, trainer.optimiser.parameters)
+    assert {name for name, value in after.items() if value.grad is not None} == moved
 
 
 def test_a_reconstruction_of_roles_goes_on_after_a_stop(plan):

@@ -35,8 +35,8 @@ from viewgen.settings import Settings, setting
 __all__ = ["ENTRY", "Augmented", "LinearProbe", "Probe", "ProbeConfig", "linear_probe", "probe_config"]
 
 INITIAL_DEVIATION = 0.01
-# classes up to which the share among the five likeliest says little
-TEN = 10
+# number of classes up to which the share among the five likeliest says little
+TOP5_ABOVE = 10
 
 # (seed of the probe, epoch, rows of the training images) → their features, float32 (B, D)
 Augmented = Callable[[int, int, Tensor], Tensor]
@@ -211,7 +211,7 @@ def linear_probe(
     weight = weight_SDO.mT.unflatten(1, (num_attributes, num_classes))
     bias = bias_SO.unflatten(1, (num_attributes, num_classes)).masked_fill(absent_AK, -torch.inf)
     top1, top5 = _accuracies(test, weight, bias)
-    top5[:, (classes_A <= TEN).cpu().numpy()] = np.nan
+    top5[:, (classes_A <= TOP5_ABOVE).cpu().numpy()] = np.nan
     return LinearProbe(top1=top1, top5=top5, loss=loss_SA.double().cpu().numpy(), weight=weight, bias=bias)
 
 
