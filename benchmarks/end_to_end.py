@@ -5,8 +5,8 @@ batch's mean boundary loss says that they lie on the boundary, and writes every 
 file of numbers per image. Its networks compute with grouped, per-sample weights (`benchmarks/reference/`) and
 leave gradients of the weights on; with `--frozen` they ask for none, the one change anybody would make.
 viewgen does the same work by `viewgen cache`'s function in one process: from loading the networks to the last
-commit record. Both get the same networks, ε₁, ε₂, λ and inversion steps; seconds are per image, the paper's
-of one batch.
+commit record. Both get the same networks, ε₁, ε₂ and λ, and invert to about the same error, the paper's by 12
+steps of Adam; seconds are per image, the paper's of one batch.
 
 The stored 8-bit views are then judged by one ruler: share within 0.05 of ε₁ around the reconstruction, and
 mean pairwise distance as a share of the feasible one.
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from viewgen.datasets import load_dataset
 from viewgen.images import to_model, to_storage
-from viewgen.inversion.refine import InversionProblem, invert_images
+from viewgen.inversion.refine import InversionProblem, invert_images, refinement_rule
 from viewgen.inversion.settings import InvertConfig
 from viewgen.memory import keep_freed_memory
 from viewgen.networks.files import Models, load_models
@@ -47,7 +47,9 @@ from viewgen.views.wsearch.settings import WSearchConfig
 from viewgen_pipelines.cache import cache
 
 DATASET, NUM_VIEWS, NEAR = "digits", 8, 0.05
+ADAM_STEPS = 12
 OURS, PAPER, FROZEN = "viewgen", "paper", "paper, frozen weights"
+BY_ADAM = "viewgen, 12 steps of Adam (0.1.0)"
 
 
 def load(frozen: bool = True) -> tuple[Models, PlainSynthesis]:
@@ -74,7 +76,7 @@ def paper_inversion(models: Models, plain: PlainSynthesis, images: Tensor, confi
         first = inverter(images)
     w = first.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([w], lr=config.learning_rate)
-    for _ in range(config.max_steps):
+    for _ in range(ADAM_STEPS):
         made = plain(w)
         loss = (made - images).square().mean(dim=(1, 2, 3)).sum()
         loss = loss + config.domain_weight * (inverter(made) - first).square().mean(dim=(1, 2)).sum()
@@ -169,40 +171,62 @@ def one_call(contender: str, num_images: int, folder: str) -> Callable[[], objec
 
 
 def one_inversion(contender: str, num_images: int) -> Callable[[], Tensor]:
-    """Return the inversion of one batch alone, which returns codes."""
+    """Return the inversion of some images, 32 at once, which returns codes."""
     config = InvertConfig(**recipe(DATASET, "invert"))
+    if contender == BY_ADAM:
+        config = config.replace(solver="adam", max_steps=ADAM_STEPS)
     images = originals(num_images)
     models, plain = load(frozen=contender != PAPER)
-    if contender != OURS:
-        return lambda: paper_inversion(models, plain, images, config)
+    if contender not in (OURS, BY_ADAM):
+        return lambda: torch.cat([paper_inversion(models, plain, part, config) for part in images.split(32)])
     keep_freed_memory()
     generator = models.inverting()
+    rule = refinement_rule(generator, config)
 
     def run() -> Tensor:
         problem = InversionProblem(generator, None, images, config, 32)
-        return invert_images(problem, 32, 32).codes[:, 0]
+        return invert_images(problem, rule, 32, 32).codes[:, 0]
 
     return run
 
 
-def compare_inversions(paper: str, num_images: int, rounds: int) -> dict[str, Any]:
-    """Time the inversion of one batch alone; returns the row of the table."""
-    calls = {name: one_inversion(name, num_images) for name in (paper, OURS)}
-    seconds = interleave(calls, rounds)
-    codes = {name: call() for name, call in calls.items()}
-    generator = load()[0].generator
+@torch.no_grad()
+def judge_inversion(codes: Tensor, images: Tensor) -> dict[str, float]:
+    """Return the qualities of codes: error, PSNR in dB, feature distance, drift (docs/inversion.md)."""
+    models = load()[0]
+    generator, encoder, inverter = models.generator, models.encoder, models.inverter
     assert generator is not None
-    with torch.no_grad():
-        error = {
-            name: float((generator.synthesis(w).clamp(-1, 1) - originals(num_images)).square().mean())
-            for name, w in codes.items()
-        }
-    return row(
-        seconds[paper],
-        seconds[OURS],
-        quality=f"error (MSE): {OURS} {error[OURS]:.4f}, {paper} {error[paper]:.4f}",
-        memory={name: peak_bytes(one_inversion, name, num_images) for name in calls},
-    )
+    assert encoder is not None
+    assert inverter is not None
+    made = generator.synthesis(codes).clamp(-1, 1)
+    error = (made - images).square().mean(dim=(1, 2, 3))
+    return {
+        "mse": float(error.mean()),
+        "psnr_db": float((10 * torch.log10(4 / error)).mean()),
+        "feature_distance": float((encoder(made) - encoder(images)).norm(dim=1).mean()),
+        "drift": float((codes - inverter(made)).square().mean().sqrt()),
+    }
+
+
+def compare_inversions(paper: str, num_images: int, rounds: int) -> dict[str, dict[str, Any]]:
+    """Time the inversion of the first training images alone; returns rows of the table."""
+    calls = {name: one_inversion(name, num_images) for name in (paper, BY_ADAM, OURS)}
+    seconds = interleave(calls, rounds)
+    found = {name: judge_inversion(call(), originals(num_images)) for name, call in calls.items()}
+    told = {
+        name: "{}: error {mse:.5f}, PSNR {psnr_db:.2f} dB, feature distance {feature_distance:.3f}, drift "
+        "{drift:.3f}".format(name, **one)
+        for name, one in found.items()
+    }
+    return {
+        f"inversion: {name} / {OURS}": row(
+            seconds[name],
+            seconds[OURS],
+            quality=f"{told[OURS]}; {told[name]}",
+            memory={one: peak_bytes(one_inversion, one, num_images) for one in (name, OURS)},
+        )
+        for name in (paper, BY_ADAM)
+    }
 
 
 def describe(found: dict[str, float]) -> str:
@@ -240,7 +264,7 @@ def main(images: int, paper_images: int, frozen: bool, rounds: int) -> None:
             memory=peaks,
         )
     }
-    ratios[f"inversion: {paper} / {OURS}"] = compare_inversions(paper, 32, rounds)
+    ratios |= compare_inversions(paper, 128, max(3, rounds))
     document = {
         "ratios": ratios,
         "images": counts,

@@ -15,7 +15,7 @@ from torch import Tensor
 from viewgen.datasets import load_dataset
 from viewgen.diagnostics.classifier import image_classifier
 from viewgen.images import to_model, to_storage
-from viewgen.inversion.refine import InversionProblem, invert_images
+from viewgen.inversion.refine import InversionProblem, invert_images, refinement_rule
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.encoder import Encoder
 from viewgen.networks.files import load_models, save_model
@@ -97,8 +97,9 @@ def invert(num_images: int) -> tuple[Any, Tensor, Tensor]:
     rows = torch.arange(num_images)
     images = to_model(torch.from_numpy(dataset.images(rows.numpy())))
     config = InvertConfig(**recipe("digits", "invert"))
-    problem = InversionProblem(models.inverting(), None, images, config, 32)
-    return models, invert_images(problem, 32, 32).codes[:, 0], rows
+    generator = models.inverting()
+    problem = InversionProblem(generator, None, images, config, 32)
+    return models, invert_images(problem, refinement_rule(generator, config), 32, 32).codes[:, 0], rows
 
 
 def quality(distance: Tensor, spread: Tensor, config: WSearchConfig) -> dict[str, float]:

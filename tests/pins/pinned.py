@@ -29,18 +29,19 @@ _IMAGES = f"cache --dataset digits --limit {NUM_IMAGES} --shard-images 6 --model
 _VIEWS = f"{_IMAGES} --views 2 --inversions inversions.zarr"
 
 # What were the defaults of 0.1.0, named since others took their place: W-search followed random directions to
-# ε₁, and lengths were in the generator's own codes.
+# ε₁, lengths were in the generator's own codes, and inversions took 12 steps of Adam.
+_ADAM = "--set invert.solver=adam --set invert.max_steps=12"
 _OWN_CODES = "--set truncation=1"
-_START = f"--set start=boundary --set spread_share=0.75 {_OWN_CODES}"
+_START = f"--set start=boundary --set spread_share=0.75 {_OWN_CODES} {_ADAM}"
 _OLD = f"--solver boundary {_START}"
 # name: command that makes the cache of that name; views start from the golden inversions
 METHODS = {
     "wsearch": f"{_VIEWS} --method wsearch {_OLD}",
     "wsearch-short": f"{_VIEWS} --method wsearch --max-steps 1 --keep-latents {_OLD}",
     "wsearch-adam": f"{_VIEWS} --method wsearch --solver adam --max-steps 12 --keep-latents {_START}",
-    "wperturb": f"{_VIEWS} --method wperturb --keep-latents {_OWN_CODES}",
+    "wperturb": f"{_VIEWS} --method wperturb --keep-latents {_OWN_CODES} {_ADAM}",
     "expert": f"{_IMAGES} --views 2 --method expert",
-    "invert": f"{_IMAGES} --method invert",
+    "invert": f"{_IMAGES} --method invert --solver adam --max-steps 12",
 }
 # the commands of the two golden caches of views: one is complete, the other lacks shards
 CACHE = f"{METHODS['wsearch']} --out cache.zarr"
@@ -87,12 +88,12 @@ CACHE_IDENTITIES = {
     f"{_OLD}",
     "wsearch in bfloat16": f"{_DIGITS} wsearch --precision bfloat16 --max-steps 7 --shard-images 100 {_OLD}",
     "wsearch with the networks that ship": f"cache --dataset digits --executor local --method wsearch {_OLD}",
-    "wperturb": f"{_DIGITS} wperturb {_OWN_CODES}",
-    "wperturb, little noise": f"{_DIGITS} wperturb --sigma 0.1 --views 4 --keep-latents {_OWN_CODES}",
+    "wperturb": f"{_DIGITS} wperturb {_OWN_CODES} {_ADAM}",
+    "wperturb, little noise": f"{_DIGITS} wperturb --sigma 0.1 --views 4 --keep-latents {_OWN_CODES} {_ADAM}",
     "expert": f"{_DIGITS} expert",
     "expert of the test split": f"{_DIGITS} expert --split test --views 2",
-    "invert": f"{_DIGITS} invert",
-    "invert, few steps": f"{_DIGITS} invert --max-steps 3",
+    "invert": f"{_DIGITS} invert --solver adam --max-steps 12",
+    "invert, few steps": f"{_DIGITS} invert --solver adam --max-steps 3",
 }
 # name: command of a training that is only known by its identity
 RUN_IDENTITIES = {

@@ -10,13 +10,14 @@ import torch
 from viewgen.datasets import ImageDataset
 from viewgen.errors import DataError, ModelError
 from viewgen.images import to_model
-from viewgen.inversion.refine import InversionProblem, invert_images
+from viewgen.inversion.refine import InversionProblem, invert_images, refinement_rule
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.files import Models, load_model, save_model
 from viewgen.networks.generator import class_labels
 from viewgen.networks.inverter import Inverter, InverterConfig
 from viewgen.networks.stylegan2 import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from viewgen.networks.stylegan2.codes import WPlus
+from viewgen.status import Status
 from viewgen.views import VIEWS
 from viewgen.views.entry import Resources
 from viewgen.views.offline import offline_step
@@ -122,7 +123,12 @@ def test_refinement_starts_at_and_is_pulled_to_the_codes_of_the_label(conditiona
     pixel = (made - images[rows]).square().mean(dim=(1, 2, 3))
     drift = (inverter(made, labels[rows]) - w[:, 0]).square().mean(dim=(1, 2))
     torch.testing.assert_close(loss, pixel + 2 * drift, rtol=1e-4, atol=1e-5)
-    assert len(invert_images(problem, 3).codes) == 6
+    rule = refinement_rule(problem.generator, problem.config)
+    result = invert_images(problem, rule, 3)
+    assert result.status.tolist() == [Status.NOT_CONVERGED] * 6
+    every = torch.arange(6)
+    first = problem.evaluate(problem.first[:, None], every, torch.zeros_like(every)).loss
+    assert bool((result.loss < first).all())
 
 
 def test_the_method_passes_the_labels_of_the_batch(conditional, inverter, dataset):

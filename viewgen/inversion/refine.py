@@ -4,8 +4,8 @@ Refinement minimises, for each image on its own,
 
     mean (x − g(c))² + λ_p·perceptual(x, g(c)) + λ_d·mean (c₀ − e(g(c)))²,   c₀ = e(x)
 
-from c = c₀ by Adam, where e is the generator's `start`; the last term keeps the code in the generator's
-domain. Means run over pixels and over code elements.
+from c = c₀ by L-BFGS or Adam, where e is the generator's `start`; the last term keeps the code in the
+generator's domain. Means run over pixels and over code elements.
 
 References:
     In-Domain GAN Inversion for Real Image Editing, Zhu, Shen, Zhao and Zhou, 2020,
@@ -17,13 +17,17 @@ Shape legend: N images, A active images, … a code's own dimensions, C, H, W ch
 import torch
 from torch import Tensor
 
+from viewgen.inversion.curvature import equal_curvature
 from viewgen.inversion.perceptual import PerceptualDistance
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.generator import Generator, code_unit
 from viewgen.optimise.adam import Adam
-from viewgen.optimise.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
+from viewgen.optimise.lbfgs import LBFGS
+from viewgen.optimise.slots import Evaluation, SlotOptions, SlotResult, UpdateRule, equal_parts, optimise
 
-__all__ = ["InversionProblem", "invert_images"]
+__all__ = ["InversionProblem", "invert_images", "refinement_rule"]
+
+MEMORY = 10
 
 
 class InversionProblem:
@@ -94,16 +98,35 @@ class InversionProblem:
         return Evaluation(loss, done)
 
 
-def invert_images(problem: InversionProblem, num_slots: int, group_size: int | None = None) -> SlotResult:
+def refinement_rule(generator: Generator, config: InvertConfig, batch_size: int = 32) -> UpdateRule:
+    """Return the update rule of refinements for this generator; the settings' solver decides which.
+
+    Args:
+        generator: g, frozen, with its `start`.
+        config: settings.
+        batch_size: images per network evaluation.
+
+    Raises:
+        ModelError: the solver is lbfgs, and the generator has no finite derivatives.
+    """
+    if config.solver == "adam":
+        return Adam(learning_rate=config.learning_rate * code_unit(generator))
+    directions = equal_curvature(generator, config.domain_weight, batch_size)
+    memory = max(1, min(MEMORY, config.max_steps))
+    return LBFGS(directions=directions, memory=memory, batch_size=batch_size)
+
+
+def invert_images(
+    problem: InversionProblem, rule: UpdateRule, num_slots: int, group_size: int | None = None
+) -> SlotResult:
     """Refine the codes of the images of `problem`, `num_slots` at once; returns each image's best code.
 
     The images are evaluated in groups of exactly `group_size`, or all slots at once.
     """
-    config = problem.config
     options = SlotOptions(
         num_slots=num_slots,
-        max_steps=config.max_steps,
+        max_steps=problem.config.max_steps,
         keep_best=True,
         group_size=group_size,
     )
-    return optimise(problem, options, Adam(learning_rate=config.learning_rate * code_unit(problem.generator)))
+    return optimise(problem, options, rule)

@@ -1,15 +1,17 @@
 """The refined inversion as a view source: one view of each image, its reconstruction, and its code."""
 
+from functools import cached_property
+
 import torch
 
 from viewgen.errors import ModelError
 from viewgen.images import to_model
 from viewgen.inversion.perceptual import build_perceptual, check_perceptual
-from viewgen.inversion.refine import InversionProblem, invert_images
+from viewgen.inversion.refine import InversionProblem, invert_images, refinement_rule
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.batched import images_at_once, render
 from viewgen.networks.generator import class_labels
-from viewgen.optimise.slots import SlotResult, slot_bytes
+from viewgen.optimise.slots import SlotResult, UpdateRule, slot_bytes
 from viewgen.status import Status
 from viewgen.views.entry import Resources
 from viewgen.views.source import Images, Views
@@ -43,6 +45,11 @@ class InversionSource:
             device=models.device,
         )
 
+    @cached_property
+    def rule(self) -> UpdateRule:
+        """The update rule, found once per generator."""
+        return refinement_rule(self.generator, self.config, self.at_once)
+
     def views(self, images: Images, num_views: int) -> Views:
         """Return reconstructions, `(1, B, C, H, W)`, with codes, errors and steps as columns."""
         pixels = to_model(images.pixels)
@@ -56,14 +63,14 @@ class InversionSource:
             problem = InversionProblem(
                 self.searched, self.perceptual, pixels, self.config, self.at_once, labels
             )
-            return invert_images(problem, num_slots, self.at_once)
+            return invert_images(problem, self.rule, num_slots, self.at_once)
 
         def trial(num_images: int) -> None:
             rows = torch.arange(num_images, device=pixels.device) % len(pixels)
             own = None if labels is None else labels[rows]
             brief = self.config.replace(max_steps=1)
             problem = InversionProblem(self.searched, self.perceptual, pixels[rows], brief, self.at_once, own)
-            invert_images(problem, num_images, self.at_once)
+            invert_images(problem, self.rule, num_images, self.at_once)
 
         result = self.runner.run(search, trial, len(pixels))
         codes = result.codes[:, 0]

@@ -229,16 +229,18 @@ def expanded(values: Tensor, codes: Tensor) -> Tensor:
     return values[(..., *(None,) * (codes.ndim - values.ndim))]
 
 
-def _evaluate(slots: _Slots, group_size: int | None) -> tuple[Evaluation, Tensors]:
-    """Return the evaluation of all slots, and the derivatives for their update."""
+def _evaluate(slots: _Slots, options: SlotOptions) -> tuple[Evaluation, Tensors]:
+    """Return the evaluation of all slots and the derivatives for their update, unless none has steps left."""
+    group_size = options.group_size
+    moving = bool((slots.steps < options.max_steps).any())
     every = torch.arange(len(slots.rows), device=slots.rows.device)
     losses, dones, parts = [], [], []
     for group, kept in equal_parts(every, group_size or len(every)):
-        needed = slots.rule.needs_gradients
+        needed = moving and slots.rule.needs_gradients
         codes = slots.codes[group].detach().requires_grad_(needed)
         with torch.set_grad_enabled(needed):
             evaluation = slots.problem.evaluate(codes, slots.rows[group], slots.steps[group])
-            derivatives = slots.rule.differentiate(evaluation, codes)
+            derivatives = slots.rule.differentiate(evaluation, codes) if moving else {}
         losses.append(evaluation.loss.detach()[:kept])
         dones.append(evaluation.done[:kept])
         parts.append({name: values[:kept] for name, values in derivatives.items()})
@@ -250,7 +252,7 @@ def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotRe
     """Update every image's codes until its stopping rule holds or its steps are used up.
 
     An image with a non-finite loss or derivative restarts once; the second time it is marked FAILED. Other
-    images are unaffected.
+    images are unaffected. After an image's last update only its loss counts.
 
     Args:
         problem: losses, first codes and stopping rule.
@@ -278,12 +280,14 @@ def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotRe
             )
         if len(slots.rows) == 0:
             break
-        evaluation, derivatives = _evaluate(slots, options.group_size)
+        evaluation, derivatives = _evaluate(slots, options)
         passes += len(slots.rows)
         loss = evaluation.loss
         finite = torch.isfinite(loss)
+        last = slots.steps >= options.max_steps
         for values in derivatives.values():
-            finite = finite & torch.isfinite(values).flatten(1).all(dim=1)
+            # nothing moves along the last derivative, which is not always there
+            finite = finite & (last | torch.isfinite(values).flatten(1).all(dim=1))
         if options.keep_best:
             better = finite & (loss < slots.best_loss)
             slots.best_loss = torch.where(better, loss, slots.best_loss)
@@ -291,26 +295,29 @@ def optimise(problem: Problem, options: SlotOptions, rule: UpdateRule) -> SlotRe
         failed = ~finite & (slots.resets > 0)
         broken = ~finite & ~failed
         done = finite & evaluation.done
-        out_of_steps = finite & ~done & (slots.steps >= options.max_steps)
+        out_of_steps = finite & ~done & last
         leaving = done | out_of_steps | failed
         if bool(leaving.any()):
             rows = slots.rows[leaving]
             first = problem.start(slots.rows[failed])
-            last = done if options.keep_best == "unfinished" else torch.full_like(done, not options.keep_best)
-            chosen = torch.where(expanded(last, slots.codes), slots.codes, slots.best_codes)
+            newest = torch.full_like(done, not options.keep_best)
+            if options.keep_best == "unfinished":
+                newest = done
+            chosen = torch.where(expanded(newest, slots.codes), slots.codes, slots.best_codes)
             chosen[failed] = first
             result.codes[rows] = chosen[leaving]
             result.steps[rows] = slots.steps[leaving].to(torch.int32)
             status = torch.where(done, Status.OK, Status.NOT_CONVERGED).masked_fill(failed, Status.FAILED)
             result.status[rows] = status[leaving].to(torch.uint8)
-            final = torch.where(last, loss, slots.best_loss)
-            result.loss[rows] = final.masked_fill(failed, torch.nan)[leaving]
+            kept_loss = torch.where(newest, loss, slots.best_loss)
+            result.loss[rows] = kept_loss.masked_fill(failed, torch.nan)[leaving]
             moving = ~leaving
             broken = broken[moving]
             derivatives = {name: values[moving] for name, values in derivatives.items()}
             slots.keep(moving)
         if len(slots.rows):
-            slots.move(derivatives)
+            if derivatives:
+                slots.move(derivatives)
             if bool(broken.any()):
                 slots.restart(broken)
     return replace(result, passes=passes)

@@ -44,6 +44,7 @@ class WPlus(nn.Module):
         self.code_shape = generator.code_shape
         self.image_size, self.channels = generator.image_size, generator.channels
         self.num_classes = num_classes
+        self.noise_dim = generator.noise_dim
 
     @property
     def code_scale(self) -> Tensor:
@@ -58,6 +59,10 @@ class WPlus(nn.Module):
         """Return the inverter's codes, `(B, L, D)`."""
         codes: Tensor = self.inverter(images, labels)
         return codes
+
+    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map normal noise `(B, noise_dim)` to images `(B, 3, H, W)`."""
+        return self.generator.sample(noise, labels)
 
     def in_bfloat16(self) -> Self:
         """Return a copy whose networks convolve in bfloat16."""

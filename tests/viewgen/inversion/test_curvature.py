@@ -1,0 +1,106 @@
+"""Directions of equal curvature: against the Hessian of a linear generator, for every kind of generator."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from viewgen.errors import ModelError
+from viewgen.inversion import curvature
+from viewgen.inversion.curvature import equal_curvature
+
+SIZE, RANK = 9, 5
+
+
+class Linear:
+    """Images that are a linear function of codes of SIZE numbers, of rank RANK, with a linear start."""
+
+    code_shape, image_size, channels, num_classes = (3, 3), 4, 3, 0
+
+    def __init__(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        basis = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=random)).Q[:, :RANK]
+        strength = torch.tensor([30.0, 10.0, 3.0, 1.0, 0.3])
+        self.matrix = torch.randn(48, RANK, generator=random) * strength @ basis.T
+        self.back = torch.randn(SIZE, 48, generator=random) / 10
+        self.code_scale = torch.ones(3, 3)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return (codes.flatten(1) @ self.matrix.T).view(-1, 3, 4, 4)
+
+    def start(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return (images.flatten(1) @ self.back.T).view(-1, 3, 3)
+
+
+class Sampling(Linear):
+    """The same with a prior and two classes; it notes what it was asked."""
+
+    noise_dim, num_classes = 7, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels: list[Tensor | None] = []
+
+    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.labels.append(labels)
+        return self.decode(noise[:, :1, None].expand(-1, 3, 3))
+
+    def start(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.labels.append(labels)
+        return super().start(images, labels)
+
+
+def hessian(generator: Linear, domain_weight: float) -> Tensor:
+    """2·JᵀJ of mean (x − g(c))² + λ_d·mean (c₀ − e(g(c)))², exact for linear networks."""
+    pixels = generator.matrix
+    codes = generator.back @ generator.matrix
+    return 2 * (pixels.T @ pixels / 48 + domain_weight * codes.T @ codes / SIZE)
+
+
+@pytest.mark.parametrize("make", [Linear, Sampling])
+@pytest.mark.parametrize("domain_weight", [0.0, 2.0])
+def test_the_loss_is_about_equally_curved_along_each_direction(make, domain_weight, monkeypatch):
+    monkeypatch.setattr(curvature, "NUM_PROBES", 60)
+    monkeypatch.setattr(curvature, "DAMPING", 0.0)
+    generator = make()
+    directions = equal_curvature(generator, domain_weight)
+    assert directions.shape == (SIZE, RANK)
+    found = directions.T @ hessian(generator, domain_weight) @ directions
+    # 7,680 random products estimate it to a few per cent
+    torch.testing.assert_close(found, torch.eye(RANK), atol=0.1, rtol=0)
+
+
+def test_damping_shortens_directions_that_hardly_change_the_image(monkeypatch):
+    generator = Linear()
+    found = equal_curvature(generator, 0.0)
+    assert found.shape == (SIZE, RANK)
+    curved = (found.T @ hessian(generator, 0.0) @ found).diagonal().sort().values
+    # eigenvalues fall by a factor of ten thousand, and damping is 0.003 of the largest
+    assert curved[-1] == pytest.approx(1, abs=0.15)
+    assert curved[0] < 0.1
+
+
+def test_the_same_generator_gives_the_same_directions_at_any_batch_size():
+    generator = Sampling()
+    one = equal_curvature(generator, 1.0)
+    torch.manual_seed(5)
+    assert torch.equal(equal_curvature(generator, 1.0), one)
+    other = equal_curvature(generator, 1.0, batch_size=5)
+    assert other.shape == one.shape
+    labels = torch.cat([found for found in generator.labels if found is not None])
+    assert sorted(set(labels.tolist())) == [0, 1]
+
+
+def test_eigenvectors_of_few_rows_are_those_of_the_matrix():
+    rows = torch.randn(6, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    values, vectors = curvature._eigenvectors(rows)
+    matrix = rows.T @ rows / 6
+    torch.testing.assert_close(matrix @ vectors, vectors * values)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("factor", "message"), [(0.0, "the same image"), (torch.nan, "not finite")])
+def test_a_damaged_generator_is_told(factor, message):
+    generator = Linear()
+    generator.matrix = generator.matrix * factor
+    with pytest.raises(ModelError, match=message):
+        equal_curvature(generator, 0.0)
