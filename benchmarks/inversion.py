@@ -5,7 +5,7 @@ the data set's recipe; other lengths of it show what a step buys. "Adam" minimis
 solver and the number of steps of 0.1.0, which the default's steps were chosen to equal (on training images).
 "without domain term" leaves out λ_d·‖e(x) − e(g(w))‖². "plain optimisation" knows no inverter: it starts at
 the mean latent and minimises the pixel error alone by Adam, as GAN projection does. Every image stops on its
-own by the same rule. Seconds leave out what is done once per generator, the search for directions of equal
+own by the same rule. Seconds leave out what is done once per generator, the estimate of the mean
 curvature; it has a line of its own.
 
 Error and feature distance are those of the stored 8-bit reconstruction. A code's drift is the root mean
@@ -31,7 +31,7 @@ from viewgen.diagnostics.distances import kernel_distance
 from viewgen.diagnostics.knn import knn_accuracy
 from viewgen.errors import MissingFileError
 from viewgen.images import to_model
-from viewgen.inversion.curvature import equal_curvature
+from viewgen.inversion.curvature import mean_curvature
 from viewgen.inversion.perceptual import build_perceptual
 from viewgen.inversion.refine import InversionProblem, invert_images, refinement_rule
 from viewgen.inversion.settings import InvertConfig
@@ -211,9 +211,9 @@ def compare(dataset: str, num_images: int, rounds: int, models_dir: str | None) 
         if name != DEFAULT
     }
     generator, domain_weight = images.models.inverting(), images.config.domain_weight
-    once = interleave({"directions": lambda: equal_curvature(generator, domain_weight, AT_ONCE)}, rounds)
+    once = interleave({"curvature": lambda: mean_curvature(generator, domain_weight, AT_ONCE)}, rounds)
     return {
-        "seconds_of_directions": sorted(once["directions"])[rounds // 2],
+        "seconds_of_curvature": sorted(once["curvature"])[rounds // 2],
         "images": count,
         "config": images.config.to_json(),
         "networks": images.digests,
@@ -243,7 +243,7 @@ def table(dataset: str, found: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(numbers)} |")
     return (
         f"## {dataset}\n\n{found['images']} images of the test split; perceptual term: "
-        f"{found['config']['perceptual']}; directions found in {found['seconds_of_directions']:.1f} s. 5-NN "
+        f"{found['config']['perceptual']}; curvature found in {found['seconds_of_curvature']:.1f} s. 5-NN "
         f"on the originals: {100 * found['knn5_top1_of_originals']:.1f} %; their own kernel distance from "
         f"training images: {found['distance_of_originals']:.3f}.\n\n" + "\n".join(lines) + "\n"
     )

@@ -1,13 +1,16 @@
-"""Directions in a generator's code space along which the refinement's loss is about equally curved.
+"""The mean curvature of the refinement's loss in a generator's code space, as a preconditioner.
 
 The loss of an image is a sum of squared residuals r, and its Hessian near the minimum is about 2·JᵀJ, where J
-are the residuals' derivatives by the code (Gauss-Newton). Its mean over codes is estimated once per generator
-from products Jᵀu with random u, and its eigenvectors, divided by the square roots of its damped eigenvalues,
-are the directions. The eigenvalues of StyleGAN2's W⁺ span six orders of magnitude, and of its thousands of
-dimensions only as many change an image as the affine maps to the styles have outputs.
+are the residuals' derivatives by the code (Gauss-Newton). The mean of JᵀJ over codes is estimated once per
+generator from products Jᵀu with random u; the preconditioner is the inverse of the damped mean, which is a
+multiple of the identity but for a few hundred directions. Without it steps are badly scaled: the eigenvalues
+for StyleGAN2's W⁺ span six orders of magnitude.
+
+Shape legend: D elements of a code, K directions, N products Jᵀu.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,21 +19,38 @@ from viewgen.errors import ModelError
 from viewgen.networks.generator import Generator, SamplingGenerator
 from viewgen.optimise.slots import equal_parts
 
-__all__ = ["equal_curvature"]
+__all__ = ["MeanCurvature", "mean_curvature"]
 
-NUM_CODES = 128
+NUM_CODES = 64
 NUM_PROBES = 8
-# Added to the eigenvalues, and the smallest one whose direction is kept, as shares of the largest.
+# Added to the eigenvalues, as a share of the largest; and of that the smallest eigenvalue worth its cost.
 DAMPING = 0.003
-SMALLEST = 1e-6
+SMALLEST = 0.01
 COLUMNS_AT_ONCE = 256
 
 
-def equal_curvature(generator: Generator, domain_weight: float, batch_size: int = 32) -> Tensor:
-    """Return the directions `(D, K)`, D elements of a code and K at most 512.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeanCurvature:
+    """The inverse of a damped Hessian, scale·I − V·Vᵀ; call it with gradients `(B, D)`.
+
+    Attributes:
+        scale: inverse curvature in all directions that are not among those of `directions`.
+        directions: V, `(D, K)`, eigenvectors times the roots of what their eigenvalues take off `scale`.
+    """
+
+    scale: float
+    directions: Tensor
+
+    def __call__(self, gradients: Tensor) -> Tensor:
+        """Return the gradients times this matrix, `(B, D)`."""
+        return self.scale * gradients - (gradients @ self.directions) @ self.directions.T
+
+
+def mean_curvature(generator: Generator, domain_weight: float, batch_size: int = 32) -> MeanCurvature:
+    """Return the preconditioner for refinements with this generator.
 
     Args:
-        generator: g, frozen, with its `start`. The same generator always gives the same directions.
+        generator: g, frozen, with its `start`. The same generator always gives the same result.
         domain_weight: λ_d, weight of the residuals of the domain term relative to those of the pixels.
         batch_size: images per network evaluation.
 
@@ -61,12 +81,15 @@ def equal_curvature(generator: Generator, domain_weight: float, batch_size: int 
     rows = torch.cat(products)
     if not bool(torch.isfinite(rows).all()):
         raise ModelError("the generator's derivatives are not finite; its weights are damaged")
-    values, units = _eigenvectors(rows)
-    if not float(values[-1]) > 0:
+    values, vectors = _eigenvectors(rows)
+    damping = DAMPING * float(values[-1])
+    if not damping > 0:
         raise ModelError("the generator draws the same image from every code; its weights are damaged")
-    large = values > SMALLEST * values[-1]
-    directions = units[:, large] / (2 * (values[large] + DAMPING * values[-1])).sqrt()
-    return directions.to(device, generator.code_scale.dtype)
+    large = values > SMALLEST * damping
+    scale = 1 / (2 * damping)
+    taken_off = scale - 1 / (2 * (values[large] + damping))
+    directions = vectors[:, large] * taken_off.sqrt()
+    return MeanCurvature(scale=scale, directions=directions.to(device, generator.code_scale.dtype))
 
 
 @torch.no_grad()
@@ -98,7 +121,8 @@ def _eigenvectors(rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     count, size = rows.shape
     if size <= count:
-        return torch.linalg.eigh(rows.double().T @ rows.double() / count)
+        values, vectors = torch.linalg.eigh(rows.double().T @ rows.double() / count)
+        return values, vectors.to(rows.dtype)
     # the smaller matrix of inner products has the same eigenvalues
     parts = rows.split(COLUMNS_AT_ONCE, dim=1)
     products = torch.zeros(count, count, dtype=torch.float64)

@@ -17,7 +17,7 @@ Shape legend: N images, A active images, … a code's own dimensions, C, H, W ch
 import torch
 from torch import Tensor
 
-from viewgen.inversion.curvature import equal_curvature
+from viewgen.inversion.curvature import mean_curvature
 from viewgen.inversion.perceptual import PerceptualDistance
 from viewgen.inversion.settings import InvertConfig
 from viewgen.networks.generator import Generator, code_unit
@@ -111,9 +111,8 @@ def refinement_rule(generator: Generator, config: InvertConfig, batch_size: int 
     """
     if config.solver == "adam":
         return Adam(learning_rate=config.learning_rate * code_unit(generator))
-    directions = equal_curvature(generator, config.domain_weight, batch_size)
-    memory = max(1, min(MEMORY, config.max_steps))
-    return LBFGS(directions=directions, memory=memory, batch_size=batch_size)
+    curvature = mean_curvature(generator, config.domain_weight, batch_size)
+    return LBFGS(precondition=curvature, memory=max(1, min(MEMORY, config.max_steps)))
 
 
 def invert_images(

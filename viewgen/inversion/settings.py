@@ -16,7 +16,7 @@ class InvertConfig(Settings):
 
     solver: Literal["lbfgs", "adam"] = setting(
         "lbfgs",
-        "lbfgs: L-BFGS in directions of equal curvature, a quarter of the updates; adam: that of 0.1.0",
+        "lbfgs: L-BFGS from the mean curvature, a quarter of the updates; adam: the solver of 0.1.0",
         since=2,
         absent="adam",
         flag=True,
