@@ -1,9 +1,9 @@
 """Ways to a code for an image: the inverter alone, in-domain refinement, optimisation from the mean latent.
 
-All of them invert the same held-out images in turn. "in-domain refinement" is what `viewgen cache` does by
-the data set's recipe; other lengths of it show what a step buys. "Adam" minimises the same loss with the
-solver and the number of steps of 0.1.0, which the default's steps were chosen to equal (on training images).
-"without domain term" leaves out λ_d·‖e(x) − e(g(w))‖². "plain optimisation" knows no inverter: it starts at
+All of them invert the same images in turn, held-out ones by default. "in-domain refinement" is what `viewgen
+cache` does by the data set's recipe; other lengths of it show what a step buys. "Adam" minimises the same
+loss with the solver and the number of steps of 0.1.0, which the default's steps were chosen to equal (on
+training images). "without domain term" leaves out λ_d·‖e(x) − e(g(w))‖². "plain optimisation" knows no inverter: it starts at
 the mean latent and minimises the pixel error alone by Adam, as GAN projection does. Every image stops on its
 own by the same rule. Seconds leave out what is done once per generator, the estimate of the mean
 curvature; it has a line of its own.
@@ -75,17 +75,17 @@ class FromMeanLatent(InversionProblem):
 
 
 class Images:
-    """Held-out images of a data set and the networks for them."""
+    """Images of a data set and the networks for them."""
 
-    def __init__(self, dataset: str, num_images: int, models_dir: str | None) -> None:
+    def __init__(self, dataset: str, num_images: int, models_dir: str | None, split: str) -> None:
         kinds = {"generator", "discriminator", "inverter", "encoder"}
         paths = find_models(dataset, kinds, models_dir=models_dir)
         self.digests = {kind: file_digest(path) for kind, path in paths.items()}
         self.models: Models = load_models(paths, "cpu")
-        self.train, self.test = load_dataset(dataset, "train"), load_dataset(dataset, "test")
-        rows = torch.arange(min(num_images, len(self.test))) * len(self.test) // num_images
-        self.images = to_model(torch.from_numpy(self.test.images(rows.numpy())))
-        self.targets = torch.from_numpy(self.test.labels(rows.numpy()))
+        self.train, self.data = load_dataset(dataset, "train"), load_dataset(dataset, split)
+        rows = torch.arange(min(num_images, len(self.data))) * len(self.data) // num_images
+        self.images = to_model(torch.from_numpy(self.data.images(rows.numpy())))
+        self.targets = torch.from_numpy(self.data.labels(rows.numpy()))
         self.config = config = InvertConfig(**recipe(dataset, "invert"))
         self.perceptual = build_perceptual(config.perceptual, self.models.discriminator, self.models.device)
 
@@ -143,7 +143,7 @@ class Images:
         generator, encoder = self.models.generator, self.models.encoder
         assert generator is not None
         assert encoder is not None
-        sigma = WPerturbConfig(**recipe(self.test.name, "wperturb")).sigma
+        sigma = WPerturbConfig(**recipe(self.data.name, "wperturb")).sigma
         draws = ImageDraws(0, torch.arange(len(codes)))
         moved = initial_codes(codes, draws, NUM_VIEWS, noise=sigma, stage="wperturb")
         views = render(generator, moved.flatten(0, 1), AT_ONCE)
@@ -164,7 +164,7 @@ class Images:
     def ways(self) -> dict[str, Callable[[], tuple[Tensor, float]]]:
         """Return the contenders."""
         base = self.config
-        adam_steps = ADAM_STEPS.get(self.test.name, 4 * base.max_steps)
+        adam_steps = ADAM_STEPS.get(self.data.name, 4 * base.max_steps)
 
         def way(
             problem_class: type[InversionProblem] = InversionProblem, **changes: Any
@@ -184,9 +184,9 @@ class Images:
         return found
 
 
-def compare(dataset: str, num_images: int, rounds: int, models_dir: str | None) -> dict[str, Any]:
+def compare(dataset: str, num_images: int, rounds: int, models_dir: str | None, split: str) -> dict[str, Any]:
     """Invert the same images in every way, in turn."""
-    images = Images(dataset, num_images, models_dir)
+    images = Images(dataset, num_images, models_dir, split)
     outcomes: dict[str, tuple[Tensor, float]] = {}
 
     def keeping(name: str, run: Callable[[], tuple[Tensor, float]]) -> Callable[[], None]:
@@ -215,6 +215,7 @@ def compare(dataset: str, num_images: int, rounds: int, models_dir: str | None) 
     return {
         "seconds_of_curvature": sorted(once["curvature"])[rounds // 2],
         "images": count,
+        "split": split,
         "config": images.config.to_json(),
         "networks": images.digests,
         "rows": rows,
@@ -242,7 +243,7 @@ def table(dataset: str, found: dict[str, Any]) -> str:
         )
         lines.append(f"| {name} | {' | '.join(numbers)} |")
     return (
-        f"## {dataset}\n\n{found['images']} images of the test split; perceptual term: "
+        f"## {dataset}\n\n{found['images']} images of the {found['split']} split; perceptual term: "
         f"{found['config']['perceptual']}; curvature found in {found['seconds_of_curvature']:.1f} s. 5-NN "
         f"on the originals: {100 * found['knn5_top1_of_originals']:.1f} %; their own kernel distance from "
         f"training images: {found['distance_of_originals']:.3f}.\n\n" + "\n".join(lines) + "\n"
@@ -252,19 +253,22 @@ def table(dataset: str, found: dict[str, Any]) -> str:
 @click.command()
 @click.option("--dataset", "datasets", multiple=True, default=("digits",), show_default=True)
 @click.option("--models", default=None, help="Folder of the networks, for a single data set.")
-@click.option("--images", default=64, show_default=True, help="Held-out images of each data set.")
+@click.option("--images", default=64, show_default=True, help="Images of each data set.")
+@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "test"]))
 @click.option("--rounds", default=3, show_default=True)
 @click.option(
     "--page", default=None, type=click.Path(path_type=Path), help="Replace the tables of this page."
 )
-def main(datasets: tuple[str, ...], models: str | None, images: int, rounds: int, page: Path | None) -> None:
+def main(
+    datasets: tuple[str, ...], models: str | None, images: int, split: str, rounds: int, page: Path | None
+) -> None:
     """Measure, print and write the result file."""
     torch.manual_seed(0)
     keep_freed_memory()
     results = {}
     for dataset in datasets:
         try:
-            results[dataset] = compare(dataset, images, rounds, models)
+            results[dataset] = compare(dataset, images, rounds, models, split)
         except MissingFileError as error:
             click.echo(f"{dataset} is left out: {str(error).splitlines()[0]}")
             continue
@@ -272,7 +276,8 @@ def main(datasets: tuple[str, ...], models: str | None, images: int, rounds: int
     if not results:
         raise SystemExit(1)
     ratios = {name: value for found in results.values() for name, value in found.pop("ratios").items()}
-    path = write_result("inversion", {"ratios": ratios, "datasets": results}, ("torch", "torchvision"))
+    name = "inversion" if split == "test" else f"inversion_{split}"
+    path = write_result(name, {"ratios": ratios, "datasets": results}, ("torch", "torchvision"))
     click.echo(f"written: {path}")
     if page is not None:
         head, marker, _ = page.read_text(encoding="utf-8").partition("<!-- tables -->")
