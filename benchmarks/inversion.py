@@ -1,12 +1,12 @@
 """Ways to a code for an image: the inverter alone, in-domain refinement, optimisation from the mean latent.
 
-All of them invert the same images in turn, held-out ones by default. "in-domain refinement" is what `viewgen
-cache` does by the data set's recipe; other lengths of it show what a step buys. "Adam" minimises the same
-loss with the solver and the number of steps of 0.1.0, which the default's steps were chosen to equal (on
-training images). "without domain term" leaves out λ_d·‖e(x) − e(g(w))‖². "plain optimisation" knows no
-inverter: it starts at the mean latent and minimises the pixel error alone by Adam, as GAN projection does.
-Every image stops on its own by the same rule. Seconds leave out what is done once per generator, the estimate
-of the mean curvature; it has a line of its own.
+All of them invert the same held-out images in turn. "in-domain refinement" is what `viewgen cache` does by
+the data set's recipe; other lengths of it show what a step buys. "Adam" minimises the same loss with the
+solver and the number of steps of 0.1.0, which the default's steps were chosen to equal on training images;
+both invert images of both splits once more. "without domain term" leaves out λ_d·‖e(x) − e(g(w))‖². "plain
+optimisation" knows no inverter: it starts at the mean latent and minimises the pixel error alone by Adam, as
+GAN projection does. Every image stops on its own by the same rule. Times leave out what a worker does once,
+the estimate of the mean curvature; it has a line of its own.
 
 Error and feature distance are those of the stored 8-bit reconstruction. A code's drift is the root mean
 square of w − e(g(w)): small where the code lies in the domain that the inverter knows. What codes are for
@@ -17,7 +17,8 @@ training images.
     python benchmarks/inversion.py --dataset digits --dataset fashion-mnist --page docs/inversion.md
 """
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ AT_ONCE = 32
 ADAM_STEPS = {"digits": 12, "fashion-mnist": 100}
 PLAIN_STEPS = (50, 200)
 DEFAULT = "in-domain refinement (default)"
+BY_ADAM = "the same by Adam, {} steps (0.1.0)"
 NUM_VIEWS = 8
 HEADS = (
     "way",
@@ -59,7 +61,7 @@ HEADS = (
     "PSNR, dB",
     "feature distance",
     "5-NN",
-    "seconds per image",
+    "ms per image",
     "drift",
     "views' distance",
 )
@@ -161,32 +163,41 @@ class Images:
             "distance_of_originals": kernel_distance(embedded, self.known),
         }
 
+    def way(
+        self, problem_class: type[InversionProblem] = InversionProblem, **changes: Any
+    ) -> Callable[[], tuple[Tensor, float]]:
+        """Return a contender: the recipe's settings with changes."""
+        config = self.config.replace(**changes)
+        rule = refinement_rule(self.models.inverting(), config, AT_ONCE)
+        return lambda: self.invert(config, rule, problem_class)
+
+    def solvers(self) -> dict[str, Callable[[], tuple[Tensor, float]]]:
+        """Return the default and the same by Adam."""
+        steps = self.adam_steps
+        return {DEFAULT: self.way(), BY_ADAM.format(steps): self.way(solver="adam", max_steps=steps)}
+
+    @property
+    def adam_steps(self) -> int:
+        """Updates of 0.1.0."""
+        return ADAM_STEPS.get(self.data.name, 4 * self.config.max_steps)
+
     def ways(self) -> dict[str, Callable[[], tuple[Tensor, float]]]:
         """Return the contenders."""
-        base = self.config
-        adam_steps = ADAM_STEPS.get(self.data.name, 4 * base.max_steps)
-
-        def way(
-            problem_class: type[InversionProblem] = InversionProblem, **changes: Any
-        ) -> Callable[[], Any]:
-            config = base.replace(**changes)
-            rule = refinement_rule(self.models.inverting(), config, AT_ONCE)
-            return lambda: self.invert(config, rule, problem_class)
-
-        found = {"inverter alone": way(max_steps=0), DEFAULT: way()}
-        found[f"the same by Adam, {adam_steps} steps (0.1.0)"] = way(solver="adam", max_steps=adam_steps)
-        for steps in (round(base.max_steps * 0.5), base.max_steps * 2, base.max_steps * 4):
-            found[f"in-domain refinement, {steps} steps"] = way(max_steps=steps)
-        found["refinement without domain term"] = way(domain_weight=0.0)
+        most = self.config.max_steps
+        found = {"inverter alone": self.way(max_steps=0), **self.solvers()}
+        for steps in (round(most * 0.5), most * 2, most * 4):
+            found[f"in-domain refinement, {steps} steps"] = self.way(max_steps=steps)
+        found["refinement without domain term"] = self.way(domain_weight=0.0)
         plain = {"solver": "adam", "domain_weight": 0.0, "perceptual_weight": 0.0}
-        for steps in (adam_steps, *(s for s in PLAIN_STEPS if s > adam_steps)):
-            found[f"plain optimisation, {steps} steps"] = way(FromMeanLatent, max_steps=steps, **plain)
+        for steps in (self.adam_steps, *(s for s in PLAIN_STEPS if s > self.adam_steps)):
+            found[f"plain optimisation, {steps} steps"] = self.way(FromMeanLatent, max_steps=steps, **plain)
         return found
 
 
-def compare(dataset: str, num_images: int, rounds: int, models_dir: str | None, split: str) -> dict[str, Any]:
-    """Invert the same images in every way, in turn."""
-    images = Images(dataset, num_images, models_dir, split)
+def measured(
+    images: Images, ways: Mapping[str, Callable[[], tuple[Tensor, float]]], rounds: int
+) -> tuple[dict[str, dict[str, float]], dict[str, list[float]]]:
+    """Run the contenders in turn; returns the qualities of each, and its seconds in each round."""
     outcomes: dict[str, tuple[Tensor, float]] = {}
 
     def keeping(name: str, run: Callable[[], tuple[Tensor, float]]) -> Callable[[], None]:
@@ -195,33 +206,63 @@ def compare(dataset: str, num_images: int, rounds: int, models_dir: str | None, 
 
         return call
 
-    ways = images.ways()
     seconds = interleave({name: keeping(name, run) for name, run in ways.items()}, rounds, warm_up=0)
     count = len(images.images)
     rows = {
         name: {
             **images.measure(*outcomes[name]),
-            "seconds_per_image": sorted(seconds[name])[len(seconds[name]) // 2] / count,
+            "seconds_per_image": statistics.median(seconds[name]) / count,
         }
         for name in ways
     }
+    return rows, seconds
+
+
+def compare(
+    dataset: str, num_images: int, num_solver_images: int, rounds: int, models_dir: str | None
+) -> dict[str, Any]:
+    """Invert the same images in every way, in turn."""
+    solvers = {}
+    for split in ("train", "test"):
+        some = Images(dataset, num_solver_images, models_dir, split)
+        solvers[split] = {"images": len(some.images), "rows": measured(some, some.solvers(), rounds)[0]}
+    images = Images(dataset, num_images, models_dir, "test")
+    rows, seconds = measured(images, images.ways(), rounds)
     ratios = {
         f"{dataset}, time: {name} / default": ratio(seconds[name], seconds[DEFAULT])
-        for name in ways
+        for name in rows
         if name != DEFAULT
     }
     generator, domain_weight = images.models.inverting(), images.config.domain_weight
     once = interleave({"curvature": lambda: mean_curvature(generator, domain_weight, AT_ONCE)}, rounds)
     return {
-        "seconds_of_curvature": sorted(once["curvature"])[rounds // 2],
-        "images": count,
-        "split": split,
+        "seconds_of_curvature": statistics.median(once["curvature"]),
+        "images": len(images.images),
         "config": images.config.to_json(),
         "networks": images.digests,
         "rows": rows,
+        "solvers": solvers,
         "ratios": ratios,
         **images.references(),
     }
+
+
+def solvers_table(results: Mapping[str, dict[str, Any]]) -> str:
+    """Return the table of both solvers in Markdown."""
+    lines = [
+        "| images | solver | ms per image | PSNR, dB | feature distance | drift | views' distance |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for dataset, found in results.items():
+        for split, part in found["solvers"].items():
+            for name, row in part["rows"].items():
+                solver = f"L-BFGS, {row['steps']:.0f} steps" if name == DEFAULT else f"Adam, {row['steps']:.0f}"
+                lines.append(
+                    f"| {dataset}, {part['images']} {split} | {solver} | {1000 * row['seconds_per_image']:.2g} "
+                    f"| {row['psnr_db']:.1f} | {row['feature_distance']:.3f} | {row['drift']:.2f} "
+                    f"| {row['views_distance']:.3f} |"
+                )
+    return "\n".join(lines) + "\n"
 
 
 def table(dataset: str, found: dict[str, Any]) -> str:
@@ -237,13 +278,13 @@ def table(dataset: str, found: dict[str, Any]) -> str:
             f"{row['psnr_db']:.1f}",
             f"{row['feature_distance']:.3f}",
             f"{100 * row['knn5_top1']:.1f} %",
-            f"{row['seconds_per_image']:.3f}",
+            f"{1000 * row['seconds_per_image']:.2g}",
             f"{row['drift']:.2f}",
             f"{row['views_distance']:.3f}",
         )
         lines.append(f"| {name} | {' | '.join(numbers)} |")
     return (
-        f"## {dataset}\n\n{found['images']} images of the {found['split']} split; perceptual term: "
+        f"## {dataset}\n\n{found['images']} images of the test split; perceptual term: "
         f"{found['config']['perceptual']}; curvature found in {found['seconds_of_curvature']:.1f} s. 5-NN "
         f"on the originals: {100 * found['knn5_top1_of_originals']:.1f} %; their own kernel distance from "
         f"training images: {found['distance_of_originals']:.3f}.\n\n" + "\n".join(lines) + "\n"
@@ -253,14 +294,19 @@ def table(dataset: str, found: dict[str, Any]) -> str:
 @click.command()
 @click.option("--dataset", "datasets", multiple=True, default=("digits",), show_default=True)
 @click.option("--models", default=None, help="Folder of the networks, for a single data set.")
-@click.option("--images", default=64, show_default=True, help="Images of each data set.")
-@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "test"]))
+@click.option("--images", default=64, show_default=True, help="Held-out images of each data set.")
+@click.option("--solver-images", default=128, show_default=True, help="Images of each split for both solvers.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option(
     "--page", default=None, type=click.Path(path_type=Path), help="Replace the tables of this page."
 )
 def main(
-    datasets: tuple[str, ...], models: str | None, images: int, split: str, rounds: int, page: Path | None
+    datasets: tuple[str, ...],
+    models: str | None,
+    images: int,
+    solver_images: int,
+    rounds: int,
+    page: Path | None,
 ) -> None:
     """Measure, print and write the result file."""
     torch.manual_seed(0)
@@ -268,7 +314,7 @@ def main(
     results = {}
     for dataset in datasets:
         try:
-            results[dataset] = compare(dataset, images, rounds, models, split)
+            results[dataset] = compare(dataset, images, solver_images, rounds, models)
         except MissingFileError as error:
             click.echo(f"{dataset} is left out: {str(error).splitlines()[0]}")
             continue
@@ -276,11 +322,14 @@ def main(
     if not results:
         raise SystemExit(1)
     ratios = {name: value for found in results.values() for name, value in found.pop("ratios").items()}
-    name = "inversion" if split == "test" else f"inversion_{split}"
-    path = write_result(name, {"ratios": ratios, "datasets": results}, ("torch", "torchvision"))
+    click.echo(solvers_table(results))
+    path = write_result("inversion", {"ratios": ratios, "datasets": results}, ("torch", "torchvision"))
     click.echo(f"written: {path}")
     if page is not None:
         head, marker, _ = page.read_text(encoding="utf-8").partition("<!-- tables -->")
+        before, begin, rest = head.partition("<!-- solvers -->")
+        _, end, after = rest.partition("<!-- end of solvers -->")
+        head = f"{before}{begin}\n\n{solvers_table(results)}\n{end}{after}"
         tables = "\n".join(table(dataset, found) for dataset, found in results.items())
         page.write_text(f"{head}{marker}\n\n{tables}", encoding="utf-8")
 

@@ -34,7 +34,7 @@ HEADINGS = {
 SEARCH_CHANGED = "2026-11-29"
 OF_THE_DEFAULT_SEARCH = ("precision", "end_to_end", "workers")
 # long measurements that `make bench` does not repeat and that have pages of their own
-ELSEWHERE = ("inversion", "inversion_train", "mutual_information", "view_quality")
+ELSEWHERE = ("inversion", "mutual_information", "view_quality")
 WITHOUT_RATIOS = ("growth", "profile_step")
 INTRODUCTION = """---
 hide: [toc]

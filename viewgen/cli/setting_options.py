@@ -38,7 +38,7 @@ def setting_flags(registry: Registry[Any]) -> list[Callable[[Any], Any]]:
 
     Settings of one name share a flag; its help names the entries.
     """
-    return [_flag(name, users, field) for name, (users, field) in _flagged(registry).items()]
+    return [_flag(name, users) for name, users in _flagged(registry).items()]
 
 
 def setting_names(registry: Registry[Any]) -> list[str]:
@@ -46,24 +46,31 @@ def setting_names(registry: Registry[Any]) -> list[str]:
     return list(_flagged(registry))
 
 
-def _flagged(registry: Registry[Any]) -> dict[str, tuple[list[str], FieldInfo]]:
-    found: dict[str, tuple[list[str], FieldInfo]] = {}
+def _flagged(registry: Registry[Any]) -> dict[str, list[tuple[str, FieldInfo]]]:
+    """Return setting → the entries that ask for its flag, with their fields."""
+    found: dict[str, list[tuple[str, FieldInfo]]] = {}
     for name in registry.built_in:
         for setting, field in registry.entry(name).settings.model_fields.items():
             if facts(field)["flag"]:
-                found.setdefault(setting, ([], field))[0].append(name)
+                found.setdefault(setting, []).append((name, field))
     return found
 
 
-def _flag(name: str, users: list[str], field: FieldInfo) -> Callable[[Any], Any]:
-    kind = _click_type(field.annotation)
-    description = (field.description or "").strip()
+def _flag(name: str, users: list[tuple[str, FieldInfo]]) -> Callable[[Any], Any]:
+    kinds = [_click_type(field.annotation) for _, field in users]
+    kind = kinds[0]
+    if all(isinstance(one, click.Choice) for one in kinds):
+        # the settings refuse the choices of another entry
+        kind = click.Choice(list(dict.fromkeys(choice for one in kinds for choice in one.choices)))
+    described: dict[str, list[str]] = {}
+    for user, field in users:
+        described.setdefault((field.description or "").strip(), []).append(user)
     return click.option(
         "--" + name.replace("_", "-"),
         name,
         type=kind,
         metavar=None if isinstance(kind, click.Choice) else _metavar(kind),
-        help=f"{', '.join(users)}: {description}.",
+        help=". ".join(f"{', '.join(names)}: {text}" for text, names in described.items()) + ".",
     )
 
 

@@ -1,10 +1,10 @@
 """The mean curvature of the refinement's loss in a generator's code space, as a preconditioner.
 
-The loss of an image is a sum of squared residuals r, and its Hessian near the minimum is about 2·JᵀJ, where J
-are the residuals' derivatives by the code (Gauss-Newton). The mean of JᵀJ over codes is estimated once per
-generator from products Jᵀu with random u; the preconditioner is the inverse of the damped mean, which is a
-multiple of the identity but for a few hundred directions. Without it steps are badly scaled: the eigenvalues
-for StyleGAN2's W⁺ span six orders of magnitude.
+But for its perceptual term, which is left out here, the loss of an image is a sum of squared residuals r, and
+its Hessian near the minimum is about 2·JᵀJ, where J are the residuals' derivatives by the code (Gauss-Newton).
+The mean of JᵀJ over codes is estimated once per generator from products Jᵀu with random u; the preconditioner
+is the inverse of the damped mean, which is a multiple of the identity but for a few hundred directions.
+Without it steps are badly scaled: the eigenvalues for StyleGAN2's W⁺ span six orders of magnitude.
 
 Shape legend: D elements of a code, K directions, N products Jᵀu.
 """
@@ -46,23 +46,26 @@ class MeanCurvature:
         return self.scale * gradients - (gradients @ self.directions) @ self.directions.T
 
 
+@torch.enable_grad()
 def mean_curvature(generator: Generator, domain_weight: float, batch_size: int = 32) -> MeanCurvature:
     """Return the preconditioner for refinements with this generator.
 
     Args:
-        generator: g, frozen, with its `start`. The same generator always gives the same result.
+        generator: g, frozen, with its `start`. The same generator gives the same result, up to rounding.
         domain_weight: λ_d, weight of the residuals of the domain term relative to those of the pixels.
-        batch_size: images per network evaluation.
+        batch_size: images per network evaluation, at most; no more than 64 are taken.
 
     Raises:
         ModelError: no code changes its image, or derivatives are not finite.
     """
     device = generator.code_scale.device
-    random = torch.Generator().manual_seed(0)
+    batch_size = min(batch_size, NUM_CODES)
     labels = None
-    if generator.num_classes:
-        labels = torch.arange(NUM_CODES, device=device) % generator.num_classes
-    codes = _codes_in_domain(generator, labels, random, batch_size)
+    if count := generator.num_classes:
+        every = torch.arange(NUM_CODES, device=device)
+        labels = every % count if count <= NUM_CODES else every * count // NUM_CODES
+    codes = _codes_in_domain(generator, labels, batch_size)
+    randoms = [torch.Generator().manual_seed(1 + number) for number in range(NUM_CODES)]
     products = []
     for index, kept in equal_parts(torch.arange(NUM_CODES, device=device), batch_size):
         part = codes[index].requires_grad_()
@@ -74,12 +77,14 @@ def mean_curvature(generator: Generator, domain_weight: float, batch_size: int =
         for probe in range(NUM_PROBES):
             total = images.new_zeros(())
             for values, weight in residuals:
-                u = torch.randn(values.shape, generator=random).to(values)
+                own_u = [torch.randn(values.shape[1:], generator=randoms[i]) for i in index[:kept].tolist()]
+                u = torch.stack(own_u + own_u[-1:] * (len(index) - kept)).to(values)
                 total = total + weight / math.sqrt(values[0].numel()) * (values * u).sum()
             (product,) = torch.autograd.grad(total, part, retain_graph=probe < NUM_PROBES - 1)
             products.append(product[:kept].flatten(1).cpu())
     rows = torch.cat(products)
-    if not bool(torch.isfinite(rows).all()):
+    rows = rows[torch.isfinite(rows).all(dim=1)]
+    if 2 * len(rows) < NUM_CODES * NUM_PROBES:
         raise ModelError("the generator's derivatives are not finite; its weights are damaged")
     values, vectors = _eigenvectors(rows)
     damping = DAMPING * float(values[-1])
@@ -93,11 +98,14 @@ def mean_curvature(generator: Generator, domain_weight: float, batch_size: int =
 
 
 @torch.no_grad()
-def _codes_in_domain(
-    generator: Generator, labels: Tensor | None, random: torch.Generator, batch_size: int
-) -> Tensor:
-    """Return the starts of the refinements, `(NUM_CODES, ...)`, of images that the generator draws."""
+def _codes_in_domain(generator: Generator, labels: Tensor | None, batch_size: int) -> Tensor:
+    """Return codes as refinements start from, `(NUM_CODES, ...)`.
+
+    They are the starts of images that the generator draws or, where it has no prior, noise around the start
+    of a grey image.
+    """
     scale = generator.code_scale
+    random = torch.Generator().manual_seed(0)
     if isinstance(generator, SamplingGenerator):
         noise = torch.randn(NUM_CODES, generator.noise_dim, generator=random).to(scale)
     else:

@@ -109,10 +109,10 @@ def refinement_rule(generator: Generator, config: InvertConfig, batch_size: int 
     Raises:
         ModelError: the solver is lbfgs, and the generator has no finite derivatives.
     """
-    if config.solver == "adam":
+    if config.solver == "adam" or not config.max_steps:  # without a step nothing has to be known
         return Adam(learning_rate=config.learning_rate * code_unit(generator))
     curvature = mean_curvature(generator, config.domain_weight, batch_size)
-    return LBFGS(precondition=curvature, memory=max(1, min(MEMORY, config.max_steps)))
+    return LBFGS(precondition=curvature, memory=min(MEMORY, config.max_steps))
 
 
 def invert_images(

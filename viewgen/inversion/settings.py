@@ -14,13 +14,6 @@ class InvertConfig(Settings):
 
     title = "invert"
 
-    solver: Literal["lbfgs", "adam"] = setting(
-        "lbfgs",
-        "lbfgs: L-BFGS from the mean curvature, a quarter of the updates; adam: the solver of 0.1.0",
-        since=2,
-        absent="adam",
-        flag=True,
-    )
     learning_rate: float = setting(0.01, "learning rate of Adam", gt=0)
     max_steps: int = setting(
         50,
@@ -37,6 +30,13 @@ class InvertConfig(Settings):
     patience: int = setting(20, "updates within which the loss must fall by 1 % to go on", ge=1)
     precision: Literal["float32", "bfloat16"] = setting(
         "float32", "precision of the networks while they refine; what is stored is float32's", flag=True
+    )
+    solver: Literal["lbfgs", "adam"] = setting(
+        "lbfgs",
+        "lbfgs: L-BFGS from the mean curvature; adam: that of 0.1.0, which needs four times the max_steps",
+        since=2,
+        absent="adam",
+        flag=True,
     )
 
     def ignored(self) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """The refined inversion as a view source: one view of each image, its reconstruction, and its code."""
 
-from functools import cached_property
-
 import torch
 
 from viewgen.errors import ModelError
@@ -38,17 +36,13 @@ class InversionSource:
         self.perceptual = build_perceptual(config.perceptual, models.discriminator, models.device)
         self.num_classes = self.generator.num_classes
         self.at_once = images_at_once(self.generator.image_size, models.device)
+        self.rule: UpdateRule = refinement_rule(self.generator, config, self.at_once)
         self.runner = models.execution.slots(
             resources.batch_size,
             group_size=self.at_once,
-            slot_bytes=slot_bytes(1, self.generator.code_shape),
+            slot_bytes=slot_bytes(1, self.generator.code_shape, self.rule),
             device=models.device,
         )
-
-    @cached_property
-    def rule(self) -> UpdateRule:
-        """The update rule, found once per generator."""
-        return refinement_rule(self.generator, self.config, self.at_once)
 
     def views(self, images: Images, num_views: int) -> Views:
         """Return reconstructions, `(1, B, C, H, W)`, with codes, errors and steps as columns."""

@@ -50,7 +50,10 @@ class Generator(Protocol):
     def code_scale(self) -> Tensor: ...
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Map codes `(B, *code_shape)` to images `(B, C, H, W)`, nominally in [−1, 1]; differentiable."""
+        """Map codes `(B, *code_shape)` to images `(B, C, H, W)`, nominally in [−1, 1].
+
+        Differentiable, as `start` is, also several times after one call (``retain_graph``).
+        """
         ...
 
     def start(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""L-BFGS for the slots of `viewgen.optimise.slots`, from a first guess of the inverse Hessian.
+"""L-BFGS for the slots of `viewgen.optimise.slots`, with a preconditioner.
 
 Every image has its own memory of steps and changes of the gradient. There is no line search, which would
 evaluate the images of a batch at different numbers of points: a step goes the full way, as far as the slot's
@@ -22,7 +22,7 @@ from viewgen.optimise.slots import Evaluation, Tensors, expanded
 
 __all__ = ["LBFGS"]
 
-# A step along which the loss is less curved than this, where 1 is the guess, is not remembered.
+# A step is remembered if its curvature sᵀy is at least this share of yᵀHy, H the preconditioner.
 LEAST_CURVATURE = 1e-6
 GROWTH = 2.0
 SHRINKAGE = 0.35
@@ -33,10 +33,10 @@ class LBFGS:
     """L-BFGS on an image's loss, as a `viewgen.optimise.slots.UpdateRule`, for one code per image.
 
     Attributes:
-        precondition: maps gradients `(A, D)` to gradients times a guess of the inverse Hessian, a symmetric
-            positive definite matrix that is the same for all images.
-        memory: m, number of steps from which an image's curvature is estimated.
-        first_step: length of the first step, as a share of the guess's.
+        precondition: multiplies gradients `(A, D)` by H, a symmetric positive definite matrix near the
+            inverse Hessian, the same for all images.
+        memory: m, number of steps from which an image's own curvature is estimated.
+        first_step: length of the first step, as a share of the preconditioned gradient's.
 
     Raises:
         UsageError: a size is not positive.
@@ -57,9 +57,10 @@ class LBFGS:
         """Return an empty memory, and the codes as the place from which the first step goes."""
         flat = codes.flatten(1)
         num_slots, size = flat.shape
-        vectors = ("place_gradient", "place_guess", "step")
-        memories = ("steps", "changes", "guesses")
+        vectors = ("place_gradient", "place_preconditioned")
+        memories = ("steps", "changes", "preconditioned")
         return {
+            # the best codes so far, from which the last step went
             "place": flat.clone(),
             "place_loss": codes.new_full((num_slots,), torch.inf),
             "radius": codes.new_zeros(num_slots),
@@ -69,60 +70,74 @@ class LBFGS:
         }
 
     def differentiate(self, evaluation: Evaluation, codes: Tensor) -> Tensors:
-        """Return losses, `(A, 1)`, their gradients, and those times the guess, `(A, D)` both."""
+        """Return losses, `(A, 1)`, their gradients, and those times H, `(A, D)` both."""
         (gradient,) = torch.autograd.grad(evaluation.loss.sum(), codes)
         gradient = gradient.flatten(1)
         # here, where a group has one size: a product of another size rounds otherwise
-        guess = self.precondition(gradient)
-        return {"loss": evaluation.loss.detach()[:, None], "gradient": gradient, "guess": guess}
+        preconditioned = self.precondition(gradient)
+        loss = evaluation.loss.detach()[:, None]
+        return {"loss": loss, "gradient": gradient, "preconditioned": preconditioned}
 
     def move(self, codes: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
         """Return the codes after one update, from here or, if the loss has risen, from the place before."""
-        gradient, guess, loss = derivatives["gradient"], derivatives["guess"], derivatives["loss"][:, 0]
-        first = steps == 0
-        self._remember(gradient, guess, first, state)
-        length = state["step"].norm(dim=1)
+        here, loss, first = codes.flatten(1), derivatives["loss"][:, 0], steps == 0
+        step = here - state["place"]
+        self._remember(step, derivatives, first, state)
+        length = _dot(step, step).sqrt()
         fallen = first | (loss < state["place_loss"])
         radius = torch.where(fallen, torch.maximum(state["radius"], GROWTH * length), SHRINKAGE * length)
-        state["radius"] = torch.where(first, self.first_step * guess.norm(dim=1), radius)
+        scaled = derivatives["preconditioned"]
+        state["radius"] = torch.where(first, self.first_step * _dot(scaled, scaled).sqrt(), radius)
         state["place_loss"] = torch.where(fallen, loss, state["place_loss"])
-        here = {"place": codes.flatten(1), "place_gradient": gradient, "place_guess": guess}
-        for name, values in here.items():
-            state[name] = torch.where(fallen[:, None], values, state[name])
+        state["place"] = torch.where(fallen[:, None], here, state["place"])
+        for name in ("gradient", "preconditioned"):
+            before = state[f"place_{name}"]
+            state[f"place_{name}"] = torch.where(fallen[:, None], derivatives[name], before)
         step = -self._newton_direction(state)
-        step *= (state["radius"] / step.norm(dim=1).clamp_min(1e-30)).clamp_max(1)[:, None]
-        state["step"] = step
-        moved: Tensor = (state["place"] + step).view_as(codes)
-        return moved
+        length = _dot(step, step).sqrt().clamp_min(1e-30)
+        moved: Tensor = state["place"] + (state["radius"] / length).clamp_max(1)[:, None] * step
+        return moved.view_as(codes)
 
-    def _remember(self, gradient: Tensor, guess: Tensor, first: Tensor, state: Tensors) -> None:
+    def _remember(self, step: Tensor, derivatives: Tensors, first: Tensor, state: Tensors) -> None:
         """Add the last step and its change of the gradient where the loss is convex along the step."""
-        step, change = state["step"], gradient - state["place_gradient"]
-        guess = guess - state["place_guess"]
-        curvature, guessed = (step * change).sum(dim=1), (change * guess).sum(dim=1)
-        convex = ~first & (curvature > LEAST_CURVATURE * guessed)
-        state["scale"] = torch.where(convex, curvature / guessed.clamp_min(1e-30), state["scale"])
-        for name, values in (("steps", step), ("changes", change), ("guesses", guess)):
-            added = torch.where(convex[:, None], values, torch.zeros_like(values))
-            state[name] = torch.cat([state[name][:, 1:], added[:, None]], dim=1)
+        change = derivatives["gradient"] - state["place_gradient"]
+        preconditioned = derivatives["preconditioned"] - state["place_preconditioned"]
+        curvature, expected = _dot(step, change), _dot(change, preconditioned)
+        convex = ~first & (expected > 0) & (curvature > LEAST_CURVATURE * expected)
+        ratio = curvature / torch.where(convex, expected, torch.ones_like(expected))
+        state["scale"] = torch.where(convex, ratio, state["scale"])
+        for name, values in (("steps", step), ("changes", change), ("preconditioned", preconditioned)):
+            kept = state[name]
+            state[name] = torch.where(
+                convex[:, None, None], torch.cat([kept[:, 1:], values[:, None]], dim=1), kept
+            )
 
     def _newton_direction(self, state: Tensors) -> Tensor:
         """Return the inverse Hessian that the memory implies times the gradient, `(A, D)`, in two loops.
 
-        The guess, scaled by the last step's curvature, stands where the usual form has a multiple of the
-        identity. It is linear, so that its product is carried along and never computed for this.
+        H, scaled by the last step's curvature, stands where the usual form has a multiple of the identity.
+        Its products are known, so that it is not multiplied by again.
         """
-        steps, changes, guesses = state["steps"], state["changes"], state["guesses"]
-        curvature = (steps * changes).sum(dim=2)
+        steps, changes, preconditioned = state["steps"], state["changes"], state["preconditioned"]
+        curvature = _dot(steps, changes)
+        # an empty place of the memory is zero
         inverse = torch.where(curvature > 0, 1 / curvature, torch.zeros_like(curvature))
-        rest, found = state["place_gradient"], state["place_guess"]
+        rest, found = state["place_gradient"], state["place_preconditioned"]
         shares = torch.zeros_like(inverse)
         for past in reversed(range(self.memory)):
-            shares[:, past] = inverse[:, past] * (steps[:, past] * rest).sum(dim=1)
+            shares[:, past] = inverse[:, past] * _dot(steps[:, past], rest)
             rest = rest - shares[:, past, None] * changes[:, past]
-            found = found - shares[:, past, None] * guesses[:, past]
+            found = found - shares[:, past, None] * preconditioned[:, past]
         found = expanded(state["scale"], found) * found
         for past in range(self.memory):
-            share = inverse[:, past] * (changes[:, past] * found).sum(dim=1)
+            share = inverse[:, past] * _dot(changes[:, past], found)
             found = found + (shares[:, past] - share)[:, None] * steps[:, past]
         return found
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    """Return the inner products over the last axis, summed in float64.
+
+    So the order of the sum, which may depend on the number of slots, is seldom seen in a float32.
+    """
+    return (first * second).sum(dim=-1, dtype=torch.float64).to(first.dtype)

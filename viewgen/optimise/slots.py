@@ -36,9 +36,10 @@ __all__ = [
     "slot_bytes",
 ]
 
-# Tensors of an image's codes that a search holds: codes, two moments, the best, gradients, and as many
-# temporaries of an update.
-CODES_PER_SLOT = 8
+# Tensors of an image's codes that a search holds: codes, the best, gradients, and as many temporaries of an
+# update; and the moments of Adam.
+CODES_PER_SLOT = 6
+MOMENTS = 2
 Tensors = dict[str, Tensor]
 
 
@@ -105,7 +106,10 @@ class UpdateRule(Protocol):
         ...
 
     def differentiate(self, evaluation: Evaluation, codes: Tensor) -> Tensors:
-        """Return the derivatives for the update, `(A, ...)` each; a non-finite one restarts its image."""
+        """Return the derivatives for the update, `(A, ...)` each.
+
+        A non-finite one restarts its image, unless that has no steps left.
+        """
         ...
 
     def move(self, codes: Tensor, steps: Tensor, derivatives: Tensors, state: Tensors) -> Tensor:
@@ -205,9 +209,14 @@ class _Slots:
         self.steps = self.steps + 1
 
 
-def slot_bytes(num_views: int, code_shape: tuple[int, ...]) -> int:
-    """Return a lower bound of the bytes that a search keeps per image."""
-    return CODES_PER_SLOT * num_views * math.prod(code_shape) * 4
+def slot_bytes(num_views: int, code_shape: tuple[int, ...], rule: UpdateRule | None = None) -> int:
+    """Return a lower bound of the bytes that a search keeps per image; without a rule, that of Adam's."""
+    size = num_views * math.prod(code_shape)
+    state = MOMENTS * size
+    if rule is not None:
+        fresh = rule.fresh(torch.zeros(1, num_views, *code_shape), torch.zeros(1, dtype=torch.long))
+        state = sum(values.numel() for values in fresh.values())
+    return 4 * (CODES_PER_SLOT * size + state)
 
 
 def equal_parts(rows: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
@@ -230,13 +239,13 @@ def expanded(values: Tensor, codes: Tensor) -> Tensor:
 
 
 def _evaluate(slots: _Slots, options: SlotOptions) -> tuple[Evaluation, Tensors]:
-    """Return the evaluation of all slots and the derivatives for their update, unless none has steps left."""
+    """Return the evaluation of all slots, and derivatives for their update if one has steps left."""
     group_size = options.group_size
     moving = bool((slots.steps < options.max_steps).any())
     every = torch.arange(len(slots.rows), device=slots.rows.device)
     losses, dones, parts = [], [], []
     for group, kept in equal_parts(every, group_size or len(every)):
-        needed = moving and slots.rule.needs_gradients
+        needed = slots.rule.needs_gradients
         codes = slots.codes[group].detach().requires_grad_(needed)
         with torch.set_grad_enabled(needed):
             evaluation = slots.problem.evaluate(codes, slots.rows[group], slots.steps[group])

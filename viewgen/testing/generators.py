@@ -66,6 +66,17 @@ class GeneratorContract:
         assert bool(torch.isfinite(gradient).all())
         assert bool((gradient.flatten(1).norm(dim=1) > 0).all())
 
+    def test_images_and_their_starts_can_be_differentiated_more_than_once(
+        self, generator: Generator, codes: Tensor, labels: Tensor | None
+    ) -> None:
+        """One forward pass serves several backward passes, as the inversion's curvature needs."""
+        leaf = codes.clone().requires_grad_()
+        images = generator.decode(leaf)
+        total = images.square().sum() + generator.start(images, labels).square().sum()
+        (first,) = torch.autograd.grad(total, leaf, retain_graph=True)
+        (second,) = torch.autograd.grad(total, leaf)
+        torch.testing.assert_close(first, second)
+
     def test_the_gradient_is_that_of_the_images(self, generator: Generator, codes: Tensor) -> None:
         """A small step along the gradient changes the sum of the images as the gradient says."""
         leaf = codes[:1].clone().requires_grad_()

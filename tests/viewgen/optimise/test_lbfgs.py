@@ -32,13 +32,11 @@ class Bowls:
         self.minima = torch.randn(num_images, size, generator=random, dtype=torch.float64)
         self.num_images, self.size, self.cubic = num_images, size, cubic
         self.losses: dict[int, list[float]] = {}
-        self.gradients = 0
 
     def start(self, rows: Tensor) -> Tensor:
         return torch.zeros(len(rows), 1, self.size, dtype=torch.float64)
 
     def evaluate(self, codes: Tensor, rows: Tensor, steps: Tensor) -> Evaluation:
-        self.gradients += codes.requires_grad
         gap = codes[:, 0] - self.minima[rows]
         loss = 0.5 * torch.einsum("ai,aij,aj->a", gap, self.curvatures[rows], gap)
         loss = loss + self.cubic * gap.abs().pow(3).sum(dim=1)
@@ -70,12 +68,12 @@ def test_the_direction_is_that_of_the_dense_update():
     problem, rule = Bowls(3), LBFGS(precondition=times(guess), memory=4)
     state = rule.fresh(problem.start(torch.arange(3)), torch.arange(3))
     state["place_gradient"] = torch.randn(3, 6, generator=random, dtype=torch.float64)
-    state["place_guess"] = state["place_gradient"] @ guess
+    state["place_preconditioned"] = state["place_gradient"] @ guess
     state["scale"] = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
     counts = (4, 2, 0)  # an empty place of the memory is zero
     for row, count in enumerate(counts):
         steps, changes = memory_of(problem, row, count)
-        for name, values in (("steps", steps), ("changes", changes), ("guesses", changes @ guess)):
+        for name, values in (("steps", steps), ("changes", changes), ("preconditioned", changes @ guess)):
             state[name][row, 4 - count :] = values
     found = rule._newton_direction(state)
     for row, count in enumerate(counts):
@@ -111,7 +109,7 @@ def test_the_right_guess_makes_ill_conditioned_bowls_easy():
 def moved(rule: LBFGS, codes: Tensor, step: int, gradient: Tensor, loss: float, state: Tensors) -> Tensor:
     derivatives = {
         "gradient": gradient[None],
-        "guess": gradient[None],
+        "preconditioned": gradient[None],
         "loss": torch.tensor([[loss]], dtype=torch.float64),
     }
     return rule.move(codes, torch.tensor([step]), derivatives, state)
@@ -145,6 +143,11 @@ def test_a_pair_without_convexity_is_not_remembered():
     assert state["scale"].item() == 1.0
     # downhill along the gradient, twice as far
     torch.testing.assert_close(third - second, 2 * (second - first))
+    # nor does it push out one that is
+    state["steps"][0, 1] = 3.0
+    state["changes"][0, 1] = 2.0
+    moved(rule, third, 2, 2.5 * gradient, 3.0, state)
+    assert state["steps"][0, 1].tolist() == [3.0] * 6
 
 
 def test_an_image_moves_alike_in_any_company():
@@ -161,10 +164,33 @@ def test_an_image_moves_alike_in_any_company():
 
 
 def test_nothing_is_differentiated_after_the_last_step():
+    asked: list[int] = []
+
+    def precondition(gradients: Tensor) -> Tensor:
+        asked.append(len(gradients))
+        return gradients
+
     problem = Bowls(4)
-    optimise(problem, SlotOptions(num_slots=4, max_steps=3), LBFGS(precondition=plain, memory=3))
-    assert problem.gradients == 3
+    optimise(problem, SlotOptions(num_slots=4, max_steps=3), LBFGS(precondition=precondition, memory=3))
+    assert asked == [4, 4, 4]
     assert len(problem.losses[0]) == 4
+
+
+def test_a_change_that_only_rounding_made_is_not_remembered():
+    """The preconditioned change then has any sign, and its product with the change may be negative."""
+    rule = LBFGS(precondition=plain, memory=2)
+    first = torch.zeros(1, 1, 6, dtype=torch.float64)
+    state = rule.fresh(first, torch.tensor([0]))
+    gradient = torch.arange(1.0, 7.0, dtype=torch.float64)
+    second = moved(rule, first, 0, gradient, 5.0, state)
+    derivatives = {
+        "gradient": gradient[None] * (1 - 1e-12),
+        "preconditioned": gradient[None] * (1 + 1e-12),
+        "loss": torch.tensor([[4.0]], dtype=torch.float64),
+    }
+    third = rule.move(second, torch.tensor([1]), derivatives, state)
+    assert not state["steps"].any()
+    assert bool(torch.isfinite(third).all())
 
 
 @pytest.mark.parametrize(

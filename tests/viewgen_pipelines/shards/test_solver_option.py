@@ -27,7 +27,14 @@ def test_a_dry_run_names_the_solver(tmp_path, capsys):
         assert json.loads(printed.out)["num_images"] == 2
         assert f"solver={solver}" in printed.err
     assert run(out, "--solver=lbfgs", "--dry-run") == 2
-    assert "'lbfgs' is not one of 'newton', 'adam', 'boundary'" in capsys.readouterr().err
+    assert "wsearch: solver is 'lbfgs'; expected 'newton', 'adam' or 'boundary'" in capsys.readouterr().err
+    assert run(out, "--solver=fast", "--dry-run") == 2
+    assert "'fast' is not one of" in capsys.readouterr().err
+    assert run(out, "--method=invert", "--solver=newton", "--dry-run") == 2
+    assert "invert: solver is 'newton'; expected 'lbfgs' or 'adam'" in capsys.readouterr().err
+    for solver in ("lbfgs", "adam"):
+        assert run(out, "--method=invert", f"--solver={solver}", "--dry-run") == 0
+        assert (f"solver={solver}" in capsys.readouterr().err) or solver == "adam"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -139,7 +139,7 @@ def test_wrong_choices_are_refused(given, message):
 def test_distances_of_the_views_are_those_of_the_calibration_unless_given():
     found = cache_settings(plan_of(160), 0.42)
     assert (found["epsilon_boundary"], found["epsilon_uniformity"]) == (0.42, 0.7)
-    assert found["invert.max_steps"] == 100
+    assert found["invert.max_steps"] == 25
     given = cache_settings(plan_of(160, **{"cache.settings.epsilon_boundary": 0.1}), 0.42)
     assert (given["epsilon_boundary"], given["epsilon_uniformity"]) == (0.1, 0.167)
     assert "epsilon_boundary" not in cache_settings(plan_of(160, **{"cache.method": "wperturb"}), 0.42)
