@@ -256,7 +256,9 @@ def solvers_table(results: Mapping[str, dict[str, Any]]) -> str:
     for dataset, found in results.items():
         for split, part in found["solvers"].items():
             for name, row in part["rows"].items():
-                solver = f"L-BFGS, {row['steps']:.0f} steps" if name == DEFAULT else f"Adam, {row['steps']:.0f}"
+                solver = (
+                    f"L-BFGS, {row['steps']:.0f} steps" if name == DEFAULT else f"Adam, {row['steps']:.0f}"
+                )
                 lines.append(
                     f"| {dataset}, {part['images']} {split} | {solver} | {1000 * row['seconds_per_image']:.2g} "
                     f"| {row['psnr_db']:.1f} | {row['feature_distance']:.3f} | {row['drift']:.2f} "
@@ -295,7 +297,9 @@ def table(dataset: str, found: dict[str, Any]) -> str:
 @click.option("--dataset", "datasets", multiple=True, default=("digits",), show_default=True)
 @click.option("--models", default=None, help="Folder of the networks, for a single data set.")
 @click.option("--images", default=64, show_default=True, help="Held-out images of each data set.")
-@click.option("--solver-images", default=128, show_default=True, help="Images of each split for both solvers.")
+@click.option(
+    "--solver-images", default=128, show_default=True, help="Images of each split for both solvers."
+)
 @click.option("--rounds", default=3, show_default=True)
 @click.option(
     "--page", default=None, type=click.Path(path_type=Path), help="Replace the tables of this page."

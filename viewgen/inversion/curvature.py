@@ -1,7 +1,7 @@
 """The mean curvature of the refinement's loss in a generator's code space, as a preconditioner.
 
 But for its perceptual term, which is left out here, the loss of an image is a sum of squared residuals r, and
-its Hessian near the minimum is about 2·JᵀJ, where J are the residuals' derivatives by the code (Gauss-Newton).
+its Hessian near the minimum is about 2·JᵀJ, where J are the residuals' derivatives by the code: Gauss-Newton.
 The mean of JᵀJ over codes is estimated once per generator from products Jᵀu with random u; the preconditioner
 is the inverse of the damped mean, which is a multiple of the identity but for a few hundred directions.
 Without it steps are badly scaled: the eigenvalues for StyleGAN2's W⁺ span six orders of magnitude.

@@ -116,8 +116,8 @@ def test_codes_without_finite_derivatives_are_left_out():
     class Sick(Linear):
         def decode(self, codes: Tensor) -> Tensor:
             images = super().decode(codes)
-            sick = torch.arange(len(codes)) == 3
-            return torch.where(sick[:, None, None, None], images * torch.nan, images)
+            sound = torch.where(torch.arange(len(codes)) == 3, torch.nan, 1.0)
+            return images * sound[:, None, None, None]
 
     found = mean_curvature(Sick(), 0.0)(torch.eye(SIZE))
     well = mean_curvature(Linear(), 0.0)(torch.eye(SIZE))

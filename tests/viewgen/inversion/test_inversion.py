@@ -108,10 +108,17 @@ def loss_by_hand_or_pixels(problem, row, w, settings) -> float:
     return loss_by_hand(problem, row, w)
 
 
-def test_an_image_leaves_when_its_loss_has_stopped_falling(make_problem):
-    problem = make_problem(max_steps=60, patience=4, learning_rate=0.2)
+@pytest.mark.parametrize(
+    ("settings", "statuses"),
+    [
+        ({"solver": "adam", "learning_rate": 0.2, "max_steps": 60}, {Status.OK, Status.NOT_CONVERGED}),
+        ({"solver": "lbfgs", "max_steps": 60}, {Status.OK}),
+    ],
+)
+def test_an_image_leaves_when_its_loss_has_stopped_falling(make_problem, settings, statuses):
+    problem = make_problem(patience=4, **settings)
     result = refined(problem, 12)
-    assert set(result.status.tolist()) == {Status.OK, Status.NOT_CONVERGED}
+    assert set(result.status.tolist()) == statuses
     for row in range(12):
         losses = problem.losses[row]
         best, best_step = math.inf, 0
