@@ -247,6 +247,12 @@ def compare(
     }
 
 
+def milliseconds_text(row: Mapping[str, float]) -> str:
+    """Return the milliseconds per image with two digits or more."""
+    milliseconds = 1000 * row["seconds_per_image"]
+    return f"{milliseconds:.1f}" if milliseconds < 10 else f"{milliseconds:.0f}"
+
+
 def solvers_table(results: Mapping[str, dict[str, Any]]) -> str:
     """Return the table of both solvers in Markdown."""
     lines = [
@@ -256,13 +262,11 @@ def solvers_table(results: Mapping[str, dict[str, Any]]) -> str:
     for dataset, found in results.items():
         for split, part in found["solvers"].items():
             for name, row in part["rows"].items():
-                solver = (
-                    f"L-BFGS, {row['steps']:.0f} steps" if name == DEFAULT else f"Adam, {row['steps']:.0f}"
-                )
+                solver = "L-BFGS" if name == DEFAULT else "Adam"
                 lines.append(
-                    f"| {dataset}, {part['images']} {split} | {solver} | {1000 * row['seconds_per_image']:.2g} "
-                    f"| {row['psnr_db']:.1f} | {row['feature_distance']:.3f} | {row['drift']:.2f} "
-                    f"| {row['views_distance']:.3f} |"
+                    f"| {dataset}, {part['images']} of {split} | {solver}, {row['steps']:.0f} steps "
+                    f"| {milliseconds_text(row)} | {row['psnr_db']:.1f} | {row['feature_distance']:.3f} "
+                    f"| {row['drift']:.2f} | {row['views_distance']:.3f} |"
                 )
     return "\n".join(lines) + "\n"
 
@@ -280,7 +284,7 @@ def table(dataset: str, found: dict[str, Any]) -> str:
             f"{row['psnr_db']:.1f}",
             f"{row['feature_distance']:.3f}",
             f"{100 * row['knn5_top1']:.1f} %",
-            f"{1000 * row['seconds_per_image']:.2g}",
+            milliseconds_text(row),
             f"{row['drift']:.2f}",
             f"{row['views_distance']:.3f}",
         )
@@ -291,6 +295,16 @@ def table(dataset: str, found: dict[str, Any]) -> str:
         f"on the originals: {100 * found['knn5_top1_of_originals']:.1f} %; their own kernel distance from "
         f"training images: {found['distance_of_originals']:.3f}.\n\n" + "\n".join(lines) + "\n"
     )
+
+
+def write_page(page: Path, results: Mapping[str, dict[str, Any]]) -> None:
+    """Replace the tables of a page."""
+    head, marker, _ = page.read_text(encoding="utf-8").partition("<!-- tables -->")
+    before, begin, rest = head.partition("<!-- solvers -->")
+    _, end, after = rest.partition("<!-- end of solvers -->")
+    head = f"{before}{begin}\n\n{solvers_table(results)}\n{end}{after}"
+    tables = "\n".join(table(dataset, found) for dataset, found in results.items())
+    page.write_text(f"{head}{marker}\n\n{tables}", encoding="utf-8")
 
 
 @click.command()
@@ -330,12 +344,7 @@ def main(
     path = write_result("inversion", {"ratios": ratios, "datasets": results}, ("torch", "torchvision"))
     click.echo(f"written: {path}")
     if page is not None:
-        head, marker, _ = page.read_text(encoding="utf-8").partition("<!-- tables -->")
-        before, begin, rest = head.partition("<!-- solvers -->")
-        _, end, after = rest.partition("<!-- end of solvers -->")
-        head = f"{before}{begin}\n\n{solvers_table(results)}\n{end}{after}"
-        tables = "\n".join(table(dataset, found) for dataset, found in results.items())
-        page.write_text(f"{head}{marker}\n\n{tables}", encoding="utf-8")
+        write_page(page, results)
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def write_equal(
 @click.command()
 @click.option("--step-images", default=2, show_default=True, help="Images of the timed step, 8 views each.")
 @click.option("--images", default=16, show_default=True, help="Digits to search.")
-@click.option("--equal-images", default=16, show_default=True, help="Digits to search to equal quality.")
+@click.option("--equal-images", default=32, show_default=True, help="Digits to search to equal quality.")
 @click.option("--batch-size", default=32, show_default=True, help="Images searched at once.")
 @click.option("--rounds", default=2, show_default=True)
 @click.option("--only-equal", is_flag=True, help="Only that; the other rows of the result file stay.")
