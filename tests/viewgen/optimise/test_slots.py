@@ -10,7 +10,8 @@ from torch import Tensor
 
 from viewgen.errors import UsageError
 from viewgen.optimise.adam import Adam
-from viewgen.optimise.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise
+from viewgen.optimise.lbfgs import LBFGS
+from viewgen.optimise.slots import Evaluation, SlotOptions, SlotResult, equal_parts, optimise, slot_bytes
 from viewgen.status import Status
 
 CPU = torch.device("cpu")
@@ -290,3 +291,22 @@ def test_codes_of_any_number_of_dimensions_move_alike(shape):
     # elementwise all the same; sums over a code are taken in the same order
     assert torch.equal(found.codes.flatten(1), expected.codes.flatten(1))
     assert torch.equal(found.steps, expected.steps)
+
+
+def test_a_gradient_after_the_last_step_is_not_asked_for_whatever_the_company():
+    """Image 2 ends while image 3 still moves, so that a gradient, infinite at image 2, is computed."""
+    problem = Valleys(4, poisoned={2: ("gradient", 5, 9)})
+    problem.enough = torch.tensor([100.0, 0.0, 0.0, 0.0], dtype=torch.float64)  # the first is done at once
+    result = optimise(problem, SlotOptions(num_slots=2, max_steps=5), ADAM)
+    mixed = [steps for rows, steps in problem.diary if 2 in rows and len(set(steps)) > 1]
+    assert any(5 in steps for steps in mixed)
+    assert problem.starts[2] == 1
+    assert result.status.tolist() == [Status.OK] + [Status.NOT_CONVERGED] * 3
+
+
+def test_the_bytes_of_a_slot_count_the_state_of_its_rule():
+    codes = 2 * 12
+    assert slot_bytes(2, (3, 4)) == slot_bytes(2, (3, 4), ADAM) == 4 * 8 * codes
+    memory = LBFGS(precondition=lambda gradients: gradients, memory=10)
+    # beside codes and gradients: a place with two vectors, three for each remembered step, three numbers
+    assert slot_bytes(1, (3, 4), memory) == 4 * ((6 + 3 + 30) * 12 + 3)
