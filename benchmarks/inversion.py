@@ -3,7 +3,7 @@
 All of them invert the same held-out images in turn. "in-domain refinement" is what `viewgen cache` does by
 the data set's recipe; other lengths of it show what a step buys. "Adam" minimises the same loss with the
 solver and the number of steps of 0.1.0, which the default's steps were chosen to equal on training images;
-both invert images of both splits once more. "without domain term" leaves out λ_d·‖e(x) − e(g(w))‖². "plain
+both invert images of both splits once more, beside controls. "without domain term" leaves out λ_d·‖e(x) − e(g(w))‖². "plain
 optimisation" knows no inverter: it starts at the mean latent and minimises the pixel error alone by Adam, as
 GAN projection does. Every image stops on its own by the same rule. Times leave out what a worker does once,
 the estimate of the mean curvature; it has a line of its own.
@@ -176,6 +176,14 @@ class Images:
         steps = self.adam_steps
         return {DEFAULT: self.way(), BY_ADAM.format(steps): self.way(solver="adam", max_steps=steps)}
 
+    def controls(self) -> dict[str, Callable[[], tuple[Tensor, float]]]:
+        """Return no refinement, and Adam at half its rate: with the default's steps, and with more."""
+        slow = {"solver": "adam", "learning_rate": self.config.learning_rate / 2}
+        found = {"none": self.way(max_steps=0)}
+        for steps in (self.config.max_steps, round(0.75 * self.adam_steps)):
+            found[f"Adam at half the rate, {steps} steps"] = self.way(max_steps=steps, **slow)
+        return found
+
     @property
     def adam_steps(self) -> int:
         """Updates of 0.1.0."""
@@ -225,7 +233,8 @@ def compare(
     solvers = {}
     for split in ("train", "test"):
         some = Images(dataset, num_solver_images, models_dir, split)
-        solvers[split] = {"images": len(some.images), "rows": measured(some, some.solvers(), rounds)[0]}
+        rows, _ = measured(some, some.solvers() | some.controls(), rounds)
+        solvers[split] = {"images": len(some.images), "rows": rows}
     images = Images(dataset, num_images, models_dir, "test")
     rows, seconds = measured(images, images.ways(), rounds)
     ratios = {
@@ -262,9 +271,9 @@ def solvers_table(results: Mapping[str, dict[str, Any]]) -> str:
     for dataset, found in results.items():
         for split, part in found["solvers"].items():
             for name, row in part["rows"].items():
-                solver = "L-BFGS" if name == DEFAULT else "Adam"
+                solver = f"L-BFGS, {row['steps']:.0f} steps" if name == DEFAULT else name
                 lines.append(
-                    f"| {dataset}, {part['images']} of {split} | {solver}, {row['steps']:.0f} steps "
+                    f"| {dataset}, {part['images']} of {split} | {solver.replace('the same by ', '')} "
                     f"| {milliseconds_text(row)} | {row['psnr_db']:.1f} | {row['feature_distance']:.3f} "
                     f"| {row['drift']:.2f} | {row['views_distance']:.3f} |"
                 )

@@ -13,11 +13,13 @@ from viewgen.images import to_model
 from viewgen.inversion.perceptual import DiscriminatorDistance
 from viewgen.inversion.refine import InversionProblem, invert_images, refinement_rule
 from viewgen.inversion.settings import InvertConfig
+from viewgen.inversion.source import InversionSource
 from viewgen.networks.files import Models, load_models
 from viewgen.networks.weights import find_models
-from viewgen.optimise.slots import Evaluation, SlotResult
+from viewgen.optimise.slots import Evaluation, SlotResult, slot_bytes
 from viewgen.recipes import recipe
 from viewgen.status import Status
+from viewgen.views.entry import Resources
 
 
 class Diary(InversionProblem):
@@ -169,19 +171,40 @@ def test_bad_configurations_are_refused_by_name_and_value(name, value):
 
 
 def test_three_steps_are_as_good_as_twelve_of_adam():
-    """Of the digits' networks and training images, as the data set's recipe has it."""
+    """Of the digits' networks and training images, as the data set's recipe has it.
+
+    Controls: three steps of Adam at any rate, and no step at all, are not.
+    """
     models = load_models(find_models("digits", {"generator", "inverter"}), "cpu")
     images = to_model(torch.from_numpy(load_dataset("digits", "train").images(np.arange(0, 1437, 45))))
     ours = InvertConfig(**recipe("digits", "invert"))
+    few = {f"Adam, {rate}": ours.replace(solver="adam", learning_rate=rate) for rate in (0.005, 0.01, 0.02)}
+    ways = {"lbfgs": ours, "adam": ours.replace(solver="adam", max_steps=12), **few}
+    ways["no step"] = ours.replace(max_steps=0)
     found = {}
-    for config in (ours, ours.replace(solver="adam", max_steps=12)):
+    for name, config in ways.items():
         problem = InversionProblem(models.inverting(), None, images, config)
         result = refined(problem, 32)
         with torch.no_grad():
             made = problem.generator.decode(result.codes[:, 0])
         error = (made - images).square().mean().item()
-        found[config.solver] = result.loss.mean().item(), error, result.passes
+        found[name] = result.loss.mean().item(), error, result.passes
     (loss, error, passes), (adams_loss, adams_error, adams_passes) = found["lbfgs"], found["adam"]
     assert loss < adams_loss
     assert error < 1.02 * adams_error
     assert passes * 3 < adams_passes
+    for name in (*few, "no step"):
+        assert found[name][0] > 1.1 * loss, name
+
+
+def test_the_memory_of_its_rule_counts_in_the_bytes_of_a_slot(small_models):
+    config = InvertConfig(perceptual="none", max_steps=30)
+    bytes_of = {}
+    for solver in ("lbfgs", "adam"):
+        source = InversionSource(
+            config.replace(solver=solver), Resources(models=small_models, batch_size="auto")
+        )
+        bytes_of[solver] = source.runner.slot_bytes
+    shape = small_models.inverting().code_shape
+    assert bytes_of["adam"] == slot_bytes(1, shape)
+    assert bytes_of["lbfgs"] > 4 * bytes_of["adam"]
