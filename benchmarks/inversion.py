@@ -3,10 +3,10 @@
 All of them invert the same held-out images in turn. "in-domain refinement" is what `viewgen cache` does by
 the data set's recipe; other lengths of it show what a step buys. "Adam" minimises the same loss with the
 solver and the number of steps of 0.1.0, which the default's steps were chosen to equal on training images;
-both invert images of both splits once more, beside controls. "without domain term" leaves out λ_d·‖e(x) − e(g(w))‖². "plain
-optimisation" knows no inverter: it starts at the mean latent and minimises the pixel error alone by Adam, as
-GAN projection does. Every image stops on its own by the same rule. Times leave out what a worker does once,
-the estimate of the mean curvature; it has a line of its own.
+both invert images of both splits once more, beside controls. "without domain term" leaves out
+λ_d·‖e(x) − e(g(w))‖². "plain optimisation" knows no inverter: it starts at the mean latent and minimises the
+pixel error alone by Adam, as GAN projection does. Every image stops on its own by the same rule. Times leave
+out what a worker does once, the estimate of the mean curvature; it has a line of its own.
 
 Error and feature distance are those of the stored 8-bit reconstruction. A code's drift is the root mean
 square of w − e(g(w)): small where the code lies in the domain that the inverter knows. What codes are for
