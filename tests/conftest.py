@@ -157,6 +157,17 @@ def shared_ray(ray_faults_path: Path, ray_site: Path) -> None:
     SHARED_RAY.start(ray_faults_path, ray_site)
 
 
+@pytest.fixture
+def shared_dashboard(shared_ray: None) -> None:
+    """The dashboard of the shared Ray session, which comes some seconds after its workers."""
+    import ray
+
+    end = time.monotonic() + 120
+    while not ray._private.worker.get_dashboard_url():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="class")
 def shared_ray_of_class(ray_faults_path: Path, ray_site: Path) -> None:
     """The same session, for a fixture of a class."""

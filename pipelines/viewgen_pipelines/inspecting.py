@@ -116,11 +116,9 @@ def _serve(
 
     address = ray_address or os.environ.get("RAY_ADDRESS")
     say(f"joining the Ray cluster at {address}" if address else "starting Ray")
-    with ray_session(address) as session:
+    with ray_session(address, say=say) as session:
         served = deploy(options)
         try:
-            if session.dashboard is not None:
-                say(session.dashboard)
             for line in served.lines:
                 say(line)
             ready(served)

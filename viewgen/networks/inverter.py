@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from viewgen.errors import ModelError
 from viewgen.networks.config import NetworkConfig
+from viewgen.networks.initial import fill_normal
 from viewgen.networks.layout import laid_out_for
 from viewgen.networks.precision import Bfloat16
 from viewgen.networks.stylegan2 import Generator, num_style_layers
@@ -106,7 +107,7 @@ class Inverter(nn.Module):
         self.hidden = nn.Linear(channels[-1] * 16, config.hidden_dim)
         self.head = nn.Linear(config.hidden_dim, self.num_layers * config.style_dim)
         # the first predictions lie near the mean latent, where every generator gives an image
-        nn.init.normal_(self.head.weight, std=0.01)
+        fill_normal(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("latent_avg", torch.zeros(config.style_dim))
         if config.num_classes:

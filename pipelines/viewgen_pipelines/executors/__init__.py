@@ -53,7 +53,8 @@ def open_executor(
         workers: number of workers at once; by default one per GPU, or one per core without GPUs.
         gpus_per_worker: GPUs of each worker, fractions allowed; by default 1 where there are GPUs.
         ray_address: address of a running cluster; None starts Ray on this machine.
-        say: callback with the line that gives the dashboard's address.
+        say: callback with the line that gives the dashboard's address; for a session of its own this comes
+            later, from another thread.
 
     Raises:
         UsageError: an option cannot be met.
@@ -69,7 +70,7 @@ def open_executor(
 
     address = ray_address or os.environ.get("RAY_ADDRESS")
     say(f"joining the Ray cluster at {address}" if address else "starting Ray")
-    with ray_session(address, num_workers=workers or 1) as session:
+    with ray_session(address, num_workers=workers or 1, say=say) as session:
         divided = divide(
             session,
             num_workers=workers,
@@ -77,6 +78,4 @@ def open_executor(
             gpus_per_worker=gpus_per_worker,
             say=say,
         )
-        if session.dashboard is not None:
-            say(session.dashboard)
         yield RayExecutor(session, divided)

@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,6 +31,7 @@ from viewgen.errors import UsageError, ViewgenError
 from viewgen.extras import need
 from viewgen_pipelines.executors.orphans import children_named, ended_with_this_process
 from viewgen_pipelines.executors.process import private_folder
+from viewgen_pipelines.executors.prompt_node import LateDashboard, prompt_node
 
 __all__ = ["RaySession", "check_address", "ray_session", "sweep_sessions"]
 
@@ -56,7 +57,6 @@ class RaySession:
     """A running Ray session.
 
     Attributes:
-        dashboard: line of text with the dashboard's address, None without a dashboard.
         num_cores: processor cores of the cluster.
         num_gpus: GPUs of the cluster.
         own: True if the session was started for this run and ends with it.
@@ -64,7 +64,6 @@ class RaySession:
         node_cores: processor cores of the smallest node that has any.
     """
 
-    dashboard: str | None
     num_cores: float
     num_gpus: float
     own: bool
@@ -73,14 +72,18 @@ class RaySession:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySession]:
+def ray_session(
+    address: str | None, *, num_workers: int = 1, say: Callable[[str], object] = lambda _: None
+) -> Iterator[RaySession]:
     """Start or join a Ray session; on leaving, restore the earlier state.
 
-    A session that the calling process has already started is used and left running.
+    A session that the calling process has already started is used and left running. The dashboard of a
+    session that is started here comes some seconds later.
 
     Args:
         address: address of a running cluster (``host:port`` or ``auto``); None starts a session for this run.
         num_workers: number of workers that a local session admits at least, even beyond the number of cores.
+        say: callback with a line that gives the dashboard's address, from another thread if it comes later.
 
     Raises:
         UsageError: this kind of address is not supported.
@@ -98,6 +101,7 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
     joined = ray.is_initialized()
     handler = signal.getsignal(signal.SIGTERM)
     own = address is None and not joined
+    dashboard: LateDashboard | None = None
     # left last: it waits for what `ray.shutdown` ends
     with _quiet(), contextlib.ExitStack() as watched:
         try:
@@ -105,10 +109,17 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
                 _start(ray, address, num_workers, handler)
             if own:
                 watched.enter_context(ended_with_this_process(children_named("raylet")))
+                dashboard = LateDashboard(
+                    ray._private.worker._global_node,
+                    lambda: _on_loopback(ray),
+                    ready=lambda: _say_dashboard(ray, say),
+                    failed=lambda error: say(f"Ray's dashboard does not start: {error}"),
+                )
+            else:
+                _say_dashboard(ray, say)
             there = ray.cluster_resources()
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             yield RaySession(
-                dashboard=_dashboard(ray),
                 num_cores=available_cores() if own else there.get("CPU", 1.0),
                 num_gpus=there.get("GPU", 0.0),
                 own=own,
@@ -116,9 +127,13 @@ def ray_session(address: str | None, *, num_workers: int = 1) -> Iterator[RaySes
                 node_cores=min((node["CPU"] for node in nodes if node.get("CPU")), default=1.0),
             )
         finally:
+            if dashboard is not None:
+                dashboard.settle()
             if not joined:
                 ray.shutdown()
                 _restore_sigterm(handler)
+            if dashboard is not None:
+                dashboard.end()
 
 
 def check_address(address: str | None) -> None:
@@ -177,10 +192,12 @@ def _start(ray: Any, address: str | None, num_workers: int, handler: Any) -> Non
         }
     else:
         settings |= {"address": address, "runtime_env": package_environment()}
-    alone = _on_loopback(ray) if address is None else contextlib.nullcontext()
     try:
-        with warnings.catch_warnings(), _stderr_closed(), alone:
+        with warnings.catch_warnings(), _stderr_closed(), contextlib.ExitStack() as alone:
             warnings.simplefilter("ignore")
+            if address is None:
+                alone.enter_context(_on_loopback(ray))
+                alone.enter_context(prompt_node(ray))
             ray.init(**settings)
             _restore_sigterm(handler)
     except SystemExit as ending:
@@ -255,13 +272,9 @@ def package_environment() -> dict[str, Any]:
     return {"py_modules": folders, "excludes": ["weights/", "__pycache__/", "*.pyc"]}
 
 
-def _dashboard(ray: Any) -> str | None:
-    address = ray._private.worker.get_dashboard_url()
-    return (
-        f"Ray dashboard: http://{address} (log in with the token that `ray get-auth-token` prints)"
-        if address
-        else None
-    )
+def _say_dashboard(ray: Any, say: Callable[[str], object]) -> None:
+    if address := ray._private.worker.get_dashboard_url():
+        say(f"Ray dashboard: http://{address} (log in with the token that `ray get-auth-token` prints)")
 
 
 def _restore_sigterm(handler: Any) -> None:

@@ -13,10 +13,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from viewgen.errors import UsageError, ViewgenError
 from viewgen.store import file_name, open_storage
+from viewgen_pipelines.executors.prompt_node import WORKERS_FIRST_SECONDS
 from viewgen_pipelines.gallery.security import is_loopback, known_hosts, new_token
 from viewgen_pipelines.names import absolute_url, cache_name
 
@@ -194,6 +196,8 @@ def gallery_url(options: GalleryOptions, host: str, port: int, token: str | None
 class BackgroundGallery:
     """A gallery beside a run, deployed by another process of the session, so that the run does not wait.
 
+    In a session of the run's own, the workers have some seconds to start first; nothing is there to see yet.
+
     Args:
         options: contents and address of the gallery.
         own: True if the session is the run's own, so that nothing serves there yet and everything ends with
@@ -210,7 +214,8 @@ class BackgroundGallery:
             options = dataclasses.replace(options, port=choose_port(options.host, options.port))
         # on a busy machine Ray gives up processes that take a minute to start
         task = ray.remote(num_cpus=0, max_retries=3, retry_exceptions=True, resources=_this_node())(deploy)
-        self._deployed: Any = task.remote(options)
+        self._deploy: Callable[[], Any] = partial(task.remote, options)
+        self._deployed: Any = None
         if own:
             assert options.port is not None
             url = gallery_url(options, options.host, options.port)
@@ -219,10 +224,13 @@ class BackgroundGallery:
         self._teller.start()
 
     def _tell(self) -> None:
-        """Wait for the deployment and report a failure; on a cluster, report Serve's address."""
+        """Deploy and wait for it; report a failure, and on a cluster Serve's address."""
         import ray
 
+        if self._closed.wait(WORKERS_FIRST_SECONDS if self._own else 0):
+            return
         try:
+            self._deployed = self._deploy()
             # no wait may last beyond the session
             while not ray.wait([self._deployed], timeout=0.5)[0]:
                 if self._closed.is_set():
@@ -243,7 +251,7 @@ class BackgroundGallery:
         self._closed.set()
         self._teller.join()
         if not self._own:
-            with contextlib.suppress(Exception):  # of Ray, if the session has ended
+            with contextlib.suppress(Exception):  # of Ray, if the session has ended or nothing was deployed
                 ray.cancel(self._deployed, force=True)  # else it would come after its end
             withdraw(self._options.application)
 

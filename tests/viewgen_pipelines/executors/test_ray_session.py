@@ -31,15 +31,17 @@ def test_sessions_of_ended_drivers_are_swept(tmp_path):
     ]
 
 
-def test_the_session_is_private(shared_ray):
+def test_the_session_is_private(shared_dashboard):
     import ray
 
-    with ray_session(None) as there:
-        assert there.dashboard.startswith("Ray dashboard: http://127.0.0.1:")
-        assert "ray get-auth-token" in there.dashboard
+    said = []
+    with ray_session(None, say=said.append) as there:
         assert there.num_cores >= 1
+    (line,) = said
+    assert line.startswith("Ray dashboard: http://127.0.0.1:")
+    assert "ray get-auth-token" in line
     assert ray.is_initialized(), "a session that was there is left running"
-    url = there.dashboard.split()[2]
+    url = line.split()[2]
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(f"{url}/api/v0/actors", timeout=30)
     assert caught.value.code == 401
@@ -95,7 +97,7 @@ def listening(process: int) -> list[str]:
 LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
 
 
-def test_all_sockets_are_on_the_loopback_address(shared_ray):
+def test_all_sockets_are_on_the_loopback_address(shared_dashboard):
     """GCS, raylet, agents, dashboard, workers, the exporters of metrics, and the driver itself."""
     import ray
 
@@ -122,7 +124,6 @@ def test_a_session_that_lets_anybody_in_is_refused(shared_ray, monkeypatch):
 
 def session_of(num_cores, num_gpus, node_cores=1.0, *, elsewhere=False):
     return RaySession(
-        dashboard=None,
         num_cores=num_cores,
         num_gpus=num_gpus,
         own=not elsewhere,

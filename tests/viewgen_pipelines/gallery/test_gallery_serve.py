@@ -82,7 +82,7 @@ class Visitor(threading.Thread):
 
 
 @ray_warnings
-def test_a_run_under_ray_has_a_gallery_on_the_serve_tab(ray_faults, tmp_path, monkeypatch):
+def test_a_run_under_ray_has_a_gallery_on_the_serve_tab(shared_dashboard, ray_faults, tmp_path, monkeypatch):
     ray_faults(seconds=150)  # or until the visitor has left: the run does not wait for its gallery
     visitor = Visitor(leave=ray_faults)
     monkeypatch.setattr(Progress, "say", lambda self, line: visitor.lines.append(line))

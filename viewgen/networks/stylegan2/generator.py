@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from viewgen.errors import ModelError
 from viewgen.networks.config import NetworkConfig
+from viewgen.networks.initial import standard_normal
 from viewgen.networks.layout import MEMORY_FORMAT
 from viewgen.networks.stylegan2.layers import (
     EqualLinear,
@@ -93,7 +94,7 @@ class ConstantInput(nn.Module):
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
-        self.input = nn.Parameter(torch.randn(1, num_channels, 4, 4))
+        self.input = nn.Parameter(standard_normal(1, num_channels, 4, 4))
 
     def forward(self, batch_size: int) -> Tensor:
         """Return `(batch_size, C, 4, 4)`, channels last: the faster layout, which later layers keep."""
@@ -175,7 +176,7 @@ class Generator(nn.Module):
         self.noises = nn.Module()
         for index in range(self.num_layers - 1):
             side = 2 ** ((index + 5) // 2)
-            self.noises.register_buffer(f"noise_{index}", torch.randn(1, 1, side, side))
+            self.noises.register_buffer(f"noise_{index}", standard_normal(1, 1, side, side))
         self.register_buffer("latent_avg", torch.zeros(dim), persistent=False)
 
     @property

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from viewgen.networks.initial import standard_normal
 from viewgen.networks.layout import conv2d
 
 __all__ = [
@@ -38,9 +39,8 @@ RESAMPLE_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 def resample_kernel(gain: float = 1.0) -> Tensor:
     """Return the separable 4×4 binomial low-pass filter, summing to `gain`."""
-    taps = torch.tensor(RESAMPLE_TAPS)
-    kernel = torch.outer(taps, taps)
-    return kernel / kernel.sum() * gain
+    total = sum(RESAMPLE_TAPS) ** 2
+    return torch.tensor([[gain * row * column / total for column in RESAMPLE_TAPS] for row in RESAMPLE_TAPS])
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
@@ -83,7 +83,9 @@ class EqualLinear(nn.Module):
         activate: bool = False,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / learning_rate_multiplier)
+        self.weight = nn.Parameter(
+            standard_normal(out_features, in_features, divisor=learning_rate_multiplier)
+        )
         self.bias = nn.Parameter(torch.full((out_features,), bias_init / learning_rate_multiplier))
         self.weight_gain = learning_rate_multiplier / math.sqrt(in_features)
         self.bias_gain = learning_rate_multiplier
@@ -102,7 +104,7 @@ class EqualConv2d(nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0
     ):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.weight = nn.Parameter(standard_normal(out_channels, in_channels, kernel_size, kernel_size))
         self.gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.stride = stride
         self.padding = padding
@@ -198,7 +200,7 @@ class ModulatedConv2d(nn.Module):
         upsample: bool = False,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(1, out_channels, in_channels, kernel_size, kernel_size))
+        self.weight = nn.Parameter(standard_normal(1, out_channels, in_channels, kernel_size, kernel_size))
         self.modulation = EqualLinear(style_dim, in_channels, bias_init=1.0)
         self.gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.demodulate = demodulate
