@@ -26,6 +26,7 @@ HEADINGS = {
     "objectives": "Objectives",
     "evaluation": "Evaluation",
     "start_up": "Command line",
+    "first_shard": "A run on Ray to its first shard",
     "opening": "Opening a cache",
     "many_images": "Measuring many images",
     "commit_log": "Commit log",

@@ -1,13 +1,15 @@
 """One worker against two on this machine: the same cache, made by `viewgen cache` on Ray, in turn.
 
-"1 worker, 1 core" confines the whole command, Ray's own processes too, to one core. "1 worker" has both
-cores and computes with two threads, as it does by default. All make the same cache, whose inversions are
-there beforehand; the digests of all their objects are compared. "while they work" counts from the first
-shard's begin to the last commit, the wait for the slower worker's last shard included. "whole stage" counts
-the workers' start too, which takes as long for two as for one: its share shrinks as the job grows.
+"1 worker, 1 core" confines the whole command, Ray's own processes too, to one core. Both make the same cache,
+whose inversions are there beforehand; the digests of all their objects are compared. "while they work" counts
+from the first shard's begin to the last commit, the wait for the slower worker's last shard included. "whole
+stage" counts the workers' start too, which takes as long for two as for one: its share shrinks as the job
+grows.
 
-How much two cores of a machine can do at all is measured without Ray and without a common cache: two commands
-that know nothing of each other, each on a core of its own, beside one of them alone.
+"1 command, 1 core" has no Ray at all: against it, two workers pay for Ray's processes too. How much two cores
+of a machine can do at all is measured by two such commands that know nothing of each other, each with a
+cache and a core of its own; and by two processes that only multiply small matrices, or only copy memory,
+which the cores share.
 
     python benchmarks/workers.py
 """
@@ -15,6 +17,7 @@ that know nothing of each other, each on a core of its own, beside one of them a
 import json
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,7 +30,22 @@ from measure import row, run_watched, write_result
 
 from viewgen.store import list_commits, open_storage, read_spec
 
-CONTENDERS = {"1 worker, 1 core": (1, ("taskset", "-c", "0")), "1 worker": (1, ()), "2 workers": (2, ())}
+ALONE, BOTH = "1 worker, 1 core", "2 workers"
+CONTENDERS = {ALONE: (1, ("taskset", "-c", "0")), BOTH: (2, ())}
+SHARD_IMAGES = 16
+# calls per second of something that stays within a core, and of something that goes through memory
+PROBE = """import os, sys, time, torch
+os.sched_setaffinity(0, {int(sys.argv[1])})
+torch.set_num_threads(1)
+a, big = torch.randn(64, 64), torch.randn(8_000_000)
+copy = torch.empty_like(big)
+work = {"arithmetic": lambda: [a @ a for _ in range(200)], "memory": lambda: copy.copy_(big)}[sys.argv[2]]
+work()
+count, begin = 0, time.perf_counter()
+while time.perf_counter() < begin + 3:
+    work()
+    count += 1
+print(count / (time.perf_counter() - begin))"""
 
 
 def make(method: str, *arguments: str, confine: Sequence[str] = ()) -> tuple[dict[str, Any], int | None]:
@@ -84,8 +102,19 @@ def apart(folder: Path, commands: int, inversions: str, *arguments: str) -> floa
     return max(seconds)
 
 
+def two_cores(work: str) -> float:
+    """Return how many times as much of one kind of work two cores do as one."""
+
+    def rates(cores: Sequence[int]) -> float:
+        words = [[sys.executable, "-c", PROBE, str(core), work] for core in cores]
+        running = [subprocess.Popen(word, stdout=subprocess.PIPE, text=True) for word in words]
+        return sum(float(process.communicate()[0]) for process in running)
+
+    return rates((0, 1)) / rates((0,))
+
+
 @click.command()
-@click.option("--images", default=192, show_default=True)
+@click.option("--images", default=384, show_default=True)
 @click.option("--rounds", default=2, show_default=True)
 def main(images: int, rounds: int) -> None:
     """Measure, print and write the result file."""
@@ -96,9 +125,10 @@ def main(images: int, rounds: int) -> None:
     memory: dict[str, int | None] = {}
     one_apart: list[float] = []
     two_apart: list[float] = []
+    of_two_cores: dict[str, list[float]] = {"arithmetic": [], "memory": []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        few = ("--limit", str(images))
+        few = ("--limit", str(images), "--shard-images", str(SHARD_IMAGES))
         inversions = str(folder / "inversions.zarr")
         make("invert", *few, "--executor", "local", "--out", inversions)
         for _ in range(rounds):
@@ -114,28 +144,32 @@ def main(images: int, rounds: int) -> None:
                 shutil.rmtree(out)
             one_apart.append(apart(folder, 1, inversions, *few))
             two_apart.append(apart(folder, 2, inversions, *few))
-    expected = digests["2 workers"]
+            for work, found in of_two_cores.items():
+                found.append(two_cores(work))
+    expected = digests[BOTH]
     identical = len(expected) > 0 and all(found == expected for found in digests.values())
     quality = f"{len(expected)} objects of the caches {'are identical' if identical else 'DIFFER'}"
     ratios = {
-        f"{name} / 2 workers, {what}": row(
-            seconds[name], seconds["2 workers"], quality=quality, memory=memory
-        )
+        f"{ALONE} / {BOTH}, {what}": row(seconds[ALONE], seconds[BOTH], quality=quality, memory=memory)
         for what, seconds in (("while they work", working), ("whole stage", stage))
-        for name in ("1 worker, 1 core", "1 worker")
     }
+    ratios[f"1 command, 1 core, without Ray / {BOTH}, while they work"] = row(
+        one_apart, working[BOTH], quality="the same views"
+    )
     title = "1 command, 1 core / 2 commands, each half of the work, without Ray"
     ratios[title] = row(one_apart, [seconds / 2 for seconds in two_apart], quality="each its own cache")
-    alone, both = all_shards["1 worker, 1 core"], all_shards["2 workers"]
+    alone, both = all_shards[ALONE], all_shards[BOTH]
     slower = statistics.median(b / a for a, b in zip(alone, both, strict=True))
     idle = statistics.median(
-        1 - shards / (2 * span) for shards, span in zip(both, working["2 workers"], strict=True)
+        1 - shards / (2 * span) for shards, span in zip(both, working[BOTH], strict=True)
     )
     text = (
         f"Of two workers at once, each takes {slower:.2f} times as long for a shard as one alone on one core "
         f"(Ray's own processes on it too), and they wait for shards {idle:.1%} of the time. Two "
         "commands that share nothing, each on a core of its own, are together "
-        f"{ratios[title]['median']:.2f} × as fast as one."
+        f"{ratios[title]['median']:.2f} × as fast as one; two processes that only compute "
+        f"{statistics.median(of_two_cores['arithmetic']):.2f} ×, two that only copy memory "
+        f"{statistics.median(of_two_cores['memory']):.2f} ×: the cores share one way to it."
     )
     click.echo(text)
     document = {
@@ -146,6 +180,7 @@ def main(images: int, rounds: int) -> None:
         "seconds_of_the_stage": stage,
         "seconds_of_one_command": one_apart,
         "seconds_of_two_commands": two_apart,
+        "speed_of_two_cores": of_two_cores,
         "identical": identical,
         "images": images,
     }

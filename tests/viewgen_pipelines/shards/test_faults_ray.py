@@ -88,8 +88,9 @@ def test_drivers_that_are_killed_or_told_to_stop_are_continued(finish, url, faul
     killed = start("cache", *words, "--shard-images", "16", "--workers", "2", "--out", url)
     wait_for(Path(url) / "commits/00000001.json")
     faults(seconds=100)
+    wait_for_dashboard(killed.pid)
     left = below({killed.pid})
-    assert len(left) > 8, "GCS, raylet, dashboard, agents, workers"
+    assert len(left) > 16, "GCS, raylet, agents, workers, dashboard and its parts, monitors"
     died = time.monotonic()
     killed.send_signal(signal.SIGKILL)
     assert killed.wait(timeout=30) == -signal.SIGKILL
@@ -116,6 +117,20 @@ def test_drivers_that_are_killed_or_told_to_stop_are_continued(finish, url, faul
     faults()
     assert finish(limit=130, max_attempts=1).complete, "the end of a driver blames no shard"
     assert_every_image_once(url, num_images=130)
+
+
+def wait_for_dashboard(driver, seconds=120):
+    deadline = time.monotonic() + seconds
+    while sum(command_of(pid).startswith("ray-dashboard-") for pid in below({driver})) < 8:
+        assert time.monotonic() < deadline, "the dashboard did not start"
+        time.sleep(0.1)
+
+
+def command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def wait_for(path, seconds=120):

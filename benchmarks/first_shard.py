@@ -1,0 +1,97 @@
+"""How long a run on Ray takes to its first shard: 64 digits in shards of 16, two workers on two cores.
+
+Every round runs each contender once, to its end; seconds count until the first commit is there. Beside
+today's command: the same with Ray's processes started in Ray's own order, the same without Ray, and, if its
+sources are given, an earlier version.
+
+    git worktree add --detach EARLIER COMMIT
+    python benchmarks/first_shard.py --earlier EARLIER --name "version 0.1.0"
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import click
+from measure import row, write_result
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("", "pipelines", "train", "pretrained")
+LOOK_SECONDS = 0.01
+METHODS = {"expert": ["--views", "2"], "invert": []}
+RUN = ["cache", "--dataset", "digits", "--limit", "64", "--shard-images", "16", "--json"]
+COMMAND = ["-m", "viewgen", *RUN]
+# the same command line, without the change of Ray's order
+RAYS_ORDER = """import contextlib, runpy
+from viewgen_pipelines.executors import session
+session.prompt_node = lambda ray: contextlib.nullcontext()
+runpy.run_module("viewgen", None, "__main__", True)"""
+NOW, NO_RAY = "viewgen", "viewgen, without Ray"
+
+
+def first_shard(arguments: list[str], sources: Path, method: str) -> float:
+    """Run a command of some sources to its end; return the seconds until its first shard was committed."""
+    path = os.pathsep.join(str(sources / package) for package in PACKAGES)
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary, "views.zarr")
+        words = [sys.executable, *arguments, "--method", method, *METHODS[method], "--out", str(out)]
+        begin = time.perf_counter()
+        running = subprocess.Popen(
+            words,
+            cwd=sources,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        seconds = None
+        while running.poll() is None:
+            if seconds is None and any((out / "commits").glob("*.json")):
+                seconds = time.perf_counter() - begin
+            time.sleep(LOOK_SECONDS)
+        if running.returncode != 0 or seconds is None:
+            raise RuntimeError(f"{words}: ended with {running.returncode}")
+        return seconds
+
+
+@click.command()
+@click.option("--rounds", default=4, show_default=True)
+@click.option(
+    "--earlier", type=click.Path(exists=True, path_type=Path), help="Sources of an earlier version."
+)
+@click.option("--name", default="an earlier version", show_default=True, help="Its name on the page.")
+def main(rounds: int, earlier: Path | None, name: str) -> None:
+    """Measure, print and write results/first_shard.json."""
+    contenders: dict[str, Callable[[str], float]] = {
+        NOW: partial(first_shard, COMMAND, ROOT),
+        "viewgen, Ray started in its own order": partial(first_shard, ["-c", RAYS_ORDER, *RUN], ROOT),
+        NO_RAY: partial(first_shard, [*COMMAND, "--executor", "local"], ROOT),
+    }
+    if earlier is not None:
+        contenders[name] = partial(first_shard, COMMAND, earlier.resolve())
+    ratios, medians = {}, {}
+    for method in METHODS:
+        seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
+        for _ in range(rounds):
+            for contender, run in contenders.items():
+                seconds[contender].append(run(method))
+                click.echo(f"{seconds[contender][-1]:6.2f} s  {method}: {contender}")
+        found = {contender: statistics.median(values) for contender, values in seconds.items()}
+        medians |= {f"{method}: {contender}": value for contender, value in found.items()}
+        for contender in contenders:
+            if contender != NOW:
+                quality = f"{found[contender]:.1f} s / {found[NOW]:.1f} s"
+                ratios[f"first shard, {method}: {contender} / {NOW}"] = row(
+                    seconds[contender], seconds[NOW], quality=quality
+                )
+    path = write_result("first_shard", {"ratios": ratios, "seconds": medians}, ("torch", "ray"))
+    click.echo(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
