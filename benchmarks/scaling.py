@@ -21,7 +21,6 @@ from simulation import Outcome, Recording, Scenario, simulate
 
 from viewgen.store import CacheReader, open_storage
 from viewgen_pipelines.shards.ledger import AttemptLedger
-from viewgen_pipelines.shards.plan import automatic_shard_images
 
 RECORDINGS = RESULTS / "scaling_recordings.json"
 WORKERS = (1, 4, 16, 64, 256, 1024)
@@ -163,7 +162,7 @@ def beside_measured(recording: Recording, path: Path = RESULTS / "workers.json")
         return None
     measured = json.loads(path.read_text())
     images = measured["images"]
-    size = automatic_shard_images(images, 32, 8)
+    size = measured["shard_images"]
     sizes = {"num_images": images, "shard_images": size}
     pause = load_recordings()["seconds_between_shards"]["median"]
     seconds = [

@@ -1,15 +1,15 @@
 """One worker against two on this machine: the same cache, made by `viewgen cache` on Ray, in turn.
 
-"1 worker, 1 core" confines the whole command, Ray's own processes too, to one core. Both make the same cache,
-whose inversions are there beforehand; the digests of all their objects are compared. "while they work" counts
-from the first shard's begin to the last commit, the wait for the slower worker's last shard included. "whole
-stage" counts the workers' start too, which takes as long for two as for one: its share shrinks as the job
-grows.
+"1 worker, 1 core" confines the whole command, Ray's own processes too, to one core. "1 worker" has both
+cores and computes with two threads, as it does by default. All make the same cache, whose inversions are
+there beforehand; the digests of all their objects are compared. "while they work" counts from the first
+shard's begin to the last commit: each worker's networks are loaded in its first shard, the dashboard starts
+meanwhile, and the slower worker's last shard is waited for. "whole stage" counts the workers' start too. All
+these shares shrink as the job grows.
 
-"1 command, 1 core" has no Ray at all: against it, two workers pay for Ray's processes too. How much two cores
-of a machine can do at all is measured by two such commands that know nothing of each other, each with a
-cache and a core of its own; and by two processes that only multiply small matrices, or only copy memory,
-which the cores share.
+"1 command, 1 core" has no Ray at all: against it, two workers pay for all of Ray's processes. How much two
+cores of a machine can do at all is measured by two such commands that know nothing of each other, each with a
+cache and a core of its own; and by two processes that only multiply small matrices, or only copy memory.
 
     python benchmarks/workers.py
 """
@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,22 +31,26 @@ from measure import row, run_watched, write_result
 
 from viewgen.store import list_commits, open_storage, read_spec
 
-ALONE, BOTH = "1 worker, 1 core", "2 workers"
-CONTENDERS = {ALONE: (1, ("taskset", "-c", "0")), BOTH: (2, ())}
+ALONE, THREADS, BOTH = "1 worker, 1 core", "1 worker", "2 workers"
+CONTENDERS = {ALONE: (1, ("taskset", "-c", "0")), THREADS: (1, ()), BOTH: (2, ())}
 SHARD_IMAGES = 16
-# calls per second of something that stays within a core, and of something that goes through memory
+# calls per second, within three seconds that begin at a given time
 PROBE = """import os, sys, time, torch
 os.sched_setaffinity(0, {int(sys.argv[1])})
 torch.set_num_threads(1)
 a, big = torch.randn(64, 64), torch.randn(8_000_000)
 copy = torch.empty_like(big)
-work = {"arithmetic": lambda: [a @ a for _ in range(200)], "memory": lambda: copy.copy_(big)}[sys.argv[2]]
+work = {"arithmetic": lambda: [a @ a for _ in range(20)], "memory": lambda: copy.copy_(big)}[sys.argv[2]]
 work()
-count, begin = 0, time.perf_counter()
-while time.perf_counter() < begin + 3:
+begin = float(sys.argv[3])
+assert time.time() < begin, "the process took too long to start"
+count = 0
+while time.time() < begin:
+    work()
+while time.time() < begin + 3:
     work()
     count += 1
-print(count / (time.perf_counter() - begin))"""
+print(count)"""
 
 
 def make(method: str, *arguments: str, confine: Sequence[str] = ()) -> tuple[dict[str, Any], int | None]:
@@ -84,8 +89,14 @@ def working_seconds(folder: Path) -> tuple[float, float]:
     return max(ends.values()) - min(begins.values()), sum(shard_seconds)
 
 
-def apart(folder: Path, commands: int, inversions: str, *arguments: str) -> float:
-    """Return the longest working time of so many commands at once, each with caches and a core of its own."""
+def apart(
+    folder: Path, commands: int, inversions: str, *arguments: str
+) -> tuple[float, list[dict[str, str]]]:
+    """Run so many commands at once, each with caches and a core of its own.
+
+    Returns:
+        the longest working time, and the digests of each cache.
+    """
     outs = [folder / f"apart-{number}.zarr" for number in range(commands)]
 
     def one(number: int) -> None:
@@ -97,24 +108,26 @@ def apart(folder: Path, commands: int, inversions: str, *arguments: str) -> floa
     with ThreadPoolExecutor(commands) as pool:
         list(pool.map(one, range(commands)))
     seconds = [working_seconds(out)[0] for out in outs]
+    found = [object_digests(str(out)) for out in outs]
     for out in outs:
         shutil.rmtree(out)
-    return max(seconds)
+    return max(seconds), found
 
 
 def two_cores(work: str) -> float:
-    """Return how many times as much of one kind of work two cores do as one."""
+    """Return how many times as much of one kind of work two cores do as one, in the mean of both."""
 
-    def rates(cores: Sequence[int]) -> float:
-        words = [[sys.executable, "-c", PROBE, str(core), work] for core in cores]
+    def rate(*cores: int) -> float:
+        begin = time.time() + 4
+        words = [[sys.executable, "-c", PROBE, str(core), work, str(begin)] for core in cores]
         running = [subprocess.Popen(word, stdout=subprocess.PIPE, text=True) for word in words]
         return sum(float(process.communicate()[0]) for process in running)
 
-    return rates((0, 1)) / rates((0,))
+    return rate(0, 1) / statistics.mean((rate(0), rate(1)))
 
 
 @click.command()
-@click.option("--images", default=384, show_default=True)
+@click.option("--images", default=320, show_default=True)
 @click.option("--rounds", default=2, show_default=True)
 def main(images: int, rounds: int) -> None:
     """Measure, print and write the result file."""
@@ -142,22 +155,25 @@ def main(images: int, rounds: int) -> None:
                 all_shards[name].append(shards)
                 digests[name] = object_digests(str(out))
                 shutil.rmtree(out)
-            one_apart.append(apart(folder, 1, inversions, *few))
-            two_apart.append(apart(folder, 2, inversions, *few))
+            for commands, seconds_apart in ((1, one_apart), (2, two_apart)):
+                longest, caches = apart(folder, commands, inversions, *few)
+                seconds_apart.append(longest)
+                digests |= {f"{number} of {commands} commands": each for number, each in enumerate(caches)}
             for work, found in of_two_cores.items():
                 found.append(two_cores(work))
     expected = digests[BOTH]
     identical = len(expected) > 0 and all(found == expected for found in digests.values())
     quality = f"{len(expected)} objects of the caches {'are identical' if identical else 'DIFFER'}"
     ratios = {
-        f"{ALONE} / {BOTH}, {what}": row(seconds[ALONE], seconds[BOTH], quality=quality, memory=memory)
+        f"{name} / {BOTH}, {what}": row(seconds[name], seconds[BOTH], quality=quality, memory=memory)
         for what, seconds in (("while they work", working), ("whole stage", stage))
+        for name in (ALONE, THREADS)
     }
     ratios[f"1 command, 1 core, without Ray / {BOTH}, while they work"] = row(
-        one_apart, working[BOTH], quality="the same views"
+        one_apart, working[BOTH], quality=quality
     )
     title = "1 command, 1 core / 2 commands, each half of the work, without Ray"
-    ratios[title] = row(one_apart, [seconds / 2 for seconds in two_apart], quality="each its own cache")
+    ratios[title] = row(one_apart, [seconds / 2 for seconds in two_apart], quality=quality)
     alone, both = all_shards[ALONE], all_shards[BOTH]
     slower = statistics.median(b / a for a, b in zip(alone, both, strict=True))
     idle = statistics.median(
@@ -169,7 +185,9 @@ def main(images: int, rounds: int) -> None:
         "commands that share nothing, each on a core of its own, are together "
         f"{ratios[title]['median']:.2f} × as fast as one; two processes that only compute "
         f"{statistics.median(of_two_cores['arithmetic']):.2f} ×, two that only copy memory "
-        f"{statistics.median(of_two_cores['memory']):.2f} ×: the cores share one way to it."
+        f"{statistics.median(of_two_cores['memory']):.2f} ×. Against one command without Ray, two workers "
+        f"are {ratios[f'1 command, 1 core, without Ray / {BOTH}, while they work']['median']:.2f} × as "
+        f"fast in this job of {images} images, in which Ray's dashboard starts too."
     )
     click.echo(text)
     document = {
@@ -183,6 +201,7 @@ def main(images: int, rounds: int) -> None:
         "speed_of_two_cores": of_two_cores,
         "identical": identical,
         "images": images,
+        "shard_images": SHARD_IMAGES,
     }
     path = write_result("workers", document, ("torch", "ray"))
     for title, value in ratios.items():

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["below", "children_named", "ended_with_this_process"]
+__all__ = ["below", "children_named", "children_running", "ended_with_this_process"]
 
 # The watcher runs this file alone, without the package: standard library only.
 LOOK_SECONDS = 1.0
@@ -67,6 +67,16 @@ def children_named(name: str, parent: int | None = None) -> list[int]:
     for pid, (its_parent, _) in _processes().items():
         with contextlib.suppress(OSError):
             if its_parent == parent and Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                found.append(pid)
+    return found
+
+
+def children_running(part: str) -> list[int]:
+    """Return the child processes of this one whose command line contains a text."""
+    found = []
+    for pid, (parent, _) in _processes().items():
+        with contextlib.suppress(OSError):
+            if parent == os.getpid() and part.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
 

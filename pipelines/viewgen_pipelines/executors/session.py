@@ -105,16 +105,14 @@ def ray_session(
     # left last: it waits for what `ray.shutdown` ends
     with _quiet(), contextlib.ExitStack() as watched:
         try:
+            if own:
+                watched.enter_context(_on_loopback(ray))
             if not joined:
                 _start(ray, address, num_workers, handler)
             if own:
                 watched.enter_context(ended_with_this_process(children_named("raylet")))
-                dashboard = LateDashboard(
-                    ray._private.worker._global_node,
-                    lambda: _on_loopback(ray),
-                    ready=lambda: _say_dashboard(ray, say),
-                    failed=lambda error: say(f"Ray's dashboard does not start: {error}"),
-                )
+                dashboard = _late_dashboard(ray, say)
+                dashboard.start()
             else:
                 _say_dashboard(ray, say)
             there = ray.cluster_resources()
@@ -127,13 +125,18 @@ def ray_session(
                 node_cores=min((node["CPU"] for node in nodes if node.get("CPU")), default=1.0),
             )
         finally:
-            if dashboard is not None:
-                dashboard.settle()
-            if not joined:
-                ray.shutdown()
-                _restore_sigterm(handler)
-            if dashboard is not None:
-                dashboard.end()
+            try:
+                if dashboard is not None:
+                    dashboard.settle()
+            finally:
+                try:
+                    if not joined:
+                        ray.shutdown()
+                finally:
+                    if not joined:
+                        _restore_sigterm(handler)
+                    if dashboard is not None:
+                        dashboard.end()
 
 
 def check_address(address: str | None) -> None:
@@ -196,7 +199,6 @@ def _start(ray: Any, address: str | None, num_workers: int, handler: Any) -> Non
         with warnings.catch_warnings(), _stderr_closed(), contextlib.ExitStack() as alone:
             warnings.simplefilter("ignore")
             if address is None:
-                alone.enter_context(_on_loopback(ray))
                 alone.enter_context(prompt_node(ray))
             ray.init(**settings)
             _restore_sigterm(handler)
@@ -222,7 +224,7 @@ def _start(ray: Any, address: str | None, num_workers: int, handler: Any) -> Non
 
 @contextlib.contextmanager
 def _on_loopback(ray: Any) -> Iterator[None]:
-    """Let a session that starts meanwhile listen on the loopback address only."""
+    """While entered, let what starts of a session listen on the loopback address only."""
     constants = ray._private.ray_constants
     before, flag = os.environ.get(_CLUSTERS), constants.ENABLE_RAY_CLUSTER
     os.environ[_CLUSTERS], constants.ENABLE_RAY_CLUSTER = "0", False
@@ -270,6 +272,25 @@ def package_environment() -> dict[str, Any]:
     """
     folders = [str(Path(str(resources.files(name)))) for name in _PACKAGES]
     return {"py_modules": folders, "excludes": ["weights/", "__pycache__/", "*.pyc"]}
+
+
+def _late_dashboard(ray: Any, say: Callable[[str], object]) -> LateDashboard:
+    mode = os.environ.get("RAY_AUTH_MODE")
+
+    def ready() -> None:
+        _say_dashboard(ray, say)
+
+    def failed(error: Exception) -> None:
+        lines = str(error).splitlines() or [type(error).__name__]
+        say(f"Ray's dashboard does not start, the run goes on without it: {lines[0]}")
+
+    # it takes the mode from the environment, which a user's code may have changed meanwhile
+    return LateDashboard(
+        ray._private.worker._global_node,
+        allowed=lambda: os.environ.get("RAY_AUTH_MODE") == mode,
+        ready=ready,
+        failed=failed,
+    )
 
 
 def _say_dashboard(ray: Any, say: Callable[[str], object]) -> None:

@@ -13,7 +13,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from viewgen.errors import UsageError, ViewgenError
@@ -206,31 +205,33 @@ class BackgroundGallery:
     """
 
     def __init__(self, options: GalleryOptions, *, own: bool, say: Callable[[str], object]) -> None:
-        import ray
-
         self._options, self._own, self._say = options, own, say
         self._closed = threading.Event()
-        if own:
-            options = dataclasses.replace(options, port=choose_port(options.host, options.port))
-        # on a busy machine Ray gives up processes that take a minute to start
-        task = ray.remote(num_cpus=0, max_retries=3, retry_exceptions=True, resources=_this_node())(deploy)
-        self._deploy: Callable[[], Any] = partial(task.remote, options)
         self._deployed: Any = None
-        if own:
-            assert options.port is not None
-            url = gallery_url(options, options.host, options.port)
-            say(f"gallery: {url} (in some seconds and while the run lasts; this machine only, no login)")
         self._teller = threading.Thread(target=self._tell, daemon=True)
         self._teller.start()
 
     def _tell(self) -> None:
-        """Deploy and wait for it; report a failure, and on a cluster Serve's address."""
+        """Deploy, tell the address, and wait; report a failure."""
         import ray
 
         if self._closed.wait(WORKERS_FIRST_SECONDS if self._own else 0):
             return
         try:
-            self._deployed = self._deploy()
+            options = self._options
+            if self._own:
+                options = dataclasses.replace(options, port=choose_port(options.host, options.port))
+            # on a busy machine Ray gives up processes that take a minute to start
+            task = ray.remote(num_cpus=0, max_retries=3, retry_exceptions=True, resources=_this_node())(
+                deploy
+            )
+            self._deployed = task.remote(options)
+            if self._own:
+                assert options.port is not None
+                url = gallery_url(options, options.host, options.port)
+                self._say(
+                    f"gallery: {url} (in some seconds and while the run lasts; this machine only, no login)"
+                )
             # no wait may last beyond the session
             while not ray.wait([self._deployed], timeout=0.5)[0]:
                 if self._closed.is_set():

@@ -1,7 +1,9 @@
 """Ray's start without waits: what a worker does not need comes later, or not at all in a short run."""
 
-import contextlib
+import subprocess
+import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -62,90 +64,120 @@ class Told:
         self.told.set()
 
 
-def late(node, seconds=0.0, around=contextlib.nullcontext):
+def late(node, **options):
     ready, failed = Told(), Told()
-    return LateDashboard(node, around, ready=ready, failed=failed, seconds=seconds), ready, failed
+    dashboard = LateDashboard(node, ready=ready, failed=failed, **({"seconds": 0.0} | options))
+    dashboard.start()
+    return dashboard, ready, failed
+
+
+def end(dashboard):
+    """End a dashboard, and see that its thread has lived, and with it what it started, until then."""
+    (thread,) = [one for one in threading.enumerate() if one.name == "viewgen-dashboard"]
+    dashboard.settle()
+    assert thread.is_alive(), "the kernel ends the processes of a thread that ends"
+    dashboard.end()
+    assert not thread.is_alive()
 
 
 def test_a_node_starts_what_workers_need_and_the_rest_later(started):
     node, asked = started
     assert node.started == ["raylet"]
     assert asked == [("127.0.0.1:1", "/store")]
-    inside = []
-
-    @contextlib.contextmanager
-    def around():
-        inside.append("entered")
-        yield
-        inside.append(list(node.started))
-
-    dashboard, ready, failed = late(node, around=around)
+    dashboard, ready, failed = late(node)
     assert ready.told.wait(30)
-    assert node.started == ["raylet", "monitor", "dashboard", "log monitor"]
-    assert inside == ["entered", node.started]
-    dashboard.settle()
-    dashboard.end()
+    assert node.started == ["raylet", "dashboard", "monitor", "log monitor"]
+    end(dashboard)
     assert not failed.lines
-
-
-def test_the_thread_that_started_the_dashboard_lives_as_long_as_the_node(started):
-    """The kernel ends the processes of a thread that ends."""
-    dashboard, ready, _ = late(started[0])
-    assert ready.told.wait(30)
-    (thread,) = [one for one in threading.enumerate() if one.name == "viewgen-dashboard"]
-    dashboard.settle()
-    assert thread.is_alive()
-    dashboard.end()
-    assert not thread.is_alive()
 
 
 def test_a_short_run_has_no_dashboard(started):
     node, _ = started
     dashboard, ready, failed = late(node, seconds=600)
-    dashboard.settle()
-    dashboard.end()
+    end(dashboard)
     assert node.started == ["raylet"]
     assert not ready.lines
     assert not failed.lines
 
 
-def test_a_dashboard_that_is_starting_is_waited_for(started):
-    node, _ = started
-    begun, go_on = threading.Event(), threading.Event()
-
-    def start():
-        begun.set()
-        go_on.wait(30)
-        node.started.append("slow")
-
-    node.late_starts = [start]
-    dashboard, _, _ = late(node)
-    assert begun.wait(30)
-    threading.Timer(0.2, go_on.set).start()
+def test_a_dashboard_that_never_began_can_be_ended(started):
+    dashboard = LateDashboard(started[0], ready=Told(), failed=Told())
     dashboard.settle()
-    assert node.started[-1] == "slow"
     dashboard.end()
 
 
-def test_a_dashboard_that_does_not_start_is_told_and_no_more(started):
+def test_a_dashboard_that_is_starting_is_ended_with_the_run(started):
+    """Ray would wait for its answer, up to a minute."""
     node, _ = started
-    error = RuntimeError("no port is free")
+    begun = threading.Event()
 
     def start():
-        raise error
+        words = [sys.executable, "-c", "import time; time.sleep(100)", "dashboard/dashboard.py"]
+        with subprocess.Popen(words) as process:
+            begun.set()
+        raise RuntimeError(f"the dashboard ended with {process.returncode}")
 
-    node.late_starts = [start]
+    node.late_starts["start_api_server"] = start
     dashboard, ready, failed = late(node)
-    assert failed.told.wait(30)
-    dashboard.settle()
-    dashboard.end()
-    assert failed.lines == [(error,)]
+    assert begun.wait(30)
+    begin = time.monotonic()
+    end(dashboard)
+    assert time.monotonic() - begin < 30
+    assert node.started == ["raylet"], "nothing more is started"
     assert not ready.lines
+    assert not failed.lines, "nobody wants to know"
 
 
-def test_a_node_that_is_never_registered_is_left_to_ray():
+@pytest.mark.parametrize(
+    ("part", "told"), [("start_api_server", [("no port is free",)]), ("start_monitor", [])]
+)
+def test_what_does_not_start_is_told_if_it_matters_and_costs_nothing_else(started, part, told):
+    node, _ = started
+
+    def start():
+        raise RuntimeError("no port is free")
+
+    node.late_starts[part] = start
+    dashboard, ready, failed = late(node)
+    assert (failed if told else ready).told.wait(30)
+    end(dashboard)
+    assert [tuple(map(str, line)) for line in failed.lines] == told
+    assert len(node.started) == 3, "the other two"
+
+
+def test_an_error_of_who_is_told_does_not_end_the_dashboard(started, caplog):
+    asked = threading.Event()
+
+    def ready():
+        asked.set()
+        raise ValueError("a closed terminal")
+
+    dashboard = LateDashboard(started[0], ready=ready, failed=Told(), seconds=0)
+    dashboard.start()
+    assert asked.wait(30)
+    end(dashboard)
+    assert "a closed terminal" in caplog.text
+
+
+def test_a_dashboard_is_not_started_where_it_is_not_allowed(started):
+    asked = threading.Event()
+
+    def allowed():
+        asked.set()
+        return False
+
+    dashboard, ready, failed = late(started[0], allowed=allowed)
+    assert asked.wait(30)
+    end(dashboard)
+    assert started[0].started == ["raylet"]
+    assert not ready.lines
+    assert not failed.lines
+
+
+@pytest.mark.parametrize("error", [TimeoutError, TypeError])
+def test_a_node_that_cannot_be_waited_for_is_left_to_ray(error):
     def wait_for_node(*_, timeout):
-        raise TimeoutError
+        raise error
 
     ray = ray_with(Node, wait_for_node=wait_for_node)
     with prompt_node(ray):
@@ -162,10 +194,14 @@ def test_a_ray_without_these_parts_starts_in_its_own_order(node, services):
     ray = ray_with(node, **services)
     with prompt_node(ray):
         assert ray._private.node.Node is node
-    dashboard, ready, _ = late(node())
-    assert ready.told.wait(30), "its address is told all the same"
-    dashboard.settle()
-    dashboard.end()
+    dashboard, ready, _ = late(node(), seconds=600)
+    assert ready.told.wait(30), "its address is told, and at once"
+    end(dashboard)
+
+
+def test_a_module_without_private_parts_is_left_alone():
+    with prompt_node(SimpleNamespace()):
+        pass
 
 
 def test_the_ray_of_today_has_these_parts(shared_ray):

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -111,6 +113,29 @@ def test_all_sockets_are_on_the_loopback_address(shared_dashboard):
         name = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")[:80]
         assert not set(found) - set(LOOPBACK), (name, found)
     assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
+
+
+LEAVES_WHILE_THE_DASHBOARD_STARTS = """
+import os, time
+from viewgen_pipelines.executors import prompt_node
+from viewgen_pipelines.executors.orphans import below, children_running
+from viewgen_pipelines.executors.session import ray_session
+prompt_node.LateDashboard.__init__.__kwdefaults__["seconds"] = 0.0
+said = []
+with ray_session(None, say=said.append):
+    while not children_running("dashboard/dashboard.py"):
+        time.sleep(0.001)
+    started = below({os.getpid()}).keys() - {os.getpid()}
+    begin = time.monotonic()
+print(time.monotonic() - begin < 10, len(started) > 3, said, below({os.getpid()}).keys() & started)
+"""
+
+
+def test_a_session_ends_while_its_dashboard_starts():
+    words = [sys.executable, "-c", LEAVES_WHILE_THE_DASHBOARD_STARTS]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["True True [] set()"], done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_session_that_lets_anybody_in_is_refused(shared_ray, monkeypatch):

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import socket
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urljoin, urlsplit
 
 import pytest
@@ -15,7 +17,8 @@ import pytest
 from viewgen.errors import UsageError
 from viewgen.progress import Progress
 from viewgen_pipelines.cache import cache
-from viewgen_pipelines.gallery.serve import GalleryOptions, choose_port, gallery_url
+from viewgen_pipelines.gallery import serve
+from viewgen_pipelines.gallery.serve import BackgroundGallery, GalleryOptions, choose_port, gallery_url
 
 ray_warnings = pytest.mark.filterwarnings("ignore")  # Ray's own code warns
 
@@ -134,3 +137,57 @@ def test_what_the_serving_process_is_told_holds_there_too(tmp_path, monkeypatch)
     assert gallery_url(named, "127.0.0.1", 80).startswith("http://127.0.0.1:80/views-")
     with pytest.raises(UsageError, match="memory"):
         GalleryOptions(url="memory://views.zarr")
+
+
+class FakeRay:
+    """As much of Ray as a gallery beside a run asks for."""
+
+    def __init__(self, error=None):
+        self.error, self.deployed = error, []
+        self.util = SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1")
+
+    def remote(self, **_):
+        return lambda function: SimpleNamespace(remote=self.deployed.append)
+
+    def wait(self, calls, timeout):
+        return calls, []
+
+    def get(self, call):
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def own_gallery(monkeypatch, tmp_path):
+    """Return a function that starts a gallery in a session of the run's own; what it says, and its Ray."""
+
+    def start(seconds, **options):
+        said, ray = [], FakeRay(**options)
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        monkeypatch.setattr(serve, "WORKERS_FIRST_SECONDS", seconds)
+        gallery = BackgroundGallery(GalleryOptions(url=str(tmp_path / "c.zarr")), own=True, say=said.append)
+        return gallery, said, ray
+
+    return start
+
+
+def test_a_short_run_has_no_gallery_and_names_none(own_gallery):
+    gallery, said, ray = own_gallery(600)
+    gallery.close()
+    assert (said, ray.deployed) == ([], [])
+
+
+def test_a_longer_run_names_the_port_that_its_gallery_gets(own_gallery):
+    gallery, said, ray = own_gallery(0)
+    gallery._teller.join(timeout=60)
+    gallery.close()
+    ((options,), (line,)) = ray.deployed, said
+    assert line.startswith(f"gallery: http://127.0.0.1:{options.port}/c-")
+    assert "no login" in line
+
+
+def test_a_gallery_that_does_not_start_costs_nothing_but_a_line(own_gallery):
+    gallery, said, _ = own_gallery(0, error=RuntimeError("Serve is broken\nno replica"))
+    gallery._teller.join(timeout=60)
+    gallery.close()
+    assert said[1:] == ["the gallery could not start, the run goes on without it: no replica"]

@@ -90,7 +90,7 @@ def test_drivers_that_are_killed_or_told_to_stop_are_continued(finish, url, faul
     faults(seconds=100)
     wait_for_dashboard(killed.pid)
     left = below({killed.pid})
-    assert len(left) > 16, "GCS, raylet, agents, workers, dashboard and its parts, monitors"
+    assert len(left) > 8, "GCS, raylet, agents, workers, dashboard and its parts, monitors"
     died = time.monotonic()
     killed.send_signal(signal.SIGKILL)
     assert killed.wait(timeout=30) == -signal.SIGKILL
@@ -120,8 +120,9 @@ def test_drivers_that_are_killed_or_told_to_stop_are_continued(finish, url, faul
 
 
 def wait_for_dashboard(driver, seconds=120):
+    """Wait for all that is started after the workers; the log monitor is the last of it."""
     deadline = time.monotonic() + seconds
-    while sum(command_of(pid).startswith("ray-dashboard-") for pid in below({driver})) < 8:
+    while not any("log_monitor.py" in command_of(pid) for pid in below({driver})):
         assert time.monotonic() < deadline, "the dashboard did not start"
         time.sleep(0.1)
 
