@@ -172,7 +172,7 @@ def beside_measured(recording: Recording, path: Path = RESULTS / "workers.json")
         "images": images,
         "shard_images": size,
         "simulated": seconds[0] / seconds[1],
-        "measured": measured["ratios"]["1 worker, 1 core / 2 workers, while they work"]["median"],
+        "measured": measured["ratios"]["1 worker, 1 core / 2 workers, whole job"]["median"],
     }
 
 

@@ -1,15 +1,15 @@
 """One worker against two on this machine: the same cache, made by `viewgen cache` on Ray, in turn.
 
 "1 worker, 1 core" confines the whole command, Ray's own processes too, to one core. "1 worker" has both
-cores and computes with two threads, as it does by default. All make the same cache, whose inversions are
-there beforehand; the digests of all their objects are compared. "while they work" counts from the first
-shard's begin to the last commit: each worker's networks are loaded in its first shard, the dashboard starts
-meanwhile, and the slower worker's last shard is waited for. "whole stage" counts the workers' start too. All
-these shares shrink as the job grows.
+cores and computes with two threads, as it does by default. "1 command, 1 core" has no Ray at all: against
+it, two workers pay for all of Ray's processes. All make the same cache, whose inversions are there
+beforehand; the digests of all their objects are compared.
 
-"1 command, 1 core" has no Ray at all: against it, two workers pay for all of Ray's processes. How much two
-cores of a machine can do at all is measured by two such commands that know nothing of each other, each with a
-cache and a core of its own; and by two processes that only multiply small matrices, or only copy memory.
+"at work" is the rate of the later half of each worker's shards, which is that of a long job: networks are
+loaded and Ray's dashboard is there. "whole job" counts from the first shard's begin to the last commit, the
+wait for the slower worker's last shard included; "whole stage" counts the workers' start too. How much two
+cores of a machine can do at all is measured by two commands without Ray that know nothing of each other, each
+with a cache and a core of its own.
 
     python benchmarks/workers.py
 """
@@ -17,12 +17,11 @@ cache and a core of its own; and by two processes that only multiply small matri
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +32,8 @@ from viewgen.store import list_commits, open_storage, read_spec
 
 ALONE, THREADS, BOTH = "1 worker, 1 core", "1 worker", "2 workers"
 CONTENDERS = {ALONE: (1, ("taskset", "-c", "0")), THREADS: (1, ()), BOTH: (2, ())}
+COMMAND = "1 command, 1 core, without Ray"
 SHARD_IMAGES = 16
-# calls per second, within three seconds that begin at a given time
-PROBE = """import os, sys, time, torch
-os.sched_setaffinity(0, {int(sys.argv[1])})
-torch.set_num_threads(1)
-a, big = torch.randn(64, 64), torch.randn(8_000_000)
-copy = torch.empty_like(big)
-work = {"arithmetic": lambda: [a @ a for _ in range(20)], "memory": lambda: copy.copy_(big)}[sys.argv[2]]
-work()
-begin = float(sys.argv[3])
-assert time.time() < begin, "the process took too long to start"
-count = 0
-while time.time() < begin:
-    work()
-while time.time() < begin + 3:
-    work()
-    count += 1
-print(count)"""
 
 
 def make(method: str, *arguments: str, confine: Sequence[str] = ()) -> tuple[dict[str, Any], int | None]:
@@ -79,24 +62,46 @@ def object_digests(url: str) -> dict[str, str]:
     return {path: entry["sha256"] for commit in commits.values() for path, entry in commit.objects.items()}
 
 
-def working_seconds(folder: Path) -> tuple[float, float]:
-    """Return the time from the first shard's begin to the last commit, and the sum of all shards' times."""
+@dataclass
+class Work:
+    """Times of a cache that was made: in seconds.
+
+    Attributes:
+        image: time of an image in the later half of each worker's shards, all workers together.
+        job: from the first shard's begin to the last commit.
+        shards: sum of all shards' times.
+    """
+
+    image: float
+    job: float
+    shards: float
+
+
+def work(folder: Path, workers: int) -> Work:
+    """Read the times of a cache from its commits; all its shards are of one size."""
     storage = open_storage(str(folder))
-    commits = list_commits(storage, read_spec(storage))
+    spec = read_spec(storage)
+    commits = list_commits(storage, spec)
     ends = {shard: (folder / "commits" / f"{shard:08}.json").stat().st_mtime for shard in commits}
     begins = {shard: end - commits[shard].seconds for shard, end in ends.items()}
-    shard_seconds = [commit.seconds for commit in commits.values()]
-    return max(ends.values()) - min(begins.values()), sum(shard_seconds)
+    # of each worker, the ends of its shards: a shard belongs to the one that had just become free
+    lanes: list[list[float]] = [[] for _ in range(workers)]
+    for shard in sorted(commits, key=begins.__getitem__):
+        free = [lane for lane in lanes if not lane or lane[-1] <= begins[shard]]
+        max(free, key=lambda lane: lane[-1] if lane else 0.0).append(ends[shard])
+    rate = 0.0
+    for lane in lanes:
+        middle = len(lane) // 2
+        rate += (len(lane) - 1 - middle) * spec.shard_images / (lane[-1] - lane[middle])
+    return Work(
+        image=1 / rate,
+        job=max(ends.values()) - min(begins.values()),
+        shards=sum(commit.seconds for commit in commits.values()),
+    )
 
 
-def apart(
-    folder: Path, commands: int, inversions: str, *arguments: str
-) -> tuple[float, list[dict[str, str]]]:
-    """Run so many commands at once, each with caches and a core of its own.
-
-    Returns:
-        the longest working time, and the digests of each cache.
-    """
+def apart(folder: Path, commands: int, inversions: str, *arguments: str) -> list[tuple[Work, dict[str, str]]]:
+    """Run so many commands at once, each with caches and a core of its own; return the times and digests."""
     outs = [folder / f"apart-{number}.zarr" for number in range(commands)]
 
     def one(number: int) -> None:
@@ -107,38 +112,22 @@ def apart(
 
     with ThreadPoolExecutor(commands) as pool:
         list(pool.map(one, range(commands)))
-    seconds = [working_seconds(out)[0] for out in outs]
-    found = [object_digests(str(out)) for out in outs]
+    found = [(work(out, 1), object_digests(str(out))) for out in outs]
     for out in outs:
         shutil.rmtree(out)
-    return max(seconds), found
-
-
-def two_cores(work: str) -> float:
-    """Return how many times as much of one kind of work two cores do as one, in the mean of both."""
-
-    def rate(*cores: int) -> float:
-        begin = time.time() + 4
-        words = [[sys.executable, "-c", PROBE, str(core), work, str(begin)] for core in cores]
-        running = [subprocess.Popen(word, stdout=subprocess.PIPE, text=True) for word in words]
-        return sum(float(process.communicate()[0]) for process in running)
-
-    return rate(0, 1) / statistics.mean((rate(0), rate(1)))
+    return found
 
 
 @click.command()
-@click.option("--images", default=320, show_default=True)
+@click.option("--images", default=352, show_default=True)
 @click.option("--rounds", default=2, show_default=True)
 def main(images: int, rounds: int) -> None:
     """Measure, print and write the result file."""
-    working: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    times: dict[str, list[Work]] = {name: [] for name in (*CONTENDERS, COMMAND)}
     stage: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    all_shards: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    digests: dict[str, dict[str, str]] = {}
+    two_commands: list[float] = []
+    digests: list[dict[str, str]] = []
     memory: dict[str, int | None] = {}
-    one_apart: list[float] = []
-    two_apart: list[float] = []
-    of_two_cores: dict[str, list[float]] = {"arithmetic": [], "memory": []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         few = ("--limit", str(images), "--shard-images", str(SHARD_IMAGES))
@@ -150,55 +139,46 @@ def main(images: int, rounds: int) -> None:
                 options = ("--out", str(out), "--workers", str(workers), "--inversions", inversions)
                 document, memory[name] = make("wsearch", *options, *few, confine=confine)
                 stage[name].append(images * document["num_views"] / document["views_per_second"])
-                span, shards = working_seconds(out)
-                working[name].append(span)
-                all_shards[name].append(shards)
-                digests[name] = object_digests(str(out))
+                times[name].append(work(out, workers))
+                digests.append(object_digests(str(out)))
                 shutil.rmtree(out)
-            for commands, seconds_apart in ((1, one_apart), (2, two_apart)):
-                longest, caches = apart(folder, commands, inversions, *few)
-                seconds_apart.append(longest)
-                digests |= {f"{number} of {commands} commands": each for number, each in enumerate(caches)}
-            for work, found in of_two_cores.items():
-                found.append(two_cores(work))
-    expected = digests[BOTH]
-    identical = len(expected) > 0 and all(found == expected for found in digests.values())
-    quality = f"{len(expected)} objects of the caches {'are identical' if identical else 'DIFFER'}"
+            for commands in (1, 2):
+                together = apart(folder, commands, inversions, *few)
+                digests += [each for _, each in together]
+                if commands == 1:
+                    times[COMMAND].append(together[0][0])
+                else:
+                    two_commands.append(1 / sum(1 / one.image for one, _ in together))
+    identical = len(digests[0]) > 0 and all(found == digests[0] for found in digests)
+    quality = f"{len(digests[0])} objects of the caches {'are identical' if identical else 'DIFFER'}"
+    per_image = {name: [one.image for one in works] for name, works in times.items()}
+    jobs = {name: [one.job for one in works] for name, works in times.items()}
     ratios = {
         f"{name} / {BOTH}, {what}": row(seconds[name], seconds[BOTH], quality=quality, memory=memory)
-        for what, seconds in (("while they work", working), ("whole stage", stage))
-        for name in (ALONE, THREADS)
+        for what, seconds in (("at work", per_image), ("whole job", jobs), ("whole stage", stage))
+        for name in seconds
+        if name != BOTH
     }
-    ratios[f"1 command, 1 core, without Ray / {BOTH}, while they work"] = row(
-        one_apart, working[BOTH], quality=quality
-    )
-    title = "1 command, 1 core / 2 commands, each half of the work, without Ray"
-    ratios[title] = row(one_apart, [seconds / 2 for seconds in two_apart], quality=quality)
-    alone, both = all_shards[ALONE], all_shards[BOTH]
-    slower = statistics.median(b / a for a, b in zip(alone, both, strict=True))
-    idle = statistics.median(
-        1 - shards / (2 * span) for shards, span in zip(both, working[BOTH], strict=True)
-    )
+    title = f"{COMMAND} / 2 commands, a core each, without Ray, at work"
+    ratios[title] = row(per_image[COMMAND], two_commands, quality=quality)
+    both = times[BOTH]
+    idle = statistics.median(1 - one.shards / (2 * one.job) for one in both)
+    against_nothing = ratios[f"{COMMAND} / {BOTH}, at work"]["median"]
+    whole_job = ratios[f"{ALONE} / {BOTH}, whole job"]["median"]
     text = (
-        f"Of two workers at once, each takes {slower:.2f} times as long for a shard as one alone on one core "
-        f"(Ray's own processes on it too), and they wait for shards {idle:.1%} of the time. Two "
-        "commands that share nothing, each on a core of its own, are together "
-        f"{ratios[title]['median']:.2f} × as fast as one; two processes that only compute "
-        f"{statistics.median(of_two_cores['arithmetic']):.2f} ×, two that only copy memory "
-        f"{statistics.median(of_two_cores['memory']):.2f} ×. Against one command without Ray, two workers "
-        f"are {ratios[f'1 command, 1 core, without Ray / {BOTH}, while they work']['median']:.2f} × as "
-        f"fast in this job of {images} images, in which Ray's dashboard starts too."
+        f"Two commands that share nothing, each on a core of its own, are together "
+        f"{ratios[title]['median']:.2f} × as fast as one; against one such command, which has none of Ray's "
+        f"processes, two workers are {against_nothing:.2f} × as fast. In the whole job of {images} images "
+        f"they are {whole_job:.2f} × as fast as one worker: each loads its networks, Ray's dashboard starts "
+        f"meanwhile, and they wait for shards {idle:.1%} of the time."
     )
     click.echo(text)
     document = {
         "ratios": ratios,
         "texts": {"two workers": text},
-        "seconds_of_all_shards": all_shards,
-        "seconds_working": working,
+        "seconds_of_an_image": per_image | {"2 commands": two_commands},
+        "seconds_of_the_job": jobs,
         "seconds_of_the_stage": stage,
-        "seconds_of_one_command": one_apart,
-        "seconds_of_two_commands": two_apart,
-        "speed_of_two_cores": of_two_cores,
         "identical": identical,
         "images": images,
         "shard_images": SHARD_IMAGES,
