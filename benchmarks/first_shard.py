@@ -5,7 +5,7 @@ today's command: the same with Ray's processes started in Ray's own order, the s
 sources are given, an earlier version.
 
     git worktree add --detach EARLIER COMMIT
-    python benchmarks/first_shard.py --earlier EARLIER --name "version 0.1.0"
+    python benchmarks/first_shard.py --earlier EARLIER
 """
 
 import os
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ RAYS_ORDER = """import contextlib, runpy
 from viewgen_pipelines.executors import session
 session.prompt_node = lambda ray: contextlib.nullcontext()
 runpy.run_module("viewgen", None, "__main__", True)"""
-NOW, NO_RAY = "viewgen", "viewgen, without Ray"
+NOW, OWN_ORDER, NO_RAY = "viewgen", "viewgen, Ray started in its own order", "viewgen, without Ray"
 
 
 def first_shard(arguments: list[str], sources: Path, method: str) -> tuple[float, float]:
@@ -59,20 +60,30 @@ def first_shard(arguments: list[str], sources: Path, method: str) -> tuple[float
         return seconds, time.perf_counter() - begin
 
 
+def version_of(sources: Path) -> tuple[str, str]:
+    """Return the name of the version of some sources, and their commit."""
+    version = tomllib.loads((sources / "pyproject.toml").read_text())["project"]["version"]
+    git = ["git", "-C", str(sources), "rev-parse", "HEAD"]
+    return f"version {version}", subprocess.run(
+        git, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
 @click.command()
 @click.option("--rounds", default=4, show_default=True)
 @click.option(
     "--earlier", type=click.Path(exists=True, path_type=Path), help="Sources of an earlier version."
 )
-@click.option("--name", default="an earlier version", show_default=True, help="Its name on the page.")
-def main(rounds: int, earlier: Path | None, name: str) -> None:
+def main(rounds: int, earlier: Path | None) -> None:
     """Measure, print and write results/first_shard.json."""
     contenders: dict[str, Callable[[str], tuple[float, float]]] = {
         NOW: partial(first_shard, COMMAND, ROOT),
-        "viewgen, Ray started in its own order": partial(first_shard, ["-c", RAYS_ORDER, *RUN], ROOT),
+        OWN_ORDER: partial(first_shard, ["-c", RAYS_ORDER, *RUN], ROOT),
         NO_RAY: partial(first_shard, [*COMMAND, "--executor", "local"], ROOT),
     }
+    commit = None
     if earlier is not None:
+        name, commit = version_of(earlier)
         contenders[name] = partial(first_shard, COMMAND, earlier.resolve())
     ratios, medians = {}, {}
     for method in METHODS:
@@ -98,10 +109,14 @@ def main(rounds: int, earlier: Path | None, name: str) -> None:
                     f"{found[contender]:.1f} s / {found[NOW]:.1f} s; the whole command "
                     f"{whole[contender]:.1f} s / {whole[NOW]:.1f} s"
                 )
+                if method == "invert" and contender not in (NOW, OWN_ORDER, NO_RAY):
+                    quality += "; 12 steps of Adam / 3 of L-BFGS"
                 ratios[f"first shard, {method}: {contender} / {NOW}"] = row(
                     seconds[contender], seconds[NOW], quality=quality
                 )
-    path = write_result("first_shard", {"ratios": ratios, "seconds": medians}, ("torch", "ray"))
+    path = write_result(
+        "first_shard", {"ratios": ratios, "seconds": medians, "earlier": commit}, ("torch", "ray")
+    )
     click.echo(f"written: {path}")
 
 

@@ -34,6 +34,8 @@ ALONE, THREADS, BOTH = "1 worker, 1 core", "1 worker", "2 workers"
 CONTENDERS = {ALONE: (1, ("taskset", "-c", "0")), THREADS: (1, ()), BOTH: (2, ())}
 COMMAND = "1 command, 1 core, without Ray"
 SHARD_IMAGES = 16
+LEAST_IMAGES = 16 * SHARD_IMAGES
+CLOCK_SECONDS = 0.01
 
 
 def make(method: str, *arguments: str, confine: Sequence[str] = ()) -> tuple[dict[str, Any], int | None]:
@@ -77,6 +79,27 @@ class Work:
     shards: float
 
 
+def lanes_of(begins: dict[int, float], ends: dict[int, float], workers: int) -> list[list[float]]:
+    """Return, for each worker, the ends of its shards: a shard is of the worker that had just become free."""
+    lanes: list[list[float]] = [[] for _ in range(workers)]
+    for shard in sorted(begins, key=begins.__getitem__):
+        # the time of a file is that of the kernel's clock tick
+        free = [lane for lane in lanes if not lane or lane[-1] <= begins[shard] + CLOCK_SECONDS]
+        lane = max(free or lanes, key=lambda lane: lane[-1] if lane else 0.0)
+        lane.append(ends[shard])
+    return lanes
+
+
+def later_rate(lanes: list[list[float]]) -> float:
+    """Return the shards per second of all lanes, in the later half of each, until one has no more."""
+    stop = min(lane[-1] for lane in lanes)
+    rate = 0.0
+    for lane in lanes:
+        later = [end for end in lane[len(lane) // 2 :] if end <= stop]
+        rate += (len(later) - 1) / (later[-1] - later[0])
+    return rate
+
+
 def work(folder: Path, workers: int) -> Work:
     """Read the times of a cache from its commits; all its shards are of one size."""
     storage = open_storage(str(folder))
@@ -84,17 +107,8 @@ def work(folder: Path, workers: int) -> Work:
     commits = list_commits(storage, spec)
     ends = {shard: (folder / "commits" / f"{shard:08}.json").stat().st_mtime for shard in commits}
     begins = {shard: end - commits[shard].seconds for shard, end in ends.items()}
-    # of each worker, the ends of its shards: a shard belongs to the one that had just become free
-    lanes: list[list[float]] = [[] for _ in range(workers)]
-    for shard in sorted(commits, key=begins.__getitem__):
-        free = [lane for lane in lanes if not lane or lane[-1] <= begins[shard]]
-        max(free, key=lambda lane: lane[-1] if lane else 0.0).append(ends[shard])
-    rate = 0.0
-    for lane in lanes:
-        middle = len(lane) // 2
-        rate += (len(lane) - 1 - middle) * spec.shard_images / (lane[-1] - lane[middle])
     return Work(
-        image=1 / rate,
+        image=1 / (spec.shard_images * later_rate(lanes_of(begins, ends, workers))),
         job=max(ends.values()) - min(begins.values()),
         shards=sum(commit.seconds for commit in commits.values()),
     )
@@ -123,6 +137,10 @@ def apart(folder: Path, commands: int, inversions: str, *arguments: str) -> list
 @click.option("--rounds", default=2, show_default=True)
 def main(images: int, rounds: int) -> None:
     """Measure, print and write the result file."""
+    if images < LEAST_IMAGES or images % SHARD_IMAGES:
+        raise click.UsageError(
+            f"--images {images}: expected a multiple of {SHARD_IMAGES}, at least {LEAST_IMAGES}"
+        )
     times: dict[str, list[Work]] = {name: [] for name in (*CONTENDERS, COMMAND)}
     stage: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     two_commands: list[float] = []
@@ -154,7 +172,9 @@ def main(images: int, rounds: int) -> None:
     per_image = {name: [one.image for one in works] for name, works in times.items()}
     jobs = {name: [one.job for one in works] for name, works in times.items()}
     ratios = {
-        f"{name} / {BOTH}, {what}": row(seconds[name], seconds[BOTH], quality=quality, memory=memory)
+        f"{name} / {BOTH}, {what}": row(
+            seconds[name], seconds[BOTH], quality=quality, memory=memory if name in memory else None
+        )
         for what, seconds in (("at work", per_image), ("whole job", jobs), ("whole stage", stage))
         for name in seconds
         if name != BOTH

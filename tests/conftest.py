@@ -162,8 +162,10 @@ def shared_dashboard(shared_ray: None) -> None:
     """The dashboard of the shared Ray session, which comes some seconds after its workers."""
     import ray
 
+    from viewgen_pipelines.executors.orphans import children_running
+
     end = time.monotonic() + 120
-    while not ray._private.worker.get_dashboard_url():
+    while not (ray._private.worker.get_dashboard_url() and children_running("log_monitor.py")):  # the last
         assert time.monotonic() < end
         time.sleep(0.1)
 

@@ -7,6 +7,7 @@ them as records.
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -44,25 +45,45 @@ class MessageHandler(logging.Handler):
 HANDLER = MessageHandler()
 
 
+class _Showing:
+    """Who shows messages at the moment: threads come and go in any order."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+        self.levels: list[tuple[logging.Logger, int]] = []
+
+    def enter(self, quiet: bool) -> None:
+        with self.lock:
+            HANDLER.num_quiet += quiet
+            self.count += 1
+            if self.count == 1:
+                self.levels = [(log, log.level) for log in map(logging.getLogger, LOGGERS)]
+                for log, level in self.levels:
+                    log.addHandler(HANDLER)
+                    log.setLevel(level or logging.INFO)
+
+    def leave(self, quiet: bool) -> None:
+        with self.lock:
+            HANDLER.num_quiet -= quiet
+            self.count -= 1
+            if self.count == 0:
+                for log, level in self.levels:
+                    log.removeHandler(HANDLER)
+                    log.setLevel(level)
+
+
+_SHOWING = _Showing()
+
+
 @contextmanager
 def shown(*, quiet: bool = False) -> Iterator[None]:
     """Show messages while the context lasts; with `quiet`, only warnings and errors."""
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    added = [log for log in loggers if HANDLER not in log.handlers]
-    levels = [(log, log.level) for log in loggers]
-    for log in added:
-        log.addHandler(HANDLER)
-    for log, level in levels:
-        log.setLevel(level or logging.INFO)
-    HANDLER.num_quiet += quiet
+    _SHOWING.enter(quiet)
     try:
         yield
     finally:
-        HANDLER.num_quiet -= quiet
-        for log in added:
-            log.removeHandler(HANDLER)
-        for log, level in levels:
-            log.setLevel(level)
+        _SHOWING.leave(quiet)
 
 
 @contextmanager

@@ -57,8 +57,8 @@ class Progress:
             self._log.info("%s", line)
 
     def _print(self, line: str) -> None:
-        there = self._console if self._shown is None else self._shown.console
-        there.print(line)
+        bar = self._shown  # another thread may end it meanwhile
+        (self._console if bar is None else bar.console).print(line)
 
     @contextmanager
     def bar(

@@ -67,3 +67,17 @@ def test_a_terminals_bar_takes_messages(monkeypatch, terminal):
     text = stream.getvalue()
     assert "on the way\n" in text.replace("\x1b[2K", "")
     assert "2 of 2 steps" in text
+
+
+def test_threads_that_overlap_leave_no_trace():
+    """Whoever comes first may leave first."""
+    logs = [logging.getLogger(name) for name in LOGGERS]
+    before = [(log.level, list(log.handlers)) for log in logs]
+    first, second = shown(), shown(quiet=True)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert all(log.handlers.count(HANDLER) == 1 for log in logs), "the second still shows"
+    second.__exit__(None, None, None)
+    assert [(log.level, list(log.handlers)) for log in logs] == before
+    assert HANDLER.num_quiet == 0

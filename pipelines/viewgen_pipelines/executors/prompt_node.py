@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from viewgen_pipelines.executors.orphans import children_running
+from viewgen_pipelines.executors.orphans import below, children_running
 
 __all__ = ["WORKERS_FIRST_SECONDS", "LateDashboard", "prompt_node"]
 
@@ -28,7 +28,6 @@ SETTLED_WITHIN_SECONDS = 10.0
 
 # methods of Ray's node that start what no worker needs, the most wanted first
 _LATE = ("start_api_server", "start_monitor", "start_log_monitor")
-_DASHBOARD = "dashboard/dashboard.py"
 _LOG = logging.getLogger(__name__)
 
 
@@ -68,6 +67,7 @@ class LateDashboard:
 
     Args:
         node: the node; one that Ray has started in its own way has a dashboard already.
+        program: path of the dashboard's program.
         allowed: asked before they are started.
         ready: callback when the dashboard can be reached.
         failed: callback with the error of a dashboard that does not start.
@@ -78,6 +78,7 @@ class LateDashboard:
         self,
         node: Any,
         *,
+        program: str,
         allowed: Callable[[], bool] = lambda: True,
         ready: Callable[[], object],
         failed: Callable[[Exception], object],
@@ -85,7 +86,8 @@ class LateDashboard:
     ) -> None:
         self._starts: dict[str, Callable[[], None]] = getattr(node, "late_starts", {})
         self._allowed, self._ready, self._failed = allowed, ready, failed
-        self._seconds = seconds
+        self._program, self._seconds = program, seconds
+        self._starting = ""
         self._not_any_more, self._settled, self._ended = (threading.Event() for _ in range(3))
         # the kernel ends them with the thread that has started them
         self._thread = threading.Thread(target=self._run, name="viewgen-dashboard", daemon=True)
@@ -102,9 +104,10 @@ class LateDashboard:
         for _ in range(int(SETTLED_WITHIN_SECONDS / 0.1)):
             if self._settled.wait(0.1):
                 return
-            for pid in children_running(_DASHBOARD):  # Ray waits until it answers or has ended
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+            if self._starting == _LATE[0]:  # Ray waits until it answers or has ended
+                for pid in below(set(children_running(self._program))):
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
 
     def end(self) -> None:
         """End the thread; call this when the node has ended."""
@@ -128,6 +131,7 @@ class LateDashboard:
         for name in _LATE:
             if self._not_any_more.is_set() or not self._allowed():
                 return
+            self._starting = name
             try:
                 self._starts.get(name, lambda: None)()
             except Exception as raised:  # whatever it is, the run needs neither dashboard nor monitors

@@ -179,7 +179,7 @@ def sweep_sessions(folder: Path) -> list[str]:
 def _start(ray: Any, address: str | None, num_workers: int, handler: Any) -> None:
     settings: dict[str, Any] = {
         "log_to_driver": False,
-        "logging_level": logging.ERROR,
+        "logging_level": logging.CRITICAL,
         "configure_logging": True,
     }
     if address is None:
@@ -226,13 +226,13 @@ def _start(ray: Any, address: str | None, num_workers: int, handler: Any) -> Non
 def _on_loopback(ray: Any) -> Iterator[None]:
     """While entered, let what starts of a session listen on the loopback address only."""
     constants = ray._private.ray_constants
-    before, flag = os.environ.get(_CLUSTERS), constants.ENABLE_RAY_CLUSTER
+    before, flag = os.environ.get(_CLUSTERS), getattr(constants, "ENABLE_RAY_CLUSTER", True)
     os.environ[_CLUSTERS], constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER = flag
-        os.environ.pop(_CLUSTERS)
+        os.environ.pop(_CLUSTERS, None)
         if before is not None:
             os.environ[_CLUSTERS] = before
 
@@ -281,12 +281,14 @@ def _late_dashboard(ray: Any, say: Callable[[str], object]) -> LateDashboard:
         _say_dashboard(ray, say)
 
     def failed(error: Exception) -> None:
-        lines = str(error).splitlines() or [type(error).__name__]
-        say(f"Ray's dashboard does not start, the run goes on without it: {lines[0]}")
+        lines = str(error).split("\n")
+        reason = next((line for line in reversed(lines) if line.strip()), type(error).__name__)
+        say(f"Ray's dashboard does not start, the run goes on without it: {reason.strip()}")
 
     # it takes the mode from the environment, which a user's code may have changed meanwhile
     return LateDashboard(
         ray._private.worker._global_node,
+        program=str(Path(ray.__file__).parent / "dashboard" / "dashboard.py"),
         allowed=lambda: os.environ.get("RAY_AUTH_MODE") == mode,
         ready=ready,
         failed=failed,

@@ -5,7 +5,6 @@ is started here listens on this machine only, unless another address is given.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import os
@@ -212,26 +211,15 @@ class BackgroundGallery:
         self._teller.start()
 
     def _tell(self) -> None:
-        """Deploy, tell the address, and wait; report a failure."""
+        """Deploy and tell the address, or the reason of a failure."""
         import ray
 
         if self._closed.wait(WORKERS_FIRST_SECONDS if self._own else 0):
             return
         try:
-            options = self._options
-            if self._own:
-                options = dataclasses.replace(options, port=choose_port(options.host, options.port))
             # on a busy machine Ray gives up processes that take a minute to start
-            task = ray.remote(num_cpus=0, max_retries=3, retry_exceptions=True, resources=_this_node())(
-                deploy
-            )
-            self._deployed = task.remote(options)
-            if self._own:
-                assert options.port is not None
-                url = gallery_url(options, options.host, options.port)
-                self._say(
-                    f"gallery: {url} (in some seconds and while the run lasts; this machine only, no login)"
-                )
+            settings = {"num_cpus": 0, "max_retries": 3, "retry_exceptions": True, "resources": _this_node()}
+            self._deployed = ray.remote(**settings)(deploy).remote(self._options)
             # no wait may last beyond the session
             while not ray.wait([self._deployed], timeout=0.5)[0]:
                 if self._closed.is_set():
@@ -241,9 +229,8 @@ class BackgroundGallery:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             self._say(f"the gallery could not start, the run goes on without it: {reason}")
             return
-        if not self._own:
-            for line in served.lines:
-                self._say(line)
+        for line in served.lines:
+            self._say(line)
 
     def close(self) -> None:
         """Remove the gallery from a cluster that goes on."""

@@ -66,7 +66,8 @@ class Told:
 
 def late(node, **options):
     ready, failed = Told(), Told()
-    dashboard = LateDashboard(node, ready=ready, failed=failed, **({"seconds": 0.0} | options))
+    options = {"program": "no such program", "seconds": 0.0} | options
+    dashboard = LateDashboard(node, ready=ready, failed=failed, **options)
     dashboard.start()
     return dashboard, ready, failed
 
@@ -101,9 +102,13 @@ def test_a_short_run_has_no_dashboard(started):
 
 
 def test_a_dashboard_that_never_began_can_be_ended(started):
-    dashboard = LateDashboard(started[0], ready=Told(), failed=Told())
+    dashboard = LateDashboard(started[0], program="none", ready=Told(), failed=Told())
     dashboard.settle()
     dashboard.end()
+
+
+def sleeper(name):
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)", name])
 
 
 def test_a_dashboard_that_is_starting_is_ended_with_the_run(started):
@@ -112,13 +117,12 @@ def test_a_dashboard_that_is_starting_is_ended_with_the_run(started):
     begun = threading.Event()
 
     def start():
-        words = [sys.executable, "-c", "import time; time.sleep(100)", "dashboard/dashboard.py"]
-        with subprocess.Popen(words) as process:
+        with sleeper("/ray/dashboard/dashboard.py") as process:
             begun.set()
         raise RuntimeError(f"the dashboard ended with {process.returncode}")
 
     node.late_starts["start_api_server"] = start
-    dashboard, ready, failed = late(node)
+    dashboard, ready, failed = late(node, program="/ray/dashboard/dashboard.py")
     assert begun.wait(30)
     begin = time.monotonic()
     end(dashboard)
@@ -126,6 +130,26 @@ def test_a_dashboard_that_is_starting_is_ended_with_the_run(started):
     assert node.started == ["raylet"], "nothing more is started"
     assert not ready.lines
     assert not failed.lines, "nobody wants to know"
+
+
+def test_nothing_else_is_ended(started):
+    """Neither a program of the user's own, nor a dashboard that is up while a monitor starts."""
+    node, _ = started
+    begun, go_on = threading.Event(), threading.Event()
+
+    def start():
+        begun.set()
+        go_on.wait(30)
+
+    node.late_starts["start_monitor"] = start
+    with sleeper("/home/me/dashboard/dashboard.py") as own, sleeper("/ray/dashboard/dashboard.py") as rays:
+        dashboard, _, _ = late(node, program="/ray/dashboard/dashboard.py")
+        assert begun.wait(30)
+        threading.Timer(0.5, go_on.set).start()
+        end(dashboard)
+        assert (own.poll(), rays.poll()) == (None, None)
+        own.kill()
+        rays.kill()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +176,7 @@ def test_an_error_of_who_is_told_does_not_end_the_dashboard(started, caplog):
         asked.set()
         raise ValueError("a closed terminal")
 
-    dashboard = LateDashboard(started[0], ready=ready, failed=Told(), seconds=0)
+    dashboard = LateDashboard(started[0], program="none", ready=ready, failed=Told(), seconds=0)
     dashboard.start()
     assert asked.wait(30)
     end(dashboard)
