@@ -54,7 +54,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 # Ratios of interleaved runs, and docs/benchmarks.md made of all results.
-BENCHMARKS := search end_to_end workers cache_reads loading augmentation training objectives evaluation start_up opening many_images growth profile_step
+BENCHMARKS := search end_to_end workers cache_reads loading augmentation training objectives evaluation start_up opening many_images
 bench: $(VENV)/installed-dev
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/table.py

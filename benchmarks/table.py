@@ -69,6 +69,7 @@ has the card measures them with the command beside:
 GROWTH_NOTE = """
 A search with small networks of constant width; what is not varied stays at {images} images, {views} views,
 {updates} updates and {resolution} pixels. Images pass through the networks four at a time.
+(`benchmarks/growth.py`, run apart, {date})
 """
 
 
@@ -272,7 +273,7 @@ def growth_section(document: Mapping[str, Any]) -> str:
         "\n## How the cost grows\n",
         "![Seconds of a search against images, views, updates and resolution, with fitted lines]"
         "(figures/growth.png)",
-        GROWTH_NOTE.format(**document["usual"]),
+        GROWTH_NOTE.format(**document["usual"], date=document["date"]),
         table(
             ("cost against", "least squares", "peak memory, from the smallest to the largest"),
             [[name, found["text"], _memory_range(found)] for name, found in document["growth"].items()],
@@ -323,7 +324,9 @@ def page(results: Mapping[str, dict[str, Any]], targets: Mapping[str, Any], scri
         parts += ["\n## Searches to their end\n", search_table(results["search"])]
     if results.get("profile_step", {}).get("texts"):
         texts = results["profile_step"]["texts"].values()
-        parts += ["\n## Where a search step's time goes\n", "\n".join(f"- {text}" for text in texts) + "\n"]
+        about = f"\n(`benchmarks/profile_step.py`, run apart, {results['profile_step']['date']})\n"
+        lines = "\n".join(f"- {text}" for text in texts)
+        parts += ["\n## Where a search step's time goes\n", lines, about]
     if "growth" in results:
         parts.append(growth_section(results["growth"]))
     parts += ["\n## Measured apart\n", elsewhere(), "\n## Time that `make bench` took\n"]
