@@ -52,11 +52,9 @@ How to read the numbers:
 - A **ratio** A / B says how many times as long A took as B for the same work: above 1, B is faster. All
   contenders run in turn, round after round, so that a busy machine slows them alike; ratios are taken within
   a round. The table gives the median, and in brackets the 10th and 90th percentile of the rounds (with fewer
-  than 10 rounds, the lowest and the highest). A "speed of A / B" is the other way round: which part of B's
-  speed A reaches.
+  than 10 rounds, the lowest and the highest). A "speed of A / B" is the part of B's speed that A reaches.
 - **Peak memory** is by how much a fresh process grew at most while it did the work once; its libraries,
-  networks and inputs were there before. For commands (two workers, command line) it is what all their
-  processes held.
+  networks and inputs were there before. For commands it is what all their processes held.
 - **Quality** says what else differed, because a faster way to a worse result would prove nothing.
 - "Paper" and "published" mean `benchmarks/reference/`: the procedure of [Han et al., 2023](https://arxiv.org/abs/2304.00601),
   written plainly, with the same weights, checked by tests to compute the same images and losses.
@@ -269,17 +267,18 @@ def search_table(document: Mapping[str, Any]) -> str:
 
 def growth_section(document: Mapping[str, Any]) -> str:
     """Return the picture and the words of the growth of the cost."""
-    lines = [
-        "\n## How the cost grows\n",
-        "![Seconds of a search against images, views, updates and resolution, with fitted lines]"
-        "(figures/growth.png)",
-        GROWTH_NOTE.format(**document["usual"], date=document["date"]),
-        table(
-            ("cost against", "least squares", "peak memory, from the smallest to the largest"),
-            [[name, found["text"], _memory_range(found)] for name, found in document["growth"].items()],
-        ),
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        (
+            "\n## How the cost grows\n",
+            "![Seconds of a search against images, views, updates and resolution, with fitted lines]"
+            "(figures/growth.png)",
+            GROWTH_NOTE.format(**document["usual"], date=document["date"]),
+            table(
+                ("cost against", "least squares", "peak memory, from the smallest to the largest"),
+                [[name, found["text"], _memory_range(found)] for name, found in document["growth"].items()],
+            ),
+        )
+    )
 
 
 def _memory_range(found: Mapping[str, Any]) -> str:
@@ -322,11 +321,10 @@ def page(results: Mapping[str, dict[str, Any]], targets: Mapping[str, Any], scri
     ]
     if results.get("search", {}).get("searches"):
         parts += ["\n## Searches to their end\n", search_table(results["search"])]
-    if results.get("profile_step", {}).get("texts"):
-        texts = results["profile_step"]["texts"].values()
-        about = f"\n(`benchmarks/profile_step.py`, run apart, {results['profile_step']['date']})\n"
-        lines = "\n".join(f"- {text}" for text in texts)
-        parts += ["\n## Where a search step's time goes\n", lines, about]
+    if profile := results.get("profile_step"):
+        about = f"(`benchmarks/profile_step.py`, run apart, {profile['date']})\n"
+        parts += ["\n## Where a search step's time goes\n", about]
+        parts += [*(f"- {text}" for text in profile["texts"].values()), ""]
     if "growth" in results:
         parts.append(growth_section(results["growth"]))
     parts += ["\n## Measured apart\n", elsewhere(), "\n## Time that `make bench` took\n"]

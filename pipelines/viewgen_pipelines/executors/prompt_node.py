@@ -68,7 +68,7 @@ class LateDashboard:
     Args:
         node: the node; one that Ray has started in its own way has a dashboard already.
         program: path of the dashboard's program.
-        allowed: asked before they are started.
+        check: called before each is started; its error is that of a dashboard that does not start.
         ready: callback when the dashboard can be reached.
         failed: callback with the error of a dashboard that does not start.
         seconds: seconds until they are started.
@@ -79,13 +79,13 @@ class LateDashboard:
         node: Any,
         *,
         program: str,
-        allowed: Callable[[], bool] = lambda: True,
+        check: Callable[[], object] = lambda: None,
         ready: Callable[[], object],
         failed: Callable[[Exception], object],
         seconds: float = WORKERS_FIRST_SECONDS,
     ) -> None:
         self._starts: dict[str, Callable[[], None]] = getattr(node, "late_starts", {})
-        self._allowed, self._ready, self._failed = allowed, ready, failed
+        self._check, self._ready, self._failed = check, ready, failed
         self._program, self._seconds = program, seconds
         self._starting = ""
         self._not_any_more, self._settled, self._ended = (threading.Event() for _ in range(3))
@@ -129,10 +129,11 @@ class LateDashboard:
     def _go(self) -> None:
         error = None
         for name in _LATE:
-            if self._not_any_more.is_set() or not self._allowed():
+            if self._not_any_more.is_set():
                 return
             self._starting = name
             try:
+                self._check()
                 self._starts.get(name, lambda: None)()
             except Exception as raised:  # whatever it is, the run needs neither dashboard nor monitors
                 error = error or (raised if name == _LATE[0] else None)

@@ -7,6 +7,7 @@ up nobody. The input is a number and the output a report; images and views never
 
 import contextlib
 import dataclasses
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
@@ -20,6 +21,7 @@ __all__ = ["RayPool", "error_of", "on_this_node"]
 R = TypeVar("R")
 
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_ANSWER = 10.0
 # so many workers in a row may die before they are ready
 MAX_FAILED_STARTS = 10
 
@@ -131,7 +133,16 @@ def error_of(error: BaseException) -> str:
 def _node_is_lost(node: str) -> bool:
     import ray
 
-    return node not in {entry["NodeID"] for entry in ray.nodes() if entry["Alive"]}
+    alive = {entry["NodeID"]: entry for entry in ray.nodes() if entry["Alive"]}
+    if node not in alive:
+        return True
+    # Ray notices the end of a worker at once, and that of its node some seconds later
+    place = alive[node]["NodeManagerAddress"], alive[node]["NodeManagerPort"]
+    try:
+        socket.create_connection(place, timeout=SECONDS_TO_ANSWER).close()
+    except OSError:
+        return True
+    return False
 
 
 def _deaths() -> tuple[type[Exception], ...]:

@@ -285,11 +285,15 @@ def _late_dashboard(ray: Any, say: Callable[[str], object]) -> LateDashboard:
         reason = next((line for line in reversed(lines) if line.strip()), type(error).__name__)
         say(f"Ray's dashboard does not start, the run goes on without it: {reason.strip()}")
 
-    # it takes the mode from the environment, which a user's code may have changed meanwhile
+    def check() -> None:
+        # it takes the mode from the environment, which a user's code may have changed meanwhile
+        if os.environ.get("RAY_AUTH_MODE") != mode:
+            raise ViewgenError("RAY_AUTH_MODE is not what it was when the session started")
+
     return LateDashboard(
         ray._private.worker._global_node,
         program=str(Path(ray.__file__).parent / "dashboard" / "dashboard.py"),
-        allowed=lambda: os.environ.get("RAY_AUTH_MODE") == mode,
+        check=check,
         ready=ready,
         failed=failed,
     )

@@ -183,19 +183,16 @@ def test_an_error_of_who_is_told_does_not_end_the_dashboard(started, caplog):
     assert "a closed terminal" in caplog.text
 
 
-def test_a_dashboard_is_not_started_where_it_is_not_allowed(started):
-    asked = threading.Event()
+def test_a_dashboard_that_may_not_start_is_told(started):
+    def check():
+        raise RuntimeError("the token is gone")
 
-    def allowed():
-        asked.set()
-        return False
-
-    dashboard, ready, failed = late(started[0], allowed=allowed)
-    assert asked.wait(30)
+    dashboard, ready, failed = late(started[0], check=check)
+    assert failed.told.wait(30)
     end(dashboard)
     assert started[0].started == ["raylet"]
+    assert [str(error) for (error,) in failed.lines] == ["the token is gone"]
     assert not ready.lines
-    assert not failed.lines
 
 
 @pytest.mark.parametrize("error", [TimeoutError, TypeError])
